@@ -1,0 +1,189 @@
+//! What the engine asks of a place for checkpoints. `hotstock-persistence` implements it with files.
+//!
+//! A checkpoint is *fuzzy*: the shard writes it in slices between its batches, so its entries are of different moments
+//! between `begin` and `end`. Every entry carries the LSN of its last change; replay starts after `begin` and applies
+//! an event to an entry only when the event is newer. After `end` the state is exact.
+//!
+//! The contract: a checkpoint can be found again only after [`CheckpointWriter::finish`] returned, and then survives power loss;
+//! the engine calls it when the journal is durable through `end`, never before. Damage is an error, never a
+//! shorter checkpoint. The one before the newest is kept until the newest is complete.
+
+use crate::clock::Timestamp;
+use crate::command::{Mode, StockStatus};
+use crate::event::OrderRequest;
+use crate::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use crate::outcome::Levels;
+
+/// Where checkpoints are kept.
+pub trait CheckpointStore: Send + Sync + 'static {
+    /// Begins a checkpoint of a shard; an earlier one that was not finished is thrown away.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    fn create(&self, shard: ShardId, begin: Lsn) -> Result<Box<dyn CheckpointWriter>, CheckpointError>;
+
+    /// The newest complete checkpoint of a shard.
+    ///
+    /// # Errors
+    /// [`CheckpointError`], when there is one that can't be read.
+    fn newest(&self, shard: ShardId) -> Result<Option<Box<dyn CheckpointReader>>, CheckpointError>;
+}
+
+/// A checkpoint that is being written. Dropped without `finish`, it leaves nothing behind.
+pub trait CheckpointWriter: Send {
+    /// Adds a slice.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; the checkpoint is then of no use.
+    fn write(&mut self, slice: &[Image]) -> Result<(), CheckpointError>;
+
+    /// Completes it: durable and found by [`CheckpointStore::newest`] from now on; older ones of the shard go.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; the one before it still stands.
+    fn finish(self: Box<Self>, end: CheckpointEnd) -> Result<(), CheckpointError>;
+}
+
+/// A complete checkpoint.
+pub trait CheckpointReader: Send {
+    /// Replay starts after this.
+    fn begin(&self) -> Lsn;
+
+    /// What was known when it was finished.
+    fn end(&self) -> CheckpointEnd;
+
+    /// The next slice, `None` after the last.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] when it can't be read or fails its check sum.
+    fn next_slice(&mut self) -> Result<Option<Vec<Image>>, CheckpointError>;
+}
+
+/// What stands at the end of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckpointEnd {
+    /// The last event that any entry may know of. Exact from here on.
+    pub end: Lsn,
+    /// The logged time at that event.
+    pub time: Timestamp,
+}
+
+/// One entry of a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Image {
+    /// A stock.
+    Stock(StockImage),
+    /// An order.
+    Order(OrderImage),
+    /// A remembered stock request.
+    Request(RequestImage),
+}
+
+/// A stock in a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StockImage {
+    /// What.
+    pub sku_id: SkuId,
+    /// Where.
+    pub warehouse_id: WarehouseId,
+    /// How much.
+    pub levels: Levels,
+    /// Whether new reservations are taken.
+    pub status: StockStatus,
+    /// The quantity that it was created with.
+    pub initial: u64,
+    /// Everything that came less everything that left other than by orders.
+    pub supplied: u64,
+    /// Units sold (and not returned) by orders that are forgotten.
+    pub forgotten_sold: u64,
+    /// Its last change.
+    pub lsn: Lsn,
+}
+
+/// An order in a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OrderImage {
+    /// The caller's number.
+    pub order_no: OrderNo,
+    /// Who buys.
+    pub buyer_id: Option<BuyerId>,
+    /// As it was asked.
+    pub mode: Mode,
+    /// How it ended, or that it did not.
+    pub phase: Phase,
+    /// When it was reserved or cancelled.
+    pub created_at: Timestamp,
+    /// When what it holds expires.
+    pub expires_at: Timestamp,
+    /// When it last changed.
+    pub changed_at: Timestamp,
+    /// Its last change.
+    pub lsn: Lsn,
+    /// Its lines; none for a cancelled one.
+    pub lines: Vec<LineImage>,
+    /// The partial requests that it answered.
+    pub requests: Vec<OrderRequest>,
+}
+
+/// How the units that an order did not confirm went back last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// They did not.
+    Open,
+    /// The caller gave them back.
+    Released,
+    /// Their time was over.
+    Expired,
+    /// There never were any: released before it was reserved.
+    Cancelled,
+}
+
+/// A line of an order in a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LineImage {
+    /// What.
+    pub sku_id: SkuId,
+    /// Where.
+    pub warehouse_id: WarehouseId,
+    /// Units asked for.
+    pub quantity: u32,
+    /// Units held.
+    pub held: u32,
+    /// Units confirmed so far.
+    pub confirmed: u32,
+    /// Units given back without being sold.
+    pub released: u32,
+    /// Units sold and returned.
+    pub returned: u32,
+    /// Those of `released` that went back by the end of the whole order, which a late payment takes again.
+    pub lapsed: u32,
+}
+
+/// A remembered stock request in a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RequestImage {
+    /// Its scope.
+    pub sku_id: SkuId,
+    /// Its id.
+    pub request_id: RequestId,
+    /// Where it changed the stock.
+    pub warehouse_id: WarehouseId,
+    /// Its content.
+    pub fingerprint: u64,
+    /// What it was answered.
+    pub after: Levels,
+    /// When.
+    pub at: Timestamp,
+    /// The event that it caused.
+    pub lsn: Lsn,
+}
+
+/// A checkpoint that can't be written or read.
+#[derive(Debug, thiserror::Error)]
+#[error("checkpoint of shard {shard}: {problem}")]
+pub struct CheckpointError {
+    /// Whose.
+    pub shard: ShardId,
+    /// What happened, with the file.
+    pub problem: String,
+}

@@ -1,0 +1,83 @@
+//! Every bound of the engine, in one place, each with its reason.
+
+/// Lines in one order. From the HTTP contract; the largest real invoice that we have seen has 675.
+pub const MAX_ORDER_LINES: usize = 1_000;
+
+/// Units in one line, and of all lines of one order for the same stock. Far above any real order, and four counts of
+/// it fit the 32-bit counts that keep an open order small.
+pub const MAX_LINE_QUANTITY: u32 = 1_000_000_000;
+
+/// Units of one stock (available + reserved + sold). JSON numbers are exact below 2^53.
+pub const MAX_STOCK_UNITS: u64 = 1_000_000_000_000_000;
+
+/// The longest time that a reservation may be held, in seconds. From the HTTP contract: a week.
+pub const MAX_TTL_SECONDS: u32 = 604_800;
+
+/// Partial confirms, releases and returns that are remembered for one order, so that each can be repeated safely.
+pub const MAX_REQUESTS_PER_ORDER: usize = 1_000;
+
+/// Warehouses of one SKU. They are searched one by one; a thousand is more than any retailer has.
+pub const MAX_WAREHOUSES_PER_SKU: usize = 1_000;
+
+/// Commands that wait in or run through one shard (its gate). 16,384 in flight must pass with room to spare; at about
+/// 400 bytes each a full gate holds some 25 MB.
+pub const DEFAULT_GATE_PERMITS: u32 = 65_536;
+
+/// Commands of one batch request that travel as one message. Larger batches are cut, so that one caller's batch
+/// delays the others by less than a millisecond.
+pub const MAX_COMMANDS_PER_ENVELOPE: usize = 512;
+
+/// Commands that a shard decides in one turn before it hands over and lets other tasks run.
+pub const MAX_COMMANDS_PER_TURN: usize = 2_048;
+
+/// Orders that one turn expires: some milliseconds of work. A million that fall due at once go through in about a
+/// thousand turns, between which commands are served.
+pub const MAX_EXPIRIES_PER_TURN: usize = 512;
+
+/// Ended orders and request ids that one `Forgotten` event lets go of; bounds the size of the event.
+pub const MAX_FORGOTTEN_PER_EVENT: usize = 256;
+
+/// `Forgotten` events of one turn.
+pub const MAX_FORGOTTEN_EVENTS_PER_TURN: usize = 4;
+
+/// Events that a shard hands over to the journal writer ahead of their sync. The shard pauses there; more would only
+/// make memory grow while the disk is slow.
+pub const MAX_UNSYNCED_EVENTS: u64 = 32_768;
+
+/// Units of work (orders, rows, requests) that one turn writes to a running checkpoint: under a millisecond.
+pub const CHECKPOINT_ENTRIES_PER_TURN: usize = 2_048;
+
+/// Checkpoint slices that wait for the checkpoint thread; when it is slower, the shards skip turns.
+pub const MAX_WAITING_SLICES: usize = 8;
+
+/// How often a shard that is idle looks at its deadlines. An expiry is at most this late when nothing else happens,
+/// well inside the promised second.
+pub const TICK_MILLIS: u64 = 200;
+
+/// Tries to find an order's home when it moves between deciding where to go and arriving there.
+pub const MAX_ROUTE_TRIES: usize = 8;
+
+/// Rebuilds of one shard within [`SHARD_REBUILD_WINDOW_SECONDS`] before it is given up: a shard that panics on every
+/// start would otherwise read its journal for ever.
+pub const MAX_SHARD_REBUILDS: usize = 10;
+
+/// See [`MAX_SHARD_REBUILDS`].
+pub const SHARD_REBUILD_WINDOW_SECONDS: u64 = 60;
+
+/// How long ended orders and request ids are remembered, in seconds: a day, longer than callers retry.
+pub const DEFAULT_REMEMBER_SECONDS: u64 = 86_400;
+
+/// Ended orders and request ids that one shard remembers at the most; the oldest go first. About 200 bytes each.
+pub const DEFAULT_REMEMBER_MAX: usize = 5_000_000;
+
+/// Stock rows in one page of the list.
+pub const MAX_PAGE_ROWS: usize = 1_000;
+
+/// Shards of one data directory: an upper bound for sanity, far above the cores of any machine.
+pub const MAX_SHARDS: u16 = 1_024;
+
+const _: () = assert!(MAX_COMMANDS_PER_ENVELOPE <= MAX_COMMANDS_PER_TURN);
+const _: () = assert!((DEFAULT_GATE_PERMITS as usize) >= 10_000, "a batch of 10,000 must fit an idle gate");
+const _: () = assert!(TICK_MILLIS < 1_000, "an expiry is at most a second late");
+const _: () = assert!((MAX_LINE_QUANTITY as u64) * 4 <= u32::MAX as u64);
+const _: () = assert!(MAX_STOCK_UNITS < 1 << 53);

@@ -1,0 +1,1 @@
+//! hotstock-loom-tests

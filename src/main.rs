@@ -1,0 +1,2 @@
+//! hotstock
+fn main() {}
