@@ -15,6 +15,8 @@ pub mod clock;
 #[cfg(not(loom))]
 pub mod command;
 #[cfg(not(loom))]
+pub mod engine;
+#[cfg(not(loom))]
 pub mod event;
 #[cfg(not(loom))]
 pub mod ids;
