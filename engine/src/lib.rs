@@ -27,3 +27,4 @@ pub mod limits;
 pub mod outcome;
 #[cfg(not(loom))]
 pub mod state;
+pub mod sync;
