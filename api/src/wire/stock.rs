@@ -1,0 +1,313 @@
+//! The bodies of stock.
+
+use hotstock_engine::command::{
+    Action, ChangeKind, ChangeStock, CreateStock, InvalidField, SetStatus, StockStatus,
+};
+use hotstock_engine::ids::{SkuId, WarehouseId};
+use hotstock_engine::limits::MAX_STOCK_UNITS;
+use hotstock_engine::outcome::StockView;
+use serde::{Deserialize, Serialize, Serializer};
+use utoipa::ToSchema;
+
+use super::orders::{Defaults, reason, required_request_id};
+use super::values::{Number, SkuText, Text, id};
+
+/// [`MAX_STOCK_UNITS`] as a signed number.
+const MAX_UNITS: i64 = MAX_STOCK_UNITS.cast_signed();
+
+/// `POST /v1/stock`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateBody<'a> {
+    /// What: 1 to 64 bytes, no control characters. An integer is taken as its decimal text.
+    #[serde(borrow, default)]
+    #[schema(value_type = String, required = true, max_length = 64, example = "1001")]
+    pub sku_id: SkuText<'a>,
+    /// Where; the configured default where missing.
+    #[schema(value_type = Option<u32>, example = 1)]
+    pub warehouse_id: Option<Number>,
+    /// The first units.
+    #[serde(default = "missing")]
+    #[schema(value_type = u64, required = true, minimum = 0, maximum = 1_000_000_000_000_000_u64, example = 100)]
+    pub quantity: Number,
+}
+
+/// 0 is a quantity that one may mean, so a missing one is not taken as it.
+fn missing() -> Number {
+    Number(i64::MIN)
+}
+
+/// `POST /v1/stock/{sku_id}/restock`, `deduct` and `adjust`.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeBody<'a> {
+    /// The id of this change, unique within the SKU. Required, here or as the header Idempotency-Key.
+    #[serde(borrow)]
+    #[schema(value_type = Option<String>, max_length = 64, example = "PO-7")]
+    pub request_id: Option<Text<'a>>,
+    /// Where; the configured default where missing.
+    #[schema(value_type = Option<u32>, example = 1)]
+    pub warehouse_id: Option<Number>,
+    /// Units: 1 or more; of adjust, signed and not 0.
+    #[serde(default)]
+    #[schema(value_type = i64, required = true, maximum = 1_000_000_000_000_000_i64, example = 50)]
+    pub quantity: Number,
+    /// Why, for the journal.
+    #[serde(borrow)]
+    #[schema(value_type = Option<String>, max_length = 256)]
+    pub reason: Option<Text<'a>>,
+}
+
+/// `POST /v1/stock/{sku_id}/suspend` and `resume`; may be left out.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StatusBody {
+    /// Where; all warehouses of the SKU where missing.
+    #[schema(value_type = Option<u32>, example = 1)]
+    pub warehouse_id: Option<Number>,
+}
+
+impl CreateBody<'_> {
+    /// The engine's action.
+    ///
+    /// # Errors
+    /// [`InvalidField`].
+    pub fn action(&self, defaults: &Defaults) -> Result<Action, InvalidField> {
+        Ok(Action::CreateStock(CreateStock {
+            sku_id: sku_id(&self.sku_id.0)?,
+            warehouse_id: warehouse_id(self.warehouse_id, defaults)?,
+            quantity: self.quantity.within("quantity", 0..=MAX_UNITS)?,
+        }))
+    }
+}
+
+impl ChangeBody<'_> {
+    /// The engine's action. `key` is the header Idempotency-Key.
+    ///
+    /// # Errors
+    /// [`InvalidField`].
+    pub fn action(
+        &self,
+        sku_id: SkuId,
+        kind: ChangeKind,
+        key: Option<&str>,
+        defaults: &Defaults,
+    ) -> Result<Action, InvalidField> {
+        let quantity = match kind {
+            ChangeKind::Restock | ChangeKind::Deduct => self.quantity.within("quantity", 1..=MAX_UNITS)?,
+            ChangeKind::Adjust if self.quantity.0 == 0 => {
+                return Err(InvalidField::new("quantity", "must not be 0"));
+            }
+            ChangeKind::Adjust => self.quantity.within("quantity", -MAX_UNITS..=MAX_UNITS)?,
+        };
+        Ok(Action::ChangeStock(ChangeStock {
+            sku_id,
+            warehouse_id: warehouse_id(self.warehouse_id, defaults)?,
+            kind,
+            quantity,
+            request_id: required_request_id(self.request_id.as_ref(), key)?,
+            reason: reason(self.reason.as_ref())?,
+        }))
+    }
+}
+
+impl StatusBody {
+    /// The engine's action.
+    ///
+    /// # Errors
+    /// [`InvalidField`].
+    pub fn action(&self, sku_id: SkuId, status: StockStatus) -> Result<Action, InvalidField> {
+        Ok(Action::SetStatus(SetStatus { sku_id, warehouse_id: one_warehouse(self.warehouse_id)?, status }))
+    }
+}
+
+/// A SKU's name.
+///
+/// # Errors
+/// [`InvalidField`].
+pub fn sku_id(text: &str) -> Result<SkuId, InvalidField> {
+    id("sku_id", text, SkuId::new)
+}
+
+/// The warehouse of a number, if there is one.
+///
+/// # Errors
+/// [`InvalidField`] when it is not an unsigned number of 32 bits.
+pub fn one_warehouse(number: Option<Number>) -> Result<Option<WarehouseId>, InvalidField> {
+    number.map(|number| Number::warehouse(Some(number), WarehouseId(0), "warehouse_id")).transpose()
+}
+
+fn warehouse_id(number: Option<Number>, defaults: &Defaults) -> Result<WarehouseId, InvalidField> {
+    Number::warehouse(number, defaults.warehouse_id, "warehouse_id")
+}
+
+/// Whether new reservations are taken.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StockStatusName {
+    /// Yes.
+    OnSale,
+    /// No; what is held can be confirmed and released.
+    Suspended,
+}
+
+impl From<StockStatus> for StockStatusName {
+    fn from(status: StockStatus) -> Self {
+        match status {
+            StockStatus::OnSale => Self::OnSale,
+            StockStatus::Suspended => Self::Suspended,
+        }
+    }
+}
+
+/// The levels of a SKU in one warehouse.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WarehouseBody {
+    /// Where.
+    #[schema(example = 1)]
+    warehouse_id: u32,
+    /// Can be reserved now.
+    #[schema(example = 98)]
+    available: u64,
+    /// Held by orders that are not paid.
+    #[schema(example = 2)]
+    reserved: u64,
+    /// Of confirmed orders.
+    #[schema(example = 0)]
+    sold: u64,
+    /// available + reserved.
+    #[schema(example = 100)]
+    on_hand: u64,
+    /// available + reserved + sold.
+    #[schema(example = 100)]
+    quantity: u64,
+    /// Whether new reservations are taken.
+    status: StockStatusName,
+    /// Counts the changes of this stock.
+    #[schema(example = 17)]
+    version: u64,
+}
+
+impl From<&StockView> for WarehouseBody {
+    fn from(stock: &StockView) -> Self {
+        let levels = &stock.levels;
+        Self {
+            warehouse_id: stock.warehouse_id.0,
+            available: levels.available,
+            reserved: levels.reserved,
+            sold: levels.sold,
+            on_hand: levels.on_hand(),
+            quantity: levels.quantity(),
+            status: stock.status.into(),
+            version: levels.version,
+        }
+    }
+}
+
+/// The levels of one stock after a request.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StockBody<'a> {
+    /// What.
+    #[schema(example = "1001")]
+    sku_id: &'a str,
+    /// Where, and how much.
+    #[serde(flatten)]
+    levels: WarehouseBody,
+    /// Whether this request had been carried out before and changed nothing now; the levels are those that it was
+    /// answered then.
+    replayed: bool,
+}
+
+impl<'a> StockBody<'a> {
+    /// The stock as JSON.
+    #[must_use]
+    pub fn new(stock: &'a StockView, replayed: bool) -> Self {
+        Self { sku_id: stock.sku_id.as_str(), levels: WarehouseBody::from(stock), replayed }
+    }
+}
+
+/// A SKU in its warehouses.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SkuBody<'a> {
+    /// What.
+    #[schema(example = "1001")]
+    sku_id: &'a str,
+    /// The levels in each warehouse, by its number.
+    #[serde(serialize_with = "each_warehouse")]
+    #[schema(value_type = Vec<WarehouseBody>)]
+    warehouses: &'a [StockView],
+    /// The sums over these warehouses.
+    total: TotalBody,
+    /// Of suspend and resume only: whether the request changed nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replayed: Option<bool>,
+}
+
+/// The levels of a SKU over warehouses.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct TotalBody {
+    /// Can be reserved now.
+    #[schema(example = 98)]
+    available: u64,
+    /// Held by orders that are not paid.
+    #[schema(example = 2)]
+    reserved: u64,
+    /// Of confirmed orders.
+    #[schema(example = 0)]
+    sold: u64,
+    /// available + reserved.
+    #[schema(example = 100)]
+    on_hand: u64,
+    /// available + reserved + sold.
+    #[schema(example = 100)]
+    quantity: u64,
+}
+
+impl<'a> SkuBody<'a> {
+    /// The SKU of these stocks as JSON. There must be one, or it has no name.
+    #[must_use]
+    pub fn new(stocks: &'a [StockView], replayed: Option<bool>) -> Self {
+        // A thousand warehouses of 10^15 units are 10^18: sums stay far below 2^64.
+        let total = stocks.iter().fold(TotalBody::default(), |sum, stock| TotalBody {
+            available: sum.available + stock.levels.available,
+            reserved: sum.reserved + stock.levels.reserved,
+            sold: sum.sold + stock.levels.sold,
+            on_hand: sum.on_hand + stock.levels.on_hand(),
+            quantity: sum.quantity + stock.levels.quantity(),
+        });
+        let sku_id = stocks.first().map_or("", |stock| stock.sku_id.as_str());
+        Self { sku_id, warehouses: stocks, total, replayed }
+    }
+}
+
+fn each_warehouse<S: Serializer>(stocks: &[StockView], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(stocks.iter().map(WarehouseBody::from))
+}
+
+/// One page of the list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PageBody<'a> {
+    /// SKUs in the order of their names.
+    pub items: Vec<SkuBody<'a>>,
+    /// Give it as `cursor` to read on; null at the end.
+    #[schema(required = true)]
+    pub next_cursor: Option<String>,
+}
+
+/// The parameters of `GET /v1/stock/{sku_id}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SkuQuery {
+    /// One warehouse; all where missing.
+    pub warehouse_id: Option<Number>,
+}
+
+/// The parameters of `GET /v1/stock`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageQuery {
+    /// SKUs of the page.
+    pub limit: Option<Number>,
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+}
