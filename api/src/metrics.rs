@@ -167,7 +167,7 @@ const fn gauge(name: &'static str, help: &'static str, value: fn(&ShardStats) ->
     ShardMetric { name, help, kind: MetricType::Gauge, value }
 }
 
-const SHARD_METRICS: [ShardMetric; 15] = [
+const SHARD_METRICS: [ShardMetric; 17] = [
     gauge("shard_in_flight", "Commands under way", |s| s.in_flight),
     gauge("shard_applied_lsn", "The last event applied", |s| s.applied.0),
     gauge("shard_durable_lsn", "The last durable event", |s| s.durable.0),
@@ -186,6 +186,8 @@ const SHARD_METRICS: [ShardMetric; 15] = [
         "Of those, forgotten before their time because there were too many",
         |s| s.forgotten_early,
     ),
+    gauge("shard_unsynced_bytes", "Estimated bytes of events that wait for their sync", |s| s.unsynced_bytes),
+    counter("shard_checkpoint_failures", "Checkpoints that could not be written", |s| s.checkpoint_failures),
     counter("shard_rebuilds", "Times that the shard was rebuilt after a panic", |s| s.rebuilds),
 ];
 

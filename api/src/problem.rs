@@ -144,7 +144,7 @@ impl From<Refusal> for Problem {
             | Refusal::Overloaded
             | Refusal::JournalUnavailable
             | Refusal::ShardRestarted
-            | Refusal::Moved => About::Nothing,
+            | Refusal::Moved(_) => About::Nothing,
         };
         Self { code, detail: detail.into(), about }
     }
@@ -169,7 +169,7 @@ fn code_of(refusal: &Refusal) -> Code {
         Refusal::TooManyRequests { .. } => Code::TooManyRequestsForOrder,
         Refusal::SpansShards => Code::OrderSpansShards,
         // `Moved` never leaves the engine; if it did, nothing would have happened, which is what `overloaded` says.
-        Refusal::Overloaded | Refusal::Moved => Code::Overloaded,
+        Refusal::Overloaded | Refusal::Moved(_) => Code::Overloaded,
         Refusal::JournalUnavailable => Code::JournalUnavailable,
         Refusal::ShardRestarted => Code::ShardRestarted,
     }
@@ -246,4 +246,43 @@ fn each_short_line<S: Serializer>(lines: &Option<&[ShortLine]>, serializer: S) -
         requested: line.requested,
         available: line.available,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codes::TABLE;
+
+    #[test]
+    fn a_problem_has_the_fields_that_its_code_names() {
+        let short = ShortLine {
+            sku_id: SkuId::new("1001").unwrap(),
+            warehouse_id: WarehouseId(1),
+            requested: 2,
+            available: 1,
+        };
+        let problem = Problem::from(Refusal::InsufficientStock { lines: vec![short] });
+        assert_eq!(
+            serde_json::to_string(&problem.body(TraceId([0xab; 16]))).unwrap(),
+            concat!(
+                r##"{"type":"/docs#insufficient_stock","title":"Not enough stock","status":409,"detail":"not enough stock","##,
+                r#""code":"insufficient_stock","trace_id":"abababababababababababababababab","#,
+                r#""lines":[{"sku_id":"1001","warehouse_id":1,"requested":2,"available":1}]}"#
+            )
+        );
+        let field = Problem::from(InvalidField::new("ttl_seconds", "must be 1 to 604800"));
+        let json = serde_json::to_value(field.body(TraceId([1; 16]))).unwrap();
+        assert_eq!((json["field"].as_str(), json["status"].as_u64()), (Some("ttl_seconds"), Some(422)));
+        assert!(json.get("lines").is_none());
+    }
+
+    #[test]
+    fn answers_say_when_to_come_again() {
+        for row in TABLE {
+            let response = Problem::new(row.code, "").response(TraceId([1; 16]));
+            assert_eq!(response.status().as_u16(), row.status, "{}", row.name);
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), row.status == 503, "{}", row.name);
+        }
+    }
 }

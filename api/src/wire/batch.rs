@@ -245,3 +245,70 @@ pub struct ResultBody<'a> {
     /// The body that the request of its own would have.
     pub body: AnyBody<'a>,
 }
+
+#[cfg(test)]
+mod tests {
+    use hotstock_engine::ids::WarehouseId;
+
+    use super::*;
+
+    const DEFAULTS: Defaults = Defaults { warehouse_id: WarehouseId(7), ttl_seconds: 1_800 };
+
+    fn action(json: &str) -> Result<Action, OperationError> {
+        serde_json::from_str::<Operation<'_>>(json).unwrap().action(&DEFAULTS)
+    }
+
+    /// An operation with every field that its `op` takes is what the request of that name would be.
+    #[test]
+    fn operations_are_the_requests_of_their_names() {
+        let line = r#""lines":[{"sku_id":"a","quantity":1}]"#;
+        let change = r#""sku_id":"a","warehouse_id":2,"quantity":3,"request_id":"r","reason":"why""#;
+        let cases = [
+            (
+                "reserve",
+                format!(r#""order_no":"O",{line},"ttl_seconds":5,"buyer_id":"b","mode":"best_effort""#),
+                "Reserve",
+            ),
+            ("confirm", format!(r#""order_no":"O",{line},"request_id":"r""#), "Confirm"),
+            ("release", format!(r#""order_no":"O",{line},"request_id":"r","reason":"why""#), "Release"),
+            ("extend", r#""order_no":"O","ttl_seconds":5"#.to_owned(), "Extend"),
+            ("return", format!(r#""order_no":"O",{line},"request_id":"r""#), "Return"),
+            ("restock", change.to_owned(), "ChangeStock"),
+            ("deduct", change.to_owned(), "ChangeStock"),
+            ("adjust", change.to_owned(), "ChangeStock"),
+        ];
+        for (op, fields, variant) in cases {
+            let action = action(&format!(r#"{{"op":"{op}",{fields}}}"#)).unwrap();
+            assert!(format!("{action:?}").starts_with(variant), "{op}: {action:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_of_another_operation_is_unknown() {
+        let unknown = |op: &str, field| Err(OperationError::UnknownField { op: op.to_owned(), field });
+        assert_eq!(
+            action(r#"{"op":"extend","order_no":"O","ttl_seconds":5,"mode":"best_effort"}"#),
+            unknown("extend", "mode")
+        );
+        assert_eq!(action(r#"{"op":"confirm","order_no":"O","reason":"x"}"#), unknown("confirm", "reason"));
+        assert_eq!(
+            action(r#"{"op":"reserve","order_no":"O","sku_id":"a","quantity":1}"#),
+            unknown("reserve", "sku_id")
+        );
+        assert_eq!(action(r#"{"op":"restock","order_no":"O"}"#), unknown("restock", "order_no"));
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_named() {
+        let field = |json| match action(json) {
+            Err(OperationError::InvalidField(error)) => error.field,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(field(r#"{"order_no":"O"}"#), "op");
+        assert_eq!(field(r#"{"op":"buy","order_no":"O"}"#), "op");
+        assert_eq!(field(r#"{"op":"confirm"}"#), "order_no");
+        assert_eq!(field(r#"{"op":"extend","order_no":"O"}"#), "ttl_seconds");
+        assert_eq!(field(r#"{"op":"return","order_no":"O"}"#), "request_id");
+        assert_eq!(field(r#"{"op":"restock","quantity":1,"request_id":"r"}"#), "sku_id");
+    }
+}

@@ -380,3 +380,140 @@ impl From<OrderStatus> for StatusName {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hotstock_engine::clock::Timestamp;
+
+    use super::*;
+
+    const DEFAULTS: Defaults = Defaults { warehouse_id: WarehouseId(7), ttl_seconds: 1_800 };
+
+    fn reserve(json: &str) -> Result<Reserve, InvalidField> {
+        let body: ReserveBody<'_> = serde_json::from_str(json).unwrap();
+        match body.action(&DEFAULTS)? {
+            Action::Reserve(reserve) => Ok(reserve),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_reservation_has_defaults() {
+        let got = reserve(r#"{"order_no":"O","lines":[{"sku_id":1001,"quantity":2}]}"#).unwrap();
+        let line = Line { sku_id: SkuId::new("1001").unwrap(), warehouse_id: WarehouseId(7), quantity: 2 };
+        let expected = Reserve {
+            order_no: OrderNo::new("O").unwrap(),
+            lines: Lines::new([line]).unwrap(),
+            ttl_seconds: 1_800,
+            buyer_id: None,
+            mode: Mode::AllOrNothing,
+        };
+        assert_eq!(got, expected);
+        let got = reserve(
+            r#"{"order_no":"O","lines":[{"sku_id":"1001","warehouse_id":3,"quantity":2}],
+                "ttl_seconds":9,"buyer_id":"u7","mode":"best_effort"}"#,
+        )
+        .unwrap();
+        assert_eq!(got.lines.first().warehouse_id, WarehouseId(3));
+        assert_eq!((got.ttl_seconds, got.mode), (9, Mode::BestEffort));
+        assert_eq!(got.buyer_id, Some(BuyerId::new("u7").unwrap()));
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_named() {
+        let cases = [
+            (r#"{}"#, "order_no"),
+            (r#"{"order_no":"O"}"#, "lines"),
+            (r#"{"order_no":"O","lines":[]}"#, "lines"),
+            (r#"{"order_no":"O\u0007","lines":[{"sku_id":"a","quantity":1}]}"#, "order_no"),
+            (r#"{"order_no":"O","lines":[{"quantity":1}]}"#, "lines[0].sku_id"),
+            (r#"{"order_no":"O","lines":[{"sku_id":"a"}]}"#, "lines[0].quantity"),
+            (
+                r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1},{"sku_id":"b","quantity":0}]}"#,
+                "lines[1].quantity",
+            ),
+            (r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":-1}]}"#, "lines[0].quantity"),
+            (r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1000000001}]}"#, "lines[0].quantity"),
+            (r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1e30}]}"#, "lines[0].quantity"),
+            (
+                r#"{"order_no":"O","lines":[{"sku_id":"a","warehouse_id":-1,"quantity":1}]}"#,
+                "lines[0].warehouse_id",
+            ),
+            (
+                r#"{"order_no":"O","lines":[{"sku_id":"a","warehouse_id":4294967296,"quantity":1}]}"#,
+                "lines[0].warehouse_id",
+            ),
+            (r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1}],"ttl_seconds":0}"#, "ttl_seconds"),
+            (r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1}],"ttl_seconds":604801}"#, "ttl_seconds"),
+            (r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1}],"buyer_id":""}"#, "buyer_id"),
+            (r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1}],"mode":"most"}"#, "mode"),
+        ];
+        for (json, field) in cases {
+            assert_eq!(reserve(json).unwrap_err().field, field, "{json}");
+        }
+    }
+
+    #[test]
+    fn parts_are_all_or_some_lines() {
+        let order_no = OrderNo::new("O").unwrap();
+        let confirm = |json: &str| {
+            let body: ConfirmBody<'_> = serde_json::from_str(json).unwrap();
+            body.action(order_no.clone(), &DEFAULTS)
+        };
+        let part_of = |action| match action {
+            Action::Confirm(Confirm { part, .. }) => part,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(part_of(confirm("{}").unwrap()), None);
+        assert_eq!(part_of(confirm(r#"{"lines":null}"#).unwrap()), None);
+        assert_eq!(confirm(r#"{"lines":[]}"#).unwrap_err().field, "lines", "no lines are not all lines");
+        let part = part_of(confirm(r#"{"lines":[{"sku_id":"a","quantity":1}],"request_id":"r"}"#).unwrap());
+        assert_eq!(part.unwrap().request_id, Some(RequestId::new("r").unwrap()));
+    }
+
+    #[test]
+    fn a_request_id_comes_from_the_body_or_the_header() {
+        let text = |text: &'static str| Text(text.into());
+        let field = |body: Option<&Text<'_>>, key| {
+            required_request_id(body, key).map(|id| id.to_string()).map_err(|error| error.field)
+        };
+        assert_eq!(field(Some(&text("a")), None), Ok("a".into()));
+        assert_eq!(field(None, Some("b")), Ok("b".into()));
+        assert_eq!(field(Some(&text("a")), Some("a")), Ok("a".into()));
+        assert_eq!(field(Some(&text("a")), Some("b")), Err("request_id".into()));
+        assert_eq!(field(None, None), Err("request_id".into()));
+        assert_eq!(field(Some(&text("")), None), Err("request_id".into()));
+    }
+
+    #[test]
+    fn an_order_is_written_as_the_contract_says() {
+        let line = LineView {
+            sku_id: SkuId::new("1001").unwrap(),
+            warehouse_id: WarehouseId(1),
+            quantity: 2,
+            held: 2,
+            confirmed: 0,
+            released: 0,
+            returned: 0,
+        };
+        let mut order = OrderView {
+            order_no: OrderNo::new("ORD-\"1\"").unwrap(),
+            status: OrderStatus::PartiallyConfirmed,
+            created_at: Timestamp(0),
+            expires_at: Some(Timestamp(1_500)),
+            lines: SmallVec::from_elem(line, 1),
+        };
+        let json = |order: &OrderView| serde_json::to_string(&OrderBody::new(order, true)).unwrap();
+        assert_eq!(
+            json(&order),
+            concat!(
+                r#"{"order_no":"ORD-\"1\"","status":"partially_confirmed","replayed":true,"#,
+                r#""created_at":"1970-01-01T00:00:00.000Z","expires_at":"1970-01-01T00:00:01.500Z","#,
+                r#""lines":[{"sku_id":"1001","warehouse_id":1,"quantity":2,"held":2,"confirmed":0,"released":0,"returned":0}]}"#
+            )
+        );
+        order.expires_at = None;
+        order.lines.clear();
+        assert!(json(&order).ends_with(r#""expires_at":null,"lines":[]}"#));
+    }
+}

@@ -311,3 +311,72 @@ pub struct PageQuery {
     /// Where the page before ended.
     pub cursor: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hotstock_engine::outcome::Levels;
+
+    const DEFAULTS: Defaults = Defaults { warehouse_id: WarehouseId(7), ttl_seconds: 1_800 };
+
+    #[test]
+    fn a_stock_may_begin_with_nothing_but_must_say_so() {
+        let create = |json: &str| serde_json::from_str::<CreateBody<'_>>(json).unwrap().action(&DEFAULTS);
+        let sku_id = SkuId::new("1001").unwrap();
+        let expected = CreateStock { sku_id, warehouse_id: WarehouseId(7), quantity: 0 };
+        assert_eq!(create(r#"{"sku_id":1001,"quantity":0}"#), Ok(Action::CreateStock(expected)));
+        assert_eq!(create(r#"{"sku_id":1001}"#).unwrap_err().field, "quantity");
+        assert_eq!(create(r#"{"sku_id":"a","quantity":-1}"#).unwrap_err().field, "quantity");
+        assert_eq!(create(r#"{"quantity":1}"#).unwrap_err().field, "sku_id");
+    }
+
+    #[test]
+    fn only_an_adjustment_is_signed() {
+        let change = |kind, quantity: i64| {
+            let body = ChangeBody {
+                request_id: Some(Text("r".into())),
+                quantity: Number(quantity),
+                ..ChangeBody::default()
+            };
+            body.action(SkuId::new("a").unwrap(), kind, None, &DEFAULTS).map_err(|error| error.field)
+        };
+        for kind in [ChangeKind::Restock, ChangeKind::Deduct] {
+            assert!(change(kind, 1).is_ok());
+            assert!(change(kind, MAX_UNITS).is_ok());
+            for bad in [-1, 0, MAX_UNITS + 1] {
+                assert_eq!(change(kind, bad), Err("quantity".to_owned()), "{bad}");
+            }
+        }
+        assert!(change(ChangeKind::Adjust, -MAX_UNITS).is_ok());
+        for bad in [0, -MAX_UNITS - 1, MAX_UNITS + 1, i64::MIN] {
+            assert_eq!(change(ChangeKind::Adjust, bad), Err("quantity".to_owned()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_sku_is_written_with_the_sums_over_its_warehouses() {
+        let stock = |warehouse, available, status| StockView {
+            sku_id: SkuId::new("1001").unwrap(),
+            warehouse_id: WarehouseId(warehouse),
+            levels: Levels { available, reserved: 2, sold: 1, version: 17 },
+            status,
+        };
+        let stocks = [stock(1, 98, StockStatus::OnSale), stock(2, 5, StockStatus::Suspended)];
+        assert_eq!(
+            serde_json::to_string(&SkuBody::new(&stocks, None)).unwrap(),
+            concat!(
+                r#"{"sku_id":"1001","warehouses":["#,
+                r#"{"warehouse_id":1,"available":98,"reserved":2,"sold":1,"on_hand":100,"quantity":101,"status":"on_sale","version":17},"#,
+                r#"{"warehouse_id":2,"available":5,"reserved":2,"sold":1,"on_hand":7,"quantity":8,"status":"suspended","version":17}],"#,
+                r#""total":{"available":103,"reserved":4,"sold":2,"on_hand":107,"quantity":109}}"#
+            )
+        );
+        assert_eq!(
+            serde_json::to_string(&StockBody::new(&stocks[0], false)).unwrap(),
+            concat!(
+                r#"{"sku_id":"1001","warehouse_id":1,"available":98,"reserved":2,"sold":1,"on_hand":100,"quantity":101,"#,
+                r#""status":"on_sale","version":17,"replayed":false}"#
+            )
+        );
+    }
+}
