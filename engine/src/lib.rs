@@ -25,3 +25,6 @@ pub mod journal;
 pub mod limits;
 #[cfg(not(loom))]
 pub mod outcome;
+#[cfg(not(loom))]
+pub mod state;
+pub mod sync;

@@ -1,0 +1,331 @@
+//! Lets events change the state: live right after `decide`, in recovery from the journal. An event that does not fit is
+//! refused; nothing is guessed.
+
+use std::collections::BTreeMap;
+
+use super::decide_stock::change_fingerprint;
+use super::order::{Order, OrderLine};
+use super::remembered::{Item, RequestKey, StockRequest};
+use super::stock::Delta;
+use super::{Corruption, State};
+use crate::checkpoint::Phase;
+use crate::command::ChangeKind;
+use crate::event::{Change, Event, ForgottenSold, OrderRequest};
+use crate::ids::{Lsn, OrderNo, SkuId, WarehouseId};
+use crate::outcome::Levels;
+
+impl State {
+    /// Applies the event at the next LSN.
+    ///
+    /// # Errors
+    /// [`Corruption`] when it is not the next, or does not fit the state; the state is of no use then.
+    pub fn apply(&mut self, lsn: Lsn, event: &Event) -> Result<(), Corruption> {
+        if lsn != self.applied.next() {
+            return Err(Corruption::new(lsn, format!("it comes after {}", self.applied)));
+        }
+        if event.at < self.time {
+            return Err(Corruption::new(lsn, "its time is before that of the event before it"));
+        }
+        self.apply_change(lsn, event)?;
+        self.applied = lsn;
+        self.time = event.at;
+        Ok(())
+    }
+
+    fn apply_change(&mut self, lsn: Lsn, event: &Event) -> Result<(), Corruption> {
+        match &event.change {
+            Change::StockCreated { sku_id, warehouse_id, quantity } => {
+                self.create_stock(lsn, sku_id, *warehouse_id, *quantity)
+            }
+            Change::StockChanged { sku_id, warehouse_id, kind, delta, request_id, after, .. } => {
+                self.move_units(lsn, sku_id, *warehouse_id, Delta::supply(*delta), *after)?;
+                let quantity = if *kind == ChangeKind::Deduct { -delta } else { *delta };
+                let key = RequestKey { sku_id: sku_id.clone(), request_id: request_id.clone() };
+                let fingerprint = change_fingerprint(*kind, *warehouse_id, quantity);
+                let (warehouse_id, after, at) = (*warehouse_id, *after, event.at);
+                self.remember(StockRequest { key, warehouse_id, fingerprint, after, at, lsn })
+            }
+            Change::StatusChanged { sku_id, warehouses, status } => {
+                for (warehouse_id, version) in warehouses {
+                    let number = self.stocks.place(sku_id, *warehouse_id);
+                    let after = Levels { version: *version, ..self.stocks.get(number).levels };
+                    self.stocks.change(number, lsn, after, |stock| {
+                        stock.status = *status;
+                        stock.levels.after(Delta::default())
+                    })?;
+                }
+                Ok(())
+            }
+            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, lines } => {
+                let mut order = Order::new(order_no.clone(), event.at, lsn);
+                order.buyer_id.clone_from(buyer_id);
+                order.mode = *mode;
+                order.expires_at = event.at.plus_seconds(u64::from(*ttl_seconds));
+                for line in lines {
+                    let (sku_id, warehouse_id) = (&line.sku_id, line.warehouse_id);
+                    let stock = if line.held > 0 {
+                        self.move_units(lsn, sku_id, warehouse_id, Delta::hold(line.held), line.after)?
+                    } else {
+                        self.stocks.place(sku_id, warehouse_id)
+                    };
+                    let (quantity, held) = (line.quantity, line.held);
+                    let (confirmed, released, returned, lapsed) = (0, 0, 0, 0);
+                    order.lines.push(OrderLine {
+                        stock,
+                        quantity,
+                        held,
+                        confirmed,
+                        released,
+                        returned,
+                        lapsed,
+                    });
+                }
+                self.insert_order(order)
+            }
+            Change::Cancelled { order_no, .. } => {
+                let mut order = Order::new(order_no.clone(), event.at, lsn);
+                order.phase = Phase::Cancelled;
+                self.insert_order(order)
+            }
+            Change::Confirmed { order_no, request, lines } => {
+                for line in lines {
+                    let delta = Delta::sell(line.held, line.late);
+                    self.move_units(lsn, &line.sku_id, line.warehouse_id, delta, line.after)?;
+                }
+                self.change_order(lsn, event, order_no, |order| {
+                    for moved in lines {
+                        let line = order.lines.get_mut(usize::from(moved.line))?;
+                        line.held = line.held.checked_sub(moved.held)?;
+                        line.released = line.released.checked_sub(moved.late)?;
+                        line.lapsed = line.lapsed.saturating_sub(moved.late);
+                        line.confirmed = line.confirmed.checked_add(moved.held)?.checked_add(moved.late)?;
+                    }
+                    if order.lines.iter().all(|line| line.released == 0) {
+                        order.phase = Phase::Open;
+                    }
+                    note_request(order, request.as_ref());
+                    Some(())
+                })
+            }
+            Change::Released { order_no, request, lines, .. } => {
+                let moves =
+                    lines.iter().map(|l| (&l.sku_id, l.warehouse_id, Delta::unhold(l.quantity), l.after));
+                self.move_all(lsn, moves)?;
+                let places = lines.iter().map(|l| (l.line, l.quantity));
+                self.change_order(lsn, event, order_no, |order| {
+                    give_back(order, places, request.is_none())?;
+                    if !order.is_open() {
+                        order.phase = Phase::Released;
+                    }
+                    note_request(order, request.as_ref());
+                    Some(())
+                })
+            }
+            Change::Expired { order_no, lines } => {
+                let moves =
+                    lines.iter().map(|l| (&l.sku_id, l.warehouse_id, Delta::unhold(l.quantity), l.after));
+                self.move_all(lsn, moves)?;
+                let places = lines.iter().map(|l| (l.line, l.quantity));
+                self.change_order(lsn, event, order_no, |order| {
+                    give_back(order, places, true)?;
+                    order.phase = Phase::Expired;
+                    (!order.is_open()).then_some(())
+                })
+            }
+            Change::Extended { order_no, ttl_seconds } => {
+                let expires_at = event.at.plus_seconds(u64::from(*ttl_seconds));
+                self.change_order(lsn, event, order_no, |order| {
+                    order.expires_at = expires_at;
+                    Some(())
+                })
+            }
+            Change::Returned { order_no, request, lines } => {
+                let moves =
+                    lines.iter().map(|l| (&l.sku_id, l.warehouse_id, Delta::give_back(l.quantity), l.after));
+                self.move_all(lsn, moves)?;
+                self.change_order(lsn, event, order_no, |order| {
+                    for moved in lines {
+                        let line = order.lines.get_mut(usize::from(moved.line))?;
+                        line.returned = line.returned.checked_add(moved.quantity)?;
+                        (line.returned <= line.confirmed).then_some(())?;
+                    }
+                    note_request(order, Some(request));
+                    Some(())
+                })
+            }
+            Change::Forgotten { through, sold } => self.forget(lsn, *through, sold),
+        }
+    }
+
+    fn create_stock(
+        &mut self,
+        lsn: Lsn,
+        sku_id: &SkuId,
+        warehouse_id: WarehouseId,
+        quantity: u64,
+    ) -> Result<(), Corruption> {
+        let number = self.stocks.place(sku_id, warehouse_id);
+        let known = self.stocks.get(number).lsn;
+        if known != Lsn::ZERO && known < lsn {
+            return Err(Corruption::new(
+                lsn,
+                format!("it creates SKU {sku_id} in warehouse {warehouse_id} again"),
+            ));
+        }
+        let after = Levels { available: quantity, reserved: 0, sold: 0, version: 1 };
+        self.stocks.change(number, lsn, after, |stock| {
+            stock.initial = quantity;
+            stock.supplied = quantity;
+            Levels::default().after(Delta::supply(i64::try_from(quantity).ok()?))
+        })
+    }
+
+    /// Moves units of one stock and gives its number.
+    fn move_units(
+        &mut self,
+        lsn: Lsn,
+        sku_id: &SkuId,
+        warehouse_id: WarehouseId,
+        delta: Delta,
+        after: Levels,
+    ) -> Result<u32, Corruption> {
+        let number = self.stocks.place(sku_id, warehouse_id);
+        self.stocks.change(number, lsn, after, |stock| {
+            let outside = delta.available.checked_add(delta.reserved)?.checked_add(delta.sold)?;
+            stock.supplied = stock.supplied.checked_add_signed(outside)?;
+            stock.levels.after(delta)
+        })?;
+        Ok(number)
+    }
+
+    fn move_all<'a>(
+        &mut self,
+        lsn: Lsn,
+        moves: impl Iterator<Item = (&'a SkuId, WarehouseId, Delta, Levels)>,
+    ) -> Result<(), Corruption> {
+        for (sku_id, warehouse_id, delta, after) in moves {
+            self.move_units(lsn, sku_id, warehouse_id, delta, after)?;
+        }
+        Ok(())
+    }
+
+    fn insert_order(&mut self, order: Order) -> Result<(), Corruption> {
+        let lsn = order.lsn;
+        if let Some((_, known)) = self.orders.find(&order.order_no) {
+            // From a checkpoint that was taken later, with everything that came after.
+            if known.lsn >= lsn {
+                return Ok(());
+            }
+            return Err(Corruption::new(lsn, format!("it makes order {} again", order.order_no)));
+        }
+        let ended = !order.is_open();
+        let place = self.orders.insert(order);
+        if ended {
+            self.remembered.insert(lsn, Item::Order(place));
+        }
+        Ok(())
+    }
+
+    /// Lets an event change an order that does not know of it yet. `change` gives `None` when it does not fit.
+    fn change_order(
+        &mut self,
+        lsn: Lsn,
+        event: &Event,
+        order_no: &OrderNo,
+        change: impl FnOnce(&mut Order) -> Option<()>,
+    ) -> Result<(), Corruption> {
+        let Some((place, order)) = self.orders.find(order_no) else {
+            // The checkpoint was written after the order had been forgotten.
+            if lsn <= self.exact_from {
+                return Ok(());
+            }
+            return Err(Corruption::new(lsn, format!("there is no order {order_no}")));
+        };
+        if order.lsn >= lsn {
+            return Ok(());
+        }
+        let was = order.lsn;
+        let changed = self.orders.change(place, |order| {
+            order.lsn = lsn;
+            order.changed_at = event.at;
+            change(order).map(|()| order.is_open())
+        });
+        let open = changed.flatten();
+        let open = open.ok_or_else(|| Corruption::new(lsn, format!("it does not fit order {order_no}")))?;
+        self.remembered.remove(&was);
+        if !open {
+            self.remembered.insert(lsn, Item::Order(place));
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, request: StockRequest) -> Result<(), Corruption> {
+        let lsn = request.lsn;
+        if let Some(known) = self.requests.by_key(&request.key) {
+            if known.lsn >= lsn {
+                return Ok(());
+            }
+            return Err(Corruption::new(lsn, format!("it repeats request {}", request.key.request_id)));
+        }
+        let place = self.requests.insert(request);
+        self.remembered.insert(lsn, Item::Request(place));
+        Ok(())
+    }
+
+    fn forget(&mut self, lsn: Lsn, through: Lsn, sold: &[ForgottenSold]) -> Result<(), Corruption> {
+        let mut net = BTreeMap::new();
+        while let Some(entry) = self.remembered.first_entry().filter(|entry| *entry.key() <= through) {
+            match entry.remove() {
+                Item::Order(place) => {
+                    self.add_net_sold(place, &mut net);
+                    let order = self.orders.remove(place).expect("what is remembered is there");
+                    self.forgotten.push(order.order_no);
+                }
+                Item::Request(place) => {
+                    self.requests.remove(place);
+                }
+            }
+        }
+        for entry in sold {
+            let number = self.stocks.place(&entry.sku_id, entry.warehouse_id);
+            let levels = self.stocks.get(number).levels;
+            let before = self.stocks.get(number).forgotten_sold;
+            let exact = lsn > self.exact_from;
+            let expected = before.checked_add(net.remove(&number).unwrap_or(0));
+            if exact && expected != Some(entry.total) {
+                let problem = format!(
+                    "SKU {}: {expected:?} units sold by forgotten orders, not {}",
+                    entry.sku_id, entry.total
+                );
+                return Err(Corruption::new(lsn, problem));
+            }
+            self.stocks.change(number, lsn, levels, |stock| {
+                stock.forgotten_sold = entry.total;
+                Some(levels)
+            })?;
+        }
+        if lsn > self.exact_from && !net.is_empty() {
+            return Err(Corruption::new(lsn, "it forgets sold units that it does not name"));
+        }
+        Ok(())
+    }
+}
+
+/// Held units go back; by the end of the whole order, a late payment can take them again.
+fn give_back(order: &mut Order, places: impl Iterator<Item = (u16, u32)>, whole: bool) -> Option<()> {
+    for (place, quantity) in places {
+        let line = order.lines.get_mut(usize::from(place))?;
+        line.held = line.held.checked_sub(quantity)?;
+        line.released = line.released.checked_add(quantity)?;
+        if whole {
+            line.lapsed = line.lapsed.checked_add(quantity)?;
+        }
+    }
+    Some(())
+}
+
+fn note_request(order: &mut Order, request: Option<&OrderRequest>) {
+    if let Some(request) = request {
+        order.requests.get_or_insert_default().push(request.clone());
+    }
+}

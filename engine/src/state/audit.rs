@@ -1,0 +1,132 @@
+//! Every invariant of a shard, recomputed from its entries. Run on recovery, by `verify` and by tests.
+
+use std::fmt;
+
+use super::State;
+use super::remembered::Item;
+use crate::checkpoint::Phase;
+use crate::command::StockStatus;
+use crate::ids::{SkuId, WarehouseId};
+use crate::outcome::Levels;
+
+/// What the audit counted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuditReport {
+    /// One entry per stock, by SKU and warehouse.
+    pub stocks: Vec<StockAudit>,
+    /// Orders in memory.
+    pub orders: usize,
+    /// Orders that hold units.
+    pub open_orders: usize,
+    /// What does not hold; empty when all is well.
+    pub violations: Vec<Violation>,
+}
+
+/// One stock: its levels, and what they must be by everything else that is known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StockAudit {
+    /// What.
+    pub sku_id: SkuId,
+    /// Where.
+    pub warehouse_id: WarehouseId,
+    /// Its levels.
+    pub levels: Levels,
+    /// Whether new reservations are taken.
+    pub status: StockStatus,
+    /// What came less what left other than by orders: must be available + reserved + sold.
+    pub supplied: u64,
+    /// Held by the lines of all orders: must be reserved.
+    pub held_by_orders: u64,
+    /// Confirmed less returned by the lines of all orders, known and forgotten: must be sold.
+    pub sold_by_orders: u64,
+    /// Orders that hold units of it.
+    pub open_orders: u64,
+}
+
+/// An invariant that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation(pub String);
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl State {
+    /// Recomputes everything that can be computed in two ways and compares.
+    #[must_use]
+    pub fn audit(&self) -> AuditReport {
+        let mut violations = Vec::new();
+        let mut stocks: Vec<_> = self
+            .stocks
+            .iter()
+            .map(|stock| StockAudit {
+                sku_id: stock.sku_id.clone(),
+                warehouse_id: stock.warehouse_id,
+                levels: stock.levels,
+                status: stock.status,
+                supplied: stock.supplied,
+                held_by_orders: 0,
+                sold_by_orders: stock.forgotten_sold,
+                open_orders: 0,
+            })
+            .collect();
+        for order in self.orders.iter() {
+            for line in &order.lines {
+                // Stocks are never removed, so their number is their index here.
+                let stock = &mut stocks[line.stock as usize];
+                stock.held_by_orders += u64::from(line.held);
+                stock.sold_by_orders +=
+                    u64::from(line.confirmed) - u64::from(line.returned.min(line.confirmed));
+                stock.open_orders += u64::from(line.held > 0);
+                let got = [line.held, line.confirmed, line.released].map(u64::from).iter().sum::<u64>();
+                let in_bounds = line.returned <= line.confirmed
+                    && line.lapsed <= line.released
+                    && got <= u64::from(line.quantity);
+                if !in_bounds {
+                    violations.push(Violation(format!(
+                        "order {}: the counts of {line:?} don't fit",
+                        order.order_no
+                    )));
+                }
+            }
+            if order.phase == Phase::Cancelled && !order.lines.is_empty() {
+                violations.push(Violation(format!("order {} is cancelled and has lines", order.order_no)));
+            }
+        }
+        for stock in &stocks {
+            let name = || format!("SKU {} in warehouse {}", stock.sku_id, stock.warehouse_id);
+            let mut check = |what: &str, level: u64, must: u64| {
+                if level != must {
+                    violations.push(Violation(format!("{}: {what} is {level} and must be {must}", name())));
+                }
+            };
+            check("available + reserved + sold", stock.levels.quantity(), stock.supplied);
+            check("reserved", stock.levels.reserved, stock.held_by_orders);
+            check("sold", stock.levels.sold, stock.sold_by_orders);
+        }
+        violations.extend(self.orders.check_deadlines().err().map(Violation));
+        violations.extend(self.check_remembered().err().map(Violation));
+        stocks.sort_by(|a, b| (&a.sku_id, a.warehouse_id).cmp(&(&b.sku_id, b.warehouse_id)));
+        let (orders, open_orders) = self.orders.counts();
+        AuditReport { stocks, orders, open_orders, violations }
+    }
+
+    /// What is remembered is exactly the ended orders and the requests, each by its last change.
+    fn check_remembered(&self) -> Result<(), String> {
+        let ended = self.orders.iter().filter(|order| !order.is_open()).count();
+        let must = ended + self.requests.len();
+        if self.remembered.len() != must {
+            return Err(format!("{} entries are remembered and {must} must be", self.remembered.len()));
+        }
+        let right = |lsn, item| match item {
+            Item::Order(place) => self.orders.get(place).is_some_and(|o| o.lsn == lsn && !o.is_open()),
+            Item::Request(place) => self.requests.get(place).is_some_and(|r| r.lsn == lsn),
+        };
+        match self.remembered.iter().find(|(lsn, item)| !right(**lsn, **item)) {
+            Some((lsn, item)) => Err(format!("{item:?} is remembered at {lsn} and was changed elsewhere")),
+            None => Ok(()),
+        }
+    }
+}

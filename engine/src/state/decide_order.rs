@@ -1,0 +1,381 @@
+//! Decisions about orders: reserve, confirm, release, extend, expire, return.
+
+use smallvec::SmallVec;
+
+use super::order::{Order, OrderLine};
+use super::stock::{Delta, Stock};
+use super::{Decided, State, Verdict};
+use crate::checkpoint::Phase;
+use crate::command::{Confirm, Extend, Lines, Mode, Part, Release, Reserve, Return, StockStatus};
+use crate::event::{Change, ConfirmedLine, MovedLine, OrderRequest, ReservedLine};
+use crate::ids::RequestId;
+use crate::limits::MAX_REQUESTS_PER_ORDER;
+use crate::outcome::{Refusal, ShortLine};
+
+/// What a partial request asks for; keeps the fingerprints of a confirm and a release of the same lines apart.
+#[derive(Clone, Copy)]
+enum Asked {
+    Confirm = 1,
+    Release = 2,
+    Return = 3,
+}
+
+impl State {
+    pub(super) fn decide_reserve(&self, c: &Reserve) -> Decided {
+        if let Some((_, order)) = self.orders.find(&c.order_no) {
+            return match order.phase {
+                Phase::Cancelled => Err(Refusal::OrderCancelled { order_no: c.order_no.clone() }),
+                _ if self.is_same(order, c) => Ok(self.replay(order)),
+                _ => Err(Refusal::OrderMismatch { order_no: c.order_no.clone() }),
+            };
+        }
+        if !c.lines.as_slice().iter().all(|line| self.owns(&line.sku_id)) {
+            return Err(Refusal::Moved);
+        }
+        let mut lines = SmallVec::<[ReservedLine; 1]>::with_capacity(c.lines.as_slice().len());
+        let mut short = Vec::new();
+        for line in c.lines.as_slice() {
+            let stock = self.stocks.get(self.stock_number(&line.sku_id, line.warehouse_id)?);
+            let held = match (c.mode, sellable(stock)) {
+                (Mode::AllOrNothing, None) => {
+                    let (sku_id, warehouse_id) = (line.sku_id.clone(), line.warehouse_id);
+                    return Err(Refusal::SkuSuspended { sku_id, warehouse_id });
+                }
+                (_, free) => at_most(free.unwrap_or(0), line.quantity),
+            };
+            if held < line.quantity {
+                short.push(ShortLine {
+                    sku_id: line.sku_id.clone(),
+                    warehouse_id: line.warehouse_id,
+                    requested: u64::from(line.quantity),
+                    available: stock.levels.available,
+                });
+            }
+            let moved = if held == 0 { Some(stock.levels) } else { stock.levels.after(Delta::hold(held)) };
+            lines.push(ReservedLine {
+                sku_id: line.sku_id.clone(),
+                warehouse_id: line.warehouse_id,
+                quantity: line.quantity,
+                held,
+                after: moved.expect("what is available can be held"),
+            });
+        }
+        let nothing_held = lines.iter().all(|line| line.held == 0);
+        if nothing_held || (c.mode == Mode::AllOrNothing && !short.is_empty()) {
+            return Err(self.no_stock(c, short));
+        }
+        Ok(Verdict::Change(Change::Reserved {
+            order_no: c.order_no.clone(),
+            buyer_id: c.buyer_id.clone(),
+            mode: c.mode,
+            ttl_seconds: c.ttl_seconds,
+            lines,
+        }))
+    }
+
+    /// Best effort that got nothing: because every line is suspended, or for want of stock.
+    fn no_stock(&self, c: &Reserve, lines: Vec<ShortLine>) -> Refusal {
+        let suspended = |line: &ShortLine| {
+            let number = self.stocks.find(&line.sku_id, line.warehouse_id);
+            number.is_some_and(|number| self.stocks.get(number).status == StockStatus::Suspended)
+        };
+        let first = c.lines.first();
+        if lines.iter().all(suspended) {
+            Refusal::SkuSuspended { sku_id: first.sku_id.clone(), warehouse_id: first.warehouse_id }
+        } else {
+            Refusal::InsufficientStock { lines }
+        }
+    }
+
+    /// Whether a reserve asks for what the order was made from. The ttl does not count: who repeats a request may
+    /// well send the time that is left.
+    fn is_same(&self, order: &Order, c: &Reserve) -> bool {
+        let lines = c.lines.as_slice();
+        if order.mode != c.mode || order.buyer_id != c.buyer_id || order.lines.len() != lines.len() {
+            return false;
+        }
+        let asked = lines
+            .iter()
+            .map(|line| Some((self.stocks.find(&line.sku_id, line.warehouse_id)?, line.quantity)));
+        let Some(mut asked) = asked.collect::<Option<Vec<_>>>() else { return false };
+        let mut known: Vec<_> = order.lines.iter().map(|line| (line.stock, line.quantity)).collect();
+        asked.sort_unstable();
+        known.sort_unstable();
+        asked == known
+    }
+
+    pub(super) fn decide_confirm(&self, c: &Confirm) -> Decided {
+        let order = self.live_order(&c.order_no)?;
+        let request = match self.part_request(order, c.part.as_ref(), Asked::Confirm)? {
+            Identity::Known => return Ok(self.replay(order)),
+            Identity::New(request) => request,
+        };
+        let mut lines = Vec::new();
+        let mut short = Vec::new();
+        for wanted in self.wanted(order, c.part.as_ref().map(|part| &part.lines), |line| {
+            // All of it: what is held, or if nothing is, what a late payment may take again.
+            if order.is_open() { line.held } else { order.late_units(line) }
+        })? {
+            let line = &order.lines[wanted.index()];
+            let held = wanted.quantity.min(line.held);
+            let late = wanted.quantity - held;
+            if late > order.late_units(line) {
+                short.push(self.short(line, wanted.quantity, line.held));
+                continue;
+            }
+            lines.push((wanted, held, late));
+        }
+        if !short.is_empty() {
+            return Err(Refusal::ExceedsHold { lines: short });
+        }
+        if lines.is_empty() {
+            return Ok(self.replay(order));
+        }
+        let lines = self.sell(order, &lines)?;
+        Ok(Verdict::Change(Change::Confirmed { order_no: c.order_no.clone(), request, lines }))
+    }
+
+    /// The confirmed lines with their levels, or that a late payment finds no stock.
+    fn sell(
+        &self,
+        order: &Order,
+        lines: &[(Wanted, u32, u32)],
+    ) -> Result<SmallVec<[ConfirmedLine; 1]>, Refusal> {
+        let mut short = Vec::new();
+        let mut sold = SmallVec::with_capacity(lines.len());
+        for (wanted, held, late) in lines {
+            let line = &order.lines[wanted.index()];
+            let stock = self.stocks.get(line.stock);
+            // A suspended SKU takes no new holds, and a late payment is one.
+            let free = sellable(stock).unwrap_or(0);
+            if u64::from(*late) > free {
+                short.push(ShortLine { available: free, ..self.short(line, *late, 0) });
+                continue;
+            }
+            sold.push(ConfirmedLine {
+                line: wanted.line,
+                sku_id: stock.sku_id.clone(),
+                warehouse_id: stock.warehouse_id,
+                held: *held,
+                late: *late,
+                after: stock.levels.after(Delta::sell(*held, *late)).expect("what is held can be sold"),
+            });
+        }
+        if short.is_empty() { Ok(sold) } else { Err(Refusal::LatePaymentNoStock { lines: short }) }
+    }
+
+    pub(super) fn decide_release(&self, c: &Release) -> Decided {
+        let Some((_, order)) = self.orders.find(&c.order_no) else {
+            // A part of an order that is not known can't be a tombstone for the whole of it.
+            if c.part.is_some() {
+                return Err(Refusal::UnknownOrder { order_no: c.order_no.clone() });
+            }
+            let reason = c.reason.clone();
+            return Ok(Verdict::Change(Change::Cancelled { order_no: c.order_no.clone(), reason }));
+        };
+        if order.phase == Phase::Cancelled {
+            return Ok(self.replay(order));
+        }
+        let request = match self.part_request(order, c.part.as_ref(), Asked::Release)? {
+            Identity::Known => return Ok(self.replay(order)),
+            Identity::New(request) => request,
+        };
+        if !order.is_open() {
+            // Everything is given back or sold; only a sale is something that a release can't mean.
+            return match order.phase {
+                Phase::Open => Err(Refusal::AlreadyConfirmed { order_no: c.order_no.clone() }),
+                _ => Ok(self.replay(order)),
+            };
+        }
+        let wanted = self.wanted(order, c.part.as_ref().map(|part| &part.lines), |line| line.held)?;
+        let lines = self.moved(order, &wanted, |line| line.held, Delta::unhold);
+        let lines = lines.map_err(|lines| Refusal::ExceedsHold { lines })?;
+        Ok(Verdict::Change(Change::Released {
+            order_no: c.order_no.clone(),
+            request,
+            reason: c.reason.clone(),
+            lines,
+        }))
+    }
+
+    pub(super) fn decide_extend(&self, c: &Extend) -> Decided {
+        let order = self.live_order(&c.order_no)?;
+        if !order.is_open() {
+            return Err(Refusal::OrderEnded { order_no: c.order_no.clone() });
+        }
+        Ok(Verdict::Change(Change::Extended { order_no: c.order_no.clone(), ttl_seconds: c.ttl_seconds }))
+    }
+
+    pub(super) fn decide_return(&self, c: &Return) -> Decided {
+        let order = self.live_order(&c.order_no)?;
+        let returnable = |line: &OrderLine| line.confirmed - line.returned;
+        let request = match identify(order, Some(&c.request_id), c.lines.as_ref(), Asked::Return)? {
+            Identity::Known => return Ok(self.replay(order)),
+            Identity::New(request) => request.expect("a return has an id"),
+        };
+        let wanted = self.wanted(order, c.lines.as_ref(), returnable);
+        let wanted = wanted.map_err(|refusal| match refusal {
+            Refusal::ExceedsHold { lines } => Refusal::NothingToReturn { lines },
+            other => other,
+        })?;
+        if wanted.is_empty() {
+            let lines = order.lines.iter().map(|line| self.short(line, line.quantity, 0)).collect();
+            return Err(Refusal::NothingToReturn { lines });
+        }
+        let lines = self.moved(order, &wanted, returnable, Delta::give_back);
+        let lines = lines.map_err(|lines| Refusal::NothingToReturn { lines })?;
+        Ok(Verdict::Change(Change::Returned { order_no: c.order_no.clone(), request, lines }))
+    }
+
+    pub(super) fn expire(&self, order: &Order) -> Change {
+        let all = every(order, |line| line.held);
+        let lines = self.moved(order, &all, |line| line.held, Delta::unhold);
+        let lines = lines.expect("an order holds what it holds");
+        Change::Expired { order_no: order.order_no.clone(), lines }
+    }
+
+    /// An order that was really reserved once.
+    fn live_order(&self, order_no: &crate::ids::OrderNo) -> Result<&Order, Refusal> {
+        let (_, order) = self.known_order(order_no)?;
+        match order.phase {
+            Phase::Cancelled => Err(Refusal::OrderCancelled { order_no: order_no.clone() }),
+            _ => Ok(order),
+        }
+    }
+
+    fn part_request(&self, order: &Order, part: Option<&Part>, asked: Asked) -> Result<Identity, Refusal> {
+        match part {
+            None => Ok(Identity::New(None)),
+            Some(part) => identify(order, part.request_id.as_ref(), Some(&part.lines), asked),
+        }
+    }
+
+    /// The lines of the order that a request means, with quantities: the named ones, or `all` of each.
+    fn wanted(
+        &self,
+        order: &Order,
+        lines: Option<&Lines>,
+        all: impl Fn(&OrderLine) -> u32,
+    ) -> Result<Vec<Wanted>, Refusal> {
+        let Some(lines) = lines else { return Ok(every(order, all)) };
+        let mut wanted = Vec::with_capacity(lines.as_slice().len());
+        let mut short = Vec::new();
+        for line in lines.as_slice() {
+            let stock = self.stocks.find(&line.sku_id, line.warehouse_id);
+            match order.lines.iter().position(|known| Some(known.stock) == stock) {
+                Some(index) => wanted.push(Wanted::new(index, line.quantity)),
+                None => short.push(ShortLine {
+                    sku_id: line.sku_id.clone(),
+                    warehouse_id: line.warehouse_id,
+                    requested: u64::from(line.quantity),
+                    available: 0,
+                }),
+            }
+        }
+        if short.is_empty() { Ok(wanted) } else { Err(Refusal::ExceedsHold { lines: short }) }
+    }
+
+    /// The lines with the levels after units moved back to available, or those that ask for more than there is.
+    fn moved(
+        &self,
+        order: &Order,
+        wanted: &[Wanted],
+        there_is: impl Fn(&OrderLine) -> u32,
+        delta: impl Fn(u32) -> Delta,
+    ) -> Result<SmallVec<[MovedLine; 1]>, Vec<ShortLine>> {
+        let mut short = Vec::new();
+        let mut moved = SmallVec::with_capacity(wanted.len());
+        for wanted in wanted {
+            let line = &order.lines[wanted.index()];
+            let stock = self.stocks.get(line.stock);
+            if wanted.quantity > there_is(line) {
+                short.push(self.short(line, wanted.quantity, there_is(line)));
+                continue;
+            }
+            moved.push(MovedLine {
+                line: wanted.line,
+                sku_id: stock.sku_id.clone(),
+                warehouse_id: stock.warehouse_id,
+                quantity: wanted.quantity,
+                after: stock
+                    .levels
+                    .after(delta(wanted.quantity))
+                    .expect("units of an order are in its stock"),
+            });
+        }
+        if short.is_empty() { Ok(moved) } else { Err(short) }
+    }
+
+    fn short(&self, line: &OrderLine, requested: u32, available: u32) -> ShortLine {
+        let stock = self.stocks.get(line.stock);
+        ShortLine {
+            sku_id: stock.sku_id.clone(),
+            warehouse_id: stock.warehouse_id,
+            requested: u64::from(requested),
+            available: u64::from(available),
+        }
+    }
+}
+
+/// A line of an order and how much of it a request means.
+#[derive(Clone, Copy)]
+struct Wanted {
+    line: u16,
+    quantity: u32,
+}
+
+impl Wanted {
+    fn new(index: usize, quantity: u32) -> Self {
+        Self { line: u16::try_from(index).expect("an order has at most 1,000 lines"), quantity }
+    }
+
+    fn index(self) -> usize {
+        usize::from(self.line)
+    }
+}
+
+/// Every line of which `count` is not 0.
+fn every(order: &Order, count: impl Fn(&OrderLine) -> u32) -> Vec<Wanted> {
+    let lines = order.lines.iter().enumerate();
+    lines.map(|(index, line)| Wanted::new(index, count(line))).filter(|wanted| wanted.quantity > 0).collect()
+}
+
+/// Whether an order has seen a partial request before.
+enum Identity {
+    Known,
+    /// How it is remembered; `None` for a whole one, which the state of the order makes repeatable.
+    New(Option<OrderRequest>),
+}
+
+fn identify(
+    order: &Order,
+    request_id: Option<&RequestId>,
+    lines: Option<&Lines>,
+    asked: Asked,
+) -> Result<Identity, Refusal> {
+    let content = lines.map_or(0, Lines::fingerprint);
+    let fingerprint = xxhash_rust::xxh3::xxh3_64_with_seed(&content.to_le_bytes(), asked as u64);
+    let known = order.requests.as_deref().map_or(&[][..], Vec::as_slice);
+    let same_id = |request: &&OrderRequest| match request_id {
+        Some(_) => request.request_id.as_ref() == request_id,
+        None => request.request_id.is_none() && request.fingerprint == fingerprint,
+    };
+    match known.iter().find(same_id) {
+        Some(request) if request.fingerprint == fingerprint => Ok(Identity::Known),
+        Some(_) => Err(Refusal::RequestMismatch),
+        None if known.len() >= MAX_REQUESTS_PER_ORDER => {
+            Err(Refusal::TooManyRequests { order_no: order.order_no.clone() })
+        }
+        None => Ok(Identity::New(Some(OrderRequest { request_id: request_id.cloned(), fingerprint }))),
+    }
+}
+
+/// What can be sold of a stock, `None` when it is suspended.
+fn sellable(stock: &Stock) -> Option<u64> {
+    (stock.status == StockStatus::OnSale).then_some(stock.levels.available)
+}
+
+/// The smaller of what is free and what is wanted.
+fn at_most(free: u64, wanted: u32) -> u32 {
+    u32::try_from(free).map_or(wanted, |free| free.min(wanted))
+}

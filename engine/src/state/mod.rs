@@ -1,0 +1,248 @@
+//! The state machine of one shard: pure, synchronous, without clock or IO.
+//!
+//! - [`table`]: tables that grow in steps. [`stock`]: stocks and the arithmetic of their levels. [`order`]: orders and
+//!   their deadlines. [`remembered`]: what is known of ended orders and answered requests, and for how long.
+//! - [`State::decide`] (in [`decide_order`], [`decide_stock`]) answers a command or makes the event that carries it out;
+//!   [`State::apply`] (in [`apply`]) lets an event change the state, live and in recovery alike.
+//! - [`capture`]: checkpoints in slices, and the state from one. [`audit`]: every invariant, recomputed.
+//!
+//! Live, an event goes through `decide`, `apply`, `answer`; in recovery through `apply` alone. The levels in the event are
+//! computed by `decide` and computed again by `apply`, which refuses an event that differs.
+
+mod apply;
+mod audit;
+mod capture;
+mod decide_order;
+mod decide_stock;
+mod order;
+mod remembered;
+mod stock;
+mod table;
+
+pub use audit::{AuditReport, StockAudit, Violation};
+pub use capture::Capture;
+pub use stock::Delta;
+
+use crate::clock::Timestamp;
+use crate::command::{Action, Command};
+use crate::event::{Change, Event};
+use crate::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
+use crate::outcome::{Answer, Effect, OrderView, Outcome, Refusal, StockView};
+
+use order::{Order, Orders};
+use remembered::{Remembered, Requests};
+use stock::{Stock, Stocks};
+
+/// The state of one shard.
+#[derive(Debug, Clone)]
+pub struct State {
+    shard: ShardId,
+    /// Shards of the data directory; tells which SKUs are this shard's.
+    shards: u16,
+    applied: Lsn,
+    time: Timestamp,
+    /// Entries may know of events up to here before they are replayed (from a fuzzy checkpoint).
+    exact_from: Lsn,
+    stocks: Stocks,
+    orders: Orders,
+    requests: Requests,
+    remembered: Remembered,
+    /// Orders forgotten since [`State::take_forgotten`].
+    forgotten: Vec<OrderNo>,
+}
+
+/// What `decide` says to a command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// It changes something: this is the event, to be applied and logged.
+    Log(Event),
+    /// It changes nothing: a refusal, a repeat or a read.
+    Answer(Outcome),
+}
+
+/// An event that does not fit the state: the journal or the program is wrong, and going on could sell a unit twice.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("event {lsn}: {problem}")]
+pub struct Corruption {
+    /// Which event.
+    pub lsn: Lsn,
+    /// What does not fit.
+    pub problem: String,
+}
+
+impl Corruption {
+    fn new(lsn: Lsn, problem: impl Into<String>) -> Self {
+        Self { lsn, problem: problem.into() }
+    }
+}
+
+impl State {
+    /// A shard without any stock, before the first event.
+    #[must_use]
+    pub fn new(shard: ShardId, shards: u16) -> Self {
+        Self {
+            shard,
+            shards,
+            applied: Lsn::ZERO,
+            time: Timestamp::default(),
+            exact_from: Lsn::ZERO,
+            stocks: Stocks::default(),
+            orders: Orders::default(),
+            requests: Requests::default(),
+            remembered: Remembered::default(),
+            forgotten: Vec::new(),
+        }
+    }
+
+    /// Which shard.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// The last event applied.
+    #[must_use]
+    pub fn applied(&self) -> Lsn {
+        self.applied
+    }
+
+    /// The time of the last event; the next can't be before it.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    /// Answers a command, or makes the event that carries it out. Changes nothing. `now` before the last event counts
+    /// as its time.
+    #[must_use]
+    pub fn decide(&self, command: &Command, now: Timestamp) -> Decision {
+        let now = now.max(self.time);
+        let decided = match &command.action {
+            Action::CreateStock(c) => self.decide_create(c),
+            Action::ChangeStock(c) => self.decide_change(c),
+            Action::SetStatus(c) => self.decide_status(c),
+            Action::Reserve(c) => self.decide_reserve(c),
+            Action::Confirm(c) => self.decide_confirm(c),
+            Action::Release(c) => self.decide_release(c),
+            Action::Extend(c) => self.decide_extend(c),
+            Action::Return(c) => self.decide_return(c),
+            Action::GetOrder(order_no) => self.known_order(order_no).map(|(_, order)| self.replay(order)),
+        };
+        match decided {
+            Ok(Verdict::Change(change)) => Decision::Log(Event { at: now, trace: command.trace, change }),
+            Ok(Verdict::Nothing(answer)) => Decision::Answer(Ok(answer)),
+            Err(refusal) => Decision::Answer(Err(refusal)),
+        }
+    }
+
+    /// What the caller is told of an event that was just applied.
+    #[must_use]
+    pub fn answer(&self, event: &Event) -> Answer {
+        let order = |order_no: &OrderNo, effect| {
+            let (_, order) = self.orders.find(order_no).expect("the event that was just applied is about it");
+            Answer::Order { order: order.view(&self.stocks), effect }
+        };
+        let stock = |sku_id: &SkuId, warehouse_id: WarehouseId| {
+            let number =
+                self.stocks.find(sku_id, warehouse_id).expect("the event that was just applied is about it");
+            self.stocks.get(number).view()
+        };
+        match &event.change {
+            Change::StockCreated { sku_id, warehouse_id, .. } => {
+                Answer::Stock { stock: stock(sku_id, *warehouse_id), effect: Effect::Created }
+            }
+            Change::StockChanged { sku_id, warehouse_id, .. } => {
+                Answer::Stock { stock: stock(sku_id, *warehouse_id), effect: Effect::Changed }
+            }
+            Change::StatusChanged { sku_id, warehouses, .. } => {
+                let stocks =
+                    warehouses.iter().map(|(warehouse_id, _)| stock(sku_id, *warehouse_id)).collect();
+                Answer::Sku { stocks, effect: Effect::Changed }
+            }
+            Change::Reserved { order_no, .. } => order(order_no, Effect::Created),
+            Change::Confirmed { order_no, .. }
+            | Change::Released { order_no, .. }
+            | Change::Cancelled { order_no, .. }
+            | Change::Expired { order_no, .. }
+            | Change::Extended { order_no, .. }
+            | Change::Returned { order_no, .. } => order(order_no, Effect::Changed),
+            Change::Forgotten { .. } => unreachable!("no command makes the shard forget"),
+        }
+    }
+
+    /// The event for the next order whose time is over, if there is one. The caller applies it before it asks again.
+    #[must_use]
+    pub fn next_expiry(&self, now: Timestamp) -> Option<Event> {
+        let order = self.orders.first_due(now)?;
+        Some(Event { at: now.max(self.time), trace: None, change: self.expire(order) })
+    }
+
+    /// The last change of an order, and the order; for reads whose durability the caller checks.
+    #[must_use]
+    pub fn order(&self, order_no: &OrderNo) -> Option<(Lsn, OrderView)> {
+        self.orders.find(order_no).map(|(_, order)| (order.lsn, order.view(&self.stocks)))
+    }
+
+    /// The numbers of all orders; to rebuild the directory.
+    pub fn order_numbers(&self) -> impl Iterator<Item = &OrderNo> {
+        self.orders.iter().map(|order| &order.order_no)
+    }
+
+    /// The numbers of the stocks that changed since the last call.
+    pub fn take_touched(&mut self) -> Vec<u32> {
+        self.stocks.take_touched()
+    }
+
+    /// The orders that were forgotten since the last call; their numbers are free again.
+    pub fn take_forgotten(&mut self) -> Vec<OrderNo> {
+        std::mem::take(&mut self.forgotten)
+    }
+
+    /// A stock by the number that [`State::take_touched`] gave.
+    #[must_use]
+    pub fn stock_view(&self, number: u32) -> StockView {
+        self.stocks.get(number).view()
+    }
+
+    /// Sizes, for metrics.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        let (orders, open_orders) = self.orders.counts();
+        Sizes { stocks: self.stocks.len(), orders, open_orders, remembered: self.remembered.len() }
+    }
+
+    /// The order with this number, or why there is none to work on.
+    fn known_order(&self, order_no: &OrderNo) -> Result<(u32, &Order), Refusal> {
+        self.orders.find(order_no).ok_or_else(|| Refusal::UnknownOrder { order_no: order_no.clone() })
+    }
+
+    fn replay(&self, order: &Order) -> Verdict {
+        Verdict::Nothing(Answer::Order { order: order.view(&self.stocks), effect: Effect::Replayed })
+    }
+
+    /// Whether this shard owns the SKU.
+    fn owns(&self, sku_id: &SkuId) -> bool {
+        shard_of(sku_id, self.shards) == self.shard
+    }
+}
+
+/// See [`State::sizes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sizes {
+    /// Stocks, one per (sku, warehouse).
+    pub stocks: usize,
+    /// Orders in memory.
+    pub orders: usize,
+    /// Orders that hold units.
+    pub open_orders: usize,
+    /// Ended orders and request ids that are remembered.
+    pub remembered: usize,
+}
+
+/// Inside `decide`: a change to be logged, or an answer that rests on nothing new.
+enum Verdict {
+    Change(Change),
+    Nothing(Answer),
+}
+
+type Decided = Result<Verdict, Refusal>;

@@ -1,0 +1,314 @@
+//! Orders: what one holds, where it stands, and the index of their deadlines.
+
+use std::collections::BTreeMap;
+
+use smallvec::SmallVec;
+
+use super::stock::Stocks;
+use super::table::{Keyed, Table};
+use crate::checkpoint::{LineImage, OrderImage, Phase};
+use crate::clock::Timestamp;
+use crate::command::Mode;
+use crate::event::OrderRequest;
+use crate::ids::{BuyerId, Lsn, OrderNo};
+use crate::outcome::{LineView, OrderStatus, OrderView};
+
+/// Deadlines are kept to this many milliseconds, rounded up: an order is never expired early, and at most this late
+/// by the index.
+const DEADLINE_STEP_MILLIS: u64 = 100;
+
+/// An order in memory: about 140 bytes with one line.
+#[derive(Debug, Clone)]
+pub struct Order {
+    pub order_no: OrderNo,
+    pub buyer_id: Option<BuyerId>,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub changed_at: Timestamp,
+    /// Its last change.
+    pub lsn: Lsn,
+    pub lines: SmallVec<[OrderLine; 1]>,
+    /// Partial requests that it answered; rare, so not inline.
+    #[expect(clippy::box_collection, reason = "8 bytes instead of 24 in every order that has none")]
+    pub requests: Option<Box<Vec<OrderRequest>>>,
+    pub mode: Mode,
+    pub phase: Phase,
+    /// Its index in the list of its deadline, while it holds units.
+    deadline_index: u32,
+}
+
+/// A line of an order. held + confirmed + released = the units that it got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrderLine {
+    /// The number of the stock.
+    pub stock: u32,
+    /// Units asked for.
+    pub quantity: u32,
+    pub held: u32,
+    pub confirmed: u32,
+    pub released: u32,
+    pub returned: u32,
+    /// Those of `released` that went back when the whole order ended; a late payment takes them again.
+    pub lapsed: u32,
+}
+
+impl Keyed for Order {
+    type Key = OrderNo;
+
+    fn key(&self) -> &OrderNo {
+        &self.order_no
+    }
+}
+
+impl Order {
+    pub fn new(order_no: OrderNo, at: Timestamp, lsn: Lsn) -> Self {
+        Self {
+            order_no,
+            buyer_id: None,
+            created_at: at,
+            expires_at: at,
+            changed_at: at,
+            lsn,
+            lines: SmallVec::new(),
+            requests: None,
+            mode: Mode::AllOrNothing,
+            phase: Phase::Open,
+            deadline_index: 0,
+        }
+    }
+
+    /// The sum of one count over the lines.
+    pub fn sum(&self, count: impl Fn(&OrderLine) -> u32) -> u64 {
+        self.lines.iter().map(|line| u64::from(count(line))).sum()
+    }
+
+    /// Whether it holds units.
+    pub fn is_open(&self) -> bool {
+        self.lines.iter().any(|line| line.held > 0)
+    }
+
+    /// Units of a line that a late payment may take again.
+    pub fn late_units(&self, line: &OrderLine) -> u32 {
+        if self.lines.iter().any(|line| line.lapsed > 0) {
+            line.lapsed
+        } else if !self.is_open() && self.sum(|line| line.confirmed) == 0 {
+            // Given back part by part until nothing was left.
+            line.released
+        } else {
+            0
+        }
+    }
+
+    pub fn status(&self) -> OrderStatus {
+        let [held, confirmed, released, returned] = [
+            self.sum(|line| line.held),
+            self.sum(|line| line.confirmed),
+            self.sum(|line| line.released),
+            self.sum(|line| line.returned),
+        ];
+        match self.phase {
+            Phase::Cancelled => OrderStatus::Cancelled,
+            _ if returned > 0 && returned == confirmed && held == 0 => OrderStatus::Returned,
+            _ if returned > 0 => OrderStatus::PartiallyReturned,
+            _ if confirmed > 0 && held == 0 && released == 0 => OrderStatus::Confirmed,
+            _ if confirmed > 0 => OrderStatus::PartiallyConfirmed,
+            _ if held > 0 => OrderStatus::Reserved,
+            Phase::Expired => OrderStatus::Expired,
+            Phase::Open | Phase::Released => OrderStatus::Released,
+        }
+    }
+
+    pub fn view(&self, stocks: &Stocks) -> OrderView {
+        let line_view = |line: &OrderLine| {
+            let stock = stocks.get(line.stock);
+            LineView {
+                sku_id: stock.sku_id.clone(),
+                warehouse_id: stock.warehouse_id,
+                quantity: line.quantity,
+                held: line.held,
+                confirmed: line.confirmed,
+                released: line.released,
+                returned: line.returned,
+            }
+        };
+        OrderView {
+            order_no: self.order_no.clone(),
+            status: self.status(),
+            created_at: self.created_at,
+            expires_at: self.is_open().then_some(self.expires_at),
+            lines: self.lines.iter().map(line_view).collect(),
+        }
+    }
+
+    fn image(&self, stocks: &Stocks) -> OrderImage {
+        let line_image = |line: &OrderLine| {
+            let stock = stocks.get(line.stock);
+            LineImage {
+                sku_id: stock.sku_id.clone(),
+                warehouse_id: stock.warehouse_id,
+                quantity: line.quantity,
+                held: line.held,
+                confirmed: line.confirmed,
+                released: line.released,
+                returned: line.returned,
+                lapsed: line.lapsed,
+            }
+        };
+        OrderImage {
+            order_no: self.order_no.clone(),
+            buyer_id: self.buyer_id.clone(),
+            mode: self.mode,
+            phase: self.phase,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            changed_at: self.changed_at,
+            lsn: self.lsn,
+            lines: self.lines.iter().map(line_image).collect(),
+            requests: self.requests.as_deref().cloned().unwrap_or_default(),
+        }
+    }
+}
+
+/// All orders of a shard and the deadlines of those that hold units.
+#[derive(Debug, Clone, Default)]
+pub struct Orders {
+    table: Table<Order>,
+    /// Deadline (in steps) → places of the orders that expire then. Holds exactly the open orders.
+    deadlines: BTreeMap<u64, Vec<u32>>,
+    open: usize,
+}
+
+impl Orders {
+    pub fn find(&self, order_no: &OrderNo) -> Option<(u32, &Order)> {
+        let place = self.table.find(order_no)?;
+        self.table.get(place).map(|order| (place, order))
+    }
+
+    pub fn get(&self, place: u32) -> Option<&Order> {
+        self.table.get(place)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Order> {
+        self.table.iter()
+    }
+
+    /// One above the highest place that was ever used.
+    pub fn places(&self) -> usize {
+        self.table.places()
+    }
+
+    /// Orders, and how many of them hold units.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.table.len(), self.open)
+    }
+
+    /// Up to `max` images from place `from` on, and the place after them.
+    pub fn images(&self, stocks: &Stocks, from: usize, max: usize) -> (Vec<OrderImage>, usize) {
+        let to = self.table.places().min(from.saturating_add(max));
+        let places = (from..to).filter_map(|place| self.table.get(u32::try_from(place).ok()?));
+        (places.map(|order| order.image(stocks)).collect(), to)
+    }
+
+    pub fn insert(&mut self, order: Order) -> u32 {
+        let open = order.is_open();
+        let place = self.table.insert(order);
+        if open {
+            self.add_deadline(place);
+        }
+        place
+    }
+
+    pub fn remove(&mut self, place: u32) -> Option<Order> {
+        if self.table.get(place)?.is_open() {
+            self.drop_deadline(place);
+        }
+        self.table.remove(place)
+    }
+
+    /// Changes an order and keeps the deadlines true.
+    pub fn change<R>(&mut self, place: u32, change: impl FnOnce(&mut Order) -> R) -> Option<R> {
+        let order = self.table.get_mut(place)?;
+        let (was_open, was_at) = (order.is_open(), order.expires_at);
+        // The old deadline is dropped under its old time, so look before the change and act after.
+        let old_index = order.deadline_index;
+        let result = change(order);
+        let (open, at) = (order.is_open(), order.expires_at);
+        if was_open && (!open || at != was_at) {
+            self.drop_deadline_at(was_at, old_index);
+        }
+        if open && (!was_open || at != was_at) {
+            self.add_deadline(place);
+        }
+        Some(result)
+    }
+
+    /// An open order whose time is over, the earliest first.
+    pub fn first_due(&self, now: Timestamp) -> Option<&Order> {
+        let (step, places) = self.deadlines.first_key_value()?;
+        if step.saturating_mul(DEADLINE_STEP_MILLIS) > now.0 {
+            return None;
+        }
+        self.table.get(*places.last()?)
+    }
+
+    fn add_deadline(&mut self, place: u32) {
+        let Some(order) = self.table.get_mut(place) else { return };
+        let list = self.deadlines.entry(step_of(order.expires_at)).or_default();
+        order.deadline_index = u32::try_from(list.len()).expect("no more deadlines than places");
+        list.push(place);
+        self.open += 1;
+    }
+
+    fn drop_deadline(&mut self, place: u32) {
+        if let Some(order) = self.table.get(place) {
+            self.drop_deadline_at(order.expires_at, order.deadline_index);
+        }
+    }
+
+    fn drop_deadline_at(&mut self, at: Timestamp, index: u32) {
+        let step = step_of(at);
+        let Some(list) = self.deadlines.get_mut(&step) else { return };
+        list.swap_remove(index as usize);
+        self.open -= 1;
+        match list.get(index as usize) {
+            Some(moved) => {
+                if let Some(order) = self.table.get_mut(*moved) {
+                    order.deadline_index = index;
+                }
+            }
+            None if list.is_empty() => {
+                self.deadlines.remove(&step);
+            }
+            None => {}
+        }
+    }
+
+    /// Checks that the deadlines are those of the open orders. For the audit.
+    pub fn check_deadlines(&self) -> Result<(), String> {
+        let listed: usize = self.deadlines.values().map(Vec::len).sum();
+        let open = self.table.iter().filter(|order| order.is_open()).count();
+        if listed != open || self.open != open {
+            return Err(format!(
+                "{open} orders hold units, {listed} deadlines are listed, {} counted",
+                self.open
+            ));
+        }
+        for (step, list) in &self.deadlines {
+            for (index, place) in list.iter().enumerate() {
+                let right = |order: &Order| {
+                    order.is_open()
+                        && step_of(order.expires_at) == *step
+                        && order.deadline_index as usize == index
+                };
+                if !self.table.get(*place).is_some_and(right) {
+                    return Err(format!("the deadline {step} lists place {place}, which is not due then"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn step_of(at: Timestamp) -> u64 {
+    at.0.div_ceil(DEADLINE_STEP_MILLIS)
+}

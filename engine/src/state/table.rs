@@ -1,0 +1,221 @@
+//! Tables that never stop the shard to grow: entries lie in chunks of fixed size, and the index over them is many small
+//! hash tables, each of which grows alone. (One hash table of a million entries stands still for about 0.1 s when it
+//! doubles, one of ten million for 0.75 s; that was the whole tail latency of a prototype.)
+
+use std::hash::{BuildHasher, Hash};
+
+use hashbrown::HashTable;
+
+/// Entries per chunk of a [`Slab`].
+const CHUNK: usize = 4096;
+
+/// Small hash tables under one index. At ten million entries each has about 2,400 of 8 bytes.
+const TABLES: usize = 4096;
+
+const _: () = assert!(TABLES.is_power_of_two() && CHUNK.is_power_of_two());
+
+/// Numbered places for entries. A place that becomes free is used again.
+#[derive(Debug, Clone)]
+pub struct Slab<T> {
+    chunks: Vec<Vec<Option<T>>>,
+    free: Vec<u32>,
+    len: usize,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self { chunks: Vec::new(), free: Vec::new(), len: 0 }
+    }
+}
+
+impl<T> Slab<T> {
+    /// Entries.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// One above the highest place that was ever used.
+    pub fn places(&self) -> usize {
+        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK + last.len())
+    }
+
+    /// Puts an entry into a free place.
+    ///
+    /// # Panics
+    /// At 2^32 entries, which is beyond the memory of the machines that this runs on.
+    pub fn insert(&mut self, entry: T) -> u32 {
+        self.len += 1;
+        if let Some(place) = self.free.pop() {
+            let (chunk, index) = split(place);
+            self.chunks[chunk][index] = Some(entry);
+            return place;
+        }
+        if self.chunks.last().is_none_or(|last| last.len() == CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        let place = u32::try_from(self.places()).expect("fewer than 2^32 entries");
+        let (chunk, _) = split(place);
+        self.chunks[chunk].push(Some(entry));
+        place
+    }
+
+    pub fn get(&self, place: u32) -> Option<&T> {
+        let (chunk, index) = split(place);
+        self.chunks.get(chunk)?.get(index)?.as_ref()
+    }
+
+    pub fn get_mut(&mut self, place: u32) -> Option<&mut T> {
+        let (chunk, index) = split(place);
+        self.chunks.get_mut(chunk)?.get_mut(index)?.as_mut()
+    }
+
+    pub fn remove(&mut self, place: u32) -> Option<T> {
+        let (chunk, index) = split(place);
+        let entry = self.chunks.get_mut(chunk)?.get_mut(index)?.take()?;
+        self.free.push(place);
+        self.len -= 1;
+        Some(entry)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().flatten().flatten()
+    }
+}
+
+/// The chunk of a place and the index in it.
+fn split(place: u32) -> (usize, usize) {
+    let place = place as usize;
+    (place / CHUNK, place % CHUNK)
+}
+
+/// An entry that knows its own key.
+pub trait Keyed {
+    /// What it is found by.
+    type Key: Hash + Eq + ?Sized;
+
+    /// Its key; never changes while it lies in a table.
+    fn key(&self) -> &Self::Key;
+}
+
+/// A [`Slab`] whose entries can be found by their key.
+#[derive(Debug, Clone)]
+pub struct Table<T> {
+    slab: Slab<T>,
+    /// (32 bits of the key's hash, place): enough to grow without looking at the entries.
+    index: Vec<HashTable<(u32, u32)>>,
+    hasher: foldhash::fast::RandomState,
+}
+
+impl<T: Keyed> Default for Table<T> {
+    fn default() -> Self {
+        let index = (0..TABLES).map(|_| HashTable::new()).collect();
+        Self { slab: Slab::default(), index, hasher: foldhash::fast::RandomState::default() }
+    }
+}
+
+impl<T: Keyed> Table<T> {
+    /// The place of the entry with this key.
+    pub fn find(&self, key: &T::Key) -> Option<u32> {
+        let (table, hash) = self.hash(key);
+        let is_it =
+            |&(h, place): &(u32, u32)| h == hash && self.slab.get(place).is_some_and(|e| e.key() == key);
+        self.index[table].find(spread(hash), is_it).map(|&(_, place)| place)
+    }
+
+    /// The entry with this key.
+    pub fn by_key(&self, key: &T::Key) -> Option<&T> {
+        self.find(key).and_then(|place| self.slab.get(place))
+    }
+
+    /// Adds an entry whose key is not there yet (the caller has looked).
+    pub fn insert(&mut self, entry: T) -> u32 {
+        let (table, hash) = self.hash(entry.key());
+        let place = self.slab.insert(entry);
+        self.index[table].insert_unique(spread(hash), (hash, place), |&(h, _)| spread(h));
+        place
+    }
+
+    /// Takes an entry out.
+    pub fn remove(&mut self, place: u32) -> Option<T> {
+        let entry = self.slab.remove(place)?;
+        let (table, hash) = self.hash(entry.key());
+        if let Ok(found) = self.index[table].find_entry(spread(hash), |&(_, p)| p == place) {
+            found.remove();
+        }
+        Some(entry)
+    }
+
+    pub fn get(&self, place: u32) -> Option<&T> {
+        self.slab.get(place)
+    }
+
+    pub fn get_mut(&mut self, place: u32) -> Option<&mut T> {
+        self.slab.get_mut(place)
+    }
+
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub fn places(&self) -> usize {
+        self.slab.places()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slab.iter()
+    }
+
+    /// The small table for a key, and 32 other bits of its hash.
+    fn hash(&self, key: &T::Key) -> (usize, u32) {
+        let hash = self.hasher.hash_one(key);
+        #[expect(clippy::cast_possible_truncation, reason = "the halves of a hash")]
+        let (high, low) = ((hash >> 32) as u32, hash as u32);
+        (high as usize % TABLES, low)
+    }
+}
+
+/// 32 bits of hash spread over the 64 that the small tables look at (Fibonacci hashing).
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Entry(u16, u32);
+
+    impl Keyed for Entry {
+        type Key = u16;
+        fn key(&self) -> &u16 {
+            &self.0
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_table_is_a_map(steps in prop::collection::vec((any::<bool>(), 0_u16..300, any::<u32>()), 0..2000)) {
+            let mut table = Table::<Entry>::default();
+            let mut model = HashMap::new();
+            for (put, key, value) in steps {
+                match (put, table.find(&key)) {
+                    (true, None) => {
+                        table.insert(Entry(key, value));
+                        model.insert(key, value);
+                    }
+                    (false, Some(place)) => {
+                        prop_assert_eq!(table.remove(place).map(|e| e.1), model.remove(&key));
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(table.len(), model.len());
+                prop_assert_eq!(table.by_key(&key).map(|e| e.1), model.get(&key).copied());
+            }
+            prop_assert_eq!(table.iter().count(), model.len());
+        }
+    }
+}
