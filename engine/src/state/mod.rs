@@ -121,7 +121,7 @@ impl State {
             Action::CreateStock(c) => self.decide_create(c),
             Action::ChangeStock(c) => self.decide_change(c),
             Action::SetStatus(c) => self.decide_status(c),
-            Action::Reserve(c) => self.decide_reserve(c),
+            Action::Reserve(c) => self.decide_reserve(c, command),
             Action::Confirm(c) => self.decide_confirm(c),
             Action::Release(c) => self.decide_release(c),
             Action::Extend(c) => self.decide_extend(c),
