@@ -56,10 +56,7 @@ impl Serve {
     /// The flags as the last layer of the configuration.
     #[must_use]
     pub fn flags(&self) -> Vec<FlagValue> {
-        let named = [
-            ("--listen", "server.listen", &self.listen),
-            ("--data-dir", "data.dir", &self.data_dir),
-        ];
+        let named = [("--listen", "server.listen", &self.listen), ("--data-dir", "data.dir", &self.data_dir)];
         let set = self.set.iter().map(|(key, value)| ("--set", key.as_str(), Some(value)));
         let named = named.into_iter().map(|(flag, key, value)| (flag, key, value.as_ref()));
         let flags = set.chain(named).filter_map(|(flag, key, value)| {
@@ -154,7 +151,9 @@ impl std::str::FromStr for Target {
             return Err("must be http://HOST or http://HOST:PORT".to_owned());
         }
         let has_port = authority.rsplit_once(':').is_some_and(|(host, port)| {
-            port.bytes().all(|b| b.is_ascii_digit()) && !port.is_empty() && (!host.contains(':') || host.ends_with(']'))
+            port.bytes().all(|b| b.is_ascii_digit())
+                && !port.is_empty()
+                && (!host.contains(':') || host.ends_with(']'))
         });
         let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
         Ok(Self { authority })
@@ -191,9 +190,19 @@ mod tests {
 
     #[test]
     fn named_flags_lie_over_set() {
-        let line = ["hotstock", "serve", "--listen", "[::1]:1", "--set", "server.listen=[::1]:2", "--set", "a.b=c=d"];
+        let line = [
+            "hotstock",
+            "serve",
+            "--listen",
+            "[::1]:1",
+            "--set",
+            "server.listen=[::1]:2",
+            "--set",
+            "a.b=c=d",
+        ];
         let Command::Serve(serve) = Cli::parse_from(line).command else { panic!("not serve") };
-        let flags: Vec<_> = serve.flags().into_iter().map(|f| format!("{} {}={}", f.flag, f.key, f.value)).collect();
+        let flags: Vec<_> =
+            serve.flags().into_iter().map(|f| format!("{} {}={}", f.flag, f.key, f.value)).collect();
         assert_eq!(flags, ["--set server.listen=[::1]:2", "--set a.b=c=d", "--listen server.listen=[::1]:1"]);
     }
 }

@@ -83,7 +83,14 @@ impl Connection {
     /// A connection that is made with the first call.
     #[must_use]
     pub fn new(target: Target) -> Self {
-        Self { target, stream: None, request: Vec::new(), answer: Vec::new(), body_at: 0..0, retry_after: None }
+        Self {
+            target,
+            stream: None,
+            request: Vec::new(),
+            answer: Vec::new(),
+            body_at: 0..0,
+            retry_after: None,
+        }
     }
 
     /// Sends a request and reads its answer; the status is returned, the body is in [`Self::body`].
@@ -122,7 +129,9 @@ impl Connection {
         let authority = &self.target.authority;
         let length = body.len();
         write!(self.request, "{method} {path} HTTP/1.1\r\nhost: {authority}\r\n")
-            .and_then(|()| write!(self.request, "content-type: application/json\r\ncontent-length: {length}\r\n\r\n"))
+            .and_then(|()| {
+                write!(self.request, "content-type: application/json\r\ncontent-length: {length}\r\n\r\n")
+            })
             .expect("writing to a Vec can't fail");
         self.request.extend_from_slice(body);
         stream.write_all(&self.request).await.map_err(|error| lost(&self.target, error))?;
@@ -136,7 +145,9 @@ impl Connection {
             match parse_head(&self.answer) {
                 Ok(Some(head)) => break head,
                 Ok(None) if self.answer.len() < MAX_ANSWER_BYTES => {}
-                Ok(None) => return Err(CallError::Unreadable(self.target.clone(), "its head has no end".into())),
+                Ok(None) => {
+                    return Err(CallError::Unreadable(self.target.clone(), "its head has no end".into()));
+                }
                 Err(problem) => return Err(CallError::Unreadable(self.target.clone(), problem)),
             }
         };
@@ -300,9 +311,10 @@ mod tests {
 
     #[tokio::test]
     async fn no_server_is_told_apart_from_a_lost_answer() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = listener.local_addr().unwrap().into();
-        drop(listener);
+        // Bound, so that no other test gets the port, and not listening.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let target = socket.local_addr().unwrap().into();
         let called = Connection::new(target).call("GET", "/", b"").await;
         assert!(matches!(called, Err(CallError::NotConnected(..))));
     }

@@ -70,8 +70,6 @@ pub struct ChangeStock<'a> {
 /// What we read of an order.
 #[derive(Debug, Deserialize)]
 pub struct Order {
-    /// Where it stands.
-    pub status: String,
     /// Whether the request had been answered before.
     pub replayed: bool,
 }

@@ -37,7 +37,8 @@ pub fn run(command: Command) -> Result<(), Failure> {
 
 /// The environment; what is not text can't be a setting.
 fn unicode_env() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 fn log_to_stderr(level: &str) -> Result<(), Failure> {

@@ -183,12 +183,16 @@ impl Merged {
 /// Reads a text as a value of the same type as `like`; the error is the rest of a sentence that begins with the key.
 fn typed_like(like: &Value, text: &str) -> Result<Value, String> {
     match like {
-        Value::Integer(_) => {
-            text.trim().parse().map(Value::Integer).map_err(|_| format!("is {text:?}, but must be a whole number"))
-        }
-        Value::Boolean(_) => {
-            text.trim().parse().map(Value::Boolean).map_err(|_| format!("is {text:?}, but must be true or false"))
-        }
+        Value::Integer(_) => text
+            .trim()
+            .parse()
+            .map(Value::Integer)
+            .map_err(|_| format!("is {text:?}, but must be a whole number")),
+        Value::Boolean(_) => text
+            .trim()
+            .parse()
+            .map(Value::Boolean)
+            .map_err(|_| format!("is {text:?}, but must be true or false")),
         _ => Ok(Value::String(text.to_owned())),
     }
 }

@@ -9,7 +9,7 @@ mod layers;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use hotstock_engine::limits::MAX_SHARDS;
+use hotstock_engine::limits::{MAX_SHARDS, MAX_TTL_SECONDS};
 use serde::{Deserialize, Serialize};
 
 pub use layers::ConfigError;
@@ -24,7 +24,6 @@ const ENV_PREFIX: &str = "HOTSTOCK__";
 /// The whole configuration. What each key means stands in `config/default.toml`, and only there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/default.toml documents each section")]
 pub struct Config {
     pub server: Server,
     pub data: Data,
@@ -38,20 +37,24 @@ pub struct Config {
 /// `[server]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/default.toml documents each key")]
 pub struct Server {
     pub listen: SocketAddr,
     pub max_connections: usize,
     pub max_body_bytes: usize,
+    pub max_batch_body_bytes: usize,
+    pub max_body_kib_in_flight: u32,
     pub max_header_bytes: usize,
+    pub header_read_timeout_ms: u64,
+    pub body_read_timeout_ms: u64,
     pub request_timeout_ms: u64,
+    pub write_timeout_ms: u64,
+    pub unready_ms: u64,
     pub shutdown_grace_ms: u64,
 }
 
 /// `[data]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/default.toml documents each key")]
 pub struct Data {
     pub dir: PathBuf,
 }
@@ -59,7 +62,6 @@ pub struct Data {
 /// `[engine]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/default.toml documents each key")]
 pub struct EngineKeys {
     pub shards: u16,
     pub gate_permits: u32,
@@ -69,8 +71,8 @@ pub struct EngineKeys {
 /// `[orders]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/default.toml documents each key")]
 pub struct Orders {
+    pub default_ttl_seconds: u32,
     pub remember_hours: u64,
     pub remember_max: usize,
 }
@@ -78,7 +80,6 @@ pub struct Orders {
 /// `[journal]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/default.toml documents each key")]
 pub struct Journal {
     pub segment_bytes: u64,
 }
@@ -86,7 +87,6 @@ pub struct Journal {
 /// `[checkpoint]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/default.toml documents each key")]
 pub struct Checkpoint {
     pub events: u64,
 }
@@ -94,10 +94,12 @@ pub struct Checkpoint {
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "config/default.toml documents each key")]
 pub struct Log {
     pub level: String,
 }
+
+/// The longest timeout that can be set: an hour. Longer ones are typing errors.
+const MAX_MILLIS: u64 = 3_600_000;
 
 /// A key set on the command line, and the flag that did it.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,8 +131,9 @@ impl Config {
         let mut merged = layers::Merged::new(layers::from_toml(DEFAULTS, "config/default.toml (built in)")?);
         if let Some(path) = file {
             let name = path.display().to_string();
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| ConfigError::new(Some(&Place::File { name: name.clone(), line: None }), error))?;
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                ConfigError::new(Some(&Place::File { name: name.clone(), line: None }), error)
+            })?;
             merged.overlay(layers::from_toml(&text, &name)?)?;
         }
         merged.overlay(layers::from_env(env, ENV_PREFIX))?;
@@ -144,25 +147,34 @@ impl Config {
 
     /// The first key whose value makes no sense, and why.
     fn out_of_bounds(&self) -> Option<(&'static str, String)> {
-        let at_least = |key, value: u64, least: u64| {
-            (value < least).then(|| (key, format!("is {value}, but must be {least} or more")))
-        };
         let as_u64 = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        let server = &self.server;
-        at_least("server.max_connections", as_u64(server.max_connections), 1)
-            .or_else(|| at_least("server.max_body_bytes", as_u64(server.max_body_bytes), 1024))
+        let Server { max_connections, max_body_bytes, max_batch_body_bytes, max_header_bytes, .. } = self.server;
+        // Each key with the least and the most that makes sense.
+        let bounds: [(&'static str, u64, u64, u64); 18] = [
+            ("server.max_connections", as_u64(max_connections), 1, 1_000_000),
+            ("server.max_body_bytes", as_u64(max_body_bytes), 1024, 1 << 30),
+            ("server.max_batch_body_bytes", as_u64(max_batch_body_bytes), 1024, 1 << 30),
+            ("server.max_body_kib_in_flight", self.server.max_body_kib_in_flight.into(), 1024, 1 << 30),
             // hyper takes no smaller buffer for the head.
-            .or_else(|| at_least("server.max_header_bytes", as_u64(server.max_header_bytes), 8192))
-            .or_else(|| at_least("server.request_timeout_ms", server.request_timeout_ms, 1))
-            .or_else(|| at_least("engine.gate_permits", u64::from(self.engine.gate_permits), 1))
-            .or_else(|| at_least("orders.remember_hours", self.orders.remember_hours, 1))
-            .or_else(|| at_least("orders.remember_max", as_u64(self.orders.remember_max), 1))
-            .or_else(|| at_least("journal.segment_bytes", self.journal.segment_bytes, 1 << 20))
-            .or_else(|| at_least("checkpoint.events", self.checkpoint.events, 1))
-            .or_else(|| match self.engine.shards {
-                1..=MAX_SHARDS => None,
-                n => Some(("engine.shards", format!("is {n}, but must be 1 to {MAX_SHARDS}"))),
-            })
+            ("server.max_header_bytes", as_u64(max_header_bytes), 8192, 1 << 20),
+            ("server.header_read_timeout_ms", self.server.header_read_timeout_ms, 1, MAX_MILLIS),
+            ("server.body_read_timeout_ms", self.server.body_read_timeout_ms, 1, MAX_MILLIS),
+            ("server.request_timeout_ms", self.server.request_timeout_ms, 1, MAX_MILLIS),
+            ("server.write_timeout_ms", self.server.write_timeout_ms, 1, MAX_MILLIS),
+            ("server.unready_ms", self.server.unready_ms, 0, MAX_MILLIS),
+            ("server.shutdown_grace_ms", self.server.shutdown_grace_ms, 0, MAX_MILLIS),
+            ("engine.shards", self.engine.shards.into(), 1, MAX_SHARDS.into()),
+            // The largest batch must fit an idle gate.
+            ("engine.gate_permits", self.engine.gate_permits.into(), 10_000, 1 << 28),
+            ("orders.default_ttl_seconds", self.orders.default_ttl_seconds.into(), 1, MAX_TTL_SECONDS.into()),
+            ("orders.remember_hours", self.orders.remember_hours, 1, 24 * 366),
+            ("orders.remember_max", as_u64(self.orders.remember_max), 1, 1 << 32),
+            ("journal.segment_bytes", self.journal.segment_bytes, 1 << 20, 1 << 40),
+            ("checkpoint.events", self.checkpoint.events, 1, u64::MAX),
+        ];
+        let outside = bounds.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value));
+        outside
+            .map(|(key, value, least, most)| (key, format!("is {value}, but must be {least} to {most}")))
             .or_else(|| {
                 let filter = tracing_subscriber::EnvFilter::try_new(&self.log.level);
                 filter.err().map(|error| ("log.level", error.to_string()))

@@ -8,7 +8,8 @@ use super::*;
 fn keys_of(value: &toml::Value) -> BTreeSet<String> {
     let sections = value.as_table().unwrap();
     let keys = |(section, keys): (&String, &toml::Value)| {
-        let of_section: Vec<_> = keys.as_table().unwrap().keys().map(|key| format!("{section}.{key}")).collect();
+        let of_section: Vec<_> =
+            keys.as_table().unwrap().keys().map(|key| format!("{section}.{key}")).collect();
         of_section
     };
     sections.iter().flat_map(keys).collect()
@@ -57,7 +58,8 @@ fn the_production_example_fits() {
 #[test]
 fn each_layer_lies_over_the_one_before() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    let text = "[checkpoint]\nevents = 5\n[orders]\nremember_hours = 5\nremember_max = 5\n[log]\nlevel = \"warn\"\n";
+    let text =
+        "[checkpoint]\nevents = 5\n[orders]\nremember_hours = 5\nremember_max = 5\n[log]\nlevel = \"warn\"\n";
     file.write_all(text.as_bytes()).unwrap();
     let env = [("ORDERS__REMEMBER_HOURS", "6"), ("ORDERS__REMEMBER_MAX", "6"), ("SERVER__LISTEN", "[::1]:6")];
     let env = env.map(|(name, value)| (format!("HOTSTOCK__{name}"), value.to_owned()));
@@ -89,7 +91,10 @@ fn an_unknown_key_in_a_file_is_named_with_its_line_and_a_hint() {
 #[test]
 fn a_wrong_value_in_a_file_is_named_with_its_line() {
     let error = load_text("[engine]\nshards = 1\ngate_permits = \"many\"\n").unwrap_err();
-    assert!(error.contains("FILE, line 3: `engine.gate_permits` is of type string, but must be integer"), "{error}");
+    assert!(
+        error.contains("FILE, line 3: `engine.gate_permits` is of type string, but must be integer"),
+        "{error}"
+    );
     let error = load_text("[engine]\nshards = -1\n").unwrap_err();
     assert!(error.contains("FILE, line 2: `engine.shards`") && error.contains("-1"), "{error}");
     let error = load_text("[engine]\n\nshards = 0\n").unwrap_err();
@@ -109,7 +114,10 @@ fn a_wrong_variable_is_named() {
          the nearest known key is `server.listen`"
     );
     let error = load_env("HOTSTOCK__CHECKPOINT__EVENTS", "soon").unwrap_err();
-    assert!(error.contains("variable HOTSTOCK__CHECKPOINT__EVENTS: `checkpoint.events` is \"soon\""), "{error}");
+    assert!(
+        error.contains("variable HOTSTOCK__CHECKPOINT__EVENTS: `checkpoint.events` is \"soon\""),
+        "{error}"
+    );
     let error = load_env("HOTSTOCK__ENGINE__SHARDS", "70000").unwrap_err();
     assert!(error.contains("variable HOTSTOCK__ENGINE__SHARDS: `engine.shards`"), "{error}");
 }

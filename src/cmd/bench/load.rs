@@ -159,7 +159,9 @@ async fn send(
     measured.note(began, operations as usize, body.len());
     let carried_out = match (status, operations) {
         (200 | 201, 1) => true,
-        (200, _) => connection.json::<Results>()?.results.iter().all(|result| matches!(result.status, 200 | 201)),
+        (200, _) => {
+            connection.json::<Results>()?.results.iter().all(|result| matches!(result.status, 200 | 201))
+        }
         _ => false,
     };
     if carried_out { Ok(()) } else { Err(wire::unexpected(path, status, connection)) }

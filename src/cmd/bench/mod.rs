@@ -35,7 +35,8 @@ const TURN: Duration = Duration::from_secs(2);
 /// # Errors
 /// [`Failure`], also when a request was refused: a run with refusals measures something else.
 pub async fn run(args: Bench) -> Result<(), Failure> {
-    let temporary = tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
+    let temporary =
+        tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
     let mut config = Config::defaults();
     config.server.listen.set_port(0);
     config.data.dir = temporary.path().to_owned();
@@ -60,14 +61,20 @@ pub async fn run(args: Bench) -> Result<(), Failure> {
     let report = Report::new(&args, &plan, &measured, echoed.as_ref());
     print!("{}", report.text());
     if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report).expect("a report is plain structs, which are always JSON");
-        std::fs::write(path, text + "\n").map_err(|error| Failure::other(&format!("writing {}", path.display()), error))?;
+        let text =
+            serde_json::to_string_pretty(&report).expect("a report is plain structs, which are always JSON");
+        std::fs::write(path, text + "\n")
+            .map_err(|error| Failure::other(&format!("writing {}", path.display()), error))?;
     }
     Ok(())
 }
 
 /// Measures a server, and in turns with it the echo if that is asked for.
-async fn over_http(plan: &Plan, target: &Target, with_echo: bool) -> Result<(Measured, Option<Measured>), Failure> {
+async fn over_http(
+    plan: &Plan,
+    target: &Target,
+    with_echo: bool,
+) -> Result<(Measured, Option<Measured>), Failure> {
     let skus = requests::skus(plan.skus).into_iter().map(|sku_id| (sku_id, UNITS)).collect();
     wire::create_stock(target, skus).await?;
     load::over_http(target, plan, WARM_UP).await?;

@@ -115,7 +115,10 @@ impl Report {
             grouped(u64::from(self.concurrency.requests_in_flight)),
             if *confirmed { ", reserve and confirm" } else { ", reserve" },
             self.durability,
-            format_args!("{} ({} cores), Linux {}", self.machine.cpu, self.machine.cores, self.machine.kernel),
+            format_args!(
+                "{} ({} cores), Linux {}",
+                self.machine.cpu, self.machine.cores, self.machine.kernel
+            ),
         );
         text.push_str(&format!(
             "{:<10}{:>14}{:>12}{:>12}{:>12}{:>12}\n",
@@ -162,7 +165,9 @@ impl Machine {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
             let line = text.lines().find(|line| line.starts_with(name));
-            line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+            line.and_then(|line| line.split_once(':'))
+                .map(|(_, value)| value.trim().to_owned())
+                .unwrap_or_default()
         };
         let memory = field(&read("/proc/meminfo"), "MemTotal");
         let kib: u64 = memory.split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or(0);

@@ -25,7 +25,11 @@ pub fn skus(count: u32) -> Vec<String> {
 pub async fn stock_in_process(engine: &Engine, count: u32, units: u64) -> Result<(), Failure> {
     let create = |name: String| {
         let sku_id = SkuId::new(&name).expect("the bench's own names are short text");
-        Command::from(Action::CreateStock(CreateStock { sku_id, warehouse_id: WarehouseId(1), quantity: units }))
+        Command::from(Action::CreateStock(CreateStock {
+            sku_id,
+            warehouse_id: WarehouseId(1),
+            quantity: units,
+        }))
     };
     let names = skus(count);
     for names in names.chunks(1_000) {
@@ -97,7 +101,8 @@ impl Orders {
         body.extend_from_slice(b"{\"operations\":[");
         for (index, order_no) in self.numbers.iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };
-            write!(body, r#"{comma}{{"op":"confirm","order_no":"{order_no}"}}"#).expect("writing to a Vec can't fail");
+            write!(body, r#"{comma}{{"op":"confirm","order_no":"{order_no}"}}"#)
+                .expect("writing to a Vec can't fail");
         }
         body.extend_from_slice(b"]}");
     }

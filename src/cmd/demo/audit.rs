@@ -64,17 +64,24 @@ pub async fn stock(target: &Target, shop: &Shop, stocked: &[(String, u64)]) -> R
             said(&format!("all {} units of {sku_id} are sold, not one more", grouped(*units)));
         }
     }
-    said(&format!("of each of {} SKUs exactly the units are sold that buyers were told they have", stocked.len()));
+    said(&format!(
+        "of each of {} SKUs exactly the units are sold that buyers were told they have",
+        stocked.len()
+    ));
     said(&format!("available + reserved + sold = units stocked, for all {} SKUs", stocked.len()));
     known_again(&mut connection, &told).await?;
-    said(&format!("each of the {} orders that were confirmed still is: asked again, one by one", grouped(told.len() as u64)));
+    said(&format!(
+        "each of the {} orders that were confirmed still is: asked again, one by one",
+        grouped(told.len() as u64)
+    ));
     Ok(())
 }
 
 /// Confirms every order again: the server must know each as done.
 async fn known_again(connection: &mut Connection, told: &[Told]) -> Result<(), Failure> {
     for orders in told.chunks(ORDERS_PER_BATCH) {
-        let operations = orders.iter().map(|told| Confirm { op: "confirm", order_no: &told.order_no }).collect();
+        let operations =
+            orders.iter().map(|told| Confirm { op: "confirm", order_no: &told.order_no }).collect();
         let body = wire::json(&Batch { operations });
         let status = connection.call_until_known("POST", "/v1/batch", &body).await?;
         if status != 200 {
@@ -87,7 +94,9 @@ async fn known_again(connection: &mut Connection, told: &[Told]) -> Result<(), F
         for (Told { order_no, .. }, Answered { status, body }) in orders.iter().zip(results) {
             let known = status == 200 && body["status"] == "confirmed" && body["replayed"] == true;
             if !known || body["order_no"] != **order_no {
-                return Err(Failure::Audit(format!("order {order_no} was confirmed, and now: {status} {body}")));
+                return Err(Failure::Audit(format!(
+                    "order {order_no} was confirmed, and now: {status} {body}"
+                )));
             }
         }
     }
@@ -98,7 +107,8 @@ async fn known_again(connection: &mut Connection, told: &[Told]) -> Result<(), F
 pub fn data_directory(data_dir: &Path) -> Result<(), Failure> {
     let failed = |error| Failure::other("running hotstock verify", error);
     let mut verify = Command::new(std::env::current_exe().map_err(failed)?);
-    let output = verify.arg("verify").arg("--summary").arg("--data-dir").arg(data_dir).output().map_err(failed)?;
+    let output =
+        verify.arg("verify").arg("--summary").arg("--data-dir").arg(data_dir).output().map_err(failed)?;
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr);

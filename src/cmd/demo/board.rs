@@ -26,7 +26,10 @@ impl Board {
     pub fn new(on_sale: u64) -> Self {
         let now = Instant::now();
         let terminal = std::io::stdout().is_terminal();
-        println!("  {:>7}  {:24}  {:>9} {:>7} {:>9}  {:>9}  {:>9}", "", "", "available", "held", "sold", "answers/s", "p99");
+        println!(
+            "  {:>7}  {:24}  {:>9} {:>7} {:>9}  {:>9}  {:>9}",
+            "", "", "available", "held", "sold", "answers/s", "p99"
+        );
         Self { on_sale, began: now, last_line: now, last_answers: 0, terminal, line_open: false }
     }
 

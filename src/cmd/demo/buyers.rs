@@ -185,7 +185,9 @@ impl Shop {
                 }
                 (status, code) => {
                     let order_no = order.order_no;
-                    return Err(Failure::Other(format!("confirming {order_no} was answered {status} {code}")));
+                    return Err(Failure::Other(format!(
+                        "confirming {order_no} was answered {status} {code}"
+                    )));
                 }
             },
             Fate::ChangesMind => match self.ask(&path("release"), b"{}").await? {
@@ -223,7 +225,10 @@ impl Shop {
                 Ok(status @ 200..=499) if status != 429 => {
                     self.seen.answers.fetch_add(1, Relaxed);
                     let micros = u64::try_from(took.as_micros()).unwrap_or(MAX_MICROS).min(MAX_MICROS);
-                    self.latencies.lock().expect("no one panics with this lock held").saturating_record(micros);
+                    self.latencies
+                        .lock()
+                        .expect("no one panics with this lock held")
+                        .saturating_record(micros);
                     return Ok((status, code?));
                 }
                 _ => {

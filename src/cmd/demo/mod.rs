@@ -11,7 +11,7 @@ mod buyers;
 mod server;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -60,12 +60,17 @@ const PATIENCE: u32 = 10;
 /// # Errors
 /// [`Failure`]; [`Failure::Audit`] when a unit was sold twice or lost.
 pub async fn run(args: Demo) -> Result<(), Failure> {
-    let directory = tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
-    let (data_dir, log) = (directory.path().join("data"), directory.path().join("server.log"));
-    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let server = tokio::task::block_in_place(|| ChildServer::start(&data_dir, &log, any_port))?;
-    let address = server.address();
-    let target = Target::from(address);
+    let directory =
+        tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
+    let mut home = Home {
+        data_dir: directory.path().join("data"),
+        log: directory.path().join("server.log"),
+        address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+    };
+    let server = home.start_server()?;
+    // The second one must come back to where the buyers know it.
+    home.address = server.address();
+    let target = Target::from(home.address);
     let on_sale = args.seconds * UNITS_PER_SECOND;
     let stocked = stock(&target, on_sale).await?;
 
@@ -81,12 +86,10 @@ pub async fn run(args: Demo) -> Result<(), Failure> {
     let mut board = Board::new(on_sale);
     let places = Arc::new(Semaphore::new(MAX_BUYERS as usize));
     let patience = Duration::from_secs(args.seconds) * PATIENCE;
-    let server = sale(&shop, &places, &mut board, server, patience, |board| {
-        restart(board, &data_dir, &log, address)
-    })
-    .await?;
+    let server = sale(&shop, &places, &mut board, server, &home, patience).await?;
     // Every place is free again when every buyer knows how it ended.
-    let everyone = places.acquire_many(MAX_BUYERS).await.map_err(|error| Failure::other("the buyers", error))?;
+    let everyone =
+        places.acquire_many(MAX_BUYERS).await.map_err(|error| Failure::other("the buyers", error))?;
     drop(everyone);
     if let Some(failure) = shop.failure() {
         return Err(failure);
@@ -97,7 +100,7 @@ pub async fn run(args: Demo) -> Result<(), Failure> {
     let stopped = tokio::task::block_in_place(|| server.stop());
     audited?;
     stopped?;
-    audit::data_directory(&data_dir)?;
+    audit::data_directory(&home.data_dir)?;
     println!("\nEvery unit is accounted for.");
     Ok(())
 }
@@ -109,26 +112,36 @@ async fn stock(target: &Target, on_sale: u64) -> Result<Vec<(String, u64)>, Fail
     Ok(stocked)
 }
 
-/// Lets buyers in until the SKU on sale is sold out; kills the server when half of it is sold.
+/// What the sale needs to start a server again: its data, its log, its port.
+struct Home {
+    data_dir: PathBuf,
+    log: PathBuf,
+    address: SocketAddr,
+}
+
+impl Home {
+    fn start_server(&self) -> Result<ChildServer, Failure> {
+        tokio::task::block_in_place(|| ChildServer::start(&self.data_dir, &self.log, self.address))
+    }
+}
+
+/// Lets buyers in until the SKU on sale is sold out; kills the server when half of it is sold. Returns the last server.
 async fn sale(
     shop: &Arc<Shop>,
     places: &Arc<Semaphore>,
     board: &mut Board,
-    server: ChildServer,
+    mut server: ChildServer,
+    home: &Home,
     patience: Duration,
-    restart: impl AsyncFnOnce(&mut Board) -> Result<ChildServer, Failure>,
 ) -> Result<ChildServer, Failure> {
-    let mut watcher = Connection::new(Target::from(server.address()));
-    let on_sale = board.on_sale();
-    let mut first_server = Some(server);
-    let mut restart = Some(restart);
-    let mut second_server = None;
-    let began = Instant::now();
-    let mut buyers = 0;
+    let mut watcher = Connection::new(Target::from(home.address));
+    let half = i64::try_from(board.on_sale() / 2).unwrap_or(i64::MAX);
     let newcomers = BUYERS_PER_SECOND * u64::try_from(ARRIVALS.as_millis()).unwrap_or(1) / 1_000;
     let mut arrivals = tokio::time::interval(ARRIVALS);
     arrivals.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut next_line = Instant::now() + TICK;
+    let began = Instant::now();
+    let mut next_line = began + TICK;
+    let (mut buyers, mut killed) = (0, false);
     loop {
         arrivals.tick().await;
         for _ in 0..newcomers {
@@ -151,19 +164,11 @@ async fn sale(
         let levels = wire::stock_of(&mut watcher, &shop.skus[0]).await?;
         board.line(levels, &shop.seen, shop.take_p99());
         if levels.available == 0 && levels.reserved == 0 {
-            return second_server.or(first_server).ok_or_else(|| Failure::Other("there is no server".into()));
+            return Ok(server);
         }
-        let half = i64::try_from(on_sale / 2).unwrap_or(i64::MAX);
-        if levels.sold >= half
-            && let (Some(server), Some(restart)) = (first_server.take(), restart.take())
-        {
-            let unknown_before = shop.seen.unknown.load(Relaxed);
-            server.kill()?;
-            board.say("SIGKILL: the server is gone, in the middle of everything");
-            tokio::time::sleep(OUTAGE).await;
-            second_server = Some(restart(board).await?);
-            let unknown = shop.seen.unknown.load(Relaxed) - unknown_before;
-            board.say(&format!("{} requests got no answer; their buyers ask again", grouped(unknown)));
+        if levels.sold >= half && !killed {
+            killed = true;
+            server = kill_and_restart(server, home, shop, board).await?;
             next_line = Instant::now() + TICK;
         }
         if began.elapsed() > patience {
@@ -172,16 +177,21 @@ async fn sale(
     }
 }
 
-/// Starts the server again, on the same data and the same port.
-async fn restart(
+async fn kill_and_restart(
+    server: ChildServer,
+    home: &Home,
+    shop: &Shop,
     board: &mut Board,
-    data_dir: &Path,
-    log: &Path,
-    address: SocketAddr,
 ) -> Result<ChildServer, Failure> {
+    let unknown_before = shop.seen.unknown.load(Relaxed);
+    server.kill()?;
+    board.say("SIGKILL: the server is gone, in the middle of everything");
+    tokio::time::sleep(OUTAGE).await;
     let began = Instant::now();
-    let server = tokio::task::block_in_place(|| ChildServer::start(data_dir, log, address))?;
+    let server = home.start_server()?;
     let took = began.elapsed().as_secs_f64();
     board.say(&format!("restarted on the same data, pid {}, ready after {took:.2} s", server.pid()));
+    let unknown = shop.seen.unknown.load(Relaxed) - unknown_before;
+    board.say(&format!("{} requests got no answer; their buyers ask again", grouped(unknown)));
     Ok(server)
 }

@@ -81,13 +81,17 @@ impl ChildServer {
     /// SIGTERM, and waits for the graceful end.
     pub fn stop(mut self) -> Result<(), Failure> {
         let tried = "stopping the server";
-        kill_process(Pid::from_child(&self.child), Signal::TERM).map_err(|error| Failure::other(tried, error))?;
+        kill_process(Pid::from_child(&self.child), Signal::TERM)
+            .map_err(|error| Failure::other(tried, error))?;
         let began = Instant::now();
         loop {
             match self.child.try_wait().map_err(|error| Failure::other(tried, error))? {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => {
-                    return Err(Failure::Other(format!("{tried}: it ended with {status}\n{}", tail(&self.log))));
+                    return Err(Failure::Other(format!(
+                        "{tried}: it ended with {status}\n{}",
+                        tail(&self.log)
+                    )));
                 }
                 None if began.elapsed() > MAX_STOP => {
                     return Err(Failure::other(tried, format!("it still runs after {MAX_STOP:?}")));

@@ -131,7 +131,8 @@ impl Tally {
 
     /// A table for people.
     pub fn table(&self) -> String {
-        let mut table = format!("{:<42}{:>10}{:>12}{:>16}\n", "what happened", "times", "units", "known before");
+        let mut table =
+            format!("{:<42}{:>10}{:>12}{:>16}\n", "what happened", "times", "units", "known before");
         for (what, Count { times, units, known }) in &self.0 {
             table.push_str(&format!("{:<42}{times:>10}{units:>12}{known:>16}\n", what.label()));
         }

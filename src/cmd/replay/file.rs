@@ -74,7 +74,8 @@ fn parse(source: impl std::io::Read) -> Result<OrderFile, String> {
     let header = reader.byte_headers().map_err(|error| error.to_string())?.clone();
     let place_of = |column: &str| {
         // Excel begins its files with a byte order mark.
-        let name = |field: &[u8]| String::from_utf8_lossy(field).trim_start_matches('\u{feff}').trim().to_owned();
+        let name =
+            |field: &[u8]| String::from_utf8_lossy(field).trim_start_matches('\u{feff}').trim().to_owned();
         let place = header.iter().position(|field| name(field) == column);
         place.ok_or_else(|| format!("there is no column `{column}` in its first line"))
     };
@@ -115,7 +116,8 @@ fn row(record: &csv::ByteRecord, places: [usize; COLUMNS.len()]) -> Result<Row, 
     if invoice.len() > MAX_INVOICE_BYTES || OrderNo::new(invoice).is_err() {
         return Err(format!("its invoice_no must be 1 to {MAX_INVOICE_BYTES} bytes of text"));
     }
-    let sku_id = SkuId::new(field(1)?).map_err(|error| error.to_string().replace("sku_id", "its stock_code"))?;
+    let sku_id =
+        SkuId::new(field(1)?).map_err(|error| error.to_string().replace("sku_id", "its stock_code"))?;
     let text = field(2)?.trim();
     let quantity: i64 = text.parse().map_err(|_| format!("its quantity {text:?} is not a whole number"))?;
     if quantity == 0 || quantity.unsigned_abs() > u64::from(MAX_LINE_QUANTITY) {
@@ -126,7 +128,9 @@ fn row(record: &csv::ByteRecord, places: [usize; COLUMNS.len()]) -> Result<Row, 
     }
     let customer = match field(3)?.trim() {
         "" => None,
-        text => Some(BuyerId::new(text).map_err(|error| error.to_string().replace("buyer_id", "its customer_id"))?),
+        text => Some(
+            BuyerId::new(text).map_err(|error| error.to_string().replace("buyer_id", "its customer_id"))?,
+        ),
     };
     Ok(Row { invoice: invoice.to_owned(), sku_id, quantity, customer })
 }
@@ -153,8 +157,8 @@ impl OrderFile {
         let document = &mut self.documents[place];
         document.customer = document.customer.take().or(customer);
         let units = quantity.abs();
-        match document.lines.iter_mut().find(|(sku, _)| *sku == sku_id) {
-            Some((_, sum)) => *sum += units,
+        match document.lines.iter().position(|(sku, _)| *sku == sku_id) {
+            Some(line) => document.lines[line].1 += units,
             // One line over the limit is enough to know that it will be left out, and keeps this search short.
             None if document.lines.len() > MAX_ORDER_LINES => {}
             None => document.lines.push((sku_id, units)),
@@ -255,6 +259,9 @@ mod tests {
         }
         let file = parse(text.as_bytes()).unwrap();
         assert_eq!(file.documents.len(), 1);
-        assert_eq!(file.left_out, ["invoice 1: it has more than 1000 lines, which is what an order takes at most"]);
+        assert_eq!(
+            file.left_out,
+            ["invoice 1: it has more than 1000 lines, which is what an order takes at most"]
+        );
     }
 }

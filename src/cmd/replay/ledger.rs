@@ -35,7 +35,14 @@ pub struct Origin {
 
 impl Ledger {
     /// Notes a line of an order; unknown customers are not kept, since nothing can be matched to them.
-    pub fn bought(&mut self, customer: Option<&BuyerId>, sku_id: &SkuId, units: i64, invoice: &str, confirmed: bool) {
+    pub fn bought(
+        &mut self,
+        customer: Option<&BuyerId>,
+        sku_id: &SkuId,
+        units: i64,
+        invoice: &str,
+        confirmed: bool,
+    ) {
         if let Some(customer) = customer {
             let purchases = self.bought.entry((customer.clone(), sku_id.clone())).or_default();
             purchases.push(Purchase { invoice: invoice.to_owned(), confirmed, left: units });

@@ -36,7 +36,8 @@ pub async fn run(args: Replay) -> Result<(), Failure> {
     println!("{}: {} rows, {} documents", args.file.display(), file.rows, file.documents.len());
     list("left out", &file.left_out);
     let Some(target) = &args.url else {
-        let temporary = tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
+        let temporary =
+            tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
         let mut config = Config::defaults();
         config.server.listen.set_port(0);
         config.data.dir = args.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());

@@ -50,7 +50,12 @@ impl Player {
         let number = &document.number;
         let lines = lines(&document.lines);
         let buyer_id = document.customer.as_ref().map(|customer| customer.as_str());
-        let body = wire::json(&wire::Reserve { order_no: number, lines: &lines, ttl_seconds: TTL_SECONDS, buyer_id });
+        let body = wire::json(&wire::Reserve {
+            order_no: number,
+            lines: &lines,
+            ttl_seconds: TTL_SECONDS,
+            buyer_id,
+        });
         let status = self.connection.call_until_known("POST", "/v1/reservations", &body).await?;
         let units = document.lines.iter().map(|(_, units)| units).sum();
         let sold = match (status, self.code()) {
@@ -95,7 +100,13 @@ impl Player {
             }
             if origin.unmatched > 0 {
                 let known = self
-                    .change_stock("restock", sku_id, &document.number, origin.unmatched, "returned, sold earlier")
+                    .change_stock(
+                        "restock",
+                        sku_id,
+                        &document.number,
+                        origin.unmatched,
+                        "returned, sold earlier",
+                    )
                     .await?
                     .ok_or_else(|| Failure::Other(format!("restocking {sku_id} was refused")))?;
                 self.tally.count(Happened::Restocked, origin.unmatched, known);
@@ -126,7 +137,9 @@ impl Player {
             };
             let answer = match refused_before {
                 true => None,
-                false => self.change_stock("adjust", sku_id, &document.number, *units, "stock correction").await?,
+                false => {
+                    self.change_stock("adjust", sku_id, &document.number, *units, "stock correction").await?
+                }
             };
             match answer {
                 Some(known) => self.tally.count(Happened::Corrected, *units, known),
@@ -181,9 +194,9 @@ impl Player {
 }
 
 fn lines(lines: &[(SkuId, i64)]) -> Vec<wire::Line<'_>> {
-    let line = |(sku_id, units): &(SkuId, i64)| wire::Line {
-        sku_id: sku_id.as_str(),
-        quantity: u32::try_from(*units).expect("units of a line were checked when the file was read"),
-    };
+    fn line((sku_id, units): &(SkuId, i64)) -> wire::Line<'_> {
+        let quantity = u32::try_from(*units).expect("units of a line were checked when the file was read");
+        wire::Line { sku_id: sku_id.as_str(), quantity }
+    }
     lines.iter().map(line).collect()
 }
