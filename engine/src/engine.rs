@@ -143,7 +143,7 @@ pub struct Stats {
     pub commit_histogram: Vec<(u64, u64)>,
     /// Bytes of the journal on disk.
     pub journal_disk_bytes: u64,
-    /// Orders that the directory knows.
+    /// Orders in the directory; 0 with one shard, which needs none.
     pub directory_orders: u64,
 }
 
@@ -224,7 +224,7 @@ impl Engine {
         let context = Arc::new(Context {
             options,
             clock,
-            directory: Directory::default(),
+            directory: Directory::new(count),
             views: Views::default(),
             inbox: Inbox::default(),
             checkpointer: to_checkpointer,
