@@ -148,7 +148,8 @@ impl Config {
     /// The first key whose value makes no sense, and why.
     fn out_of_bounds(&self) -> Option<(&'static str, String)> {
         let as_u64 = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        let Server { max_connections, max_body_bytes, max_batch_body_bytes, max_header_bytes, .. } = self.server;
+        let Server { max_connections, max_body_bytes, max_batch_body_bytes, max_header_bytes, .. } =
+            self.server;
         // Each key with the least and the most that makes sense.
         let bounds: [(&'static str, u64, u64, u64); 18] = [
             ("server.max_connections", as_u64(max_connections), 1, 1_000_000),
