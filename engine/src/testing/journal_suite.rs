@@ -194,7 +194,10 @@ pub fn several_shards_in_one_commit(subject: &mut dyn Subject) {
 /// One commit, several groups of a shard, with those of others between them.
 pub fn several_groups_of_one_shard_in_one_commit(subject: &mut dyn Subject) {
     let mut journal = open(subject);
-    commit(&mut *journal, &[group(1, 1, 4), group(0, 1, 5), group(1, 5, 80), group(0, 6, 1), group(1, 85, 1)]);
+    commit(
+        &mut *journal,
+        &[group(1, 1, 4), group(0, 1, 5), group(1, 5, 80), group(0, 6, 1), group(1, 85, 1)],
+    );
     let reader = journal.reader();
     assert_holds(&*reader, 0, 1, 6);
     assert_holds(&*reader, 1, 1, 85);
@@ -236,11 +239,14 @@ pub fn large_events_come_back(subject: &mut dyn Subject) {
 pub fn a_commit_of_many_bytes_comes_back(subject: &mut dyn Subject) {
     let mut journal = open(subject);
     let large: Vec<Event> = (0..40).map(|seed| samples::large_event(seed, 1_000)).collect();
-    commit(&mut *journal, &[
-        group(1, 1, 100),
-        Group { shard: ShardId(0), first: Lsn(1), events: large.clone() },
-        group(2, 1, 100),
-    ]);
+    commit(
+        &mut *journal,
+        &[
+            group(1, 1, 100),
+            Group { shard: ShardId(0), first: Lsn(1), events: large.clone() },
+            group(2, 1, 100),
+        ],
+    );
     subject.crash(journal);
     let journal = open(subject);
     let reader = journal.reader();
@@ -345,7 +351,10 @@ pub fn trim_keeps_what_it_must(subject: &mut dyn Subject) {
         journal.trim(&all_at(mark)).expect("it trims");
         for shard in 0..SHARDS {
             let Bounds { first, last: end } = reader.bounds(ShardId(shard));
-            assert!(first <= Lsn(mark), "event {mark} and those after it stay, but the first left is {first}");
+            assert!(
+                first <= Lsn(mark),
+                "event {mark} and those after it stay, but the first left is {first}"
+            );
             assert_eq!(end, Lsn(last));
             assert_holds(&*reader, shard, first.0, last);
             if first.0 > 1 {
@@ -393,7 +402,11 @@ pub fn a_trimmed_journal_knows_its_place_after_a_restart(subject: &mut dyn Subje
     let last = fill_shards(subject, &mut *journal, &[0]);
     for crash in [false, true, false] {
         journal.trim(&[(ShardId(0), Lsn(last + 1)), (ShardId(1), Lsn(6))]).expect("it trims");
-        if crash { subject.crash(journal) } else { drop(journal) }
+        if crash {
+            subject.crash(journal)
+        } else {
+            drop(journal)
+        }
         journal = open(subject);
     }
     let reader = journal.reader();
@@ -437,9 +450,17 @@ pub fn a_poisoned_journal_is_whole_after_a_restart(subject: &mut dyn Subject) {
     for (round, crash) in [(0, false), (1, true), (2, false), (3, true)] {
         let mut journal = open(subject);
         commit(&mut *journal, &[group(0, last + 1, 3)]);
-        if round < 2 { subject.fail_next_write() } else { subject.fail_next_sync() }
+        if round < 2 {
+            subject.fail_next_write()
+        } else {
+            subject.fail_next_sync()
+        }
         journal.commit(&[group(0, last + 4, 2), group(1, round + 1, 1)]).expect_err("it was made to fail");
-        if crash { subject.crash(journal) } else { drop(journal) }
+        if crash {
+            subject.crash(journal)
+        } else {
+            drop(journal)
+        }
         let mut journal = open(subject);
         let found = journal.reader().bounds(ShardId(0)).last.0;
         assert!((last + 3..=last + 5).contains(&found), "{found} after {last}");

@@ -134,7 +134,8 @@ fn forgotten(seed: u64) -> ForgottenSold {
 
 fn order_request(seed: u64) -> Option<OrderRequest> {
     let request_id = seed.is_multiple_of(4).then(|| request_id(seed));
-    (!seed.is_multiple_of(3)).then_some(OrderRequest { request_id, fingerprint: seed.wrapping_mul(u64::MAX / 7) })
+    (!seed.is_multiple_of(3))
+        .then_some(OrderRequest { request_id, fingerprint: seed.wrapping_mul(u64::MAX / 7) })
 }
 
 fn levels(seed: u64) -> Levels {

@@ -144,11 +144,9 @@ fn put_change(e: &mut impl Enc, change: &Change) -> Result<(), EncodeError> {
 
 fn get_change<'a>(d: &mut impl Dec<'a>, kind: u8) -> Result<Change, DecodeError> {
     Ok(match kind {
-        STOCK_CREATED => Change::StockCreated {
-            sku_id: get_id(d)?,
-            warehouse_id: get_warehouse(d)?,
-            quantity: get(d)?,
-        },
+        STOCK_CREATED => {
+            Change::StockCreated { sku_id: get_id(d)?, warehouse_id: get_warehouse(d)?, quantity: get(d)? }
+        }
         STOCK_CHANGED => Change::StockChanged {
             sku_id: get_id(d)?,
             warehouse_id: get_warehouse(d)?,

@@ -61,7 +61,8 @@ fn append(
     write: impl FnOnce(&mut EncoderImpl<Append<'_>, Configuration>) -> Result<(), EncodeError>,
 ) {
     let mut encoder = EncoderImpl::new(Append(out), standard());
-    write(&mut encoder).expect("appending to a vector can't fail, and no other encode error applies to our types");
+    write(&mut encoder)
+        .expect("appending to a vector can't fail, and no other encode error applies to our types");
 }
 
 /// Takes bytes off the front of a slice that the caller keeps, so that what is left can be read on.

@@ -93,8 +93,7 @@ impl Drop for Background {
 fn run(dir: &Path, zeros: u64, job: Job, done: &SyncSender<Result<Fresh, FileError>>) {
     match job {
         Job::Prepare(number) => {
-            let fresh =
-                Store::create(&segment_dir(dir, number), zeros).map(|store| Fresh { number, store });
+            let fresh = Store::create(&segment_dir(dir, number), zeros).map(|store| Fresh { number, store });
             // The writer is gone when nobody takes it; the next start throws the segment away.
             let _ = done.send(fresh);
         }

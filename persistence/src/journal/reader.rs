@@ -147,7 +147,11 @@ impl Opened {
         self.alive.retain(|_, store| store.strong_count() > 0);
         self.alive.insert(number, Arc::downgrade(&store));
         self.recent.push_front((number, store));
-        if self.recent.len() > MAX_OPEN_SEGMENTS { self.recent.pop_back().map(|(_, store)| store) } else { None }
+        if self.recent.len() > MAX_OPEN_SEGMENTS {
+            self.recent.pop_back().map(|(_, store)| store)
+        } else {
+            None
+        }
     }
 
     #[must_use]
@@ -176,7 +180,8 @@ impl JournalReader for Shared {
                 }
             },
         };
-        let mut run = Run { shard, next: from, end: Lsn(place.end), max, events: Vec::new(), cut: Vec::new() };
+        let mut run =
+            Run { shard, next: from, end: Lsn(place.end), max, events: Vec::new(), cut: Vec::new() };
         let result = store.scan(&record::key(shard, from, 0), |key, value| run.take(key, value));
         // What was read before the damage is good; asked again from there, the damage itself is the answer.
         match result {
@@ -203,11 +208,7 @@ impl JournalReader for Shared {
 }
 
 fn damaged_or_io(shard: ShardId, lsn: Lsn, error: FileError) -> JournalError {
-    if error.damage {
-        JournalError::Damaged { shard, lsn, what: error.to_string() }
-    } else {
-        io_error(error)
-    }
+    if error.damage { JournalError::Damaged { shard, lsn, what: error.to_string() } } else { io_error(error) }
 }
 
 /// Why a run through the records ended early.
@@ -252,7 +253,8 @@ impl Run {
             // Another shard, or the leftovers of a torn tail.
             return Ok(false);
         }
-        let (header, payload) = record::parse_value(key, value).map_err(|what| Stop::Damaged(what.to_string()))?;
+        let (header, payload) =
+            record::parse_value(key, value).map_err(|what| Stop::Damaged(what.to_string()))?;
         if header.next_lsn() <= self.next {
             return Ok(true);
         }

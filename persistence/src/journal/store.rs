@@ -78,7 +78,8 @@ impl Store {
     pub fn open(dir: &Path) -> Result<Self, FileError> {
         remove_unfinished_snapshots(dir)?;
         let path = Self::file_of(dir);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).at(&path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).at(&path)?;
         file.sync_all().at(&path)?;
         let config = sled::Config::new()
             .path(dir)

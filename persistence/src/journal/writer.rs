@@ -42,7 +42,8 @@ impl SledJournal {
     pub fn open(dir: &Path, shards: u16, options: JournalOptions) -> Result<Self, JournalError> {
         create_dir(dir).map_err(io_error)?;
         let Recovered { segments, next_number } = recover(dir, shards)?;
-        let next = segments.last().map_or_else(|| vec![1; usize::from(shards)], |last| last.range.end.clone());
+        let next =
+            segments.last().map_or_else(|| vec![1; usize::from(shards)], |last| last.range.end.clone());
         let store = Store::create(&segment_dir(dir, next_number), options.zeros).map_err(io_error)?;
         let active = Active { number: next_number, base: next.clone(), store: Arc::new(store) };
         let state = State { sealed: VecDeque::from(segments), active, next: next.clone() };
@@ -159,7 +160,8 @@ impl SledJournal {
         let mut trash = Vec::new();
         // From the oldest on, so that what is left has no hole.
         let result = loop {
-            let oldest = self.shared.state().sealed.front().filter(|oldest| gone(&oldest.range)).map(|f| f.number);
+            let oldest =
+                self.shared.state().sealed.front().filter(|oldest| gone(&oldest.range)).map(|f| f.number);
             let Some(number) = oldest else { break Ok(()) };
             match self.shared.while_closed(number, || to_trash(&self.shared.dir, number)) {
                 Ok(path) => trash.push(path),
