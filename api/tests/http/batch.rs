@@ -42,9 +42,7 @@ async fn a_wrong_operation_fails_alone() {
     let fixture = Fixture::start().await;
     let mut client = fixture.client().await;
     client.create_stock("a", 10).await;
-    let reserve = |order_no: &str, quantity: Value| {
-        json!({"op": "reserve", "order_no": order_no, "lines": [{"sku_id": "a", "quantity": quantity}]})
-    };
+    let reserve = |order_no: &str, quantity: Value| json!({"op": "reserve", "order_no": order_no, "lines": [{"sku_id": "a", "quantity": quantity}]});
     let cases = [
         (reserve("first", json!(1)), (201, "reserved", "")),
         (reserve("x", json!(0)), (422, "invalid_field", "lines[0].quantity")),

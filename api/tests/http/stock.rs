@@ -120,7 +120,8 @@ async fn the_list_goes_page_by_page() {
     // A last page that is full is known to be the last.
     assert_eq!(client.get("/v1/stock?limit=4").await.expect(200)["next_cursor"], Value::Null);
     assert_eq!(first["items"][0], client.get("/v1/stock/a").await.expect(200));
-    let wrong = [("limit=0", "limit"), ("limit=1001", "limit"), ("cursor=!", "cursor"), ("cursor=", "cursor")];
+    let wrong =
+        [("limit=0", "limit"), ("limit=1001", "limit"), ("cursor=!", "cursor"), ("cursor=", "cursor")];
     for (query, field) in wrong {
         client.get(&format!("/v1/stock?{query}")).await.expect_field("invalid_field", field);
     }

@@ -13,6 +13,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::HeaderMap;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// 2026-03-08T09:00:00.000Z, when every test begins.
@@ -195,4 +196,65 @@ impl Client {
     pub async fn release(&mut self, order_no: &str) -> Answer {
         self.request("POST", &format!("/v1/reservations/{order_no}/release"), &[], "").await
     }
+}
+
+/// One connection, byte by byte.
+pub struct RawClient {
+    pub stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl RawClient {
+    pub async fn connect(fixture: &Fixture) -> Self {
+        Self { stream: TcpStream::connect(fixture.server.address()).await.unwrap(), read: Vec::new() }
+    }
+
+    /// Sends as it is.
+    pub async fn write(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// Whatever comes next.
+    pub async fn read_some(&mut self) -> String {
+        let mut buffer = vec![0; 4_096];
+        let length = must_come(self.stream.read(&mut buffer)).await.unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    /// All until the server closes or resets the connection.
+    pub async fn rest(&mut self) -> String {
+        let mut rest = std::mem::take(&mut self.read);
+        // A reset is an end as well.
+        let _ = must_come(self.stream.read_to_end(&mut rest)).await;
+        String::from_utf8(rest).unwrap()
+    }
+
+    /// One answer that declares its length, as all of this server's do.
+    pub async fn answer(&mut self) -> Answer {
+        loop {
+            if let Some((answer, used)) = whole_answer(&self.read) {
+                self.read.drain(..used);
+                return answer;
+            }
+            let more = must_come(self.stream.read_buf(&mut self.read)).await.unwrap();
+            assert!(more > 0, "the connection ended: {}", String::from_utf8_lossy(&self.read));
+        }
+    }
+}
+
+/// The first answer in `bytes` and how many of them it takes, if it is all there.
+fn whole_answer(bytes: &[u8]) -> Option<(Answer, usize)> {
+    let head_length = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(&bytes[..head_length]).unwrap();
+    let mut lines = head.trim_end().split("\r\n");
+    let status = lines.next()?.split(' ').nth(1)?.parse().unwrap();
+    let header = |line: &str| {
+        let (name, value) = line.split_once(": ").unwrap();
+        (name.parse::<hyper::header::HeaderName>().unwrap(), value.parse().unwrap())
+    };
+    let headers: HeaderMap = lines.map(header).collect();
+    let length: usize =
+        headers.get("content-length").map_or(0, |length| length.to_str().unwrap().parse().unwrap());
+    let body = bytes.get(head_length..head_length + length)?;
+    Some((Answer { status, headers, body: Bytes::copy_from_slice(body) }, head_length + length))
 }
