@@ -332,6 +332,19 @@ impl Command {
         }
     }
 
+    /// A rough size in bytes of the event that the command may cause, for the bounds of a turn.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        let lines = match &self.action {
+            Action::Reserve(c) => c.lines.as_slice().len(),
+            Action::Confirm(Confirm { part, .. }) | Action::Release(Release { part, .. }) => {
+                part.as_ref().map_or(1, |part| part.lines.as_slice().len())
+            }
+            _ => 1,
+        };
+        crate::event::rough_bytes(lines)
+    }
+
     /// The order that the command is about, if it is about one.
     #[must_use]
     pub fn order_no(&self) -> Option<&OrderNo> {

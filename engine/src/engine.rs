@@ -1,13 +1,32 @@
 //! The engine as the rest of the program sees it: start, submit, read, stop.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ractor::{Actor, ActorRef};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::checkpoint::CheckpointStore;
+use crate::checkpointer;
 use crate::clock::Clock;
-use crate::command::Command;
-use crate::ids::{Lsn, ShardId, SkuId, WarehouseId};
-use crate::journal::Journal;
-use crate::outcome::{Outcome, StockView};
+use crate::command::{Action, Command, Release, Reserve};
+use crate::context::{BeforeDecide, Context};
+use crate::directory::Directory;
+use crate::ids::{Lsn, ShardId, SkuId, WarehouseId, shard_of, shard_of_order};
+use crate::journal::{Journal, JournalReader};
+use crate::limits::{
+    DEFAULT_CHECKPOINT_EVENTS, DEFAULT_GATE_PERMITS, DEFAULT_REMEMBER_MAX, DEFAULT_REMEMBER_SECONDS,
+    MAX_COMMANDS_PER_ENVELOPE, MAX_PAGE_ROWS, MAX_ROUTE_TRIES, MAX_SHARDS, MAX_WAITING_SLICES, TICK_MILLIS,
+};
+use crate::outcome::{Outcome, Refusal, StockView};
+use crate::recovery::recover_audited;
+use crate::shard::shared::{Envelope, ShardShared, has_claim};
+use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
+use crate::sync::{Inbox, unpoisoned};
+use crate::views::Views;
+use crate::writer::{self, COMMIT_BUCKETS, WriterCounters};
 
 /// How the engine is set up.
 #[derive(Debug, Clone)]
@@ -20,8 +39,20 @@ pub struct EngineOptions {
     pub remember_seconds: u64,
     /// How many of them one shard remembers at the most.
     pub remember_max: usize,
-    /// A checkpoint of a shard begins after this many of its events.
+    /// A checkpoint of a shard begins after this many of its events (or as many as it has entries, if that is more).
     pub checkpoint_events: u64,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            shards: 1,
+            gate_permits: DEFAULT_GATE_PERMITS,
+            remember_seconds: DEFAULT_REMEMBER_SECONDS,
+            remember_max: DEFAULT_REMEMBER_MAX,
+            checkpoint_events: DEFAULT_CHECKPOINT_EVENTS,
+        }
+    }
 }
 
 /// What the engine needs from outside.
@@ -32,6 +63,27 @@ pub struct Parts {
     pub checkpoints: Arc<dyn CheckpointStore>,
     /// The one source of time.
     pub clock: Arc<dyn Clock>,
+    before_decide: Option<BeforeDecide>,
+}
+
+impl Parts {
+    /// The parts.
+    #[must_use]
+    pub fn new(
+        journal: Box<dyn Journal>,
+        checkpoints: Arc<dyn CheckpointStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { journal, checkpoints, clock, before_decide: None }
+    }
+
+    /// Runs before a command is decided, in the shard. A test makes a shard panic with it.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn before_decide(mut self, fault: impl Fn(&Command) + Send + Sync + 'static) -> Self {
+        self.before_decide = Some(Arc::new(fault));
+        self
+    }
 }
 
 /// The engine does not start.
@@ -91,7 +143,7 @@ pub struct Stats {
     pub commit_histogram: Vec<(u64, u64)>,
     /// Bytes of the journal on disk.
     pub journal_disk_bytes: u64,
-    /// Orders that the directory knows.
+    /// Orders in the directory; 0 with one shard, which needs none.
     pub directory_orders: u64,
 }
 
@@ -128,57 +180,375 @@ pub struct ShardStats {
     pub stocks: u64,
     /// Times that the shard was rebuilt after a panic.
     pub rebuilds: u64,
+    /// Checkpoints that could not be written.
+    pub checkpoint_failures: u64,
+    /// Estimated bytes of events that wait for their sync.
+    pub unsynced_bytes: u64,
 }
 
 /// A running engine; cheap to clone. Dropping it does not stop it: [`Engine::stop`] does.
 #[derive(Clone)]
-pub struct Engine {}
+pub struct Engine {
+    running: Arc<Running>,
+}
+
+struct Running {
+    context: Arc<Context>,
+    shards: Vec<Arc<ShardShared>>,
+    reader: Arc<dyn JournalReader>,
+    counters: Arc<WriterCounters>,
+    stopping: AtomicBool,
+    /// Taken by the one that stops the engine.
+    parts: Mutex<Option<Stoppable>>,
+}
+
+/// Every background task of the engine.
+struct Stoppable {
+    supervisor: ActorRef<SupervisorMessage>,
+    ticker: tokio::task::JoinHandle<()>,
+    writer: JoinHandle<()>,
+    checkpointer: JoinHandle<()>,
+}
 
 impl Engine {
     /// Recovers every shard from its checkpoint and journal and starts.
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start(_options: EngineOptions, _parts: Parts) -> Result<Self, StartError> {
-        unimplemented!()
+    pub async fn start(options: EngineOptions, parts: Parts) -> Result<Self, StartError> {
+        let count = options.shards.clamp(1, MAX_SHARDS);
+        let options = EngineOptions { shards: count, ..options };
+        let Parts { journal, checkpoints, clock, before_decide } = parts;
+        let reader = journal.reader();
+        let (to_checkpointer, for_checkpointer) = mpsc::channel(MAX_WAITING_SLICES);
+        let context = Arc::new(Context {
+            options,
+            clock,
+            directory: Directory::new(count),
+            views: Views::default(),
+            inbox: Inbox::default(),
+            checkpointer: to_checkpointer,
+            poison: OnceLock::new(),
+            before_decide,
+        });
+        let mut shards = Vec::new();
+        let mut states = Vec::new();
+        for id in (0..count).map(ShardId) {
+            let (reader, checkpoints) = (Arc::clone(&reader), Arc::clone(&checkpoints));
+            let recover = move || recover_audited(id, count, reader.as_ref(), checkpoints.as_ref());
+            let recovered = tokio::task::spawn_blocking(recover).await;
+            let recovered = recovered.map_err(|error| spawn_error("recovery", &error))??;
+            let shared = ShardShared::new(id, context.options.gate_permits);
+            shared.counters.checkpoint.store(recovered.checkpoint.0, Ordering::Relaxed);
+            shared.counters.checkpoint_begun.store(recovered.checkpoint.0, Ordering::Relaxed);
+            for order_no in recovered.state.order_numbers() {
+                context.directory.claim(order_no, id);
+            }
+            tracing::info!(shard = %id, lsn = %recovered.state.applied(), replayed = recovered.replayed, "recovered");
+            shards.push(Arc::new(shared));
+            states.push(recovered.state);
+        }
+        let counters = Arc::new(WriterCounters::default());
+        let writer = {
+            let (context, counters) = (Arc::clone(&context), Arc::clone(&counters));
+            spawn_thread("journal writer", move || writer::run(journal, &context, &counters))?
+        };
+        let checkpointer = {
+            let (context, shards, store) = (Arc::clone(&context), shards.clone(), Arc::clone(&checkpoints));
+            let body = move || checkpointer::run(store.as_ref(), &context, &shards, for_checkpointer);
+            spawn_thread("checkpointer", body)?
+        };
+        let arguments = SupervisorArguments {
+            context: Arc::clone(&context),
+            shards: shards.clone(),
+            states,
+            reader: Arc::clone(&reader),
+            checkpoints,
+        };
+        let supervisor = Supervisor::spawn(None, Supervisor, arguments).await;
+        let (supervisor, _) = supervisor.map_err(|error| spawn_error("supervisor", &error))?;
+        let ticker = tokio::spawn(tick(Arc::clone(&context), shards.clone()));
+        let parts = Mutex::new(Some(Stoppable { supervisor, ticker, writer, checkpointer }));
+        let stopping = AtomicBool::new(false);
+        Ok(Self { running: Arc::new(Running { context, shards, reader, counters, stopping, parts }) })
     }
 
     /// Carries out a command. Whatever it answers is durable. A dropped future does not undo the command.
-    pub async fn submit(&self, _command: Command) -> Outcome {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`Refusal`], which says whether the outcome is unknown.
+    pub async fn submit(&self, command: Command) -> Outcome {
+        command.validate()?;
+        let mut command = command;
+        for _ in 0..MAX_ROUTE_TRIES {
+            let shard = self.route(&command)?;
+            let shared = self.enter(shard, std::slice::from_ref(&command))?;
+            let (to, answer) = oneshot::channel();
+            shared.mailbox.push([Envelope::One(command, to)]);
+            shared.wake();
+            match answer.await.unwrap_or(Err(Refusal::ShardRestarted)) {
+                Err(Refusal::Moved(back)) => command = *back,
+                outcome => return outcome,
+            }
+        }
+        Err(Refusal::Overloaded)
     }
 
     /// Carries out commands; those about the same order or SKU in the order given. Answers in the same order.
-    pub async fn submit_batch(&self, _commands: Vec<Command>) -> Vec<Outcome> {
-        unimplemented!()
+    pub async fn submit_batch(&self, commands: Vec<Command>) -> Vec<Outcome> {
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        outcomes.resize_with(commands.len(), || Err(Refusal::Overloaded));
+        let mut left: Vec<(usize, Command)> = Vec::with_capacity(commands.len());
+        for (index, command) in commands.into_iter().enumerate() {
+            match command.validate() {
+                Ok(()) => left.push((index, command)),
+                Err(invalid) => outcomes[index] = Err(invalid.into()),
+            }
+        }
+        for _ in 0..MAX_ROUTE_TRIES {
+            if left.is_empty() {
+                break;
+            }
+            let sent = self.send_all(std::mem::take(&mut left), &mut outcomes);
+            for (indices, answer) in sent {
+                let Ok(answers) = answer.await else {
+                    for index in indices {
+                        outcomes[index] = Err(Refusal::ShardRestarted);
+                    }
+                    continue;
+                };
+                for (index, outcome) in indices.into_iter().zip(answers) {
+                    match outcome {
+                        Err(Refusal::Moved(back)) => left.push((index, *back)),
+                        outcome => outcomes[index] = outcome,
+                    }
+                }
+            }
+            left.sort_by_key(|(index, _)| *index);
+        }
+        outcomes
+    }
+
+    /// Sends commands to their shards, in order. Those that can't be sent get their outcome at once.
+    fn send_all(&self, commands: Vec<(usize, Command)>, outcomes: &mut [Outcome]) -> Vec<Sent> {
+        let mut by_shard: Vec<(Vec<usize>, Vec<Command>)> = Vec::new();
+        by_shard.resize_with(self.running.shards.len(), Default::default);
+        for (index, command) in commands {
+            match self.route(&command) {
+                Ok(shard) => {
+                    let (indices, commands) = &mut by_shard[shard.index()];
+                    indices.push(index);
+                    commands.push(command);
+                }
+                Err(refusal) => outcomes[index] = Err(refusal),
+            }
+        }
+        let mut sent = Vec::new();
+        for (shard, (indices, commands)) in self.running.shards.iter().zip(by_shard) {
+            if commands.is_empty() || self.enter(shard.id, &commands).is_err() {
+                // `Overloaded` is what the outcomes began with.
+                continue;
+            }
+            let mut envelopes = Vec::new();
+            let (mut indices, mut commands) = (indices.into_iter(), commands.into_iter());
+            while commands.len() > 0 {
+                let (to, answer) = oneshot::channel();
+                let some: Vec<Command> = commands.by_ref().take(MAX_COMMANDS_PER_ENVELOPE).collect();
+                sent.push((indices.by_ref().take(some.len()).collect(), answer));
+                envelopes.push(Envelope::Many(some, to));
+            }
+            shard.mailbox.push(envelopes);
+            shard.wake();
+        }
+        sent
+    }
+
+    /// The shard that decides a command. A command that may make an order takes a claim on the way.
+    fn route(&self, command: &Command) -> Result<ShardId, Refusal> {
+        let Context { directory, options, .. } = self.running.context.as_ref();
+        let count = options.shards;
+        let shard = match &command.action {
+            Action::CreateStock(c) => Some(shard_of(&c.sku_id, count)),
+            Action::ChangeStock(c) => Some(shard_of(&c.sku_id, count)),
+            Action::SetStatus(c) => Some(shard_of(&c.sku_id, count)),
+            Action::Reserve(Reserve { order_no, lines, .. }) => {
+                let home = shard_of(&lines.first().sku_id, count);
+                let one = count == 1 || lines.as_slice().iter().all(|line| shard_of(&line.sku_id, count) == home);
+                if !one {
+                    // Only the home of an order that is known can say whether this is a mismatch.
+                    return directory.claim_known(order_no).ok_or(Refusal::SpansShards);
+                }
+                Some(directory.claim(order_no, home))
+            }
+            Action::Release(Release { order_no, part: None, .. }) => {
+                Some(directory.claim(order_no, shard_of_order(order_no, count)))
+            }
+            Action::Confirm(_) | Action::Release(_) | Action::Extend(_) | Action::Return(_) | Action::GetOrder(_) => {
+                command.order_no().and_then(|order_no| directory.home(order_no))
+            }
+        };
+        shard.ok_or_else(|| {
+            let order_no = command.order_no().expect("every other command has a shard").clone();
+            Refusal::UnknownOrder { order_no }
+        })
+    }
+
+    /// Admits commands to a shard, all or none; their claims go back when they are not admitted.
+    fn enter(&self, shard: ShardId, commands: &[Command]) -> Result<&Arc<ShardShared>, Refusal> {
+        let shared = &self.running.shards[shard.index()];
+        if shared.gate.enter(commands.len() as u64) {
+            return Ok(shared);
+        }
+        shared.counters.overloaded.fetch_add(commands.len() as u64, Ordering::Relaxed);
+        for command in commands.iter().filter(|command| has_claim(command)) {
+            if let Some(order_no) = command.order_no() {
+                self.running.context.directory.give_back(order_no);
+            }
+        }
+        Err(Refusal::Overloaded)
     }
 
     /// The durable levels of a SKU, in one warehouse or all, by warehouse. Empty when there are none.
     #[must_use]
-    pub fn stock(&self, _sku_id: &SkuId, _warehouse_id: Option<WarehouseId>) -> Vec<StockView> {
-        unimplemented!()
+    pub fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Vec<StockView> {
+        self.running.context.views.stock(sku_id, warehouse_id)
     }
 
-    /// Up to `limit` SKUs after `after` in the order of their names, each with all its warehouses.
+    /// Up to `limit` SKUs (at most [`MAX_PAGE_ROWS`]) after `after` in the order of their names, each with all its
+    /// warehouses.
     #[must_use]
-    pub fn stock_page(&self, _after: Option<&SkuId>, _limit: usize) -> Vec<Vec<StockView>> {
-        unimplemented!()
+    pub fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Vec<Vec<StockView>> {
+        self.running.context.views.page(after, limit.min(MAX_PAGE_ROWS))
     }
 
     /// Whether orders can be taken.
     #[must_use]
     pub fn health(&self) -> Health {
-        unimplemented!()
+        let with = |flag: fn(&ShardShared) -> &AtomicBool| -> Vec<ShardId> {
+            let flagged = self.running.shards.iter().filter(|shard| flag(shard).load(Ordering::Acquire));
+            flagged.map(|shard| shard.id).collect()
+        };
+        if self.running.stopping.load(Ordering::Acquire) {
+            return Health::Stopping;
+        }
+        if let Some(problem) = self.running.context.poison.get() {
+            return Health::JournalPoisoned(problem.clone());
+        }
+        let failed = with(|shard| &shard.failed);
+        if !failed.is_empty() {
+            return Health::ShardFailed(failed);
+        }
+        let rebuilding = with(|shard| &shard.rebuilding);
+        if rebuilding.is_empty() { Health::Ready } else { Health::Rebuilding(rebuilding) }
     }
 
     /// Counts since the start.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        let Running { context, counters, reader, shards, .. } = self.running.as_ref();
+        let mut commits = 0;
+        let histogram = COMMIT_BUCKETS.iter().zip(&counters.histogram).map(|(bound, count)| {
+            commits += count.load(Ordering::Relaxed);
+            (*bound, commits)
+        });
+        Stats {
+            shards: shards.iter().map(|shard| shard_stats(shard)).collect(),
+            commits: counters.commits.load(Ordering::Relaxed),
+            committed_events: counters.events.load(Ordering::Relaxed),
+            commit_micros: counters.micros.load(Ordering::Relaxed),
+            commit_histogram: histogram.collect(),
+            journal_disk_bytes: reader.disk_bytes(),
+            directory_orders: context.directory.len() as u64,
+        }
     }
 
-    /// Takes no more commands, lets those under way end (each answered), syncs and stops every task and thread.
-    pub async fn stop(&self) {
-        unimplemented!()
+    /// The reading side of the journal, for followers.
+    #[must_use]
+    pub fn journal(&self) -> Arc<dyn JournalReader> {
+        Arc::clone(&self.running.reader)
     }
+
+    /// Takes no more commands, lets those under way end (each answered), syncs and stops every task and thread. A second
+    /// call returns at once.
+    pub async fn stop(&self) {
+        self.running.stopping.store(true, Ordering::Release);
+        let parts = unpoisoned(self.running.parts.lock()).take();
+        let Some(Stoppable { supervisor, ticker, writer, checkpointer }) = parts else { return };
+        for shard in &self.running.shards {
+            shard.drain().await;
+        }
+        ticker.abort();
+        // The shards end with their supervisor; a turn under way is finished first.
+        for shard in &self.running.shards {
+            shard.stop_actor().await;
+        }
+        supervisor.stop(None);
+        let context = Arc::clone(&self.running.context);
+        drop(context.checkpointer.send(checkpointer::CheckpointMessage::Stop).await);
+        context.inbox.close();
+        let joined = tokio::task::spawn_blocking(move || {
+            for (name, thread) in [("journal writer", writer), ("checkpointer", checkpointer)] {
+                if thread.join().is_err() {
+                    tracing::error!(name, "a thread panicked");
+                }
+            }
+        });
+        drop(joined.await);
+    }
+}
+
+/// Where commands of a batch went: their places in it, and the way their answers come.
+type Sent = (Vec<usize>, oneshot::Receiver<Vec<Outcome>>);
+
+fn shard_stats(shard: &ShardShared) -> ShardStats {
+    let counters = &shard.counters;
+    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    ShardStats {
+        in_flight: shard.gate.under_way(),
+        applied: Lsn(get(&counters.applied)),
+        durable: shard.durable_lsn(),
+        checkpoint: Lsn(get(&counters.checkpoint)),
+        commands: get(&counters.commands),
+        turns: get(&counters.turns),
+        refusals: get(&counters.refusals),
+        overloaded: get(&counters.overloaded),
+        expired: get(&counters.expired),
+        forgotten: get(&counters.forgotten),
+        forgotten_early: get(&counters.forgotten_early),
+        open_orders: get(&counters.open_orders),
+        orders: get(&counters.orders),
+        stocks: get(&counters.stocks),
+        rebuilds: get(&counters.rebuilds),
+        checkpoint_failures: get(&counters.checkpoint_failures),
+        unsynced_bytes: shard.backlog.bytes(),
+    }
+}
+
+/// Lets every shard look at its deadlines now and then, also when no command comes.
+async fn tick(context: Arc<Context>, shards: Vec<Arc<ShardShared>>) {
+    let mut interval = tokio::time::interval(Duration::from_millis(TICK_MILLIS));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        interval.tick().await;
+        for shard in &shards {
+            if shard.failed.load(Ordering::Acquire) {
+                // A command that was admitted just before the shard was given up.
+                shard.drop_mail(&context.directory);
+            } else {
+                shard.wake();
+            }
+        }
+    }
+}
+
+fn spawn_thread(
+    what: &'static str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
+    let thread = std::thread::Builder::new().name(what.into()).spawn(body);
+    thread.map_err(|error| spawn_error(what, &error))
+}
+
+fn spawn_error(what: &'static str, problem: &dyn std::fmt::Display) -> StartError {
+    StartError::Spawn { what, problem: problem.to_string() }
 }

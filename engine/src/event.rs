@@ -19,6 +19,31 @@ pub struct Event {
     pub change: Change,
 }
 
+impl Event {
+    /// A rough size in bytes, for the bounds of queues.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        rough_bytes(match &self.change {
+            Change::Reserved { lines, .. } => lines.len(),
+            Change::Confirmed { lines, .. } => lines.len(),
+            Change::Released { lines, .. } | Change::Expired { lines, .. } | Change::Returned { lines, .. } => {
+                lines.len()
+            }
+            Change::StatusChanged { warehouses, .. } => warehouses.len(),
+            Change::Forgotten { sold, .. } => sold.len(),
+            Change::StockCreated { .. }
+            | Change::StockChanged { .. }
+            | Change::Cancelled { .. }
+            | Change::Extended { .. } => 1,
+        })
+    }
+}
+
+/// The size of an event with this many lines, give or take a half.
+pub(crate) fn rough_bytes(lines: usize) -> u64 {
+    64 + 48 * lines as u64
+}
+
 /// The changes that events tell of.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {

@@ -6,24 +6,34 @@
 //! 2. [`command`], [`outcome`], [`event`]: what callers ask, what they are told, what is logged.
 //! 3. [`state`]: the pure state machine of one shard: decide, apply, audit.
 //! 4. [`journal`], [`checkpoint`]: what the engine asks of durable storage (implemented in `hotstock-persistence`).
-//! 5. [`sync`]: the concurrent primitives (gate, mailbox, hand-over, stock cell), each with a loom model.
+//! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom model.
+//! 6. `directory`, `views`: where orders live, what readers see.
+//! 7. `shard`, `writer`, `checkpointer`: the running parts, in the order in which a command meets them; [`recovery`].
+//! 8. [`engine`]: start, submit, read, stop.
 
-#[cfg(not(loom))]
-pub mod checkpoint;
-#[cfg(not(loom))]
-pub mod clock;
-#[cfg(not(loom))]
-pub mod command;
-#[cfg(not(loom))]
-pub mod engine;
-#[cfg(not(loom))]
-pub mod event;
-#[cfg(not(loom))]
-pub mod ids;
-#[cfg(not(loom))]
-pub mod journal;
 pub mod limits;
-#[cfg(not(loom))]
-pub mod outcome;
-#[cfg(not(loom))]
-pub mod state;
+pub mod sync;
+
+// Under `--cfg loom` only `sync` is built: tokio has no net there, and ractor does not build.
+macro_rules! not_under_loom {
+    ($($item:item)*) => { $(#[cfg(not(loom))] $item)* };
+}
+
+not_under_loom! {
+    pub mod checkpoint;
+    pub mod clock;
+    pub mod command;
+    pub mod engine;
+    pub mod event;
+    pub mod ids;
+    pub mod journal;
+    pub mod outcome;
+    pub mod recovery;
+    pub mod state;
+    mod checkpointer;
+    mod context;
+    mod directory;
+    mod shard;
+    mod views;
+    mod writer;
+}

@@ -40,9 +40,12 @@ pub const MAX_FORGOTTEN_PER_EVENT: usize = 256;
 /// `Forgotten` events of one turn.
 pub const MAX_FORGOTTEN_EVENTS_PER_TURN: usize = 4;
 
-/// Events that a shard hands over to the journal writer ahead of their sync. The shard pauses there; more would only
-/// make memory grow while the disk is slow.
-pub const MAX_UNSYNCED_EVENTS: u64 = 32_768;
+/// Estimated bytes of the commands that one turn decides: orders of many lines are few per turn.
+pub const MAX_TURN_BYTES: u64 = 1 << 20;
+
+/// Estimated bytes of events that a shard hands over to the journal writer ahead of their sync: some 70,000 small
+/// orders. The shard pauses there; more would only make memory grow while the disk is slow.
+pub const MAX_UNSYNCED_BYTES: u64 = 8 << 20;
 
 /// Units of work (orders, rows, requests) that one turn writes to a running checkpoint: under a millisecond.
 pub const CHECKPOINT_ENTRIES_PER_TURN: usize = 2_048;
@@ -70,7 +73,10 @@ pub const DEFAULT_REMEMBER_SECONDS: u64 = 86_400;
 /// Ended orders and request ids that one shard remembers at the most; the oldest go first. About 200 bytes each.
 pub const DEFAULT_REMEMBER_MAX: usize = 5_000_000;
 
-/// Stock rows in one page of the list.
+/// A checkpoint of a shard begins after this many of its events: some 60 MB of journal, a second of replay.
+pub const DEFAULT_CHECKPOINT_EVENTS: u64 = 1_000_000;
+
+/// SKUs in one page of the list.
 pub const MAX_PAGE_ROWS: usize = 1_000;
 
 /// Shards of one data directory: an upper bound for sanity, far above the cores of any machine.

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
-use crate::command::{InvalidField, StockStatus};
+use crate::command::{Command, InvalidField, StockStatus};
 use crate::ids::{OrderNo, SkuId, WarehouseId};
 
 /// The end of a command.
@@ -260,8 +260,9 @@ pub enum Refusal {
     /// The shard failed while it held this command; outcome unknown.
     #[error("the shard was restarted: whether this took effect is unknown")]
     ShardRestarted,
-    /// The order's home is another shard by now. Never leaves the engine: the handle asks again.
+    /// The order's home is another shard by now; the command comes back. Never leaves the engine: the handle asks
+    /// again.
     #[doc(hidden)]
     #[error("the order has moved")]
-    Moved,
+    Moved(Box<Command>),
 }

@@ -220,6 +220,7 @@ impl State {
         }
         let ended = !order.is_open();
         let place = self.orders.insert(order);
+        self.last_order = place;
         if ended {
             self.remembered.insert(lsn, Item::Order(place));
         }
@@ -245,6 +246,7 @@ impl State {
             return Ok(());
         }
         let was = order.lsn;
+        self.last_order = place;
         let changed = self.orders.change(place, |order| {
             order.lsn = lsn;
             order.changed_at = event.at;

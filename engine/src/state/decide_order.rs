@@ -6,7 +6,7 @@ use super::order::{Order, OrderLine};
 use super::stock::{Delta, Stock};
 use super::{Decided, State, Verdict};
 use crate::checkpoint::Phase;
-use crate::command::{Confirm, Extend, Lines, Mode, Part, Release, Reserve, Return, StockStatus};
+use crate::command::{Command, Confirm, Extend, Lines, Mode, Part, Release, Reserve, Return, StockStatus};
 use crate::event::{Change, ConfirmedLine, MovedLine, OrderRequest, ReservedLine};
 use crate::ids::RequestId;
 use crate::limits::MAX_REQUESTS_PER_ORDER;
@@ -21,7 +21,7 @@ enum Asked {
 }
 
 impl State {
-    pub(super) fn decide_reserve(&self, c: &Reserve) -> Decided {
+    pub(super) fn decide_reserve(&self, c: &Reserve, command: &Command) -> Decided {
         if let Some((_, order)) = self.orders.find(&c.order_no) {
             return match order.phase {
                 Phase::Cancelled => Err(Refusal::OrderCancelled { order_no: c.order_no.clone() }),
@@ -30,7 +30,7 @@ impl State {
             };
         }
         if !c.lines.as_slice().iter().all(|line| self.owns(&line.sku_id)) {
-            return Err(Refusal::Moved);
+            return Err(Refusal::Moved(Box::new(command.clone())));
         }
         let mut lines = SmallVec::<[ReservedLine; 1]>::with_capacity(c.lines.as_slice().len());
         let mut short = Vec::new();

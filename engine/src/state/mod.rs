@@ -47,6 +47,8 @@ pub struct State {
     orders: Orders,
     requests: Requests,
     remembered: Remembered,
+    /// The place of the order that was changed last, so that the answer need not look for it.
+    last_order: u32,
     /// Orders forgotten since [`State::take_forgotten`].
     forgotten: Vec<OrderNo>,
 }
@@ -90,6 +92,7 @@ impl State {
             orders: Orders::default(),
             requests: Requests::default(),
             remembered: Remembered::default(),
+            last_order: 0,
             forgotten: Vec::new(),
         }
     }
@@ -121,7 +124,7 @@ impl State {
             Action::CreateStock(c) => self.decide_create(c),
             Action::ChangeStock(c) => self.decide_change(c),
             Action::SetStatus(c) => self.decide_status(c),
-            Action::Reserve(c) => self.decide_reserve(c),
+            Action::Reserve(c) => self.decide_reserve(c, command),
             Action::Confirm(c) => self.decide_confirm(c),
             Action::Release(c) => self.decide_release(c),
             Action::Extend(c) => self.decide_extend(c),
@@ -139,7 +142,8 @@ impl State {
     #[must_use]
     pub fn answer(&self, event: &Event) -> Answer {
         let order = |order_no: &OrderNo, effect| {
-            let (_, order) = self.orders.find(order_no).expect("the event that was just applied is about it");
+            let order = self.orders.get(self.last_order).filter(|order| order.order_no == *order_no);
+            let order = order.expect("the event that was just applied is about it");
             Answer::Order { order: order.view(&self.stocks), effect }
         };
         let stock = |sku_id: &SkuId, warehouse_id: WarehouseId| {

@@ -1,0 +1,106 @@
+//! The checkpoint thread: writes the slices that shards send, and lets the journal be trimmed when a checkpoint is complete.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::mpsc;
+
+use crate::checkpoint::{CheckpointEnd, CheckpointError, CheckpointStore, CheckpointWriter, Image};
+use crate::context::Context;
+use crate::ids::{Lsn, ShardId};
+use crate::shard::shared::ShardShared;
+use crate::writer::WriterMessage;
+
+/// What a shard sends.
+pub(crate) enum CheckpointMessage {
+    /// A new checkpoint; `asked`: on request, not because of the number of events.
+    Begin {
+        shard: ShardId,
+        begin: Lsn,
+        asked: bool,
+    },
+    Slice {
+        shard: ShardId,
+        images: Vec<Image>,
+    },
+    /// All slices are sent and the journal is durable up to `end`.
+    End {
+        shard: Arc<ShardShared>,
+        end: CheckpointEnd,
+    },
+    /// The engine stops; what is not finished is thrown away.
+    Stop,
+}
+
+/// A checkpoint under way. `None` once it failed: the shard goes on sending, and its next one may do better.
+struct UnderWay {
+    writer: Option<Box<dyn CheckpointWriter>>,
+    begin: Lsn,
+    asked: bool,
+}
+
+/// The body of the thread: until it is told to stop.
+pub(crate) fn run(
+    store: &dyn CheckpointStore,
+    context: &Context,
+    shards: &[Arc<ShardShared>],
+    mut messages: mpsc::Receiver<CheckpointMessage>,
+) {
+    let mut under_way: HashMap<ShardId, UnderWay> = HashMap::new();
+    while let Some(message) = messages.blocking_recv() {
+        match message {
+            CheckpointMessage::Stop => return,
+            CheckpointMessage::Begin { shard, begin, asked } => {
+                let writer = store.create(shard, begin).map_err(|error| note_failure(shards, shard, &error)).ok();
+                under_way.insert(shard, UnderWay { writer, begin, asked });
+            }
+            CheckpointMessage::Slice { shard, images } => {
+                let Some(entry) = under_way.get_mut(&shard) else { continue };
+                let written = entry.writer.as_mut().map_or(Ok(()), |writer| writer.write(&images));
+                if let Err(error) = written {
+                    note_failure(shards, shard, &error);
+                    entry.writer = None;
+                }
+            }
+            CheckpointMessage::End { shard, end } => {
+                let Some(UnderWay { writer: Some(writer), begin, asked }) = under_way.remove(&shard.id) else {
+                    continue;
+                };
+                match writer.finish(end) {
+                    Ok(()) => {
+                        shard.counters.checkpoint.store(begin.0, Ordering::Relaxed);
+                        finished(context, shards, asked);
+                    }
+                    Err(error) => note_failure(shards, shard.id, &error),
+                }
+            }
+        }
+    }
+}
+
+/// The journal before the checkpoints is not needed any more. A quiet shard with an old checkpoint would keep whole
+/// segments from being trimmed, so a checkpoint that was due by its number of events asks the others for one.
+fn finished(context: &Context, shards: &[Arc<ShardShared>], asked: bool) {
+    let mark = |shard: &Arc<ShardShared>| (shard.id, Lsn(shard.counters.checkpoint.load(Ordering::Relaxed)).next());
+    let marks = shards.iter().map(mark).collect();
+    drop(context.inbox.put(WriterMessage::Trim(marks)));
+    if asked {
+        return;
+    }
+    for shard in shards {
+        let counters = &shard.counters;
+        if counters.applied.load(Ordering::Relaxed) > counters.checkpoint_begun.load(Ordering::Relaxed) {
+            shard.checkpoint_asked.store(true, Ordering::Release);
+            shard.wake();
+        }
+    }
+}
+
+fn note_failure(shards: &[Arc<ShardShared>], shard: ShardId, error: &CheckpointError) {
+    // Not fatal: the one before still stands, and the journal keeps everything since.
+    tracing::error!(%error, "a checkpoint failed");
+    if let Some(shared) = shards.get(shard.index()) {
+        shared.counters.checkpoint_failures.fetch_add(1, Ordering::Relaxed);
+    }
+}

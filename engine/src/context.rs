@@ -1,0 +1,31 @@
+//! What every part of the running engine shares.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::mpsc;
+
+use crate::checkpointer::CheckpointMessage;
+use crate::clock::Clock;
+use crate::command::Command;
+use crate::directory::Directory;
+use crate::engine::EngineOptions;
+use crate::sync::Inbox;
+use crate::views::Views;
+use crate::writer::WriterMessage;
+
+/// Runs before a command is decided; tests use it to make a shard panic.
+pub(crate) type BeforeDecide = Arc<dyn Fn(&Command) + Send + Sync>;
+
+pub(crate) struct Context {
+    pub options: EngineOptions,
+    pub clock: Arc<dyn Clock>,
+    pub directory: Directory,
+    pub views: Views,
+    /// The queue of the journal writer.
+    pub inbox: Inbox<WriterMessage>,
+    /// The queue of the checkpoint thread; bounded by `MAX_WAITING_SLICES`.
+    pub checkpointer: mpsc::Sender<CheckpointMessage>,
+    /// Why the journal can't be written any more. Set once, by the writer.
+    pub poison: OnceLock<String>,
+    pub before_decide: Option<BeforeDecide>,
+}

@@ -1,0 +1,216 @@
+//! What the rest of the engine sees of a shard: its gate and mailbox, its durable LSN, its counters. It outlives the
+//! actor: a rebuilt shard goes on with the same.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use ractor::ActorRef;
+use tokio::sync::{Notify, oneshot};
+
+use crate::command::{Action, Command, Release};
+use crate::directory::Directory;
+use crate::ids::{Lsn, ShardId};
+use crate::outcome::{Outcome, Refusal};
+use crate::sync::{Backlog, Durable, Gate, Mailbox, unpoisoned};
+
+/// Commands with the way back to their caller.
+#[derive(Debug)]
+pub(crate) enum Envelope {
+    One(Command, oneshot::Sender<Outcome>),
+    /// Of one caller, decided one after the other; at most `MAX_COMMANDS_PER_ENVELOPE`.
+    Many(Vec<Command>, oneshot::Sender<Vec<Outcome>>),
+}
+
+impl Envelope {
+    pub fn commands(&self) -> &[Command] {
+        match self {
+            Self::One(command, _) => std::slice::from_ref(command),
+            Self::Many(commands, _) => commands,
+        }
+    }
+}
+
+/// Whether a command came with a claim in the directory: those that can make an order do.
+pub(crate) fn has_claim(command: &Command) -> bool {
+    matches!(&command.action, Action::Reserve(_) | Action::Release(Release { part: None, .. }))
+}
+
+/// An answer that waits for its durability.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    One(oneshot::Sender<Outcome>, Outcome),
+    Many(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>),
+}
+
+impl Reply {
+    /// Answers. A caller that went away does not matter: the command took effect.
+    pub fn send(self) {
+        match self {
+            Self::One(to, outcome) => drop(to.send(outcome)),
+            Self::Many(to, outcomes) => drop(to.send(outcomes)),
+        }
+    }
+
+    /// Answers that the outcome is unknown because the journal can't be written.
+    pub fn send_unavailable(self) {
+        match self {
+            Self::One(to, _) => drop(to.send(Err(Refusal::JournalUnavailable))),
+            Self::Many(to, outcomes) => {
+                drop(to.send(outcomes.iter().map(|_| Err(Refusal::JournalUnavailable)).collect()));
+            }
+        }
+    }
+}
+
+/// Places in the gate that come back on drop.
+#[derive(Debug)]
+pub(crate) struct Permits {
+    shared: Arc<ShardShared>,
+    count: u64,
+}
+
+impl Permits {
+    /// For `count` commands that have entered the gate.
+    pub fn new(shared: Arc<ShardShared>, count: u64) -> Self {
+        Self { shared, count }
+    }
+}
+
+impl Drop for Permits {
+    fn drop(&mut self) {
+        self.shared.gate.leave(self.count);
+        if self.shared.closing.load(Ordering::Acquire) {
+            self.shared.left.notify_one();
+        }
+    }
+}
+
+/// Messages of the shard actor. Commands don't travel as messages; they lie in the mailbox.
+#[derive(Debug)]
+pub(crate) enum ShardMessage {
+    /// There is something to do.
+    Wake,
+}
+
+/// See the top of the file.
+#[derive(Debug)]
+pub(crate) struct ShardShared {
+    pub id: ShardId,
+    pub gate: Gate,
+    pub mailbox: Mailbox<Envelope>,
+    pub durable: Durable,
+    pub backlog: Backlog,
+    pub counters: Counters,
+    /// A checkpoint is asked for, whatever the number of events.
+    pub checkpoint_asked: AtomicBool,
+    /// The shard was given up.
+    pub failed: AtomicBool,
+    /// The shard is being rebuilt.
+    pub rebuilding: AtomicBool,
+    closing: AtomicBool,
+    /// Told when a command leaves while the shard is closing.
+    left: Notify,
+    actor: Mutex<Option<ActorRef<ShardMessage>>>,
+}
+
+/// Counts of a shard, written by its actor once a turn.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub applied: AtomicU64,
+    /// Begin of the last checkpoint that is complete.
+    pub checkpoint: AtomicU64,
+    /// Begin of the last checkpoint that was begun.
+    pub checkpoint_begun: AtomicU64,
+    pub checkpoint_failures: AtomicU64,
+    pub commands: AtomicU64,
+    pub turns: AtomicU64,
+    pub refusals: AtomicU64,
+    pub overloaded: AtomicU64,
+    pub expired: AtomicU64,
+    pub forgotten: AtomicU64,
+    pub forgotten_early: AtomicU64,
+    pub open_orders: AtomicU64,
+    pub orders: AtomicU64,
+    pub stocks: AtomicU64,
+    pub rebuilds: AtomicU64,
+}
+
+impl ShardShared {
+    pub fn new(id: ShardId, gate_permits: u32) -> Self {
+        Self {
+            id,
+            gate: Gate::new(gate_permits),
+            mailbox: Mailbox::default(),
+            durable: Durable::default(),
+            backlog: Backlog::default(),
+            counters: Counters::default(),
+            checkpoint_asked: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            rebuilding: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            left: Notify::new(),
+            actor: Mutex::new(None),
+        }
+    }
+
+    /// Makes sure that a turn begins from now on.
+    pub fn wake(&self) {
+        if self.mailbox.must_wake() {
+            self.send_wake();
+        }
+    }
+
+    /// A new actor serves this shard; it is woken whatever the flag of the mailbox says.
+    pub fn set_actor(&self, actor: Option<ActorRef<ShardMessage>>) {
+        *unpoisoned(self.actor.lock()) = actor;
+        self.send_wake();
+    }
+
+    fn send_wake(&self) {
+        // No actor: it is being rebuilt and will be woken when it is there.
+        if let Some(actor) = unpoisoned(self.actor.lock()).as_ref() {
+            drop(actor.cast(ShardMessage::Wake));
+        }
+    }
+
+    /// Lets no command in and waits until none is under way.
+    pub async fn drain(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.gate.close();
+        while self.gate.under_way() > 0 {
+            self.left.notified().await;
+        }
+    }
+
+    /// Ends the actor after the turn that it is in.
+    pub async fn stop_actor(&self) {
+        let actor = unpoisoned(self.actor.lock()).take();
+        if let Some(actor) = actor {
+            // An error says that it has ended already.
+            drop(actor.stop_and_wait(None, None).await);
+        }
+    }
+
+    pub fn durable_lsn(&self) -> Lsn {
+        Lsn(self.durable.get())
+    }
+
+    /// Drops what waits in the mailbox: its callers learn that the outcome is unknown.
+    pub fn drop_mail(self: &Arc<Self>, directory: &Directory) {
+        let mut mail = Vec::new();
+        self.mailbox.take(&mut mail);
+        for envelope in &mail {
+            give_back_claims(envelope.commands(), directory);
+            drop(Permits::new(Arc::clone(self), envelope.commands().len() as u64));
+        }
+    }
+}
+
+/// Gives back the claims of commands that will not be decided.
+pub(crate) fn give_back_claims(commands: &[Command], directory: &Directory) {
+    for command in commands.iter().filter(|command| has_claim(command)) {
+        if let Some(order_no) = command.order_no() {
+            directory.give_back(order_no);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Starts the shards and rebuilds one that panicked: its state is read back from checkpoint and journal, its mailbox and
+//! gate stay. The other shards don't notice.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+use super::actor::{ShardActor, ShardArguments};
+use super::shared::ShardShared;
+use crate::checkpoint::CheckpointStore;
+use crate::context::Context;
+use crate::ids::ShardId;
+use crate::journal::JournalReader;
+use crate::limits::{MAX_SHARD_REBUILDS, SHARD_REBUILD_WINDOW_SECONDS};
+use crate::recovery::recover_audited;
+use crate::state::State;
+
+/// How often a rebuild looks whether everything that the dead shard handed over is durable.
+const BACKLOG_POLL: Duration = Duration::from_millis(1);
+
+pub(crate) struct Supervisor;
+
+pub(crate) struct SupervisorArguments {
+    pub context: Arc<Context>,
+    pub shards: Vec<Arc<ShardShared>>,
+    /// The recovered state of each shard.
+    pub states: Vec<State>,
+    pub reader: Arc<dyn JournalReader>,
+    pub checkpoints: Arc<dyn CheckpointStore>,
+}
+
+pub(crate) struct Supervised {
+    context: Arc<Context>,
+    shards: Vec<Arc<ShardShared>>,
+    reader: Arc<dyn JournalReader>,
+    checkpoints: Arc<dyn CheckpointStore>,
+    actors: HashMap<ActorId, ShardId>,
+    /// Times of the last rebuilds of each shard.
+    rebuilds: Vec<VecDeque<Instant>>,
+}
+
+pub(crate) enum SupervisorMessage {
+    /// The state of a shard was read back, or can't be.
+    Rebuilt(ShardId, Box<Result<State, String>>),
+}
+
+impl Actor for Supervisor {
+    type Msg = SupervisorMessage;
+    type State = Supervised;
+    type Arguments = SupervisorArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<SupervisorMessage>,
+        arguments: SupervisorArguments,
+    ) -> Result<Supervised, ActorProcessingErr> {
+        let SupervisorArguments { context, shards, states, reader, checkpoints } = arguments;
+        let rebuilds = shards.iter().map(|_| VecDeque::new()).collect();
+        let mut supervised =
+            Supervised { context, shards, reader, checkpoints, actors: HashMap::new(), rebuilds };
+        for state in states {
+            supervised.start(&myself, state).await?;
+        }
+        Ok(supervised)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SupervisorMessage>,
+        SupervisorMessage::Rebuilt(shard, rebuilt): SupervisorMessage,
+        supervised: &mut Supervised,
+    ) -> Result<(), ActorProcessingErr> {
+        match *rebuilt {
+            Ok(state) => {
+                supervised.start(&myself, state).await?;
+                let shared = &supervised.shards[shard.index()];
+                shared.counters.rebuilds.fetch_add(1, Ordering::Relaxed);
+                shared.rebuilding.store(false, Ordering::Release);
+                tracing::warn!(%shard, "the shard is rebuilt and goes on");
+            }
+            Err(problem) => supervised.give_up(shard, &problem),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<SupervisorMessage>,
+        event: SupervisionEvent,
+        supervised: &mut Supervised,
+    ) -> Result<(), ActorProcessingErr> {
+        if let SupervisionEvent::ActorFailed(cell, error) = event
+            && let Some(shard) = supervised.actors.remove(&cell.get_id())
+        {
+            tracing::error!(%shard, %error, "a shard failed; it is rebuilt from its journal");
+            supervised.rebuild(&myself, shard);
+        }
+        Ok(())
+    }
+}
+
+impl Supervised {
+    async fn start(
+        &mut self,
+        myself: &ActorRef<SupervisorMessage>,
+        state: State,
+    ) -> Result<(), ActorProcessingErr> {
+        let shard = state.shard();
+        let shared = Arc::clone(&self.shards[shard.index()]);
+        let context = Arc::clone(&self.context);
+        let arguments = ShardArguments { context, shared: Arc::clone(&shared), state };
+        let (actor, _) = ShardActor::spawn_linked(None, ShardActor, arguments, myself.get_cell()).await?;
+        self.actors.insert(actor.get_id(), shard);
+        shared.set_actor(Some(actor));
+        Ok(())
+    }
+
+    fn rebuild(&mut self, myself: &ActorRef<SupervisorMessage>, shard: ShardId) {
+        let shared = Arc::clone(&self.shards[shard.index()]);
+        shared.rebuilding.store(true, Ordering::Release);
+        shared.set_actor(None);
+        let recent = &mut self.rebuilds[shard.index()];
+        let window = Duration::from_secs(SHARD_REBUILD_WINDOW_SECONDS);
+        recent.retain(|at| at.elapsed() < window);
+        if recent.len() >= MAX_SHARD_REBUILDS {
+            let problem = format!("it failed {MAX_SHARD_REBUILDS} times within {window:?}");
+            return self.give_up(shard, &problem);
+        }
+        recent.push_back(Instant::now());
+        let (reader, checkpoints) = (Arc::clone(&self.reader), Arc::clone(&self.checkpoints));
+        let (shards, myself) = (self.context.options.shards, myself.clone());
+        tokio::spawn(async move {
+            // What it handed over before it failed is in the hands of the writer, whose callers get their answers.
+            // The writer always comes to it: either it is durable then, or the journal is poisoned.
+            while shared.backlog.bytes() > 0 {
+                tokio::time::sleep(BACKLOG_POLL).await;
+            }
+            let recovered = tokio::task::spawn_blocking(move || {
+                recover_audited(shard, shards, reader.as_ref(), checkpoints.as_ref())
+                    .map(|recovered| recovered.state)
+                    .map_err(|error| error.to_string())
+            });
+            let rebuilt = recovered.await.unwrap_or_else(|error| Err(error.to_string()));
+            drop(myself.cast(SupervisorMessage::Rebuilt(shard, Box::new(rebuilt))));
+        });
+    }
+
+    /// A shard that can't be rebuilt takes no more commands; its callers learn that the outcome is unknown.
+    fn give_up(&self, shard: ShardId, problem: &str) {
+        tracing::error!(%shard, problem, "the shard can't be rebuilt; restart the server");
+        let shared = &self.shards[shard.index()];
+        shared.failed.store(true, Ordering::Release);
+        shared.rebuilding.store(false, Ordering::Release);
+        shared.gate.close();
+        shared.drop_mail(&self.context.directory);
+    }
+}

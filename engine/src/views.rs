@@ -1,0 +1,112 @@
+//! The read side: stock levels as they are durable.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, RwLock};
+
+use crate::command::StockStatus;
+use crate::ids::{SkuId, WarehouseId};
+use crate::outcome::{Levels, StockView};
+use crate::sync::{CellValue, StockCell, unpoisoned};
+
+type Key = (SkuId, WarehouseId);
+
+/// All stocks by name. The map is locked for writing only when a stock is created; levels change in their cells.
+#[derive(Debug, Default)]
+pub struct Views {
+    cells: RwLock<BTreeMap<Key, Arc<StockCell>>>,
+}
+
+/// New levels of a stock, to be published when they are durable.
+#[derive(Debug)]
+pub struct ViewUpdate {
+    /// Where they are published.
+    pub cell: Arc<StockCell>,
+    /// What is published.
+    pub stock: StockView,
+    /// The stock is new to the views.
+    pub new: bool,
+}
+
+impl Views {
+    /// Publishes levels. By the journal writer, or by whoever recovers a shard that is not running.
+    pub fn publish(&self, update: ViewUpdate) {
+        let ViewUpdate { cell, stock, new } = update;
+        cell.store(to_cell(stock.levels, stock.status));
+        if new {
+            unpoisoned(self.cells.write()).insert((stock.sku_id, stock.warehouse_id), cell);
+        }
+    }
+
+    /// The cell of a stock that was published before.
+    pub fn cell(&self, sku_id: &SkuId, warehouse_id: WarehouseId) -> Option<Arc<StockCell>> {
+        unpoisoned(self.cells.read()).get(&(sku_id.clone(), warehouse_id)).cloned()
+    }
+
+    /// The stocks of a SKU, by warehouse.
+    pub fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Vec<StockView> {
+        let first = warehouse_id.unwrap_or(WarehouseId(0));
+        let last = warehouse_id.unwrap_or(WarehouseId(u32::MAX));
+        let cells = unpoisoned(self.cells.read());
+        cells.range((sku_id.clone(), first)..=(sku_id.clone(), last)).map(view).collect()
+    }
+
+    /// Up to `limit` SKUs after `after`, by name, each with its stocks.
+    pub fn page(&self, after: Option<&SkuId>, limit: usize) -> Vec<Vec<StockView>> {
+        let from = after.map_or(Bound::Unbounded, |sku| Bound::Excluded((sku.clone(), WarehouseId(u32::MAX))));
+        let cells = unpoisoned(self.cells.read());
+        let mut page: Vec<Vec<StockView>> = Vec::new();
+        for stock in cells.range((from, Bound::Unbounded)).map(view) {
+            let full = page.len() == limit;
+            match page.last_mut() {
+                Some(last) if last[0].sku_id == stock.sku_id => last.push(stock),
+                _ if full => break,
+                _ => page.push(vec![stock]),
+            }
+        }
+        page
+    }
+}
+
+fn view(((sku_id, warehouse_id), cell): (&Key, &Arc<StockCell>)) -> StockView {
+    let (levels, status) = from_cell(cell.load());
+    StockView { sku_id: sku_id.clone(), warehouse_id: *warehouse_id, levels, status }
+}
+
+fn to_cell(levels: Levels, status: StockStatus) -> CellValue {
+    let status = u64::from(status == StockStatus::Suspended);
+    [levels.available, levels.reserved, levels.sold, levels.version, status]
+}
+
+fn from_cell([available, reserved, sold, version, status]: CellValue) -> (Levels, StockStatus) {
+    let status = if status == 0 { StockStatus::OnSale } else { StockStatus::Suspended };
+    (Levels { available, reserved, sold, version }, status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publish(views: &Views, sku: &str, warehouse: u32, available: u64) {
+        let levels = Levels { available, reserved: 0, sold: 0, version: 1 };
+        let (sku_id, warehouse_id) = (SkuId::new(sku).unwrap(), WarehouseId(warehouse));
+        let stock = StockView { sku_id, warehouse_id, levels, status: StockStatus::OnSale };
+        views.publish(ViewUpdate { cell: Arc::default(), stock, new: true });
+    }
+
+    #[test]
+    fn pages_go_by_sku_and_keep_warehouses_together() {
+        let views = Views::default();
+        for (sku, warehouse) in [("b", 2), ("a", 1), ("b", 1), ("c", 7)] {
+            publish(&views, sku, warehouse, 5);
+        }
+        let names = |page: Vec<Vec<StockView>>| -> Vec<(String, usize)> {
+            page.iter().map(|sku| (sku[0].sku_id.to_string(), sku.len())).collect()
+        };
+        assert_eq!(names(views.page(None, 2)), [("a".into(), 1), ("b".into(), 2)]);
+        assert_eq!(names(views.page(Some(&SkuId::new("b").unwrap()), 2)), [("c".into(), 1)]);
+        assert_eq!(views.stock(&SkuId::new("b").unwrap(), Some(WarehouseId(2))).len(), 1);
+        assert_eq!(views.stock(&SkuId::new("b").unwrap(), None).len(), 2);
+        assert!(views.stock(&SkuId::new("bb").unwrap(), None).is_empty());
+    }
+}

@@ -1,0 +1,130 @@
+//! The journal writer: one OS thread that owns the journal. It commits all batches that are ready, of all shards, in one
+//! sync; then publishes views and durable LSNs; then answers. It never waits to fill a batch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crate::context::Context;
+use crate::ids::{Lsn, OrderNo, ShardId};
+use crate::journal::{Group, Journal};
+use crate::shard::shared::{Permits, Reply, ShardShared};
+use crate::views::ViewUpdate;
+
+/// What the writer is asked to do.
+pub(crate) enum WriterMessage {
+    /// Make a batch durable and answer it.
+    HandOver(HandOver),
+    /// Let go of events that a checkpoint made unnecessary.
+    Trim(Vec<(ShardId, Lsn)>),
+}
+
+/// A batch of a shard: the reply handles travel with the events, so that nobody can be answered before the sync.
+pub(crate) struct HandOver {
+    pub shared: Arc<ShardShared>,
+    /// `None`: only refusals and repeats, which rest on earlier events.
+    pub group: Option<Group>,
+    /// Everything that the replies rest on is at or before this.
+    pub last: Lsn,
+    pub views: Vec<ViewUpdate>,
+    /// Orders that may be claimed anew when this is durable.
+    pub forgotten: Vec<OrderNo>,
+    pub replies: Vec<Reply>,
+    pub permits: Permits,
+    /// The share of the shard's backlog.
+    pub bytes: u64,
+}
+
+impl WriterMessage {
+    /// Answers that nothing can be written.
+    pub fn fail(self) {
+        if let Self::HandOver(hand_over) = self {
+            hand_over.replies.into_iter().for_each(Reply::send_unavailable);
+        }
+    }
+}
+
+/// Upper bounds of the commit histogram, in microseconds.
+pub(crate) const COMMIT_BUCKETS: [u64; 12] =
+    [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 51_200, 204_800, 1_000_000];
+
+/// Counts of the writer.
+#[derive(Debug, Default)]
+pub(crate) struct WriterCounters {
+    pub commits: AtomicU64,
+    pub events: AtomicU64,
+    pub micros: AtomicU64,
+    /// Commits by duration; the last is for those above all bounds.
+    pub histogram: [AtomicU64; COMMIT_BUCKETS.len() + 1],
+}
+
+impl WriterCounters {
+    fn count(&self, events: usize, micros: u64) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.events.fetch_add(events as u64, Ordering::Relaxed);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+        let bucket = COMMIT_BUCKETS.partition_point(|bound| *bound < micros);
+        self.histogram[bucket].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of the thread: until the inbox is closed and empty.
+pub(crate) fn run(mut journal: Box<dyn Journal>, context: &Context, counters: &WriterCounters) {
+    let mut messages = Vec::new();
+    let mut batch = Vec::new();
+    while context.inbox.take(&mut messages) {
+        let mut trim = None;
+        for message in messages.drain(..) {
+            match message {
+                WriterMessage::HandOver(hand_over) => batch.push(hand_over),
+                WriterMessage::Trim(marks) => trim = Some(marks),
+            }
+        }
+        commit(journal.as_mut(), context, counters, &mut batch);
+        if let Some(marks) = trim.filter(|_| context.poison.get().is_none())
+            && let Err(error) = journal.trim(&marks)
+        {
+            // Space that does not come back is no reason to refuse orders; the next checkpoint tries again.
+            tracing::warn!(%error, "the journal could not be trimmed");
+        }
+    }
+}
+
+fn commit(journal: &mut dyn Journal, context: &Context, counters: &WriterCounters, batch: &mut Vec<HandOver>) {
+    let groups: Vec<Group> = batch.iter_mut().filter_map(|hand_over| hand_over.group.take()).collect();
+    if !groups.is_empty() && context.poison.get().is_none() {
+        let began = Instant::now();
+        match journal.commit(&groups) {
+            Ok(()) => {
+                let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                counters.count(groups.iter().map(|group| group.events.len()).sum(), micros);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the journal can't be written any more; restart the server");
+                context.poison.get_or_init(|| error.to_string());
+            }
+        }
+    }
+    // The flag is looked at here, behind the place in the queue: whatever comes after a failure fails.
+    let poisoned = context.poison.get().is_some();
+    for hand_over in batch.iter_mut() {
+        let is_durable = !poisoned || hand_over.last <= hand_over.shared.durable_lsn();
+        if !is_durable {
+            std::mem::take(&mut hand_over.replies).into_iter().for_each(Reply::send_unavailable);
+            continue;
+        }
+        // Views before the LSN: a shard that sees the LSN may answer at once, and its caller may then read.
+        hand_over.views.drain(..).for_each(|update| context.views.publish(update));
+        hand_over.forgotten.drain(..).for_each(|order_no| context.directory.give_back(&order_no));
+        if hand_over.last > hand_over.shared.durable_lsn() {
+            hand_over.shared.durable.publish(hand_over.last.0);
+        }
+    }
+    for HandOver { shared, replies, permits, bytes, .. } in batch.drain(..) {
+        if shared.backlog.remove(bytes) {
+            shared.wake();
+        }
+        replies.into_iter().for_each(Reply::send);
+        drop(permits);
+    }
+}
