@@ -1,0 +1,93 @@
+//! `hotstock bench`: closed-loop load, measured from outside. Every request waits for its answer before the next is sent.
+//!
+//! - [`requests`]: what is sent.
+//! - [`load`]: the workers and their clock.
+//! - [`echo`]: the server that only parses and answers the same JSON, as a yardstick.
+//! - [`report`]: the figures, for people and as JSON.
+
+mod echo;
+mod load;
+mod report;
+mod requests;
+
+use std::time::Duration;
+
+use crate::cli::Bench;
+use crate::client::Target;
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::wire;
+use crate::wiring::{self, Server};
+use load::{Measured, Plan};
+use report::Report;
+
+/// Units of each SKU: more than any run can reserve, so that stock is never what limits it.
+const UNITS: u64 = 1_000_000_000_000;
+
+/// Load before the clock starts: connections are made, tables grow, the disk wakes up.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// With `--echo` the two servers take turns of this length, so that a noisy machine disturbs both alike.
+const TURN: Duration = Duration::from_secs(2);
+
+/// Measures.
+///
+/// # Errors
+/// [`Failure`], also when a request was refused: a run with refusals measures something else.
+pub async fn run(args: Bench) -> Result<(), Failure> {
+    let temporary =
+        tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
+    let mut config = Config::defaults();
+    config.server.listen.set_port(0);
+    config.data.dir = temporary.path().to_owned();
+    let plan = Plan::new(&args);
+
+    let (measured, echoed) = if args.in_process {
+        let engine = wiring::start_engine(&config).await?;
+        requests::stock_in_process(&engine, plan.skus, UNITS).await?;
+        load::in_process(&engine, &plan, WARM_UP).await?;
+        let measured = load::in_process(&engine, &plan, plan.length).await;
+        engine.stop().await;
+        (measured?, None)
+    } else if let Some(target) = &args.url {
+        over_http(&plan, target, args.echo).await?
+    } else {
+        let server = Server::start(&config).await?;
+        let measured = over_http(&plan, &server.address().into(), args.echo).await;
+        server.stop().await;
+        measured?
+    };
+
+    let report = Report::new(&args, &plan, &measured, echoed.as_ref());
+    print!("{}", report.text());
+    if let Some(path) = &args.json {
+        let text =
+            serde_json::to_string_pretty(&report).expect("a report is plain structs, which are always JSON");
+        std::fs::write(path, text + "\n")
+            .map_err(|error| Failure::other(&format!("writing {}", path.display()), error))?;
+    }
+    Ok(())
+}
+
+/// Measures a server, and in turns with it the echo if that is asked for.
+async fn over_http(
+    plan: &Plan,
+    target: &Target,
+    with_echo: bool,
+) -> Result<(Measured, Option<Measured>), Failure> {
+    let skus = requests::skus(plan.skus).into_iter().map(|sku_id| (sku_id, UNITS)).collect();
+    wire::create_stock(target, skus).await?;
+    load::over_http(target, plan, WARM_UP).await?;
+    if !with_echo {
+        return Ok((load::over_http(target, plan, plan.length).await?, None));
+    }
+    let echo = echo::start().await.map_err(|error| Failure::other("starting the echo server", error))?;
+    load::over_http(&echo, plan, WARM_UP).await?;
+    let (mut measured, mut echoed) = (Measured::default(), Measured::default());
+    while measured.elapsed < plan.length {
+        let turn = TURN.min(plan.length - measured.elapsed).max(Duration::from_millis(100));
+        measured.add(&load::over_http(target, plan, turn).await?);
+        echoed.add(&load::over_http(&echo, plan, turn).await?);
+    }
+    Ok((measured, Some(echoed)))
+}

@@ -1,0 +1,53 @@
+//! One module per command.
+
+pub mod bench;
+pub mod demo;
+pub mod replay;
+pub mod serve;
+pub mod verify;
+
+use std::future::Future;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::Command;
+use crate::config::Config;
+use crate::failure::Failure;
+
+/// What the commands log that are not a server: only what needs someone's attention.
+const QUIET: &str = "warn";
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// [`Failure`], with the exit code.
+pub fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(args) => {
+            let config = Config::load(args.config.as_deref(), unicode_env(), &args.flags())?;
+            log_to_stderr(&config.log.level)?;
+            block_on(serve::run(config))
+        }
+        Command::Replay(args) => log_to_stderr(QUIET).and_then(|()| block_on(replay::run(args))),
+        Command::Verify(args) => log_to_stderr(QUIET).and_then(|()| verify::run(&args)),
+        Command::Demo(args) => log_to_stderr(QUIET).and_then(|()| block_on(demo::run(args))),
+        Command::Bench(args) => log_to_stderr(QUIET).and_then(|()| block_on(bench::run(args))),
+    }
+}
+
+/// The environment; what is not text can't be a setting.
+fn unicode_env() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn log_to_stderr(level: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(level).map_err(|error| Failure::Usage(error.to_string()))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}
+
+fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Failure::other("starting the runtime", error))?.block_on(command)
+}

@@ -1,0 +1,118 @@
+//! `hotstock replay`: plays a CSV file of real orders against a server through HTTP, then audits every unit.
+//!
+//! - [`file`]: what the file asks for, in time order.
+//! - [`player`]: how each part is played, and why a second replay changes nothing.
+//! - [`ledger`]: which order a cancellation belongs to.
+//! - [`books`]: what must be true afterwards.
+
+mod books;
+mod file;
+mod ledger;
+mod player;
+
+use std::io::Write;
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::Replay;
+use crate::client::{Connection, Target};
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::{wire, wiring};
+use books::Books;
+use file::OrderFile;
+use player::Player;
+
+/// Rows that were left out and differences of the audit are listed up to here; more are counted.
+const MAX_LISTED: usize = 20;
+
+/// Plays the file.
+///
+/// # Errors
+/// [`Failure`]; [`Failure::Audit`] when the server's stock is not what its answers make it.
+pub async fn run(args: Replay) -> Result<(), Failure> {
+    let file = file::read(&args.file)?;
+    println!("{}: {} rows, {} documents", args.file.display(), file.rows, file.documents.len());
+    list("left out", &file.left_out);
+    let Some(target) = &args.url else {
+        let temporary =
+            tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
+        let mut config = Config::defaults();
+        config.server.listen.set_port(0);
+        config.data.dir = args.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+        let server = wiring::Server::start(&config).await?;
+        let played = play(&file, &server.address().into(), args.stock).await;
+        server.stop().await;
+        return played;
+    };
+    play(&file, target, args.stock).await
+}
+
+async fn play(file: &OrderFile, target: &Target, stock: Option<u64>) -> Result<(), Failure> {
+    let mut books = Books::default();
+    let skus: Vec<(String, u64)> = file
+        .enough_for_all()
+        .into_iter()
+        .map(|(sku_id, enough)| {
+            let units = stock.unwrap_or(enough);
+            books.supply(&sku_id, i64::try_from(units).unwrap_or(i64::MAX));
+            (sku_id.to_string(), units)
+        })
+        .collect();
+    let created = wire::create_stock(target, skus).await?;
+    println!(
+        "{target}: {} SKUs with {} units, {created} of them new to the server",
+        books.len(),
+        books.total().supplied
+    );
+
+    let bar = ProgressBar::new(file.documents.len() as u64).with_style(
+        ProgressStyle::with_template("{bar:40} {pos}/{len} documents, {per_sec}, {eta} left")
+            .expect("the template is a constant"),
+    );
+    let began = Instant::now();
+    let mut player = Player::new(Connection::new(target.clone()), books);
+    for document in &file.documents {
+        player.play(document).await?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let seconds = began.elapsed().as_secs_f64();
+    println!("played in {seconds:.1} s, one after the other\n\n{}", player.tally.table());
+    match player.tally.new_ones() {
+        0 => println!("nothing new: the server knew every one of them, and changed nothing"),
+        n => println!("{n} were new to the server"),
+    }
+    audit(&player.books, target).await
+}
+
+async fn audit(books: &Books, target: &Target) -> Result<(), Failure> {
+    let on_server = wire::all_stock(&mut Connection::new(target.clone())).await?;
+    let differences = books.differences(&on_server);
+    let total = books.total();
+    if differences.is_empty() {
+        let available = total.supplied - total.sold;
+        println!(
+            "audit: {} SKUs are as the answers made them; {} units stocked and adjusted = {available} available + 0 \
+             reserved + {} sold",
+            books.len(),
+            total.supplied,
+            total.sold
+        );
+        return Ok(());
+    }
+    list("audit", &differences);
+    Err(Failure::Audit(format!("audit: {} differences between the answers and the stock", differences.len())))
+}
+
+fn list(what: &str, lines: &[String]) {
+    // A closed pipe is no reason to stop a replay halfway.
+    let mut out = std::io::stdout().lock();
+    for line in lines.iter().take(MAX_LISTED) {
+        let _ = writeln!(out, "  {what}: {line}");
+    }
+    if lines.len() > MAX_LISTED {
+        let _ = writeln!(out, "  {what}: and {} more", lines.len() - MAX_LISTED);
+    }
+}

@@ -1,0 +1,187 @@
+//! The configuration: the keys, their bounds, and the order of the layers. How a layer is read is in [`layers`].
+//!
+//! Layers, each over the one before: `config/default.toml` (part of the program, with a reason on every key), the file given
+//! with `--config`, the environment (`HOTSTOCK__SECTION__KEY`), flags. Whatever does not fit is an error that names
+//! the place where it was said.
+
+mod layers;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use hotstock_engine::limits::{MAX_SHARDS, MAX_TTL_SECONDS};
+use serde::{Deserialize, Serialize};
+
+pub use layers::ConfigError;
+use layers::{Entry, Place};
+
+/// The first layer, with the reason for every key.
+const DEFAULTS: &str = include_str!("../../config/default.toml");
+
+/// Variables that begin so are ours; an unknown one among them is an error.
+const ENV_PREFIX: &str = "HOTSTOCK__";
+
+/// The whole configuration. What each key means stands in `config/default.toml`, and only there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub server: Server,
+    pub data: Data,
+    pub engine: EngineKeys,
+    pub orders: Orders,
+    pub journal: Journal,
+    pub checkpoint: Checkpoint,
+    pub log: Log,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub max_connections: usize,
+    pub max_body_bytes: usize,
+    pub max_batch_body_bytes: usize,
+    pub max_body_kib_in_flight: u32,
+    pub max_header_bytes: usize,
+    pub header_read_timeout_ms: u64,
+    pub body_read_timeout_ms: u64,
+    pub request_timeout_ms: u64,
+    pub write_timeout_ms: u64,
+    pub unready_ms: u64,
+    pub shutdown_grace_ms: u64,
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    pub dir: PathBuf,
+}
+
+/// `[engine]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineKeys {
+    pub shards: u16,
+    pub gate_permits: u32,
+    pub default_warehouse: u32,
+}
+
+/// `[orders]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Orders {
+    pub default_ttl_seconds: u32,
+    pub remember_hours: u64,
+    pub remember_max: usize,
+}
+
+/// `[journal]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Journal {
+    pub segment_bytes: u64,
+}
+
+/// `[checkpoint]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    pub events: u64,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub level: String,
+}
+
+/// The longest timeout that can be set: an hour. Longer ones are typing errors.
+const MAX_MILLIS: u64 = 3_600_000;
+
+/// A key set on the command line, and the flag that did it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlagValue {
+    /// As the user typed it: `--listen`, `--set server.listen`.
+    pub flag: String,
+    /// The dotted key.
+    pub key: String,
+    /// Its value as text.
+    pub value: String,
+}
+
+impl Config {
+    /// The defaults alone, for servers that live inside another command.
+    #[must_use]
+    pub fn defaults() -> Self {
+        Self::load(None, [], &[]).expect("the built-in defaults fit their struct; a test checks it")
+    }
+
+    /// Reads all layers.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names the place of what does not fit.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+        flags: &[FlagValue],
+    ) -> Result<Self, ConfigError> {
+        let mut merged = layers::Merged::new(layers::from_toml(DEFAULTS, "config/default.toml (built in)")?);
+        if let Some(path) = file {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                ConfigError::new(Some(&Place::File { name: name.clone(), line: None }), error)
+            })?;
+            merged.overlay(layers::from_toml(&text, &name)?)?;
+        }
+        merged.overlay(layers::from_env(env, ENV_PREFIX))?;
+        merged.overlay(flags.iter().map(Entry::from_flag).collect())?;
+        let config: Self = merged.read()?;
+        match config.out_of_bounds() {
+            Some((key, problem)) => Err(merged.error_at(key, problem)),
+            None => Ok(config),
+        }
+    }
+
+    /// The first key whose value makes no sense, and why.
+    fn out_of_bounds(&self) -> Option<(&'static str, String)> {
+        let as_u64 = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let Server { max_connections, max_body_bytes, max_batch_body_bytes, max_header_bytes, .. } =
+            self.server;
+        // Each key with the least and the most that makes sense.
+        let bounds: [(&'static str, u64, u64, u64); 18] = [
+            ("server.max_connections", as_u64(max_connections), 1, 1_000_000),
+            ("server.max_body_bytes", as_u64(max_body_bytes), 1024, 1 << 30),
+            ("server.max_batch_body_bytes", as_u64(max_batch_body_bytes), 1024, 1 << 30),
+            ("server.max_body_kib_in_flight", self.server.max_body_kib_in_flight.into(), 1024, 1 << 30),
+            // hyper takes no smaller buffer for the head.
+            ("server.max_header_bytes", as_u64(max_header_bytes), 8192, 1 << 20),
+            ("server.header_read_timeout_ms", self.server.header_read_timeout_ms, 1, MAX_MILLIS),
+            ("server.body_read_timeout_ms", self.server.body_read_timeout_ms, 1, MAX_MILLIS),
+            ("server.request_timeout_ms", self.server.request_timeout_ms, 1, MAX_MILLIS),
+            ("server.write_timeout_ms", self.server.write_timeout_ms, 1, MAX_MILLIS),
+            ("server.unready_ms", self.server.unready_ms, 0, MAX_MILLIS),
+            ("server.shutdown_grace_ms", self.server.shutdown_grace_ms, 0, MAX_MILLIS),
+            ("engine.shards", self.engine.shards.into(), 1, MAX_SHARDS.into()),
+            // The largest batch must fit an idle gate.
+            ("engine.gate_permits", self.engine.gate_permits.into(), 10_000, 1 << 28),
+            ("orders.default_ttl_seconds", self.orders.default_ttl_seconds.into(), 1, MAX_TTL_SECONDS.into()),
+            ("orders.remember_hours", self.orders.remember_hours, 1, 24 * 366),
+            ("orders.remember_max", as_u64(self.orders.remember_max), 1, 1 << 32),
+            ("journal.segment_bytes", self.journal.segment_bytes, 1 << 20, 1 << 40),
+            ("checkpoint.events", self.checkpoint.events, 1, u64::MAX),
+        ];
+        let outside = bounds.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value));
+        outside
+            .map(|(key, value, least, most)| (key, format!("is {value}, but must be {least} to {most}")))
+            .or_else(|| {
+                let filter = tracing_subscriber::EnvFilter::try_new(&self.log.level);
+                filter.err().map(|error| ("log.level", error.to_string()))
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests;

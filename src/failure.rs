@@ -1,0 +1,57 @@
+//! How a command fails, and the exit code that says so to scripts.
+
+use std::process::ExitCode;
+
+use crate::client::CallError;
+use crate::config::ConfigError;
+
+/// Why a command did not succeed. The numbers are a promise to scripts; `hotstock --help` lists them.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Exit code 1: anything that has no code of its own.
+    #[error("{0}")]
+    Other(String),
+    /// Exit code 2: the command line or the configuration is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// Exit code 3: another process has the data directory open.
+    #[error("{0}")]
+    DataDirInUse(String),
+    /// Exit code 4: the books don't balance.
+    #[error("{0}")]
+    Audit(String),
+    /// Exit code 5: the journal or a checkpoint can't be read.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl Failure {
+    /// A failure without a code of its own: what was tried, and what came of it.
+    pub fn other(tried: &str, problem: impl std::fmt::Display) -> Self {
+        Self::Other(format!("{tried}: {problem}"))
+    }
+
+    /// The code that the process ends with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Other(_) => 1,
+            Self::Usage(_) => 2,
+            Self::DataDirInUse(_) => 3,
+            Self::Audit(_) => 4,
+            Self::Damaged(_) => 5,
+        })
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self::Other(error.to_string())
+    }
+}

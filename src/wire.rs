@@ -1,0 +1,199 @@
+//! The JSON that our own clients (replay, demo, bench) send and read. Written from the HTTP contract, not shared with the
+//! server, so that a change of the contract by mistake breaks them.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use crate::client::{CallError, Connection, Target, segment};
+use crate::failure::Failure;
+
+/// Connections that stock a server with many SKUs: enough to share each sync among many, few beside the server's limit.
+const STOCKING_CONNECTIONS: usize = 64;
+
+/// SKUs in one page of the stock list; the contract's largest.
+const PAGE: usize = 1_000;
+
+/// One line of an order.
+#[derive(Debug, Clone, Serialize)]
+pub struct Line<'a> {
+    /// What.
+    pub sku_id: &'a str,
+    /// Units.
+    pub quantity: u32,
+}
+
+/// `POST /v1/reservations`
+#[derive(Debug, Serialize)]
+pub struct Reserve<'a> {
+    /// The order.
+    pub order_no: &'a str,
+    /// What it holds.
+    pub lines: &'a [Line<'a>],
+    /// For how long.
+    pub ttl_seconds: u32,
+    /// Who buys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub buyer_id: Option<&'a str>,
+}
+
+/// `POST /v1/reservations/{order_no}/return`
+#[derive(Debug, Serialize)]
+pub struct Return<'a> {
+    /// The id of this return.
+    pub request_id: &'a str,
+    /// What comes back.
+    pub lines: &'a [Line<'a>],
+}
+
+/// `POST /v1/stock`
+#[derive(Debug, Serialize)]
+pub struct CreateStock<'a> {
+    /// What.
+    pub sku_id: &'a str,
+    /// Units to begin with.
+    pub quantity: u64,
+}
+
+/// `POST /v1/stock/{sku_id}/restock` and `/adjust`
+#[derive(Debug, Serialize)]
+pub struct ChangeStock<'a> {
+    /// The id of this change.
+    pub request_id: &'a str,
+    /// Units; signed for adjust.
+    pub quantity: i64,
+    /// Why.
+    pub reason: &'a str,
+}
+
+/// What we read of an order.
+#[derive(Debug, Deserialize)]
+pub struct Order {
+    /// Whether the request had been answered before.
+    pub replayed: bool,
+}
+
+/// What we read of the answer to a change of stock.
+#[derive(Debug, Deserialize)]
+pub struct StockChanged {
+    /// Whether the request had been answered before.
+    pub replayed: bool,
+}
+
+/// What we read of a problem document.
+#[derive(Debug, Default, Deserialize)]
+pub struct Problem {
+    /// Stable, from the contract.
+    pub code: String,
+    /// For people.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// The levels of a SKU over all warehouses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub struct Levels {
+    /// Can be reserved now.
+    pub available: i64,
+    /// Held by orders that are not paid.
+    pub reserved: i64,
+    /// Of confirmed orders.
+    pub sold: i64,
+}
+
+/// `GET /v1/stock/{sku_id}`, and an item of `GET /v1/stock`
+#[derive(Debug, Deserialize)]
+pub struct Sku {
+    /// What.
+    pub sku_id: String,
+    /// How much.
+    pub total: Levels,
+}
+
+#[derive(Debug, Deserialize)]
+struct StockPage {
+    items: Vec<Sku>,
+    next_cursor: Option<String>,
+}
+
+/// A request as JSON text.
+pub fn json(request: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(request).expect("our requests are plain structs, which are always JSON")
+}
+
+/// What an answer that was not expected says.
+pub fn unexpected(what: &str, status: u16, connection: &Connection) -> Failure {
+    match connection.json::<Problem>() {
+        Ok(problem) => Failure::Other(format!("{what}: {status} {}: {}", problem.code, problem.detail)),
+        Err(_) => Failure::other(what, format!("{status} {}", String::from_utf8_lossy(connection.body()))),
+    }
+}
+
+/// The levels of one SKU.
+pub async fn stock_of(connection: &mut Connection, sku_id: &str) -> Result<Levels, Failure> {
+    let status = connection.call_until_known("GET", &format!("/v1/stock/{}", segment(sku_id)), b"").await?;
+    match status {
+        200 => Ok(connection.json::<Sku>()?.total),
+        _ => Err(unexpected(&format!("stock of {sku_id}"), status, connection)),
+    }
+}
+
+/// The levels of every SKU of the server, page by page.
+pub async fn all_stock(connection: &mut Connection) -> Result<Vec<Sku>, Failure> {
+    let mut all = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let path = format!("/v1/stock?limit={PAGE}{cursor}");
+        let status = connection.call_until_known("GET", &path, b"").await?;
+        if status != 200 {
+            return Err(unexpected("the stock list", status, connection));
+        }
+        let page: StockPage = connection.json()?;
+        all.extend(page.items);
+        match page.next_cursor {
+            Some(next) => cursor = format!("&cursor={}", segment(&next)),
+            None => return Ok(all),
+        }
+    }
+}
+
+/// Creates the stock of every SKU; tells how many were new to the server.
+///
+/// # Errors
+/// [`Failure`], also when a SKU exists and began with another quantity.
+pub async fn create_stock(target: &Target, skus: Vec<(String, u64)>) -> Result<usize, Failure> {
+    let skus = Arc::new(skus);
+    let mut workers = JoinSet::new();
+    for worker in 0..STOCKING_CONNECTIONS.min(skus.len()) {
+        let (skus, mut connection) = (Arc::clone(&skus), Connection::new(target.clone()));
+        workers.spawn(async move {
+            let mut created = 0;
+            for (sku_id, quantity) in skus.iter().skip(worker).step_by(STOCKING_CONNECTIONS) {
+                let body = json(&CreateStock { sku_id, quantity: *quantity });
+                match connection.call_until_known("POST", "/v1/stock", &body).await? {
+                    201 => created += 1,
+                    200 => {}
+                    status => return Err(unexpected(&format!("stocking {sku_id}"), status, &connection)),
+                }
+            }
+            Ok::<_, Failure>(created)
+        });
+    }
+    let mut created = 0;
+    while let Some(done) = workers.join_next().await {
+        created += done.map_err(|error| Failure::other("stocking", error))??;
+    }
+    Ok(created)
+}
+
+/// Asks for an order change (`confirm`, `release`, …) until the answer is known.
+pub async fn change_order(
+    connection: &mut Connection,
+    order_no: &str,
+    change: &str,
+    body: &[u8],
+) -> Result<u16, CallError> {
+    let path = format!("/v1/reservations/{}/{change}", segment(order_no));
+    connection.call_until_known("POST", &path, body).await
+}
