@@ -1,5 +1,6 @@
 //! The engine as the rest of the program sees it: start, submit, read, stop.
 
+use std::iter::Peekable;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -18,7 +19,7 @@ use crate::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of, shard_of_o
 use crate::journal::{Journal, JournalReader};
 use crate::limits::{
     DEFAULT_CHECKPOINT_EVENTS, DEFAULT_GATE_PERMITS, DEFAULT_REMEMBER_MAX, DEFAULT_REMEMBER_SECONDS,
-    MAX_COMMANDS_PER_ENVELOPE, MAX_PAGE_ROWS, MAX_ROUTE_TRIES, MAX_SHARDS, MAX_WAITING_SLICES, TICK_MILLIS,
+    MAX_COMMANDS_PER_ENVELOPE, MAX_PAGE_ROWS, MAX_ROUTE_TRIES, MAX_SHARDS, MAX_TURN_BYTES, MAX_WAITING_SLICES, TICK_MILLIS,
 };
 use crate::outcome::{Outcome, Refusal, StockView};
 use crate::recovery::recover_audited;
@@ -374,10 +375,11 @@ impl Engine {
                 continue;
             }
             let mut envelopes = Vec::new();
-            let (mut indices, mut commands) = (indices.into_iter(), commands.into_iter());
-            while commands.len() > 0 {
+            let mut commands = commands.into_iter().peekable();
+            let mut indices = indices.into_iter();
+            while commands.peek().is_some() {
                 let (to, answer) = oneshot::channel();
-                let some: Vec<Command> = commands.by_ref().take(MAX_COMMANDS_PER_ENVELOPE).collect();
+                let some = next_envelope(&mut commands);
                 sent.push((indices.by_ref().take(some.len()).collect(), answer));
                 envelopes.push(Envelope::Many(some, to));
             }
@@ -528,6 +530,19 @@ impl Engine {
         });
         drop(joined.await);
     }
+}
+
+/// As many commands as travel together: bounded by their number and by their rough size, at least one.
+fn next_envelope(commands: &mut Peekable<impl Iterator<Item = Command>>) -> Vec<Command> {
+    let mut some = Vec::new();
+    let mut bytes = 0;
+    while some.len() < MAX_COMMANDS_PER_ENVELOPE
+        && let Some(command) = commands.next_if(|command| some.is_empty() || bytes + command.weight() <= MAX_TURN_BYTES)
+    {
+        bytes += command.weight();
+        some.push(command);
+    }
+    some
 }
 
 /// Where commands of a batch went: their places in it, and the way their answers come.
