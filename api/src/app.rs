@@ -153,10 +153,13 @@ impl Call {
         query.map_err(|error| Problem::malformed(error.body_text(), None))
     }
 
-    /// The body.
-    #[must_use]
-    pub fn body(&self) -> &[u8] {
-        &self.body.bytes
+    /// The body. It is checked to be text once, as a whole, which is quicker than string by string.
+    ///
+    /// # Errors
+    /// `malformed_request` when it is not UTF-8.
+    pub fn body(&self) -> Result<&str, Problem> {
+        let not_text = |error| Problem::malformed(format!("the body is not UTF-8: {error}"), None);
+        std::str::from_utf8(&self.body.bytes).map_err(not_text)
     }
 
     /// The header Idempotency-Key.
