@@ -7,6 +7,7 @@ pub mod serve;
 pub mod verify;
 
 use std::future::Future;
+use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
@@ -43,7 +44,9 @@ fn unicode_env() -> impl Iterator<Item = (String, String)> {
 
 fn log_to_stderr(level: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(level).map_err(|error| Failure::Usage(error.to_string()))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours are for people, not for files.
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
     Ok(())
 }
 
