@@ -1,1 +1,29 @@
-//! hotstock-api
+//! The HTTP face of hotstock. Knows the engine's face and nothing of how stock is kept.
+//!
+//! Read in this order:
+//!
+//! 1. [`options`], [`codes`]: the bounds, and the closed table of error codes.
+//! 2. `routes`: the table of routes and the way of every request; `app`: what a request has at hand.
+//! 3. `orders`, `stock`, `batch`, `health`: the requests, by subject.
+//! 4. `wire`: the JSON; `body`: reading it; `problem`: the one mapping of refusals to codes.
+//! 5. [`server`]: connections and how they end.
+//! 6. `metrics`, `openapi`, `trace`: what is counted, described, and passed on.
+
+mod app;
+mod batch;
+mod body;
+pub mod codes;
+mod health;
+mod metrics;
+pub mod openapi;
+pub mod options;
+mod orders;
+mod problem;
+mod routes;
+pub mod server;
+mod stock;
+mod trace;
+mod wire;
+
+pub use options::Options;
+pub use server::{Server, Stopped, serve};

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::command::{Action, Command, Release, Reserve};
 use crate::context::{BeforeDecide, Context};
 use crate::directory::Directory;
-use crate::ids::{Lsn, ShardId, SkuId, WarehouseId, shard_of, shard_of_order};
+use crate::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of, shard_of_order};
 use crate::journal::{Journal, JournalReader};
 use crate::limits::{
     DEFAULT_CHECKPOINT_EVENTS, DEFAULT_GATE_PERMITS, DEFAULT_REMEMBER_MAX, DEFAULT_REMEMBER_SECONDS,
@@ -22,7 +22,7 @@ use crate::limits::{
 };
 use crate::outcome::{Outcome, Refusal, StockView};
 use crate::recovery::recover_audited;
-use crate::shard::shared::{Envelope, ShardShared, has_claim};
+use crate::shard::shared::{Envelope, ShardShared, give_back_claims};
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::sync::{Inbox, unpoisoned};
 use crate::views::Views;
@@ -309,7 +309,8 @@ impl Engine {
             if left.is_empty() {
                 break;
             }
-            let sent = self.send_all(std::mem::take(&mut left), &mut outcomes);
+            let (sent, later) = self.send_all(std::mem::take(&mut left), &mut outcomes);
+            left = later;
             for (indices, answer) in sent {
                 let Ok(answers) = answer.await else {
                     for index in indices {
@@ -329,12 +330,35 @@ impl Engine {
         outcomes
     }
 
-    /// Sends commands to their shards, in order. Those that can't be sent get their outcome at once.
-    fn send_all(&self, commands: Vec<(usize, Command)>, outcomes: &mut [Outcome]) -> Vec<Sent> {
+    /// Sends commands to their shards, in order. Those that can't be sent get their outcome at once; those that have to
+    /// wait for the answers to others are given back.
+    fn send_all(
+        &self,
+        commands: Vec<(usize, Command)>,
+        outcomes: &mut [Outcome],
+    ) -> (Vec<Sent>, Vec<(usize, Command)>) {
+        let mut later: Vec<(usize, Command)> = Vec::new();
         let mut by_shard: Vec<(Vec<usize>, Vec<Command>)> = Vec::new();
         by_shard.resize_with(self.running.shards.len(), Default::default);
+        // Orders with a command whose place is uncertain: what comes after it waits for its answer.
+        let mut uncertain: Vec<OrderNo> = Vec::new();
         for (index, command) in commands {
+            if !uncertain.is_empty() && command.order_no().is_some_and(|order_no| uncertain.contains(order_no)) {
+                later.push((index, command));
+                continue;
+            }
             match self.route(&command) {
+                Ok(shard) if self.is_away(&command, shard) => {
+                    uncertain.extend(command.order_no().cloned());
+                    let (indices, commands) = &mut by_shard[shard.index()];
+                    if commands.iter().any(|earlier| earlier.order_no() == command.order_no()) {
+                        self.give_back(std::slice::from_ref(&command));
+                        later.push((index, command));
+                    } else {
+                        indices.push(index);
+                        commands.push(command);
+                    }
+                }
                 Ok(shard) => {
                     let (indices, commands) = &mut by_shard[shard.index()];
                     indices.push(index);
@@ -360,7 +384,16 @@ impl Engine {
             shard.mailbox.push(envelopes);
             shard.wake();
         }
-        sent
+        (sent, later)
+    }
+
+    /// Whether an order goes to a shard that does not own its lines, because another request for it went there.
+    fn is_away(&self, command: &Command, shard: ShardId) -> bool {
+        let count = self.running.context.options.shards;
+        match &command.action {
+            Action::Reserve(c) if count > 1 => shard_of(&c.lines.first().sku_id, count) != shard,
+            _ => false,
+        }
     }
 
     /// The shard that decides a command. A command that may make an order takes a claim on the way.
@@ -400,12 +433,12 @@ impl Engine {
             return Ok(shared);
         }
         shared.counters.overloaded.fetch_add(commands.len() as u64, Ordering::Relaxed);
-        for command in commands.iter().filter(|command| has_claim(command)) {
-            if let Some(order_no) = command.order_no() {
-                self.running.context.directory.give_back(order_no);
-            }
-        }
+        self.give_back(commands);
         Err(Refusal::Overloaded)
+    }
+
+    fn give_back(&self, commands: &[Command]) {
+        give_back_claims(commands, &self.running.context.directory);
     }
 
     /// The durable levels of a SKU, in one warehouse or all, by warehouse. Empty when there are none.

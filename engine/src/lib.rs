@@ -37,3 +37,6 @@ not_under_loom! {
     mod views;
     mod writer;
 }
+
+#[cfg(all(not(loom), feature = "testing"))]
+pub mod testing;

@@ -97,7 +97,7 @@ impl State {
                         let line = order.lines.get_mut(usize::from(moved.line))?;
                         line.held = line.held.checked_sub(moved.held)?;
                         line.released = line.released.checked_sub(moved.late)?;
-                        line.lapsed = line.lapsed.saturating_sub(moved.late);
+                        line.lapsed = line.lapsed.checked_sub(moved.late)?;
                         line.confirmed = line.confirmed.checked_add(moved.held)?.checked_add(moved.late)?;
                     }
                     if order.lines.iter().all(|line| line.released == 0) {
@@ -116,6 +116,10 @@ impl State {
                     give_back(order, places, request.is_none())?;
                     if !order.is_open() {
                         order.phase = Phase::Released;
+                        // Given back part by part until nothing was left, nothing sold: the whole order ended.
+                        if request.is_some() && order.sum(|line| line.confirmed) == 0 {
+                            order.lines.iter_mut().for_each(|line| line.lapsed = line.released);
+                        }
                     }
                     note_request(order, request.as_ref());
                     Some(())

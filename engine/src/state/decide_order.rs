@@ -114,12 +114,12 @@ impl State {
         let mut short = Vec::new();
         for wanted in self.wanted(order, c.part.as_ref().map(|part| &part.lines), |line| {
             // All of it: what is held, or if nothing is, what a late payment may take again.
-            if order.is_open() { line.held } else { order.late_units(line) }
+            if order.is_open() { line.held } else { line.lapsed }
         })? {
             let line = &order.lines[wanted.index()];
             let held = wanted.quantity.min(line.held);
             let late = wanted.quantity - held;
-            if late > order.late_units(line) {
+            if late > line.lapsed {
                 short.push(self.short(line, wanted.quantity, line.held));
                 continue;
             }

@@ -87,18 +87,6 @@ impl Order {
         self.lines.iter().any(|line| line.held > 0)
     }
 
-    /// Units of a line that a late payment may take again.
-    pub fn late_units(&self, line: &OrderLine) -> u32 {
-        if self.lines.iter().any(|line| line.lapsed > 0) {
-            line.lapsed
-        } else if !self.is_open() && self.sum(|line| line.confirmed) == 0 {
-            // Given back part by part until nothing was left.
-            line.released
-        } else {
-            0
-        }
-    }
-
     pub fn status(&self) -> OrderStatus {
         let [held, confirmed, released, returned] = [
             self.sum(|line| line.held),

@@ -1,0 +1,253 @@
+//! What every request has at hand: the engine, the bounds, the counters; and one request after its reading.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequestParts, Query, RawPathParams, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
+use hotstock_engine::command::{Action, Command, InvalidField};
+use hotstock_engine::engine::Engine;
+use hotstock_engine::ids::TraceId;
+use hotstock_engine::outcome::Answer;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+
+use crate::body::{self, ReadBody};
+use crate::codes::Code;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::problem::Problem;
+use crate::routes::{RouteInfo, Takes};
+use crate::trace;
+use crate::wire::answers::AnyBody;
+use crate::wire::orders::Defaults;
+
+/// What every request has at hand.
+pub struct App {
+    /// The engine.
+    pub engine: Engine,
+    /// The bounds.
+    pub options: Options,
+    /// What requests leave out.
+    pub defaults: Defaults,
+    /// The counters.
+    pub metrics: Metrics,
+    /// Set when the server begins to stop.
+    pub stopping: AtomicBool,
+    body_room: Arc<Semaphore>,
+}
+
+impl App {
+    /// The state of a server over `engine`.
+    #[must_use]
+    pub fn new(engine: Engine, options: Options) -> Arc<Self> {
+        Arc::new(Self {
+            metrics: Metrics::new(engine.clone()),
+            defaults: Defaults {
+                warehouse_id: options.default_warehouse_id,
+                ttl_seconds: options.default_ttl_seconds,
+            },
+            stopping: AtomicBool::new(false),
+            body_room: Arc::new(Semaphore::new(options.max_body_kib_in_flight as usize)),
+            engine,
+            options,
+        })
+    }
+
+    /// Whether the server has begun to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        // Nothing else is published with it.
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Counts, logs and writes the answer to a request.
+    pub fn finish(
+        &self,
+        route: &'static RouteInfo,
+        trace: Option<TraceId>,
+        started: Instant,
+        answer: Result<Reply, Problem>,
+    ) -> Response<Body> {
+        let response = match answer {
+            Ok(reply) => reply.response(),
+            Err(problem) => {
+                let trace = trace.unwrap_or_else(trace::fresh);
+                self.metrics.problem(problem.code);
+                log(route, &problem, trace);
+                problem.response(trace)
+            }
+        };
+        self.metrics.request(route.route, response.status().as_u16(), started.elapsed());
+        response
+    }
+}
+
+/// Refusals are the ordinary business of a flash sale, so only an unknown outcome is worth a line by default.
+fn log(route: &RouteInfo, problem: &Problem, trace: TraceId) {
+    let (code, path, detail) = (problem.code.info().name, route.path, &*problem.detail);
+    if problem.code.info().outcome_unknown {
+        tracing::warn!(code, path, %trace, detail, "outcome unknown to the caller");
+    } else {
+        tracing::debug!(code, path, %trace, detail, "refused");
+    }
+}
+
+/// One request, its body read.
+pub struct Call {
+    /// What every request has at hand.
+    pub app: Arc<App>,
+    /// The caller's trace.
+    pub trace: Option<TraceId>,
+    uri: Uri,
+    headers: HeaderMap,
+    path_params: RawPathParams,
+    body: ReadBody,
+}
+
+impl Call {
+    /// Reads a request as far as its route asks for it.
+    ///
+    /// # Errors
+    /// A [`Problem`] when it is too large, too slow, or can't be read.
+    pub async fn read(
+        app: Arc<App>,
+        request: Request,
+        trace: Option<TraceId>,
+        route: &'static RouteInfo,
+    ) -> Result<Self, Problem> {
+        let (mut parts, body) = request.into_parts();
+        check_head(&parts, &app.options, route)?;
+        let path_params = RawPathParams::from_request_parts(&mut parts, &())
+            .await
+            .map_err(|error| Problem::malformed(error.body_text(), None))?;
+        let max = match route.takes {
+            Takes::Nothing => None,
+            Takes::Body => Some(app.options.max_body_bytes),
+            Takes::Batch => Some(app.options.max_batch_body_bytes),
+        };
+        let body = match max {
+            Some(max) => body::read(body, max, &app.options, &app.body_room).await?,
+            None => ReadBody::default(),
+        };
+        Ok(Self { app, trace, uri: parts.uri, headers: parts.headers, path_params, body })
+    }
+
+    /// The id in the path (no route has two); empty in a path without one.
+    #[must_use]
+    pub fn path_id(&self) -> &str {
+        self.path_params.iter().next().map_or("", |(_, id)| id)
+    }
+
+    /// The parameters after the `?`.
+    ///
+    /// # Errors
+    /// `malformed_request`, also for one that is not known.
+    pub fn query<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        let query = Query::try_from_uri(&self.uri).map(|Query(query)| query);
+        query.map_err(|error| Problem::malformed(error.body_text(), None))
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body.bytes
+    }
+
+    /// The header Idempotency-Key.
+    ///
+    /// # Errors
+    /// `invalid_field` for one that is not text.
+    pub fn idempotency_key(&self) -> Result<Option<&str>, Problem> {
+        let not_text = || InvalidField::new("Idempotency-Key", "must be visible ASCII, once");
+        let mut all = self.headers.get_all("idempotency-key").iter();
+        match (all.next(), all.next()) {
+            (None, _) => Ok(None),
+            (Some(key), None) => Ok(Some(key.to_str().map_err(|_| not_text())?)),
+            (Some(_), Some(_)) => Err(not_text().into()),
+        }
+    }
+
+    /// A command of this request.
+    #[must_use]
+    pub fn command(&self, action: Action) -> Command {
+        Command { trace: self.trace, action }
+    }
+
+    /// Has the engine carry out an action.
+    ///
+    /// # Errors
+    /// The engine's refusal.
+    pub async fn submit(&self, action: Action) -> Result<Answer, Problem> {
+        self.app.engine.submit(self.command(action)).await.map_err(Problem::from)
+    }
+}
+
+/// What can be said before the body is read.
+fn check_head(parts: &Parts, options: &Options, route: &RouteInfo) -> Result<(), Problem> {
+    let target = parts.uri.path().len() + parts.uri.query().map_or(0, str::len);
+    let headers: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if target + headers > options.max_header_bytes {
+        let detail = format!("request line and headers may have {} bytes", options.max_header_bytes);
+        return Err(Problem::new(Code::HeadersTooLarge, detail));
+    }
+    if !percent_encoding_is_valid(parts.uri.path()) {
+        return Err(Problem::malformed("the path has a % without two hex digits".to_owned(), None));
+    }
+    match parts.uri.query() {
+        Some(query) if !route.query && !query.is_empty() => {
+            Err(Problem::malformed("this path takes no parameters".to_owned(), None))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Decoders let a lone `%` stand for itself, by which two spellings of a path would be one id.
+fn percent_encoding_is_valid(path: &str) -> bool {
+    path.split('%')
+        .skip(1)
+        .all(|after| after.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)))
+}
+
+/// An answer that is not a problem.
+pub struct Reply {
+    status: StatusCode,
+    content_type: &'static str,
+    body: Bytes,
+}
+
+impl Reply {
+    /// An answer of any kind.
+    #[must_use]
+    pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status, content_type, body: body.into() }
+    }
+
+    /// JSON.
+    #[must_use]
+    pub fn json(status: StatusCode, body: &impl Serialize) -> Self {
+        /// The answer to an order of one line has about 300 bytes.
+        const USUAL_BYTES: usize = 384;
+        let mut json = Vec::with_capacity(USUAL_BYTES);
+        serde_json::to_writer(&mut json, body).expect("text and numbers can always be written");
+        Self::new(status, "application/json", json)
+    }
+
+    /// 200 with what the engine answered.
+    #[must_use]
+    pub fn ok(answer: &Answer) -> Self {
+        Self::json(StatusCode::OK, &AnyBody::of(answer))
+    }
+
+    fn response(self) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.body));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        response
+    }
+}

@@ -1,0 +1,51 @@
+//! What operators and their machines ask: alive, ready, counts, the description of the API.
+
+use std::sync::OnceLock;
+
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use hotstock_engine::engine::Health;
+
+use crate::app::{Call, Reply};
+use crate::codes::Code;
+use crate::metrics;
+use crate::openapi;
+use crate::problem::Problem;
+
+/// The process runs and answers. Says nothing about whether it takes orders: a restart would not help a full disk.
+#[utoipa::path(get, path = "/livez", tag = "operators", responses((status = 200, description = "It runs")))]
+pub async fn livez(_call: Call) -> Result<Reply, Problem> {
+    Ok(Reply::new(StatusCode::OK, "text/plain; charset=utf-8", "ok\n"))
+}
+
+/// Orders can be taken.
+#[utoipa::path(get, path = "/readyz", tag = "operators", responses((status = 200, description = "They can")))]
+pub async fn readyz(call: Call) -> Result<Reply, Problem> {
+    let not_ready = |why: String| Err(Problem::new(Code::NotReady, why));
+    if call.app.is_stopping() {
+        return not_ready("the server is stopping".to_owned());
+    }
+    match call.app.engine.health() {
+        Health::Ready => Ok(Reply::new(StatusCode::OK, "text/plain; charset=utf-8", "ready\n")),
+        Health::Rebuilding(shards) => not_ready(format!("shards are being rebuilt: {shards:?}")),
+        Health::JournalPoisoned(why) => {
+            not_ready(format!("the journal can't be written, a restart is needed: {why}"))
+        }
+        Health::ShardFailed(shards) => not_ready(format!("shards were given up: {shards:?}")),
+        Health::Stopping => not_ready("the engine is stopping".to_owned()),
+    }
+}
+
+/// Counts for Prometheus, in the OpenMetrics text format.
+#[utoipa::path(get, path = "/metrics", tag = "operators", responses((status = 200, description = "The counts")))]
+pub async fn metrics(call: Call) -> Result<Reply, Problem> {
+    Ok(Reply::new(StatusCode::OK, metrics::CONTENT_TYPE, call.app.metrics.text()))
+}
+
+/// This description.
+#[utoipa::path(get, path = "/openapi.json", tag = "operators", responses((status = 200, description = "OpenAPI 3.1")))]
+pub async fn openapi(_call: Call) -> Result<Reply, Problem> {
+    static JSON: OnceLock<Bytes> = OnceLock::new();
+    let json = JSON.get_or_init(|| openapi::json().into());
+    Ok(Reply::new(StatusCode::OK, "application/json", json.clone()))
+}

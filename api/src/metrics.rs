@@ -1,0 +1,284 @@
+//! What is counted. Every metric's name and help text stands in this file, once.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use hotstock_engine::engine::{Engine, ShardStats};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::codes::{Code, TABLE};
+use crate::routes::{ROUTES, Route};
+
+/// Statuses that this server answers with; each route has one counter for each.
+const STATUSES: [u16; 14] = [200, 201, 400, 404, 405, 408, 409, 413, 422, 431, 500, 503, 504, 0];
+
+/// Upper bounds of the latency histogram, in seconds: from what a commit takes to the request timeout.
+const LATENCY_BUCKETS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: &'static str,
+    method: &'static str,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: &'static str,
+    method: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    code: &'static str,
+}
+
+/// The counters of the HTTP server, and the engine's.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    /// By the place of the route in [`ROUTES`]: found by index, so that a request takes no lock of a family.
+    routes: Vec<RouteMetrics>,
+    /// By the place of the code in [`TABLE`].
+    problems: Vec<Counter>,
+    connections: Gauge,
+}
+
+struct RouteMetrics {
+    /// By the place of the status in [`STATUSES`]; made when the first request ends with it, so that `/metrics` lists
+    /// what happened and not every combination.
+    requests: [OnceLock<Counter>; STATUSES.len()],
+    latency: Histogram,
+}
+
+impl Metrics {
+    /// The metrics of a server over `engine`.
+    #[must_use]
+    pub fn new(engine: Engine) -> Self {
+        let mut registry = Registry::with_prefix("hotstock");
+        let requests = Family::<RequestLabels, Counter>::default();
+        registry.register("http_requests", "Requests by route, method and status", requests.clone());
+        let latency =
+            Family::<RouteLabels, Histogram>::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS));
+        registry.register_with_unit(
+            "http_request_duration",
+            "From the end of a request's head to its answer, by route and method",
+            Unit::Seconds,
+            latency.clone(),
+        );
+        let problems = Family::<CodeLabels, Counter>::default();
+        registry.register(
+            "problems",
+            "Problems answered by code, also those within batches",
+            problems.clone(),
+        );
+        let connections = Gauge::default();
+        registry.register("http_connections", "Open connections", connections.clone());
+        registry.register_collector(Box::new(EngineMetrics(engine)));
+        let of_route = |info: &crate::routes::RouteInfo| RouteMetrics {
+            requests: [const { OnceLock::new() }; STATUSES.len()],
+            latency: latency
+                .get_or_create(&RouteLabels { route: info.path, method: info.method.name() })
+                .clone(),
+        };
+        let of_code =
+            |info: &crate::codes::CodeInfo| problems.get_or_create(&CodeLabels { code: info.name }).clone();
+        Self {
+            registry,
+            requests,
+            routes: ROUTES.iter().map(of_route).collect(),
+            problems: TABLE.iter().map(of_code).collect(),
+            connections,
+        }
+    }
+
+    /// Counts a request that was answered.
+    pub fn request(&self, route: Route, status: u16, took: Duration) {
+        let metrics = &self.routes[route as usize];
+        // The last place takes what the table does not know.
+        let place = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1);
+        let counter = metrics.requests[place].get_or_init(|| {
+            let info = route.info();
+            let labels =
+                RequestLabels { route: info.path, method: info.method.name(), status: STATUSES[place] };
+            self.requests.get_or_create(&labels).clone()
+        });
+        counter.inc();
+        metrics.latency.observe(took.as_secs_f64());
+    }
+
+    /// Counts a problem.
+    pub fn problem(&self, code: Code) {
+        self.problems[code as usize].inc();
+    }
+
+    /// Counts a connection as open until the guard is dropped.
+    #[must_use]
+    pub fn connection(&self) -> ConnectionGuard {
+        self.connections.inc();
+        ConnectionGuard(self.connections.clone())
+    }
+
+    /// All of it, in the text format of [`CONTENT_TYPE`].
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry).expect("writing to a String does not fail");
+        text
+    }
+}
+
+/// What [`Metrics::text`] is.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// See [`Metrics::connection`].
+pub struct ConnectionGuard(Gauge);
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A metric that the engine keeps for every shard.
+struct ShardMetric {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    value: fn(&ShardStats) -> u64,
+}
+
+const fn counter(name: &'static str, help: &'static str, value: fn(&ShardStats) -> u64) -> ShardMetric {
+    ShardMetric { name, help, kind: MetricType::Counter, value }
+}
+
+const fn gauge(name: &'static str, help: &'static str, value: fn(&ShardStats) -> u64) -> ShardMetric {
+    ShardMetric { name, help, kind: MetricType::Gauge, value }
+}
+
+const SHARD_METRICS: [ShardMetric; 17] = [
+    gauge("shard_in_flight", "Commands under way", |s| s.in_flight),
+    gauge("shard_applied_lsn", "The last event applied", |s| s.applied.0),
+    gauge("shard_durable_lsn", "The last durable event", |s| s.durable.0),
+    gauge("shard_checkpoint_lsn", "The last checkpoint", |s| s.checkpoint.0),
+    gauge("shard_open_orders", "Orders with units held", |s| s.open_orders),
+    gauge("shard_orders", "Orders in memory", |s| s.orders),
+    gauge("shard_stocks", "Stocks", |s| s.stocks),
+    counter("shard_commands", "Commands decided", |s| s.commands),
+    counter("shard_turns", "Turns of the actor", |s| s.turns),
+    counter("shard_refusals", "Refusals of all kinds", |s| s.refusals),
+    counter("shard_overloaded", "Commands turned away at the gate", |s| s.overloaded),
+    counter("shard_expired", "Orders that expired", |s| s.expired),
+    counter("shard_forgotten", "Ended orders and request ids forgotten", |s| s.forgotten),
+    counter(
+        "shard_forgotten_early",
+        "Of those, forgotten before their time because there were too many",
+        |s| s.forgotten_early,
+    ),
+    gauge("shard_unsynced_bytes", "Estimated bytes of events that wait for their sync", |s| s.unsynced_bytes),
+    counter("shard_checkpoint_failures", "Checkpoints that could not be written", |s| s.checkpoint_failures),
+    counter("shard_rebuilds", "Times that the shard was rebuilt after a panic", |s| s.rebuilds),
+];
+
+/// The engine's counts, read when they are asked for.
+struct EngineMetrics(Engine);
+
+impl fmt::Debug for EngineMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EngineMetrics")
+    }
+}
+
+impl Collector for EngineMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let stats = self.0.stats();
+        for metric in &SHARD_METRICS {
+            let mut family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
+            for (shard, stats) in stats.shards.iter().enumerate() {
+                let labels = [("shard", shard)];
+                encode_number(family.encode_family(&labels)?, metric.kind, (metric.value)(stats))?;
+            }
+        }
+        let numbers = [
+            ("journal_commits", "Group commits", MetricType::Counter, stats.commits),
+            ("journal_events", "Events made durable", MetricType::Counter, stats.committed_events),
+            (
+                "journal_disk_bytes",
+                "Bytes of the journal on disk",
+                MetricType::Gauge,
+                stats.journal_disk_bytes,
+            ),
+            (
+                "directory_orders",
+                "Orders that the directory knows",
+                MetricType::Gauge,
+                stats.directory_orders,
+            ),
+        ];
+        for (name, help, kind, value) in numbers {
+            encode_number(encoder.encode_descriptor(name, help, None, kind)?, kind, value)?;
+        }
+        let mut histogram = encoder.encode_descriptor(
+            "journal_commit_duration",
+            "Write and sync of a group commit",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        let buckets = commit_buckets(&stats.commit_histogram, stats.commits);
+        histogram.encode_histogram::<NoLabelSet>(seconds(stats.commit_micros), stats.commits, &buckets, None)
+    }
+}
+
+fn encode_number(encoder: MetricEncoder<'_>, kind: MetricType, value: u64) -> fmt::Result {
+    match kind {
+        MetricType::Counter => ConstCounter::new(value).encode(encoder),
+        // A gauge is signed here; an LSN stays below 2^63 for longer than any server runs.
+        _ => ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(encoder),
+    }
+}
+
+/// From cumulative counts by microseconds to what the encoder sums up: the count of each bucket alone, by seconds.
+fn commit_buckets(cumulative: &[(u64, u64)], all: u64) -> Vec<(f64, u64)> {
+    let mut below = 0;
+    let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(cumulative.len() + 1);
+    for (micros, count) in cumulative {
+        buckets.push((seconds(*micros), count.saturating_sub(below)));
+        below = below.max(*count);
+    }
+    buckets.push((f64::INFINITY, all.saturating_sub(below)));
+    buckets
+}
+
+#[allow(clippy::cast_precision_loss, reason = "metrics are floats; microseconds are exact for 285 years")]
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1_000_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_of_the_table_has_its_own_counter() {
+        for info in TABLE {
+            assert!(STATUSES.contains(&info.status), "{}", info.name);
+        }
+    }
+
+    #[test]
+    fn cumulative_counts_become_counts_of_their_own() {
+        let buckets = commit_buckets(&[(500, 2), (1_000, 2), (2_000, 7)], 9);
+        assert_eq!(buckets, [(0.0005, 2), (0.001, 0), (0.002, 5), (f64::INFINITY, 2)]);
+    }
+}

@@ -1,0 +1,85 @@
+//! Every bound of the HTTP server, in one place, each with its reason.
+
+use std::time::Duration;
+
+use hotstock_engine::ids::WarehouseId;
+use hotstock_engine::limits::{DEFAULT_GATE_PERMITS, MAX_TTL_SECONDS};
+
+/// Operations of one batch request. From the HTTP contract.
+pub const MAX_BATCH_OPERATIONS: usize = 10_000;
+
+/// SKUs of one page of the list, when the caller does not say.
+pub const DEFAULT_PAGE_SKUS: usize = 100;
+
+/// A body up to this size is read without asking for room in [`Options::max_body_kib_in_flight`]: ordinary requests
+/// are far smaller, and should not touch a counter that all cores share.
+pub const SMALL_BODY_BYTES: usize = 16 * 1024;
+
+/// Bytes of one text in an error's `detail`: errors of the JSON parser quote the input.
+pub const MAX_DETAIL_BYTES: usize = 300;
+
+/// How long accepting pauses when the system has no more file descriptors: trying again at once would burn a core.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How the server is set up. [`Options::default`] has the values that the reasons speak of.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The warehouse of a line that names none.
+    pub default_warehouse_id: WarehouseId,
+    /// How long a reservation holds when it does not say, in seconds. From the HTTP contract: half an hour.
+    pub default_ttl_seconds: u32,
+    /// Connections at the same time. More wait in the kernel's backlog, untouched. 10,000 clients with a connection each, and
+    /// some 40 KiB per connection (buffers, task) keeps idle ones at 400 MB.
+    pub max_connections: usize,
+    /// The largest body of all requests but batches. A reservation of 1,000 lines whose every character is escaped
+    /// has about 450 KiB.
+    pub max_body_bytes: usize,
+    /// The largest body of a batch: 10,000 operations of 800 bytes each; a usual one has 120.
+    pub max_batch_body_bytes: usize,
+    /// Room for all bodies above [`SMALL_BODY_BYTES`] that are being read or worked on, in KiB; past it requests are
+    /// answered `overloaded`. Without it 10,000 connections with a batch each would hold 80 GB.
+    pub max_body_kib_in_flight: u32,
+    /// Request line and headers together. Twice what proxies commonly let through is of no use to anyone.
+    pub max_header_bytes: usize,
+    /// How long a request's head may take to arrive, and how long a connection may be idle between two requests (hyper has
+    /// one timer for both). Longer than clients keep idle connections (30 to 60 s), so that the client is the one to close and no
+    /// request meets a closing connection.
+    pub header_read_timeout: Duration,
+    /// How long a body may take to arrive. 8 MiB in 10 s is a slow line; who takes longer holds memory for it.
+    pub body_read_timeout: Duration,
+    /// How long the engine may take for a request. It answers in milliseconds; past this the caller is better told that
+    /// the outcome is unknown than left to its own timeout.
+    pub request_timeout: Duration,
+    /// How long sent bytes may stay unacknowledged, or unsent because the peer does not read (`TCP_USER_TIMEOUT`).
+    /// Without it a peer that never reads keeps a connection and its answer for ever.
+    pub write_timeout: Duration,
+    /// How long `/readyz` says no before the server stops accepting, so that load balancers go elsewhere first. None by
+    /// default: only who runs behind one knows how often it looks.
+    pub unready_for: Duration,
+    /// How long requests under way may take to end when the server stops; then their connections are cut.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            default_warehouse_id: WarehouseId(1),
+            default_ttl_seconds: 1_800,
+            max_connections: 10_000,
+            max_body_bytes: 1024 * 1024,
+            max_batch_body_bytes: 8 * 1024 * 1024,
+            max_body_kib_in_flight: 256 * 1024,
+            max_header_bytes: 16 * 1024,
+            header_read_timeout: Duration::from_secs(75),
+            body_read_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
+            unready_for: Duration::ZERO,
+            drain_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+const _: () =
+    assert!(MAX_BATCH_OPERATIONS <= DEFAULT_GATE_PERMITS as usize, "a batch must fit an idle engine");
+const _: () = assert!(1_800 <= MAX_TTL_SECONDS);

@@ -1,0 +1,155 @@
+//! A journal in memory: the contract without a disk, with commits that can be held back or made to fail.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use crate::event::Event;
+use crate::ids::{Lsn, ShardId};
+use crate::journal::{Bounds, Group, Journal, JournalError, JournalReader};
+use crate::sync::unpoisoned;
+
+/// The "disk": shared by its clones, so that an engine can be started again on it with [`MemoryJournal::open`].
+#[derive(Debug, Clone, Default)]
+pub struct MemoryJournal(Arc<Disk>);
+
+#[derive(Debug, Default)]
+struct Disk {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    shards: HashMap<ShardId, Kept>,
+    held: bool,
+    /// Commits that wait to be let go.
+    waiting: usize,
+    fail_next: bool,
+}
+
+/// The events of one shard that were not trimmed.
+#[derive(Debug, Default)]
+struct Kept {
+    trimmed: u64,
+    events: VecDeque<Event>,
+}
+
+impl Kept {
+    fn bounds(&self) -> Bounds {
+        Bounds { first: Lsn(self.trimmed + 1), last: Lsn(self.trimmed + self.events.len() as u64) }
+    }
+}
+
+/// The journal over a [`MemoryJournal`], until the next `open`.
+struct Opened {
+    disk: MemoryJournal,
+    poison: Option<String>,
+}
+
+impl MemoryJournal {
+    /// A journal that goes on where the disk ends; what poisoned an earlier one is over.
+    #[must_use]
+    pub fn open(&self) -> impl Journal + use<> {
+        Opened { disk: self.clone(), poison: None }
+    }
+
+    /// Holds commits back from now on.
+    pub fn hold(&self) {
+        self.state().held = true;
+    }
+
+    /// Lets commits go on.
+    pub fn let_go(&self) {
+        self.state().held = false;
+        self.0.changed.notify_all();
+    }
+
+    /// Whether a commit is held back now.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.state().waiting > 0
+    }
+
+    /// Makes the next commit fail, and by the contract all after it. Nothing of it is kept.
+    pub fn fail_next(&self) {
+        self.state().fail_next = true;
+    }
+
+    /// The first event of a shard that was not trimmed.
+    #[must_use]
+    pub fn first(&self, shard: ShardId) -> Lsn {
+        self.bounds(shard).first
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        unpoisoned(self.0.state.lock())
+    }
+}
+
+impl Journal for Opened {
+    fn commit(&mut self, groups: &[Group]) -> Result<(), JournalError> {
+        if let Some(poison) = &self.poison {
+            return Err(JournalError::Poisoned(poison.clone()));
+        }
+        let mut state = self.disk.state();
+        state.waiting += 1;
+        while state.held {
+            state = unpoisoned(self.disk.0.changed.wait(state));
+        }
+        state.waiting -= 1;
+        if std::mem::take(&mut state.fail_next) {
+            self.poison = Some("a fault on demand".into());
+            return Err(JournalError::Io { path: "memory".into(), problem: "a fault on demand".into() });
+        }
+        let mut next: HashMap<ShardId, Lsn> = HashMap::new();
+        for group in groups {
+            let last = state.shards.get(&group.shard).map_or(Lsn::ZERO, |kept| kept.bounds().last);
+            let expected = *next.get(&group.shard).unwrap_or(&last.next());
+            if group.first != expected {
+                return Err(JournalError::OutOfOrder { shard: group.shard, expected, got: group.first });
+            }
+            next.insert(group.shard, group.last().next());
+        }
+        for group in groups {
+            state.shards.entry(group.shard).or_default().events.extend(group.events.iter().cloned());
+        }
+        Ok(())
+    }
+
+    fn trim(&mut self, marks: &[(ShardId, Lsn)]) -> Result<(), JournalError> {
+        let mut state = self.disk.state();
+        for (shard, mark) in marks {
+            let Some(kept) = state.shards.get_mut(shard) else { continue };
+            while kept.trimmed + 1 < mark.0 && kept.events.pop_front().is_some() {
+                kept.trimmed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn reader(&self) -> Arc<dyn JournalReader> {
+        Arc::new(self.disk.clone())
+    }
+}
+
+impl JournalReader for MemoryJournal {
+    fn bounds(&self, shard: ShardId) -> Bounds {
+        self.state().shards.get(&shard).map_or(Bounds { first: Lsn(1), last: Lsn::ZERO }, Kept::bounds)
+    }
+
+    fn read(&self, shard: ShardId, from: Lsn, max: usize) -> Result<Vec<(Lsn, Event)>, JournalError> {
+        let state = self.state();
+        let Some(kept) = state.shards.get(&shard) else { return Ok(Vec::new()) };
+        let first = kept.bounds().first;
+        if from < first {
+            return Err(JournalError::Trimmed { shard, asked: from, first });
+        }
+        let skip = usize::try_from(from.0 - first.0).unwrap_or(usize::MAX);
+        let events = kept.events.iter().skip(skip).take(max.max(1)).cloned();
+        Ok(events.zip(from.0..).map(|(event, lsn)| (Lsn(lsn), event)).collect())
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.state().shards.values().flat_map(|kept| &kept.events).map(Event::weight).sum()
+    }
+}

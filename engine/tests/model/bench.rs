@@ -1,0 +1,367 @@
+//! A shard and the model side by side: every step is taken by both, and everything that can be seen is compared.
+
+use std::collections::BTreeMap;
+
+use hotstock_engine::checkpoint::{CheckpointEnd, Image};
+use hotstock_engine::clock::Timestamp;
+use hotstock_engine::command::{Action, Command, Confirm, InvalidField, Line, Lines, Part, Release, Return};
+use hotstock_engine::event::{Change, Event};
+use hotstock_engine::ids::{Lsn, RequestId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::outcome::{Answer, Levels, Outcome, Refusal, StockView};
+use hotstock_engine::state::{Capture, Decision, State};
+
+use crate::naive::{Naive, Place};
+use crate::steps::{PartKind, PartWish, Step};
+
+/// Deadlines are kept in steps of this many milliseconds: an order expires at most so late, and never early.
+const DEADLINE_STEP: u64 = 100;
+
+/// See the module.
+pub struct Bench {
+    state: State,
+    naive: Naive,
+    clock: Timestamp,
+    /// The journal: the event with LSN `n` is at `n - 1`.
+    log: Vec<Event>,
+    /// The model after each LSN, for torn tails.
+    moments: Vec<Naive>,
+    /// Commands that were sent.
+    sent: Vec<Action>,
+    /// Stock levels as the views of the read side would show them: updated by what was touched only.
+    views: BTreeMap<Place, StockView>,
+    running: Option<Running>,
+    newest: Option<Saved>,
+}
+
+/// A checkpoint under way.
+struct Running {
+    at: Capture,
+    begin: Lsn,
+    slices: Vec<Vec<Image>>,
+}
+
+/// A complete checkpoint.
+#[derive(Clone)]
+struct Saved {
+    begin: Lsn,
+    end: CheckpointEnd,
+    slices: Vec<Vec<Image>>,
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        Self {
+            state: empty_state(),
+            naive: Naive::default(),
+            clock: Timestamp(1_000_000),
+            log: Vec::new(),
+            moments: vec![Naive::default()],
+            sent: Vec::new(),
+            views: BTreeMap::new(),
+            running: None,
+            newest: None,
+        }
+    }
+}
+
+fn empty_state() -> State {
+    State::new(ShardId(0), 1)
+}
+
+impl Bench {
+    pub fn take(&mut self, step: Step) {
+        match step {
+            Step::Do(action) => self.send(action),
+            Step::DoPart(wish) => self.send(self.part(wish)),
+            Step::Again(_) if self.sent.is_empty() => {}
+            Step::Again(index) => self.submit(&self.sent[index % self.sent.len()].clone()),
+            Step::Pass { millis } => self.clock = self.clock.plus_millis(millis),
+            Step::StepBack { millis } => self.clock = self.clock.minus_millis(millis),
+            Step::Expire { at_most } => self.expire(at_most),
+            Step::Forget { window_millis, max } => self.forget(window_millis, max),
+            Step::Restart => self.restart(self.log.len()),
+            Step::TornTail { events } => self.restart(self.log.len().saturating_sub(events)),
+            Step::Checkpoint { places } => self.go_on_with_checkpoint(places),
+            Step::Recover { torn } => self.recover(torn),
+        }
+    }
+
+    fn send(&mut self, action: Action) {
+        self.submit(&action);
+        self.sent.push(action);
+    }
+
+    fn submit(&mut self, action: &Action) {
+        let command = Command::from(action.clone());
+        command.validate().expect("only valid commands are drawn");
+        let expected = self.naive.carry_out(action, self.clock);
+        let got = match self.state.decide(&command, self.clock) {
+            Decision::Answer(outcome) => outcome,
+            Decision::Log(event) => {
+                self.log(event.clone());
+                Ok(self.state.answer(&event))
+            }
+        };
+        assert_eq!(plain(got), plain(expected), "(engine left, model right) at {action:?}");
+    }
+
+    /// Applies an event to the state; the model has taken it already.
+    fn log(&mut self, event: Event) {
+        assert_eq!(event.at, self.naive.time, "the time of {event:?}");
+        self.check_moves(&event);
+        let lsn = self.state.applied().next();
+        self.state.apply(lsn, &event).expect("what was decided can be applied");
+        self.log.push(event);
+        self.moments.push(self.naive.clone());
+    }
+
+    fn expire(&mut self, at_most: usize) {
+        for _ in 0..at_most {
+            let Some(event) = self.state.next_expiry(self.clock) else {
+                let late = self.naive.due(self.clock.minus_millis(DEADLINE_STEP)).next();
+                assert!(late.is_none(), "nothing expires at {:?}, but {late:?} is due", self.clock);
+                return;
+            };
+            let Change::Expired { order_no, .. } = &event.change else {
+                panic!("{event:?} instead of an expiry")
+            };
+            let at = self.naive.orders[order_no].expires_at;
+            let earlier = self.naive.due(at.minus_millis(DEADLINE_STEP)).next();
+            assert!(earlier.is_none(), "{order_no} expires before {earlier:?}");
+            self.naive.expire(order_no, self.clock).expect("the model lets it expire");
+            self.log(event);
+        }
+    }
+
+    fn forget(&mut self, window_millis: u64, max: usize) {
+        let before = self.clock.minus_millis(window_millis);
+        let expected = self.naive.forget(before, max, self.clock);
+        let Some(forget) = self.state.next_forgotten(before, max, self.clock) else {
+            assert_eq!(expected, None);
+            return;
+        };
+        let expected = expected.expect("the model forgets too");
+        let Change::Forgotten { through, sold } = &forget.event.change else {
+            panic!("{:?} instead of a Forgotten", forget.event)
+        };
+        assert_eq!(
+            (through.0, forget.count, forget.early),
+            (expected.through, expected.count, expected.early)
+        );
+        for entry in sold {
+            let shelf = &self.naive.shelves[&(entry.sku_id.clone(), entry.warehouse_id)];
+            assert_eq!(entry.total, shelf.sold_by_forgotten.iter().sum::<u64>(), "{entry:?}");
+        }
+        self.log(forget.event);
+        let mut forgotten = self.state.take_forgotten();
+        forgotten.sort();
+        assert_eq!(forgotten, expected.orders, "these order numbers are free again");
+    }
+
+    /// Stops, and starts from the first `keep` events.
+    fn restart(&mut self, keep: usize) {
+        // A checkpoint is complete only when the journal is durable through its end.
+        let durable = self.newest.as_ref().map_or(0, |saved| length(saved.end.end));
+        self.crash(keep.max(durable));
+        let mut state = empty_state();
+        self.replay(&mut state, 0, self.log.len());
+        self.go_on_with(state);
+    }
+
+    fn go_on_with_checkpoint(&mut self, places: usize) {
+        let begin = self.state.applied();
+        let running =
+            self.running.get_or_insert_with(|| Running { at: Capture::default(), begin, slices: Vec::new() });
+        if let Some(slice) = self.state.capture(&mut running.at, places) {
+            running.slices.push(slice);
+            return;
+        }
+        let end = CheckpointEnd { end: self.state.applied(), time: self.state.time() };
+        self.newest = self.running.take().map(|done| Saved { begin: done.begin, end, slices: done.slices });
+    }
+
+    /// Stops without the last `torn` events, and starts from the newest checkpoint.
+    fn recover(&mut self, torn: usize) {
+        let Some(saved) = self.newest.clone() else { return };
+        let (begin, end) = (length(saved.begin), length(saved.end.end));
+        self.crash(self.log.len().saturating_sub(torn).max(end));
+        let from_checkpoint = || {
+            let mut state = State::restoring(ShardId(0), 1, saved.begin, saved.end);
+            for slice in &saved.slices {
+                state.restore(slice.clone()).expect("a checkpoint can be restored");
+            }
+            state
+        };
+        if begin < end {
+            let mut too_short = from_checkpoint();
+            self.replay(&mut too_short, begin, end - 1);
+            too_short.check_exact().expect_err("the journal ends before the checkpoint");
+        }
+        let mut state = from_checkpoint();
+        self.replay(&mut state, begin, self.log.len());
+        state.check_exact().expect("the journal reaches beyond the end of the checkpoint");
+        self.go_on_with(state);
+    }
+
+    fn crash(&mut self, keep: usize) {
+        self.log.truncate(keep);
+        self.moments.truncate(keep + 1);
+        self.naive = self.moments[self.log.len()].clone();
+        self.running = None;
+    }
+
+    fn replay(&self, state: &mut State, from: usize, to: usize) {
+        for event in &self.log[from..to] {
+            state.apply(state.applied().next(), event).expect("what was applied can be replayed");
+        }
+    }
+
+    fn go_on_with(&mut self, mut state: State) {
+        // A shard that starts asks for all orders instead.
+        state.take_forgotten();
+        self.state = state;
+        self.views.clear();
+    }
+
+    /// Compares everything that can be seen.
+    pub fn check(&mut self) {
+        for number in self.state.take_touched() {
+            let view = self.state.stock_view(number);
+            self.views.insert((view.sku_id.clone(), view.warehouse_id), view);
+        }
+        let views: Vec<_> = self.naive.shelves.keys().map(|place| self.naive.stock_view(place)).collect();
+        assert_eq!(self.views.values().cloned().collect::<Vec<_>>(), views, "stocks as the views show them");
+
+        let audit = self.state.audit();
+        assert_eq!(audit.violations, []);
+        let audited = audit.stocks.into_iter().map(|stock| StockView {
+            sku_id: stock.sku_id,
+            warehouse_id: stock.warehouse_id,
+            levels: stock.levels,
+            status: stock.status,
+        });
+        assert_eq!(audited.collect::<Vec<_>>(), views, "stocks as they are");
+
+        let mut order_numbers: Vec<_> = self.state.order_numbers().collect();
+        order_numbers.sort();
+        assert_eq!(order_numbers, self.naive.orders.keys().collect::<Vec<_>>());
+        for (order_no, order) in &self.naive.orders {
+            let expected = Some((Lsn(order.last_event), order.view(order_no)));
+            assert_eq!(self.state.order(order_no), expected);
+        }
+
+        let sizes = self.state.sizes();
+        let open = self.naive.orders.values().filter(|order| order.is_open()).count();
+        let expected = (views.len(), self.naive.orders.len(), open, self.naive.remembered().len());
+        assert_eq!((sizes.stocks, sizes.orders, sizes.open_orders, sizes.remembered), expected);
+        assert_eq!((self.state.applied(), self.state.time()), (Lsn(self.naive.events), self.naive.time));
+    }
+
+    /// What an event says of units and levels (the followers live on it) is what happened in the model.
+    fn check_moves(&self, event: &Event) {
+        let before = self.moments.last().expect("there is one per LSN and one before");
+        let mut moved: BTreeMap<Place, [i128; 3]> = BTreeMap::new();
+        for Move { place, units, after } in moves(&event.change) {
+            if let Some(after) = after {
+                assert_eq!(after, self.naive.levels(&place), "the levels after {event:?}");
+            }
+            let sum = moved.entry(place).or_default();
+            (0..3).for_each(|level| sum[level] += units[level]);
+        }
+        for place in self.naive.shelves.keys() {
+            let was = before.shelves.contains_key(place).then(|| before.levels(place)).unwrap_or_default();
+            let is = self.naive.levels(place);
+            let difference = |of: fn(&Levels) -> u64| i128::from(of(&is)) - i128::from(of(&was));
+            let expected = [difference(|l| l.available), difference(|l| l.reserved), difference(|l| l.sold)];
+            assert_eq!(moved.remove(place).unwrap_or_default(), expected, "{place:?} after {event:?}");
+        }
+        assert!(moved.is_empty(), "{event:?} moves units of unknown stocks");
+    }
+
+    /// A part with lines of the order that it names.
+    fn part(&self, wish: PartWish) -> Action {
+        let PartWish { kind, order_no, picks, request_id } = wish;
+        let order = self.naive.orders.get(&order_no);
+        let own = order.map_or(&[][..], |order| order.asked.as_slice());
+        let foreign = Line { sku_id: SkuId::new("S0").unwrap(), warehouse_id: WarehouseId(0), quantity: 1 };
+        let pick = |(index, quantity): (usize, u32)| {
+            // Just past the end: a line that the order most likely does not have.
+            let line = own.get(index % (own.len() + usize::from(own.len() < 2))).unwrap_or(&foreign);
+            Line { quantity, ..line.clone() }
+        };
+        let lines = Lines::new(picks.into_iter().map(pick)).expect("few small quantities");
+        let part = |lines, request_id| Some(Part { lines, request_id });
+        match kind {
+            PartKind::Confirm => Action::Confirm(Confirm { order_no, part: part(lines, request_id) }),
+            PartKind::Release => {
+                Action::Release(Release { order_no, part: part(lines, request_id), reason: None })
+            }
+            PartKind::Return => {
+                let request_id = request_id.unwrap_or_else(|| RequestId::new("R0").unwrap());
+                Action::Return(Return { order_no, request_id, lines: Some(lines) })
+            }
+        }
+    }
+}
+
+fn length(lsn: Lsn) -> usize {
+    usize::try_from(lsn.0).expect("few events")
+}
+
+/// An outcome without what the docs leave open: the words of a problem, the order of a SKU's warehouses.
+fn plain(outcome: Outcome) -> Outcome {
+    match outcome {
+        Err(Refusal::InvalidField(problem)) => Err(InvalidField::new(problem.field, "").into()),
+        Ok(Answer::Sku { mut stocks, effect }) => {
+            stocks.sort_by_key(|stock| stock.warehouse_id);
+            Ok(Answer::Sku { stocks, effect })
+        }
+        other => other,
+    }
+}
+
+/// What an event says of one stock: units that went to available, reserved and sold, and the levels after.
+struct Move {
+    place: Place,
+    units: [i128; 3],
+    after: Option<Levels>,
+}
+
+fn moves(change: &Change) -> Vec<Move> {
+    let to = |sku_id: &SkuId, warehouse_id: WarehouseId, units, after| {
+        let place = (sku_id.clone(), warehouse_id);
+        Move { place, units, after }
+    };
+    match change {
+        Change::StockCreated { sku_id, warehouse_id, quantity } => {
+            vec![to(sku_id, *warehouse_id, [i128::from(*quantity), 0, 0], None)]
+        }
+        Change::StockChanged { sku_id, warehouse_id, delta, after, .. } => {
+            vec![to(sku_id, *warehouse_id, [i128::from(*delta), 0, 0], Some(*after))]
+        }
+        Change::Reserved { lines, .. } => {
+            let hold = |n: u32| [-i128::from(n), i128::from(n), 0];
+            lines.iter().map(|l| to(&l.sku_id, l.warehouse_id, hold(l.held), Some(l.after))).collect()
+        }
+        Change::Confirmed { lines, .. } => {
+            let sell = |held: u32, late: u32| {
+                let (held, late) = (i128::from(held), i128::from(late));
+                [-late, -held, held + late]
+            };
+            let moves = lines.iter().map(|l| (l, sell(l.held, l.late)));
+            moves.map(|(l, units)| to(&l.sku_id, l.warehouse_id, units, Some(l.after))).collect()
+        }
+        Change::Released { lines, .. } | Change::Expired { lines, .. } => {
+            let free = |n: u32| [i128::from(n), -i128::from(n), 0];
+            lines.iter().map(|l| to(&l.sku_id, l.warehouse_id, free(l.quantity), Some(l.after))).collect()
+        }
+        Change::Returned { lines, .. } => {
+            let back = |n: u32| [i128::from(n), 0, -i128::from(n)];
+            lines.iter().map(|l| to(&l.sku_id, l.warehouse_id, back(l.quantity), Some(l.after))).collect()
+        }
+        Change::StatusChanged { .. }
+        | Change::Cancelled { .. }
+        | Change::Extended { .. }
+        | Change::Forgotten { .. } => Vec::new(),
+    }
+}

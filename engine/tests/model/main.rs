@@ -1,0 +1,57 @@
+//! The state machine of a shard against a naive model: random commands and mishaps, everything compared after each step.
+//!
+//! - [`naive`]: the model, written from the docs. [`steps`]: what can happen, and how to draw it at random.
+//! - [`bench`]: a shard (decide, apply, answer; restarts, torn tails, checkpoints) and the model side by side.
+//!
+//! `PROPTEST_CASES=20000 cargo test -p hotstock-engine --test model` looks longer. A failure shrinks to few steps and is
+//! kept in `regressions.txt`, which is replayed first.
+
+mod bench;
+mod naive;
+mod steps;
+
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+
+use bench::Bench;
+use steps::{Step, World, steps};
+
+/// `cases` unless `PROPTEST_CASES` asks for another number.
+fn config(cases: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let asked = std::env::var_os("PROPTEST_CASES").is_some();
+    let regressions = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model/regressions.txt");
+    ProptestConfig {
+        cases: if asked { default.cases } else { cases },
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(regressions))),
+        ..default
+    }
+}
+
+fn run(steps: Vec<Step>) {
+    let mut bench = Bench::default();
+    for step in steps {
+        bench.take(step);
+        bench.check();
+    }
+}
+
+proptest! {
+    #![proptest_config(config(256))]
+
+    /// Three SKUs in two warehouses and six orders: everything collides with everything.
+    #[test]
+    fn the_state_machine_does_what_the_model_does(steps in steps(World::SMALL, 1..160)) {
+        run(steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(24))]
+
+    /// Orders of up to sixty lines.
+    #[test]
+    fn orders_of_many_lines_do_what_the_model_does(steps in steps(World::WIDE, 1..40)) {
+        run(steps);
+    }
+}

@@ -1,0 +1,16 @@
+//! Stories of single orders, told as tables: what is sent, and what is answered.
+//!
+//! - [`shop`]: the language of the tables and the shard that they are told to.
+//! - [`orders`]: each row of the state diagram, repeats, mismatches. [`parts`]: parts of orders. [`late`]: late payments.
+//!   [`expiry`]: at, before and after the time; very many at once. [`stock`]: create, change, suspend, best effort.
+//!   [`limits`]: the bounds. [`memory`]: what is forgotten and what is not. [`checkpoints`]: what a restart finds.
+
+mod checkpoints;
+mod expiry;
+mod late;
+mod limits;
+mod memory;
+mod orders;
+mod parts;
+mod shop;
+mod stock;

@@ -1,0 +1,320 @@
+//! The language of the stories. A story is a table of `what is sent -> what is answered`, one row a line:
+//!
+//! ```text
+//! create A 10                      -> created A 10/0/0
+//! reserve O1 A:2 B@7:1 ttl=60      -> created reserved A:2[held 2] B@7:1[held 1]
+//! confirm O1 A:1 id=R1             -> changed partially_confirmed …
+//! levels A                         -> 8/1/1
+//! wait 60000                       ->
+//! expire                           -> O1
+//! ```
+//!
+//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said); levels are available/reserved/sold. `wait` moves the clock by
+//! milliseconds; `expire` names the orders that expired, `forget` (window in milliseconds, max) those that were
+//! forgotten. At its end a story is replayed from its journal, and must leave the same behind.
+
+use hotstock_engine::clock::Timestamp;
+use hotstock_engine::command::{
+    Action, ChangeKind, ChangeStock, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release,
+    Reserve, Return, SetStatus, StockStatus,
+};
+use hotstock_engine::event::{Change, Event};
+use hotstock_engine::ids::{BuyerId, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::outcome::{
+    Answer, Effect, LineView, OrderStatus, OrderView, Outcome, Refusal, ShortLine, StockView,
+};
+use hotstock_engine::state::{Decision, State};
+
+/// When every story begins.
+pub const BEGIN: Timestamp = Timestamp(1_000_000);
+
+/// One shard, its journal and its clock.
+pub struct Shop {
+    pub state: State,
+    pub log: Vec<Event>,
+    pub clock: Timestamp,
+}
+
+impl Default for Shop {
+    fn default() -> Self {
+        Self { state: State::new(ShardId(0), 1), log: Vec::new(), clock: BEGIN }
+    }
+}
+
+/// Tells a story to an empty shop.
+#[track_caller]
+pub fn story(table: &str) {
+    let mut shop = Shop::default();
+    shop.tell(table);
+    shop.check();
+}
+
+impl Shop {
+    /// Goes through a table and stops at the first row that is answered otherwise.
+    #[track_caller]
+    pub fn tell(&mut self, table: &str) {
+        for row in table.lines().map(str::trim).filter(|row| !row.is_empty()) {
+            let (sent, expected) = row.split_once("->").expect("a row is `sent -> answered`");
+            let got = self.say(sent.trim());
+            assert_eq!(got, expected.trim(), "(answered left, expected right) in the row: {row}");
+        }
+    }
+
+    /// Carries out one row and gives the answer as text.
+    pub fn say(&mut self, sent: &str) -> String {
+        let words: Vec<_> = sent.split_whitespace().collect();
+        match words[..] {
+            ["wait", millis] => {
+                self.clock = self.clock.plus_millis(number(millis));
+                String::new()
+            }
+            ["clock_back", millis] => {
+                self.clock = self.clock.minus_millis(number(millis));
+                String::new()
+            }
+            ["expire"] => self.expire(),
+            ["forget", window, max] => self.forget(number(window), number(max)),
+            ["restart"] => {
+                self.state = self.replayed();
+                String::new()
+            }
+            ["levels", place] => {
+                let (sku_id, warehouse_id) = place_of(place);
+                let audit = self.state.audit();
+                let mut stocks = audit.stocks.iter();
+                let stock = stocks.find(|s| s.sku_id == sku_id && s.warehouse_id == warehouse_id);
+                stock.map_or("none".to_owned(), |s| {
+                    format!("{}/{}/{}", s.levels.available, s.levels.reserved, s.levels.sold)
+                })
+            }
+            _ => text_of(self.send(action_of(&words))),
+        }
+    }
+
+    /// Carries out one command as a shard does: decide, apply, answer.
+    pub fn send(&mut self, action: Action) -> Outcome {
+        let command = Command::from(action);
+        command.validate()?;
+        match self.state.decide(&command, self.clock) {
+            Decision::Answer(outcome) => outcome,
+            Decision::Log(event) => {
+                self.log(event.clone());
+                Ok(self.state.answer(&event))
+            }
+        }
+    }
+
+    pub fn log(&mut self, event: Event) {
+        self.state.apply(self.state.applied().next(), &event).expect("what was decided can be applied");
+        self.log.push(event);
+    }
+
+    fn expire(&mut self) -> String {
+        let mut expired = Vec::new();
+        while let Some(event) = self.state.next_expiry(self.clock) {
+            let Change::Expired { order_no, .. } = &event.change else { panic!("{event:?} expires nothing") };
+            expired.push(order_no.to_string());
+            self.log(event);
+        }
+        expired.sort();
+        expired.join(" ")
+    }
+
+    fn forget(&mut self, window_millis: u64, max: u64) -> String {
+        let before = self.clock.minus_millis(window_millis);
+        let max = usize::try_from(max).expect("a small number");
+        while let Some(forget) = self.state.next_forgotten(before, max, self.clock) {
+            self.log(forget.event);
+        }
+        let mut names: Vec<_> = self.state.take_forgotten().iter().map(ToString::to_string).collect();
+        names.sort();
+        names.join(" ")
+    }
+
+    /// The state that a restart makes from the journal.
+    pub fn replayed(&self) -> State {
+        let mut state = State::new(ShardId(0), 1);
+        for event in &self.log {
+            state.apply(state.applied().next(), event).expect("what was applied can be replayed");
+        }
+        state
+    }
+
+    /// Every invariant holds, and a restart finds the same stocks and orders.
+    #[track_caller]
+    pub fn check(&self) {
+        let audit = self.state.audit();
+        assert_eq!(audit.violations, []);
+        let replayed = self.replayed();
+        assert_eq!(replayed.audit(), audit);
+        for order_no in self.state.order_numbers() {
+            assert_eq!(replayed.order(order_no), self.state.order(order_no));
+        }
+    }
+}
+
+fn action_of(words: &[&str]) -> Action {
+    let (what, rest) = words.split_first().expect("a row has a verb");
+    let order_no = || OrderNo::new(rest[0]).expect("an order number comes first");
+    let change = |kind| {
+        let (sku_id, warehouse_id) = place_of(rest[0]);
+        let quantity = rest[1].parse().expect("a quantity");
+        let request_id = RequestId::new(rest[2]).expect("a request id");
+        Action::ChangeStock(ChangeStock { sku_id, warehouse_id, kind, quantity, request_id, reason: None })
+    };
+    let set_status = |status| {
+        let all = !rest[0].contains('@');
+        let (sku_id, warehouse_id) = place_of(rest[0]);
+        Action::SetStatus(SetStatus { sku_id, warehouse_id: (!all).then_some(warehouse_id), status })
+    };
+    match *what {
+        "create" => {
+            let (sku_id, warehouse_id) = place_of(rest[0]);
+            Action::CreateStock(CreateStock { sku_id, warehouse_id, quantity: number(rest[1]) })
+        }
+        "restock" => change(ChangeKind::Restock),
+        "deduct" => change(ChangeKind::Deduct),
+        "adjust" => change(ChangeKind::Adjust),
+        "suspend" => set_status(StockStatus::Suspended),
+        "resume" => set_status(StockStatus::OnSale),
+        "reserve" => Action::Reserve(Reserve {
+            order_no: order_no(),
+            lines: lines_of(&rest[1..]).expect("a reserve has lines"),
+            ttl_seconds: option(rest, "ttl=").map_or(1800, |ttl| ttl.parse().expect("seconds")),
+            buyer_id: option(rest, "buyer=").map(|buyer| BuyerId::new(buyer).expect("a buyer id")),
+            mode: if rest.contains(&"best_effort") { Mode::BestEffort } else { Mode::AllOrNothing },
+        }),
+        "confirm" => Action::Confirm(Confirm { order_no: order_no(), part: part_of(&rest[1..]) }),
+        "release" => {
+            Action::Release(Release { order_no: order_no(), part: part_of(&rest[1..]), reason: None })
+        }
+        "extend" => {
+            let ttl_seconds = rest[1].parse().expect("seconds");
+            Action::Extend(Extend { order_no: order_no(), ttl_seconds })
+        }
+        "return" => {
+            let request_id = RequestId::new(rest[1]).expect("a request id");
+            Action::Return(Return { order_no: order_no(), request_id, lines: lines_of(&rest[2..]) })
+        }
+        "get" => Action::GetOrder(order_no()),
+        other => panic!("the stories know no verb {other:?}"),
+    }
+}
+
+fn part_of(words: &[&str]) -> Option<Part> {
+    let request_id = option(words, "id=").map(|id| RequestId::new(id).expect("a request id"));
+    lines_of(words).map(|lines| Part { lines, request_id })
+}
+
+fn lines_of(words: &[&str]) -> Option<Lines> {
+    let lines: Vec<_> = words
+        .iter()
+        .filter_map(|word| word.split_once(':'))
+        .map(|(place, quantity)| {
+            let (sku_id, warehouse_id) = place_of(place);
+            Line { sku_id, warehouse_id, quantity: quantity.parse().expect("a quantity") }
+        })
+        .collect();
+    (!lines.is_empty()).then(|| Lines::new(lines).expect("lines within their bounds"))
+}
+
+fn option<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
+    words.iter().find_map(|word| word.strip_prefix(name))
+}
+
+fn place_of(word: &str) -> (SkuId, WarehouseId) {
+    let (sku, warehouse) = word.split_once('@').unwrap_or((word, "1"));
+    (SkuId::new(sku).expect("a SKU"), WarehouseId(warehouse.parse().expect("a warehouse")))
+}
+
+fn number(word: &str) -> u64 {
+    word.parse().expect("a number")
+}
+
+/// An outcome as it stands in a table.
+pub fn text_of(outcome: Outcome) -> String {
+    match outcome {
+        Ok(Answer::Order { order, effect }) => format!("{} {}", effect_text(effect), order_text(&order)),
+        Ok(Answer::Stock { stock, effect }) => format!("{} {}", effect_text(effect), stock_text(&stock)),
+        Ok(Answer::Sku { stocks, effect }) => {
+            let stocks: Vec<_> = stocks.iter().map(stock_text).collect();
+            format!("{} {}", effect_text(effect), stocks.join(" "))
+        }
+        Err(refusal) => refusal_text(refusal),
+    }
+}
+
+fn effect_text(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Created => "created",
+        Effect::Changed => "changed",
+        Effect::Replayed => "replayed",
+    }
+}
+
+fn order_text(order: &OrderView) -> String {
+    let status = match order.status {
+        OrderStatus::Reserved => "reserved",
+        OrderStatus::PartiallyConfirmed => "partially_confirmed",
+        OrderStatus::Confirmed => "confirmed",
+        OrderStatus::Released => "released",
+        OrderStatus::Expired => "expired",
+        OrderStatus::Cancelled => "cancelled",
+        OrderStatus::PartiallyReturned => "partially_returned",
+        OrderStatus::Returned => "returned",
+    };
+    let holds = order.lines.iter().any(|line| line.held > 0);
+    assert_eq!(order.expires_at.is_some(), holds, "what holds units expires, and nothing else: {order:?}");
+    std::iter::once(status.to_owned()).chain(order.lines.iter().map(line_text)).collect::<Vec<_>>().join(" ")
+}
+
+fn line_text(line: &LineView) -> String {
+    let counts = [
+        ("held", line.held),
+        ("confirmed", line.confirmed),
+        ("released", line.released),
+        ("returned", line.returned),
+    ];
+    let counts = counts.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}"));
+    let counts = counts.collect::<Vec<_>>().join(" ");
+    format!("{}:{}[{counts}]", place_text(&line.sku_id, line.warehouse_id), line.quantity)
+}
+
+fn stock_text(stock: &StockView) -> String {
+    let l = stock.levels;
+    let suspended = if stock.status == StockStatus::Suspended { " suspended" } else { "" };
+    let place = place_text(&stock.sku_id, stock.warehouse_id);
+    format!("{place} {}/{}/{}{suspended}", l.available, l.reserved, l.sold)
+}
+
+fn place_text(sku_id: &SkuId, warehouse_id: WarehouseId) -> String {
+    if warehouse_id.0 == 1 { sku_id.to_string() } else { format!("{sku_id}@{warehouse_id}") }
+}
+
+fn refusal_text(refusal: Refusal) -> String {
+    let shorts = |name: &str, lines: &[ShortLine]| {
+        let lines = lines.iter().map(|line| {
+            let place = place_text(&line.sku_id, line.warehouse_id);
+            format!(" {place} {} of {}", line.available, line.requested)
+        });
+        std::iter::once(name.to_owned()).chain(lines).collect::<String>()
+    };
+    match refusal {
+        Refusal::InvalidField(problem) => format!("invalid_field {}", problem.field),
+        Refusal::OrderMismatch { .. } => "order_mismatch".to_owned(),
+        Refusal::RequestMismatch => "request_mismatch".to_owned(),
+        Refusal::UnknownSku { sku_id, .. } => format!("unknown_sku {sku_id}"),
+        Refusal::UnknownOrder { .. } => "unknown_order".to_owned(),
+        Refusal::InsufficientStock { lines } => shorts("insufficient_stock", &lines),
+        Refusal::OrderCancelled { .. } => "order_cancelled".to_owned(),
+        Refusal::AlreadyConfirmed { .. } => "already_confirmed".to_owned(),
+        Refusal::OrderEnded { .. } => "order_ended".to_owned(),
+        Refusal::ExceedsHold { lines } => shorts("exceeds_hold", &lines),
+        Refusal::LatePaymentNoStock { lines } => shorts("late_payment_no_stock", &lines),
+        Refusal::NothingToReturn { lines } => shorts("nothing_to_return", &lines),
+        Refusal::SkuSuspended { sku_id, .. } => format!("sku_suspended {sku_id}"),
+        Refusal::StockExists { initial, .. } => format!("stock_exists {initial}"),
+        Refusal::TooManyRequests { .. } => "too_many_requests".to_owned(),
+        other => format!("{other:?}"),
+    }
+}

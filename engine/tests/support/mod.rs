@@ -1,0 +1,75 @@
+//! What the tests of the running engine share: short ways to make commands, and an engine on a journal in memory.
+
+use std::sync::Arc;
+
+use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
+use hotstock_engine::engine::{Engine, EngineOptions, Parts};
+use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
+use hotstock_engine::testing::{ManualClock, MemoryCheckpoints, MemoryJournal};
+
+/// What outlives an engine: its "disk" and its clock.
+pub struct World {
+    pub journal: MemoryJournal,
+    pub checkpoints: MemoryCheckpoints,
+    pub clock: ManualClock,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self {
+            journal: MemoryJournal::default(),
+            checkpoints: MemoryCheckpoints::default(),
+            clock: ManualClock::default(),
+        }
+    }
+
+    pub fn parts(&self) -> Parts {
+        let (journal, checkpoints) = (self.journal.open(), Arc::new(self.checkpoints.clone()));
+        Parts::new(Box::new(journal), checkpoints, Arc::new(self.clock.clone()))
+    }
+
+    pub async fn start(&self, options: EngineOptions) -> Engine {
+        Engine::start(options, self.parts()).await.unwrap()
+    }
+}
+
+pub fn sku(name: &str) -> SkuId {
+    SkuId::new(name).unwrap()
+}
+
+pub fn order_no(name: &str) -> OrderNo {
+    OrderNo::new(name).unwrap()
+}
+
+pub fn lines(lines: &[(&str, u32)]) -> Lines {
+    let line =
+        |&(name, quantity): &(&str, u32)| Line { sku_id: sku(name), warehouse_id: WarehouseId(1), quantity };
+    Lines::new(lines.iter().map(line)).unwrap()
+}
+
+pub fn create(name: &str, quantity: u64) -> Command {
+    Action::CreateStock(CreateStock { sku_id: sku(name), warehouse_id: WarehouseId(1), quantity }).into()
+}
+
+pub fn reserve(order: &str, name: &str, quantity: u32) -> Command {
+    reserve_lines(order, lines(&[(name, quantity)]))
+}
+
+/// Held for 900 seconds.
+pub fn reserve_lines(order: &str, lines: Lines) -> Command {
+    let order_no = order_no(order);
+    Action::Reserve(Reserve { order_no, lines, ttl_seconds: 900, buyer_id: None, mode: Mode::AllOrNothing })
+        .into()
+}
+
+pub fn confirm(order: &str) -> Command {
+    Action::Confirm(Confirm { order_no: order_no(order), part: None }).into()
+}
+
+pub fn release(order: &str) -> Command {
+    Action::Release(Release { order_no: order_no(order), part: None, reason: None }).into()
+}
+
+pub fn get(order: &str) -> Command {
+    Action::GetOrder(order_no(order)).into()
+}
