@@ -8,6 +8,8 @@ use hotstock_engine::clock::{Clock, Timestamp};
 use hotstock_engine::engine::{Engine, EngineOptions, Parts, StartError};
 use hotstock_engine::ids::WarehouseId;
 use hotstock_engine::journal::JournalError;
+use hotstock_persistence::data_dir::{DataDir, DataDirError};
+use hotstock_persistence::journal::JournalOptions;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -35,9 +37,18 @@ pub struct Server {
 /// # Errors
 /// [`Failure`], with the exit code that says why.
 pub async fn start_engine(config: &Config) -> Result<Engine, Failure> {
-    let _ = config;
-    let parts =
-        Parts::new(Box::new(trial::Mem::default()), Arc::new(trial::NoCheckpoints), Arc::new(WallClock));
+    let (path, shards) = (config.data.dir.clone(), config.engine.shards);
+    let options = journal_options(config);
+    // Reading a journal back after a crash takes its time; signals and timers must run meanwhile.
+    let opened = tokio::task::spawn_blocking(move || {
+        let data_dir = DataDir::open(&path, Some(shards))?;
+        // The journal keeps the directory locked from here on.
+        let journal = data_dir.journal(options).map_err(StartError::from)?;
+        Ok::<_, Failure>((journal, data_dir.checkpoints()))
+    });
+    let (journal, checkpoints) =
+        opened.await.map_err(|error| Failure::other("opening the journal", error))??;
+    let parts = Parts::new(Box::new(journal), Arc::new(checkpoints), Arc::new(WallClock));
     Ok(Engine::start(engine_options(config), parts).await?)
 }
 
@@ -85,6 +96,10 @@ fn engine_options(config: &Config) -> EngineOptions {
     }
 }
 
+fn journal_options(config: &Config) -> JournalOptions {
+    JournalOptions { segment_bytes: config.journal.segment_bytes, zeros: config.journal.zeros_bytes }
+}
+
 fn http_options(config: &Config) -> hotstock_api::Options {
     let server = &config.server;
     hotstock_api::Options {
@@ -101,6 +116,18 @@ fn http_options(config: &Config) -> hotstock_api::Options {
         write_timeout: Duration::from_millis(server.write_timeout_ms),
         unready_for: Duration::from_millis(server.unready_ms),
         drain_timeout: Duration::from_millis(server.shutdown_grace_ms),
+    }
+}
+
+impl From<DataDirError> for Failure {
+    fn from(error: DataDirError) -> Self {
+        let problem = error.to_string();
+        match error {
+            DataDirError::InUse { .. } => Self::DataDirInUse(problem),
+            DataDirError::OtherShards { .. } | DataDirError::BadShards { .. } => Self::Usage(problem),
+            DataDirError::Damaged { .. } => Self::Damaged(problem),
+            _ => Self::Other(problem),
+        }
     }
 }
 
@@ -127,6 +154,7 @@ mod tests {
         let config = Config::defaults();
         let text = |value: &dyn std::fmt::Debug| format!("{value:#?}");
         assert_eq!(text(&engine_options(&config)), text(&EngineOptions::default()));
+        assert_eq!(text(&journal_options(&config)), text(&JournalOptions::default()));
         assert_eq!(text(&http_options(&config)), text(&hotstock_api::Options::default()));
     }
 }

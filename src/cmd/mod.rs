@@ -6,8 +6,9 @@ pub mod replay;
 pub mod serve;
 pub mod verify;
 
+use std::fmt::Display;
 use std::future::Future;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 
@@ -34,6 +35,11 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Demo(args) => log_to_stderr(QUIET).and_then(|()| block_on(demo::run(args))),
         Command::Bench(args) => log_to_stderr(QUIET).and_then(|()| block_on(bench::run(args))),
     }
+}
+
+/// A line on stdout. A reader who went away (`… | head`) is no reason to stop before the exit code is known.
+pub fn say(line: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// The environment; what is not text can't be a setting.
