@@ -124,7 +124,8 @@ fn commit(journal: &mut dyn Journal, context: &Context, counters: &WriterCounter
         if shared.backlog.remove(bytes) {
             shared.wake();
         }
-        replies.into_iter().for_each(Reply::send);
+        // The places first: a caller who has its answer finds the place in the gate that it had.
         drop(permits);
+        replies.into_iter().for_each(Reply::send);
     }
 }

@@ -206,6 +206,7 @@ impl Shard {
         let replies = std::mem::take(&mut self.work.replies);
         let events = std::mem::take(&mut self.work.events);
         if events.is_empty() && self.shared.durable_lsn() >= last {
+            drop(permits);
             replies.into_iter().for_each(Reply::send);
             return;
         }
