@@ -156,8 +156,9 @@ impl Shard {
         let work = &mut self.work;
         self.shared.mailbox.take(&mut work.spare);
         if work.pending.is_empty() {
-            // The usual case: no envelope is moved.
-            work.pending = VecDeque::from(std::mem::take(&mut work.spare));
+            // The usual case: no envelope is moved, and the memory goes round.
+            let mail = VecDeque::from(std::mem::take(&mut work.spare));
+            work.spare = Vec::from(std::mem::replace(&mut work.pending, mail));
         } else {
             work.pending.extend(work.spare.drain(..));
         }
