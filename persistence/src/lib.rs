@@ -7,6 +7,8 @@
 //! 3. [`journal`]: the write-ahead log on sled.
 //! 4. [`checkpoint`]: the checkpoint files.
 
+pub mod checkpoint;
 pub mod codec;
+pub mod data_dir;
 mod files;
 pub mod journal;

@@ -1,8 +1,9 @@
 //! What a start finds: the segments in order, what each holds, and whether anything that was durable is missing.
 //!
 //! Sealed segments are taken at their word. One without a seal (the last before a crash, and the one before it
-//! when it was just being sealed) is looked through: what sled recovered, and, because sled silently ends its
-//! recovery at the first bad page, the raw bytes of its file. By the batch numbers:
+//! when it was just being sealed) is looked through: what sled recovers, and, because sled silently ends its
+//! recovery at the first bad page, the raw bytes of its file. sled also *wipes* what it does not recover, so it is
+//! given a copy: a segment that is refused stays as it was found. By the batch numbers:
 //!
 //! - the last batch that left any trace is not complete: a torn tail; the whole batch is dropped;
 //! - an earlier one is not complete: damage, for its commit was answered before the next began.
@@ -13,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use hotstock_engine::ids::{Lsn, ShardId};
@@ -23,7 +25,7 @@ use super::seal::{self, Range};
 use super::store::{SLED_SEGMENT_BYTES, Store};
 use super::{io_error, segment_dir};
 use crate::codec::decode_numbers;
-use crate::files::{At as _, FileError, sync_dir};
+use crate::files::{At as _, FileError, parent, sync_dir};
 
 const TRASH: &str = "trash-";
 
@@ -56,7 +58,7 @@ pub(crate) fn recover(dir: &Path, shards: u16) -> Result<Recovered, JournalError
         let is_sealed = sealed.is_some();
         let found = match sealed {
             Some(range) => Some(range),
-            None => look_through(&segment, shards)?,
+            None => look_through(dir, number, shards)?,
         };
         let Some(range) = found else {
             // Prepared ahead and never written to.
@@ -96,15 +98,55 @@ fn connect(before: &mut Found, sealed: bool, after: &Range, number: u64) -> Resu
 }
 
 /// The events of a segment without a seal; `None` when nothing was ever committed to it.
-fn look_through(segment: &Path, shards: u16) -> Result<Option<Range>, JournalError> {
-    let raw = Traces::of_file(&Store::file_of(segment), shards).map_err(io_error)?;
+fn look_through(dir: &Path, number: u64, shards: u16) -> Result<Option<Range>, JournalError> {
+    // In the trash from the first moment on, so that a crash leaves nothing.
+    let copy = dir.join(format!("{TRASH}look-{number}"));
+    fs::create_dir(&copy).at(&copy).map_err(io_error)?;
+    let range = look_at_copy(&segment_dir(dir, number), &copy, shards);
+    fs::remove_dir_all(&copy).at(&copy).map_err(io_error)?;
+    range
+}
+
+fn look_at_copy(segment: &Path, copy: &Path, shards: u16) -> Result<Option<Range>, JournalError> {
+    let raw = copy_and_trace(&Store::file_of(segment), &Store::file_of(copy), shards).map_err(io_error)?;
     let Some(last_batch) = raw.last_batch else { return Ok(None) };
     let mut view = View::new(raw);
-    match view.read(segment) {
-        Err(error) if error.damage => return Err(view.damaged(shards, error.to_string())),
-        other => other.map_err(io_error)?,
+    match view.read(copy) {
+        Err(error) if error.damage => Err(view.damaged(segment, shards, &error.problem)),
+        Err(error) => Err(io_error(error)),
+        Ok(()) => view.conclude(shards, last_batch, segment),
     }
-    view.conclude(shards, last_batch, segment)
+}
+
+/// Makes the file of a segment durable as it is, copies it for sled, and collects its traces on the way.
+fn copy_and_trace(from: &Path, to: &Path, shards: u16) -> Result<Traces, FileError> {
+    let mut traces = Traces { last_batch: None, next: BTreeMap::new(), base: None };
+    let mut file = match File::open(from) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(traces),
+        other => other.at(from)?,
+    };
+    // What was written and not yet synced when the process died is going to be shown, so it must be durable before.
+    file.sync_all().at(from)?;
+    sync_dir(&parent(from))?;
+    let copy = File::create(to).at(to)?;
+    // sled never lays a record across the border of two of its segments, so each can be searched alone.
+    let mut piece = Vec::with_capacity(SLED_SEGMENT_BYTES);
+    let mut offset = 0;
+    loop {
+        piece.clear();
+        (&mut file).take(SLED_SEGMENT_BYTES as u64).read_to_end(&mut piece).at(from)?;
+        if piece.is_empty() {
+            return Ok(traces);
+        }
+        // The zeros behind the log need no copy.
+        if piece.iter().any(|byte| *byte != 0) {
+            copy.write_all_at(&piece, offset).at(to)?;
+        }
+        offset += piece.len() as u64;
+        for (header, payload) in record::find_all(&piece) {
+            traces.add(&header, payload, shards);
+        }
+    }
 }
 
 /// What the raw bytes of a segment's file tell.
@@ -117,26 +159,6 @@ struct Traces {
 }
 
 impl Traces {
-    fn of_file(path: &Path, shards: u16) -> Result<Self, FileError> {
-        let mut traces = Self { last_batch: None, next: BTreeMap::new(), base: None };
-        let mut file = match File::open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(traces),
-            other => other.at(path)?,
-        };
-        // sled never lays a record across the border of two of its segments, so each can be searched alone.
-        let mut piece = Vec::with_capacity(SLED_SEGMENT_BYTES);
-        loop {
-            piece.clear();
-            (&mut file).take(SLED_SEGMENT_BYTES as u64).read_to_end(&mut piece).at(path)?;
-            if piece.is_empty() {
-                return Ok(traces);
-            }
-            for (header, payload) in record::find_all(&piece) {
-                traces.add(&header, payload, shards);
-            }
-        }
-    }
-
     fn add(&mut self, header: &Header, payload: &[u8], shards: u16) {
         self.last_batch = self.last_batch.max(Some(header.batch));
         if header.kind == Kind::Base {
@@ -164,19 +186,14 @@ impl View {
         Self { raw, records: Vec::new(), batches: BTreeMap::new(), broken: None }
     }
 
-    fn read(&mut self, segment: &Path) -> Result<(), FileError> {
-        let store = Store::open(segment)?;
-        store.scan(&[], |key, value| -> Result<bool, FileError> {
+    fn read(&mut self, copy: &Path) -> Result<(), FileError> {
+        Store::open(copy)?.scan(&[], |key, value| {
             match record::parse_value(key, value) {
                 Ok((header, _)) => self.add(header),
                 Err(what) => self.broken = self.broken.take().or_else(|| Some(what.to_string())),
             }
             Ok(true)
-        })?;
-        // What sled changed as it opened must be as durable as what is going to be shown.
-        store.flush()?;
-        store.sync()?;
-        sync_dir(segment)
+        })
     }
 
     fn add(&mut self, header: Header) {
@@ -203,15 +220,15 @@ impl View {
         let torn = self.incomplete();
         if torn < last_trace {
             let what = self.broken.take().unwrap_or_else(|| "records are missing".to_owned());
-            let what = format!("{what}, in batch {torn} of {} ({})", last_trace + 1, segment.display());
-            return Err(self.damaged(shards, what));
+            let what = format!("{what}, in batch {torn} of {}", last_trace + 1);
+            return Err(self.damaged(segment, shards, &what));
         }
         if torn == 0 {
             // The very first commit did not come through.
             return Ok(None);
         }
         let Some(base) = self.raw.base.clone() else {
-            return Err(self.damaged(shards, format!("{} has no base record", segment.display())));
+            return Err(self.damaged(segment, shards, "there is no base record"));
         };
         let mut end = base.clone();
         self.records.retain(|header| header.batch < torn);
@@ -227,22 +244,41 @@ impl View {
         Ok(Some(Range { base, end }))
     }
 
-    /// Names the first LSN that can't be read: of a shard that has traces beyond it, if there is one.
-    fn damaged(&self, shards: u16, what: String) -> JournalError {
+    /// Names the first LSN that can't be read. Best where intact records in the raw bytes leave a gap: that is the
+    /// damaged one, all after it were only cut off by sled. Else of a shard that has traces beyond what sled recovered.
+    fn damaged(&self, segment: &Path, shards: u16, what: &str) -> JournalError {
         let base = self.raw.base.clone().unwrap_or_else(|| vec![1; usize::from(shards)]);
-        let readable: BTreeMap<ShardId, Lsn> = contiguous(&self.records, &base)
-            .into_iter()
-            .map(|(shard, next)| (shard, next.unwrap_or_else(|lsn| lsn)))
-            .collect();
-        let readable = |shard: &ShardId| {
-            let base = base.get(shard.index()).copied().unwrap_or(1);
-            readable.get(shard).copied().unwrap_or(Lsn(base))
+        let what = format!("{what} ({})", segment.display());
+        let intact = intact_records(&Store::file_of(segment));
+        let gap = contiguous(&intact, &base).into_iter().find_map(|(shard, end)| Some((shard, end.err()?)));
+        if let Some((shard, lsn)) = gap {
+            return JournalError::Damaged { shard, lsn, what };
+        }
+        let ends = contiguous(&self.records, &base);
+        let readable = |shard: &ShardId| match ends.get(shard) {
+            Some(Ok(lsn) | Err(lsn)) => *lsn,
+            None => Lsn(base.get(shard.index()).copied().unwrap_or(1)),
         };
         let lost = self.raw.next.iter().find(|(shard, next)| readable(shard) < **next);
         let any = self.raw.next.keys().next().copied().unwrap_or(ShardId(0));
         let shard = lost.map_or(any, |(shard, _)| *shard);
         JournalError::Damaged { shard, lsn: readable(&shard), what }
     }
+}
+
+/// The intact records of events in the raw bytes of a file, in the order of their keys, each once. Only to name
+/// the place of damage: what can't be read here is left out.
+fn intact_records(path: &Path) -> Vec<Header> {
+    let mut records = BTreeMap::new();
+    let Ok(mut file) = File::open(path) else { return Vec::new() };
+    let mut piece = Vec::with_capacity(SLED_SEGMENT_BYTES);
+    while (&mut file).take(SLED_SEGMENT_BYTES as u64).read_to_end(&mut piece).is_ok_and(|bytes| bytes > 0) {
+        let headers = record::find_all(&piece).map(|(header, _)| header);
+        records
+            .extend(headers.filter(|header| header.kind != Kind::Base).map(|header| (header.key(), header)));
+        piece.clear();
+    }
+    records.into_values().collect()
 }
 
 /// For every shard with records, sorted by key: the LSN after its last event, or where the first gap is.

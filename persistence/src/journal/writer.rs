@@ -1,6 +1,7 @@
 //! The writing side of the journal.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,6 +32,8 @@ pub struct SledJournal {
     next: Vec<u64>,
     /// Why nothing is written any more.
     poison: Option<String>,
+    /// The lock of the data directory, so that it is held as long as something may be written.
+    lock: Option<Arc<File>>,
 }
 
 impl SledJournal {
@@ -56,12 +59,17 @@ impl SledJournal {
             batch: 0,
             next,
             poison: None,
+            lock: None,
         };
         // Only with the base record on the medium the older segments may go: it remembers every shard's place.
         journal.write(Batch::default()).map_err(io_error)?;
         journal.drop_empty_segments().map_err(io_error)?;
         journal.background.submit(Job::Prepare(next_number + 1));
         Ok(journal)
+    }
+
+    pub(crate) fn keep(&mut self, lock: Arc<File>) {
+        self.lock = Some(lock);
     }
 
     /// The faults to come, for tests.
@@ -126,11 +134,19 @@ impl SledJournal {
         }
         let must = self.written >= self.options.segment_bytes.saturating_mul(2);
         let fresh = if must { self.background.wait() } else { self.background.ready() };
-        let Some(fresh) = fresh else {
-            let stopped = || FileError::new(&self.shared.dir, "the journal's helper thread has stopped");
-            return if must { Err(stopped()) } else { Ok(()) };
+        let Fresh { number, store } = match fresh {
+            Some(Ok(fresh)) => fresh,
+            None if !must => return Ok(()),
+            // The helper could not do it, or is gone; what stopped it may be over, and if it is not, this tells.
+            failed => {
+                if let Some(Err(error)) = failed {
+                    tracing::warn!(%error, "the next journal segment was not made ready in advance");
+                }
+                let number = self.shared.state().active.number + 1;
+                let store = Store::create(&segment_dir(&self.shared.dir, number), self.options.zeros)?;
+                Fresh { number, store }
+            }
         };
-        let Fresh { number, store } = fresh?;
         let (old, range) = {
             let mut state = self.shared.state_mut();
             let active = Active { number, base: self.next.clone(), store: Arc::new(store) };

@@ -96,3 +96,35 @@ pub fn copy_dir(from: &Path, to: &Path) {
         }
     }
 }
+
+/// A journal record found in the raw bytes of a file; the layout is that of `journal::record`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawRecord {
+    pub at: usize,
+    pub shard: u16,
+    pub first: u64,
+    pub batch: u32,
+}
+
+/// Everything in the raw bytes that begins like a record; sled writes some of them several times.
+pub fn raw_records(raw: &[u8]) -> Vec<RawRecord> {
+    let number = |at: usize, bytes: usize| {
+        raw[at..at + bytes].iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+    };
+    (0..raw.len().saturating_sub(42))
+        .filter(|at| raw[*at..].starts_with(b"\xF5HSJ\x01"))
+        .map(|at| RawRecord {
+            at,
+            shard: number(at + 12, 2) as u16,
+            first: number(at + 16, 8),
+            batch: number(at + 32, 4) as u32,
+        })
+        .collect()
+}
+
+/// Changes bytes of a file.
+pub fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}

@@ -1,0 +1,124 @@
+//! The data directory: made once, locked, and refused with a way out when it does not fit.
+
+use std::fs;
+use std::path::PathBuf;
+
+use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::journal::Journal as _;
+use hotstock_engine::testing::journal_suite::{assert_holds, group};
+use hotstock_persistence::data_dir::{DataDir, DataDirError};
+use hotstock_persistence::journal::JournalOptions;
+
+const SMALL: JournalOptions = JournalOptions { segment_bytes: 1 << 20, zeros: 0 };
+
+fn fresh() -> (tempfile::TempDir, PathBuf) {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("made/by/us");
+    (home, path)
+}
+
+#[test]
+fn it_is_created_once_and_remembers() {
+    let (_home, path) = fresh();
+    let data = DataDir::open(&path, Some(3)).unwrap();
+    assert_eq!(data.shards(), 3);
+    let id = data.server_id();
+    assert_eq!(id.to_string().len(), 32);
+    drop(data);
+    for shards in [Some(3), None] {
+        let data = DataDir::open(&path, shards).unwrap();
+        assert_eq!((data.shards(), data.server_id()), (3, id));
+    }
+    let (_home, other) = fresh();
+    assert_ne!(DataDir::open(&other, Some(3)).unwrap().server_id(), id);
+}
+
+#[test]
+fn the_journal_is_in_it() {
+    let (_home, path) = fresh();
+    let data = DataDir::open(&path, Some(3)).unwrap();
+    data.journal(SMALL).unwrap().commit(&[group(2, 1, 30)]).unwrap();
+    drop(data);
+    let data = DataDir::open(&path, None).unwrap();
+    let journal = data.journal(SMALL).unwrap();
+    assert_holds(&*journal.reader(), 2, 1, 30);
+    assert_eq!(journal.reader().bounds(ShardId(0)).last, Lsn(0));
+}
+
+#[test]
+fn another_number_of_shards_is_refused_with_the_way_out() {
+    let (_home, path) = fresh();
+    drop(DataDir::open(&path, Some(3)).unwrap());
+    let error = DataDir::open(&path, Some(4)).unwrap_err();
+    assert!(matches!(error, DataDirError::OtherShards { has: 3, asked: 4, .. }), "{error}");
+    assert!(error.to_string().contains("start with 3 shards"), "{error}");
+    // The refusal holds nothing.
+    DataDir::open(&path, Some(3)).unwrap();
+}
+
+#[test]
+fn a_number_of_shards_has_bounds() {
+    let (_home, path) = fresh();
+    for asked in [0, 1_025, u16::MAX] {
+        assert!(matches!(DataDir::open(&path, Some(asked)), Err(DataDirError::BadShards { .. })));
+    }
+    assert!(!path.exists());
+}
+
+#[test]
+fn only_one_has_it_open() {
+    let (_home, path) = fresh();
+    let data = DataDir::open(&path, Some(1)).unwrap();
+    assert!(matches!(DataDir::open(&path, Some(1)), Err(DataDirError::InUse { .. })));
+    let journal = data.journal(SMALL).unwrap();
+    drop(data);
+    // The journal alone keeps it locked.
+    assert!(matches!(DataDir::open(&path, None), Err(DataDirError::InUse { .. })));
+    drop(journal);
+    DataDir::open(&path, None).unwrap();
+}
+
+#[test]
+fn without_a_number_of_shards_nothing_is_created() {
+    let (_home, path) = fresh();
+    assert!(matches!(DataDir::open(&path, None), Err(DataDirError::Missing { .. })));
+    assert!(!path.exists());
+    fs::create_dir_all(&path).unwrap();
+    assert!(matches!(DataDir::open(&path, None), Err(DataDirError::Missing { .. })));
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+}
+
+#[test]
+fn a_changed_meta_is_refused() {
+    let (_home, path) = fresh();
+    drop(DataDir::open(&path, Some(3)).unwrap());
+    let meta = path.join("meta");
+    let content = fs::read_to_string(&meta).unwrap();
+    for changed in [
+        content.replace("shards = 3", "shards = 4"),
+        content.replace("shards = 3\n", ""),
+        String::new(),
+        content.replace("format = 1", "format = x"),
+        format!("{content}\n"),
+    ] {
+        fs::write(&meta, changed).unwrap();
+        let error = DataDir::open(&path, Some(3)).unwrap_err();
+        assert!(matches!(error, DataDirError::Damaged { .. }), "{error}");
+    }
+    fs::write(&meta, content.replace("format = 1", "format = 2")).unwrap();
+    assert!(matches!(DataDir::open(&path, Some(3)), Err(DataDirError::OtherFormat { has: 2, .. })));
+    fs::write(&meta, content).unwrap();
+    DataDir::open(&path, Some(3)).unwrap();
+}
+
+#[test]
+fn a_missing_meta_beside_data_is_refused() {
+    let (_home, path) = fresh();
+    let data = DataDir::open(&path, Some(3)).unwrap();
+    drop(data.journal(SMALL).unwrap());
+    drop(data);
+    fs::remove_file(path.join("meta")).unwrap();
+    for shards in [Some(3), None] {
+        assert!(matches!(DataDir::open(&path, shards), Err(DataDirError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,272 @@
+//! What the journal does with bytes that are not as it wrote them: a torn tail is dropped and never comes back, damage
+//! to anything that was durable is refused with its place named.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::journal::{Journal as _, JournalError};
+use hotstock_engine::testing::journal_suite::{Subject as _, assert_holds, group};
+use hotstock_persistence::journal::JournalOptions;
+use support::{OnSled, SMALL, edit, raw_records};
+
+/// Everything in one segment.
+const ONE_SEGMENT: JournalOptions = JournalOptions { segment_bytes: 64 << 20, zeros: 1 << 20 };
+
+/// A journal that died after ten commits of ten events for shards 0 and 2, in one segment without a seal.
+fn crashed() -> OnSled {
+    let mut subject = OnSled::new(ONE_SEGMENT);
+    let mut journal = subject.open_sled().unwrap();
+    for commit in 0..10 {
+        journal.commit(&[group(0, commit * 10 + 1, 10), group(2, commit * 10 + 1, 10)]).unwrap();
+    }
+    subject.crash(Box::new(journal));
+    subject
+}
+
+fn newest_db(subject: &OnSled) -> std::path::PathBuf {
+    // A segment prepared in advance has no records.
+    let with_records =
+        |dir: &&std::path::PathBuf| !raw_records(&fs::read(dir.join("db")).unwrap()).is_empty();
+    subject.segments().iter().rev().find(with_records).unwrap().join("db")
+}
+
+/// Breaks every copy of the records of which `which` is true.
+fn break_records(db: &Path, which: impl Fn(&support::RawRecord) -> bool) {
+    edit(db, |raw| {
+        let broken: Vec<_> = raw_records(raw).into_iter().filter(which).collect();
+        assert!(!broken.is_empty(), "there is nothing to break");
+        for record in broken {
+            raw[record.at + 44] ^= 1;
+        }
+    });
+}
+
+fn assert_damaged(subject: &mut OnSled, shard: u16, lsn: u64) {
+    match subject.open_sled() {
+        Err(JournalError::Damaged { shard: s, lsn: l, what }) => {
+            assert_eq!((s, l), (ShardId(shard), Lsn(lsn)), "{what}");
+        }
+        other => panic!("damage at event {lsn} of shard {shard} was expected, not {other:?}"),
+    }
+}
+
+#[test]
+fn undamaged_it_has_everything() {
+    let mut subject = crashed();
+    let journal = subject.open_sled().unwrap();
+    assert_holds(&*journal.reader(), 0, 1, 100);
+    assert_holds(&*journal.reader(), 2, 1, 100);
+}
+
+#[test]
+fn the_last_batch_may_be_torn() {
+    let mut subject = crashed();
+    let db = newest_db(&subject);
+    let last = raw_records(&fs::read(&db).unwrap()).iter().map(|record| record.batch).max().unwrap();
+    break_records(&db, |record| record.batch == last);
+    let journal = subject.open_sled().unwrap();
+    assert_holds(&*journal.reader(), 0, 1, 90);
+    assert_holds(&*journal.reader(), 2, 1, 90);
+}
+
+#[test]
+fn half_of_the_last_batch_is_dropped_with_the_other_half() {
+    let mut subject = crashed();
+    break_records(&newest_db(&subject), |record| record.shard == 2 && record.first == 91);
+    let journal = subject.open_sled().unwrap();
+    assert_holds(&*journal.reader(), 0, 1, 90);
+    assert_holds(&*journal.reader(), 2, 1, 90);
+}
+
+#[test]
+fn a_torn_tail_never_comes_back() {
+    let mut subject = crashed();
+    let db = newest_db(&subject);
+    break_records(&db, |record| record.shard == 2 && record.first == 91);
+    let mut journal = subject.open_sled().unwrap();
+    journal.commit(&[group(2, 91, 1)]).unwrap();
+    drop(journal);
+    // Suppose that the broken half was mended, and the seal that fixed the end of the segment lost: the base record of
+    // the next one still says what was dropped.
+    break_records(&db, |record| record.shard == 2 && record.first == 91);
+    fs::remove_file(db.with_file_name("seal")).unwrap();
+    let journal = subject.open_sled().unwrap();
+    assert_holds(&*journal.reader(), 0, 1, 90);
+    assert_holds(&*journal.reader(), 2, 1, 91);
+}
+
+#[test]
+fn damage_before_the_tail_is_refused() {
+    for (shard, first) in [(0, 1), (2, 1), (0, 51), (2, 51), (0, 81), (2, 81)] {
+        let mut subject = crashed();
+        break_records(&newest_db(&subject), |record| (record.shard, record.first) == (shard, first));
+        assert_damaged(&mut subject, shard, first);
+        // And again: refusing changes nothing.
+        assert_damaged(&mut subject, shard, first);
+    }
+}
+
+#[test]
+fn a_missing_base_record_is_refused() {
+    let mut subject = crashed();
+    break_records(&newest_db(&subject), |record| record.shard == u16::MAX);
+    assert!(matches!(subject.open_sled(), Err(JournalError::Damaged { .. })));
+}
+
+/// sled ends its recovery at the first page that it can't read, in silence.
+#[test]
+fn what_sled_cuts_off_in_silence_is_refused() {
+    let mut subject = crashed();
+    let db = newest_db(&subject);
+    edit(&db, |raw| {
+        let fifth = raw_records(raw).into_iter().find(|record| record.batch == 5).unwrap();
+        // The page header before the record: sled finds neither this page nor the ones behind it.
+        raw[fifth.at - 40..fifth.at].fill(0);
+    });
+    assert!(matches!(subject.open_sled(), Err(JournalError::Damaged { .. })));
+}
+
+#[test]
+fn a_cut_file_has_the_commits_before_the_cut() {
+    let mut subject = crashed();
+    let db = newest_db(&subject);
+    let sixth = raw_records(&fs::read(&db).unwrap()).into_iter().find(|record| record.batch == 6).unwrap();
+    edit(&db, |raw| raw.truncate(sixth.at + 10));
+    let journal = subject.open_sled().unwrap();
+    assert_holds(&*journal.reader(), 0, 1, 50);
+    assert_holds(&*journal.reader(), 2, 1, 50);
+}
+
+#[test]
+fn a_segment_that_is_gone_is_noticed() {
+    let mut subject = OnSled::new(SMALL);
+    let mut journal = subject.open_sled().unwrap();
+    let mut ends = Vec::new();
+    for commit in 0..60 {
+        journal.commit(&[group(1, commit * 10 + 1, 10)]).unwrap();
+        ends.push(commit * 10 + 10);
+    }
+    drop(journal);
+    let segments = subject.segments();
+    assert!(segments.len() >= 4, "{segments:?}");
+    fs::remove_dir_all(&segments[1]).unwrap();
+    match subject.open_sled() {
+        Err(JournalError::Damaged { shard: ShardId(1), lsn, .. }) => {
+            assert!(ends.contains(&(lsn.0 - 1)), "{lsn}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn damage_in_a_sealed_segment_is_met_by_its_reader() {
+    let mut subject = OnSled::new(ONE_SEGMENT);
+    let mut journal = subject.open_sled().unwrap();
+    for commit in 0..10 {
+        journal.commit(&[group(0, commit * 10 + 1, 10)]).unwrap();
+    }
+    drop(journal);
+    break_records(&newest_db(&subject), |record| record.first == 51);
+    let journal = subject.open_sled().unwrap();
+    let reader = journal.reader();
+    let mut next = Lsn(1);
+    let error = loop {
+        match reader.read(ShardId(0), next, 1_000) {
+            Ok(events) => next = events.last().expect("there are more").0.next(),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, JournalError::Damaged { shard: ShardId(0), lsn: Lsn(51), .. }), "{error}");
+    assert_eq!(next, Lsn(51));
+}
+
+#[test]
+fn without_their_seals_the_segments_are_looked_through() {
+    let mut subject = OnSled::new(SMALL);
+    let mut journal = subject.open_sled().unwrap();
+    for commit in 0..40 {
+        journal.commit(&[group(1, commit * 10 + 1, 10)]).unwrap();
+    }
+    drop(journal);
+    for segment in subject.segments() {
+        fs::remove_file(segment.join("seal")).unwrap();
+    }
+    let journal = subject.open_sled().unwrap();
+    assert_holds(&*journal.reader(), 1, 1, 400);
+    drop(journal);
+
+    // A seal that is not intact is as good as none.
+    for segment in subject.segments() {
+        edit(&segment.join("seal"), |seal| {
+            let last = seal.len() - 1;
+            seal[last] ^= 1;
+        });
+    }
+    let journal = subject.open_sled().unwrap();
+    assert_holds(&*journal.reader(), 1, 1, 400);
+}
+
+/// sled can't open a database in which it was writing a snapshot when the process died.
+#[test]
+fn a_crash_during_recovery_is_recovered_from() {
+    let mut subject = crashed();
+    let segment = newest_db(&subject).parent().unwrap().to_owned();
+    fs::write(segment.join("snap.00000000000FFFFF.generating"), b"half").unwrap();
+    let journal = subject.open_sled().unwrap();
+    assert_holds(&*journal.reader(), 0, 1, 100);
+}
+
+#[test]
+fn a_crash_while_segments_are_made_or_removed_leaves_no_trace() {
+    let mut subject = crashed();
+    let dir = subject.dir();
+    // Named, but sled had not written to it yet; and one that was being deleted.
+    fs::create_dir(dir.join("000000000099")).unwrap();
+    fs::create_dir(dir.join("000000000100")).unwrap();
+    fs::write(dir.join("000000000100").join("conf"), b"seg").unwrap();
+    fs::create_dir(dir.join("trash-0")).unwrap();
+    fs::write(dir.join("trash-0").join("conf"), b"x").unwrap();
+    let journal = subject.open_sled().unwrap();
+    assert_holds(&*journal.reader(), 0, 1, 100);
+    drop(journal);
+    assert!(!dir.join("000000000099").exists());
+    assert!(!dir.join("trash-0").exists());
+}
+
+#[test]
+fn a_commit_syncs_once() {
+    let mut subject = OnSled::new(ONE_SEGMENT);
+    let mut journal = subject.open_sled().unwrap();
+    let before = subject.faults().syncs();
+    for commit in 0..50 {
+        journal.commit(&[group(0, commit * 30 + 1, 30), group(1, commit + 1, 1)]).unwrap();
+    }
+    assert_eq!(subject.faults().syncs() - before, 50);
+}
+
+#[test]
+fn starts_without_a_commit_leave_no_segments() {
+    let mut subject = OnSled::new(ONE_SEGMENT);
+    let mut journal = subject.open_sled().unwrap();
+    journal.commit(&[group(0, 1, 1)]).unwrap();
+    drop(journal);
+    for _ in 0..5 {
+        drop(subject.open_sled().unwrap());
+    }
+    // The one with the event, and the empty one of the last start.
+    assert_eq!(subject.segments().len(), 2, "{:?}", subject.segments());
+}
+
+#[test]
+fn a_shard_that_does_not_exist_is_refused() {
+    let mut subject = OnSled::new(ONE_SEGMENT);
+    let mut journal = subject.open_sled().unwrap();
+    let refused = journal.commit(&[group(0, 1, 1), group(7, 1, 1)]);
+    assert!(matches!(refused, Err(JournalError::OutOfOrder { shard: ShardId(7), .. })), "{refused:?}");
+    journal.commit(&[group(0, 1, 1)]).unwrap();
+    assert_holds(&*journal.reader(), 0, 1, 1);
+    assert!(journal.reader().read(ShardId(7), Lsn(1), 1).unwrap().is_empty());
+}
