@@ -43,9 +43,7 @@ impl Checked {
         let (text, defaults) = (call.body()?, &call.app.defaults);
         // A batch without a wrong operation is read in one pass. When that fails, the operations are told apart first, so
         // that a wrong one fails alone.
-        if let Ok(Object(batch)) =
-            serde_json::from_str::<Object<BatchBody<Object<Operation<'_>>>>>(text)
-        {
+        if let Ok(Object(batch)) = serde_json::from_str::<Object<BatchBody<Object<Operation<'_>>>>>(text) {
             return Self::collect(call, batch.operations, |Object(operation)| check(operation, defaults));
         }
         let batch: BatchBody<&RawValue> = parse(text)?;
