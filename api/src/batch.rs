@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::app::{App, Call, Reply};
 use crate::body::parse;
-use crate::options::MAX_BATCH_OPERATIONS;
+use crate::limits::MAX_BATCH_OPERATIONS;
 use crate::problem::Problem;
 use crate::trace;
 use crate::wire::answers::{AnyBody, created};

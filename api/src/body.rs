@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::codes::Code;
-use crate::options::{Options, SMALL_BODY_BYTES};
+use crate::limits::{Options, SMALL_BODY_BYTES};
 use crate::problem::Problem;
 use crate::wire::values::Object;
 

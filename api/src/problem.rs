@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::codes::Code;
-use crate::options::MAX_DETAIL_BYTES;
+use crate::limits::MAX_DETAIL_BYTES;
 use crate::wire::stock::WarehouseBody;
 
 /// A request that was not carried out, or whose outcome is not known.

@@ -10,7 +10,7 @@ use hotstock_engine::outcome::Refusal;
 
 use crate::app::{Call, Reply};
 use crate::body::{parse, parse_optional};
-use crate::options::DEFAULT_PAGE_SKUS;
+use crate::limits::DEFAULT_PAGE_SKUS;
 use crate::problem::Problem;
 use crate::wire::answers::{AnyBody, created};
 use crate::wire::stock::{

@@ -23,6 +23,7 @@ use crate::limits::{
 };
 use crate::outcome::{Outcome, Refusal, StockView};
 use crate::recovery::recover_audited;
+use crate::replier;
 use crate::shard::shared::{Envelope, ShardShared, give_back_claims};
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::sync::{Inbox, unpoisoned};
@@ -207,6 +208,7 @@ struct Running {
 struct Stoppable {
     supervisor: ActorRef<SupervisorMessage>,
     ticker: tokio::task::JoinHandle<()>,
+    replier: tokio::task::JoinHandle<()>,
     writer: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
 }
@@ -222,6 +224,7 @@ impl Engine {
         let Parts { journal, checkpoints, clock, before_decide } = parts;
         let reader = journal.reader();
         let (to_checkpointer, for_checkpointer) = mpsc::channel(MAX_WAITING_SLICES);
+        let (to_replier, for_replier) = mpsc::unbounded_channel();
         let context = Arc::new(Context {
             options,
             clock,
@@ -229,6 +232,7 @@ impl Engine {
             views: Views::default(),
             inbox: Inbox::default(),
             checkpointer: to_checkpointer,
+            replier: to_replier,
             poison: OnceLock::new(),
             before_decide,
         });
@@ -268,8 +272,9 @@ impl Engine {
         };
         let supervisor = Supervisor::spawn(None, Supervisor, arguments).await;
         let (supervisor, _) = supervisor.map_err(|error| spawn_error("supervisor", &error))?;
+        let replier = tokio::spawn(replier::run(for_replier));
         let ticker = tokio::spawn(tick(Arc::clone(&context), shards.clone()));
-        let parts = Mutex::new(Some(Stoppable { supervisor, ticker, writer, checkpointer }));
+        let parts = Mutex::new(Some(Stoppable { supervisor, ticker, replier, writer, checkpointer }));
         let stopping = AtomicBool::new(false);
         Ok(Self { running: Arc::new(Running { context, shards, reader, counters, stopping, parts }) })
     }
@@ -508,7 +513,7 @@ impl Engine {
     pub async fn stop(&self) {
         self.running.stopping.store(true, Ordering::Release);
         let parts = unpoisoned(self.running.parts.lock()).take();
-        let Some(Stoppable { supervisor, ticker, writer, checkpointer }) = parts else { return };
+        let Some(Stoppable { supervisor, ticker, replier, writer, checkpointer }) = parts else { return };
         for shard in &self.running.shards {
             shard.drain().await;
         }
@@ -529,6 +534,9 @@ impl Engine {
             }
         });
         drop(joined.await);
+        // The writer was the last to send answers.
+        drop(self.running.context.replier.send(None));
+        drop(replier.await);
     }
 }
 

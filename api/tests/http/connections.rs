@@ -85,7 +85,12 @@ async fn a_head_that_does_not_come_ends_its_connection() {
 
 #[tokio::test]
 async fn large_bodies_share_a_bounded_room() {
-    let options = Options { max_body_kib_in_flight: 64, ..Options::default() };
+    let options = Options {
+        max_body_bytes: 64 * 1024,
+        max_batch_body_bytes: 64 * 1024,
+        max_body_kib_in_flight: 64,
+        ..Options::default()
+    };
     let fixture = Fixture::with_http(options).await;
     let (body, padding) = (r#"{"order_no":"O","lines":[]}"#, " ".repeat(50_000));
     let head = format!(
