@@ -47,7 +47,7 @@ pub struct Serve {
     /// The data directory
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
-    /// Shards of a new data directory; one that exists keeps the number it was created with
+    /// Shards of a new data directory; one that exists must have been created with this number
     #[arg(long, value_name = "N")]
     shards: Option<String>,
     /// Any key of the configuration, such as engine.gate_permits=1000; may be given several times
@@ -119,22 +119,22 @@ pub struct Bench {
     #[arg(long)]
     pub url: Option<Target>,
     /// SKUs that the orders are spread over; 1 is the flash sale
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub skus: u32,
     /// Shards of the server or engine that is started
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_024), conflicts_with = "url")]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_024), conflicts_with = "url")]
     pub shards: u16,
     /// Requests under way at once, with --in-process
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536), requires = "in_process")]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536), requires = "in_process")]
     pub in_flight: u32,
     /// HTTP connections, each with one request under way
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
     /// Operations in each request; more than 1 uses POST /v1/batch
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub batch: u32,
     /// Seconds to measure
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub seconds: u64,
     /// Confirm every order after it was reserved
     #[arg(long)]

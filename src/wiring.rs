@@ -73,6 +73,16 @@ impl Server {
         self.http.address()
     }
 
+    /// Waits until HTTP ends by itself, which it does only by a fault; stops the engine and tells.
+    pub async fn ended(&mut self) -> Failure {
+        let problem = match self.http.ended().await {
+            Ok(_) => "it ended".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.engine.stop().await;
+        Failure::Other(format!("the HTTP server failed: {problem}"))
+    }
+
     /// Stops in order: not ready, no more connections, requests under way end, sync.
     pub async fn stop(self) {
         match self.http.stop().await {

@@ -1,116 +1,62 @@
 //! The program from outside: real processes, real files, real sockets.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use rustix::process::{Pid, Signal, kill_process};
+mod support;
 
-fn hotstock() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hotstock"));
-    command.stdin(Stdio::null());
-    command
-}
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::Signal;
+
+use support::{Client, HOTSTOCK, Server};
 
 fn run(args: &[&str]) -> (i32, String) {
-    let Output { status, stdout, stderr } = hotstock().args(args).output().unwrap();
+    let Output { status, stdout, stderr } =
+        Command::new(HOTSTOCK).args(args).stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
     (status.code().unwrap_or(-1), text)
 }
 
-/// A server that is killed when the test ends, however it ends.
-struct Server {
-    child: Child,
-    stdout: BufReader<std::process::ChildStdout>,
-    address: String,
-}
-
-impl Server {
-    fn start(data_dir: &Path) -> Self {
-        let mut command = hotstock();
-        command.arg("serve").args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("hotstock listens on http://").unwrap_or_default().to_owned();
-        assert!(!address.is_empty(), "it printed {line:?}");
-        Self { child, stdout, address }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn call(&self, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let length = body.len();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
-             content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap_or_default())
-    }
-
-    /// Sends a signal and returns the exit code and what else it printed.
-    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-        let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).unwrap();
-        (self.child.wait().unwrap().code(), rest)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn call(server: &Server, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
+    Client::default().call(&server.address, method, path, body).unwrap()
 }
 
 #[test]
 fn it_serves_until_it_is_asked_to_stop_and_comes_back_with_its_stock() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("data");
-    let server = Server::start(&data_dir);
-    assert_eq!(server.call("GET", "/readyz", "").0, 200);
+    let server = Server::start(&data_dir, &[]);
+    assert_eq!(call(&server, "GET", "/readyz", "").0, 200);
     let stock = r#"{"sku_id":"a","quantity":5}"#;
-    assert_eq!(server.call("POST", "/v1/stock", stock).0, 201);
+    assert_eq!(call(&server, "POST", "/v1/stock", stock).0, 201);
     let order = r#"{"order_no":"1","lines":[{"sku_id":"a","quantity":2}]}"#;
-    assert_eq!(server.call("POST", "/v1/reservations", order).0, 201);
-    assert_eq!(server.end(Signal::TERM), (Some(0), String::new()));
+    assert_eq!(call(&server, "POST", "/v1/reservations", order).0, 201);
+    assert_eq!(server.end(Signal::TERM), Some(0));
 
-    let server = Server::start(&data_dir);
-    let (status, levels) = server.call("GET", "/v1/stock/a", "");
+    let server = Server::start(&data_dir, &[]);
+    let (status, levels) = call(&server, "GET", "/v1/stock/a", "");
     assert_eq!(
         (status, &levels["total"]["available"], &levels["total"]["reserved"]),
         (200, &3.into(), &2.into())
     );
-    assert_eq!(server.call("POST", "/v1/reservations", order).1["replayed"], true);
-    assert_eq!(server.end(Signal::INT), (Some(0), String::new()));
+    assert_eq!(call(&server, "POST", "/v1/reservations", order).1["replayed"], true);
+    assert_eq!(server.end(Signal::INT), Some(0));
 }
 
 #[test]
 fn a_killed_server_comes_back_with_what_it_answered() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
-    assert_eq!(server.call("POST", "/v1/stock", r#"{"sku_id":"a","quantity":5}"#).0, 201);
+    let server = Server::start(dir.path(), &[]);
+    assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"a","quantity":5}"#).0, 201);
     server.end(Signal::KILL);
-    let server = Server::start(dir.path());
-    assert_eq!(server.call("GET", "/v1/stock/a", "").1["total"]["available"], 5);
+    let server = Server::start(dir.path(), &[]);
+    assert_eq!(call(&server, "GET", "/v1/stock/a", "").1["total"]["available"], 5);
 }
 
 #[test]
 fn a_second_process_is_told_that_the_data_directory_is_in_use() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
+    let server = Server::start(dir.path(), &[]);
     let data_dir = dir.path().to_str().unwrap();
     for args in [
         vec!["serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir],
@@ -120,7 +66,7 @@ fn a_second_process_is_told_that_the_data_directory_is_in_use() {
         assert_eq!(code, 3, "{args:?}: {text}");
         assert!(text.contains(data_dir), "{text}");
     }
-    assert_eq!(server.call("GET", "/readyz", "").0, 200);
+    assert_eq!(call(&server, "GET", "/readyz", "").0, 200);
 }
 
 #[test]
@@ -128,7 +74,8 @@ fn a_wrong_configuration_is_exit_code_2_and_names_its_place() {
     let (code, text) = run(&["serve", "--set", "server.lissten=x"]);
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("`server.lissten`") && text.contains("`server.listen`"), "{text}");
-    let output = hotstock().arg("serve").env("HOTSTOCK__ENGINE__SHARDS", "none").output().unwrap();
+    let output =
+        Command::new(HOTSTOCK).arg("serve").env("HOTSTOCK__ENGINE__SHARDS", "none").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("HOTSTOCK__ENGINE__SHARDS"));
     assert_eq!(run(&["serve", "--nonsense"]).0, 2);
@@ -137,11 +84,11 @@ fn a_wrong_configuration_is_exit_code_2_and_names_its_place() {
 #[test]
 fn verify_reads_what_a_server_left() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
-    assert_eq!(server.call("POST", "/v1/stock", r#"{"sku_id":"a","quantity":5}"#).0, 201);
-    assert_eq!(server.call("POST", "/v1/stock", r#"{"sku_id":"b","quantity":7}"#).0, 201);
+    let server = Server::start(dir.path(), &[]);
+    assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"a","quantity":5}"#).0, 201);
+    assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"b","quantity":7}"#).0, 201);
     let order = r#"{"order_no":"1","lines":[{"sku_id":"a","quantity":2}]}"#;
-    assert_eq!(server.call("POST", "/v1/reservations", order).0, 201);
+    assert_eq!(call(&server, "POST", "/v1/reservations", order).0, 201);
     server.end(Signal::KILL);
     let (code, text) = run(&["verify", "--data-dir", dir.path().to_str().unwrap()]);
     assert_eq!(code, 0, "{text}");
@@ -172,14 +119,23 @@ fn a_second_replay_changes_nothing_even_where_the_first_was_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("orders.csv");
     std::fs::write(&file, ORDERS).unwrap();
-    let server = Server::start(&dir.path().join("data"));
-    let replay = || run(&["replay", file.to_str().unwrap(), "--url", &server.url(), "--stock", "10"]);
+    let server = Server::start(&dir.path().join("data"), &[]);
+    let replay = || {
+        run(&[
+            "replay",
+            file.to_str().unwrap(),
+            "--url",
+            &format!("http://{}", server.address),
+            "--stock",
+            "10",
+        ])
+    };
 
     let (code, first) = replay();
     assert_eq!(code, 0, "{first}");
     assert!(first.contains("left out: line 5: its quantity \"x\""), "{first}");
     // a: 10 - 8 sold + 8 back + 2 restocked - 1 corrected; b: 10 - 1 sold + 1 back + 3 restocked.
-    let levels = |sku: &str| server.call("GET", &format!("/v1/stock/{sku}"), "").1["total"].clone();
+    let levels = |sku: &str| call(&server, "GET", &format!("/v1/stock/{sku}"), "").1["total"].clone();
     let after_first = [levels("a"), levels("b%2F%20c")];
     assert_eq!((&after_first[0]["available"], &after_first[0]["sold"]), (&11.into(), &0.into()), "{first}");
     assert_eq!((&after_first[1]["available"], &after_first[1]["sold"]), (&13.into(), &0.into()), "{first}");
@@ -188,7 +144,7 @@ fn a_second_replay_changes_nothing_even_where_the_first_was_refused() {
     assert_eq!(code, 0, "{second}");
     assert!(second.contains("nothing new"), "{second}");
     assert_eq!([levels("a"), levels("b%2F%20c")], after_first);
-    assert_eq!(server.call("GET", "/v1/reservations/2", "").1["status"], "cancelled");
+    assert_eq!(call(&server, "GET", "/v1/reservations/2", "").1["status"], "cancelled");
 }
 
 #[test]
@@ -196,11 +152,18 @@ fn replay_finds_units_that_it_did_not_put_there() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("orders.csv");
     std::fs::write(&file, ORDERS).unwrap();
-    let server = Server::start(&dir.path().join("data"));
-    assert_eq!(server.call("POST", "/v1/stock", r#"{"sku_id":"a","quantity":10}"#).0, 201);
+    let server = Server::start(&dir.path().join("data"), &[]);
+    assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"a","quantity":10}"#).0, 201);
     let change = r#"{"request_id":"x","quantity":1,"reason":"someone else"}"#;
-    assert_eq!(server.call("POST", "/v1/stock/a/restock", change).0, 200);
-    let (code, text) = run(&["replay", file.to_str().unwrap(), "--url", &server.url(), "--stock", "10"]);
+    assert_eq!(call(&server, "POST", "/v1/stock/a/restock", change).0, 200);
+    let (code, text) = run(&[
+        "replay",
+        file.to_str().unwrap(),
+        "--url",
+        &format!("http://{}", server.address),
+        "--stock",
+        "10",
+    ]);
     assert_eq!(code, 4, "{text}");
     assert!(text.contains("audit: a: expected"), "{text}");
 }

@@ -61,7 +61,7 @@ pub async fn run(args: Bench) -> Result<(), Failure> {
     };
 
     let report = Report::new(&args, &plan, &measured, echoed.as_ref());
-    say(report.text());
+    say(report.text().trim_end());
     if let Some(path) = &args.json {
         let text =
             serde_json::to_string_pretty(&report).expect("a report is plain structs, which are always JSON");

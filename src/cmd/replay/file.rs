@@ -201,24 +201,24 @@ impl OrderFile {
 mod tests {
     use super::*;
 
-    fn documents(text: &str) -> Vec<(String, Kind, Vec<(String, i64)>)> {
-        let plain = |document: Document| {
-            let lines = document.lines.into_iter().map(|(sku, units)| (sku.to_string(), units)).collect();
-            (document.number, document.kind, lines)
-        };
-        parse(text.as_bytes()).unwrap().documents.into_iter().map(plain).collect()
+    fn documents(text: &str) -> Vec<Document> {
+        parse(text.as_bytes()).unwrap().documents
+    }
+
+    fn document(number: &str, kind: Kind, customer: &str, lines: &[(&str, i64)]) -> Document {
+        let lines = lines.iter().map(|(sku, units)| (SkuId::new(sku).unwrap(), *units)).collect();
+        Document { number: number.to_owned(), customer: BuyerId::new(customer).ok(), kind, lines }
     }
 
     #[test]
     fn an_invoice_is_one_order_wherever_its_rows_stand() {
         let text = "invoice_no,stock_code,quantity,customer_id\n\
             1,a,2,7\n1,b c,1,7\n2,a,-3,\nC3,a,-1,7\n1,a,5,7\n2,a,-4,\n";
-        let line = |sku: &str, units| (sku.to_owned(), units);
-        let expected = vec![
-            ("1".to_owned(), Kind::Sale, vec![line("a", 7), line("b c", 1)]),
-            ("2#3".to_owned(), Kind::Correction, vec![line("a", -3)]),
-            ("C3".to_owned(), Kind::Cancellation, vec![line("a", 1)]),
-            ("2#6".to_owned(), Kind::Correction, vec![line("a", -4)]),
+        let expected = [
+            document("1", Kind::Sale, "7", &[("a", 7), ("b c", 1)]),
+            document("2#3", Kind::Correction, "", &[("a", -3)]),
+            document("C3", Kind::Cancellation, "7", &[("a", 1)]),
+            document("2#6", Kind::Correction, "", &[("a", -4)]),
         ];
         assert_eq!(documents(text), expected);
         let enough = parse(text.as_bytes()).unwrap().enough_for_all();
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn columns_may_stand_in_any_order_and_among_others() {
         let text = "\u{feff}country, quantity ,customer_id,stock_code,invoice_no\r\nUK,2,7,\"a,b\",1\r\n";
-        assert_eq!(documents(text), [("1".to_owned(), Kind::Sale, vec![("a,b".to_owned(), 2)])]);
+        assert_eq!(documents(text), [document("1", Kind::Sale, "7", &[("a,b", 2)])]);
     }
 
     #[test]
