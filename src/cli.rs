@@ -47,6 +47,9 @@ pub struct Serve {
     /// The data directory
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
+    /// Shards of a new data directory; one that exists keeps the number it was created with
+    #[arg(long, value_name = "N")]
+    shards: Option<String>,
     /// Any key of the configuration, such as engine.gate_permits=1000; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
@@ -118,6 +121,9 @@ pub struct Bench {
     /// SKUs that the orders are spread over; 1 is the flash sale
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub skus: u32,
+    /// Shards of the server or engine that is started
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_024), conflicts_with = "url")]
+    pub shards: u16,
     /// Requests under way at once, with --in-process
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536), requires = "in_process")]
     pub in_flight: u32,

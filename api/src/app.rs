@@ -19,8 +19,8 @@ use tokio::sync::Semaphore;
 
 use crate::body::{self, ReadBody};
 use crate::codes::Code;
+use crate::limits::Options;
 use crate::metrics::Metrics;
-use crate::options::Options;
 use crate::problem::Problem;
 use crate::routes::{RouteInfo, Takes};
 use crate::trace;
@@ -46,6 +46,9 @@ impl App {
     /// The state of a server over `engine`.
     #[must_use]
     pub fn new(engine: Engine, options: Options) -> Arc<Self> {
+        // The largest body must fit when nothing else is under way.
+        let largest_kib = options.max_body_bytes.max(options.max_batch_body_bytes).div_ceil(1024);
+        let room = largest_kib.max(options.max_body_kib_in_flight as usize).min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
             metrics: Metrics::new(engine.clone()),
             defaults: Defaults {
@@ -53,7 +56,7 @@ impl App {
                 ttl_seconds: options.default_ttl_seconds,
             },
             stopping: AtomicBool::new(false),
-            body_room: Arc::new(Semaphore::new(options.max_body_kib_in_flight as usize)),
+            body_room: Arc::new(Semaphore::new(room)),
             engine,
             options,
         })
@@ -153,10 +156,13 @@ impl Call {
         query.map_err(|error| Problem::malformed(error.body_text(), None))
     }
 
-    /// The body.
-    #[must_use]
-    pub fn body(&self) -> &[u8] {
-        &self.body.bytes
+    /// The body. It is checked to be text once, as a whole, which is quicker than string by string.
+    ///
+    /// # Errors
+    /// `malformed_request` when it is not UTF-8.
+    pub fn body(&self) -> Result<&str, Problem> {
+        let not_text = |error| Problem::malformed(format!("the body is not UTF-8: {error}"), None);
+        std::str::from_utf8(&self.body.bytes).map_err(not_text)
     }
 
     /// The header Idempotency-Key.

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::app::{App, Call, Reply};
 use crate::body::parse;
-use crate::options::MAX_BATCH_OPERATIONS;
+use crate::limits::MAX_BATCH_OPERATIONS;
 use crate::problem::Problem;
 use crate::trace;
 use crate::wire::answers::{AnyBody, created};
@@ -40,17 +40,15 @@ struct Checked {
 
 impl Checked {
     fn read(call: &Call) -> Result<Self, Problem> {
-        let defaults = &call.app.defaults;
+        let (text, defaults) = (call.body()?, &call.app.defaults);
         // A batch without a wrong operation is read in one pass. When that fails, the operations are told apart first, so
         // that a wrong one fails alone.
-        if let Ok(Object(batch)) =
-            serde_json::from_slice::<Object<BatchBody<Object<Operation<'_>>>>>(call.body())
-        {
+        if let Ok(Object(batch)) = serde_json::from_str::<Object<BatchBody<Object<Operation<'_>>>>>(text) {
             return Self::collect(call, batch.operations, |Object(operation)| check(operation, defaults));
         }
-        let batch: BatchBody<&RawValue> = parse(call.body())?;
-        Self::collect(call, batch.operations, |text| {
-            parse(text.get().as_bytes()).and_then(|operation| check(operation, defaults))
+        let batch: BatchBody<&RawValue> = parse(text)?;
+        Self::collect(call, batch.operations, |operation| {
+            parse(operation.get()).and_then(|operation| check(operation, defaults))
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Read in this order:
 //!
-//! 1. [`options`], [`codes`]: the bounds, and the closed table of error codes.
+//! 1. [`limits`], [`codes`]: the bounds, and the closed table of error codes.
 //! 2. `routes`: the table of routes and the way of every request; `app`: what a request has at hand.
 //! 3. `orders`, `stock`, `batch`, `health`: the requests, by subject.
 //! 4. `wire`: the JSON; `body`: reading it; `problem`: the one mapping of refusals to codes.
@@ -14,9 +14,9 @@ mod batch;
 mod body;
 pub mod codes;
 mod health;
+pub mod limits;
 mod metrics;
 pub mod openapi;
-pub mod options;
 mod orders;
 mod problem;
 mod routes;
@@ -25,5 +25,5 @@ mod stock;
 mod trace;
 mod wire;
 
-pub use options::Options;
+pub use limits::Options;
 pub use server::{Server, Stopped, serve};

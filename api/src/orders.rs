@@ -19,7 +19,7 @@ use crate::wire::values::id;
         (status = 200, description = "It had been made by the same request before", body = OrderBody))
 )]
 pub async fn reserve(call: Call) -> Result<Reply, Problem> {
-    let action = parse::<ReserveBody<'_>>(call.body())?.action(&call.app.defaults)?;
+    let action = parse::<ReserveBody<'_>>(call.body()?)?.action(&call.app.defaults)?;
     let answer = call.submit(action).await?;
     let status = if created(&answer) { StatusCode::CREATED } else { StatusCode::OK };
     Ok(Reply::json(status, &AnyBody::of(&answer)))
@@ -47,7 +47,7 @@ pub async fn get(call: Call) -> Result<Reply, Problem> {
     responses((status = 200, description = "The order", body = OrderBody))
 )]
 pub async fn confirm(call: Call) -> Result<Reply, Problem> {
-    let body: ConfirmBody<'_> = parse_optional(call.body())?;
+    let body: ConfirmBody<'_> = parse_optional(call.body()?)?;
     let action = body.action(order_no(&call)?, &call.app.defaults)?;
     Ok(Reply::ok(&call.submit(action).await?))
 }
@@ -60,7 +60,7 @@ pub async fn confirm(call: Call) -> Result<Reply, Problem> {
     responses((status = 200, description = "The order", body = OrderBody))
 )]
 pub async fn release(call: Call) -> Result<Reply, Problem> {
-    let body: ReleaseBody<'_> = parse_optional(call.body())?;
+    let body: ReleaseBody<'_> = parse_optional(call.body()?)?;
     let action = body.action(order_no(&call)?, &call.app.defaults)?;
     Ok(Reply::ok(&call.submit(action).await?))
 }
@@ -72,7 +72,7 @@ pub async fn release(call: Call) -> Result<Reply, Problem> {
     responses((status = 200, description = "The order", body = OrderBody))
 )]
 pub async fn extend(call: Call) -> Result<Reply, Problem> {
-    let action = parse::<ExtendBody>(call.body())?.action(order_no(&call)?)?;
+    let action = parse::<ExtendBody>(call.body()?)?.action(order_no(&call)?)?;
     Ok(Reply::ok(&call.submit(action).await?))
 }
 
@@ -85,7 +85,7 @@ pub async fn extend(call: Call) -> Result<Reply, Problem> {
     responses((status = 200, description = "The order", body = OrderBody))
 )]
 pub async fn return_units(call: Call) -> Result<Reply, Problem> {
-    let body: ReturnBody<'_> = parse(call.body())?;
+    let body: ReturnBody<'_> = parse(call.body()?)?;
     let action = body.action(order_no(&call)?, call.idempotency_key()?, &call.app.defaults)?;
     Ok(Reply::ok(&call.submit(action).await?))
 }

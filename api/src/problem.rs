@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::codes::Code;
-use crate::options::MAX_DETAIL_BYTES;
+use crate::limits::MAX_DETAIL_BYTES;
 use crate::wire::stock::WarehouseBody;
 
 /// A request that was not carried out, or whose outcome is not known.
@@ -193,7 +193,7 @@ pub struct ProblemBody<'a> {
     /// What callers decide by: it never changes its meaning.
     code: Code,
     /// The caller's trace, or a random one.
-    #[serde(serialize_with = "display")]
+    #[serde(serialize_with = "as_hex")]
     #[schema(value_type = String, example = "4bf92f3577b34da6a3ce929d0e0e4736")]
     trace_id: TraceId,
     /// The field of the request that is wrong.
@@ -234,8 +234,16 @@ pub struct ShortLineBody<'a> {
     available: u64,
 }
 
-fn display<S: Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
+/// By hand: sixteen times through the formatter would cost as much as the rest of a refusal, and in a flash sale most
+/// answers are refusals.
+fn as_hex<S: Serializer>(trace: &TraceId, serializer: S) -> Result<S::Ok, S::Error> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(trace.0) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    serializer.serialize_str(std::str::from_utf8(&digits).expect("hex digits are ASCII"))
 }
 
 #[allow(clippy::ref_option, reason = "the signature is serde's")]

@@ -247,7 +247,6 @@ impl RouteInfo {
 }
 
 /// The router over the table.
-#[must_use]
 pub fn router(app: &Arc<App>) -> Router {
     let with_route = |router: Router, info: &'static RouteInfo| match handler(app, info) {
         Some(handler) => router.route(info.path, handler),

@@ -23,7 +23,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tower_service::Service;
 
 use crate::app::App;
-use crate::options::{ACCEPT_PAUSE, Options};
+use crate::limits::{ACCEPT_PAUSE, Options};
 use crate::routes;
 
 /// How a server ended.
@@ -180,6 +180,15 @@ impl Server {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Waits for it to end, which it does by itself only when its task panics. Not to be awaited again, nor [`Server::stop`]
+    /// called, once it has returned.
+    ///
+    /// # Errors
+    /// When its task panicked.
+    pub async fn ended(&mut self) -> Result<Stopped, tokio::task::JoinError> {
+        (&mut self.task).await
     }
 
     /// Stops it as [`serve`] does and waits for its end.

@@ -10,7 +10,7 @@ use hotstock_engine::outcome::Refusal;
 
 use crate::app::{Call, Reply};
 use crate::body::{parse, parse_optional};
-use crate::options::DEFAULT_PAGE_SKUS;
+use crate::limits::DEFAULT_PAGE_SKUS;
 use crate::problem::Problem;
 use crate::wire::answers::{AnyBody, created};
 use crate::wire::stock::{
@@ -25,7 +25,7 @@ use crate::wire::stock::{
         (status = 200, description = "It had been created with the same quantity before", body = StockBody))
 )]
 pub async fn create(call: Call) -> Result<Reply, Problem> {
-    let action = parse::<CreateBody<'_>>(call.body())?.action(&call.app.defaults)?;
+    let action = parse::<CreateBody<'_>>(call.body()?)?.action(&call.app.defaults)?;
     let answer = call.submit(action).await?;
     let status = if created(&answer) { StatusCode::CREATED } else { StatusCode::OK };
     Ok(Reply::json(status, &AnyBody::of(&answer)))
@@ -126,14 +126,14 @@ pub async fn resume(call: Call) -> Result<Reply, Problem> {
 }
 
 async fn change(call: Call, kind: ChangeKind) -> Result<Reply, Problem> {
-    let body: ChangeBody<'_> = parse(call.body())?;
+    let body: ChangeBody<'_> = parse(call.body()?)?;
     let sku_id = sku_id(call.path_id())?;
     let action = body.action(sku_id, kind, call.idempotency_key()?, &call.app.defaults)?;
     Ok(Reply::ok(&call.submit(action).await?))
 }
 
 async fn set_status(call: Call, status: StockStatus) -> Result<Reply, Problem> {
-    let body: StatusBody = parse_optional(call.body())?;
+    let body: StatusBody = parse_optional(call.body()?)?;
     let action = body.action(sku_id(call.path_id())?, status)?;
     Ok(Reply::ok(&call.submit(action).await?))
 }

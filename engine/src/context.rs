@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::command::Command;
 use crate::directory::Directory;
 use crate::engine::EngineOptions;
+use crate::replier::Replier;
 use crate::sync::Inbox;
 use crate::views::Views;
 use crate::writer::WriterMessage;
@@ -25,6 +26,8 @@ pub(crate) struct Context {
     pub inbox: Inbox<WriterMessage>,
     /// The queue of the checkpoint thread; bounded by `MAX_WAITING_SLICES`.
     pub checkpointer: mpsc::Sender<CheckpointMessage>,
+    /// The way of all answers that had to wait for the journal.
+    pub replier: Replier,
     /// Why the journal can't be written any more. Set once, by the writer.
     pub poison: OnceLock<String>,
     pub before_decide: Option<BeforeDecide>,

@@ -1,5 +1,6 @@
 //! The engine as the rest of the program sees it: start, submit, read, stop.
 
+use std::iter::Peekable;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -18,10 +19,11 @@ use crate::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of, shard_of_o
 use crate::journal::{Journal, JournalReader};
 use crate::limits::{
     DEFAULT_CHECKPOINT_EVENTS, DEFAULT_GATE_PERMITS, DEFAULT_REMEMBER_MAX, DEFAULT_REMEMBER_SECONDS,
-    MAX_COMMANDS_PER_ENVELOPE, MAX_PAGE_ROWS, MAX_ROUTE_TRIES, MAX_SHARDS, MAX_WAITING_SLICES, TICK_MILLIS,
+    MAX_COMMANDS_PER_ENVELOPE, MAX_PAGE_ROWS, MAX_ROUTE_TRIES, MAX_SHARDS, MAX_TURN_BYTES, MAX_WAITING_SLICES, TICK_MILLIS,
 };
 use crate::outcome::{Outcome, Refusal, StockView};
 use crate::recovery::recover_audited;
+use crate::replier;
 use crate::shard::shared::{Envelope, ShardShared, give_back_claims};
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::sync::{Inbox, unpoisoned};
@@ -206,6 +208,7 @@ struct Running {
 struct Stoppable {
     supervisor: ActorRef<SupervisorMessage>,
     ticker: tokio::task::JoinHandle<()>,
+    replier: tokio::task::JoinHandle<()>,
     writer: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
 }
@@ -221,6 +224,7 @@ impl Engine {
         let Parts { journal, checkpoints, clock, before_decide } = parts;
         let reader = journal.reader();
         let (to_checkpointer, for_checkpointer) = mpsc::channel(MAX_WAITING_SLICES);
+        let (to_replier, for_replier) = mpsc::unbounded_channel();
         let context = Arc::new(Context {
             options,
             clock,
@@ -228,6 +232,7 @@ impl Engine {
             views: Views::default(),
             inbox: Inbox::default(),
             checkpointer: to_checkpointer,
+            replier: to_replier,
             poison: OnceLock::new(),
             before_decide,
         });
@@ -267,8 +272,9 @@ impl Engine {
         };
         let supervisor = Supervisor::spawn(None, Supervisor, arguments).await;
         let (supervisor, _) = supervisor.map_err(|error| spawn_error("supervisor", &error))?;
+        let replier = tokio::spawn(replier::run(for_replier));
         let ticker = tokio::spawn(tick(Arc::clone(&context), shards.clone()));
-        let parts = Mutex::new(Some(Stoppable { supervisor, ticker, writer, checkpointer }));
+        let parts = Mutex::new(Some(Stoppable { supervisor, ticker, replier, writer, checkpointer }));
         let stopping = AtomicBool::new(false);
         Ok(Self { running: Arc::new(Running { context, shards, reader, counters, stopping, parts }) })
     }
@@ -374,10 +380,11 @@ impl Engine {
                 continue;
             }
             let mut envelopes = Vec::new();
-            let (mut indices, mut commands) = (indices.into_iter(), commands.into_iter());
-            while commands.len() > 0 {
+            let mut commands = commands.into_iter().peekable();
+            let mut indices = indices.into_iter();
+            while commands.peek().is_some() {
                 let (to, answer) = oneshot::channel();
-                let some: Vec<Command> = commands.by_ref().take(MAX_COMMANDS_PER_ENVELOPE).collect();
+                let some = next_envelope(&mut commands);
                 sent.push((indices.by_ref().take(some.len()).collect(), answer));
                 envelopes.push(Envelope::Many(some, to));
             }
@@ -506,7 +513,7 @@ impl Engine {
     pub async fn stop(&self) {
         self.running.stopping.store(true, Ordering::Release);
         let parts = unpoisoned(self.running.parts.lock()).take();
-        let Some(Stoppable { supervisor, ticker, writer, checkpointer }) = parts else { return };
+        let Some(Stoppable { supervisor, ticker, replier, writer, checkpointer }) = parts else { return };
         for shard in &self.running.shards {
             shard.drain().await;
         }
@@ -527,7 +534,23 @@ impl Engine {
             }
         });
         drop(joined.await);
+        // The writer was the last to send answers.
+        drop(self.running.context.replier.send(None));
+        drop(replier.await);
     }
+}
+
+/// As many commands as travel together: bounded by their number and by their rough size, at least one.
+fn next_envelope(commands: &mut Peekable<impl Iterator<Item = Command>>) -> Vec<Command> {
+    let mut some = Vec::new();
+    let mut bytes = 0;
+    while some.len() < MAX_COMMANDS_PER_ENVELOPE
+        && let Some(command) = commands.next_if(|command| some.is_empty() || bytes + command.weight() <= MAX_TURN_BYTES)
+    {
+        bytes += command.weight();
+        some.push(command);
+    }
+    some
 }
 
 /// Where commands of a batch went: their places in it, and the way their answers come.

@@ -8,7 +8,7 @@
 //! 4. [`journal`], [`checkpoint`]: what the engine asks of durable storage (implemented in `hotstock-persistence`).
 //! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom model.
 //! 6. `directory`, `views`: where orders live, what readers see.
-//! 7. `shard`, `writer`, `checkpointer`: the running parts, in the order in which a command meets them; [`recovery`].
+//! 7. `shard`, `writer`, `replier`, `checkpointer`: the running parts, in the order in which a command meets them; [`recovery`].
 //! 8. [`engine`]: start, submit, read, stop.
 
 pub mod limits;
@@ -33,6 +33,7 @@ not_under_loom! {
     mod checkpointer;
     mod context;
     mod directory;
+    mod replier;
     mod shard;
     mod views;
     mod writer;

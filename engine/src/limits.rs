@@ -79,6 +79,10 @@ pub const DEFAULT_CHECKPOINT_EVENTS: u64 = 1_000_000;
 /// SKUs in one page of the list.
 pub const MAX_PAGE_ROWS: usize = 1_000;
 
+/// Stocks in one page, give or take the warehouses of its last SKU: new stocks can't be published while a page is read,
+/// and this takes under a millisecond.
+pub const MAX_PAGE_STOCKS: usize = 5_000;
+
 /// Shards of one data directory: an upper bound for sanity, far above the cores of any machine.
 pub const MAX_SHARDS: u16 = 1_024;
 

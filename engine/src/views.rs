@@ -6,6 +6,7 @@ use std::sync::{Arc, RwLock};
 
 use crate::command::StockStatus;
 use crate::ids::{SkuId, WarehouseId};
+use crate::limits::MAX_PAGE_STOCKS;
 use crate::outcome::{Levels, StockView};
 use crate::sync::{CellValue, StockCell, unpoisoned};
 
@@ -51,13 +52,13 @@ impl Views {
         cells.range((sku_id.clone(), first)..=(sku_id.clone(), last)).map(view).collect()
     }
 
-    /// Up to `limit` SKUs after `after`, by name, each with its stocks.
+    /// Up to `limit` SKUs after `after`, by name, each with its stocks; fewer when they have very many stocks.
     pub fn page(&self, after: Option<&SkuId>, limit: usize) -> Vec<Vec<StockView>> {
         let from = after.map_or(Bound::Unbounded, |sku| Bound::Excluded((sku.clone(), WarehouseId(u32::MAX))));
         let cells = unpoisoned(self.cells.read());
         let mut page: Vec<Vec<StockView>> = Vec::new();
-        for stock in cells.range((from, Bound::Unbounded)).map(view) {
-            let full = page.len() == limit;
+        for (rows, stock) in cells.range((from, Bound::Unbounded)).map(view).enumerate() {
+            let full = page.len() == limit || rows >= MAX_PAGE_STOCKS;
             match page.last_mut() {
                 Some(last) if last[0].sku_id == stock.sku_id => last.push(stock),
                 _ if full => break,

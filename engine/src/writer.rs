@@ -1,5 +1,5 @@
 //! The journal writer: one OS thread that owns the journal. It commits all batches that are ready, of all shards, in one
-//! sync; then publishes views and durable LSNs; then answers. It never waits to fill a batch.
+//! sync; then publishes views and durable LSNs; then gives the answers to the replier. It never waits to fill a batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::context::Context;
 use crate::ids::{Lsn, OrderNo, ShardId};
 use crate::journal::{Group, Journal};
+use crate::replier::Answers;
 use crate::shard::shared::{Permits, Reply, ShardShared};
 use crate::views::ViewUpdate;
 
@@ -120,11 +121,13 @@ fn commit(journal: &mut dyn Journal, context: &Context, counters: &WriterCounter
             hand_over.shared.durable.publish(hand_over.last.0);
         }
     }
+    let mut answers: Answers = Vec::with_capacity(batch.len());
     for HandOver { shared, replies, permits, bytes, .. } in batch.drain(..) {
         if shared.backlog.remove(bytes) {
             shared.wake();
         }
-        replies.into_iter().for_each(Reply::send);
-        drop(permits);
+        answers.push((permits, replies));
     }
+    // It ends only after this thread.
+    drop(context.replier.send(Some(answers)));
 }

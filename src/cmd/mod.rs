@@ -6,7 +6,9 @@ pub mod replay;
 pub mod serve;
 pub mod verify;
 
+use std::fmt::Display;
 use std::future::Future;
+use std::io::{IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 
@@ -35,6 +37,11 @@ pub fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
+/// A line on stdout. A reader who went away (`… | head`) is no reason to stop before the exit code is known.
+pub fn say(line: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// The environment; what is not text can't be a setting.
 fn unicode_env() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
@@ -43,7 +50,9 @@ fn unicode_env() -> impl Iterator<Item = (String, String)> {
 
 fn log_to_stderr(level: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(level).map_err(|error| Failure::Usage(error.to_string()))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours are for people, not for files.
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
     Ok(())
 }
 

@@ -20,16 +20,15 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     // Before the start, so that a signal in its middle is not lost.
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut server = Server::start(&config).await?;
+    let server = Server::start(&config).await?;
     let mut out = std::io::stdout();
     // Whoever started it may have closed stdout; that is no reason not to serve.
     let _ = writeln!(out, "{LISTENS}{}", server.address()).and_then(|()| out.flush());
-    let ended = tokio::select! {
-        _ = terminate.recv() => { tracing::info!("SIGTERM: stopping"); Ok(()) }
-        _ = interrupt.recv() => { tracing::info!("SIGINT: stopping"); Ok(()) }
-        ended = server.ended() => Err(ended),
-    };
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
     server.stop().await;
     tracing::info!("stopped; everything that was answered is durable");
-    ended
+    Ok(())
 }

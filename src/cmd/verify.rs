@@ -1,9 +1,105 @@
-//! `hotstock verify`
+//! `hotstock verify`: rebuilds the stock of a data directory from checkpoint and journal, as a start would, and checks every
+//! invariant. Changes nothing that a start would not change, and needs the directory for itself.
+
+use hotstock_engine::command::StockStatus;
+use hotstock_engine::ids::ShardId;
+use hotstock_engine::recovery::{Recovered, recover};
+use hotstock_engine::state::{AuditReport, StockAudit};
+use hotstock_persistence::data_dir::DataDir;
+use hotstock_persistence::journal::JournalOptions;
 
 use crate::cli::Verify;
+use crate::cmd::say;
 use crate::failure::Failure;
 
 /// Verifies.
-pub fn run(_args: &Verify) -> Result<(), Failure> {
+///
+/// # Errors
+/// [`Failure::Audit`] with the first invariant that does not hold, [`Failure::Damaged`] with the event that can't be read.
+pub fn run(args: &Verify) -> Result<(), Failure> {
+    let data_dir = DataDir::open(&args.data_dir, None)?;
+    // No zeros: nothing will be written.
+    let options = JournalOptions { zeros: 0, ..JournalOptions::default() };
+    let journal = data_dir.journal(options).map_err(hotstock_engine::engine::StartError::from)?;
+    let reader = hotstock_engine::journal::Journal::reader(&journal);
+    let checkpoints = data_dir.checkpoints();
+
+    let mut totals = Totals::default();
+    for shard in (0..data_dir.shards()).map(ShardId) {
+        let Recovered { state, checkpoint, replayed } =
+            recover(shard, data_dir.shards(), reader.as_ref(), &checkpoints)?;
+        let last = state.applied();
+        say(format_args!(
+            "shard {shard}: checkpoint at event {checkpoint}, {replayed} events replayed, the last is {last}"
+        ));
+        let audit = state.audit();
+        if !args.summary {
+            table(&audit);
+        }
+        if let Some(first) = audit.violations.first() {
+            let more = match audit.violations.len() - 1 {
+                0 => String::new(),
+                n => format!(" (and {n} more)"),
+            };
+            return Err(Failure::Audit(format!("shard {shard}: {first}{more}")));
+        }
+        totals.add(&audit);
+    }
+    say(totals.text());
     Ok(())
+}
+
+/// Every row begins with the SKU; a name may hold spaces, so the numbers are counted from the right.
+fn table(audit: &AuditReport) {
+    let width =
+        audit.stocks.iter().map(|stock| stock.sku_id.as_str().chars().count()).max().unwrap_or(0).max(3);
+    let head = ["warehouse", "available", "reserved", "sold", "supplied", "open orders"];
+    say(format_args!("{:<width$}{}", "SKU", head.map(|title| format!("{title:>13}")).concat()));
+    for StockAudit { sku_id, warehouse_id, levels, status, supplied, open_orders, .. } in &audit.stocks {
+        let numbers = [
+            u64::from(warehouse_id.0),
+            levels.available,
+            levels.reserved,
+            levels.sold,
+            *supplied,
+            *open_orders,
+        ];
+        let suspended = if *status == StockStatus::Suspended { "  suspended" } else { "" };
+        let numbers = numbers.map(|number| format!("{number:>13}")).concat();
+        say(format_args!("{:<width$}{numbers}{suspended}", sku_id.as_str()));
+    }
+}
+
+/// All shards together.
+#[derive(Default)]
+struct Totals {
+    stocks: usize,
+    orders: usize,
+    open_orders: usize,
+    available: u64,
+    reserved: u64,
+    sold: u64,
+    supplied: u64,
+}
+
+impl Totals {
+    fn add(&mut self, audit: &AuditReport) {
+        self.stocks += audit.stocks.len();
+        self.orders += audit.orders;
+        self.open_orders += audit.open_orders;
+        for stock in &audit.stocks {
+            self.available += stock.levels.available;
+            self.reserved += stock.levels.reserved;
+            self.sold += stock.levels.sold;
+            self.supplied += stock.supplied;
+        }
+    }
+
+    fn text(&self) -> String {
+        let Self { stocks, orders, open_orders, available, reserved, sold, supplied } = self;
+        format!(
+            "every invariant holds: {stocks} stocks, {supplied} units = {available} available + {reserved} reserved + \
+             {sold} sold; {orders} orders known, {open_orders} of them open"
+        )
+    }
 }

@@ -82,6 +82,7 @@ pub struct Orders {
 #[serde(deny_unknown_fields)]
 pub struct Journal {
     pub segment_bytes: u64,
+    pub zeros_bytes: u64,
 }
 
 /// `[checkpoint]`
@@ -151,7 +152,7 @@ impl Config {
         let Server { max_connections, max_body_bytes, max_batch_body_bytes, max_header_bytes, .. } =
             self.server;
         // Each key with the least and the most that makes sense.
-        let bounds: [(&'static str, u64, u64, u64); 18] = [
+        let bounds: [(&'static str, u64, u64, u64); 19] = [
             ("server.max_connections", as_u64(max_connections), 1, 1_000_000),
             ("server.max_body_bytes", as_u64(max_body_bytes), 1024, 1 << 30),
             ("server.max_batch_body_bytes", as_u64(max_batch_body_bytes), 1024, 1 << 30),
@@ -171,6 +172,7 @@ impl Config {
             ("orders.remember_hours", self.orders.remember_hours, 1, 24 * 366),
             ("orders.remember_max", as_u64(self.orders.remember_max), 1, 1 << 32),
             ("journal.segment_bytes", self.journal.segment_bytes, 1 << 20, 1 << 40),
+            ("journal.zeros_bytes", self.journal.zeros_bytes, 0, 1 << 40),
             ("checkpoint.events", self.checkpoint.events, 1, u64::MAX),
         ];
         let outside = bounds.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value));

@@ -155,7 +155,13 @@ impl Shard {
     fn take_mail(&mut self) {
         let work = &mut self.work;
         self.shared.mailbox.take(&mut work.spare);
-        work.pending.extend(work.spare.drain(..));
+        if work.pending.is_empty() {
+            // The usual case: no envelope is moved, and the memory goes round.
+            let mail = VecDeque::from(std::mem::take(&mut work.spare));
+            work.spare = Vec::from(std::mem::replace(&mut work.pending, mail));
+        } else {
+            work.pending.extend(work.spare.drain(..));
+        }
     }
 
     /// Decides what is pending, up to the bounds of a turn; always at least one envelope.
@@ -206,6 +212,7 @@ impl Shard {
         let replies = std::mem::take(&mut self.work.replies);
         let events = std::mem::take(&mut self.work.events);
         if events.is_empty() && self.shared.durable_lsn() >= last {
+            drop(permits);
             replies.into_iter().for_each(Reply::send);
             return;
         }

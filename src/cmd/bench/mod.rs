@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::cli::Bench;
 use crate::client::Target;
+use crate::cmd::say;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::wire;
@@ -40,6 +41,7 @@ pub async fn run(args: Bench) -> Result<(), Failure> {
     let mut config = Config::defaults();
     config.server.listen.set_port(0);
     config.data.dir = temporary.path().to_owned();
+    config.engine.shards = args.shards;
     let plan = Plan::new(&args);
 
     let (measured, echoed) = if args.in_process {
@@ -59,7 +61,7 @@ pub async fn run(args: Bench) -> Result<(), Failure> {
     };
 
     let report = Report::new(&args, &plan, &measured, echoed.as_ref());
-    print!("{}", report.text());
+    say(report.text());
     if let Some(path) = &args.json {
         let text =
             serde_json::to_string_pretty(&report).expect("a report is plain structs, which are always JSON");

@@ -33,6 +33,8 @@ struct Concurrency {
 
 #[derive(Debug, Serialize)]
 struct Payload {
+    /// None: the server was started by someone else.
+    shards: Option<u16>,
     skus: u32,
     lines_per_order: u32,
     operations_per_request: u32,
@@ -88,6 +90,7 @@ impl Report {
                 connections: (!args.in_process).then_some(plan.requests),
             },
             payload: Payload {
+                shards: args.url.is_none().then_some(args.shards),
                 skus: plan.skus,
                 lines_per_order: 1,
                 operations_per_request: plan.batch,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::board::grouped;
 use super::buyers::{Shop, Told};
 use crate::client::{Connection, Target};
+use crate::cmd::say;
 use crate::failure::Failure;
 use crate::wire;
 
@@ -50,7 +51,7 @@ pub async fn stock(target: &Target, shop: &Shop, stocked: &[(String, u64)]) -> R
         }
     }
     let mut connection = Connection::new(target.clone());
-    println!("\naudit");
+    say(format_args!("\naudit"));
     for (index, (sku_id, units)) in stocked.iter().enumerate() {
         let levels = wire::stock_of(&mut connection, sku_id).await?;
         let must_be = |what: &str, is: i64, must: u64| match u64::try_from(is) {
@@ -119,5 +120,5 @@ pub fn data_directory(data_dir: &Path) -> Result<(), Failure> {
 }
 
 fn said(what: &str) {
-    println!("  ok  {what}");
+    say(format_args!("  ok  {what}"));
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::buyers::Seen;
+use crate::cmd::say;
 use crate::wire::Levels;
 
 /// Characters of the bar that burns down.
@@ -26,10 +27,10 @@ impl Board {
     pub fn new(on_sale: u64) -> Self {
         let now = Instant::now();
         let terminal = std::io::stdout().is_terminal();
-        println!(
+        say(format_args!(
             "  {:>7}  {:24}  {:>9} {:>7} {:>9}  {:>9}  {:>9}",
             "", "", "available", "held", "sold", "answers/s", "p99"
-        );
+        ));
         Self { on_sale, began: now, last_line: now, last_answers: 0, terminal, line_open: false }
     }
 
@@ -72,7 +73,7 @@ impl Board {
     pub fn sold_out(&mut self, seen: &Seen) {
         self.say("sold out");
         let count = |counter: &std::sync::atomic::AtomicU64| grouped(counter.load(Relaxed));
-        println!(
+        say(format_args!(
             "\n  {} answers; {} buyers gave back, {} walked away, {} were refunded, {} found nothing left; {} \
              requests of unknown outcome were repeated",
             count(&seen.answers),
@@ -81,7 +82,7 @@ impl Board {
             count(&seen.refunded),
             count(&seen.refused),
             count(&seen.unknown),
-        );
+        ));
     }
 
     fn show(&mut self, line: &str) {

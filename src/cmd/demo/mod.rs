@@ -21,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::cli::Demo;
 use crate::client::{Connection, Target};
+use crate::cmd::say;
 use crate::failure::Failure;
 use crate::wire;
 use board::Board;
@@ -74,13 +75,13 @@ pub async fn run(args: Demo) -> Result<(), Failure> {
     let on_sale = args.seconds * UNITS_PER_SECOND;
     let stocked = stock(&target, on_sale).await?;
 
-    println!("hotstock demo: a flash sale that survives a kill\n");
-    println!("  server  a process of its own, pid {}, {target}", server.pid());
-    println!("  stock   {SKUS} SKUs; {} goes on sale with {} units", stocked[0].0, grouped(on_sale));
-    println!(
+    say(format_args!("hotstock demo: a flash sale that survives a kill\n"));
+    say(format_args!("  server  a process of its own, pid {}, {target}", server.pid()));
+    say(format_args!("  stock   {SKUS} SKUs; {} goes on sale with {} units", stocked[0].0, grouped(on_sale)));
+    say(format_args!(
         "  buyers  {} a second; of a hundred, 85 pay, 8 change their mind, 7 walk away and let it expire\n",
         grouped(BUYERS_PER_SECOND)
-    );
+    ));
 
     let shop = Shop::new(&target, stocked.iter().map(|(sku_id, _)| sku_id.clone()).collect());
     let mut board = Board::new(on_sale);
@@ -101,7 +102,7 @@ pub async fn run(args: Demo) -> Result<(), Failure> {
     audited?;
     stopped?;
     audit::data_directory(&home.data_dir)?;
-    println!("\nEvery unit is accounted for.");
+    say(format_args!("\nEvery unit is accounted for."));
     Ok(())
 }
 

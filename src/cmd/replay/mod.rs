@@ -10,13 +10,13 @@ mod file;
 mod ledger;
 mod player;
 
-use std::io::Write;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::Replay;
 use crate::client::{Connection, Target};
+use crate::cmd::say;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::{wire, wiring};
@@ -33,7 +33,7 @@ const MAX_LISTED: usize = 20;
 /// [`Failure`]; [`Failure::Audit`] when the server's stock is not what its answers make it.
 pub async fn run(args: Replay) -> Result<(), Failure> {
     let file = file::read(&args.file)?;
-    println!("{}: {} rows, {} documents", args.file.display(), file.rows, file.documents.len());
+    say(format_args!("{}: {} rows, {} documents", args.file.display(), file.rows, file.documents.len()));
     list("left out", &file.left_out);
     let Some(target) = &args.url else {
         let temporary =
@@ -61,11 +61,11 @@ async fn play(file: &OrderFile, target: &Target, stock: Option<u64>) -> Result<(
         })
         .collect();
     let created = wire::create_stock(target, skus).await?;
-    println!(
+    say(format_args!(
         "{target}: {} SKUs with {} units, {created} of them new to the server",
         books.len(),
         books.total().supplied
-    );
+    ));
 
     let bar = ProgressBar::new(file.documents.len() as u64).with_style(
         ProgressStyle::with_template("{bar:40} {pos}/{len} documents, {per_sec}, {eta} left")
@@ -79,10 +79,10 @@ async fn play(file: &OrderFile, target: &Target, stock: Option<u64>) -> Result<(
     }
     bar.finish_and_clear();
     let seconds = began.elapsed().as_secs_f64();
-    println!("played in {seconds:.1} s, one after the other\n\n{}", player.tally.table());
+    say(format_args!("played in {seconds:.1} s, one after the other\n\n{}", player.tally.table()));
     match player.tally.new_ones() {
-        0 => println!("nothing new: the server knew every one of them, and changed nothing"),
-        n => println!("{n} were new to the server"),
+        0 => say(format_args!("nothing new: the server knew every one of them, and changed nothing")),
+        n => say(format_args!("{n} were new to the server")),
     }
     audit(&player.books, target).await
 }
@@ -93,13 +93,13 @@ async fn audit(books: &Books, target: &Target) -> Result<(), Failure> {
     let total = books.total();
     if differences.is_empty() {
         let available = total.supplied - total.sold;
-        println!(
+        say(format_args!(
             "audit: {} SKUs are as the answers made them; {} units stocked and adjusted = {available} available + 0 \
              reserved + {} sold",
             books.len(),
             total.supplied,
             total.sold
-        );
+        ));
         return Ok(());
     }
     list("audit", &differences);
@@ -107,12 +107,10 @@ async fn audit(books: &Books, target: &Target) -> Result<(), Failure> {
 }
 
 fn list(what: &str, lines: &[String]) {
-    // A closed pipe is no reason to stop a replay halfway.
-    let mut out = std::io::stdout().lock();
     for line in lines.iter().take(MAX_LISTED) {
-        let _ = writeln!(out, "  {what}: {line}");
+        say(format_args!("  {what}: {line}"));
     }
     if lines.len() > MAX_LISTED {
-        let _ = writeln!(out, "  {what}: and {} more", lines.len() - MAX_LISTED);
+        say(format_args!("  {what}: and {} more", lines.len() - MAX_LISTED));
     }
 }

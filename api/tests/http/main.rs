@@ -1,0 +1,11 @@
+//! Black-box tests: a real server on a real socket over the real engine; only the disk is in memory.
+
+#![allow(clippy::unwrap_used, reason = "all of it is test code, also what has no #[test] above it")]
+
+mod batch;
+mod codes;
+mod connections;
+mod operators;
+mod orders;
+mod stock;
+mod support;

@@ -1,0 +1,169 @@
+//! Events of every kind for tests of what stores or carries them.
+
+use smallvec::SmallVec;
+
+use crate::clock::Timestamp;
+use crate::command::{ChangeKind, Mode, StockStatus};
+use crate::event::{Change, ConfirmedLine, Event, ForgottenSold, MovedLine, OrderRequest, ReservedLine};
+use crate::ids::{BuyerId, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
+use crate::outcome::Levels;
+
+/// Kinds of events that [`event`] goes through.
+pub const KINDS: u64 = 12;
+
+/// An event that differs from that of any other `seed`; [`KINDS`] in a row are of every kind.
+#[must_use]
+pub fn event(seed: u64) -> Event {
+    Event {
+        at: Timestamp(1_700_000_000_000 + seed / 3),
+        trace: seed.is_multiple_of(5).then(|| TraceId(u128::from(seed).to_be_bytes())),
+        change: change(seed),
+    }
+}
+
+/// A reservation of `lines` lines with the longest names that are allowed.
+///
+/// # Panics
+/// Never: the names are within their bounds.
+#[must_use]
+pub fn large_event(seed: u64, lines: usize) -> Event {
+    let line = |place: usize| ReservedLine {
+        sku_id: SkuId::new(&format!("{place:064}")).expect("64 digits are a SKU"),
+        ..reserved_line(seed + place as u64)
+    };
+    let change = Change::Reserved {
+        order_no: order_no(seed),
+        buyer_id: None,
+        mode: Mode::BestEffort,
+        ttl_seconds: 60,
+        lines: (0..lines).map(line).collect(),
+    };
+    Event { change, ..event(seed) }
+}
+
+fn change(seed: u64) -> Change {
+    match seed % KINDS {
+        0 => Change::StockCreated { sku_id: sku(seed), warehouse_id: WarehouseId(1), quantity: seed },
+        1 => Change::StockChanged {
+            sku_id: sku(seed),
+            warehouse_id: WarehouseId(u32::MAX),
+            kind: [ChangeKind::Restock, ChangeKind::Deduct, ChangeKind::Adjust][(seed / KINDS % 3) as usize],
+            delta: -(seed.cast_signed()),
+            request_id: request_id(seed),
+            reason: reason(seed),
+            after: levels(seed),
+        },
+        2 => Change::StatusChanged {
+            sku_id: sku(seed),
+            warehouses: (0..seed % 4).map(|place| (warehouse(place), seed + place)).collect(),
+            status: [StockStatus::OnSale, StockStatus::Suspended][(seed / KINDS % 2) as usize],
+        },
+        3 => reserved(seed, 1),
+        4 => reserved(seed, 3),
+        5 => Change::Confirmed {
+            order_no: order_no(seed),
+            request: order_request(seed),
+            lines: lines(seed, confirmed_line),
+        },
+        6 => Change::Released {
+            order_no: order_no(seed),
+            request: order_request(seed + 1),
+            reason: reason(seed),
+            lines: lines(seed, moved_line),
+        },
+        7 => Change::Cancelled { order_no: order_no(seed), reason: reason(seed) },
+        8 => Change::Expired { order_no: order_no(seed), lines: lines(seed, moved_line) },
+        9 => Change::Extended { order_no: order_no(seed), ttl_seconds: 604_800 },
+        10 => Change::Returned {
+            order_no: order_no(seed),
+            request: OrderRequest { request_id: Some(request_id(seed)), fingerprint: u64::MAX - seed },
+            lines: lines(seed, moved_line),
+        },
+        _ => Change::Forgotten { through: Lsn(seed), sold: (0..seed % 3).map(forgotten).collect() },
+    }
+}
+
+fn reserved(seed: u64, count: u64) -> Change {
+    Change::Reserved {
+        order_no: order_no(seed),
+        buyer_id: seed.is_multiple_of(2).then(|| BuyerId::new(&format!("买家{seed}")).expect("a short text")),
+        mode: [Mode::AllOrNothing, Mode::BestEffort][(seed / KINDS % 2) as usize],
+        ttl_seconds: 900,
+        lines: (0..count).map(|place| reserved_line(seed + place)).collect(),
+    }
+}
+
+fn lines<T>(seed: u64, line: impl Fn(u64) -> T) -> SmallVec<[T; 1]> {
+    (0..=seed % 3).map(|place| line(seed + place)).collect()
+}
+
+fn reserved_line(seed: u64) -> ReservedLine {
+    ReservedLine {
+        sku_id: sku(seed),
+        warehouse_id: warehouse(seed),
+        quantity: 1_000_000_000,
+        held: low(seed),
+        after: levels(seed),
+    }
+}
+
+fn confirmed_line(seed: u64) -> ConfirmedLine {
+    ConfirmedLine {
+        line: low(seed) as u16,
+        sku_id: sku(seed),
+        warehouse_id: warehouse(seed),
+        held: low(seed),
+        late: low(seed / 2),
+        after: levels(seed),
+    }
+}
+
+fn moved_line(seed: u64) -> MovedLine {
+    MovedLine {
+        line: low(seed) as u16,
+        sku_id: sku(seed),
+        warehouse_id: warehouse(seed),
+        quantity: low(seed),
+        after: levels(seed),
+    }
+}
+
+fn forgotten(seed: u64) -> ForgottenSold {
+    ForgottenSold { sku_id: sku(seed), warehouse_id: warehouse(seed), total: seed << 40 }
+}
+
+fn order_request(seed: u64) -> Option<OrderRequest> {
+    let request_id = seed.is_multiple_of(4).then(|| request_id(seed));
+    (!seed.is_multiple_of(3))
+        .then_some(OrderRequest { request_id, fingerprint: seed.wrapping_mul(u64::MAX / 7) })
+}
+
+fn levels(seed: u64) -> Levels {
+    Levels { available: 1_000_000_000_000_000 - seed, reserved: seed, sold: seed * 3, version: seed + 1 }
+}
+
+/// The lower half of a seed, as a number of units.
+fn low(seed: u64) -> u32 {
+    (seed & 0x7fff) as u32
+}
+
+fn warehouse(seed: u64) -> WarehouseId {
+    WarehouseId(low(seed))
+}
+
+fn sku(seed: u64) -> SkuId {
+    SkuId::new(&format!("sku-{seed}")).expect("a short text")
+}
+
+fn order_no(seed: u64) -> OrderNo {
+    OrderNo::new(&format!("ORD-2026-{seed:012}")).expect("a short text")
+}
+
+fn request_id(seed: u64) -> RequestId {
+    RequestId::new(&format!("req-{seed}")).expect("a short text")
+}
+
+fn reason(seed: u64) -> Option<Reason> {
+    let text = "客户取消 ".repeat(low(seed % 15) as usize);
+    (!text.is_empty()).then(|| Reason::new(&text).expect("at most 196 bytes"))
+}

@@ -1,0 +1,254 @@
+//! Events as bytes. The numbers of the kinds are frozen; a time is kept as its distance from the record's base time,
+//! which is a byte or two where the whole would be nine.
+
+use bincode::error::{DecodeError, EncodeError};
+use hotstock_engine::clock::Timestamp;
+use hotstock_engine::event::{Change, ConfirmedLine, Event, ForgottenSold, MovedLine, ReservedLine};
+use hotstock_engine::ids::{Lsn, TraceId};
+
+use super::words::{
+    change_kind, change_kind_number, get, get_id, get_levels, get_list, get_option, get_order_request,
+    get_warehouse, mode, mode_number, put, put_id, put_levels, put_list, put_option, put_order_request,
+    put_stock, status, status_number, wrong,
+};
+use super::{Dec, Enc, Malformed, append, front};
+
+/// Set in the byte of the kind when a trace id follows it.
+const HAS_TRACE: u8 = 0x80;
+
+const STOCK_CREATED: u8 = 1;
+const STOCK_CHANGED: u8 = 2;
+const STATUS_CHANGED: u8 = 3;
+const RESERVED: u8 = 4;
+const CONFIRMED: u8 = 5;
+const RELEASED: u8 = 6;
+const CANCELLED: u8 = 7;
+const EXPIRED: u8 = 8;
+const EXTENDED: u8 = 9;
+const RETURNED: u8 = 10;
+const FORGOTTEN: u8 = 11;
+
+/// Appends one event. `base` is any time near to those of the events of the record.
+pub fn encode_event(event: &Event, base: Timestamp, out: &mut Vec<u8>) {
+    append(out, |e| put_event(e, event, base));
+}
+
+/// Takes one event off the front of `bytes`.
+///
+/// # Errors
+/// [`Malformed`] when it is cut short or breaks the bounds of the engine's types.
+pub fn decode_event(bytes: &mut &[u8], base: Timestamp) -> Result<Event, Malformed> {
+    Ok(get_event(&mut front(bytes), base)?)
+}
+
+fn put_event(e: &mut impl Enc, event: &Event, base: Timestamp) -> Result<(), EncodeError> {
+    let Event { at, trace, change } = event;
+    put(e, &(kind(change) | if trace.is_some() { HAS_TRACE } else { 0 }))?;
+    // Wrapping, so that any two times have a distance; the logged time of a shard never steps back, but the type may.
+    put(e, &at.0.wrapping_sub(base.0).cast_signed())?;
+    if let Some(trace) = trace {
+        put(e, &trace.0)?;
+    }
+    put_change(e, change)
+}
+
+fn get_event<'a>(d: &mut impl Dec<'a>, base: Timestamp) -> Result<Event, DecodeError> {
+    let kind = get::<u8>(d)?;
+    let at = Timestamp(base.0.wrapping_add(get::<i64>(d)?.cast_unsigned()));
+    let trace = if kind & HAS_TRACE == 0 { None } else { Some(TraceId(get(d)?)) };
+    Ok(Event { at, trace, change: get_change(d, kind & !HAS_TRACE)? })
+}
+
+fn kind(change: &Change) -> u8 {
+    match change {
+        Change::StockCreated { .. } => STOCK_CREATED,
+        Change::StockChanged { .. } => STOCK_CHANGED,
+        Change::StatusChanged { .. } => STATUS_CHANGED,
+        Change::Reserved { .. } => RESERVED,
+        Change::Confirmed { .. } => CONFIRMED,
+        Change::Released { .. } => RELEASED,
+        Change::Cancelled { .. } => CANCELLED,
+        Change::Expired { .. } => EXPIRED,
+        Change::Extended { .. } => EXTENDED,
+        Change::Returned { .. } => RETURNED,
+        Change::Forgotten { .. } => FORGOTTEN,
+    }
+}
+
+fn put_change(e: &mut impl Enc, change: &Change) -> Result<(), EncodeError> {
+    match change {
+        Change::StockCreated { sku_id, warehouse_id, quantity } => {
+            put_stock(e, sku_id, *warehouse_id)?;
+            put(e, quantity)
+        }
+        Change::StockChanged { sku_id, warehouse_id, kind, delta, request_id, reason, after } => {
+            put_stock(e, sku_id, *warehouse_id)?;
+            put(e, &change_kind_number(*kind))?;
+            put(e, delta)?;
+            put_id(e, request_id)?;
+            put_option(e, reason.as_ref(), put_id)?;
+            put_levels(e, after)
+        }
+        Change::StatusChanged { sku_id, warehouses, status } => {
+            put_id(e, sku_id)?;
+            put(e, &status_number(*status))?;
+            put_list(e, warehouses, |e, (warehouse, version)| {
+                put(e, &warehouse.0)?;
+                put(e, version)
+            })
+        }
+        Change::Reserved { order_no, buyer_id, mode, ttl_seconds, lines } => {
+            put_id(e, order_no)?;
+            put_option(e, buyer_id.as_ref(), put_id)?;
+            put(e, &mode_number(*mode))?;
+            put(e, ttl_seconds)?;
+            put_list(e, lines, put_reserved_line)
+        }
+        Change::Confirmed { order_no, request, lines } => {
+            put_id(e, order_no)?;
+            put_option(e, request.as_ref(), put_order_request)?;
+            put_list(e, lines, put_confirmed_line)
+        }
+        Change::Released { order_no, request, reason, lines } => {
+            put_id(e, order_no)?;
+            put_option(e, request.as_ref(), put_order_request)?;
+            put_option(e, reason.as_ref(), put_id)?;
+            put_list(e, lines, put_moved_line)
+        }
+        Change::Cancelled { order_no, reason } => {
+            put_id(e, order_no)?;
+            put_option(e, reason.as_ref(), put_id)
+        }
+        Change::Expired { order_no, lines } => {
+            put_id(e, order_no)?;
+            put_list(e, lines, put_moved_line)
+        }
+        Change::Extended { order_no, ttl_seconds } => {
+            put_id(e, order_no)?;
+            put(e, ttl_seconds)
+        }
+        Change::Returned { order_no, request, lines } => {
+            put_id(e, order_no)?;
+            put_order_request(e, request)?;
+            put_list(e, lines, put_moved_line)
+        }
+        Change::Forgotten { through, sold } => {
+            put(e, &through.0)?;
+            put_list(e, sold, |e, ForgottenSold { sku_id, warehouse_id, total }| {
+                put_stock(e, sku_id, *warehouse_id)?;
+                put(e, total)
+            })
+        }
+    }
+}
+
+fn get_change<'a>(d: &mut impl Dec<'a>, kind: u8) -> Result<Change, DecodeError> {
+    Ok(match kind {
+        STOCK_CREATED => {
+            Change::StockCreated { sku_id: get_id(d)?, warehouse_id: get_warehouse(d)?, quantity: get(d)? }
+        }
+        STOCK_CHANGED => Change::StockChanged {
+            sku_id: get_id(d)?,
+            warehouse_id: get_warehouse(d)?,
+            kind: change_kind(get(d)?)?,
+            delta: get(d)?,
+            request_id: get_id(d)?,
+            reason: get_option(d, get_id)?,
+            after: get_levels(d)?,
+        },
+        STATUS_CHANGED => Change::StatusChanged {
+            sku_id: get_id(d)?,
+            status: status(get(d)?)?,
+            warehouses: get_list(d, |d| Ok((get_warehouse(d)?, get(d)?)))?,
+        },
+        RESERVED => Change::Reserved {
+            order_no: get_id(d)?,
+            buyer_id: get_option(d, get_id)?,
+            mode: mode(get(d)?)?,
+            ttl_seconds: get(d)?,
+            lines: get_list(d, get_reserved_line)?,
+        },
+        CONFIRMED => Change::Confirmed {
+            order_no: get_id(d)?,
+            request: get_option(d, get_order_request)?,
+            lines: get_list(d, get_confirmed_line)?,
+        },
+        RELEASED => Change::Released {
+            order_no: get_id(d)?,
+            request: get_option(d, get_order_request)?,
+            reason: get_option(d, get_id)?,
+            lines: get_list(d, get_moved_line)?,
+        },
+        CANCELLED => Change::Cancelled { order_no: get_id(d)?, reason: get_option(d, get_id)? },
+        EXPIRED => Change::Expired { order_no: get_id(d)?, lines: get_list(d, get_moved_line)? },
+        EXTENDED => Change::Extended { order_no: get_id(d)?, ttl_seconds: get(d)? },
+        RETURNED => Change::Returned {
+            order_no: get_id(d)?,
+            request: get_order_request(d)?,
+            lines: get_list(d, get_moved_line)?,
+        },
+        FORGOTTEN => Change::Forgotten {
+            through: Lsn(get(d)?),
+            sold: get_list(d, |d| {
+                Ok(ForgottenSold { sku_id: get_id(d)?, warehouse_id: get_warehouse(d)?, total: get(d)? })
+            })?,
+        },
+        other => return Err(wrong("kind of event", other)),
+    })
+}
+
+fn put_reserved_line(e: &mut impl Enc, line: &ReservedLine) -> Result<(), EncodeError> {
+    let ReservedLine { sku_id, warehouse_id, quantity, held, after } = line;
+    put_stock(e, sku_id, *warehouse_id)?;
+    put(e, quantity)?;
+    put(e, held)?;
+    put_levels(e, after)
+}
+
+fn get_reserved_line<'a>(d: &mut impl Dec<'a>) -> Result<ReservedLine, DecodeError> {
+    Ok(ReservedLine {
+        sku_id: get_id(d)?,
+        warehouse_id: get_warehouse(d)?,
+        quantity: get(d)?,
+        held: get(d)?,
+        after: get_levels(d)?,
+    })
+}
+
+fn put_confirmed_line(e: &mut impl Enc, line: &ConfirmedLine) -> Result<(), EncodeError> {
+    let ConfirmedLine { line, sku_id, warehouse_id, held, late, after } = line;
+    put(e, line)?;
+    put_stock(e, sku_id, *warehouse_id)?;
+    put(e, held)?;
+    put(e, late)?;
+    put_levels(e, after)
+}
+
+fn get_confirmed_line<'a>(d: &mut impl Dec<'a>) -> Result<ConfirmedLine, DecodeError> {
+    Ok(ConfirmedLine {
+        line: get(d)?,
+        sku_id: get_id(d)?,
+        warehouse_id: get_warehouse(d)?,
+        held: get(d)?,
+        late: get(d)?,
+        after: get_levels(d)?,
+    })
+}
+
+fn put_moved_line(e: &mut impl Enc, line: &MovedLine) -> Result<(), EncodeError> {
+    let MovedLine { line, sku_id, warehouse_id, quantity, after } = line;
+    put(e, line)?;
+    put_stock(e, sku_id, *warehouse_id)?;
+    put(e, quantity)?;
+    put_levels(e, after)
+}
+
+fn get_moved_line<'a>(d: &mut impl Dec<'a>) -> Result<MovedLine, DecodeError> {
+    Ok(MovedLine {
+        line: get(d)?,
+        sku_id: get_id(d)?,
+        warehouse_id: get_warehouse(d)?,
+        quantity: get(d)?,
+        after: get_levels(d)?,
+    })
+}

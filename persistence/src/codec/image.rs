@@ -1,0 +1,179 @@
+//! Checkpoint entries as bytes.
+
+use bincode::error::{DecodeError, EncodeError};
+use hotstock_engine::checkpoint::{Image, LineImage, OrderImage, Phase, RequestImage, StockImage};
+use hotstock_engine::clock::Timestamp;
+use hotstock_engine::ids::Lsn;
+
+use super::words::{
+    get, get_id, get_levels, get_list, get_option, get_order_request, get_warehouse, mode, mode_number, put,
+    put_id, put_levels, put_list, put_option, put_order_request, put_stock, status, status_number, wrong,
+};
+use super::{Dec, Enc, Malformed, append, front};
+
+const STOCK: u8 = 1;
+const ORDER: u8 = 2;
+const REQUEST: u8 = 3;
+
+/// Appends one entry.
+pub fn encode_image(image: &Image, out: &mut Vec<u8>) {
+    append(out, |e| put_image(e, image));
+}
+
+/// Takes one entry off the front of `bytes`.
+///
+/// # Errors
+/// [`Malformed`] when it is cut short or breaks the bounds of the engine's types.
+pub fn decode_image(bytes: &mut &[u8]) -> Result<Image, Malformed> {
+    Ok(get_image(&mut front(bytes))?)
+}
+
+fn put_image(e: &mut impl Enc, image: &Image) -> Result<(), EncodeError> {
+    match image {
+        Image::Stock(stock) => {
+            put(e, &STOCK)?;
+            put_stock_image(e, stock)
+        }
+        Image::Order(order) => {
+            put(e, &ORDER)?;
+            put_order_image(e, order)
+        }
+        Image::Request(request) => {
+            put(e, &REQUEST)?;
+            put_request_image(e, request)
+        }
+    }
+}
+
+fn get_image<'a>(d: &mut impl Dec<'a>) -> Result<Image, DecodeError> {
+    match get(d)? {
+        STOCK => get_stock_image(d).map(Image::Stock),
+        ORDER => get_order_image(d).map(Image::Order),
+        REQUEST => get_request_image(d).map(Image::Request),
+        other => Err(wrong("kind of checkpoint entry", other)),
+    }
+}
+
+fn put_stock_image(e: &mut impl Enc, image: &StockImage) -> Result<(), EncodeError> {
+    let StockImage { sku_id, warehouse_id, levels, status, initial, supplied, forgotten_sold, lsn } = image;
+    put_stock(e, sku_id, *warehouse_id)?;
+    put_levels(e, levels)?;
+    put(e, &status_number(*status))?;
+    put(e, initial)?;
+    put(e, supplied)?;
+    put(e, forgotten_sold)?;
+    put(e, &lsn.0)
+}
+
+fn get_stock_image<'a>(d: &mut impl Dec<'a>) -> Result<StockImage, DecodeError> {
+    Ok(StockImage {
+        sku_id: get_id(d)?,
+        warehouse_id: get_warehouse(d)?,
+        levels: get_levels(d)?,
+        status: status(get(d)?)?,
+        initial: get(d)?,
+        supplied: get(d)?,
+        forgotten_sold: get(d)?,
+        lsn: Lsn(get(d)?),
+    })
+}
+
+fn put_order_image(e: &mut impl Enc, image: &OrderImage) -> Result<(), EncodeError> {
+    let OrderImage {
+        order_no,
+        buyer_id,
+        mode,
+        phase,
+        created_at,
+        expires_at,
+        changed_at,
+        lsn,
+        lines,
+        requests,
+    } = image;
+    put_id(e, order_no)?;
+    put_option(e, buyer_id.as_ref(), put_id)?;
+    put(e, &mode_number(*mode))?;
+    put(e, &phase_number(*phase))?;
+    put(e, &created_at.0)?;
+    put(e, &expires_at.0)?;
+    put(e, &changed_at.0)?;
+    put(e, &lsn.0)?;
+    put_list(e, lines, put_line_image)?;
+    put_list(e, requests, put_order_request)
+}
+
+fn get_order_image<'a>(d: &mut impl Dec<'a>) -> Result<OrderImage, DecodeError> {
+    Ok(OrderImage {
+        order_no: get_id(d)?,
+        buyer_id: get_option(d, get_id)?,
+        mode: mode(get(d)?)?,
+        phase: phase(get(d)?)?,
+        created_at: Timestamp(get(d)?),
+        expires_at: Timestamp(get(d)?),
+        changed_at: Timestamp(get(d)?),
+        lsn: Lsn(get(d)?),
+        lines: get_list(d, get_line_image)?,
+        requests: get_list(d, get_order_request)?,
+    })
+}
+
+fn put_line_image(e: &mut impl Enc, image: &LineImage) -> Result<(), EncodeError> {
+    let LineImage { sku_id, warehouse_id, quantity, held, confirmed, released, returned, lapsed } = image;
+    put_stock(e, sku_id, *warehouse_id)?;
+    [quantity, held, confirmed, released, returned, lapsed].into_iter().try_for_each(|units| put(e, units))
+}
+
+fn get_line_image<'a>(d: &mut impl Dec<'a>) -> Result<LineImage, DecodeError> {
+    Ok(LineImage {
+        sku_id: get_id(d)?,
+        warehouse_id: get_warehouse(d)?,
+        quantity: get(d)?,
+        held: get(d)?,
+        confirmed: get(d)?,
+        released: get(d)?,
+        returned: get(d)?,
+        lapsed: get(d)?,
+    })
+}
+
+fn put_request_image(e: &mut impl Enc, image: &RequestImage) -> Result<(), EncodeError> {
+    let RequestImage { sku_id, request_id, warehouse_id, fingerprint, after, at, lsn } = image;
+    put_stock(e, sku_id, *warehouse_id)?;
+    put_id(e, request_id)?;
+    put(e, fingerprint)?;
+    put_levels(e, after)?;
+    put(e, &at.0)?;
+    put(e, &lsn.0)
+}
+
+fn get_request_image<'a>(d: &mut impl Dec<'a>) -> Result<RequestImage, DecodeError> {
+    Ok(RequestImage {
+        sku_id: get_id(d)?,
+        warehouse_id: get_warehouse(d)?,
+        request_id: get_id(d)?,
+        fingerprint: get(d)?,
+        after: get_levels(d)?,
+        at: Timestamp(get(d)?),
+        lsn: Lsn(get(d)?),
+    })
+}
+
+fn phase_number(phase: Phase) -> u8 {
+    match phase {
+        Phase::Open => 0,
+        Phase::Released => 1,
+        Phase::Expired => 2,
+        Phase::Cancelled => 3,
+    }
+}
+
+fn phase(number: u8) -> Result<Phase, DecodeError> {
+    match number {
+        0 => Ok(Phase::Open),
+        1 => Ok(Phase::Released),
+        2 => Ok(Phase::Expired),
+        3 => Ok(Phase::Cancelled),
+        other => Err(wrong("phase", other)),
+    }
+}

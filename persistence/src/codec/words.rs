@@ -1,0 +1,200 @@
+//! The words that events and images share: numbers, text ids, lists, levels, and the frozen numbers of small enums.
+
+use bincode::error::{DecodeError, EncodeError};
+use bincode::{BorrowDecode, Decode, Encode};
+use hotstock_engine::command::{ChangeKind, Mode, StockStatus};
+use hotstock_engine::event::OrderRequest;
+use hotstock_engine::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, WarehouseId};
+use hotstock_engine::outcome::Levels;
+
+use super::{Dec, Enc};
+
+/// Entries that a list reserves room for before they are read; a false length costs no more than this.
+const MAX_RESERVED: usize = 1_024;
+
+#[inline]
+pub(super) fn put(e: &mut impl Enc, value: &impl Encode) -> Result<(), EncodeError> {
+    value.encode(e)
+}
+
+#[inline]
+pub(super) fn get<'a, T: Decode<()>>(d: &mut impl Dec<'a>) -> Result<T, DecodeError> {
+    T::decode(d)
+}
+
+pub(super) fn wrong(what: &str, number: u8) -> DecodeError {
+    DecodeError::OtherString(format!("{number} is not a {what} of this format"))
+}
+
+/// A text id of the engine.
+pub(super) trait TextId: Sized {
+    fn text(&self) -> &str;
+    fn parse(text: &str) -> Result<Self, hotstock_engine::ids::InvalidId>;
+}
+
+macro_rules! text_ids {
+    ($($name:ident),*) => {$(
+        impl TextId for $name {
+            fn text(&self) -> &str {
+                self.as_str()
+            }
+            fn parse(text: &str) -> Result<Self, hotstock_engine::ids::InvalidId> {
+                Self::new(text)
+            }
+        }
+    )*};
+}
+text_ids!(SkuId, OrderNo, RequestId, BuyerId, Reason);
+
+#[inline]
+pub(super) fn put_id(e: &mut impl Enc, id: &impl TextId) -> Result<(), EncodeError> {
+    id.text().encode(e)
+}
+
+pub(super) fn get_id<'a, T: TextId>(d: &mut impl Dec<'a>) -> Result<T, DecodeError> {
+    let text = <&str>::borrow_decode(d)?;
+    T::parse(text).map_err(|error| DecodeError::OtherString(error.to_string()))
+}
+
+pub(super) fn put_option<E: Enc, T>(
+    e: &mut E,
+    value: Option<&T>,
+    put_one: impl FnOnce(&mut E, &T) -> Result<(), EncodeError>,
+) -> Result<(), EncodeError> {
+    put(e, &u8::from(value.is_some()))?;
+    value.map_or(Ok(()), |value| put_one(e, value))
+}
+
+pub(super) fn get_option<'a, D: Dec<'a>, T>(
+    d: &mut D,
+    get_one: impl FnOnce(&mut D) -> Result<T, DecodeError>,
+) -> Result<Option<T>, DecodeError> {
+    match get(d)? {
+        0_u8 => Ok(None),
+        1 => get_one(d).map(Some),
+        other => Err(wrong("mark of presence", other)),
+    }
+}
+
+#[inline]
+pub(super) fn put_list<E: Enc, T>(
+    e: &mut E,
+    list: &[T],
+    put_one: impl Fn(&mut E, &T) -> Result<(), EncodeError>,
+) -> Result<(), EncodeError> {
+    put(e, &(list.len() as u64))?;
+    list.iter().try_for_each(|one| put_one(e, one))
+}
+
+pub(super) fn get_list<'a, D: Dec<'a>, T, L: Default + Extend<T>>(
+    d: &mut D,
+    get_one: impl Fn(&mut D) -> Result<T, DecodeError>,
+) -> Result<L, DecodeError>
+where
+    L: Reserve,
+{
+    let length = get::<u64>(d)?;
+    let mut list = L::default();
+    list.reserve_for(usize::try_from(length).unwrap_or(usize::MAX).min(MAX_RESERVED));
+    for _ in 0..length {
+        list.extend([get_one(d)?]);
+    }
+    Ok(list)
+}
+
+/// A list that can be given room in advance.
+pub(super) trait Reserve {
+    fn reserve_for(&mut self, entries: usize);
+}
+
+impl<T> Reserve for Vec<T> {
+    fn reserve_for(&mut self, entries: usize) {
+        self.reserve_exact(entries);
+    }
+}
+
+impl<A: smallvec::Array> Reserve for smallvec::SmallVec<A> {
+    fn reserve_for(&mut self, entries: usize) {
+        self.reserve_exact(entries);
+    }
+}
+
+#[inline]
+pub(super) fn put_levels(e: &mut impl Enc, levels: &Levels) -> Result<(), EncodeError> {
+    let Levels { available, reserved, sold, version } = levels;
+    put(e, available)?;
+    put(e, reserved)?;
+    put(e, sold)?;
+    put(e, version)
+}
+
+pub(super) fn get_levels<'a>(d: &mut impl Dec<'a>) -> Result<Levels, DecodeError> {
+    Ok(Levels { available: get(d)?, reserved: get(d)?, sold: get(d)?, version: get(d)? })
+}
+
+#[inline]
+pub(super) fn put_stock(e: &mut impl Enc, sku: &SkuId, warehouse: WarehouseId) -> Result<(), EncodeError> {
+    put_id(e, sku)?;
+    put(e, &warehouse.0)
+}
+
+pub(super) fn get_warehouse<'a>(d: &mut impl Dec<'a>) -> Result<WarehouseId, DecodeError> {
+    get(d).map(WarehouseId)
+}
+
+pub(super) fn put_order_request(e: &mut impl Enc, request: &OrderRequest) -> Result<(), EncodeError> {
+    let OrderRequest { request_id, fingerprint } = request;
+    put_option(e, request_id.as_ref(), put_id)?;
+    put(e, fingerprint)
+}
+
+pub(super) fn get_order_request<'a>(d: &mut impl Dec<'a>) -> Result<OrderRequest, DecodeError> {
+    Ok(OrderRequest { request_id: get_option(d, get_id)?, fingerprint: get(d)? })
+}
+
+pub(super) fn change_kind_number(kind: ChangeKind) -> u8 {
+    match kind {
+        ChangeKind::Restock => 0,
+        ChangeKind::Deduct => 1,
+        ChangeKind::Adjust => 2,
+    }
+}
+
+pub(super) fn change_kind(number: u8) -> Result<ChangeKind, DecodeError> {
+    match number {
+        0 => Ok(ChangeKind::Restock),
+        1 => Ok(ChangeKind::Deduct),
+        2 => Ok(ChangeKind::Adjust),
+        other => Err(wrong("kind of change", other)),
+    }
+}
+
+pub(super) fn mode_number(mode: Mode) -> u8 {
+    match mode {
+        Mode::AllOrNothing => 0,
+        Mode::BestEffort => 1,
+    }
+}
+
+pub(super) fn mode(number: u8) -> Result<Mode, DecodeError> {
+    match number {
+        0 => Ok(Mode::AllOrNothing),
+        1 => Ok(Mode::BestEffort),
+        other => Err(wrong("mode", other)),
+    }
+}
+
+pub(super) fn status_number(status: StockStatus) -> u8 {
+    match status {
+        StockStatus::OnSale => 0,
+        StockStatus::Suspended => 1,
+    }
+}
+
+pub(super) fn status(number: u8) -> Result<StockStatus, DecodeError> {
+    match number {
+        0 => Ok(StockStatus::OnSale),
+        1 => Ok(StockStatus::Suspended),
+        other => Err(wrong("status", other)),
+    }
+}

@@ -1,0 +1,236 @@
+//! The writing side of the journal.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::journal::{Group, Journal, JournalError, JournalReader};
+
+use super::background::{Background, Fresh, Job};
+use super::faults::{Fault, Faults};
+use super::pack::{Batch, pack};
+use super::reader::{Active, Shared, State};
+use super::recover::{Found, Recovered, discard, recover, to_trash};
+use super::seal::{self, Range};
+use super::store::Store;
+use super::{JournalOptions, io_error, segment_dir};
+use crate::files::{FileError, create_dir, sync_dir};
+
+/// The journal of one data directory. Dropping it closes it cleanly; a process that dies instead loses nothing but the
+/// seal of the last segment, which the next start makes up for.
+pub struct SledJournal {
+    shared: Arc<Shared>,
+    options: JournalOptions,
+    background: Background,
+    faults: Faults,
+    /// Bytes of records in the active segment, and the number of its next batch. Batch 0 begins with the base record.
+    written: u64,
+    batch: u32,
+    /// The LSN that must come next, per shard.
+    next: Vec<u64>,
+    /// Why nothing is written any more.
+    poison: Option<String>,
+}
+
+impl SledJournal {
+    /// Opens the journal in the directory `dir`, which is created when it is not there. Writing begins in a new segment;
+    /// what earlier runs wrote is never appended to.
+    ///
+    /// # Errors
+    /// [`JournalError::Damaged`] when events that were durable can't be read, [`JournalError::Io`].
+    pub fn open(dir: &Path, shards: u16, options: JournalOptions) -> Result<Self, JournalError> {
+        create_dir(dir).map_err(io_error)?;
+        let Recovered { segments, next_number } = recover(dir, shards)?;
+        let next =
+            segments.last().map_or_else(|| vec![1; usize::from(shards)], |last| last.range.end.clone());
+        let store = Store::create(&segment_dir(dir, next_number), options.zeros).map_err(io_error)?;
+        let active = Active { number: next_number, base: next.clone(), store: Arc::new(store) };
+        let state = State { sealed: VecDeque::from(segments), active, next: next.clone() };
+        let mut journal = Self {
+            shared: Arc::new(Shared::new(dir.to_owned(), state)),
+            background: Background::start(dir.to_owned(), options.zeros).map_err(io_error)?,
+            options,
+            faults: Faults::default(),
+            written: 0,
+            batch: 0,
+            next,
+            poison: None,
+        };
+        // Only with the base record on the medium the older segments may go: it remembers every shard's place.
+        journal.write(Batch::default()).map_err(io_error)?;
+        journal.drop_empty_segments().map_err(io_error)?;
+        journal.background.submit(Job::Prepare(next_number + 1));
+        Ok(journal)
+    }
+
+    /// The faults to come, for tests.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        self.faults.clone()
+    }
+
+    /// Starts without a commit leave segments without an event; they would pile up.
+    fn drop_empty_segments(&mut self) -> Result<(), FileError> {
+        let (empty, kept): (VecDeque<Found>, VecDeque<Found>) =
+            self.shared.state_mut().sealed.drain(..).partition(|segment| segment.range.is_empty());
+        self.shared.state_mut().sealed = kept;
+        empty.iter().try_for_each(|segment| discard(&self.shared.dir, segment.number))
+    }
+
+    /// Refuses groups that don't follow the last event of their shard; answers the LSNs that come after them.
+    fn check_order(&self, groups: &[Group]) -> Result<Vec<u64>, JournalError> {
+        let mut next = self.next.clone();
+        for Group { shard, first, events } in groups {
+            // Nothing can follow in a shard that does not exist.
+            let expected = next.get_mut(shard.index());
+            let must = expected.as_deref().copied().unwrap_or(0);
+            match expected {
+                Some(expected) if must == first.0 => *expected += events.len() as u64,
+                _ => {
+                    return Err(JournalError::OutOfOrder { shard: *shard, expected: Lsn(must), got: *first });
+                }
+            }
+        }
+        Ok(next)
+    }
+
+    fn write_all(&mut self, groups: &[Group]) -> Result<(), FileError> {
+        self.change_segment_if_full()?;
+        pack(groups).into_iter().try_for_each(|batch| self.write(batch))
+    }
+
+    /// Writes one batch and syncs it.
+    fn write(&mut self, mut batch: Batch) -> Result<(), FileError> {
+        if self.batch == 0 {
+            batch.put_base(&self.next);
+        }
+        let store = Arc::clone(&self.shared.state().active.store);
+        self.faults.check(Fault::Write, store.path())?;
+        self.written += batch.bytes() as u64;
+        for (key, record) in batch.into_records(self.batch) {
+            store.insert(&key, record)?;
+        }
+        self.batch += 1;
+        store.flush()?;
+        self.faults.check(Fault::Sync, store.path())?;
+        store.sync()
+    }
+
+    /// Goes over to the next segment when the active one is full. While the next is not ready yet, the active one may
+    /// grow to twice its size before the writer waits.
+    fn change_segment_if_full(&mut self) -> Result<(), FileError> {
+        if self.written < self.options.segment_bytes {
+            return Ok(());
+        }
+        let must = self.written >= self.options.segment_bytes.saturating_mul(2);
+        let fresh = if must { self.background.wait() } else { self.background.ready() };
+        let Some(fresh) = fresh else {
+            let stopped = || FileError::new(&self.shared.dir, "the journal's helper thread has stopped");
+            return if must { Err(stopped()) } else { Ok(()) };
+        };
+        let Fresh { number, store } = fresh?;
+        let (old, range) = {
+            let mut state = self.shared.state_mut();
+            let active = Active { number, base: self.next.clone(), store: Arc::new(store) };
+            let old = std::mem::replace(&mut state.active, active);
+            let range = Range { base: old.base.clone(), end: self.next.clone() };
+            state.sealed.push_back(Found { number: old.number, range: range.clone() });
+            (old, range)
+        };
+        self.written = 0;
+        self.batch = 0;
+        self.background.submit(Job::Seal(old.number, range));
+        self.background.submit(Job::Prepare(number + 1));
+        self.shared.keep_open(old.number, old.store);
+        Ok(())
+    }
+
+    fn trim_below(&self, marks: &[(ShardId, Lsn)]) -> Result<(), FileError> {
+        let mut mark = vec![0; self.next.len()];
+        for (shard, lsn) in marks {
+            if let Some(mark) = mark.get_mut(shard.index()) {
+                *mark = lsn.0;
+            }
+        }
+        let gone = |Range { base, end }: &Range| {
+            (0..mark.len()).all(|shard| base[shard] == end[shard] || end[shard] <= mark[shard])
+        };
+        let mut trash = Vec::new();
+        // From the oldest on, so that what is left has no hole.
+        let result = loop {
+            let oldest =
+                self.shared.state().sealed.front().filter(|oldest| gone(&oldest.range)).map(|f| f.number);
+            let Some(number) = oldest else { break Ok(()) };
+            match self.shared.while_closed(number, || to_trash(&self.shared.dir, number)) {
+                Ok(path) => trash.push(path),
+                Err(error) => break Err(error),
+            }
+            self.shared.state_mut().sealed.pop_front();
+        };
+        if trash.is_empty() {
+            return result;
+        }
+        sync_dir(&self.shared.dir)?;
+        self.background.submit(Job::Delete(trash));
+        result
+    }
+
+    /// Ends the helper thread and seals the active segment, so that the next start need not look through it.
+    fn close(&mut self) -> Result<(), FileError> {
+        let unused = self.background.stop();
+        if let Some(Fresh { number, store }) = unused {
+            drop(store);
+            discard(&self.shared.dir, number)?;
+        }
+        if self.poison.is_some() {
+            // What of the last batch reached the medium is not known here; the next start looks.
+            return Ok(());
+        }
+        let state = self.shared.state();
+        let range = Range { base: state.active.base.clone(), end: state.next.clone() };
+        seal::write(&segment_dir(&self.shared.dir, state.active.number), &range)
+    }
+}
+
+impl Journal for SledJournal {
+    fn commit(&mut self, groups: &[Group]) -> Result<(), JournalError> {
+        if let Some(why) = &self.poison {
+            return Err(JournalError::Poisoned(why.clone()));
+        }
+        let next = self.check_order(groups)?;
+        if next == self.next {
+            return Ok(());
+        }
+        if let Err(error) = self.write_all(groups) {
+            self.poison = Some(error.to_string());
+            return Err(io_error(error));
+        }
+        self.shared.state_mut().next.clone_from(&next);
+        self.next = next;
+        Ok(())
+    }
+
+    fn trim(&mut self, marks: &[(ShardId, Lsn)]) -> Result<(), JournalError> {
+        self.trim_below(marks).map_err(io_error)
+    }
+
+    fn reader(&self) -> Arc<dyn JournalReader> {
+        Arc::clone(&self.shared) as Arc<dyn JournalReader>
+    }
+}
+
+impl Drop for SledJournal {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(%error, "the journal was not closed cleanly; the next start takes longer and loses nothing");
+        }
+    }
+}
+
+impl std::fmt::Debug for SledJournal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SledJournal").field("dir", &self.shared.dir).field("poison", &self.poison).finish()
+    }
+}

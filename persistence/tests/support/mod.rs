@@ -1,0 +1,98 @@
+//! What the journal's tests share: a journal in a directory of its own that can be crashed.
+
+#![allow(dead_code, reason = "every test binary uses its part")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hotstock_engine::journal::{Journal, JournalError};
+use hotstock_engine::testing::journal_suite::{SHARDS, Subject};
+use hotstock_persistence::journal::{Fault, Faults, JournalOptions, SledJournal};
+use tempfile::TempDir;
+
+/// Small, so that a test sees several segments; with some zeros, so that recovery meets them.
+pub const SMALL: JournalOptions = JournalOptions { segment_bytes: 8 << 10, zeros: 100 << 10 };
+
+/// A journal on sled, through its restarts.
+pub struct OnSled {
+    home: TempDir,
+    options: JournalOptions,
+    faults: Option<Faults>,
+}
+
+impl OnSled {
+    pub fn new(options: JournalOptions) -> Self {
+        Self { home: tempfile::tempdir().unwrap(), options, faults: None }
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.home.path().join("journal")
+    }
+
+    pub fn open_sled(&mut self) -> Result<SledJournal, JournalError> {
+        let journal = SledJournal::open(&self.dir(), SHARDS, self.options)?;
+        self.faults = Some(journal.faults());
+        Ok(journal)
+    }
+
+    /// The next journal finds the directory as it is now, whatever the one before does from here on.
+    pub fn freeze(&mut self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_dir(&self.dir(), &copy.path().join("journal"));
+        std::mem::replace(&mut self.home, copy)
+    }
+
+    pub fn faults(&self) -> &Faults {
+        self.faults.as_ref().expect("it was opened")
+    }
+
+    /// The directories of the segments, oldest first.
+    pub fn segments(&self) -> Vec<PathBuf> {
+        let is_segment = |path: &PathBuf| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<u64>().is_ok())
+        };
+        let entries = fs::read_dir(self.dir()).unwrap();
+        let mut segments: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(is_segment).collect();
+        segments.sort();
+        segments
+    }
+}
+
+impl Subject for OnSled {
+    fn open(&mut self) -> Result<Box<dyn Journal>, JournalError> {
+        self.open_sled().map(|journal| Box::new(journal) as Box<dyn Journal>)
+    }
+
+    fn crash(&mut self, journal: Box<dyn Journal>) {
+        let old = self.freeze();
+        drop(journal);
+        drop(old);
+    }
+
+    fn fail_next_write(&mut self) {
+        self.faults().fail_next(Fault::Write);
+    }
+
+    fn fail_next_sync(&mut self) {
+        self.faults().fail_next(Fault::Sync);
+    }
+
+    fn events_to_trim(&self) -> u64 {
+        // About a hundred bytes each: some segments of the small kind.
+        500
+    }
+}
+
+/// Copies a directory that somebody may be writing to; what vanishes meanwhile was not part of it.
+pub fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    let Ok(entries) = fs::read_dir(from) else { return };
+    for entry in entries.map_while(Result::ok) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            let _ = fs::copy(entry.path(), target);
+        }
+    }
+}
