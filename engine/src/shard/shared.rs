@@ -1,7 +1,7 @@
 //! What the rest of the engine sees of a shard: its gate and mailbox, its durable LSN, its counters. It outlives the
 //! actor: a rebuilt shard goes on with the same.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use ractor::ActorRef;
@@ -78,9 +78,8 @@ impl Permits {
 
 impl Drop for Permits {
     fn drop(&mut self) {
-        self.shared.gate.leave(self.count);
-        if self.shared.closing.load(Ordering::Acquire) {
-            self.shared.left.notify_one();
+        if self.shared.gate.leave(self.count) {
+            self.shared.emptied.notify_one();
         }
     }
 }
@@ -107,9 +106,8 @@ pub(crate) struct ShardShared {
     pub failed: AtomicBool,
     /// The shard is being rebuilt.
     pub rebuilding: AtomicBool,
-    closing: AtomicBool,
-    /// Told when a command leaves while the shard is closing.
-    left: Notify,
+    /// Told when the last command leaves the closed gate.
+    emptied: Notify,
     actor: Mutex<Option<ActorRef<ShardMessage>>>,
 }
 
@@ -147,8 +145,7 @@ impl ShardShared {
             checkpoint_asked: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             rebuilding: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
-            left: Notify::new(),
+            emptied: Notify::new(),
             actor: Mutex::new(None),
         }
     }
@@ -175,10 +172,9 @@ impl ShardShared {
 
     /// Lets no command in and waits until none is under way.
     pub async fn drain(&self) {
-        self.closing.store(true, Ordering::Release);
         self.gate.close();
         while self.gate.under_way() > 0 {
-            self.left.notified().await;
+            self.emptied.notified().await;
         }
     }
 

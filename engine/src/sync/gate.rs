@@ -28,11 +28,13 @@ impl Gate {
         self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, room).is_ok()
     }
 
-    /// `n` commands are answered.
-    pub fn leave(&self, n: u64) {
-        // Release: who finds the gate empty sees what the leaving ones did.
+    /// `n` commands are answered. `true`: the gate is closed and these were the last, so who waits for that must be told.
+    #[must_use]
+    pub fn leave(&self, n: u64) -> bool {
+        // Release: who finds the gate empty, or enters later, sees what the leaving ones did.
         let before = self.state.fetch_sub(n, Ordering::Release);
         assert!(before & !CLOSED >= n, "more commands left the gate than entered");
+        before == CLOSED | n
     }
 
     /// Lets nobody in from now on.

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use hotstock_engine::checkpoint::{CheckpointEnd, Image};
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::command::{Action, Command, Confirm, InvalidField, Line, Lines, Part, Release, Return};
+use hotstock_engine::command::{Action, Command};
 use hotstock_engine::event::{Change, Event};
-use hotstock_engine::ids::{Lsn, RequestId, ShardId, SkuId, WarehouseId};
-use hotstock_engine::outcome::{Answer, Levels, Outcome, Refusal, StockView};
+use hotstock_engine::ids::{Lsn, ShardId, SkuId, WarehouseId};
+use hotstock_engine::outcome::{Levels, StockView};
 use hotstock_engine::state::{Capture, Decision, State};
 
-use crate::naive::{Naive, Place};
-use crate::steps::{PartKind, PartWish, Step};
+use crate::naive::{Naive, Place, plain};
+use crate::steps::Step;
 
 /// Deadlines are kept in steps of this many milliseconds: an order expires at most so late, and never early.
 const DEADLINE_STEP: u64 = 100;
@@ -72,11 +72,15 @@ impl Bench {
     pub fn take(&mut self, step: Step) {
         match step {
             Step::Do(action) => self.send(action),
-            Step::DoPart(wish) => self.send(self.part(wish)),
+            Step::DoPart(wish) => {
+                let order = self.naive.orders.get(&wish.order_no);
+                let action = wish.action(order.map_or(&[], |order| &order.asked));
+                self.send(action);
+            }
             Step::Again(_) if self.sent.is_empty() => {}
             Step::Again(index) => self.submit(&self.sent[index % self.sent.len()].clone()),
             Step::Pass { millis } => self.clock = self.clock.plus_millis(millis),
-            Step::StepBack { millis } => self.clock = self.clock.minus_millis(millis),
+            Step::ClockBack { millis } => self.clock = self.clock.minus_millis(millis),
             Step::Expire { at_most } => self.expire(at_most),
             Step::Forget { window_millis, max } => self.forget(window_millis, max),
             Step::Restart => self.restart(self.log.len()),
@@ -269,7 +273,8 @@ impl Bench {
             (0..3).for_each(|level| sum[level] += units[level]);
         }
         for place in self.naive.shelves.keys() {
-            let was = before.shelves.contains_key(place).then(|| before.levels(place)).unwrap_or_default();
+            let known = before.shelves.contains_key(place);
+            let was = if known { before.levels(place) } else { Levels::default() };
             let is = self.naive.levels(place);
             let difference = |of: fn(&Levels) -> u64| i128::from(of(&is)) - i128::from(of(&was));
             let expected = [difference(|l| l.available), difference(|l| l.reserved), difference(|l| l.sold)];
@@ -277,47 +282,10 @@ impl Bench {
         }
         assert!(moved.is_empty(), "{event:?} moves units of unknown stocks");
     }
-
-    /// A part with lines of the order that it names.
-    fn part(&self, wish: PartWish) -> Action {
-        let PartWish { kind, order_no, picks, request_id } = wish;
-        let order = self.naive.orders.get(&order_no);
-        let own = order.map_or(&[][..], |order| order.asked.as_slice());
-        let foreign = Line { sku_id: SkuId::new("S0").unwrap(), warehouse_id: WarehouseId(0), quantity: 1 };
-        let pick = |(index, quantity): (usize, u32)| {
-            // Just past the end: a line that the order most likely does not have.
-            let line = own.get(index % (own.len() + usize::from(own.len() < 2))).unwrap_or(&foreign);
-            Line { quantity, ..line.clone() }
-        };
-        let lines = Lines::new(picks.into_iter().map(pick)).expect("few small quantities");
-        let part = |lines, request_id| Some(Part { lines, request_id });
-        match kind {
-            PartKind::Confirm => Action::Confirm(Confirm { order_no, part: part(lines, request_id) }),
-            PartKind::Release => {
-                Action::Release(Release { order_no, part: part(lines, request_id), reason: None })
-            }
-            PartKind::Return => {
-                let request_id = request_id.unwrap_or_else(|| RequestId::new("R0").unwrap());
-                Action::Return(Return { order_no, request_id, lines: Some(lines) })
-            }
-        }
-    }
 }
 
 fn length(lsn: Lsn) -> usize {
     usize::try_from(lsn.0).expect("few events")
-}
-
-/// An outcome without what the docs leave open: the words of a problem, the order of a SKU's warehouses.
-fn plain(outcome: Outcome) -> Outcome {
-    match outcome {
-        Err(Refusal::InvalidField(problem)) => Err(InvalidField::new(problem.field, "").into()),
-        Ok(Answer::Sku { mut stocks, effect }) => {
-            stocks.sort_by_key(|stock| stock.warehouse_id);
-            Ok(Answer::Sku { stocks, effect })
-        }
-        other => other,
-    }
 }
 
 /// What an event says of one stock: units that went to available, reserved and sold, and the levels after.

@@ -1,20 +1,24 @@
 //! The state machine of a shard against a naive model: random commands and mishaps, everything compared after each step.
 //!
-//! - [`naive`]: the model, written from the docs. [`steps`]: what can happen, and how to draw it at random.
+//! - [`naive`]: the model, written from the docs. [`wishes`]: random commands. [`steps`]: what else can happen.
 //! - [`bench`]: a shard (decide, apply, answer; restarts, torn tails, checkpoints) and the model side by side.
 //!
 //! `PROPTEST_CASES=20000 cargo test -p hotstock-engine --test model` looks longer. A failure shrinks to few steps and is
 //! kept in `regressions.txt`, which is replayed first.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
+
 mod bench;
 mod naive;
 mod steps;
+mod wishes;
 
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 use bench::Bench;
-use steps::{Step, World, steps};
+use steps::{Step, steps};
+use wishes::World;
 
 /// `cases` unless `PROPTEST_CASES` asks for another number.
 fn config(cases: u32) -> ProptestConfig {

@@ -1,16 +1,12 @@
-//! What can happen to a shard, and how to draw it at random so that much of it meets.
+//! What can happen to a shard.
 
 use std::ops::Range;
 
-use hotstock_engine::command::{
-    Action, ChangeKind, ChangeStock, Confirm, CreateStock, Extend, Line, Lines, Mode, Release, Reserve,
-    Return, SetStatus, StockStatus,
-};
-use hotstock_engine::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, WarehouseId};
-use hotstock_engine::limits::{MAX_LINE_QUANTITY, MAX_STOCK_UNITS};
+use hotstock_engine::command::Action;
 use proptest::collection::vec;
-use proptest::option;
 use proptest::prelude::*;
+
+use crate::wishes::{PartWish, World, action, first_stocks, part};
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
@@ -24,7 +20,7 @@ pub enum Step {
     /// Time passes.
     Pass { millis: u64 },
     /// The clock steps back.
-    StepBack { millis: u64 },
+    ClockBack { millis: u64 },
     /// Up to so many orders expire, one after the other.
     Expire { at_most: usize },
     /// What is older than the window, and what is more than `max`, is forgotten.
@@ -39,44 +35,12 @@ pub enum Step {
     Recover { torn: usize },
 }
 
-/// A partial confirm, release or return. Lines are picked from those of the order by index.
-#[derive(Debug, Clone)]
-pub struct PartWish {
-    pub kind: PartKind,
-    pub order_no: OrderNo,
-    pub picks: Vec<(usize, u32)>,
-    pub request_id: Option<RequestId>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub enum PartKind {
-    Confirm,
-    Release,
-    Return,
-}
-
-/// How many names there are of everything, and how long orders get.
-#[derive(Debug, Clone, Copy)]
-pub struct World {
-    pub skus: u32,
-    pub warehouses: u32,
-    pub orders: u32,
-    pub lines: usize,
-}
-
-impl World {
-    pub const SMALL: World = World { skus: 3, warehouses: 2, orders: 6, lines: 4 };
-    pub const WIDE: World = World { skus: 35, warehouses: 2, orders: 5, lines: 60 };
-}
-
 /// A stock in each warehouse, then whatever happens.
 pub fn steps(world: World, count: Range<usize>) -> impl Strategy<Value = Vec<Step>> {
-    let places: Vec<_> = (0..world.skus).flat_map(|s| (0..world.warehouses).map(move |w| (s, w))).collect();
-    let first: Vec<_> = places
-        .into_iter()
-        .map(|(s, w)| stock_quantity().prop_map(move |quantity| Step::Do(create(s, w, quantity))))
-        .collect();
-    (first, vec(step(world), count)).prop_map(|(first, rest)| first.into_iter().chain(rest).collect())
+    let together = |(first, rest): (Vec<Action>, Vec<Step>)| {
+        first.into_iter().map(Step::Do).chain(rest).collect::<Vec<_>>()
+    };
+    (first_stocks(world), vec(step(world), count)).prop_map(together)
 }
 
 fn step(world: World) -> impl Strategy<Value = Step> {
@@ -85,7 +49,7 @@ fn step(world: World) -> impl Strategy<Value = Step> {
         25 => part(world).prop_map(Step::DoPart),
         12 => (0..1000_usize).prop_map(Step::Again),
         12 => millis().prop_map(|millis| Step::Pass { millis }),
-        2 => millis().prop_map(|millis| Step::StepBack { millis }),
+        2 => millis().prop_map(|millis| Step::ClockBack { millis }),
         10 => (1..4_usize).prop_map(|at_most| Step::Expire { at_most }),
         6 => (0..4_000_u64, 0..8_usize)
             .prop_map(|(window_millis, max)| Step::Forget { window_millis, max }),
@@ -94,108 +58,6 @@ fn step(world: World) -> impl Strategy<Value = Step> {
         16 => (1..4_usize).prop_map(|places| Step::Checkpoint { places }),
         4 => (0..4_usize).prop_map(|torn| Step::Recover { torn }),
     ]
-}
-
-fn action(world: World) -> impl Strategy<Value = Action> {
-    let w = world;
-    let status = prop_oneof![2 => Just(StockStatus::OnSale), 1 => Just(StockStatus::Suspended)];
-    prop_oneof![
-        1 => (0..=w.skus, 0..w.warehouses, stock_quantity()).prop_map(|(s, w, q)| create(s, w, q)),
-        5 => change(w),
-        2 => (0..=w.skus, option::of(0..w.warehouses), status).prop_map(|(s, w, status)| {
-            Action::SetStatus(SetStatus { sku_id: sku(s), warehouse_id: w.map(WarehouseId), status })
-        }),
-        16 => reserve(w),
-        5 => order_no(w).prop_map(|order_no| Action::Confirm(Confirm { order_no, part: None })),
-        5 => order_no(w).prop_map(|order_no| {
-            let reason = Some(Reason::new("user_cancelled").unwrap());
-            Action::Release(Release { order_no, part: None, reason })
-        }),
-        2 => (order_no(w), ttl())
-            .prop_map(|(order_no, ttl_seconds)| Action::Extend(Extend { order_no, ttl_seconds })),
-        2 => (order_no(w), request_id()).prop_map(|(order_no, request_id)| {
-            Action::Return(Return { order_no, request_id, lines: None })
-        }),
-        1 => order_no(w).prop_map(Action::GetOrder),
-    ]
-}
-
-fn change(world: World) -> impl Strategy<Value = Action> {
-    let kind = prop_oneof![
-        3 => Just(ChangeKind::Restock),
-        2 => Just(ChangeKind::Deduct),
-        1 => Just(ChangeKind::Adjust)
-    ];
-    let size = prop_oneof![20 => 1..5_i64, 1 => Just(i64::try_from(MAX_STOCK_UNITS).unwrap())];
-    let place = (0..=world.skus, 0..world.warehouses);
-    (place, kind, size, any::<bool>(), request_id()).prop_map(|((s, w), kind, size, down, request_id)| {
-        let quantity = if kind == ChangeKind::Adjust && down { -size } else { size };
-        let (sku_id, warehouse_id) = (sku(s), WarehouseId(w));
-        Action::ChangeStock(ChangeStock { sku_id, warehouse_id, kind, quantity, request_id, reason: None })
-    })
-}
-
-fn reserve(world: World) -> impl Strategy<Value = Action> {
-    // One more SKU than there are, now and then.
-    let known = 0..world.skus;
-    let sku_number = prop_oneof![30 => known, 1 => Just(world.skus)];
-    let quantity = prop_oneof![40 => 1..4_u32, 1 => Just(MAX_LINE_QUANTITY / 2)];
-    let line = (sku_number, 0..world.warehouses, quantity);
-    let lines = prop_oneof![2 => vec(line.clone(), 1..2), 1 => vec(line, 1..=world.lines)];
-    let mode = prop_oneof![2 => Just(Mode::AllOrNothing), 1 => Just(Mode::BestEffort)];
-    let buyer = option::weighted(0.2, (0..2_u32).prop_map(|n| BuyerId::new(&format!("u{n}")).unwrap()));
-    (order_no(world), lines, ttl(), mode, buyer).prop_filter_map(
-        "quantities of a line sum up to too much",
-        |(order_no, lines, ttl_seconds, mode, buyer_id)| {
-            let lines = lines.into_iter().map(|(s, w, quantity)| line_of(s, w, quantity));
-            let lines = Lines::new(lines).ok()?;
-            Some(Action::Reserve(Reserve { order_no, lines, ttl_seconds, buyer_id, mode }))
-        },
-    )
-}
-
-fn part(world: World) -> impl Strategy<Value = PartWish> {
-    let kind = prop_oneof![
-        3 => Just(PartKind::Confirm),
-        3 => Just(PartKind::Release),
-        2 => Just(PartKind::Return)
-    ];
-    let picks = vec((0..world.lines, 1..3_u32), 1..3);
-    let request_id = option::weighted(0.6, request_id());
-    (kind, order_no(world), picks, request_id).prop_map(|(kind, order_no, picks, request_id)| PartWish {
-        kind,
-        order_no,
-        picks,
-        request_id,
-    })
-}
-
-fn create(s: u32, w: u32, quantity: u64) -> Action {
-    Action::CreateStock(CreateStock { sku_id: sku(s), warehouse_id: WarehouseId(w), quantity })
-}
-
-pub fn line_of(s: u32, w: u32, quantity: u32) -> Line {
-    Line { sku_id: sku(s), warehouse_id: WarehouseId(w), quantity }
-}
-
-fn sku(number: u32) -> SkuId {
-    SkuId::new(&format!("S{number}")).unwrap()
-}
-
-fn order_no(world: World) -> impl Strategy<Value = OrderNo> {
-    (0..world.orders).prop_map(|number| OrderNo::new(&format!("O{number}")).unwrap())
-}
-
-fn request_id() -> impl Strategy<Value = RequestId> {
-    (0..3_u32).prop_map(|number| RequestId::new(&format!("R{number}")).unwrap())
-}
-
-fn stock_quantity() -> impl Strategy<Value = u64> {
-    prop_oneof![30 => 0..12_u64, 1 => Just(MAX_STOCK_UNITS)]
-}
-
-fn ttl() -> impl Strategy<Value = u32> {
-    prop_oneof![5 => 1..4_u32, 1 => Just(900)]
 }
 
 /// Around whole seconds, where orders expire, and anything.

@@ -5,6 +5,8 @@
 //!   [`expiry`]: at, before and after the time; very many at once. [`stock`]: create, change, suspend, best effort.
 //!   [`limits`]: the bounds. [`memory`]: what is forgotten and what is not. [`checkpoints`]: what a restart finds.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
+
 mod checkpoints;
 mod expiry;
 mod late;

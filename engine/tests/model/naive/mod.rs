@@ -234,3 +234,15 @@ impl Naive {
 fn short(place: &Place, requested: u64, available: u64) -> ShortLine {
     ShortLine { sku_id: place.0.clone(), warehouse_id: place.1, requested, available }
 }
+
+/// An outcome without what the docs leave open: the words of a problem, the order of a SKU's warehouses.
+pub fn plain(outcome: Outcome) -> Outcome {
+    match outcome {
+        Err(Refusal::InvalidField(problem)) => Err(InvalidField::new(problem.field, "").into()),
+        Ok(Answer::Sku { mut stocks, effect }) => {
+            stocks.sort_by_key(|stock| stock.warehouse_id);
+            Ok(Answer::Sku { stocks, effect })
+        }
+        other => other,
+    }
+}
