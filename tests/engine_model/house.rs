@@ -1,0 +1,349 @@
+//! An engine on its data directory and the naive model side by side.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hotstock_engine::clock::{Clock as _, Timestamp};
+use hotstock_engine::command::{Action, ChangeKind, ChangeStock, Command};
+use hotstock_engine::engine::{Engine, EngineOptions, Health, Parts};
+use hotstock_engine::ids::{RequestId, ShardId, SkuId, WarehouseId, shard_of};
+use hotstock_engine::outcome::{Outcome, Refusal};
+use hotstock_engine::testing::ManualClock;
+use hotstock_persistence::data_dir::DataDir;
+use hotstock_persistence::journal::{Fault, Faults, JournalOptions};
+use tempfile::TempDir;
+
+use crate::Step;
+use crate::disk::{frozen_copy, torn};
+use crate::naive::{Naive, plain};
+use crate::wishes::PartWish;
+
+/// Orders and requests are remembered for an hour.
+const REMEMBER_SECONDS: u64 = 3_600;
+
+/// Until something that must come has come: far longer than it takes on any machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The request that makes a shard panic.
+const BOOM: &str = "BOOM";
+
+/// What fails while commands are under way.
+#[derive(Debug, Clone, Copy)]
+pub enum Trouble {
+    /// The disk refuses a write; nothing of it is there.
+    WriteFails,
+    /// The disk refuses a sync; what was written may be there.
+    SyncFails,
+    /// A shard panics (modulo their number), and is rebuilt.
+    ShardPanics(u16),
+}
+
+/// See the module.
+pub struct House {
+    dir: TempDir,
+    shards: u16,
+    clock: ManualClock,
+    /// `None` between a stop and a start: an engine that is still there keeps its files open.
+    engine: Option<Engine>,
+    faults: Faults,
+    naive: Naive,
+    /// Commands that were sent.
+    sent: Vec<Action>,
+}
+
+impl House {
+    pub async fn open(shards: u16) -> Self {
+        let (dir, clock) = (TempDir::new().unwrap(), ManualClock::default());
+        let (engine, faults) = start(dir.path(), shards, &clock).await;
+        let engine = Some(engine);
+        Self { dir, shards, clock, engine, faults, naive: Naive::default(), sent: Vec::new() }
+    }
+
+    pub async fn close(mut self) {
+        self.stop().await;
+    }
+
+    async fn stop(&mut self) {
+        let engine = self.engine.take().expect("it runs");
+        engine.stop().await;
+    }
+
+    fn engine(&self) -> &Engine {
+        self.engine.as_ref().expect("it runs")
+    }
+
+    pub async fn take(&mut self, step: Step) {
+        match step {
+            Step::Do(action) => self.send(action).await,
+            Step::DoPart(wish) => {
+                let action = self.part(wish);
+                self.send(action).await;
+            }
+            Step::Again(_) if self.sent.is_empty() => {}
+            Step::Again(index) => self.submit(&self.sent[index % self.sent.len()].clone()).await,
+            Step::Batch(actions) => self.batch(actions).await,
+            Step::Pass(tenths) => self.pass(Duration::from_millis(tenths * 100)).await,
+            Step::LongPass => self.pass(Duration::from_secs(REMEMBER_SECONDS + 1)).await,
+            Step::Restart => {
+                self.stop().await;
+                self.start_again().await;
+            }
+            Step::Crash => self.crash().await,
+            Step::Torn(wish, seed) => self.tear(wish, seed).await,
+            Step::Trouble(trouble, actions) => self.go_through(trouble, actions).await,
+        }
+    }
+
+    /// Sends a command, which must be answered as the model answers it.
+    pub async fn send(&mut self, action: Action) {
+        self.submit(&action).await;
+        self.sent.push(action);
+    }
+
+    async fn submit(&mut self, action: &Action) {
+        let expected = self.carry_out(action);
+        let got = self.engine().submit(action.clone().into()).await;
+        assert_eq!(plain(got), plain(expected), "(engine left, model right) at {action:?}");
+    }
+
+    async fn batch(&mut self, actions: Vec<Action>) {
+        let expected: Vec<_> = actions.iter().map(|action| plain(self.carry_out(action))).collect();
+        let got = self.engine().submit_batch(actions.iter().cloned().map(Command::from).collect()).await;
+        let got: Vec<_> = got.into_iter().map(plain).collect();
+        assert_eq!(got, expected, "(engine left, model right) at {actions:?}");
+        self.sent.extend(actions);
+    }
+
+    /// What the model says to a command.
+    fn carry_out(&mut self, action: &Action) -> Outcome {
+        let now = self.clock.now();
+        carry_out(&mut self.naive, action, self.shards, now)
+    }
+
+    /// Moves the clock, and waits until what is due has expired and what is old is forgotten.
+    async fn pass(&mut self, time: Duration) {
+        self.clock.advance(time);
+        let now = self.clock.now();
+        let due: Vec<_> = self.naive.due(now).map(|(order_no, _)| order_no.clone()).collect();
+        for order_no in due {
+            self.naive.expire(&order_no, now).expect("it is due");
+        }
+        let before = now.minus_millis(REMEMBER_SECONDS * 1000);
+        while self.naive.forget(before, usize::MAX, now).is_some() {}
+        self.poke().await;
+        self.settle("expiries and forgetting", |house, engine_orders, _| {
+            // Everything that the model remembers; the engine has nothing beyond it.
+            engine_orders == house.naive.orders.len()
+        })
+        .await;
+    }
+
+    /// A turn of every shard, for expiries without the tick.
+    async fn poke(&self) {
+        for shard in (0..self.shards).map(ShardId) {
+            let action = stock_request(shard, self.shards, "poke");
+            let refused = self.engine().submit(action.into()).await;
+            assert!(matches!(refused, Err(Refusal::UnknownSku { .. })), "{refused:?}");
+        }
+    }
+
+    /// Waits until everything that was decided is durable, and `done` (given the numbers of orders and of open ones).
+    async fn settle(&self, what: &str, done: impl Fn(&Self, usize, usize) -> bool) {
+        let open = self.naive.orders.values().filter(|order| order.is_open()).count();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let stats = self.engine().stats();
+            let durable =
+                stats.shards.iter().all(|shard| shard.applied == shard.durable && shard.in_flight == 0);
+            let orders = |of: fn(&hotstock_engine::engine::ShardStats) -> u64| {
+                usize::try_from(stats.shards.iter().map(of).sum::<u64>()).expect("few orders")
+            };
+            let open_orders = orders(|shard| shard.open_orders);
+            if durable && open_orders == open && done(self, orders(|shard| shard.orders), open_orders) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what} never come: {stats:?}, the model: {:?}", self.naive);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Starts from what a crash in this moment leaves.
+    async fn crash(&mut self) {
+        self.settle("syncs", |_, _, _| true).await;
+        let left = frozen_copy(self.dir.path());
+        self.stop().await;
+        self.dir = left;
+        self.start_again().await;
+    }
+
+    /// Sends a command, and starts from what a crash in the middle of its write leaves.
+    async fn tear(&mut self, wish: PartWish, seed: u64) {
+        self.settle("syncs", |_, _, _| true).await;
+        let before = frozen_copy(self.dir.path());
+        let without = self.naive.clone();
+        let action = self.part(wish);
+        self.send(action.clone()).await;
+        self.settle("syncs", |_, _, _| true).await;
+        let after = frozen_copy(self.dir.path());
+        let Some(left) = torn(before.path(), after.path(), seed) else { return };
+        self.stop().await;
+        self.dir = left;
+        self.start_again().await;
+        let with = std::mem::replace(&mut self.naive, without.clone());
+        self.choose(vec![without, with]).await;
+        // Nobody was answered, so the caller repeats.
+        self.submit(&action).await;
+    }
+
+    /// Sends commands while something fails. Those without an answer were carried out or not; their callers repeat.
+    async fn go_through(&mut self, trouble: Trouble, mut actions: Vec<Action>) {
+        match trouble {
+            Trouble::WriteFails => self.faults.fail_next(Fault::Write),
+            Trouble::SyncFails => self.faults.fail_next(Fault::Sync),
+            Trouble::ShardPanics(shard) => {
+                let middle = actions.len() / 2;
+                actions.insert(middle, stock_request(ShardId(shard % self.shards), self.shards, BOOM));
+            }
+        }
+        let answers = self.engine().submit_batch(actions.iter().cloned().map(Command::from).collect()).await;
+        let now = self.clock.now();
+        let mut possible = vec![self.naive.clone()];
+        let mut unknown = Vec::new();
+        for (action, answer) in actions.iter().zip(answers) {
+            if is_unknown(&answer) {
+                unknown.push(action);
+                let mut carried_out = possible.clone();
+                for naive in &mut carried_out {
+                    drop(carry_out(naive, action, self.shards, now));
+                }
+                possible.extend(carried_out);
+            } else {
+                let answer = plain(answer);
+                possible.retain_mut(|naive| plain(carry_out(naive, action, self.shards, now)) == answer);
+                assert!(!possible.is_empty(), "no course of events explains {answer:?} to {action:?}");
+            }
+        }
+        if matches!(trouble, Trouble::ShardPanics(_)) {
+            let deadline = Instant::now() + PATIENCE;
+            while self.engine().health() != Health::Ready {
+                assert!(Instant::now() < deadline, "not rebuilt: {:?}", self.engine().health());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        } else {
+            // Also when nothing had to be written: the fault must not wait for somebody else.
+            self.stop().await;
+            self.start_again().await;
+        }
+        self.choose(possible).await;
+        for action in unknown {
+            if !is_boom(action) {
+                self.submit(action).await;
+            }
+        }
+        self.sent.extend(actions.into_iter().filter(|action| !is_boom(action)));
+    }
+
+    async fn start_again(&mut self) {
+        let (engine, faults) = start(self.dir.path(), self.shards, &self.clock).await;
+        (self.engine, self.faults) = (Some(engine), faults);
+    }
+
+    /// Takes the first model that is what the engine shows.
+    async fn choose(&mut self, possible: Vec<Naive>) {
+        let mut differences = Vec::new();
+        for naive in possible {
+            self.naive = naive;
+            match self.compare().await {
+                Ok(()) => return,
+                Err(difference) => differences.push(difference),
+            }
+        }
+        panic!("no course of events leads here: {differences:#?}");
+    }
+
+    /// The engine shows what the model shows.
+    pub async fn check(&self) {
+        if let Err(difference) = self.compare().await {
+            panic!("{difference}");
+        }
+    }
+
+    async fn compare(&self) -> Result<(), String> {
+        let expected: Vec<_> = self.naive.shelves.keys().map(|place| self.naive.stock_view(place)).collect();
+        let got: Vec<_> = self.engine().stock_page(None, 100).into_iter().flatten().collect();
+        if got != expected {
+            return Err(format!("stocks (engine, model): {got:#?}\n{expected:#?}"));
+        }
+        for (order_no, order) in &self.naive.orders {
+            let got = self.engine().submit(Action::GetOrder(order_no.clone()).into()).await;
+            let expected = Ok(hotstock_engine::outcome::Answer::Order {
+                order: order.view(order_no),
+                effect: hotstock_engine::outcome::Effect::Replayed,
+            });
+            if got != expected {
+                return Err(format!("order (engine, model): {got:#?}\n{expected:#?}"));
+            }
+        }
+        let orders: u64 = self.engine().stats().shards.iter().map(|shard| shard.orders).sum();
+        if orders != self.naive.orders.len() as u64 {
+            return Err(format!("the engine has {orders} orders, the model {}", self.naive.orders.len()));
+        }
+        Ok(())
+    }
+
+    fn part(&self, wish: PartWish) -> Action {
+        let order = self.naive.orders.get(&wish.order_no);
+        wish.action(order.map_or(&[], |order| &order.asked))
+    }
+}
+
+/// What a model says to a command, with what it does not know: shards.
+fn carry_out(naive: &mut Naive, action: &Action, shards: u16, now: Timestamp) -> Outcome {
+    match action {
+        Action::Reserve(c) if !naive.orders.contains_key(&c.order_no) => {
+            let mut homes = c.lines.as_slice().iter().map(|line| shard_of(&line.sku_id, shards));
+            let first = homes.next();
+            if homes.any(|home| Some(home) != first) {
+                return Err(Refusal::SpansShards);
+            }
+        }
+        _ => {}
+    }
+    naive.carry_out(action, now)
+}
+
+fn is_unknown(answer: &Outcome) -> bool {
+    matches!(answer, Err(Refusal::JournalUnavailable | Refusal::ShardRestarted))
+}
+
+/// A request about a stock that is not there, in a given shard.
+fn stock_request(shard: ShardId, shards: u16, request_id: &str) -> Action {
+    let names = (0..).map(|n| SkuId::new(&format!("nothing-{n}")).unwrap());
+    let sku_id = names.filter(|sku| shard_of(sku, shards) == shard).next().expect("names don't end");
+    let request_id = RequestId::new(request_id).unwrap();
+    let (kind, warehouse_id) = (ChangeKind::Restock, WarehouseId(0));
+    Action::ChangeStock(ChangeStock { sku_id, warehouse_id, kind, quantity: 1, request_id, reason: None })
+}
+
+fn is_boom(action: &Action) -> bool {
+    matches!(action, Action::ChangeStock(change) if change.request_id.as_str() == BOOM)
+}
+
+/// Opens a data directory as the program does. Segments and checkpoints are small, so that there are many.
+async fn start(dir: &Path, shards: u16, clock: &ManualClock) -> (Engine, Faults) {
+    let data_dir = DataDir::open(dir, Some(shards)).unwrap();
+    let journal = data_dir.journal(JournalOptions { segment_bytes: 4_096, zeros: 0 }).unwrap();
+    let faults = journal.faults();
+    let parts = Parts::new(Box::new(journal), Arc::new(data_dir.checkpoints()), Arc::new(clock.clone()));
+    let parts = parts.before_decide(|command| {
+        assert!(!is_boom(&command.action), "a shard that was made to panic");
+    });
+    let options = EngineOptions {
+        shards,
+        remember_seconds: REMEMBER_SECONDS,
+        checkpoint_events: 20,
+        ..EngineOptions::default()
+    };
+    (Engine::start(options, parts).await.unwrap(), faults)
+}
