@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-/// What one write to the disk may reach alone.
-const SECTOR: usize = 512;
+/// Bytes that reach the disk together. Smaller than on any disk, so that small writes are torn, too.
+const PIECE: usize = 64;
 
 /// Tries to copy a directory in which helper threads may still be at work.
 const MAX_TRIES: usize = 1_000;
@@ -53,7 +53,7 @@ fn contents(dir: &Path) -> io::Result<BTreeMap<PathBuf, Vec<u8>>> {
 }
 
 /// What is left when the writes between `before` and `after` were cut short: of the one file that they changed, each
-/// sector is old or new by chance (disks keep no order among unsynced writes). `None` when more than one file changed
+/// piece is old or new by chance (disks keep no order among unsynced writes). `None` when more than one file changed
 /// (a new segment, a checkpoint), which is more than one write.
 pub fn torn(before: &Path, after: &Path, seed: u64) -> Option<TempDir> {
     let (old, new) = (contents(before).unwrap(), contents(after).unwrap());
@@ -68,8 +68,8 @@ pub fn torn(before: &Path, after: &Path, seed: u64) -> Option<TempDir> {
     let was = &old[name];
     let mut random = fastrand::Rng::with_seed(seed);
     let mut torn = whole.clone();
-    for from in (0..whole.len()).step_by(SECTOR) {
-        let to = whole.len().min(from + SECTOR);
+    for from in (0..whole.len()).step_by(PIECE) {
+        let to = whole.len().min(from + PIECE);
         if random.bool() {
             // Beyond the old end there were zeros.
             let old = |at: usize| was.get(at).copied().unwrap_or(0);

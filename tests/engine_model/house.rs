@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotstock_engine::clock::{Clock as _, Timestamp};
-use hotstock_engine::command::{Action, ChangeKind, ChangeStock, Command};
+use hotstock_engine::command::{Action, ChangeKind, ChangeStock, Command, CreateStock};
 use hotstock_engine::engine::{Engine, EngineOptions, Health, Parts};
 use hotstock_engine::ids::{RequestId, ShardId, SkuId, WarehouseId, shard_of};
 use hotstock_engine::outcome::{Outcome, Refusal};
@@ -90,7 +90,7 @@ impl House {
                 self.start_again().await;
             }
             Step::Crash => self.crash().await,
-            Step::Torn(wish, seed) => self.tear(wish, seed).await,
+            Step::Torn(action, seed) => self.tear(action, seed).await,
             Step::Trouble(trouble, actions) => self.go_through(trouble, actions).await,
         }
     }
@@ -178,11 +178,17 @@ impl House {
     }
 
     /// Sends a command, and starts from what a crash in the middle of its write leaves.
-    async fn tear(&mut self, wish: PartWish, seed: u64) {
+    async fn tear(&mut self, wished: Action, seed: u64) {
+        let changes = |action: &Action| {
+            let mut after = self.naive.clone();
+            drop(carry_out(&mut after, action, self.shards, self.clock.now()));
+            after.events > self.naive.events
+        };
+        // Only what changes something is written: a create of a stock that is new always does.
+        let action = if changes(&wished) { wished } else { new_stock(self.naive.shelves.len()) };
         self.settle("syncs", |_, _, _| true).await;
         let before = frozen_copy(self.dir.path());
         let without = self.naive.clone();
-        let action = self.part(wish);
         self.send(action.clone()).await;
         self.settle("syncs", |_, _, _| true).await;
         let after = frozen_copy(self.dir.path());
@@ -324,6 +330,11 @@ fn stock_request(shard: ShardId, shards: u16, request_id: &str) -> Action {
     let request_id = RequestId::new(request_id).unwrap();
     let (kind, warehouse_id) = (ChangeKind::Restock, WarehouseId(0));
     Action::ChangeStock(ChangeStock { sku_id, warehouse_id, kind, quantity: 1, request_id, reason: None })
+}
+
+fn new_stock(number: usize) -> Action {
+    let sku_id = SkuId::new(&format!("new-{number}")).unwrap();
+    Action::CreateStock(CreateStock { sku_id, warehouse_id: WarehouseId(0), quantity: 1 })
 }
 
 fn is_boom(action: &Action) -> bool {

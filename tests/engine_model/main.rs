@@ -44,7 +44,7 @@ pub enum Step {
     /// Killed while nothing is under way, and started again.
     Crash,
     /// Killed while a command is being written: any part of its bytes may have reached the disk.
-    Torn(PartWish, u64),
+    Torn(Action, u64),
     /// Something fails while commands are under way.
     Trouble(Trouble, Vec<Action>),
 }
@@ -64,7 +64,7 @@ fn step(world: World) -> impl Strategy<Value = Step> {
         1 => Just(Step::LongPass),
         2 => Just(Step::Restart),
         3 => Just(Step::Crash),
-        6 => (part(world), any::<u64>()).prop_map(|(wish, seed)| Step::Torn(wish, seed)),
+        6 => (action(world), any::<u64>()).prop_map(|(action, seed)| Step::Torn(action, seed)),
         3 => (trouble, vec(action(world), 1..4)).prop_map(|(trouble, actions)| Step::Trouble(trouble, actions)),
     ]
 }
