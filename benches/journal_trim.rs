@@ -39,7 +39,9 @@ fn run(total: u64, per_commit: u64) {
     let report_every = (total / 10).max(per_commit);
     let trim_every = (total / 20).clamp(per_commit, 500_000);
     let (mut done, mut next, mut latest) = (0, 1, Vec::new());
-    println!("events      events/s  p50 ms  p99 ms  max ms   disk MB  RSS MB  crash start ms  clean start ms");
+    println!(
+        "events      events/s  p50 ms  p99 ms  max ms   disk MB  RSS MB  crash start ms  clean start ms"
+    );
     while done < total {
         let groups: Vec<_> = (0..SHARDS).map(|shard| common::group(shard, next, per_shard)).collect();
         let start = Instant::now();
