@@ -21,7 +21,7 @@ use support::{Client, HOTSTOCK, Server};
 
 const WORKERS: u64 = 8;
 const SKUS: [&str; 4] = ["hot", "warm", "85123A", "BANK CHARGES"];
-const INITIAL: i64 = 3_000;
+const INITIAL: i64 = 300;
 
 /// Small segments and checkpoints, so that changing over and trimming are among what is killed.
 const SETTINGS: [&str; 5] = [
