@@ -10,7 +10,7 @@ use hotstock_engine::ids::WarehouseId;
 use hotstock_engine::journal::JournalError;
 use hotstock_persistence::data_dir::{DataDir, DataDirError};
 use hotstock_persistence::journal::JournalOptions;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::config::Config;
 use crate::failure::Failure;
@@ -24,6 +24,21 @@ impl Clock for WallClock {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
+}
+
+/// Connections that the kernel keeps while they wait to be accepted. The usual 128 overflow when all clients of a sale come
+/// back after a restart, and those over it wait a second for their next try. The kernel may allow less.
+const LISTEN_BACKLOG: u32 = 4_096;
+
+/// Listens on an address, also on one that a process had just now which was killed.
+///
+/// # Errors
+/// What the system says.
+pub fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
 }
 
 /// A running server: HTTP over an engine.
@@ -61,7 +76,7 @@ impl Server {
         let listen = config.server.listen;
         let failed = |error| Failure::other(&format!("listening on {listen}"), error);
         // First, because it fails at once where recovery takes its time.
-        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let listener = listener(listen).map_err(failed)?;
         let engine = start_engine(config).await?;
         let http =
             hotstock_api::Server::start(listener, engine.clone(), http_options(config)).map_err(failed)?;

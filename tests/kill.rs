@@ -21,11 +21,16 @@ use support::{Client, HOTSTOCK, Server};
 
 const WORKERS: u64 = 8;
 const SKUS: [&str; 4] = ["hot", "warm", "85123A", "BANK CHARGES"];
-const INITIAL: i64 = 3_000;
+const INITIAL: i64 = 300;
 
 /// Small segments and checkpoints, so that changing over and trimming are among what is killed.
-const SETTINGS: [&str; 4] =
-    ["engine.shards=2", "checkpoint.events=3000", "journal.segment_bytes=1048576", "log.level=warn"];
+const SETTINGS: [&str; 5] = [
+    "engine.shards=2",
+    "checkpoint.events=300",
+    "journal.segment_bytes=131072",
+    "journal.zeros_bytes=131072",
+    "log.level=warn",
+];
 
 /// What one order has come to, by the answers.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -171,7 +171,7 @@ impl Config {
             ("orders.default_ttl_seconds", self.orders.default_ttl_seconds.into(), 1, MAX_TTL_SECONDS.into()),
             ("orders.remember_hours", self.orders.remember_hours, 1, 24 * 366),
             ("orders.remember_max", as_u64(self.orders.remember_max), 1, 1 << 32),
-            ("journal.segment_bytes", self.journal.segment_bytes, 1 << 20, 1 << 40),
+            ("journal.segment_bytes", self.journal.segment_bytes, 1 << 16, 1 << 40),
             ("journal.zeros_bytes", self.journal.zeros_bytes, 0, 1 << 40),
             ("checkpoint.events", self.checkpoint.events, 1, u64::MAX),
         ];

@@ -10,9 +10,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
 
 use crate::client::Target;
+use crate::wiring;
 
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -46,8 +46,8 @@ struct Batch {
 struct Empty {}
 
 /// Starts the server on a free port; it lives as long as the process.
-pub async fn start() -> std::io::Result<Target> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+pub fn start() -> std::io::Result<Target> {
+    let listener = wiring::listener((Ipv4Addr::LOCALHOST, 0).into())?;
     let address = listener.local_addr()?;
     let router = Router::new()
         .route("/v1/reservations", post(echo::<Reserve>))

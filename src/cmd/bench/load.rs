@@ -1,8 +1,10 @@
 //! The workers: each sends a request, waits for its answer, notes the time it took and goes on.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use hotstock_engine::command::Command;
 use hotstock_engine::engine::Engine;
 use hotstock_engine::outcome::Outcome;
 use serde::Deserialize;
@@ -17,6 +19,9 @@ use crate::wire;
 
 /// Latencies up to a minute, in nanoseconds, with three digits.
 const MAX_NANOS: u64 = 60_000_000_000;
+
+/// See [`Notes`]: more than the cores of the machines that this runs on, so that threads seldom meet at one.
+const SHARED_NOTES: usize = 16;
 
 /// What is asked of the workers.
 #[derive(Debug, Clone)]
@@ -49,7 +54,7 @@ impl Plan {
 /// What was measured.
 #[derive(Debug)]
 pub struct Measured {
-    /// For how long.
+    /// For how long, until the last answer.
     pub elapsed: Duration,
     /// Operations answered: reservations and confirmations.
     pub operations: u64,
@@ -73,64 +78,98 @@ impl Measured {
         self.merge(turn);
     }
 
-    /// What another worker measured in the same time.
     fn merge(&mut self, other: &Self) {
         self.operations += other.operations;
         self.body_bytes += other.body_bytes;
         self.latencies.add(&other.latencies).expect("all histograms have the same bounds");
     }
 
-    fn note(&mut self, began: Instant, operations: usize, body_bytes: usize) {
-        let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(MAX_NANOS);
+    fn note(&mut self, took: Duration, operations: usize, body_bytes: usize) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(MAX_NANOS);
         self.latencies.saturating_record(nanos);
         self.operations += operations as u64;
         self.body_bytes += body_bytes as u64;
     }
 }
 
-/// Loads a server for some time.
-///
-/// # Errors
-/// [`Failure`] at the first request that is not carried out.
-pub async fn over_http(target: &Target, plan: &Plan, length: Duration) -> Result<Measured, Failure> {
-    let until = Instant::now() + length;
-    let mut workers = JoinSet::new();
-    for worker in 0..u64::from(plan.requests) {
-        workers.spawn(http_worker(Connection::new(target.clone()), plan.clone(), worker, until));
+/// Where the workers of one turn note what they measure. A histogram has some 200 KiB, too much for each of thousands of
+/// workers, so they share a few.
+struct Notes([Mutex<Measured>; SHARED_NOTES]);
+
+impl Notes {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(std::array::from_fn(|_| Mutex::default())))
     }
-    gather(workers).await
+
+    fn note(&self, worker: u64, began: Instant, operations: usize, body_bytes: usize) {
+        let took = began.elapsed();
+        let shared = &self.0[usize::try_from(worker).unwrap_or(0) % SHARED_NOTES];
+        shared.lock().expect("no one panics with this lock held").note(took, operations, body_bytes);
+    }
+
+    fn sum(&self, elapsed: Duration) -> Measured {
+        let mut sum = Measured { elapsed, ..Measured::default() };
+        for shared in &self.0 {
+            sum.merge(&shared.lock().expect("no one panics with this lock held"));
+        }
+        sum
+    }
+}
+
+/// A server and the connections to it, which are kept from turn to turn.
+pub struct Load {
+    connections: Vec<Connection>,
+}
+
+impl Load {
+    /// Connections that are made when they are first used.
+    pub fn new(target: &Target, plan: &Plan) -> Self {
+        Self { connections: (0..plan.requests).map(|_| Connection::new(target.clone())).collect() }
+    }
+
+    /// Loads the server for some time.
+    ///
+    /// # Errors
+    /// [`Failure`] at the first request that is not carried out.
+    pub async fn run(&mut self, plan: &Plan, length: Duration) -> Result<Measured, Failure> {
+        let (notes, began) = (Notes::new(), Instant::now());
+        let mut workers = JoinSet::new();
+        for (worker, connection) in (0..).zip(self.connections.drain(..)) {
+            workers.spawn(http_worker(connection, plan.clone(), worker, Arc::clone(&notes), began + length));
+        }
+        self.connections = gather(workers).await?;
+        Ok(notes.sum(began.elapsed()))
+    }
 }
 
 async fn http_worker(
     mut connection: Connection,
     plan: Plan,
     worker: u64,
+    notes: Arc<Notes>,
     until: Instant,
-) -> Result<Measured, Failure> {
-    let mut measured = Measured::default();
+) -> Result<Connection, Failure> {
     let mut orders = Orders::new(plan.skus, worker);
     let mut body = Vec::new();
     while Instant::now() < until {
-        match plan.batch {
-            1 => {
-                orders.reserve(&mut body);
-                send(&mut connection, "/v1/reservations", &body, 1, &mut measured).await?;
-                if plan.confirm {
-                    let path = format!("/v1/reservations/{}/confirm", orders.numbers[0]);
-                    send(&mut connection, &path, b"{}", 1, &mut measured).await?;
-                }
-            }
-            count => {
-                orders.reserve_batch(count, &mut body);
-                send(&mut connection, "/v1/batch", &body, count, &mut measured).await?;
-                if plan.confirm {
-                    orders.confirm_batch(&mut body);
-                    send(&mut connection, "/v1/batch", &body, count, &mut measured).await?;
-                }
-            }
+        let path = match plan.batch {
+            1 => orders.reserve(&mut body),
+            count => orders.reserve_batch(count, &mut body),
+        };
+        let began = Instant::now();
+        send(&mut connection, path, &body, plan.batch).await?;
+        notes.note(worker, began, plan.batch as usize, body.len());
+        if plan.confirm {
+            let path = match plan.batch {
+                1 => orders.confirm(&mut body),
+                _ => orders.confirm_batch(&mut body),
+            };
+            let began = Instant::now();
+            send(&mut connection, &path, &body, plan.batch).await?;
+            notes.note(worker, began, plan.batch as usize, body.len());
         }
     }
-    Ok(measured)
+    Ok(connection)
 }
 
 /// A batch's answer, as far as it must be read to know that every operation was carried out. The echo has no `results`.
@@ -147,16 +186,8 @@ struct Status {
     _body: IgnoredAny,
 }
 
-async fn send(
-    connection: &mut Connection,
-    path: &str,
-    body: &[u8],
-    operations: u32,
-    measured: &mut Measured,
-) -> Result<(), Failure> {
-    let began = Instant::now();
+async fn send(connection: &mut Connection, path: &str, body: &[u8], operations: u32) -> Result<(), Failure> {
     let status = connection.call("POST", path, body).await?;
-    measured.note(began, operations as usize, body.len());
     let carried_out = match (status, operations) {
         (200 | 201, 1) => true,
         (200, _) => {
@@ -172,38 +203,54 @@ async fn send(
 /// # Errors
 /// [`Failure`] at the first command that is refused.
 pub async fn in_process(engine: &Engine, plan: &Plan, length: Duration) -> Result<Measured, Failure> {
-    let until = Instant::now() + length;
+    let (notes, began) = (Notes::new(), Instant::now());
     let mut workers = JoinSet::new();
     for worker in 0..u64::from(plan.requests) {
-        workers.spawn(engine_worker(engine.clone(), plan.clone(), worker, until));
+        workers.spawn(engine_worker(
+            engine.clone(),
+            plan.clone(),
+            worker,
+            Arc::clone(&notes),
+            began + length,
+        ));
     }
-    gather(workers).await
+    gather(workers).await?;
+    Ok(notes.sum(began.elapsed()))
 }
 
-async fn engine_worker(engine: Engine, plan: Plan, worker: u64, until: Instant) -> Result<Measured, Failure> {
-    let mut measured = Measured::default();
+async fn engine_worker(
+    engine: Engine,
+    plan: Plan,
+    worker: u64,
+    notes: Arc<Notes>,
+    until: Instant,
+) -> Result<(), Failure> {
     let mut orders = Orders::new(plan.skus, worker);
     while Instant::now() < until {
-        let mut commands = orders.reserve_commands(plan.batch);
+        let commands = orders.reserve_commands(plan.batch);
         let began = Instant::now();
-        let outcomes = match plan.batch {
-            1 => vec![engine.submit(commands.remove(0)).await],
-            _ => engine.submit_batch(commands).await,
-        };
-        measured.note(began, outcomes.len(), 0);
-        all_carried_out(outcomes)?;
+        submit(&engine, commands).await?;
+        notes.note(worker, began, plan.batch as usize, 0);
         if plan.confirm {
-            let mut commands = orders.confirm_commands();
+            let commands = orders.confirm_commands();
             let began = Instant::now();
-            let outcomes = match plan.batch {
-                1 => vec![engine.submit(commands.remove(0)).await],
-                _ => engine.submit_batch(commands).await,
-            };
-            measured.note(began, outcomes.len(), 0);
-            all_carried_out(outcomes)?;
+            submit(&engine, commands).await?;
+            notes.note(worker, began, plan.batch as usize, 0);
         }
     }
-    Ok(measured)
+    Ok(())
+}
+
+async fn submit(engine: &Engine, mut commands: Vec<Command>) -> Result<(), Failure> {
+    let outcomes = match (commands.len(), commands.pop()) {
+        (1, Some(command)) => vec![engine.submit(command).await],
+        (_, Some(last)) => {
+            commands.push(last);
+            engine.submit_batch(commands).await
+        }
+        (_, None) => Vec::new(),
+    };
+    all_carried_out(outcomes)
 }
 
 fn all_carried_out(outcomes: Vec<Outcome>) -> Result<(), Failure> {
@@ -213,13 +260,11 @@ fn all_carried_out(outcomes: Vec<Outcome>) -> Result<(), Failure> {
     }
 }
 
-async fn gather(mut workers: JoinSet<Result<Measured, Failure>>) -> Result<Measured, Failure> {
-    let began = Instant::now();
-    let mut sum = Measured::default();
+/// Waits for all workers; the first that failed ends the others.
+async fn gather<T: 'static>(mut workers: JoinSet<Result<T, Failure>>) -> Result<Vec<T>, Failure> {
+    let mut all = Vec::with_capacity(workers.len());
     while let Some(worker) = workers.join_next().await {
-        sum.merge(&worker.map_err(|error| Failure::other("a worker", error))??);
+        all.push(worker.map_err(|error| Failure::other("a worker", error))??);
     }
-    // Until the last answer: requests under way at the end count with the time they took.
-    sum.elapsed = began.elapsed();
-    Ok(sum)
+    Ok(all)
 }

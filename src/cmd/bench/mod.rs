@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::wire;
 use crate::wiring::{self, Server};
-use load::{Measured, Plan};
+use load::{Load, Measured, Plan};
 use report::Report;
 
 /// Units of each SKU: more than any run can reserve, so that stock is never what limits it.
@@ -30,6 +30,9 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 /// With `--echo` the two servers take turns of this length, so that a noisy machine disturbs both alike.
 const TURN: Duration = Duration::from_secs(2);
+
+/// What is left of the time after the last full turn is at least this long: a shorter one measures its own start.
+const SHORTEST_TURN: Duration = Duration::from_millis(100);
 
 /// Measures.
 ///
@@ -79,17 +82,19 @@ async fn over_http(
 ) -> Result<(Measured, Option<Measured>), Failure> {
     let skus = requests::skus(plan.skus).into_iter().map(|sku_id| (sku_id, UNITS)).collect();
     wire::create_stock(target, skus).await?;
-    load::over_http(target, plan, WARM_UP).await?;
+    let mut hotstock = Load::new(target, plan);
+    hotstock.run(plan, WARM_UP).await?;
     if !with_echo {
-        return Ok((load::over_http(target, plan, plan.length).await?, None));
+        return Ok((hotstock.run(plan, plan.length).await?, None));
     }
-    let echo = echo::start().await.map_err(|error| Failure::other("starting the echo server", error))?;
-    load::over_http(&echo, plan, WARM_UP).await?;
+    let echo = echo::start().map_err(|error| Failure::other("starting the echo server", error))?;
+    let mut echo = Load::new(&echo, plan);
+    echo.run(plan, WARM_UP).await?;
     let (mut measured, mut echoed) = (Measured::default(), Measured::default());
     while measured.elapsed < plan.length {
-        let turn = TURN.min(plan.length - measured.elapsed).max(Duration::from_millis(100));
-        measured.add(&load::over_http(target, plan, turn).await?);
-        echoed.add(&load::over_http(&echo, plan, turn).await?);
+        let turn = TURN.min(plan.length - measured.elapsed).max(SHORTEST_TURN);
+        measured.add(&hotstock.run(plan, turn).await?);
+        echoed.add(&echo.run(plan, turn).await?);
     }
     Ok((measured, Some(echoed)))
 }

@@ -13,6 +13,8 @@ use crate::failure::Failure;
 /// Holds of the bench last this long; the contract's default.
 const TTL_SECONDS: u32 = 1_800;
 
+const BATCH: &str = "/v1/batch";
+
 /// Order numbers that were given out: no two requests of a process share one.
 static NEXT_ORDER: AtomicU64 = AtomicU64::new(0);
 
@@ -45,8 +47,8 @@ pub struct Orders {
     prefix: String,
     skus: u64,
     dice: u64,
-    /// The orders of the request that was built last.
-    pub numbers: Vec<String>,
+    /// The orders of the request that was made last.
+    numbers: Vec<String>,
 }
 
 impl Orders {
@@ -64,8 +66,8 @@ impl Orders {
         (format!("{}-{number}", self.prefix), (self.dice >> 33) % self.skus + 1)
     }
 
-    /// The body of `POST /v1/reservations`, into `body`.
-    pub fn reserve(&mut self, body: &mut Vec<u8>) {
+    /// One reservation: its path; its body goes into `body`.
+    pub fn reserve(&mut self, body: &mut Vec<u8>) -> &'static str {
         let (order_no, sku) = self.next();
         body.clear();
         write!(
@@ -75,10 +77,19 @@ impl Orders {
         .expect("writing to a Vec can't fail");
         self.numbers.clear();
         self.numbers.push(order_no);
+        "/v1/reservations"
     }
 
-    /// The body of `POST /v1/batch` with `count` reservations, into `body`.
-    pub fn reserve_batch(&mut self, count: u32, body: &mut Vec<u8>) {
+    /// The confirmation of the last reservation.
+    pub fn confirm(&self, body: &mut Vec<u8>) -> String {
+        body.clear();
+        body.extend_from_slice(b"{}");
+        let order_no = self.numbers.first().map_or("", String::as_str);
+        format!("/v1/reservations/{order_no}/confirm")
+    }
+
+    /// A batch of `count` reservations.
+    pub fn reserve_batch(&mut self, count: u32, body: &mut Vec<u8>) -> &'static str {
         body.clear();
         self.numbers.clear();
         body.extend_from_slice(b"{\"operations\":[");
@@ -93,10 +104,11 @@ impl Orders {
             self.numbers.push(order_no);
         }
         body.extend_from_slice(b"]}");
+        BATCH
     }
 
-    /// The body of `POST /v1/batch` that confirms the orders of the last request, into `body`.
-    pub fn confirm_batch(&self, body: &mut Vec<u8>) {
+    /// A batch that confirms the orders of the last one.
+    pub fn confirm_batch(&self, body: &mut Vec<u8>) -> String {
         body.clear();
         body.extend_from_slice(b"{\"operations\":[");
         for (index, order_no) in self.numbers.iter().enumerate() {
@@ -105,6 +117,7 @@ impl Orders {
                 .expect("writing to a Vec can't fail");
         }
         body.extend_from_slice(b"]}");
+        BATCH.to_owned()
     }
 
     /// `count` reservations as the engine takes them.
