@@ -8,11 +8,11 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 
-use support::{Client, HOTSTOCK, Server};
+use support::{Client, Server};
 
 fn run(args: &[&str]) -> (i32, String) {
     let Output { status, stdout, stderr } =
-        Command::new(HOTSTOCK).args(args).stdin(Stdio::null()).output().unwrap();
+        Command::new(support::hotstock()).args(args).stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
     (status.code().unwrap_or(-1), text)
 }
@@ -74,8 +74,11 @@ fn a_wrong_configuration_is_exit_code_2_and_names_its_place() {
     let (code, text) = run(&["serve", "--set", "server.lissten=x"]);
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("`server.lissten`") && text.contains("`server.listen`"), "{text}");
-    let output =
-        Command::new(HOTSTOCK).arg("serve").env("HOTSTOCK__ENGINE__SHARDS", "none").output().unwrap();
+    let output = Command::new(support::hotstock())
+        .arg("serve")
+        .env("HOTSTOCK__ENGINE__SHARDS", "none")
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("HOTSTOCK__ENGINE__SHARDS"));
     assert_eq!(run(&["serve", "--nonsense"]).0, 2);

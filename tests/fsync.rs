@@ -1,6 +1,8 @@
 //! A real fsync before any answer, seen from outside: the server runs under strace, and in its system calls every answer to a
 //! reservation comes after an fdatasync of the journal that began after the request had arrived.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use std::path::Path;

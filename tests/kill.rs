@@ -5,6 +5,8 @@
 //! names another build of the program. (The seed fixes what
 //! the workers ask and when the kills come; how the threads interleave stays the machine's.)
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! The invariants of absence in ARCHITECTURE.md, looked up in the sources, and the documents that must name what is there.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::path::{Path, PathBuf};
 
 fn root() -> &'static Path {
