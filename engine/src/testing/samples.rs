@@ -109,7 +109,7 @@ fn reserved_line(seed: u64) -> ReservedLine {
 
 fn confirmed_line(seed: u64) -> ConfirmedLine {
     ConfirmedLine {
-        line: low(seed) as u16,
+        line: (seed & 0x7fff) as u16,
         sku_id: sku(seed),
         warehouse_id: warehouse(seed),
         held: low(seed),
@@ -120,7 +120,7 @@ fn confirmed_line(seed: u64) -> ConfirmedLine {
 
 fn moved_line(seed: u64) -> MovedLine {
     MovedLine {
-        line: low(seed) as u16,
+        line: (seed & 0x7fff) as u16,
         sku_id: sku(seed),
         warehouse_id: warehouse(seed),
         quantity: low(seed),
