@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::json;
 
-use support::{Client, HOTSTOCK, Server};
+use support::{Client, Server, hotstock};
 
 /// What the trace says, in the order of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,8 @@ fn traced_server(data_dir: &Path, trace: &Path) -> Server {
             "-o",
         ])
         .arg(trace)
-        .args([HOTSTOCK, "serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(hotstock())
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(data_dir);
     Server::spawn(command)
 }

@@ -1,7 +1,8 @@
 //! SIGKILL at random moments under concurrent load. Every worker keeps a ledger of what it was told; an unknown outcome is
 //! settled by repeating the same request. Afterwards nothing that was acknowledged may be lost, and nothing applied twice.
 //!
-//! `HOTSTOCK_KILLS=200 HOTSTOCK_SEED=… cargo test --test kill -- --nocapture` runs more, or one run again. (The seed fixes what
+//! `HOTSTOCK_KILLS=200 HOTSTOCK_SEED=… cargo test --test kill -- --nocapture` runs more, or one run again; `HOTSTOCK_BIN`
+//! names another build of the program. (The seed fixes what
 //! the workers ask and when the kills come; how the threads interleave stays the machine's.)
 
 mod support;
@@ -17,7 +18,7 @@ use fastrand::Rng;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::{Client, HOTSTOCK, Server};
+use support::{Client, Server, hotstock};
 
 const WORKERS: u64 = 8;
 const SKUS: [&str; 4] = ["hot", "warm", "85123A", "BANK CHARGES"];
@@ -246,7 +247,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn verify(data_dir: &Path) {
-    let output = Command::new(HOTSTOCK).args(["verify", "--data-dir"]).arg(data_dir).output().unwrap();
+    let output = Command::new(hotstock()).args(["verify", "--data-dir"]).arg(data_dir).output().unwrap();
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "verify: {text}");

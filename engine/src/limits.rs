@@ -37,6 +37,10 @@ pub const MAX_EXPIRIES_PER_TURN: usize = 512;
 /// Ended orders and request ids that one `Forgotten` event lets go of; bounds the size of the event.
 pub const MAX_FORGOTTEN_PER_EVENT: usize = 256;
 
+/// Stocks that one `Forgotten` event names before it stops, give or take the lines of one order: 256 orders of 1,000
+/// lines would make an event of megabytes.
+pub const MAX_FORGOTTEN_STOCKS: usize = 1_000;
+
 /// `Forgotten` events of one turn.
 pub const MAX_FORGOTTEN_EVENTS_PER_TURN: usize = 4;
 

@@ -50,6 +50,11 @@ pub fn recover(
         }
     }
     state.check_exact().map_err(|corruption| broken(corruption.to_string()))?;
+    let last = journal.bounds(shard).last;
+    if state.applied() != last {
+        // Only a journal whose newest part is gone: checkpoints are finished after their events are durable.
+        return Err(broken(format!("the checkpoint goes to event {}, the journal to {last}", state.applied())));
+    }
     // Nobody was told of these orders; the directory is built from what is left.
     drop(state.take_forgotten());
     let replayed = state.applied().0 - checkpoint.0;

@@ -1,5 +1,7 @@
 //! Checkpoints: found only when they are complete, and damage is an error, never a shorter checkpoint.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -76,7 +78,7 @@ fn image(seed: u32) -> Image {
         }),
         1 => Image::Order(OrderImage {
             order_no: OrderNo::new(&format!("ORD-{seed}")).unwrap(),
-            buyer_id: (seed % 2 == 0).then(|| BuyerId::new("u7").unwrap()),
+            buyer_id: seed.is_multiple_of(2).then(|| BuyerId::new("u7").unwrap()),
             mode: [Mode::AllOrNothing, Mode::BestEffort][seed as usize / 3 % 2],
             phase: [Phase::Open, Phase::Released, Phase::Expired, Phase::Cancelled][seed as usize / 3 % 4],
             created_at: Timestamp(1),

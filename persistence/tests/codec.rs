@@ -1,5 +1,7 @@
 //! Events as bytes: they come back as they were, and bytes that are none are refused without a panic.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
+
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::testing::samples;
 use hotstock_persistence::codec::{decode_event, decode_image, encode_event};

@@ -1,5 +1,7 @@
 //! The data directory: made once, locked, and refused with a way out when it does not fit.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
+
 use std::fs;
 use std::path::PathBuf;
 

@@ -4,6 +4,8 @@
 //! among them, in a sealed segment and one that a crash left open, and a checkpoint. `fixtures/v1/expected.txt`
 //! says what is in it. To write a new version's: `cargo nextest run -p hotstock-persistence --run-ignored only write_`.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
+
 mod support;
 
 use std::fmt::Write as _;

@@ -1,14 +1,17 @@
 //! What the journal does with bytes that are not as it wrote them: a torn tail is dropped and never comes back, damage
 //! to anything that was durable is refused with its place named.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
+
 mod support;
 
 use std::fs;
 use std::path::Path;
 
 use hotstock_engine::ids::{Lsn, ShardId};
-use hotstock_engine::journal::{Journal as _, JournalError};
+use hotstock_engine::journal::{Group, Journal as _, JournalError};
 use hotstock_engine::testing::journal_suite::{Subject as _, assert_holds, group};
+use hotstock_engine::testing::samples;
 use hotstock_persistence::journal::JournalOptions;
 use support::{OnSled, SMALL, edit, raw_records};
 
@@ -27,10 +30,10 @@ fn crashed() -> OnSled {
 }
 
 fn newest_db(subject: &OnSled) -> std::path::PathBuf {
-    // A segment prepared in advance has no records.
-    let with_records =
-        |dir: &&std::path::PathBuf| !raw_records(&fs::read(dir.join("db")).unwrap()).is_empty();
-    subject.segments().iter().rev().find(with_records).unwrap().join("db")
+    // A segment that was being made ready has no records, or not even a file.
+    let written = |db: &std::path::PathBuf| !raw_records(&fs::read(db).unwrap_or_default()).is_empty();
+    let mut dbs = subject.segments().into_iter().rev().map(|dir| dir.join("db"));
+    dbs.find(written).unwrap()
 }
 
 /// Breaks every copy of the records of which `which` is true.
@@ -224,16 +227,27 @@ fn a_crash_while_segments_are_made_or_removed_leaves_no_trace() {
     let mut subject = crashed();
     let dir = subject.dir();
     // Named, but sled had not written to it yet; and one that was being deleted.
-    fs::create_dir(dir.join("000000000099")).unwrap();
-    fs::create_dir(dir.join("000000000100")).unwrap();
-    fs::write(dir.join("000000000100").join("conf"), b"seg").unwrap();
+    let prepared = dir.join("000000000002");
+    let _ = fs::remove_dir_all(&prepared);
+    fs::create_dir(&prepared).unwrap();
+    fs::write(prepared.join("conf"), b"seg").unwrap();
     fs::create_dir(dir.join("trash-0")).unwrap();
     fs::write(dir.join("trash-0").join("conf"), b"x").unwrap();
     let journal = subject.open_sled().unwrap();
     assert_holds(&*journal.reader(), 0, 1, 100);
-    drop(journal);
-    assert!(!dir.join("000000000099").exists());
     assert!(!dir.join("trash-0").exists());
+    drop(journal);
+    assert_eq!(subject.segments().len(), 2, "{:?}", subject.segments());
+}
+
+/// A segment is made ready only after the one before it was written to.
+#[test]
+fn a_blank_segment_before_another_is_refused() {
+    let mut subject = crashed();
+    let db = newest_db(&subject);
+    fs::create_dir_all(subject.dir().join("000000000002")).unwrap();
+    edit(&db, |raw| raw.fill(0));
+    assert_damaged(&mut subject, 0, 1);
 }
 
 #[test]
@@ -269,4 +283,37 @@ fn a_shard_that_does_not_exist_is_refused() {
     journal.commit(&[group(0, 1, 1)]).unwrap();
     assert_holds(&*journal.reader(), 0, 1, 1);
     assert!(journal.reader().read(ShardId(7), Lsn(1), 1).unwrap().is_empty());
+}
+
+/// An event of some megabytes takes several batches and several syncs; it counts when all of it is there.
+#[test]
+fn an_event_larger_than_a_batch_is_there_as_a_whole_or_not() {
+    let mut subject = OnSled::new(ONE_SEGMENT);
+    let mut journal = subject.open_sled().unwrap();
+    journal.commit(&[group(0, 1, 3), group(1, 1, 3)]).unwrap();
+    let before = subject.faults().syncs();
+    let large = samples::large_event(9, 25_000);
+    let groups = [Group { shard: ShardId(0), first: Lsn(4), events: vec![large.clone()] }, group(1, 4, 1)];
+    journal.commit(&groups).unwrap();
+    assert!(subject.faults().syncs() - before > 1);
+    assert_eq!(journal.reader().read(ShardId(0), Lsn(4), 10).unwrap(), [(Lsn(4), large.clone())]);
+    subject.crash(Box::new(journal));
+
+    let torn = subject.freeze();
+    let journal = subject.open_sled().unwrap();
+    assert_eq!(journal.reader().read(ShardId(0), Lsn(4), 10).unwrap(), [(Lsn(4), large)]);
+    drop(journal);
+
+    let mut subject = OnSled::on(torn, ONE_SEGMENT);
+    let db = newest_db(&subject);
+    let last = raw_records(&fs::read(&db).unwrap()).iter().map(|record| record.batch).max().unwrap();
+    break_records(&db, |record| record.batch == last);
+    let mut journal = subject.open_sled().unwrap();
+    assert_holds(&*journal.reader(), 0, 1, 3);
+    assert_holds(&*journal.reader(), 1, 1, 3);
+    journal.commit(&[group(0, 4, 2), group(1, 4, 2)]).unwrap();
+    drop(journal);
+    let journal = subject.open_sled().unwrap();
+    assert_holds(&*journal.reader(), 0, 1, 5);
+    assert_holds(&*journal.reader(), 1, 1, 5);
 }

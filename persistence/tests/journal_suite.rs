@@ -1,6 +1,8 @@
 //! The journal on sled passes the suite that every journal must pass, with segments of the usual size and with
 //! small ones that change all the time.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
+
 mod support;
 
 mod with_small_segments {

@@ -11,8 +11,10 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// The program under test.
-pub const HOTSTOCK: &str = env!("CARGO_BIN_EXE_hotstock");
+/// The program under test: the one that was built with the test, or another one (a release build, say).
+pub fn hotstock() -> String {
+    std::env::var("HOTSTOCK_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_hotstock").to_owned())
+}
 
 /// A server answers within this or the test fails; far above anything that is not a hang.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,7 +30,7 @@ pub struct Server {
 impl Server {
     /// Starts it on a data directory, with `--set KEY=VALUE` for each setting, and waits until it listens.
     pub fn start(data_dir: &Path, settings: &[&str]) -> Self {
-        let mut command = Command::new(HOTSTOCK);
+        let mut command = Command::new(hotstock());
         command.arg("serve").args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
         for setting in settings {
             command.args(["--set", setting]);

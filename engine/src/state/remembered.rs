@@ -9,7 +9,7 @@ use crate::checkpoint::RequestImage;
 use crate::clock::Timestamp;
 use crate::event::{Change, Event, ForgottenSold};
 use crate::ids::{Lsn, RequestId, SkuId, WarehouseId};
-use crate::limits::MAX_FORGOTTEN_PER_EVENT;
+use crate::limits::{MAX_FORGOTTEN_PER_EVENT, MAX_FORGOTTEN_STOCKS};
 use crate::outcome::Levels;
 
 /// The scope and id of a stock request.
@@ -92,6 +92,9 @@ impl State {
             through = Some(*lsn);
             count += 1;
             early += usize::from(!old);
+            if sold.len() >= MAX_FORGOTTEN_STOCKS {
+                break;
+            }
         }
         let through = through?;
         let sold =

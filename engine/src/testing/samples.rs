@@ -102,28 +102,28 @@ fn reserved_line(seed: u64) -> ReservedLine {
         sku_id: sku(seed),
         warehouse_id: warehouse(seed),
         quantity: 1_000_000_000,
-        held: low(seed),
+        held: low(seed).into(),
         after: levels(seed),
     }
 }
 
 fn confirmed_line(seed: u64) -> ConfirmedLine {
     ConfirmedLine {
-        line: (seed & 0x7fff) as u16,
+        line: low(seed),
         sku_id: sku(seed),
         warehouse_id: warehouse(seed),
-        held: low(seed),
-        late: low(seed / 2),
+        held: low(seed).into(),
+        late: low(seed / 2).into(),
         after: levels(seed),
     }
 }
 
 fn moved_line(seed: u64) -> MovedLine {
     MovedLine {
-        line: (seed & 0x7fff) as u16,
+        line: low(seed),
         sku_id: sku(seed),
         warehouse_id: warehouse(seed),
-        quantity: low(seed),
+        quantity: low(seed).into(),
         after: levels(seed),
     }
 }
@@ -142,13 +142,13 @@ fn levels(seed: u64) -> Levels {
     Levels { available: 1_000_000_000_000_000 - seed, reserved: seed, sold: seed * 3, version: seed + 1 }
 }
 
-/// The lower half of a seed, as a number of units.
-fn low(seed: u64) -> u32 {
-    (seed & 0x7fff) as u32
+/// The lower bits of a seed, as a small number.
+fn low(seed: u64) -> u16 {
+    u16::try_from(seed & 0x7fff).expect("fifteen bits fit sixteen")
 }
 
 fn warehouse(seed: u64) -> WarehouseId {
-    WarehouseId(low(seed))
+    WarehouseId(low(seed).into())
 }
 
 fn sku(seed: u64) -> SkuId {
@@ -164,6 +164,6 @@ fn request_id(seed: u64) -> RequestId {
 }
 
 fn reason(seed: u64) -> Option<Reason> {
-    let text = "客户取消 ".repeat(low(seed % 15) as usize);
+    let text = "客户取消 ".repeat(low(seed % 15).into());
     (!text.is_empty()).then(|| Reason::new(&text).expect("at most 196 bytes"))
 }

@@ -95,12 +95,12 @@ fn front<'s, 'a>(bytes: &'s mut &'a [u8]) -> DecoderImpl<Front<'s, 'a>, Configur
 
 /// Appends numbers as the base record of a journal segment holds them.
 pub(crate) fn encode_numbers(numbers: &[u64], out: &mut Vec<u8>) {
-    append(out, |e| words::put_list(e, numbers, |e, n| words::put(e, n)));
+    append(out, |e| words::put_list(e, numbers, words::put));
 }
 
 /// Reads what [`encode_numbers`] wrote.
 pub(crate) fn decode_numbers(mut bytes: &[u8]) -> Result<Vec<u64>, Malformed> {
-    Ok(words::get_list(&mut front(&mut bytes), |d| words::get::<u64>(d))?)
+    Ok(words::get_list(&mut front(&mut bytes), words::get::<u64>)?)
 }
 
 // Bounds that every function of this module writes alike.

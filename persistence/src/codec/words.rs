@@ -86,13 +86,10 @@ pub(super) fn put_list<E: Enc, T>(
     list.iter().try_for_each(|one| put_one(e, one))
 }
 
-pub(super) fn get_list<'a, D: Dec<'a>, T, L: Default + Extend<T>>(
+pub(super) fn get_list<'a, D: Dec<'a>, T, L: Default + Extend<T> + Reserve>(
     d: &mut D,
     get_one: impl Fn(&mut D) -> Result<T, DecodeError>,
-) -> Result<L, DecodeError>
-where
-    L: Reserve,
-{
+) -> Result<L, DecodeError> {
     let length = get::<u64>(d)?;
     let mut list = L::default();
     list.reserve_for(usize::try_from(length).unwrap_or(usize::MAX).min(MAX_RESERVED));

@@ -98,8 +98,12 @@ fn run(dir: &Path, zeros: u64, job: Job, done: &SyncSender<Result<Fresh, FileErr
             let _ = done.send(fresh);
         }
         Job::Seal(number, range) => {
-            // Without a seal the next start looks through the segment, which takes longer and is as safe.
-            if let Err(error) = seal::write(&segment_dir(dir, number), &range) {
+            let segment = segment_dir(dir, number);
+            // Without a seal the next start looks through the segment, which takes longer and is as safe. One that
+            // was trimmed meanwhile needs none.
+            if segment.exists()
+                && let Err(error) = seal::write(&segment, &range)
+            {
                 tracing::warn!(%error, "a journal segment could not be sealed");
             }
         }

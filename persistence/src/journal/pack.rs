@@ -5,7 +5,7 @@ use hotstock_engine::event::Event;
 use hotstock_engine::ids::{Lsn, ShardId};
 use hotstock_engine::journal::Group;
 
-use super::record::{self, HEADER_BYTES, Header, Key, Kind, MAX_PAYLOAD_BYTES, MAX_RECORD_BYTES};
+use super::record::{self, Header, Key, Kind, MAX_PAYLOAD_BYTES, MAX_RECORD_BYTES};
 use crate::codec::{encode_event, encode_numbers};
 
 /// Bytes of records that go into one batch, that is between two syncs. sled frees a part of its file (8 MiB, see
@@ -74,8 +74,7 @@ pub(crate) fn pack(groups: &[Group]) -> Vec<Batch> {
     batches
 }
 
-/// Opens a new batch when `bytes` more would be too many for the last one. What must not be torn apart is announced
-/// in one.
+/// Opens a new batch when `bytes` more would be too many for the last one.
 fn make_room(batches: &mut Vec<Batch>, bytes: usize) {
     let full = |batch: &Batch| !batch.records.is_empty() && batch.bytes + bytes > MAX_BATCH_BYTES;
     if batches.last().is_none_or(full) {
@@ -135,12 +134,13 @@ impl Packer {
     }
 
     fn cut(&mut self, event: &[u8], batches: &mut Vec<Batch>) {
-        // The largest event has 1,000 lines and well under 200 KB, some fifty parts.
+        // 1,000 lines take well under 200 KB, some fifty parts; what is forgotten at once may take some megabytes.
         let parts = u16::try_from(event.len().div_ceil(MAX_PAYLOAD_BYTES)).expect("an event is below 256 MB");
-        make_room(batches, event.len() + usize::from(parts) * HEADER_BYTES);
         for (part, bytes) in (0..parts).zip(event.chunks(MAX_PAYLOAD_BYTES)) {
             let mut record = record::blank();
             record.extend_from_slice(bytes);
+            // The parts may fall into several batches: an event of which some are missing does not count.
+            make_room(batches, record.len());
             push(batches, self.header(Kind::Part, parts, part), record);
         }
     }

@@ -41,7 +41,7 @@ pub(crate) struct Found {
 pub(crate) struct Recovered {
     /// All sealed, in order; each begins where the one before it ends.
     pub segments: Vec<Found>,
-    /// No segment has had this number or a higher one.
+    /// No segment that was ever written to has this number or a higher one.
     pub next_number: u64,
 }
 
@@ -51,8 +51,8 @@ pub(crate) fn recover(dir: &Path, shards: u16) -> Result<Recovered, JournalError
     let mut next_number = 1;
     let mut segments: Vec<Found> = Vec::new();
     let mut before_sealed = true;
-    for number in numbers(dir).map_err(io_error)? {
-        next_number = number + 1;
+    let numbers = numbers(dir).map_err(io_error)?;
+    for &number in &numbers {
         let segment = segment_dir(dir, number);
         let sealed = seal::read(&segment, shards).map_err(io_error)?;
         let is_sealed = sealed.is_some();
@@ -61,10 +61,17 @@ pub(crate) fn recover(dir: &Path, shards: u16) -> Result<Recovered, JournalError
             None => look_through(dir, number, shards)?,
         };
         let Some(range) = found else {
-            // Prepared ahead and never written to.
+            // Made ready and never written to, which only the last can be: the next one is asked for when the base
+            // record of this one is durable.
+            if numbers.last() != Some(&number) {
+                let lsn = segments.last().map_or(1, |before| before.range.end[0]);
+                let what = format!("segment {number} is blank, though there is one after it");
+                return Err(JournalError::Damaged { shard: ShardId(0), lsn: Lsn(lsn), what });
+            }
             discard(dir, number).map_err(io_error)?;
             continue;
         };
+        next_number = number + 1;
         if let Some(before) = segments.last_mut() {
             connect(before, before_sealed, &range, number)?;
         }
@@ -281,7 +288,8 @@ fn intact_records(path: &Path) -> Vec<Header> {
     records.into_values().collect()
 }
 
-/// For every shard with records, sorted by key: the LSN after its last event, or where the first gap is.
+/// For every shard with records, sorted by key: the LSN after its last event, or where the first gap is. An event that
+/// is last and lacks parts does not count: the commit that wrote them did not come through.
 fn contiguous(records: &[Header], base: &[u64]) -> BTreeMap<ShardId, Result<Lsn, Lsn>> {
     let mut ends: BTreeMap<ShardId, Result<Lsn, Lsn>> = BTreeMap::new();
     // Parts of the event in hand that were seen, and its shard.

@@ -64,7 +64,6 @@ impl SledJournal {
         // Only with the base record on the medium the older segments may go: it remembers every shard's place.
         journal.write(Batch::default()).map_err(io_error)?;
         journal.drop_empty_segments().map_err(io_error)?;
-        journal.background.submit(Job::Prepare(next_number + 1));
         Ok(journal)
     }
 
@@ -123,7 +122,12 @@ impl SledJournal {
         self.batch += 1;
         store.flush()?;
         self.faults.check(Fault::Sync, store.path())?;
-        store.sync()
+        store.sync()?;
+        if self.batch == 1 {
+            // Not before the base record is durable: a start takes a blank segment for damage unless it is the last.
+            self.background.submit(Job::Prepare(self.shared.state().active.number + 1));
+        }
+        Ok(())
     }
 
     /// Goes over to the next segment when the active one is full. While the next is not ready yet, the active one may
@@ -158,7 +162,6 @@ impl SledJournal {
         self.written = 0;
         self.batch = 0;
         self.background.submit(Job::Seal(old.number, range));
-        self.background.submit(Job::Prepare(number + 1));
         self.shared.keep_open(old.number, old.store);
         Ok(())
     }

@@ -22,7 +22,12 @@ pub struct OnSled {
 
 impl OnSled {
     pub fn new(options: JournalOptions) -> Self {
-        Self { home: tempfile::tempdir().unwrap(), options, faults: None }
+        Self::on(tempfile::tempdir().unwrap(), options)
+    }
+
+    /// On what an earlier one left.
+    pub fn on(home: TempDir, options: JournalOptions) -> Self {
+        Self { home, options, faults: None }
     }
 
     pub fn dir(&self) -> PathBuf {
@@ -101,6 +106,7 @@ pub fn copy_dir(from: &Path, to: &Path) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawRecord {
     pub at: usize,
+    pub end: usize,
     pub shard: u16,
     pub first: u64,
     pub batch: u32,
@@ -115,6 +121,7 @@ pub fn raw_records(raw: &[u8]) -> Vec<RawRecord> {
         .filter(|at| raw[*at..].starts_with(b"\xF5HSJ\x01"))
         .map(|at| RawRecord {
             at,
+            end: at + 42 + number(at + 6, 2) as usize,
             shard: number(at + 12, 2) as u16,
             first: number(at + 16, 8),
             batch: number(at + 32, 4) as u32,
