@@ -1,6 +1,7 @@
 //! The running engine: durability before answers, poison, a shard that panics, expiry, checkpoints, routing over shards.
 
 #![cfg(not(loom))]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
 mod support;
 

@@ -325,8 +325,8 @@ fn is_unknown(answer: &Outcome) -> bool {
 
 /// A request about a stock that is not there, in a given shard.
 fn stock_request(shard: ShardId, shards: u16, request_id: &str) -> Action {
-    let names = (0..).map(|n| SkuId::new(&format!("nothing-{n}")).unwrap());
-    let sku_id = names.filter(|sku| shard_of(sku, shards) == shard).next().expect("names don't end");
+    let mut names = (0..).map(|n| SkuId::new(&format!("nothing-{n}")).unwrap());
+    let sku_id = names.find(|sku| shard_of(sku, shards) == shard).expect("names don't end");
     let request_id = RequestId::new(request_id).unwrap();
     let (kind, warehouse_id) = (ChangeKind::Restock, WarehouseId(0));
     Action::ChangeStock(ChangeStock { sku_id, warehouse_id, kind, quantity: 1, request_id, reason: None })
