@@ -332,7 +332,7 @@ impl Command {
         }
     }
 
-    /// A rough size in bytes of the event that the command may cause, for the bounds of a turn.
+    /// A rough size in bytes of the command, for the bounds of a message.
     #[must_use]
     pub fn weight(&self) -> u64 {
         let lines = match &self.action {

@@ -1,7 +1,7 @@
 //! The engine as the rest of the program sees it: start, submit, read, stop.
 
 use std::iter::Peekable;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -9,13 +9,15 @@ use std::time::Duration;
 use ractor::{Actor, ActorRef};
 use tokio::sync::{mpsc, oneshot};
 
+pub use crate::status::{Health, ShardStats, Stats};
+
 use crate::checkpoint::CheckpointStore;
 use crate::checkpointer;
 use crate::clock::Clock;
 use crate::command::{Action, Command, Release, Reserve};
 use crate::context::{BeforeDecide, Context};
 use crate::directory::Directory;
-use crate::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of, shard_of_order};
+use crate::ids::{OrderNo, ShardId, SkuId, WarehouseId, shard_of, shard_of_order};
 use crate::journal::{Journal, JournalReader};
 use crate::limits::{
     DEFAULT_CHECKPOINT_EVENTS, DEFAULT_GATE_PERMITS, DEFAULT_REMEMBER_MAX, DEFAULT_REMEMBER_SECONDS,
@@ -113,79 +115,6 @@ pub enum StartError {
         /// Why.
         problem: String,
     },
-}
-
-/// Whether orders can be taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Health {
-    /// Yes.
-    Ready,
-    /// A shard is being rebuilt; its orders wait.
-    Rebuilding(Vec<ShardId>),
-    /// The journal is poisoned; reads go on, the process must be restarted.
-    JournalPoisoned(String),
-    /// A shard was given up.
-    ShardFailed(Vec<ShardId>),
-    /// The engine is stopping.
-    Stopping,
-}
-
-/// Counts since the start, for metrics.
-#[derive(Debug, Clone, Default)]
-pub struct Stats {
-    /// One entry per shard.
-    pub shards: Vec<ShardStats>,
-    /// Group commits.
-    pub commits: u64,
-    /// Events in them.
-    pub committed_events: u64,
-    /// Time spent in commits (write and sync), in microseconds.
-    pub commit_micros: u64,
-    /// Commits by duration: `(upper bound in microseconds, commits at or below it)`, cumulative.
-    pub commit_histogram: Vec<(u64, u64)>,
-    /// Bytes of the journal on disk.
-    pub journal_disk_bytes: u64,
-    /// Orders in the directory; 0 with one shard, which needs none.
-    pub directory_orders: u64,
-}
-
-/// See [`Stats::shards`].
-#[derive(Debug, Clone, Default)]
-pub struct ShardStats {
-    /// Commands under way.
-    pub in_flight: u64,
-    /// The last event applied.
-    pub applied: Lsn,
-    /// The last durable event.
-    pub durable: Lsn,
-    /// The last checkpoint.
-    pub checkpoint: Lsn,
-    /// Commands decided.
-    pub commands: u64,
-    /// Turns of the actor.
-    pub turns: u64,
-    /// Refusals, of all kinds.
-    pub refusals: u64,
-    /// Commands turned away at the gate.
-    pub overloaded: u64,
-    /// Orders that expired.
-    pub expired: u64,
-    /// Ended orders and request ids forgotten.
-    pub forgotten: u64,
-    /// Of those, forgotten before their time because there were too many.
-    pub forgotten_early: u64,
-    /// Orders with units held.
-    pub open_orders: u64,
-    /// Orders in memory.
-    pub orders: u64,
-    /// Stocks.
-    pub stocks: u64,
-    /// Times that the shard was rebuilt after a panic.
-    pub rebuilds: u64,
-    /// Checkpoints that could not be written.
-    pub checkpoint_failures: u64,
-    /// Estimated bytes of events that wait for their sync.
-    pub unsynced_bytes: u64,
 }
 
 /// A running engine; cheap to clone. Dropping it does not stop it: [`Engine::stop`] does.
@@ -492,7 +421,7 @@ impl Engine {
             (*bound, commits)
         });
         Stats {
-            shards: shards.iter().map(|shard| shard_stats(shard)).collect(),
+            shards: shards.iter().map(|shard| ShardStats::of(shard)).collect(),
             commits: counters.commits.load(Ordering::Relaxed),
             committed_events: counters.events.load(Ordering::Relaxed),
             commit_micros: counters.micros.load(Ordering::Relaxed),
@@ -555,30 +484,6 @@ fn next_envelope(commands: &mut Peekable<impl Iterator<Item = Command>>) -> Vec<
 
 /// Where commands of a batch went: their places in it, and the way their answers come.
 type Sent = (Vec<usize>, oneshot::Receiver<Vec<Outcome>>);
-
-fn shard_stats(shard: &ShardShared) -> ShardStats {
-    let counters = &shard.counters;
-    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    ShardStats {
-        in_flight: shard.gate.under_way(),
-        applied: Lsn(get(&counters.applied)),
-        durable: shard.durable_lsn(),
-        checkpoint: Lsn(get(&counters.checkpoint)),
-        commands: get(&counters.commands),
-        turns: get(&counters.turns),
-        refusals: get(&counters.refusals),
-        overloaded: get(&counters.overloaded),
-        expired: get(&counters.expired),
-        forgotten: get(&counters.forgotten),
-        forgotten_early: get(&counters.forgotten_early),
-        open_orders: get(&counters.open_orders),
-        orders: get(&counters.orders),
-        stocks: get(&counters.stocks),
-        rebuilds: get(&counters.rebuilds),
-        checkpoint_failures: get(&counters.checkpoint_failures),
-        unsynced_bytes: shard.backlog.bytes(),
-    }
-}
 
 /// Lets every shard look at its deadlines now and then, also when no command comes.
 async fn tick(context: Arc<Context>, shards: Vec<Arc<ShardShared>>) {

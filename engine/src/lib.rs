@@ -35,6 +35,7 @@ not_under_loom! {
     mod directory;
     mod replier;
     mod shard;
+    mod status;
     mod views;
     mod writer;
 }

@@ -44,7 +44,8 @@ pub const MAX_FORGOTTEN_STOCKS: usize = 1_000;
 /// `Forgotten` events of one turn.
 pub const MAX_FORGOTTEN_EVENTS_PER_TURN: usize = 4;
 
-/// Estimated bytes of the commands that one turn decides: orders of many lines are few per turn.
+/// Estimated bytes of the events of one turn, and of the commands that travel as one message: orders of many lines are
+/// few per turn.
 pub const MAX_TURN_BYTES: u64 = 1 << 20;
 
 /// Estimated bytes of events that a shard hands over to the journal writer ahead of their sync: some 70,000 small

@@ -175,8 +175,8 @@ impl Shard {
             let mut one = None;
             for index in 0..count {
                 let command = &self.work.pending[0].commands()[index];
-                bytes += command.weight();
                 let (outcome, event) = run(&self.context, &mut self.state, command, now);
+                bytes += event.as_ref().map_or(0, Event::weight);
                 refusals += u64::from(outcome.is_err());
                 self.work.events.extend(event);
                 self.work.front_decided = index + 1;
@@ -254,8 +254,9 @@ impl Shard {
         match &mut self.checkpoint {
             Checkpointing::None => {
                 let begin = self.state.applied();
-                let Some(asked) = self.checkpoint_due(begin) else { return false };
+                // The place first: what is due or asked for stays so until there is one.
                 let Ok(place) = messages.try_reserve() else { return false };
+                let Some(asked) = self.checkpoint_due(begin) else { return false };
                 place.send(CheckpointMessage::Begin { shard: self.shared.id, begin, asked });
                 self.checkpoint = Checkpointing::Slices { at: Capture::default() };
                 true

@@ -69,7 +69,8 @@ impl State {
 
     pub(super) fn decide_status(&self, c: &SetStatus) -> Decided {
         let named = |warehouse_id| c.warehouse_id.is_none_or(|only| only == warehouse_id);
-        let stocks: Vec<_> = self.stocks.of_sku(&c.sku_id).filter(|s| named(s.warehouse_id)).collect();
+        let mut stocks: Vec<_> = self.stocks.of_sku(&c.sku_id).filter(|s| named(s.warehouse_id)).collect();
+        stocks.sort_by_key(|stock| stock.warehouse_id);
         if stocks.is_empty() {
             return Err(Refusal::UnknownSku { sku_id: c.sku_id.clone(), warehouse_id: c.warehouse_id });
         }
