@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![cfg(not(loom))]
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
 mod support;
 
