@@ -38,7 +38,8 @@ fn traced_server(data_dir: &Path, trace: &Path) -> Server {
         ])
         .arg(trace)
         .arg(hotstock())
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        // No zeros written ahead: their syncs in the background would be taken for those of commits.
+        .args(["serve", "--set", "journal.zeros_bytes=0", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(data_dir);
     Server::spawn(command)
 }
