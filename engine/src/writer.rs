@@ -71,6 +71,7 @@ impl WriterCounters {
 
 /// The body of the thread: until the inbox is closed and empty.
 pub(crate) fn run(mut journal: Box<dyn Journal>, context: &Context, counters: &WriterCounters) {
+    let _at_the_end = PoisonOnPanic(context);
     let mut messages = Vec::new();
     let mut batch = Vec::new();
     while context.inbox.take(&mut messages) {
@@ -87,6 +88,25 @@ pub(crate) fn run(mut journal: Box<dyn Journal>, context: &Context, counters: &W
         {
             // Space that does not come back is no reason to refuse orders; the next checkpoint tries again.
             tracing::warn!(%error, "the journal could not be trimmed");
+        }
+    }
+}
+
+/// A writer that panics leaves a poisoned journal behind, not callers who wait for ever: what it held is dropped (outcome
+/// unknown), what waits and what comes later is answered that nothing can be written.
+struct PoisonOnPanic<'a>(&'a Context);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let Self(context) = self;
+        context.poison.get_or_init(|| "the journal writer panicked".to_owned());
+        context.inbox.close();
+        let mut waiting = Vec::new();
+        if context.inbox.take(&mut waiting) {
+            waiting.into_iter().for_each(WriterMessage::fail);
         }
     }
 }

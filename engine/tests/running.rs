@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hotstock_engine::command::{Action, Command};
-use hotstock_engine::engine::{Engine, EngineOptions, Health};
+use hotstock_engine::engine::{Engine, EngineOptions, Health, Parts};
 use hotstock_engine::ids::{Lsn, ShardId, shard_of};
+use hotstock_engine::journal::{Group, Journal, JournalError, JournalReader};
 use hotstock_engine::outcome::{Answer, Effect, OrderStatus, OrderView, Outcome, Refusal};
 
 use support::{World, confirm, create, get, lines, order_no, release, reserve, reserve_lines, sku};
@@ -320,5 +321,34 @@ async fn bad_commands_are_named() {
         matches!(refused, Err(Refusal::InvalidField(ref field)) if field.field == "ttl_seconds"),
         "{refused:?}"
     );
+    engine.stop().await;
+}
+
+/// A journal whose code is wrong.
+struct Panicking(hotstock_engine::testing::MemoryJournal);
+
+impl Journal for Panicking {
+    fn commit(&mut self, _: &[Group]) -> Result<(), JournalError> {
+        panic!("a fault on demand");
+    }
+
+    fn trim(&mut self, _: &[(ShardId, Lsn)]) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    fn reader(&self) -> Arc<dyn JournalReader> {
+        Arc::new(self.0.clone())
+    }
+}
+
+#[tokio::test]
+async fn a_writer_that_panics_poisons_and_nobody_waits_for_ever() {
+    let world = World::new();
+    let journal = Box::new(Panicking(world.journal.clone()));
+    let parts = Parts::new(journal, Arc::new(world.checkpoints.clone()), Arc::new(world.clock.clone()));
+    let engine = Engine::start(EngineOptions::default(), parts).await.unwrap();
+    assert_eq!(engine.submit(create("a", 5)).await, Err(Refusal::ShardRestarted), "its outcome is unknown");
+    until(|| matches!(engine.health(), Health::JournalPoisoned(_))).await;
+    assert_eq!(engine.submit(create("b", 5)).await, Err(Refusal::JournalUnavailable));
     engine.stop().await;
 }

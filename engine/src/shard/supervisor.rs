@@ -132,10 +132,11 @@ impl Supervised {
         recent.push_back(Instant::now());
         let (reader, checkpoints) = (Arc::clone(&self.reader), Arc::clone(&self.checkpoints));
         let (shards, myself) = (self.context.options.shards, myself.clone());
+        let context = Arc::clone(&self.context);
         tokio::spawn(async move {
             // What it handed over before it failed is in the hands of the writer, whose callers get their answers.
-            // The writer always comes to it: either it is durable then, or the journal is poisoned.
-            while shared.backlog.bytes() > 0 {
+            // The writer always comes to it, or the journal is poisoned and no more than what is durable counts.
+            while shared.backlog.bytes() > 0 && context.poison.get().is_none() {
                 tokio::time::sleep(BACKLOG_POLL).await;
             }
             let recovered = tokio::task::spawn_blocking(move || {
