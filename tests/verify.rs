@@ -8,7 +8,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hotstock_engine::checkpoint::{CheckpointEnd, CheckpointStore as _, Image, StockImage};
+use hotstock_engine::checkpoint::{CheckpointEnd, CheckpointStore as _, Image, Stage, StockImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::event::{Change, Event};
@@ -53,7 +53,18 @@ fn books_that_do_not_balance_are_told_with_the_stock() {
     let mut checkpoint = data_dir.checkpoints().create(ShardId(0), Lsn(1)).unwrap();
     let levels = Levels { available: 7, reserved: 3, sold: 0, version: 2 };
     let (status, initial, supplied, forgotten_sold, lsn) = (StockStatus::OnSale, 10, 10, 0, Lsn(1));
-    let stock = StockImage { sku_id, warehouse_id, levels, status, initial, supplied, forgotten_sold, lsn };
+    let stock = StockImage {
+        sku_id,
+        warehouse_id,
+        levels,
+        status,
+        initial,
+        supplied,
+        forgotten_sold,
+        lsn,
+        epoch: 0,
+        stage: Stage::Open,
+    };
     checkpoint.write(&[Image::Stock(stock)]).unwrap();
     checkpoint.finish(CheckpointEnd { end: Lsn(1), time }).unwrap();
     drop((journal, data_dir));

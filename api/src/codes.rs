@@ -26,12 +26,18 @@ pub enum Code {
     TooManyRequestsForOrder,
     SkuSuspended,
     StockExists,
+    OrdersSpan,
+    OwnedElsewhere,
+    Unauthorized,
+    Forbidden,
     NotFound,
     MethodNotAllowed,
     RequestIncomplete,
     RequestTooLarge,
     HeadersTooLarge,
     Overloaded,
+    JournalFull,
+    StoreUnavailable,
     JournalUnavailable,
     ShardRestarted,
     NotReady,
@@ -206,6 +212,28 @@ pub const TABLE: &[CodeInfo] = &[
         "The stock exists",
         "It was created with another quantity: `initial`. `stock` has its levels now. Use restock, deduct or adjust."
     ),
+    row!(
+        OrdersSpan,
+        "orders_span",
+        409,
+        "Open orders hold other SKUs too",
+        "The SKU was not moved: an open order holds it and a SKU that would not be in the same place. Move them together, or wait until the order ended."
+    ),
+    row!(
+        OwnedElsewhere,
+        "owned_elsewhere",
+        409,
+        "The SKU belongs to another server",
+        "Send the request to the server that owns the SKU, or demote it there first."
+    ),
+    row!(
+        Unauthorized,
+        "unauthorized",
+        401,
+        "A token is needed",
+        "Send `Authorization: Bearer …` with the token of the operators."
+    ),
+    row!(Forbidden, "forbidden", 403, "Not allowed from here", "Without a token set, operators' requests are taken from this machine only."),
     row!(NotFound, "not_found", 404, "There is nothing here", "No route has this path."),
     row!(
         MethodNotAllowed,
@@ -237,6 +265,22 @@ pub const TABLE: &[CodeInfo] = &[
     ),
     row!(Overloaded, "overloaded", 503, "Too many requests are under way", "Nothing happened; come again.")
         .retry_after(1),
+    row!(
+        JournalFull,
+        "journal_full",
+        503,
+        "No new reservations until the store has caught up",
+        "Nothing happened. The store is so far behind that the backlog on the disk is at its cap. Confirms and releases go on; come again."
+    )
+    .retry_after(10),
+    row!(
+        StoreUnavailable,
+        "store_unavailable",
+        503,
+        "The SQL store is not available",
+        "Nothing happened. The store decides for this SKU or order and does not answer; come again. Hot SKUs go on."
+    )
+    .retry_after(5),
     row!(
         JournalUnavailable,
         "journal_unavailable",

@@ -130,6 +130,9 @@ impl From<Refusal> for Problem {
             | Refusal::ExceedsHold { lines }
             | Refusal::LatePaymentNoStock { lines }
             | Refusal::NothingToReturn { lines } => About::Lines(lines),
+            Refusal::OrdersSpan { sku_id, .. } | Refusal::OwnedElsewhere { sku_id } => {
+                About::Sku(sku_id, None)
+            }
             Refusal::UnknownSku { sku_id, warehouse_id } => About::Sku(sku_id, warehouse_id),
             Refusal::SkuSuspended { sku_id, warehouse_id } => About::Sku(sku_id, Some(warehouse_id)),
             Refusal::StockExists { initial, stock } => About::Exists(initial, Box::new(stock)),
@@ -142,6 +145,9 @@ impl From<Refusal> for Problem {
             | Refusal::TooManyRequests { .. }
             | Refusal::SpansShards
             | Refusal::Overloaded
+            | Refusal::JournalFull
+            | Refusal::StoreUnavailable
+            | Refusal::OutcomeUnknown
             | Refusal::JournalUnavailable
             | Refusal::ShardRestarted
             | Refusal::Moved(_) => About::Nothing,
@@ -170,6 +176,11 @@ fn code_of(refusal: &Refusal) -> Code {
         Refusal::SpansShards => Code::OrderSpansShards,
         // `Moved` never leaves the engine; if it did, nothing would have happened, which is what `overloaded` says.
         Refusal::Overloaded | Refusal::Moved(_) => Code::Overloaded,
+        Refusal::JournalFull => Code::JournalFull,
+        Refusal::StoreUnavailable => Code::StoreUnavailable,
+        Refusal::OutcomeUnknown => Code::Timeout,
+        Refusal::OrdersSpan { .. } => Code::OrdersSpan,
+        Refusal::OwnedElsewhere { .. } => Code::OwnedElsewhere,
         Refusal::JournalUnavailable => Code::JournalUnavailable,
         Refusal::ShardRestarted => Code::ShardRestarted,
     }

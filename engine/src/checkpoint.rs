@@ -98,6 +98,22 @@ pub struct StockImage {
     pub forgotten_sold: u64,
     /// Its last change.
     pub lsn: Lsn,
+    /// Counts the promotions of its SKU.
+    pub epoch: u64,
+    /// Whether the shard decides for it.
+    pub stage: Stage,
+}
+
+/// Where a stock is on its way into a shard and out again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Stage {
+    /// The shard decides for it.
+    #[default]
+    Open,
+    /// It is being adopted.
+    Adopting,
+    /// It is about to leave.
+    Closing,
 }
 
 /// An order in a checkpoint.

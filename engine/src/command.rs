@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use smallvec::SmallVec;
 
+use crate::checkpoint::{OrderImage, RequestImage, StockImage};
 use crate::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
 use crate::limits::{MAX_LINE_QUANTITY, MAX_ORDER_LINES, MAX_STOCK_UNITS, MAX_TTL_SECONDS};
 
@@ -44,6 +45,42 @@ pub enum Action {
     Return(Return),
     /// Reads an order; decided in its place among the commands, so a caller reads its own writes.
     GetOrder(OrderNo),
+    /// Moves SKUs into the shard and out of it. Only the engine itself asks for it.
+    Place(Box<Place>),
+}
+
+/// See [`Action::Place`]. Each can be repeated.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Place {
+    /// Logs [`Change::AdoptionBegun`](crate::event::Change::AdoptionBegun), unless the SKU is open in this epoch already.
+    Begin {
+        /// What.
+        sku_id: SkuId,
+        /// Which ownership.
+        epoch: u64,
+        /// Its stocks.
+        stocks: Vec<StockImage>,
+    },
+    /// Logs [`Change::OrdersAdopted`](crate::event::Change::OrdersAdopted). Orders without a SKU that the shard knows already are left
+    /// out.
+    Orders {
+        /// The SKU that is being adopted; `None` for orders that come back.
+        sku_id: Option<SkuId>,
+        /// At most [`MAX_ADOPTED_PER_EVENT`](crate::limits::MAX_ADOPTED_PER_EVENT).
+        orders: Vec<OrderImage>,
+        /// At most as many.
+        requests: Vec<RequestImage>,
+    },
+    /// Logs [`Change::Adopted`](crate::event::Change::Adopted).
+    Finish {
+        /// What.
+        sku_id: SkuId,
+    },
+    /// Logs [`Change::Closed`](crate::event::Change::Closed) for those that are open; the shard then sheds and withdraws them.
+    Close {
+        /// What; at most [`MAX_SKUS_PER_MOVE`](crate::limits::MAX_SKUS_PER_MOVE).
+        skus: Vec<SkuId>,
+    },
 }
 
 /// See [`Action::CreateStock`]. The same again is a repeat; another quantity is refused.
@@ -340,6 +377,14 @@ impl Command {
             Action::Confirm(Confirm { part, .. }) | Action::Release(Release { part, .. }) => {
                 part.as_ref().map_or(1, |part| part.lines.as_slice().len())
             }
+            Action::Place(place) => match &**place {
+                Place::Begin { stocks, .. } => 2 * stocks.len(),
+                Place::Orders { orders, requests, .. } => {
+                    orders.iter().map(|order| 2 + order.lines.len()).sum::<usize>() + requests.len()
+                }
+                Place::Finish { .. } => 1,
+                Place::Close { skus } => skus.len(),
+            },
             _ => 1,
         };
         crate::event::rough_bytes(lines)
@@ -355,7 +400,7 @@ impl Command {
             Action::Extend(c) => Some(&c.order_no),
             Action::Return(c) => Some(&c.order_no),
             Action::GetOrder(order_no) => Some(order_no),
-            Action::CreateStock(_) | Action::ChangeStock(_) | Action::SetStatus(_) => None,
+            Action::CreateStock(_) | Action::ChangeStock(_) | Action::SetStatus(_) | Action::Place(_) => None,
         }
     }
 }

@@ -352,6 +352,7 @@ impl Engine {
             Action::Release(Release { order_no, part: None, .. }) => {
                 Some(directory.claim(order_no, shard_of_order(order_no, count)))
             }
+            Action::Place(_) => Some(ShardId(0)),
             Action::Confirm(_) | Action::Release(_) | Action::Extend(_) | Action::Return(_) | Action::GetOrder(_) => {
                 command.order_no().and_then(|order_no| directory.home(order_no))
             }

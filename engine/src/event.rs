@@ -3,10 +3,12 @@
 
 use smallvec::SmallVec;
 
+use crate::checkpoint::{OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{ChangeKind, Mode, StockStatus};
 use crate::ids::{BuyerId, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
 use crate::outcome::Levels;
+use crate::state::Delta;
 
 /// One entry of the journal of a shard.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +36,15 @@ impl Event {
             Change::StockCreated { .. }
             | Change::StockChanged { .. }
             | Change::Cancelled { .. }
-            | Change::Extended { .. } => 1,
+            | Change::Extended { .. }
+            | Change::Adopted { .. }
+            | Change::Withdrawn { .. } => 1,
+            Change::AdoptionBegun { stocks, .. } => 2 * stocks.len(),
+            Change::OrdersAdopted { orders, requests, .. } => {
+                orders.iter().map(|order| 2 + order.lines.len() + order.requests.len()).sum::<usize>() + requests.len()
+            }
+            Change::Closed { skus } => skus.len(),
+            Change::Shed { orders, sold, .. } => orders.len() + sold.len(),
         })
     }
 }
@@ -152,6 +162,226 @@ pub enum Change {
         /// Stocks with sold units of those orders, with all units sold by forgotten orders so far.
         sold: Vec<ForgottenSold>,
     },
+    /// A SKU begins to move into this shard. Nobody can use it before [`Change::Adopted`]; begun again, it starts over.
+    AdoptionBegun {
+        /// What.
+        sku_id: SkuId,
+        /// Which ownership.
+        epoch: u64,
+        /// Its stocks, one per warehouse; `forgotten_sold` is all that was ever sold.
+        stocks: Vec<StockImage>,
+    },
+    /// Orders and requests that move with a SKU; or orders that the shard had let go of and needs again.
+    OrdersAdopted {
+        /// The SKU that is being adopted; `None` for orders that come back.
+        sku_id: Option<SkuId>,
+        /// Their net sold units leave `forgotten_sold` of their stocks.
+        orders: Vec<OrderImage>,
+        /// Stock requests of the SKU.
+        requests: Vec<RequestImage>,
+    },
+    /// The SKU is complete: from here on the shard decides for it.
+    Adopted {
+        /// What.
+        sku_id: SkuId,
+    },
+    /// From here on nothing changes SKUs that are about to leave this shard.
+    Closed {
+        /// What.
+        skus: Vec<SkuId>,
+    },
+    /// Orders leave with a SKU that is [`Change::Closed`]; also those that hold other SKUs, which have all ended.
+    Shed {
+        /// The SKU.
+        sku_id: SkuId,
+        /// The orders.
+        orders: Vec<OrderNo>,
+        /// Stocks with sold units of those orders, with all units sold by forgotten orders so far.
+        sold: Vec<ForgottenSold>,
+    },
+    /// The SKU has left this shard; with this event the store becomes its owner again.
+    Withdrawn {
+        /// What.
+        sku_id: SkuId,
+        /// The ownership that ends.
+        epoch: u64,
+    },
+}
+
+/// What one event did to one stock, as the stock journal keeps it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StockMove {
+    /// What.
+    pub sku_id: SkuId,
+    /// Where.
+    pub warehouse_id: WarehouseId,
+    /// By what.
+    pub kind: MoveKind,
+    /// The order, if it was one.
+    pub order_no: Option<OrderNo>,
+    /// The request, where it has an id.
+    pub request_id: Option<RequestId>,
+    /// Why, in the caller's words.
+    pub reason: Option<Reason>,
+    /// Units moved.
+    pub delta: Delta,
+    /// The levels after; their version numbers the moves of a stock from 1 without gap.
+    pub after: Levels,
+}
+
+/// The kinds of [`StockMove`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MoveKind {
+    /// The stock was created.
+    Created,
+    /// Units came in.
+    Restocked,
+    /// Units left other than by an order.
+    Deducted,
+    /// A correction.
+    Adjusted,
+    /// No new reservations from here on.
+    Suspended,
+    /// New reservations again.
+    Resumed,
+    /// available → reserved.
+    Reserved,
+    /// reserved (or, of a late payment, available) → sold.
+    Confirmed,
+    /// reserved → available, by the caller.
+    Released,
+    /// reserved → available, because the time was over.
+    Expired,
+    /// sold → available.
+    Returned,
+    /// A row of the store was put right.
+    Repaired,
+}
+
+impl MoveKind {
+    /// All kinds with their names, which are part of the HTTP contract and stand in the store.
+    pub const NAMES: [(Self, &'static str); 12] = [
+        (Self::Created, "created"),
+        (Self::Restocked, "restocked"),
+        (Self::Deducted, "deducted"),
+        (Self::Adjusted, "adjusted"),
+        (Self::Suspended, "suspended"),
+        (Self::Resumed, "resumed"),
+        (Self::Reserved, "reserved"),
+        (Self::Confirmed, "confirmed"),
+        (Self::Released, "released"),
+        (Self::Expired, "expired"),
+        (Self::Returned, "returned"),
+        (Self::Repaired, "repaired"),
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let known = Self::NAMES.iter().find(|(kind, _)| *kind == self);
+        known.map_or("", |(_, name)| name)
+    }
+
+    /// The kind with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind)
+    }
+}
+
+impl Event {
+    /// What the event did to stocks, in its order. `before` gives the levels of a stock before it; only a change of status,
+    /// which carries a version alone, asks.
+    pub fn stock_moves(&self, mut before: impl FnMut(&SkuId, WarehouseId) -> Option<Levels>) -> Vec<StockMove> {
+        let plain = |sku_id: &SkuId, warehouse_id, kind, delta, after| StockMove {
+            sku_id: sku_id.clone(),
+            warehouse_id,
+            kind,
+            order_no: None,
+            request_id: None,
+            reason: None,
+            delta,
+            after,
+        };
+        let moved = |order_no: &OrderNo, lines: &[MovedLine], kind, delta: fn(u32) -> Delta| -> Vec<StockMove> {
+            let of_line = |line: &MovedLine| StockMove {
+                order_no: Some(order_no.clone()),
+                ..plain(&line.sku_id, line.warehouse_id, kind, delta(line.quantity), line.after)
+            };
+            lines.iter().map(of_line).collect()
+        };
+        let asked = |moves: Vec<StockMove>, request_id: Option<&RequestId>, reason: Option<&Reason>| {
+            let fill = |m| StockMove { request_id: request_id.cloned(), reason: reason.cloned(), ..m };
+            moves.into_iter().map(fill).collect()
+        };
+        match &self.change {
+            Change::StockCreated { sku_id, warehouse_id, quantity } => {
+                let after = Levels { available: *quantity, reserved: 0, sold: 0, version: 1 };
+                // At most MAX_STOCK_UNITS, far below 2^63.
+                let delta = Delta::supply(i64::try_from(*quantity).unwrap_or(i64::MAX));
+                vec![plain(sku_id, *warehouse_id, MoveKind::Created, delta, after)]
+            }
+            Change::StockChanged { sku_id, warehouse_id, kind, delta, request_id, reason, after } => {
+                let kind = match kind {
+                    ChangeKind::Restock => MoveKind::Restocked,
+                    ChangeKind::Deduct => MoveKind::Deducted,
+                    ChangeKind::Adjust => MoveKind::Adjusted,
+                };
+                let moves = vec![plain(sku_id, *warehouse_id, kind, Delta::supply(*delta), *after)];
+                asked(moves, Some(request_id), reason.as_ref())
+            }
+            Change::StatusChanged { sku_id, warehouses, status } => {
+                let kind = match status {
+                    StockStatus::OnSale => MoveKind::Resumed,
+                    StockStatus::Suspended => MoveKind::Suspended,
+                };
+                let of_warehouse = |(warehouse_id, version): &(WarehouseId, u64)| {
+                    let after = Levels { version: *version, ..before(sku_id, *warehouse_id)? };
+                    Some(plain(sku_id, *warehouse_id, kind, Delta::default(), after))
+                };
+                warehouses.iter().filter_map(of_warehouse).collect()
+            }
+            Change::Reserved { order_no, lines, .. } => {
+                let of_line = |line: &ReservedLine| StockMove {
+                    order_no: Some(order_no.clone()),
+                    ..plain(&line.sku_id, line.warehouse_id, MoveKind::Reserved, Delta::hold(line.held), line.after)
+                };
+                lines.iter().filter(|line| line.held > 0).map(of_line).collect()
+            }
+            Change::Confirmed { order_no, request, lines } => {
+                let of_line = |line: &ConfirmedLine| StockMove {
+                    order_no: Some(order_no.clone()),
+                    ..plain(
+                        &line.sku_id,
+                        line.warehouse_id,
+                        MoveKind::Confirmed,
+                        Delta::sell(line.held, line.late),
+                        line.after,
+                    )
+                };
+                let moves = lines.iter().map(of_line).collect();
+                asked(moves, request.as_ref().and_then(|r| r.request_id.as_ref()), None)
+            }
+            Change::Released { order_no, request, reason, lines } => {
+                let moves = moved(order_no, lines, MoveKind::Released, Delta::unhold);
+                asked(moves, request.as_ref().and_then(|r| r.request_id.as_ref()), reason.as_ref())
+            }
+            Change::Expired { order_no, lines } => moved(order_no, lines, MoveKind::Expired, Delta::unhold),
+            Change::Returned { order_no, request, lines } => {
+                let moves = moved(order_no, lines, MoveKind::Returned, Delta::give_back);
+                asked(moves, request.request_id.as_ref(), None)
+            }
+            Change::Cancelled { .. }
+            | Change::Extended { .. }
+            | Change::Forgotten { .. }
+            | Change::AdoptionBegun { .. }
+            | Change::OrdersAdopted { .. }
+            | Change::Adopted { .. }
+            | Change::Closed { .. }
+            | Change::Shed { .. }
+            | Change::Withdrawn { .. } => Vec::new(),
+        }
+    }
 }
 
 /// A line of [`Change::Reserved`].

@@ -5,7 +5,7 @@
 //! 1. [`ids`], [`limits`], [`clock`]: the words, their bounds, time.
 //! 2. [`command`], [`outcome`], [`event`]: what callers ask, what they are told, what is logged.
 //! 3. [`state`]: the pure state machine of one shard: decide, apply, audit.
-//! 4. [`journal`], [`checkpoint`]: what the engine asks of durable storage (implemented in `hotstock-persistence`).
+//! 4. [`journal`], [`checkpoint`], [`store`]: what the engine asks of durable storage (implemented in `hotstock-persistence`).
 //! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom model.
 //! 6. `directory`, `views`: where orders live, what readers see.
 //! 7. `shard`, `writer`, `replier`, `checkpointer`: the running parts, in the order in which a command meets them; [`recovery`].
@@ -30,6 +30,7 @@ not_under_loom! {
     pub mod outcome;
     pub mod recovery;
     pub mod state;
+    pub mod store;
     mod checkpointer;
     mod context;
     mod directory;

@@ -81,6 +81,12 @@ pub const DEFAULT_REMEMBER_MAX: usize = 5_000_000;
 /// A checkpoint of a shard begins after this many of its events: some 60 MB of journal, a second of replay.
 pub const DEFAULT_CHECKPOINT_EVENTS: u64 = 1_000_000;
 
+/// Orders (and as many requests) of one `OrdersAdopted` or `Shed` event: some 60 KB of small orders.
+pub const MAX_ADOPTED_PER_EVENT: usize = 256;
+
+/// SKUs that are promoted or demoted by one request. From the HTTP contract: the preheat of a sale.
+pub const MAX_SKUS_PER_MOVE: usize = 1_000;
+
 /// SKUs in one page of the list.
 pub const MAX_PAGE_ROWS: usize = 1_000;
 

@@ -33,6 +33,8 @@ pub enum Answer {
         /// Changed or repeated.
         effect: Effect,
     },
+    /// A step of a move was made, or had been made before.
+    Placed,
 }
 
 /// What a command did.
@@ -254,6 +256,29 @@ pub enum Refusal {
     /// The gate of the shard is full, or the engine is stopping: nothing happened, come again.
     #[error("too many requests are under way")]
     Overloaded,
+    /// The backlog of the journal has reached its cap on the disk: no new reservations, nothing happened, come again.
+    #[error("the store is too far behind: no new reservations until it has caught up")]
+    JournalFull,
+    /// The SQL store does not answer; nothing happened, come again.
+    #[error("the store, which decides for this SKU or order, is not available")]
+    StoreUnavailable,
+    /// The SQL store was lost while it committed; outcome unknown.
+    #[error("the store was lost while it committed: whether this took effect is unknown")]
+    OutcomeUnknown,
+    /// A SKU can't be moved because an open order also holds a SKU that would not be in the same place.
+    #[error("order {order_no} holds SKU {sku_id} and others that would not be in the same place: move them together, or wait until it ended")]
+    OrdersSpan {
+        /// The SKU that was to move.
+        sku_id: SkuId,
+        /// One such order.
+        order_no: OrderNo,
+    },
+    /// A SKU belongs to another server.
+    #[error("SKU {sku_id} belongs to another server")]
+    OwnedElsewhere {
+        /// Which.
+        sku_id: SkuId,
+    },
     /// A write failed; outcome unknown.
     #[error("the journal can't be written: whether this took effect is unknown")]
     JournalUnavailable,

@@ -8,11 +8,11 @@
 //!     checkpoints/   see `checkpoint`
 //! ```
 
-use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hotstock_engine::ids::ServerId;
 use hotstock_engine::journal::JournalError;
 use hotstock_engine::limits::MAX_SHARDS;
 
@@ -37,16 +37,6 @@ pub struct DataDir {
 struct Meta {
     shards: u16,
     server_id: ServerId,
-}
-
-/// Tells the servers apart that share a SQL store; random, made with the data directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ServerId(u128);
-
-impl fmt::Display for ServerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
 }
 
 /// Why a data directory can't be opened. Paths begin as the caller gave them.

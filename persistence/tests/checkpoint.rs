@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use hotstock_engine::checkpoint::{
     CheckpointEnd, CheckpointStore, CheckpointWriter, Image, LineImage, OrderImage, Phase, RequestImage,
-    StockImage,
+    Stage, StockImage,
 };
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Mode, StockStatus};
@@ -75,6 +75,8 @@ fn image(seed: u32) -> Image {
             supplied: number,
             forgotten_sold: number << 30,
             lsn,
+            epoch: 0,
+            stage: Stage::Open,
         }),
         1 => Image::Order(OrderImage {
             order_no: OrderNo::new(&format!("ORD-{seed}")).unwrap(),

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hotstock_engine::checkpoint::{CheckpointEnd, CheckpointStore as _, Image, StockImage};
+use hotstock_engine::checkpoint::{CheckpointEnd, CheckpointStore as _, Image, Stage, StockImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::event::Event;
@@ -97,6 +97,8 @@ fn write_the_fixture() {
         supplied: 100,
         forgotten_sold: 0,
         lsn: Lsn(3),
+        epoch: 0,
+        stage: Stage::Open,
     };
     checkpoint.write(&[Image::Stock(stock)]).unwrap();
     checkpoint.finish(CheckpointEnd { end: Lsn(7), time: Timestamp(1_700_000_000_009) }).unwrap();

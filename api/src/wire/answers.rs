@@ -27,6 +27,7 @@ impl<'a> AnyBody<'a> {
         match answer {
             Answer::Order { order, effect } => Self::Order(OrderBody::new(order, replayed(effect))),
             Answer::Stock { stock, effect } => Self::Stock(StockBody::new(stock, replayed(effect))),
+            Answer::Placed => unreachable!("only the engine itself moves SKUs"),
             Answer::Sku { stocks, effect } => Self::Sku(SkuBody::new(stocks, Some(replayed(effect)))),
         }
     }
@@ -35,6 +36,10 @@ impl<'a> AnyBody<'a> {
 /// Whether the answer is to a request that made something new.
 #[must_use]
 pub fn created(answer: &Answer) -> bool {
-    let (Answer::Order { effect, .. } | Answer::Stock { effect, .. } | Answer::Sku { effect, .. }) = answer;
-    *effect == Effect::Created
+    match answer {
+        Answer::Order { effect, .. } | Answer::Stock { effect, .. } | Answer::Sku { effect, .. } => {
+            *effect == Effect::Created
+        }
+        Answer::Placed => false,
+    }
 }

@@ -158,6 +158,12 @@ impl State {
                 })
             }
             Change::Forgotten { through, sold } => self.forget(lsn, *through, sold),
+            Change::AdoptionBegun { .. }
+            | Change::OrdersAdopted { .. }
+            | Change::Adopted { .. }
+            | Change::Closed { .. }
+            | Change::Shed { .. }
+            | Change::Withdrawn { .. } => Err(Corruption::new(lsn, "moves come with the next commit")),
         }
     }
 

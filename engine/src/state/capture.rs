@@ -5,8 +5,9 @@ use smallvec::SmallVec;
 use super::order::{Order, OrderLine};
 use super::remembered::{Item, RequestKey, StockRequest, request_images};
 use super::{Corruption, State};
-use crate::checkpoint::{CheckpointEnd, Image, OrderImage, RequestImage};
-use crate::ids::{Lsn, ShardId};
+use crate::checkpoint::{CheckpointEnd, Image, OrderImage, RequestImage, StockImage};
+use crate::clock::Timestamp;
+use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 
 /// How far a checkpoint has come. Places of the tables are walked in order; what changes behind is repaired by the
 /// replay, because its event is after the checkpoint's begin.
@@ -60,6 +61,40 @@ impl State {
             state.time = end.time;
         }
         state
+    }
+
+    /// A small state of some stocks, orders and requests, to decide or apply what is about them alone: the store does so in its
+    /// transactions. It stands at `applied`; its time is at least `time`. Orders that it does not hold are taken as forgotten.
+    ///
+    /// # Errors
+    /// [`Corruption`] when an entry stands in it twice.
+    pub fn of_images(applied: Lsn, time: Timestamp, images: Vec<Image>) -> Result<Self, Corruption> {
+        let mut state = Self::new(ShardId(0), 1);
+        state.applied = applied;
+        state.exact_from = Lsn(u64::MAX);
+        state.time = time;
+        state.restore(images)?;
+        Ok(state)
+    }
+
+    /// A stock, as an image.
+    #[must_use]
+    pub fn image_of_stock(&self, sku_id: &SkuId, warehouse_id: WarehouseId) -> Option<StockImage> {
+        let number = self.stocks.find(sku_id, warehouse_id)?;
+        Some(self.stocks.get(number).image())
+    }
+
+    /// An order, as an image.
+    #[must_use]
+    pub fn image_of_order(&self, order_no: &OrderNo) -> Option<OrderImage> {
+        self.orders.find(order_no).map(|(_, order)| order.image(&self.stocks))
+    }
+
+    /// A remembered stock request, as an image.
+    #[must_use]
+    pub fn image_of_request(&self, sku_id: &SkuId, request_id: &RequestId) -> Option<RequestImage> {
+        let key = RequestKey { sku_id: sku_id.clone(), request_id: request_id.clone() };
+        self.requests.by_key(&key).map(StockRequest::image)
     }
 
     /// Adds a slice of the checkpoint.

@@ -129,6 +129,7 @@ impl State {
             Action::Release(c) => self.decide_release(c),
             Action::Extend(c) => self.decide_extend(c),
             Action::Return(c) => self.decide_return(c),
+            Action::Place(_) => Err(Refusal::Overloaded),
             Action::GetOrder(order_no) => self.known_order(order_no).map(|(_, order)| self.replay(order)),
         };
         match decided {
@@ -170,7 +171,13 @@ impl State {
             | Change::Expired { order_no, .. }
             | Change::Extended { order_no, .. }
             | Change::Returned { order_no, .. } => order(order_no, Effect::Changed),
-            Change::Forgotten { .. } => unreachable!("no command makes the shard forget"),
+            Change::AdoptionBegun { .. }
+            | Change::OrdersAdopted { .. }
+            | Change::Adopted { .. }
+            | Change::Closed { .. } => Answer::Placed,
+            Change::Forgotten { .. } | Change::Shed { .. } | Change::Withdrawn { .. } => {
+                unreachable!("no command makes the shard forget")
+            }
         }
     }
 

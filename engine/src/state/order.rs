@@ -128,7 +128,7 @@ impl Order {
         }
     }
 
-    fn image(&self, stocks: &Stocks) -> OrderImage {
+    pub fn image(&self, stocks: &Stocks) -> OrderImage {
         let line_image = |line: &OrderLine| {
             let stock = stocks.get(line.stock);
             LineImage {

@@ -40,7 +40,7 @@ impl Keyed for StockRequest {
 }
 
 impl StockRequest {
-    fn image(&self) -> RequestImage {
+    pub fn image(&self) -> RequestImage {
         RequestImage {
             sku_id: self.key.sku_id.clone(),
             request_id: self.key.request_id.clone(),

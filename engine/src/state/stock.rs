@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::Corruption;
 use super::table::{Keyed, Slab, Table};
-use crate::checkpoint::StockImage;
+use crate::checkpoint::{Stage, StockImage};
 use crate::command::StockStatus;
 use crate::ids::{Lsn, SkuId, WarehouseId};
 use crate::limits::MAX_STOCK_UNITS;
@@ -78,6 +78,10 @@ pub(crate) struct Stock {
     pub forgotten_sold: u64,
     /// Its last change; [`Lsn::ZERO`] for a place held for a stock whose creation is still to be replayed.
     pub lsn: Lsn,
+    /// Counts the promotions of its SKU.
+    pub epoch: u64,
+    /// Whether it can be used.
+    pub stage: Stage,
     /// Changed since the views were last told.
     touched: bool,
 }
@@ -93,7 +97,7 @@ impl Stock {
         }
     }
 
-    fn image(&self) -> StockImage {
+    pub fn image(&self) -> StockImage {
         StockImage {
             sku_id: self.sku_id.clone(),
             warehouse_id: self.warehouse_id,
@@ -103,6 +107,8 @@ impl Stock {
             supplied: self.supplied,
             forgotten_sold: self.forgotten_sold,
             lsn: self.lsn,
+            epoch: self.epoch,
+            stage: self.stage,
         }
     }
 }
@@ -191,6 +197,8 @@ impl Stocks {
             supplied: 0,
             forgotten_sold: 0,
             lsn: Lsn::ZERO,
+            epoch: 0,
+            stage: Stage::Open,
             touched: false,
         });
         match self.skus.find(sku_id).and_then(|place| self.skus.get_mut(place)) {
@@ -212,6 +220,8 @@ impl Stocks {
         stock.supplied = image.supplied;
         stock.forgotten_sold = image.forgotten_sold;
         stock.lsn = image.lsn;
+        stock.epoch = image.epoch;
+        stock.stage = image.stage;
         self.touch(number);
     }
 

@@ -27,6 +27,12 @@ const EXPIRED: u8 = 8;
 const EXTENDED: u8 = 9;
 const RETURNED: u8 = 10;
 const FORGOTTEN: u8 = 11;
+const ADOPTION_BEGUN: u8 = 12;
+const ORDERS_ADOPTED: u8 = 13;
+const ADOPTED: u8 = 14;
+const CLOSED: u8 = 15;
+const SHED: u8 = 16;
+const WITHDRAWN: u8 = 17;
 
 /// Appends one event. `base` is any time near to those of the events of the record.
 pub fn encode_event(event: &Event, base: Timestamp, out: &mut Vec<u8>) {
@@ -72,6 +78,12 @@ fn kind(change: &Change) -> u8 {
         Change::Extended { .. } => EXTENDED,
         Change::Returned { .. } => RETURNED,
         Change::Forgotten { .. } => FORGOTTEN,
+        Change::AdoptionBegun { .. } => ADOPTION_BEGUN,
+        Change::OrdersAdopted { .. } => ORDERS_ADOPTED,
+        Change::Adopted { .. } => ADOPTED,
+        Change::Closed { .. } => CLOSED,
+        Change::Shed { .. } => SHED,
+        Change::Withdrawn { .. } => WITHDRAWN,
     }
 }
 
@@ -139,6 +151,12 @@ fn put_change(e: &mut impl Enc, change: &Change) -> Result<(), EncodeError> {
                 put(e, total)
             })
         }
+        Change::AdoptionBegun { .. }
+        | Change::OrdersAdopted { .. }
+        | Change::Adopted { .. }
+        | Change::Closed { .. }
+        | Change::Shed { .. }
+        | Change::Withdrawn { .. } => Err(EncodeError::Other("moves come with the next commit")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Checkpoint entries as bytes.
 
 use bincode::error::{DecodeError, EncodeError};
-use hotstock_engine::checkpoint::{Image, LineImage, OrderImage, Phase, RequestImage, StockImage};
+use hotstock_engine::checkpoint::{Image, LineImage, OrderImage, Phase, RequestImage, Stage, StockImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::Lsn;
 
@@ -55,7 +55,8 @@ fn get_image<'a>(d: &mut impl Dec<'a>) -> Result<Image, DecodeError> {
 }
 
 fn put_stock_image(e: &mut impl Enc, image: &StockImage) -> Result<(), EncodeError> {
-    let StockImage { sku_id, warehouse_id, levels, status, initial, supplied, forgotten_sold, lsn } = image;
+    let StockImage { sku_id, warehouse_id, levels, status, initial, supplied, forgotten_sold, lsn, .. } =
+        image;
     put_stock(e, sku_id, *warehouse_id)?;
     put_levels(e, levels)?;
     put(e, &status_number(*status))?;
@@ -75,6 +76,8 @@ fn get_stock_image<'a>(d: &mut impl Dec<'a>) -> Result<StockImage, DecodeError> 
         supplied: get(d)?,
         forgotten_sold: get(d)?,
         lsn: Lsn(get(d)?),
+        epoch: 0,
+        stage: Stage::Open,
     })
 }
 

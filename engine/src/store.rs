@@ -1,0 +1,348 @@
+//! What the engine asks of the SQL store, the system of record: it decides for cold SKUs, takes in what the shards logged,
+//! and hands SKUs over to shards and back. `hotstock-persistence` implements it on SQLite and on MySQL; all implementations
+//! pass one suite.
+//!
+//! ```text
+//!             commands on cold SKUs ──▶ submit ──┐
+//!   expiry of cold orders ──▶ expire ──┤   stock, orders, stock journal
+//!   events of the shards ──▶ flush ──┘   (one transaction each)
+//!             promotion ──▶ take, orders_of, requests_of ──▶ a shard
+//! ```
+//!
+//! The contract:
+//!
+//! - **One owner.** A stock without owner is changed by `submit` and `expire` only; a stock with an owner by `flush` of that owner, in
+//!   that epoch, only. `take` gives an owner, a flushed [`Change::Withdrawn`](crate::event::Change::Withdrawn) clears it.
+//! - **The same outcomes.** `submit` answers what a shard would answer: both run [`State::decide`](crate::state::State::decide).
+//! - **Durable.** What is answered survives power loss of the store.
+//! - **Exactly once.** `flush` moves the watermark of its shard in the transaction that writes the rows. Repeating it, whatever died
+//!   when, has no second effect.
+//! - **Gapless.** Every version of every stock has one row in the stock journal, hot or cold.
+//! - **Several servers** may use one store; none of them relies on memory of its own for what SQL decides.
+
+use async_trait::async_trait;
+
+use crate::checkpoint::{OrderImage, RequestImage, StockImage};
+use crate::clock::Timestamp;
+use crate::command::Command;
+use crate::event::{Event, StockMove};
+use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
+use crate::outcome::{Levels, Outcome, StockView};
+
+/// The SQL store. Methods may be called from many tasks at once; a dropped future leaves nothing half done.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Carries out a command on cold SKUs or on an order that SQL decides, in one transaction. Conflicts with others (deadlock, lock
+    /// timeout, a row that changed) are retried within a bound. A commit whose outcome is unknown is tried again once, which
+    /// is harmless because every command can be repeated.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] and [`StoreError::Busy`]: nothing happened. [`StoreError::OutcomeUnknown`].
+    async fn submit(&self, command: &Command, now: Timestamp) -> Result<ColdOutcome, StoreError>;
+
+    /// Expires up to `max` cold orders whose time is over. Any number of servers may do so.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what was expired stays so.
+    async fn expire(&self, now: Timestamp, max: usize) -> Result<Expired, StoreError>;
+
+    /// The stocks of a SKU, by warehouse. Of a hot SKU: as they were flushed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Result<Vec<StockRow>, StoreError>;
+
+    /// Up to `limit` SKUs after `after`, by name (as bytes), each with all its stocks by warehouse.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockRow>>, StoreError>;
+
+    /// An order as it was last written, hot or cold, and the owners of its stocks (each once; `None` for cold).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn order(&self, order_no: &OrderNo) -> Result<Option<StoredOrder>, StoreError>;
+
+    /// Gives SKUs an owner: all or, where one can't be taken, those that can (see [`Taken`]). A SKU that the shard owns already is
+    /// given again as it is.
+    ///
+    /// # Errors
+    /// [`StoreError`]; after an unknown outcome it can be repeated.
+    async fn take(&self, skus: &[SkuId], server: ServerId, shard: ShardId) -> Result<Vec<Taken>, StoreError>;
+
+    /// Up to `max` orders that move with a SKU which the shard owns: the open ones, and those that changed since `since` and whose SKUs
+    /// are all owned by the shard. By order_no, after `after`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn orders_of(&self, moving: &Moving, after: Option<&OrderNo>, max: usize) -> Result<Vec<OrderImage>, StoreError>;
+
+    /// Up to `max` stock requests of a SKU since `since`, by request_id, after `after`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn requests_of(&self, moving: &Moving, after: Option<&RequestId>, max: usize) -> Result<Vec<RequestImage>, StoreError>;
+
+    /// The SKUs that a server owns, by name, up to `max` after `after`, with their shard and epoch.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn owned(&self, server: ServerId, after: Option<&SkuId>, max: usize) -> Result<Vec<(SkuId, Owner)>, StoreError>;
+
+    /// How far a shard is flushed; [`Lsn::ZERO`] for one that never was.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn watermark(&self, server: ServerId, shard: ShardId) -> Result<Lsn, StoreError>;
+
+    /// Takes in events of a shard, in one transaction with its watermark. When the watermark is not `batch.after`, nothing is written
+    /// and the answer tells where it is.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when a SKU that the events are about has another owner or epoch; the others as usual.
+    async fn flush(&self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError>;
+
+    /// The stock journal of a SKU: for each warehouse the rows with a version above the one in `after` (0 where it is not named), up to
+    /// `limit` each, with the watermarks of the same moment.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn stock_journal(
+        &self,
+        sku_id: &SkuId,
+        after: &[(WarehouseId, u64)],
+        limit: usize,
+    ) -> Result<StoredJournal, StoreError>;
+
+    /// What the store knows of up to `limit` SKUs after `after`, counted in several ways, to be compared.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<StockBooks>, StoreError>;
+
+    /// Puts the row of a cold stock right: levels as its journal sums them up, version as its last row says; adds a journal row of the
+    /// kind `repair` that tells of it. Nothing when the row is right already or the stock has an owner.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn repair(&self, sku_id: &SkuId, warehouse_id: WarehouseId, now: Timestamp) -> Result<Option<Repaired>, StoreError>;
+
+    /// The newest anomalies, at most `max`, and how many there are.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn anomalies(&self, max: usize) -> Result<(u64, Vec<Anomaly>), StoreError>;
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Closes connections; later calls are [`StoreError::Unavailable`].
+    async fn close(&self);
+}
+
+/// What the store says to a command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ColdOutcome {
+    /// It was decided here. `changed` are the stocks that it changed, as they are now.
+    Done {
+        /// What the caller is told.
+        outcome: Outcome,
+        /// For the mirror.
+        changed: Vec<StockView>,
+    },
+    /// All stocks that it is about have this one owner, which decides. Nothing was done.
+    Elsewhere(Owner),
+}
+
+/// Who decides for a hot SKU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// The server, by the id of its data directory.
+    pub server: ServerId,
+    /// Its shard.
+    pub shard: ShardId,
+    /// Counts the promotions of the SKU.
+    pub epoch: u64,
+}
+
+/// See [`Store::expire`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Expired {
+    /// Orders that were due and looked at; fewer than `max`: no more are due.
+    pub seen: usize,
+    /// Of those, the ones that were expired.
+    pub expired: usize,
+    /// The stocks that changed.
+    pub changed: Vec<StockView>,
+}
+
+/// A stock in the store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StockRow {
+    /// Its levels.
+    pub view: StockView,
+    /// Who decides for it; `None`: SQL.
+    pub owner: Option<Owner>,
+}
+
+/// An order in the store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredOrder {
+    /// The order.
+    pub image: OrderImage,
+    /// The owners of its stocks, each once.
+    pub owners: Vec<Option<Owner>>,
+}
+
+/// What became of a SKU in [`Store::take`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Taken {
+    /// The shard owns it from here on.
+    Owned {
+        /// The epoch of this ownership.
+        epoch: u64,
+        /// Its stocks.
+        stocks: Vec<StockImage>,
+    },
+    /// There is no stock of it.
+    Unknown,
+    /// Another server or shard owns it.
+    OwnedBy(Owner),
+    /// This open order also holds a SKU that would not be in the same place.
+    OrdersSpan(OrderNo),
+}
+
+/// A SKU on its way to a shard.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moving {
+    /// Which.
+    pub sku_id: SkuId,
+    /// Who took it.
+    pub server: ServerId,
+    /// The shard that it goes to.
+    pub shard: ShardId,
+    /// What ended before this stays in SQL.
+    pub since: Timestamp,
+}
+
+/// Events of a shard on their way to the store.
+#[derive(Debug, Clone, Copy)]
+pub struct FlushBatch<'a> {
+    /// Whose.
+    pub server: ServerId,
+    /// Of which shard.
+    pub shard: ShardId,
+    /// Where the watermark is believed to be.
+    pub after: Lsn,
+    /// The events after it, without gap; at least one.
+    pub events: &'a [(Lsn, Event)],
+}
+
+/// See [`Store::flush`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Flushed {
+    /// Where the watermark is now.
+    pub watermark: Lsn,
+    /// Rows written, of all tables.
+    pub rows: u64,
+    /// Conflicts found and recorded.
+    pub anomalies: u64,
+}
+
+/// A change of one stock, as the stock journal keeps it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JournalRow {
+    /// What moved; `change.after.version` numbers the rows of a stock.
+    pub change: StockMove,
+    /// The logged time.
+    pub at: Timestamp,
+    /// Trace of the caller.
+    pub trace: Option<crate::ids::TraceId>,
+    /// Where it was decided; `None`: by SQL.
+    pub source: Option<(ServerId, ShardId, Lsn)>,
+}
+
+/// See [`Store::stock_journal`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StoredJournal {
+    /// By warehouse, then version.
+    pub rows: Vec<JournalRow>,
+    /// The owner of the SKU, if it has one.
+    pub owner: Option<Owner>,
+    /// How far the owner's shard is flushed.
+    pub watermark: Lsn,
+}
+
+/// A stock of the store, counted in several ways.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StockBooks {
+    /// The row.
+    pub row: StockRow,
+    /// The row's count of what was supplied.
+    pub supplied: u64,
+    /// The sum of the deltas in the stock journal: available, reserved, sold.
+    pub journal: [i64; 3],
+    /// Rows of the stock journal, and the highest version in it.
+    pub journal_rows: u64,
+    /// See `journal_rows`.
+    pub journal_version: u64,
+    /// The levels of the row with the highest version.
+    pub journal_after: Option<Levels>,
+    /// Units held by the lines of all orders.
+    pub held_by_orders: u64,
+    /// Units confirmed and not returned, by the lines of all orders.
+    pub sold_by_orders: u64,
+}
+
+/// See [`Store::repair`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Repaired {
+    /// As it was.
+    pub before: Levels,
+    /// As it is.
+    pub after: Levels,
+}
+
+/// A conflict between the journal of a shard and the store, recorded when it was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Anomaly {
+    /// When it was found.
+    pub at: Timestamp,
+    /// What kind: `order_exists`, `fenced`, …
+    pub kind: String,
+    /// The event.
+    pub source: Option<(ServerId, ShardId, Lsn)>,
+    /// The order, if it is about one.
+    pub order_no: Option<OrderNo>,
+    /// The SKU, if it is about one.
+    pub sku_id: Option<SkuId>,
+    /// In words.
+    pub detail: String,
+}
+
+/// The store could not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It can't be reached, or it is closed. Nothing happened.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// It was lost while it committed: whether this took effect is unknown.
+    #[error("the store was lost while it committed: {0}")]
+    OutcomeUnknown(String),
+    /// Too much contention: the retries are used up. Nothing happened.
+    #[error("the store is busy: {0}")]
+    Busy(String),
+    /// A SKU has another owner or epoch than the one who writes it.
+    #[error("SKU {sku_id} does not belong to this shard any more")]
+    Fenced {
+        /// Which.
+        sku_id: SkuId,
+    },
+    /// What is in the store does not fit; nothing was written.
+    #[error("the store does not fit: {0}")]
+    Inconsistent(String),
+}
