@@ -29,7 +29,7 @@ use crate::recovery::recover_audited;
 use crate::replier;
 use crate::shard::shared::{Envelope, ShardShared, give_back_claims};
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
-use crate::store::JournalRow;
+use crate::store::{Anomaly, JournalRow};
 use crate::sync::{Inbox, unpoisoned};
 use crate::views::Views;
 use crate::writer::{self, COMMIT_BUCKETS, WriterCounters};
@@ -324,6 +324,14 @@ impl Engine {
         _limit: usize,
     ) -> Result<Vec<JournalRow>, Refusal> {
         Err(Refusal::StoreUnavailable)
+    }
+
+    /// The newest conflicts that the store has recorded, at most `max`, and how many there are. Without a store: none.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnavailable`].
+    pub async fn anomalies(&self, _max: usize) -> Result<(u64, Vec<Anomaly>), Refusal> {
+        Ok((0, Vec::new()))
     }
 
     /// Makes SKUs hot, each with its open orders; at most [`MAX_SKUS_PER_MOVE`]. One that is hot is answered with
