@@ -9,113 +9,30 @@ use std::time::Duration;
 use ractor::{Actor, ActorRef};
 use tokio::sync::{mpsc, oneshot};
 
-pub use crate::status::{Health, ShardStats, Stats};
+pub use crate::options::{AutoPromotion, EngineOptions, Parts, StartError, StoreOptions};
+pub use crate::placement::{HotSku, Moved};
+pub use crate::status::{FollowerStats, Health, ShardStats, Stats, StoreStats};
 
-use crate::checkpoint::CheckpointStore;
 use crate::checkpointer;
-use crate::clock::Clock;
 use crate::command::{Action, Command, Release, Reserve};
-use crate::context::{BeforeDecide, Context};
+use crate::context::Context;
 use crate::directory::Directory;
 use crate::ids::{OrderNo, ShardId, SkuId, WarehouseId, shard_of, shard_of_order};
-use crate::journal::{Journal, JournalReader};
+use crate::journal::JournalReader;
 use crate::limits::{
-    DEFAULT_CHECKPOINT_EVENTS, DEFAULT_GATE_PERMITS, DEFAULT_REMEMBER_MAX, DEFAULT_REMEMBER_SECONDS,
     MAX_COMMANDS_PER_ENVELOPE, MAX_PAGE_ROWS, MAX_ROUTE_TRIES, MAX_SHARDS, MAX_TURN_BYTES, MAX_WAITING_SLICES, TICK_MILLIS,
 };
+#[cfg(doc)]
+use crate::limits::MAX_SKUS_PER_MOVE;
 use crate::outcome::{Outcome, Refusal, StockView};
 use crate::recovery::recover_audited;
 use crate::replier;
 use crate::shard::shared::{Envelope, ShardShared, give_back_claims};
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
+use crate::store::JournalRow;
 use crate::sync::{Inbox, unpoisoned};
 use crate::views::Views;
 use crate::writer::{self, COMMIT_BUCKETS, WriterCounters};
-
-/// How the engine is set up.
-#[derive(Debug, Clone)]
-pub struct EngineOptions {
-    /// Shards; must be what the data directory was created with.
-    pub shards: u16,
-    /// Commands that may be under way in one shard.
-    pub gate_permits: u32,
-    /// How long ended orders and request ids are remembered, in seconds.
-    pub remember_seconds: u64,
-    /// How many of them one shard remembers at the most.
-    pub remember_max: usize,
-    /// A checkpoint of a shard begins after this many of its events (or as many as it has entries, if that is more).
-    pub checkpoint_events: u64,
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        Self {
-            shards: 1,
-            gate_permits: DEFAULT_GATE_PERMITS,
-            remember_seconds: DEFAULT_REMEMBER_SECONDS,
-            remember_max: DEFAULT_REMEMBER_MAX,
-            checkpoint_events: DEFAULT_CHECKPOINT_EVENTS,
-        }
-    }
-}
-
-/// What the engine needs from outside.
-pub struct Parts {
-    /// The write-ahead log; the engine's journal writer owns it from here on.
-    pub journal: Box<dyn Journal>,
-    /// Where checkpoints are kept.
-    pub checkpoints: Arc<dyn CheckpointStore>,
-    /// The one source of time.
-    pub clock: Arc<dyn Clock>,
-    before_decide: Option<BeforeDecide>,
-}
-
-impl Parts {
-    /// The parts.
-    #[must_use]
-    pub fn new(
-        journal: Box<dyn Journal>,
-        checkpoints: Arc<dyn CheckpointStore>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        Self { journal, checkpoints, clock, before_decide: None }
-    }
-
-    /// Runs before a command is decided, in the shard. A test makes a shard panic with it.
-    #[cfg(any(test, feature = "testing"))]
-    #[must_use]
-    pub fn before_decide(mut self, fault: impl Fn(&Command) + Send + Sync + 'static) -> Self {
-        self.before_decide = Some(Arc::new(fault));
-        self
-    }
-}
-
-/// The engine does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The journal can't be read.
-    #[error(transparent)]
-    Journal(#[from] crate::journal::JournalError),
-    /// The checkpoint can't be read.
-    #[error(transparent)]
-    Checkpoint(#[from] crate::checkpoint::CheckpointError),
-    /// What was read breaks an invariant of stock.
-    #[error("shard {shard}: {problem}")]
-    Inconsistent {
-        /// Whose.
-        shard: ShardId,
-        /// What.
-        problem: String,
-    },
-    /// A thread or actor could not be started.
-    #[error("can't start {what}: {problem}")]
-    Spawn {
-        /// Which.
-        what: &'static str,
-        /// Why.
-        problem: String,
-    },
-}
 
 /// A running engine; cheap to clone. Dropping it does not stop it: [`Engine::stop`] does.
 #[derive(Clone)]
@@ -150,7 +67,7 @@ impl Engine {
     pub async fn start(options: EngineOptions, parts: Parts) -> Result<Self, StartError> {
         let count = options.shards.clamp(1, MAX_SHARDS);
         let options = EngineOptions { shards: count, ..options };
-        let Parts { journal, checkpoints, clock, before_decide } = parts;
+        let Parts { journal, checkpoints, clock, store: _, before_decide } = parts;
         let reader = journal.reader();
         let (to_checkpointer, for_checkpointer) = mpsc::channel(MAX_WAITING_SLICES);
         let (to_replier, for_replier) = mpsc::unbounded_channel();
@@ -379,16 +296,66 @@ impl Engine {
     }
 
     /// The durable levels of a SKU, in one warehouse or all, by warehouse. Empty when there are none.
-    #[must_use]
-    pub fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Vec<StockView> {
-        self.running.context.views.stock(sku_id, warehouse_id)
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnavailable`] for a cold SKU.
+    pub async fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Result<Vec<StockView>, Refusal> {
+        Ok(self.running.context.views.stock(sku_id, warehouse_id))
     }
 
     /// Up to `limit` SKUs (at most [`MAX_PAGE_ROWS`]) after `after` in the order of their names, each with all its
     /// warehouses.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnavailable`].
+    pub async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, Refusal> {
+        Ok(self.running.context.views.page(after, limit.min(MAX_PAGE_ROWS)))
+    }
+
+    /// The journal of a SKU: of each warehouse the rows with a version above the one in `after` (0 where it is not named), up to
+    /// `limit` of them in all, by time; those of one warehouse by version, without gap. What is durable and not flushed yet is in it.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnavailable`], also without a store.
+    pub async fn stock_journal(
+        &self,
+        _sku_id: &SkuId,
+        _after: &[(WarehouseId, u64)],
+        _limit: usize,
+    ) -> Result<Vec<JournalRow>, Refusal> {
+        Err(Refusal::StoreUnavailable)
+    }
+
+    /// Makes SKUs hot, each with its open orders; at most [`MAX_SKUS_PER_MOVE`]. One that is hot is answered with
+    /// [`Effect::Replayed`](crate::outcome::Effect). Requests for them wait meanwhile. Can be repeated after any failure. Linked SKUs
+    /// (an open order holds both) have to be asked for together.
+    pub async fn promote(&self, skus: &[SkuId]) -> Vec<(SkuId, Result<Moved, Refusal>)> {
+        skus.iter().map(|sku_id| (sku_id.clone(), Err(Refusal::StoreUnavailable))).collect()
+    }
+
+    /// Makes SKUs cold; see [`Engine::promote`].
+    pub async fn demote(&self, skus: &[SkuId]) -> Vec<(SkuId, Result<Moved, Refusal>)> {
+        skus.iter().map(|sku_id| (sku_id.clone(), Err(Refusal::StoreUnavailable))).collect()
+    }
+
+    /// Up to `limit` SKUs after `after`, by name, that shards have. Without a store: none are listed.
     #[must_use]
-    pub fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Vec<Vec<StockView>> {
-        self.running.context.views.page(after, limit.min(MAX_PAGE_ROWS))
+    pub fn hot(&self, _after: Option<&SkuId>, _limit: usize) -> Vec<HotSku> {
+        Vec::new()
+    }
+
+    /// How far the store has taken in what the shards logged. Empty without a store.
+    #[must_use]
+    pub fn followers(&self) -> Vec<FollowerStats> {
+        Vec::new()
+    }
+
+    /// Asks every shard for a checkpoint, whatever the number of events since its last.
+    pub fn checkpoint_now(&self) {
+        for shard in &self.running.shards {
+            shard.checkpoint_asked.store(true, Ordering::Release);
+            shard.wake();
+        }
     }
 
     /// Whether orders can be taken.
@@ -429,6 +396,7 @@ impl Engine {
             commit_histogram: histogram.collect(),
             journal_disk_bytes: reader.disk_bytes(),
             directory_orders: context.directory.len() as u64,
+            store: None,
         }
     }
 

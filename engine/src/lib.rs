@@ -35,6 +35,8 @@ not_under_loom! {
     mod checkpointer;
     mod context;
     mod directory;
+    mod options;
+    mod placement;
     mod replier;
     mod shard;
     mod status;

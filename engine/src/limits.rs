@@ -87,6 +87,30 @@ pub const MAX_ADOPTED_PER_EVENT: usize = 256;
 /// SKUs that are promoted or demoted by one request. From the HTTP contract: the preheat of a sale.
 pub const MAX_SKUS_PER_MOVE: usize = 1_000;
 
+/// How often the shards are flushed to the store: what a lost data directory would lose.
+pub const DEFAULT_FLUSH_INTERVAL_MILLIS: u64 = 1_000;
+
+/// Events of one flush transaction: large enough for multi-row statements to pay, short enough that its locks hinder nobody.
+pub const DEFAULT_FLUSH_EVENTS: usize = 20_000;
+
+/// The backlog of the journal on disk before new reservations are refused: hours of a store that is down.
+pub const DEFAULT_JOURNAL_CAP_BYTES: u64 = 16 << 30;
+
+/// How often expired cold orders are looked for: they end at most a second late when the store keeps up.
+pub const DEFAULT_SWEEP_INTERVAL_MILLIS: u64 = 1_000;
+
+/// Cold orders that one transaction expires: few enough that their stocks are not locked for long.
+pub const DEFAULT_SWEEP_BATCH: usize = 100;
+
+/// Commands under way in the store: far more than it has connections, few enough that the last waits about a second.
+pub const DEFAULT_COLD_PERMITS: u32 = 1_024;
+
+/// How long a request waits for a SKU that is moving: a move of 100,000 orders takes a second or two.
+pub const DEFAULT_MOVE_WAIT_MILLIS: u64 = 5_000;
+
+/// SKUs that are hot before none is promoted by itself any more; memory of a shard is what it protects.
+pub const DEFAULT_MAX_AUTO_HOT: usize = 1_000;
+
 /// SKUs in one page of the list.
 pub const MAX_PAGE_ROWS: usize = 1_000;
 
