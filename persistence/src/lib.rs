@@ -12,3 +12,5 @@ pub mod codec;
 pub mod data_dir;
 mod files;
 pub mod journal;
+#[cfg(feature = "testing")]
+pub mod testing;
