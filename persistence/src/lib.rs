@@ -6,6 +6,7 @@
 //! 2. [`codec`]: events and checkpoint entries as bytes.
 //! 3. [`journal`]: the write-ahead log on sled.
 //! 4. [`checkpoint`]: the checkpoint files.
+//! 5. [`sql`]: the SQL store, on SQLite and on MySQL/MariaDB. [`limits`]: its bounds.
 
 pub mod checkpoint;
 pub mod codec;
@@ -14,3 +15,5 @@ mod files;
 pub mod journal;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod limits;
+pub mod sql;
