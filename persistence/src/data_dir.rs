@@ -4,6 +4,8 @@
 //!   data-dir/
 //!     lock           held while a process has the directory open
 //!     meta           format, number of shards, the server's id: written once
+//!     store          the id of the SQL store that it belongs to: written when that is first reached
+//!     store.db       the SQL store itself, when that is SQLite
 //!     journal/       see `journal`
 //!     checkpoints/   see `checkpoint`
 //! ```
@@ -154,6 +156,34 @@ impl DataDir {
         self.meta.server_id
     }
 
+    /// Whether the directory was ever used with a SQL store.
+    ///
+    /// # Errors
+    /// [`DataDirError`] when the file that says so can't be read.
+    pub fn has_store(&self) -> Result<bool, DataDirError> {
+        Ok(read_if_there(&store_file(&self.path))?.is_some())
+    }
+
+    /// Checks the id of a SQL store: the first one is noted, and later only that one is right. With another one, SKUs that it knows as
+    /// cold would be hot here, or the other way round.
+    #[must_use]
+    pub fn store_check(&self) -> Box<dyn Fn(&str) -> Result<(), String> + Send + Sync> {
+        let path = store_file(&self.path);
+        Box::new(move |store_id| {
+            let known = read_if_there(&path).map_err(|error| DataDirError::from(error).to_string())?;
+            let text = print_store(store_id);
+            match known {
+                None => write_whole(&path, &text).map_err(|error| DataDirError::from(error).to_string()),
+                Some(known) if known == text => Ok(()),
+                Some(_) => Err(format!(
+                    "{}: this data directory belongs to another SQL store than {store_id}; give it its own store, or start with a \
+                     new directory",
+                    path.display()
+                )),
+            }
+        })
+    }
+
     /// Opens the journal. It keeps the directory locked for as long as it lives.
     ///
     /// # Errors
@@ -177,6 +207,14 @@ fn journal_dir(path: &Path) -> PathBuf {
 
 fn checkpoints_dir(path: &Path) -> PathBuf {
     path.join("checkpoints")
+}
+
+fn store_file(path: &Path) -> PathBuf {
+    path.join("store")
+}
+
+fn print_store(store_id: &str) -> Vec<u8> {
+    format!("{TITLE}\nstore_id = {store_id}\n").into_bytes()
 }
 
 fn in_use(path: &Path) -> bool {

@@ -124,3 +124,19 @@ fn a_missing_meta_beside_data_is_refused() {
         assert!(matches!(DataDir::open(&path, shards), Err(DataDirError::Damaged { .. })));
     }
 }
+
+#[test]
+fn a_directory_belongs_to_one_store() {
+    let (_home, path) = fresh();
+    let data = DataDir::open(&path, Some(1)).unwrap();
+    assert!(!data.has_store().unwrap());
+    data.store_check()("one").unwrap();
+    assert!(data.has_store().unwrap());
+    data.store_check()("one").unwrap();
+    drop(data);
+    let data = DataDir::open(&path, Some(1)).unwrap();
+    data.store_check()("one").unwrap();
+    let problem = data.store_check()("another").unwrap_err();
+    assert!(problem.contains("another SQL store") && problem.contains(path.to_str().unwrap()), "{problem}");
+    data.store_check()("one").unwrap();
+}

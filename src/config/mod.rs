@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use layers::ConfigError;
 use layers::{Entry, Place};
-pub use values::{Secret, TokenHash};
+pub use values::{Secret, TokenHash, redacted};
 
 /// The first layer, with the reason for every key.
 const DEFAULTS: &str = include_str!("../../config/default.toml");
