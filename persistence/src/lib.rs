@@ -15,3 +15,5 @@ mod files;
 pub mod journal;
 pub mod limits;
 pub mod sql;
+#[cfg(feature = "testing")]
+pub mod testing;
