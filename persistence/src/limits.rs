@@ -42,6 +42,10 @@ pub const MAX_ROWS_PER_STATEMENT: usize = 128;
 /// Keys that one statement looks for.
 pub const MAX_KEYS_PER_STATEMENT: usize = 64;
 
+/// A due order that a shard decides is looked at again after this long: by then the shard's own expiry is flushed, or
+/// the order came back.
+pub const POSTPONE_MILLIS: u64 = 15_000;
+
 /// Prepared statements that a connection keeps. Lists are cut to powers of two, so there are few texts.
 pub const STATEMENTS_PER_CONNECTION: usize = 256;
 
