@@ -48,6 +48,10 @@ pub const MAX_WAREHOUSES_PER_STATEMENT: usize = 32;
 /// Bytes of the words of an anomaly; the column takes 1,024.
 pub const MAX_DETAIL_BYTES: usize = 1_000;
 
+/// A due order that a shard decides is looked at again after this long: by then the shard's own expiry is flushed, or
+/// the order came back.
+pub const POSTPONE_MILLIS: u64 = 15_000;
+
 /// Prepared statements that a connection keeps. Lists are cut to powers of two, so there are few texts.
 pub const STATEMENTS_PER_CONNECTION: usize = 256;
 

@@ -87,7 +87,7 @@ pub(super) async fn rows_of_stocks(
 }
 
 /// `?, ?, ?`
-fn marks(count: usize) -> String {
+pub(super) fn marks(count: usize) -> String {
     vec!["?"; count].join(", ")
 }
 
