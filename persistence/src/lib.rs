@@ -15,7 +15,7 @@ pub mod data_dir;
 mod files;
 pub mod import;
 pub mod journal;
-#[cfg(feature = "testing")]
-pub mod testing;
 pub mod limits;
 pub mod sql;
+#[cfg(feature = "testing")]
+pub mod testing;

@@ -1,7 +1,6 @@
 //! Reads the rows of a source, SKU by SKU, in bounded memory.
 
 use std::str::FromStr as _;
-use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use sqlx::mysql::{MySqlConnectOptions, MySqlRow};
@@ -9,17 +8,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, MySqlConnection, Row as _};
 use tokio::sync::mpsc;
 
 use super::Item;
+use crate::limits::{IMPORT_CONNECT_TIMEOUT, IMPORT_NET_WRITE_TIMEOUT_SECONDS, IMPORT_ROWS_AHEAD};
+
 use super::check::{Checker, RawRow};
 use super::source::{Deleted, Source, Units, Warehouse};
-
-/// Rows that wait between the connection and the one who imports them; some 100 KB.
-const ROWS_AHEAD: usize = 1_024;
-
-/// A source that does not take a connection within this is not there.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Seconds that the source waits while its rows are not taken: creating them may be slow.
-const NET_WRITE_TIMEOUT_SECONDS: u32 = 3_600;
 
 /// How to read.
 #[derive(Debug, Clone)]
@@ -66,11 +58,11 @@ impl Reader {
         }
         let connect = MySqlConnectOptions::from_str(&url).map_err(|_| ImportError::BadUrl)?;
         let mut connection =
-            tokio::time::timeout(CONNECT_TIMEOUT, connect.disable_statement_logging().connect())
+            tokio::time::timeout(IMPORT_CONNECT_TIMEOUT, connect.disable_statement_logging().connect())
                 .await
                 .map_err(|_| ImportError::Unreadable("it does not answer".to_owned()))?
                 .map_err(unreadable)?;
-        let patience = format!("SET SESSION net_write_timeout = {NET_WRITE_TIMEOUT_SECONDS}");
+        let patience = format!("SET SESSION net_write_timeout = {IMPORT_NET_WRITE_TIMEOUT_SECONDS}");
         sqlx::query(AssertSqlSafe(patience)).execute(&mut connection).await.map_err(unreadable)?;
         if let Deleted::IfThere(name) = source.deleted {
             let there = "SELECT COUNT(*) FROM information_schema.columns \
@@ -84,7 +76,7 @@ impl Reader {
         }
         let count = AssertSqlSafe(format!("SELECT COUNT(*) FROM {}", source.table));
         let count: i64 = sqlx::query_scalar(count).fetch_one(&mut connection).await.map_err(unreadable)?;
-        let (sender, rows) = mpsc::channel(ROWS_AHEAD);
+        let (sender, rows) = mpsc::channel(IMPORT_ROWS_AHEAD);
         // Ends with the last row, with an error, or with the reader, whose end the sender sees.
         tokio::spawn(send_rows(connection, select(&source), sender));
         let checker = Checker::new(source, include_reserved);

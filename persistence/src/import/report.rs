@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{Item, Refused, Row, Why};
-
-/// Refused rows and conflicts that are kept as examples, for each reason.
-const MAX_EXAMPLES: usize = 20;
+use crate::limits::MAX_IMPORT_EXAMPLES;
 
 /// Counts of an import, in bounded memory.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -46,7 +44,7 @@ impl Report {
             Item::Refused(refused) => {
                 let (count, examples) = self.refused.entry(refused.why.clone()).or_default();
                 *count += 1;
-                if examples.len() < MAX_EXAMPLES {
+                if examples.len() < MAX_IMPORT_EXAMPLES {
                     examples.push(refused.clone());
                 }
             }
@@ -56,7 +54,7 @@ impl Report {
     /// Counts a stock that could not be created, with what the engine said.
     pub fn note_conflict(&mut self, row: &Row, why: impl fmt::Display) {
         self.conflicts.0 += 1;
-        if self.conflicts.1.len() < MAX_EXAMPLES {
+        if self.conflicts.1.len() < MAX_IMPORT_EXAMPLES {
             self.conflicts.1.push((row.clone(), why.to_string()));
         }
     }

@@ -6,19 +6,31 @@
 //! - [`dialect`]: arguments, rows, transactions, and the words in which the databases differ. [`sqlite`], [`mysql`]: the databases.
 //!   [`session`]: connections with bounded waits. [`error`]: what can go wrong.
 //! - [`statements`]: over many rows or keys. [`rows`]: stocks, orders and requests as rows and back.
+//! - [`desk`]: a small [`State`](hotstock_engine::state::State) of the rows of one transaction, and what it changed, written back.
+//! - [`cold`]: commands. [`sweep`]: expiry. [`place`]: SKUs go to shards. [`pages`]: reads. [`flush`]: what shards logged comes in.
+//!   [`history`]: the stock journal. [`books`]: counting and repair.
 //! - `SqlStore` (here): connects when it is first needed, runs a piece of work in a transaction, again when others were in the way.
 //!
 //! A transaction locks in one order: order rows, then stock rows by key, then requests. So deadlocks are rare; where one
 //! comes, the transaction starts again.
 
+mod books;
+mod cold;
+mod desk;
 mod dialect;
 mod error;
+mod flush;
+mod history;
 mod mysql;
+mod pages;
+mod place;
 mod rows;
 mod schema;
 mod session;
 mod sqlite;
 mod statements;
+mod store;
+mod sweep;
 
 use std::fmt;
 use std::future::Future;
@@ -160,6 +172,10 @@ impl SqlStore {
     #[must_use]
     pub fn store_id(&self) -> Option<&str> {
         self.store_id.get().map(String::as_str)
+    }
+
+    async fn close_all(&self) {
+        self.backend.close().await;
     }
 
     async fn reach(&self) -> Result<String, StoreError> {

@@ -73,6 +73,7 @@ pub(super) const ORDER_LINES: Table = Table {
         "returned",
         "lapsed",
         "open",
+        "linked",
         "changed_at",
     ],
     keys: 3,
@@ -177,10 +178,26 @@ pub(super) fn is_open(image: &OrderImage) -> bool {
     image.lines.iter().any(|line| line.held > 0)
 }
 
+/// Whether an order has lines of more than one SKU.
+pub(super) fn is_linked(image: &OrderImage) -> bool {
+    image.lines.windows(2).any(|pair| pair[0].sku_id != pair[1].sku_id)
+}
+
 /// The stocks that an order is about, in the order in which they are locked.
 pub(super) fn stocks_of<'a>(orders: impl IntoIterator<Item = &'a OrderImage>) -> Vec<StockKey> {
     let lines = orders.into_iter().flat_map(|order| &order.lines);
     in_key_order(lines.map(|line| (line.sku_id.clone(), line.warehouse_id)).collect())
+}
+
+/// The stock of this name among stocks in the order of their keys, which is that of the load functions.
+pub(super) fn find_stock<'a>(
+    stocks: &'a [StockEntry],
+    sku_id: &SkuId,
+    warehouse_id: WarehouseId,
+) -> Option<&'a StockEntry> {
+    let key =
+        |stock: &StockEntry| (&stock.image.sku_id, stock.image.warehouse_id).cmp(&(sku_id, warehouse_id));
+    stocks.binary_search_by(key).ok().map(|place| &stocks[place])
 }
 
 /// Sorted, each once.
@@ -394,7 +411,7 @@ pub(super) fn order_row(entry: &OrderEntry) -> Vec<Arg> {
 
 /// The rows of an order for [`ORDER_LINES`].
 pub(super) fn line_rows(image: &OrderImage) -> impl Iterator<Item = Vec<Arg>> + '_ {
-    let open = is_open(image);
+    let (open, linked) = (is_open(image), is_linked(image));
     image.lines.iter().enumerate().map(move |(place, line)| {
         vec![
             (&image.order_no).into(),
@@ -408,6 +425,7 @@ pub(super) fn line_rows(image: &OrderImage) -> impl Iterator<Item = Vec<Arg>> + 
             line.returned.into(),
             line.lapsed.into(),
             open.into(),
+            linked.into(),
             image.changed_at.into(),
         ]
     })
@@ -503,7 +521,7 @@ pub(super) fn journal_row(entry: &JournalRow) -> Vec<Arg> {
 }
 
 /// Reads available, reserved, sold and version.
-fn levels(f: &mut Fields<'_>) -> Result<Levels, StoreError> {
+pub(super) fn levels(f: &mut Fields<'_>) -> Result<Levels, StoreError> {
     Ok(Levels { available: f.count()?, reserved: f.count()?, sold: f.count()?, version: f.count()? })
 }
 

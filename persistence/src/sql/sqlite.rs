@@ -1,6 +1,5 @@
 //! SQLite: one writer, a few readers, WAL, a sync at every commit.
 
-use std::path::Path;
 use std::str::FromStr as _;
 use std::sync::Arc;
 
@@ -34,8 +33,8 @@ struct Connect(SqliteConnectOptions);
 impl Sqlite {
     pub fn new(options: &SqlOptions) -> Result<Self, StoreError> {
         let connect = SqliteConnectOptions::from_str(&options.url).map_err(broken)?;
-        let file = connect.get_filename();
-        if file == Path::new("") || file == Path::new(":memory:") || options.url.contains("mode=memory") {
+        let file = options.url.trim_start_matches("sqlite:").trim_start_matches("//");
+        if file.is_empty() || file == ":memory:" || options.url.contains("mode=memory") {
             return Err(broken(
                 "a SQLite store needs a file: what is in memory would not survive the process",
             ));

@@ -89,10 +89,8 @@ impl Fold {
         let owner = |stock: &StockEntry| Some((stock.image.sku_id.clone(), stock.owner?));
         let owners = stocks.iter().filter_map(owner).collect();
         let fresh = stocks.iter().map(StockEntry::key).collect();
-        let known: HashMap<_, _> = orders
-            .iter()
-            .map(|order| (order.image.order_no.clone(), order.image.requests.len()))
-            .collect();
+        let known: HashMap<_, _> =
+            orders.iter().map(|order| (order.image.order_no.clone(), order.image.requests.len())).collect();
         let images = stocks.into_iter().map(|stock| Image::Stock(stock.image));
         let images = images.chain(orders.into_iter().map(|order| Image::Order(order.image))).collect();
         let state = State::of_images(at, Timestamp::default(), images).map_err(broken)?;
@@ -130,7 +128,10 @@ impl Fold {
                 if let Change::StockCreated { sku_id, warehouse_id, .. } = change
                     && self.state.image_of_stock(sku_id, *warehouse_id).is_some()
                 {
-                    return Err(broken(format!("event {lsn} creates {}, which is there", name(sku_id, *warehouse_id))));
+                    return Err(broken(format!(
+                        "event {lsn} creates {}, which is there",
+                        name(sku_id, *warehouse_id)
+                    )));
                 }
                 self.apply(lsn, event)?;
             }
@@ -151,7 +152,9 @@ impl Fold {
                 let image = self.state.image_of_stock(&change.sku_id, change.warehouse_id);
                 image.is_some_and(|image| image.levels == change.after)
             });
-            let Some(order_no) = order_of(&event.change).filter(|_| moved) else { return Err(broken(corruption)) };
+            let Some(order_no) = order_of(&event.change).filter(|_| moved) else {
+                return Err(broken(corruption));
+            };
             self.state.skip(lsn);
             if self.left_alone.insert(order_no.clone()) {
                 self.anomaly(lsn, event.at, "order_differs", Some(order_no), None, corruption.problem);
@@ -186,9 +189,18 @@ impl Fold {
             .zip(back(after.sold, delta.sold))
             .map(|((available, reserved), sold)| Levels { available, reserved, sold, version: has.version });
         let starts = starts.ok_or_else(|| broken(format!("event {lsn} starts below nothing")))?;
-        let sums = StockImage { levels: starts, supplied: starts.quantity(), forgotten_sold: starts.sold, ..image.clone() };
+        let sums = StockImage {
+            levels: starts,
+            supplied: starts.quantity(),
+            forgotten_sold: starts.sold,
+            ..image.clone()
+        };
         if sums != image {
-            let detail = format!("the store had {}, the shard had {}", words(has, image.supplied), words(starts, sums.supplied));
+            let detail = format!(
+                "the store had {}, the shard had {}",
+                words(has, image.supplied),
+                words(starts, sums.supplied)
+            );
             self.anomaly(lsn, at, "stock_differs", None, Some(sku_id), detail);
             self.state.restore(vec![Image::Stock(sums)]).map_err(broken)?;
         }
@@ -237,14 +249,23 @@ impl Fold {
     fn finish(mut self) -> Result<Folded, StoreError> {
         for ((sku_id, warehouse_id), (lsn, changed_at)) in &self.stocks {
             let image = self.state.image_of_stock(sku_id, *warehouse_id);
-            let mut image = image.ok_or_else(|| broken(format!("{} was lost", name(sku_id, *warehouse_id))))?;
+            let mut image =
+                image.ok_or_else(|| broken(format!("{} was lost", name(sku_id, *warehouse_id))))?;
             let new = Owner { server: self.server, shard: self.shard, epoch: 0 };
             let owner = self.owners.get(sku_id).copied().unwrap_or(new);
             image.epoch = owner.epoch;
-            self.folded.stocks.push(StockEntry { image, owner: Some(owner), lsn: *lsn, changed_at: *changed_at });
+            self.folded.stocks.push(StockEntry {
+                image,
+                owner: Some(owner),
+                lsn: *lsn,
+                changed_at: *changed_at,
+            });
         }
         let entry = |order_no: &OrderNo| {
-            let image = self.state.image_of_order(order_no).ok_or_else(|| broken(format!("order {order_no} was lost")))?;
+            let image = self
+                .state
+                .image_of_order(order_no)
+                .ok_or_else(|| broken(format!("order {order_no} was lost")))?;
             let source = Some((self.server, self.shard, image.lsn));
             Ok::<_, StoreError>(OrderEntry { image, due_at: None, source })
         };

@@ -64,7 +64,9 @@ impl Part {
                 self.requests.insert((sku_id.clone(), request_id.clone()));
                 self.skus.insert(sku_id.clone());
             }
-            Change::StatusChanged { sku_id, .. } | Change::Shed { sku_id, .. } | Change::Withdrawn { sku_id, .. } => {
+            Change::StatusChanged { sku_id, .. }
+            | Change::Shed { sku_id, .. }
+            | Change::Withdrawn { sku_id, .. } => {
                 self.skus.insert(sku_id.clone());
             }
             Change::Reserved { order_no, lines, .. } => {

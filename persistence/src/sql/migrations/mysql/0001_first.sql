@@ -51,7 +51,8 @@ CREATE TABLE IF NOT EXISTS orders (
     INDEX orders_due (due_at)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
--- open and changed_at are those of the order, so that the orders of a SKU are found by one index.
+-- open and changed_at are those of the order, linked says that it has lines of other SKUs too: so the orders of a SKU are found
+-- by one index, those that link it to others first.
 CREATE TABLE IF NOT EXISTS order_lines (
     order_no VARBINARY(64) NOT NULL,
     sku_id VARBINARY(64) NOT NULL,
@@ -64,9 +65,10 @@ CREATE TABLE IF NOT EXISTS order_lines (
     returned BIGINT NOT NULL,
     lapsed BIGINT NOT NULL,
     open BIGINT NOT NULL,
+    linked BIGINT NOT NULL,
     changed_at BIGINT NOT NULL,
     PRIMARY KEY (order_no, sku_id, warehouse_id),
-    INDEX order_lines_open (sku_id, open, order_no),
+    INDEX order_lines_open (sku_id, open, linked, order_no),
     INDEX order_lines_changed (sku_id, open, changed_at, order_no)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
@@ -134,5 +136,6 @@ CREATE TABLE IF NOT EXISTS anomalies (
     lsn BIGINT,
     sku_id VARBINARY(64),
     order_no VARBINARY(64),
-    detail VARBINARY(1024) NOT NULL
+    detail VARBINARY(1024) NOT NULL,
+    INDEX anomalies_order (order_no)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;

@@ -50,7 +50,8 @@ CREATE TABLE orders (
 ) WITHOUT ROWID;
 CREATE INDEX orders_due ON orders (due_at) WHERE due_at IS NOT NULL;
 
--- open and changed_at are those of the order, so that the orders of a SKU are found by one index.
+-- open and changed_at are those of the order, linked says that it has lines of other SKUs too: so the orders of a SKU are found
+-- by one index, those that link it to others first.
 CREATE TABLE order_lines (
     order_no     TEXT    NOT NULL,
     sku_id       TEXT    NOT NULL,
@@ -63,10 +64,11 @@ CREATE TABLE order_lines (
     returned     INTEGER NOT NULL,
     lapsed       INTEGER NOT NULL,
     open         INTEGER NOT NULL,
+    linked       INTEGER NOT NULL,
     changed_at   INTEGER NOT NULL,
     PRIMARY KEY (order_no, sku_id, warehouse_id)
 ) WITHOUT ROWID;
-CREATE INDEX order_lines_open ON order_lines (sku_id, open, order_no);
+CREATE INDEX order_lines_open ON order_lines (sku_id, open, linked, order_no);
 CREATE INDEX order_lines_changed ON order_lines (sku_id, open, changed_at, order_no);
 
 -- The partial requests that an order answered, in their order. Fingerprints are 64 bits, kept as signed numbers.
@@ -135,3 +137,4 @@ CREATE TABLE anomalies (
     order_no TEXT,
     detail   TEXT    NOT NULL
 );
+CREATE INDEX anomalies_order ON anomalies (order_no) WHERE order_no IS NOT NULL;
