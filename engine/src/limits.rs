@@ -111,6 +111,10 @@ pub const DEFAULT_MOVE_WAIT_MILLIS: u64 = 5_000;
 /// SKUs that are hot before none is promoted by itself any more; memory of a shard is what it protects.
 pub const DEFAULT_MAX_AUTO_HOT: usize = 1_000;
 
+/// Changed stocks that are kept for the mirror while it is behind, some 25 MB. More would only make memory grow while Redis is
+/// away: above it all stocks are mirrored again when it is back.
+pub const MAX_DIRTY_STOCKS: usize = 250_000;
+
 /// SKUs in one page of the list.
 pub const MAX_PAGE_ROWS: usize = 1_000;
 
