@@ -158,7 +158,8 @@ impl Serve {
     /// The flags as the last layer of the configuration.
     #[must_use]
     pub fn flags(&self) -> Vec<FlagValue> {
-        let named = [("--listen", "server.listen", &self.listen), ("--shards", "engine.shards", &self.shards)];
+        let named =
+            [("--listen", "server.listen", &self.listen), ("--shards", "engine.shards", &self.shards)];
         let named = named.into_iter().filter_map(|(flag, key, value)| {
             Some(FlagValue { flag: flag.to_owned(), key: key.to_owned(), value: value.clone()? })
         });

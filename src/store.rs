@@ -1,14 +1,13 @@
 //! The SQL store and the Redis mirror as the configuration names them.
 
 use std::path::Path;
+use std::time::Duration;
 
 use hotstock_engine::ids::ServerId;
 use hotstock_persistence::data_dir::DataDir;
 use hotstock_persistence::mirror::MirrorOptions;
-use hotstock_persistence::sql::{SqlOptions, SqlStore};
+use hotstock_persistence::sql::{NO_SERVER, SqlOptions, SqlStore};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-
-use std::time::Duration;
 
 use crate::config::Config;
 use crate::failure::Failure;
@@ -42,9 +41,10 @@ pub fn open(config: &Config, data_dir: &DataDir) -> Result<SqlStore, Failure> {
 pub fn open_for_tool(config: &Config) -> Result<SqlStore, Failure> {
     if config.store.url.is_empty() {
         let dir = &config.data.dir;
-        std::fs::create_dir_all(dir).map_err(|error| Failure::other(&format!("making {}", dir.display()), error))?;
+        std::fs::create_dir_all(dir)
+            .map_err(|error| Failure::other(&format!("making {}", dir.display()), error))?;
     }
-    sql_store(config, ServerId::default(), 0)
+    sql_store(config, NO_SERVER, 0)
 }
 
 fn sql_store(config: &Config, server: ServerId, shards: u16) -> Result<SqlStore, Failure> {
@@ -114,7 +114,8 @@ mod tests {
         let mut config = Config::defaults();
         config.store.url = "mysql://root:s3cret@127.0.0.1:1/db?password=s3cret".to_owned().into();
         config.mirror.redis_url = "redis://:s3cret@127.0.0.1:1/0".to_owned().into();
-        let texts = [place(&config), format!("{config:?}"), format!("{:?}", mirror_options(&config).unwrap())];
+        let texts =
+            [place(&config), format!("{config:?}"), format!("{:?}", mirror_options(&config).unwrap())];
         for text in texts {
             assert!(!text.contains("s3cret"), "{text}");
         }

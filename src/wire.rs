@@ -239,14 +239,6 @@ pub struct MoveResult {
     pub body: serde_json::Value,
 }
 
-impl MoveResult {
-    /// The code of the problem, if it did not move.
-    #[must_use]
-    pub fn problem(&self) -> Option<&str> {
-        (self.status != 200).then(|| self.body["code"].as_str().unwrap_or("?"))
-    }
-}
-
 /// Moves up to [`SKUS_PER_MOVE`] SKUs.
 ///
 /// # Errors

@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hotstock_engine::clock::{Clock, Timestamp};
-use hotstock_engine::engine::{Engine, EngineOptions, Parts, StartError, StoreOptions};
-use hotstock_engine::ids::WarehouseId;
-use hotstock_engine::journal::JournalError;
+use hotstock_engine::dirty::Dirty;
+use hotstock_engine::engine::{AutoPromotion, Engine, EngineOptions, Parts, StartError, StoreOptions};
+use hotstock_engine::ids::{Lsn, ShardId, WarehouseId};
+use hotstock_engine::journal::{Journal as _, JournalError};
+use hotstock_engine::store::Store;
 use hotstock_persistence::data_dir::{DataDir, DataDirError};
-use hotstock_persistence::journal::JournalOptions;
+use hotstock_persistence::journal::{JournalOptions, SledJournal};
+use hotstock_persistence::mirror::RedisMirror;
+use hotstock_persistence::sql::SqlStore;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::config::Config;
@@ -96,7 +100,8 @@ pub async fn start(config: &Config, books: Books) -> Result<System, Failure> {
         let journal = data_dir.journal(options).map_err(StartError::from)?;
         Ok::<_, Failure>((journal, data_dir))
     });
-    let (journal, data_dir) = opened.await.map_err(|error| Failure::other("opening the journal", error))??;
+    let (journal, data_dir) =
+        opened.await.map_err(|error| Failure::other("opening the journal", error))??;
     let store = match books {
         Books::Sql => {
             refuse_without_store(&data_dir, &journal, shards)?;
@@ -157,8 +162,8 @@ impl Server {
         // First, because it fails at once where recovery takes its time.
         let listener = listener(listen).map_err(failed)?;
         let system = start(config, books).await?;
-        let http =
-            hotstock_api::Server::start(listener, system.engine.clone(), http_options(config)).map_err(failed)?;
+        let http = hotstock_api::Server::start(listener, system.engine.clone(), http_options(config))
+            .map_err(failed)?;
         Ok(Self { http, system })
     }
 
@@ -197,7 +202,29 @@ fn engine_options(config: &Config) -> EngineOptions {
         remember_seconds: config.orders.remember_hours * 3_600,
         remember_max: config.orders.remember_max,
         checkpoint_events: config.checkpoint.events,
-        store: StoreOptions::default(),
+        store: store_options(config),
+    }
+}
+
+fn store_options(config: &Config) -> StoreOptions {
+    let (store, promotion) = (&config.store, &config.promotion);
+    StoreOptions {
+        flush_interval_ms: store.flush_interval_ms,
+        flush_events: store.flush_events,
+        journal_cap_bytes: config.journal.max_disk_mib << 20,
+        sweep_interval_ms: store.sweep_interval_ms,
+        sweep_batch: store.sweep_batch,
+        cold_permits: store.cold_permits,
+        move_wait_ms: store.move_wait_ms,
+        promotion: AutoPromotion {
+            promote: promotion.auto_promote,
+            demote: promotion.auto_demote,
+            promote_above: promotion.promote_above.into(),
+            demote_below: promotion.demote_below.into(),
+            quiet_seconds: promotion.quiet_seconds,
+            min_hot_seconds: promotion.min_hot_seconds,
+            max_hot: promotion.max_hot,
+        },
     }
 }
 
@@ -271,7 +298,12 @@ mod tests {
         assert_eq!(u128::from(config.store.statement_timeout_ms), sql.statement_timeout.as_millis());
         let mirror = MirrorOptions::default();
         assert_eq!(
-            (&config.mirror.key_prefix, config.mirror.flush_every_ms, config.mirror.batch, config.mirror.timeout_ms),
+            (
+                &config.mirror.key_prefix,
+                config.mirror.flush_every_ms,
+                config.mirror.batch,
+                config.mirror.timeout_ms
+            ),
             (&mirror.prefix, mirror.flush_every_ms, mirror.batch, mirror.timeout_ms)
         );
         assert_eq!(text(&http_options(&config)), text(&hotstock_api::Options::default()));

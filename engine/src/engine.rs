@@ -67,7 +67,7 @@ impl Engine {
     pub async fn start(options: EngineOptions, parts: Parts) -> Result<Self, StartError> {
         let count = options.shards.clamp(1, MAX_SHARDS);
         let options = EngineOptions { shards: count, ..options };
-        let Parts { journal, checkpoints, clock, store: _, before_decide } = parts;
+        let Parts { journal, checkpoints, clock, store: _, dirty: _, before_decide } = parts;
         let reader = journal.reader();
         let (to_checkpointer, for_checkpointer) = mpsc::channel(MAX_WAITING_SLICES);
         let (to_replier, for_replier) = mpsc::unbounded_channel();

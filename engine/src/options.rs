@@ -7,6 +7,7 @@ use crate::clock::Clock;
 #[cfg(any(test, feature = "testing"))]
 use crate::command::Command;
 use crate::context::BeforeDecide;
+use crate::dirty::Dirty;
 use crate::ids::{ServerId, ShardId};
 use crate::journal::Journal;
 use crate::limits::{
@@ -124,6 +125,7 @@ pub struct Parts {
     /// The one source of time.
     pub clock: Arc<dyn Clock>,
     pub(crate) store: Option<(Arc<dyn Store>, ServerId)>,
+    pub(crate) dirty: Option<Arc<Dirty>>,
     pub(crate) before_decide: Option<BeforeDecide>,
 }
 
@@ -135,7 +137,7 @@ impl Parts {
         checkpoints: Arc<dyn CheckpointStore>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { journal, checkpoints, clock, store: None, before_decide: None }
+        Self { journal, checkpoints, clock, store: None, dirty: None, before_decide: None }
     }
 
     /// With a SQL store: SKUs are cold unless they are promoted, and what the shards log is flushed to it. `server` names this
@@ -143,6 +145,13 @@ impl Parts {
     #[must_use]
     pub fn with_store(mut self, store: Arc<dyn Store>, server: ServerId) -> Self {
         self.store = Some((store, server));
+        self
+    }
+
+    /// Stocks are marked in `dirty` whenever they change, for the mirror.
+    #[must_use]
+    pub fn with_dirty(mut self, dirty: Arc<Dirty>) -> Self {
+        self.dirty = Some(dirty);
         self
     }
 

@@ -115,7 +115,9 @@ async fn note_next(
         Err(error) => return Some(Failure::other("creating stock", error)),
     };
     match outcome {
-        Ok(ColdOutcome::Done { outcome: Ok(Answer::Stock { effect: Effect::Created, .. }), .. }) => report.created += 1,
+        Ok(ColdOutcome::Done { outcome: Ok(Answer::Stock { effect: Effect::Created, .. }), .. }) => {
+            report.created += 1
+        }
         Ok(ColdOutcome::Done { outcome: Ok(_), .. }) => report.repeated += 1,
         Ok(ColdOutcome::Done { outcome: Err(refusal), .. }) => report.note_conflict(&row, refusal),
         Ok(ColdOutcome::Elsewhere(owner)) => {

@@ -13,7 +13,8 @@ use crate::store;
 pub async fn run(config: Config) -> Result<(), Failure> {
     let place = store::place(&config);
     let store = store::open_for_tool(&config)?;
-    let store_id = store.migrate().await.map_err(|error| Failure::other(&format!("migrating {place}"), error))?;
+    let store_id =
+        store.migrate().await.map_err(|error| Failure::other(&format!("migrating {place}"), error))?;
     say(format_args!("{place}: the tables are right; store {store_id}"));
     Ok(())
 }

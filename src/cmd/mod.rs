@@ -46,7 +46,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
             let config = config(&args.settings)?;
             log_to_stderr(QUIET).and_then(|()| block_on(import::run(args, config)))
         }
-        Command::Promote(args) => log_to_stderr(QUIET).and_then(|()| block_on(moves::run(args, Way::Promote))),
+        Command::Promote(args) => {
+            log_to_stderr(QUIET).and_then(|()| block_on(moves::run(args, Way::Promote)))
+        }
         Command::Demote(args) => log_to_stderr(QUIET).and_then(|()| block_on(moves::run(args, Way::Demote))),
         Command::Recover(args) => {
             let config = config(&args.settings)?;

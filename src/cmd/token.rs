@@ -15,11 +15,14 @@ const TOKEN_BYTES: usize = 32;
 /// [`Failure`] when the system gives no random bytes.
 pub fn run() -> Result<(), Failure> {
     let mut bytes = [0; TOKEN_BYTES];
-    getrandom::fill(&mut bytes).map_err(|error| Failure::other("asking the system for random bytes", error))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::other("asking the system for random bytes", error))?;
     let token = BASE64_URL_SAFE_NO_PAD.encode(bytes);
     let hash: String = hotstock_api::auth::hash(&token).iter().map(|byte| format!("{byte:02x}")).collect();
     say(format_args!("token         {token}"));
     say(format_args!("admin.token_sha256 = \"{hash}\""));
-    say("\nThe token goes to the operators (HOTSTOCK_TOKEN), the hash into the server's configuration. The token is not kept anywhere.");
+    say(
+        "\nThe token goes to the operators (HOTSTOCK_TOKEN), the hash into the server's configuration. The token is not kept anywhere.",
+    );
     Ok(())
 }

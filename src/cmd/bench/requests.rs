@@ -47,8 +47,10 @@ pub async fn stock_in_process(engine: &Engine, count: u32, units: u64) -> Result
 pub async fn promote_in_process(engine: &Engine, count: u32) -> Result<(), Failure> {
     let names = skus(count);
     for names in names.chunks(MAX_SKUS_PER_MOVE) {
-        let skus: Vec<SkuId> =
-            names.iter().map(|name| SkuId::new(name).expect("the bench's own names are short text")).collect();
+        let skus: Vec<SkuId> = names
+            .iter()
+            .map(|name| SkuId::new(name).expect("the bench's own names are short text"))
+            .collect();
         for (sku_id, moved) in engine.promote(&skus).await {
             moved.map_err(|refusal| Failure::other(&format!("promoting {sku_id}"), refusal))?;
         }

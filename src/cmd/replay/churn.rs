@@ -44,7 +44,9 @@ impl Churn {
         self.stop.send_replace(true);
         let moves = self.task.await.map_err(|error| Failure::other("moving SKUs", error))??;
         let Moves { skus, promoted, demoted } = moves;
-        Ok(format!("meanwhile {skus} SKUs were promoted {promoted} times and demoted {demoted} times, in all"))
+        Ok(format!(
+            "meanwhile {skus} SKUs were promoted {promoted} times and demoted {demoted} times, in all"
+        ))
     }
 }
 

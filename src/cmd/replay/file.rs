@@ -241,7 +241,8 @@ mod tests {
         ];
         assert_eq!(documents(text), expected);
         let by_line = parse(text.as_bytes()).unwrap().by_line();
-        let first = [document("1/1", Kind::Sale, "7", &[("a", 7)]), document("1/2", Kind::Sale, "7", &[("b c", 1)])];
+        let first =
+            [document("1/1", Kind::Sale, "7", &[("a", 7)]), document("1/2", Kind::Sale, "7", &[("b c", 1)])];
         assert_eq!((&by_line.documents[..2], &by_line.documents[2..]), (&first[..], &expected[1..]));
         assert_eq!(by_line.enough_for_all(), parse(text.as_bytes()).unwrap().enough_for_all());
         let enough = parse(text.as_bytes()).unwrap().enough_for_all();
