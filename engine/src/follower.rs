@@ -11,6 +11,7 @@ use crate::hub::{Hub, Side, add};
 use crate::ids::{Lsn, ShardId, SkuId};
 use crate::limits::{FINAL_FLUSH_MILLIS, MAX_FLUSH_BYTES, MAX_SKUS_PER_MOVE};
 use crate::placement::Backoff;
+use crate::placement::routes::Look;
 use crate::shard::shared::ShardShared;
 use crate::store::{FlushBatch, StoreError};
 use crate::sync::unpoisoned;
@@ -236,8 +237,10 @@ impl Follower<'_> {
     /// and the shard is not flushed any further until somebody has looked at it.
     fn fenced(&self, sku_id: &SkuId) {
         tracing::error!(%sku_id, shard = %self.shard.id, "a SKU of this shard belongs to another server by now");
-        add(&self.side.counters.fenced, 1);
-        self.side.routes.lost(sku_id);
+        if !matches!(self.side.routes.look(sku_id), Look::Lost) {
+            add(&self.side.counters.fenced, 1);
+            self.side.routes.lost(sku_id);
+        }
     }
 
     fn note(&self, problem: Option<String>) {

@@ -2,7 +2,7 @@
 //! last of it clears the owner in the store, and only then their route is gone. Nothing has to be carried on here: the journal
 //! has it, the shard and the follower go on by themselves, after a crash too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +42,7 @@ impl Hub {
             };
             results.push((sku_id, result));
         }
+        let epochs: HashMap<SkuId, u64> = moving.iter().map(|sku_id| (sku_id.clone(), self.side().routes.epoch(sku_id))).collect();
         self.context.failpoint("demote.before_close");
         let closing = self.close(shard, moving, &mut results).await;
         if !closing.is_empty() {
@@ -50,7 +51,6 @@ impl Hub {
         let side = self.side();
         // (sku, epoch, the end of its move)
         let mut waiting = Vec::new();
-        let epochs: BTreeMap<SkuId, u64> = side.routes.list(None, usize::MAX).into_iter().map(|hot| (hot.sku_id, hot.epoch)).collect();
         for sku_id in closing {
             let over = match side.routes.look(&sku_id) {
                 Look::Moving(over) => Some(over),

@@ -33,6 +33,8 @@ struct Adoption {
 
 /// Why a move stands still for now.
 enum Halt {
+    /// The store did not give them, or nobody knows whether it did.
+    Take(StoreError),
     Store(StoreError),
     Shard(Refusal),
 }
@@ -114,7 +116,7 @@ impl Hub {
             let mut results = Vec::new();
             let halted = match self.take_and_adopt(shard, &mut moving, asked, &mut results).await {
                 Ok(()) => None,
-                Err(Halt::Store(StoreError::Unavailable(_) | StoreError::Busy(_))) if !taken => {
+                Err(Halt::Take(StoreError::Unavailable(_) | StoreError::Busy(_))) if !taken => {
                     let refusal = side.late();
                     for sku_id in std::mem::take(&mut moving) {
                         side.routes.cold(&sku_id);
@@ -122,7 +124,7 @@ impl Hub {
                     }
                     None
                 }
-                Err(Halt::Store(error)) => {
+                Err(Halt::Take(error) | Halt::Store(error)) => {
                     tracing::warn!(%error, skus = moving.len(), "SKUs on their way to a shard wait for the store");
                     Some(refusal_of(error))
                 }
@@ -157,7 +159,7 @@ impl Hub {
         results: &mut Results,
     ) -> Result<(), Halt> {
         let side = self.side();
-        let taken = side.noted(side.store.take(moving, side.server, shard).await).map_err(Halt::Store)?;
+        let taken = side.noted(side.store.take(moving, side.server, shard).await).map_err(Halt::Take)?;
         self.context.failpoint("promote.taken");
         let mut adoptions = Vec::new();
         for (sku_id, taken) in std::mem::take(moving).into_iter().zip(taken) {

@@ -14,38 +14,49 @@ use crate::ids::{ShardId, SkuId, shard_of};
 use crate::limits::{MAX_MOVE_SECONDS, MAX_SKUS_PER_MOVE};
 
 impl Hub {
-    /// At start, in the background: first what the shards have begun, then what the store says.
+    /// At start, in the background: what the shards have begun to adopt, and what the store says is ours and no shard knows. Both
+    /// together, because orders may link them.
     pub async fn repair(&self) {
         let side = self.side();
-        let mut adopting: BTreeMap<ShardId, Vec<SkuId>> = BTreeMap::new();
+        let mut by_shard: BTreeMap<ShardId, Vec<SkuId>> = BTreeMap::new();
         for hot in side.routes.list(None, usize::MAX) {
             if hot.stage == Stage::Adopting {
-                adopting.entry(hot.shard).or_default().push(hot.sku_id);
+                by_shard.entry(hot.shard).or_default().push(hot.sku_id);
             }
-        }
-        for (shard, skus) in adopting {
-            // Linked ones together, so all at once; what can be large here is what one request promoted.
-            self.carry_on(shard, skus, Asked::Repair, &mut None).await;
         }
         let mut backoff = Backoff::default();
         let mut after: Option<SkuId> = None;
         while !side.is_stopping() {
+            // The store must know of every SKU that has left.
             if !self.all_flushed().await {
                 sleep(backoff.next()).await;
                 continue;
             }
-            let page = side.store.owned(side.server, after.as_ref(), MAX_SKUS_PER_MOVE).await;
-            let Ok(page) = side.noted(page) else {
+            let page = side.noted(side.store.owned(side.server, after.as_ref(), MAX_SKUS_PER_MOVE).await);
+            let Ok(page) = page else {
                 sleep(backoff.next()).await;
                 continue;
             };
             let full = page.len() >= MAX_SKUS_PER_MOVE;
             after = page.last().map(|(sku_id, _)| sku_id.clone());
-            let lost = page.into_iter().map(|(sku_id, _)| sku_id);
-            let lost: Vec<SkuId> = lost.filter(|sku_id| matches!(side.routes.look(sku_id), Look::Cold)).collect();
-            self.take_back(lost).await;
+            for (sku_id, owner) in page {
+                let unknown = matches!(side.routes.look(&sku_id), Look::Cold);
+                // A promotion that is asked for just now will do it.
+                if unknown && matches!(side.routes.begin(&sku_id, Stage::Adopting, owner.shard, false), Begun::Started) {
+                    by_shard.entry(owner.shard).or_default().push(sku_id);
+                }
+            }
             if !full {
-                return;
+                break;
+            }
+        }
+        for (shard, skus) in by_shard {
+            if shard.index() < self.shards.len() {
+                tracing::info!(%shard, skus = skus.len(), "SKUs were on their way into the shard");
+                let hub = self.arc();
+                side.spawn(async move { hub.carry_on(shard, skus, Asked::Repair, &mut None).await });
+            } else {
+                tracing::error!(%shard, skus = skus.len(), "the store has given SKUs to a shard that there is not");
             }
         }
     }

@@ -192,6 +192,15 @@ impl Routes {
         begun
     }
 
+    /// The ownership of a SKU that is hot or about to leave; 0 for one that is not.
+    pub fn epoch(&self, sku_id: &SkuId) -> u64 {
+        match self.routes.get(sku_id).as_deref() {
+            Some(Route::Hot(hot)) => hot.epoch,
+            Some(Route::Moving { epoch, .. }) => *epoch,
+            Some(Route::Lost) | None => 0,
+        }
+    }
+
     /// A SKU that the recovered state of a shard has.
     pub fn recovered(&self, sku_id: &SkuId, shard: ShardId, epoch: u64, stage: Stage, now: Timestamp) {
         let auto = false;
@@ -264,12 +273,6 @@ impl Routes {
     /// Hot and moving SKUs, of whatever kind; may be a little off while others move.
     pub fn len(&self) -> usize {
         self.routes.len()
-    }
-
-    /// Whether a SKU is about to leave its shard.
-    pub fn any_closing(&self, of: ShardId) -> bool {
-        let closing = |route: &Route| matches!(route, Route::Moving { stage: Stage::Closing, shard, .. } if *shard == of);
-        self.routes.iter().any(|route| closing(route.value()))
     }
 
     /// Up to `limit` SKUs after `after` that are hot or moving, by name.
@@ -348,7 +351,6 @@ mod tests {
         assert!(matches!(routes.look(&a), Look::Hot(ShardId(3))));
         assert!(!routes.left(&a), "it is not about to leave");
         assert!(matches!(routes.begin(&a, Stage::Closing, shard, false), Begun::Started));
-        assert!(routes.any_closing(shard) && !routes.any_closing(ShardId(0)));
         assert!(routes.left(&a));
         assert!(matches!(routes.look(&a), Look::Cold));
     }

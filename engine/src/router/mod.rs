@@ -5,6 +5,8 @@
 mod batch;
 mod settle;
 
+pub(crate) use batch::skus_of;
+
 use crate::command::{Action, Command, Release, Reserve};
 use crate::directory::Home;
 use crate::hub::{How, Hub, Side};

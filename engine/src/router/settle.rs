@@ -13,6 +13,7 @@ use crate::ids::{Lsn, OrderNo, ShardId, SkuId, shard_of_order};
 use crate::limits::MAX_LOOK_PAUSE_MILLIS;
 use crate::outcome::{Answer, Effect, Outcome, Refusal};
 use crate::placement::routes::{Look, Over, Where};
+use crate::state::State;
 use crate::store::{ColdOutcome, Owner, StoredOrder};
 
 /// One look.
@@ -226,9 +227,9 @@ impl Hub {
 
     /// An order all of whose SKUs a shard has, but that the shard has let go of: a read is answered from the store, for anything else
     /// the shard takes it back.
-    async fn repeat_of(&self, side: &Side, command: &Command, stored: &Fetch) -> Looked {
+    async fn repeat_of(&self, side: &Side, command: &Command, stored: &Fetch<'_>) -> Looked {
         if matches!(command.action, Action::GetOrder(_)) {
-            let view = stored.order.image.view();
+            let view = State::view_of(stored.order.image.clone()).ok_or(Refusal::StoreUnavailable)?;
             return Ok(Step::Done(Ok(Answer::Order { order: view, effect: Effect::Replayed })));
         }
         add(&side.counters.orders_fetched, 1);
@@ -242,7 +243,7 @@ impl Hub {
 
     /// An order of which the store says that its SKUs are hot. It is read under its lock, and after the shard said
     /// that it does not know it: what the store has then is the newest.
-    async fn fetch(&self, side: &Side, order_no: &OrderNo, owner: Owner) -> Result<Fetched<'_>, Refusal> {
+    async fn fetch<'a>(&self, side: &'a Side, order_no: &OrderNo, owner: Owner) -> Result<Fetched<'a>, Refusal> {
         let lock = side.lock_of(order_no).lock().await;
         if owner.server == side.server {
             match self.ask(owner.shard, Action::GetOrder(order_no.clone()).into(), How::Exact).await {
