@@ -14,8 +14,8 @@ use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
 use crate::store::{
-    Anomaly, ColdOutcome, Expired, FlushBatch, Flushed, Moving, Owner, Repaired, StockBooks, StockRow, Store, StoreError,
-    StoredJournal, StoredOrder, Taken,
+    Anomaly, ColdOutcome, Expired, FlushBatch, Flushed, Moving, Owner, Repaired, StockBooks, StockRow, Store,
+    StoreError, StoredJournal, StoredOrder, Taken,
 };
 use crate::sync::unpoisoned;
 use tables::Tables;
@@ -34,6 +34,7 @@ struct Faults {
     /// Calls that take effect and whose answer is lost.
     unknown: AtomicU32,
     held: watch::Sender<bool>,
+    flushes_held: watch::Sender<bool>,
     /// Calls that wait to be let go.
     waiting: AtomicU32,
 }
@@ -44,6 +45,7 @@ impl Default for Faults {
             cut: AtomicBool::new(false),
             unknown: AtomicU32::new(0),
             held: watch::Sender::new(false),
+            flushes_held: watch::Sender::new(false),
             waiting: AtomicU32::new(0),
         }
     }
@@ -81,6 +83,16 @@ impl MemoryStore {
         self.faults.held.send_replace(false);
     }
 
+    /// Holds flushes back from now on; nothing else.
+    pub fn hold_flushes(&self) {
+        self.faults.flushes_held.send_replace(true);
+    }
+
+    /// Lets flushes go on.
+    pub fn let_flushes_go(&self) {
+        self.faults.flushes_held.send_replace(false);
+    }
+
     /// Calls that are held back now.
     #[must_use]
     pub fn waiting(&self) -> u32 {
@@ -98,12 +110,7 @@ impl MemoryStore {
 
     /// What every call meets first.
     async fn enter(&self) -> Result<(), StoreError> {
-        if *self.faults.held.borrow() {
-            self.faults.waiting.fetch_add(1, Ordering::SeqCst);
-            let mut held = self.faults.held.subscribe();
-            drop(held.wait_for(|held| !held).await);
-            self.faults.waiting.fetch_sub(1, Ordering::SeqCst);
-        }
+        self.pass(&self.faults.held).await;
         // A database is never as quick as this, and callers must not rely on it.
         tokio::task::yield_now().await;
         if self.faults.cut.load(Ordering::SeqCst) {
@@ -112,12 +119,23 @@ impl MemoryStore {
         Ok(())
     }
 
+    async fn pass(&self, held: &watch::Sender<bool>) {
+        if *held.borrow() {
+            self.faults.waiting.fetch_add(1, Ordering::SeqCst);
+            drop(held.subscribe().wait_for(|held| !held).await);
+            self.faults.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
     async fn read<T>(&self, read: impl FnOnce(&Tables) -> T + Send) -> Result<T, StoreError> {
         self.enter().await?;
         Ok(read(&self.tables()))
     }
 
-    async fn write<T>(&self, write: impl FnOnce(&mut Tables) -> Result<T, StoreError> + Send) -> Result<T, StoreError> {
+    async fn write<T>(
+        &self,
+        write: impl FnOnce(&mut Tables) -> Result<T, StoreError> + Send,
+    ) -> Result<T, StoreError> {
         self.enter().await?;
         let result = write(&mut self.tables());
         let one_less = |calls: u32| calls.checked_sub(1);
@@ -143,11 +161,19 @@ impl Store for MemoryStore {
         self.write(|tables| tables.expire(now, max)).await
     }
 
-    async fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Result<Vec<StockRow>, StoreError> {
+    async fn stock(
+        &self,
+        sku_id: &SkuId,
+        warehouse_id: Option<WarehouseId>,
+    ) -> Result<Vec<StockRow>, StoreError> {
         self.read(|tables| tables.stock(sku_id, warehouse_id)).await
     }
 
-    async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockRow>>, StoreError> {
+    async fn stock_page(
+        &self,
+        after: Option<&SkuId>,
+        limit: usize,
+    ) -> Result<Vec<Vec<StockRow>>, StoreError> {
         self.read(|tables| tables.stock_page(after, limit)).await
     }
 
@@ -191,6 +217,7 @@ impl Store for MemoryStore {
     }
 
     async fn flush(&self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
+        self.pass(&self.faults.flushes_held).await;
         self.write(|tables| tables.flush(batch)).await
     }
 

@@ -12,8 +12,8 @@ use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId}
 use crate::outcome::{Levels, Refusal, StockView};
 use crate::state::{Corruption, Decision, Delta, State};
 use crate::store::{
-    Anomaly, ColdOutcome, Expired, FlushBatch, Flushed, JournalRow, Moving, Owner, Repaired, StockBooks, StockRow,
-    StoreError, StoredJournal, StoredOrder, Taken,
+    Anomaly, ColdOutcome, Expired, FlushBatch, Flushed, JournalRow, Moving, Owner, Repaired, StockBooks,
+    StockRow, StoreError, StoredJournal, StoredOrder, Taken,
 };
 
 type Place = (SkuId, WarehouseId);
@@ -108,16 +108,18 @@ impl Tables {
     }
 
     pub fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Vec<StockRow> {
-        let rows = self.of_sku(sku_id).filter(|kept| warehouse_id.is_none_or(|w| w == kept.image.warehouse_id));
+        let rows =
+            self.of_sku(sku_id).filter(|kept| warehouse_id.is_none_or(|w| w == kept.image.warehouse_id));
         rows.map(row).collect()
     }
 
     pub fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Vec<Vec<StockRow>> {
         let mut page: Vec<Vec<StockRow>> = Vec::new();
         for kept in self.after(after) {
+            let full = page.len() == limit;
             match page.last_mut() {
                 Some(last) if last[0].view.sku_id == kept.image.sku_id => last.push(row(kept)),
-                _ if page.len() == limit => break,
+                _ if full => break,
                 _ => page.push(vec![row(kept)]),
             }
         }
@@ -146,16 +148,18 @@ impl Tables {
         loop {
             let comes = |sku_id: &SkuId| {
                 (skus.contains(sku_id) && !refused.contains_key(sku_id))
-                    || self.owner_of(sku_id).is_some_and(|owner| (owner.server, owner.shard) == (server, shard))
+                    || self
+                        .owner_of(sku_id)
+                        .is_some_and(|owner| (owner.server, owner.shard) == (server, shard))
             };
             let spanning = self.orders.values().find_map(|kept| {
                 let lines = &kept.image.lines;
                 if !is_open(&kept.image) || lines.iter().all(|line| comes(&line.sku_id)) {
                     return None;
                 }
-                let comes = lines.iter().find(|line| {
-                    skus.contains(&line.sku_id) && !refused.contains_key(&line.sku_id)
-                })?;
+                let comes = lines
+                    .iter()
+                    .find(|line| skus.contains(&line.sku_id) && !refused.contains_key(&line.sku_id))?;
                 Some((comes.sku_id.clone(), kept.image.order_no.clone()))
             });
             let Some((sku_id, order_no)) = spanning else { break };
@@ -194,7 +198,10 @@ impl Tables {
     }
 
     pub fn requests_of(&self, moving: &Moving, after: Option<&RequestId>, max: usize) -> Vec<RequestImage> {
-        let of_sku = self.requests.values().filter(|request| request.sku_id == moving.sku_id && request.at >= moving.since);
+        let of_sku = self
+            .requests
+            .values()
+            .filter(|request| request.sku_id == moving.sku_id && request.at >= moving.since);
         let after = of_sku.filter(|request| after.is_none_or(|after| request.request_id > *after));
         after.take(max).cloned().collect()
     }
@@ -350,10 +357,12 @@ impl Tables {
 
     pub fn repair(&mut self, sku_id: &SkuId, warehouse_id: WarehouseId, now: Timestamp) -> Option<Repaired> {
         let books = self.books(None, usize::MAX).into_iter();
-        let mut books = books.filter(|b| b.row.view.sku_id == *sku_id && b.row.view.warehouse_id == warehouse_id);
+        let mut books =
+            books.filter(|b| b.row.view.sku_id == *sku_id && b.row.view.warehouse_id == warehouse_id);
         let StockBooks { row: StockRow { view, owner }, journal, journal_version, .. } = books.next()?;
         let [available, reserved, sold] = journal.map(|sum| u64::try_from(sum).ok());
-        let sums = Levels { available: available?, reserved: reserved?, sold: sold?, version: journal_version };
+        let sums =
+            Levels { available: available?, reserved: reserved?, sold: sold?, version: journal_version };
         if owner.is_some() || sums == view.levels {
             return None;
         }
@@ -381,7 +390,8 @@ impl Tables {
     }
 
     pub fn set_owner(&mut self, sku_id: &SkuId, owner: Option<Owner>) {
-        let places: Vec<Place> = self.of_sku(sku_id).map(|kept| (sku_id.clone(), kept.image.warehouse_id)).collect();
+        let places: Vec<Place> =
+            self.of_sku(sku_id).map(|kept| (sku_id.clone(), kept.image.warehouse_id)).collect();
         for place in places {
             if let Some(kept) = self.stocks.get_mut(&place) {
                 kept.owner = owner;
@@ -437,12 +447,19 @@ impl Tables {
             now = now.max(kept.image.changed_at);
             images.push(Image::Order(kept.image.clone()));
         }
-        images.extend(touched.requests.iter().filter_map(|key| self.requests.get(key)).cloned().map(Image::Request));
+        images.extend(
+            touched.requests.iter().filter_map(|key| self.requests.get(key)).cloned().map(Image::Request),
+        );
         let time = if applied == Lsn::ZERO { now } else { Timestamp::default() };
         Ok((State::of_images(applied, time, images)?, now))
     }
 
-    fn write_moves(&mut self, moves: Vec<StockMove>, event: &Event, source: Option<(ServerId, ShardId, Lsn)>) {
+    fn write_moves(
+        &mut self,
+        moves: Vec<StockMove>,
+        event: &Event,
+        source: Option<(ServerId, ShardId, Lsn)>,
+    ) {
         for change in moves {
             let key = (change.sku_id.clone(), change.warehouse_id, change.after.version);
             let row = JournalRow { change, at: event.at, trace: event.trace, source };
@@ -515,7 +532,8 @@ impl Tables {
     }
 
     fn after(&self, after: Option<&SkuId>) -> impl Iterator<Item = &Kept> {
-        let from = after.map_or(Bound::Unbounded, |sku_id| Bound::Excluded((sku_id.clone(), WarehouseId(u32::MAX))));
+        let from =
+            after.map_or(Bound::Unbounded, |sku_id| Bound::Excluded((sku_id.clone(), WarehouseId(u32::MAX))));
         self.stocks.range((from, Bound::Unbounded)).map(|(_, kept)| kept)
     }
 }
@@ -564,7 +582,9 @@ impl Touched {
 }
 
 fn moves_of(state: &State, event: &Event) -> Vec<StockMove> {
-    event.stock_moves(|sku_id, warehouse_id| state.image_of_stock(sku_id, warehouse_id).map(|image| image.levels))
+    event.stock_moves(|sku_id, warehouse_id| {
+        state.image_of_stock(sku_id, warehouse_id).map(|image| image.levels)
+    })
 }
 
 fn is_open(image: &OrderImage) -> bool {
