@@ -118,10 +118,17 @@ impl Hub {
         let Some(row) = rows.first() else {
             return Err(Refusal::UnknownSku { sku_id: sku_id.clone(), warehouse_id: None });
         };
+        let there = Moved { effect: Effect::Replayed, shard: None, epoch: 0, orders: 0 };
         match row.owner {
-            None => Ok(Moved { effect: Effect::Replayed, shard: None, epoch: 0, orders: 0 }),
-            Some(owner) if owner.server == side.server => Err(Refusal::Overloaded),
-            Some(_) => Err(Refusal::OwnedElsewhere { sku_id: sku_id.clone() }),
+            None => Ok(there),
+            Some(owner) if owner.server != side.server => Err(Refusal::OwnedElsewhere { sku_id: sku_id.clone() }),
+            // It was cold when this was asked, and somebody promotes it just now.
+            Some(_) if !matches!(side.routes.look(sku_id), Look::Cold) => Ok(there),
+            // The store has given it to us before the last stop, and the repair has not come to it yet.
+            Some(_) => {
+                self.reclaim(sku_id);
+                Err(Refusal::Overloaded)
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::command::{Action, Command};
 use crate::hub::{Hub, next_envelope};
 use crate::ids::{OrderNo, SkuId};
 use crate::limits::{MAX_BATCH_CHAINS, MAX_ROUTE_TRIES};
-use crate::outcome::{Outcome, Refusal};
+use crate::outcome::{Answer, Effect, Outcome, Refusal};
 use crate::shard::shared::{Envelope, give_back_claims};
 
 /// A command with its place in the batch.
@@ -75,6 +75,7 @@ impl Hub {
             }
             left.sort_by_key(|(index, _)| *index);
         }
+        read_again(&mut careful, &outcomes);
         careful.sort_by_key(|(index, _)| *index);
         self.settle_all(careful, &mut outcomes).await;
         outcomes
@@ -175,6 +176,28 @@ impl Hub {
                 // Its places keep `Overloaded`, which would be a lie only if a settle panicked in the middle.
                 Some(Err(error)) => tracing::error!(%error, "a chain of a batch failed"),
             }
+        }
+    }
+}
+
+/// While its SKU moves, an order is frozen: reads and repeats are answered, changes are not. Those answers are out of date when a
+/// change that came before them in the batch is carried out after all, so the order is read again behind it.
+fn read_again(careful: &mut Vec<Placed>, outcomes: &[Outcome]) {
+    let mut first: HashMap<OrderNo, usize> = HashMap::new();
+    for (index, command) in careful.iter() {
+        if let Some(order_no) = command.order_no() {
+            let first = first.entry(order_no.clone()).or_insert(*index);
+            *first = (*first).min(*index);
+        }
+    }
+    if first.is_empty() {
+        return;
+    }
+    for (index, outcome) in outcomes.iter().enumerate() {
+        if let Ok(Answer::Order { order, effect: Effect::Replayed }) = outcome
+            && first.get(&order.order_no).is_some_and(|first| *first < index)
+        {
+            careful.push((index, Action::GetOrder(order.order_no.clone()).into()));
         }
     }
 }

@@ -30,6 +30,7 @@ impl House {
     }
 
     pub async fn start_with(&self, options: EngineOptions, session: &MemoryStore) -> Engine {
+        self.world.journal.mend();
         let parts = self.world.parts().with_store(Arc::new(session.clone()), SERVER);
         Engine::start(options, parts).await.unwrap()
     }
