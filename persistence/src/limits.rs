@@ -1,4 +1,4 @@
-//! Every bound of this crate's SQL store, in one place, each with its reason. (Those of the journal stand beside their code.)
+//! Every bound of this crate's SQL store and imports, in one place, each with its reason. (Those of the journal stand beside their code.)
 
 use std::time::Duration;
 
@@ -42,12 +42,30 @@ pub const MAX_ROWS_PER_STATEMENT: usize = 128;
 /// Keys that one statement looks for.
 pub const MAX_KEYS_PER_STATEMENT: usize = 64;
 
+/// Warehouses whose journals one statement reads. SQLite takes 500 parts of a union; few SKUs have more than these.
+pub const MAX_WAREHOUSES_PER_STATEMENT: usize = 32;
+
+/// Bytes of the words of an anomaly; the column takes 1,024.
+pub const MAX_DETAIL_BYTES: usize = 1_000;
+
 /// A due order that a shard decides is looked at again after this long: by then the shard's own expiry is flushed, or
 /// the order came back.
 pub const POSTPONE_MILLIS: u64 = 15_000;
 
 /// Prepared statements that a connection keeps. Lists are cut to powers of two, so there are few texts.
 pub const STATEMENTS_PER_CONNECTION: usize = 256;
+
+/// Rows of an import that wait between the source and the one who creates stocks of them; some 100 KB.
+pub const IMPORT_ROWS_AHEAD: usize = 1_024;
+
+/// A source of an import that does not take a connection within this is not there.
+pub const IMPORT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the source of an import keeps rows that are not taken yet, in seconds: creating stocks may be slow.
+pub const IMPORT_NET_WRITE_TIMEOUT_SECONDS: u32 = 3_600;
+
+/// Refused rows and conflicts that the report of an import keeps as examples, for each reason: enough to see what is wrong.
+pub const MAX_IMPORT_EXAMPLES: usize = 20;
 
 const _: () = assert!(MAX_ROWS_PER_STATEMENT.is_power_of_two() && MAX_KEYS_PER_STATEMENT.is_power_of_two());
 const _: () = assert!(MAX_ROWS_PER_STATEMENT * 18 < 32_766);

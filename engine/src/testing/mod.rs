@@ -2,6 +2,7 @@
 //! clock that is moved by hand. Time and faults are driven through the same seams that production uses. And the suites
 //! that every journal and every store must pass.
 
+pub mod flush_suite;
 pub mod journal_suite;
 mod manual_clock;
 mod memory_checkpoints;

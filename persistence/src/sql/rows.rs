@@ -521,7 +521,7 @@ pub(super) fn journal_row(entry: &JournalRow) -> Vec<Arg> {
 }
 
 /// Reads available, reserved, sold and version.
-fn levels(f: &mut Fields<'_>) -> Result<Levels, StoreError> {
+pub(super) fn levels(f: &mut Fields<'_>) -> Result<Levels, StoreError> {
     Ok(Levels { available: f.count()?, reserved: f.count()?, sold: f.count()?, version: f.count()? })
 }
 

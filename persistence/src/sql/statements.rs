@@ -48,6 +48,27 @@ where
     Ok(all)
 }
 
+/// Changes the rows whose `column` is one of `keys`, and tells how many: `{head} {column} IN (…)`. The condition of `head` must hold no
+/// longer for a row that was changed, or changing it again must do no harm.
+pub(super) async fn execute_in<K>(
+    tx: &mut dyn Tx,
+    head: &str,
+    column: &str,
+    keys: &[K],
+) -> Result<u64, SqlError>
+where
+    for<'a> Arg: From<&'a K>,
+    K: Sync,
+{
+    let mut count = 0;
+    for keys in keys.chunks(MAX_KEYS_PER_STATEMENT) {
+        let args = padded(keys.iter().map(|key| vec![Arg::from(key)]).collect());
+        let sql = format!("{head} {column} IN ({})", marks(args.len()));
+        count += tx.execute(&sql, args.into_iter().flatten().collect()).await?;
+    }
+    Ok(count)
+}
+
 /// Rows of stocks, which are best sorted by key and without repeats: `{head} (sku_id = ? AND warehouse_id = ? OR …) {tail}`.
 pub(super) async fn rows_of_stocks(
     tx: &mut dyn Tx,

@@ -136,5 +136,6 @@ CREATE TABLE IF NOT EXISTS anomalies (
     lsn BIGINT,
     sku_id VARBINARY(64),
     order_no VARBINARY(64),
-    detail VARBINARY(1024) NOT NULL
+    detail VARBINARY(1024) NOT NULL,
+    INDEX anomalies_order (order_no)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;

@@ -137,3 +137,4 @@ CREATE TABLE anomalies (
     order_no TEXT,
     detail   TEXT    NOT NULL
 );
+CREATE INDEX anomalies_order ON anomalies (order_no) WHERE order_no IS NOT NULL;
