@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hotstock_engine::clock::{Clock, Timestamp};
-use hotstock_engine::engine::{Engine, EngineOptions, Parts, StartError};
+use hotstock_engine::engine::{Engine, EngineOptions, Parts, StartError, StoreOptions};
 use hotstock_engine::ids::WarehouseId;
 use hotstock_engine::journal::JournalError;
 use hotstock_persistence::data_dir::{DataDir, DataDirError};
@@ -118,6 +118,7 @@ fn engine_options(config: &Config) -> EngineOptions {
         remember_seconds: config.orders.remember_hours * 3_600,
         remember_max: config.orders.remember_max,
         checkpoint_events: config.checkpoint.events,
+        store: StoreOptions::default(),
     }
 }
 

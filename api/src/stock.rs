@@ -40,7 +40,7 @@ pub async fn create(call: Call) -> Result<Reply, Problem> {
 pub async fn get(call: Call) -> Result<Reply, Problem> {
     let query: SkuQuery = call.query()?;
     let (sku_id, warehouse_id) = (sku_id(call.path_id())?, one_warehouse(query.warehouse_id)?);
-    let stocks = call.app.engine.stock(&sku_id, warehouse_id);
+    let stocks = call.app.engine.stock(&sku_id, warehouse_id).await?;
     if stocks.is_empty() {
         return Err(Refusal::UnknownSku { sku_id, warehouse_id }.into());
     }
@@ -60,10 +60,13 @@ pub async fn list(call: Call) -> Result<Reply, Problem> {
     let limit = query.limit.map_or(Ok(DEFAULT_PAGE_SKUS), |limit| limit.within("limit", 1..=max))?;
     let after = query.cursor.map(|cursor| after_cursor(&cursor)).transpose()?;
     let engine = &call.app.engine;
-    let page = engine.stock_page(after.as_ref(), limit);
+    let page = engine.stock_page(after.as_ref(), limit).await?;
     // A page may be shorter than its limit and still not be the last, so the one after it is asked for.
     let last = page.last().and_then(|stocks| stocks.first()).map(|stock| &stock.sku_id);
-    let more = last.filter(|last| !engine.stock_page(Some(last), 1).is_empty());
+    let more = match last {
+        Some(last) => (!engine.stock_page(Some(last), 1).await?.is_empty()).then_some(last),
+        None => None,
+    };
     let items = page.iter().map(|stocks| SkuBody::new(stocks, None)).collect();
     let next_cursor = more.map(|sku_id| BASE64_URL_SAFE_NO_PAD.encode(sku_id.as_str()));
     Ok(Reply::json(StatusCode::OK, &PageBody { items, next_cursor }))
