@@ -18,7 +18,7 @@ use crate::command::Command;
 use crate::context::Context;
 use crate::directory::Directory;
 use crate::dirty::Dirty;
-use crate::hub::{Hub, Side};
+use crate::hub::{Hub, Side, refusal_of};
 use crate::ids::{Lsn, ShardId, SkuId, WarehouseId};
 use crate::journal::JournalReader;
 use crate::limits::{MAX_PAGE_ROWS, MAX_SHARDS, MAX_SKUS_PER_MOVE, MAX_WAITING_SLICES, TICK_MILLIS};
@@ -29,7 +29,7 @@ use crate::replier;
 use crate::shard::shared::ShardShared;
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::state::State;
-use crate::store::JournalRow;
+use crate::store::{Anomaly, JournalRow};
 use crate::sync::{Inbox, unpoisoned};
 use crate::views::Views;
 use crate::writer::{self, COMMIT_BUCKETS, WriterCounters};
@@ -190,6 +190,15 @@ impl Engine {
         limit: usize,
     ) -> Result<Vec<JournalRow>, Refusal> {
         self.running.hub.stock_journal(sku_id, after, limit).await
+    }
+
+    /// The newest conflicts that the store has recorded, at most `max`, and how many there are. Without a store: none.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnavailable`].
+    pub async fn anomalies(&self, max: usize) -> Result<(u64, Vec<Anomaly>), Refusal> {
+        let Some(side) = &self.running.hub.side else { return Ok((0, Vec::new())) };
+        side.noted(side.store.anomalies(max).await).map_err(refusal_of)
     }
 
     /// Makes SKUs hot, each with its open orders; at most [`MAX_SKUS_PER_MOVE`], the others are refused as overload. One that is

@@ -165,6 +165,10 @@ pub const MAX_UNFLUSHED_SCAN: u64 = 1_000_000;
 /// Tries to read the journal of a SKU while the seam between store and journal moves.
 pub const MAX_HISTORY_TRIES: usize = 5;
 
+/// Changed stocks that are kept for the mirror while it is behind, some 25 MB. More would only make memory grow while Redis is
+/// away: above it all stocks are mirrored again when it is back.
+pub const MAX_DIRTY_STOCKS: usize = 250_000;
+
 /// SKUs in one page of the list.
 pub const MAX_PAGE_ROWS: usize = 1_000;
 
