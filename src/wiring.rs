@@ -133,7 +133,7 @@ pub async fn start(config: &Config, books: Books) -> Result<System, Failure> {
 fn refuse_without_store(data_dir: &DataDir, journal: &SledJournal, shards: u16) -> Result<(), Failure> {
     let reader = journal.reader();
     let is_used = (0..shards).map(ShardId).any(|shard| reader.bounds(shard).last > Lsn::ZERO);
-    if !is_used || data_dir.has_store()? {
+    if !is_used || data_dir.store_id()?.is_some() {
         return Ok(());
     }
     Err(Failure::Usage(

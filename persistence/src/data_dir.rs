@@ -4,7 +4,7 @@
 //!   data-dir/
 //!     lock           held while a process has the directory open
 //!     meta           format, number of shards, the server's id: written once
-//!     store          the id of the SQL store that it belongs to: written when that is first reached
+//!     store          the id of the SQL store that its SKUs come from: written when that was first reached
 //!     store.db       the SQL store itself, when that is SQLite
 //!     journal/       see `journal`
 //!     checkpoints/   see `checkpoint`
@@ -21,9 +21,13 @@ use hotstock_engine::limits::MAX_SHARDS;
 use crate::checkpoint::FileCheckpoints;
 use crate::files::{At as _, FileError, parent, read_if_there, sync_dir, write_whole};
 use crate::journal::{JournalOptions, SledJournal};
+use crate::sql::IdentityCheck;
 
-/// The layout of the directory that this program reads and writes.
-const FORMAT: u32 = 1;
+/// The format of the directory that this program writes; it reads all up to it. An older program must not look into a newer
+/// journal, whose records it would take for a torn tail.
+///
+/// - 2: the journal and the checkpoints may hold entries of format version 2.
+const FORMAT: u32 = 2;
 
 const TITLE: &str = "hotstock data directory. Do not edit: the shards of every SKU depend on it.";
 
@@ -37,6 +41,7 @@ pub struct DataDir {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Meta {
+    format: u32,
     shards: u16,
     server_id: ServerId,
 }
@@ -75,8 +80,21 @@ pub enum DataDirError {
         /// How many were asked for.
         asked: u16,
     },
+    /// Its SKUs and orders belong to another SQL store.
+    #[error(
+        "{path}: this data directory belongs to the SQL store {has}, not to {asked}. Its hot SKUs would be decided twice: \
+         give the address of its own store, or another directory"
+    )]
+    OtherStore {
+        /// The directory.
+        path: PathBuf,
+        /// The id of the store that it was first used with.
+        has: String,
+        /// The id of the store at the address.
+        asked: String,
+    },
     /// It was written by a later version of the program.
-    #[error("{path}: format {has} of a later version; this one reads format {FORMAT}")]
+    #[error("{path}: format {has} of a later version; this one reads up to {FORMAT}")]
     OtherFormat {
         /// The file that says so.
         path: PathBuf,
@@ -156,39 +174,38 @@ impl DataDir {
         self.meta.server_id
     }
 
-    /// Whether the directory was ever used with a SQL store.
-    ///
-    /// # Errors
-    /// [`DataDirError`] when the file that says so can't be read.
-    pub fn has_store(&self) -> Result<bool, DataDirError> {
-        Ok(read_if_there(&store_file(&self.path))?.is_some())
-    }
-
-    /// Checks the id of a SQL store: the first one is noted, and later only that one is right. With another one, SKUs that it knows as
-    /// cold would be hot here, or the other way round.
+    /// What [`SqlStore::checked_by`](crate::sql::SqlStore::checked_by) takes: the first store that is reached becomes the
+    /// directory's own, any other is refused from then on.
     #[must_use]
-    pub fn store_check(&self) -> Box<dyn Fn(&str) -> Result<(), String> + Send + Sync> {
-        let path = store_file(&self.path);
+    pub fn store_check(&self) -> IdentityCheck {
+        let (path, lock) = (self.path.clone(), Arc::clone(&self.lock));
         Box::new(move |store_id| {
-            let known = read_if_there(&path).map_err(|error| DataDirError::from(error).to_string())?;
-            let text = print_store(store_id);
-            match known {
-                None => write_whole(&path, &text).map_err(|error| DataDirError::from(error).to_string()),
-                Some(known) if known == text => Ok(()),
-                Some(_) => Err(format!(
-                    "{}: this data directory belongs to another SQL store than {store_id}; give it its own store, or start with a \
-                     new directory",
-                    path.display()
-                )),
-            }
+            // While anyone can ask, no other process may open the directory.
+            let _locked = &lock;
+            bind_store(&path, store_id).map_err(|error| error.to_string())
         })
     }
 
-    /// Opens the journal. It keeps the directory locked for as long as it lives.
+    /// The id of the SQL store that the directory belongs to; `None` when it was never used with one.
+    ///
+    /// # Errors
+    /// [`DataDirError::Damaged`], [`DataDirError::Io`].
+    pub fn store_id(&self) -> Result<Option<String>, DataDirError> {
+        read_store_id(&self.path)
+    }
+
+    /// Opens the journal, which takes a directory of an older format to that of this program. It keeps the directory locked for as
+    /// long as it lives.
     ///
     /// # Errors
     /// [`JournalError::Damaged`], [`JournalError::Io`].
     pub fn journal(&self, options: JournalOptions) -> Result<SledJournal, JournalError> {
+        if self.meta.format < FORMAT {
+            let path = self.path.join("meta");
+            let content = print_meta(&Meta { format: FORMAT, ..self.meta });
+            write_whole(&path, &content)
+                .map_err(|FileError { path, problem, .. }| JournalError::Io { path, problem })?;
+        }
         let mut journal = SledJournal::open(&journal_dir(&self.path), self.meta.shards, options)?;
         journal.keep(Arc::clone(&self.lock));
         Ok(journal)
@@ -209,14 +226,6 @@ fn checkpoints_dir(path: &Path) -> PathBuf {
     path.join("checkpoints")
 }
 
-fn store_file(path: &Path) -> PathBuf {
-    path.join("store")
-}
-
-fn print_store(store_id: &str) -> Vec<u8> {
-    format!("{TITLE}\nstore_id = {store_id}\n").into_bytes()
-}
-
 fn in_use(path: &Path) -> bool {
     journal_dir(path).exists() || checkpoints_dir(path).exists()
 }
@@ -235,16 +244,41 @@ fn lock(dir: &Path) -> Result<File, DataDirError> {
     }
 }
 
+fn bind_store(dir: &Path, store_id: &str) -> Result<(), DataDirError> {
+    match read_store_id(dir)? {
+        Some(has) if has == store_id => Ok(()),
+        Some(has) => Err(DataDirError::OtherStore { path: dir.to_owned(), has, asked: store_id.to_owned() }),
+        None => Ok(write_whole(&dir.join("store"), &print_store_id(store_id))?),
+    }
+}
+
+fn read_store_id(dir: &Path) -> Result<Option<String>, DataDirError> {
+    let path = dir.join("store");
+    let Some(content) = read_if_there(&path)? else { return Ok(None) };
+    let text = String::from_utf8_lossy(&content);
+    let store_id = text.lines().find_map(|line| line.strip_prefix("store_id = "));
+    match store_id.filter(|store_id| print_store_id(store_id) == content) {
+        Some(store_id) => Ok(Some(store_id.to_owned())),
+        None => Err(DataDirError::Damaged { path, problem: "it is not intact".to_owned() }),
+    }
+}
+
+fn print_store_id(store_id: &str) -> Vec<u8> {
+    let text = format!("{TITLE}\nstore_id = {store_id}\n");
+    let check = crc32fast::hash(text.as_bytes());
+    format!("{text}check = {check:08x}\n").into_bytes()
+}
+
 fn create_meta(path: &Path, shards: u16) -> Result<Meta, DataDirError> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| FileError::new(path, format!("no random id: {error}")))?;
-    let meta = Meta { shards, server_id: ServerId(u128::from_be_bytes(id)) };
+    let meta = Meta { format: FORMAT, shards, server_id: ServerId(u128::from_be_bytes(id)) };
     write_whole(path, &print_meta(&meta))?;
     Ok(meta)
 }
 
-fn print_meta(Meta { shards, server_id }: &Meta) -> Vec<u8> {
-    let text = format!("{TITLE}\nformat = {FORMAT}\nshards = {shards}\nserver_id = {server_id}\n");
+fn print_meta(Meta { format, shards, server_id }: &Meta) -> Vec<u8> {
+    let text = format!("{TITLE}\nformat = {format}\nshards = {shards}\nserver_id = {server_id}\n");
     let check = crc32fast::hash(text.as_bytes());
     format!("{text}check = {check:08x}\n").into_bytes()
 }
@@ -255,12 +289,12 @@ fn parse_meta(path: &Path, content: &[u8]) -> Result<Meta, DataDirError> {
     let damaged = || DataDirError::Damaged { path: path.to_owned(), problem: "it is not intact".to_owned() };
     // First, since a later format may have other fields.
     let format: u32 = value("format").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
-    if format != FORMAT {
+    if !(1..=FORMAT).contains(&format) {
         return Err(DataDirError::OtherFormat { path: path.to_owned(), has: format });
     }
     let shards: u16 = value("shards").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
     let server_id = value("server_id").and_then(|text| u128::from_str_radix(text, 16).ok());
-    let meta = Meta { shards, server_id: ServerId(server_id.ok_or_else(damaged)?) };
+    let meta = Meta { format, shards, server_id: ServerId(server_id.ok_or_else(damaged)?) };
     // Only what this program writes is taken, check sum and all.
     if print_meta(&meta) == content { Ok(meta) } else { Err(damaged()) }
 }
