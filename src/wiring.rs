@@ -9,7 +9,7 @@ use hotstock_engine::dirty::Dirty;
 use hotstock_engine::engine::{AutoPromotion, Engine, EngineOptions, Parts, StartError, StoreOptions};
 use hotstock_engine::ids::{Lsn, ShardId, WarehouseId};
 use hotstock_engine::journal::{Journal as _, JournalError};
-use hotstock_engine::store::Store;
+use hotstock_engine::store::{Store, StoreError};
 use hotstock_persistence::data_dir::{DataDir, DataDirError};
 use hotstock_persistence::journal::{JournalOptions, SledJournal};
 use hotstock_persistence::mirror::RedisMirror;
@@ -109,6 +109,9 @@ pub async fn start(config: &Config, books: Books) -> Result<System, Failure> {
         }
         Books::Memory => None,
     };
+    if let Some(store) = &store {
+        reach(store, config).await?;
+    }
     let mut parts = Parts::new(Box::new(journal), Arc::new(data_dir.checkpoints()), Arc::new(WallClock));
     if let Some(store) = &store {
         parts = parts.with_store(Arc::clone(store) as Arc<dyn Store>, data_dir.server_id());
@@ -119,6 +122,8 @@ pub async fn start(config: &Config, books: Books) -> Result<System, Failure> {
         parts = parts.with_dirty(Arc::clone(&dirty));
         mirror = Some((options, dirty));
     }
+    #[cfg(debug_assertions)]
+    let parts = crate::failpoint::set(parts)?;
     let engine = Engine::start(engine_options(config), parts).await?;
     let start_mirror = |(options, dirty)| {
         let source = Arc::new(engine.clone());
@@ -127,6 +132,19 @@ pub async fn start(config: &Config, books: Books) -> Result<System, Failure> {
     let mirror = mirror.map(start_mirror).transpose();
     let mirror = mirror.map_err(|error| Failure::Usage(format!("[mirror]: {error}")))?;
     Ok(System { engine, store, mirror })
+}
+
+/// Makes the tables and sees that it is the right store. One that is not there is no reason not to start: hot SKUs need it not.
+async fn reach(store: &SqlStore, config: &Config) -> Result<(), Failure> {
+    let place = crate::store::place(config);
+    match store.migrate().await {
+        Ok(store_id) => tracing::info!(%place, store_id, "the SQL store is there"),
+        Err(StoreError::Inconsistent(problem)) => return Err(Failure::Usage(format!("{place}: {problem}"))),
+        Err(error) => {
+            tracing::warn!(%place, %error, "the SQL store is not there yet: cold SKUs are not served until it is")
+        }
+    }
+    Ok(())
 }
 
 /// A directory whose events no store has ever taken in can't begin with one: the first of them may be trimmed.

@@ -124,12 +124,12 @@ fn a_data_directory_is_not_taken_to_another_store() {
     let server = Server::start(&data_dir, &[]);
     create(&server, "a", 5, true);
     assert_eq!(server.end(Signal::TERM), Some(0));
-    let server = Server::start(&data_dir, &[&store_setting(dir.path())]);
-    let (status, answer) = call(&server, "POST", "/v1/stock", &json!({ "sku_id": "b", "quantity": 1 }));
-    assert_eq!((status, &answer["code"]), (503, &json!("store_unavailable")), "{answer}");
-    let shards = call(&server, "GET", "/v1/admin/shards", &Value::Null).1;
-    let problem = shards["store"]["problem"].as_str().unwrap_or_default();
-    assert!(problem.contains("another SQL store"), "{shards}");
+    let data_dir = data_dir.to_str().unwrap();
+    let setting = store_setting(dir.path());
+    let (code, text) =
+        run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir, "--set", &setting], &[]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("another") && text.contains("store"), "{text}");
 }
 
 #[test]

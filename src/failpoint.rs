@@ -1,0 +1,31 @@
+//! Ends the process at a step of a move or a flush, so that tests can see what comes of it: `HOTSTOCK_FAILPOINT=promote.taken:2` at the
+//! second time that the step is reached. Not part of release builds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hotstock_engine::engine::Parts;
+
+use crate::failure::Failure;
+
+const VARIABLE: &str = "HOTSTOCK_FAILPOINT";
+
+/// Sets the step that the environment names, if it names one.
+///
+/// # Errors
+/// [`Failure::Usage`] when it is not `NAME:N`.
+pub fn set(parts: Parts) -> Result<Parts, Failure> {
+    let Ok(text) = std::env::var(VARIABLE) else { return Ok(parts) };
+    let named =
+        text.split_once(':').and_then(|(name, times)| Some((name.to_owned(), times.parse::<u64>().ok()?)));
+    let Some((name, times)) = named else {
+        return Err(Failure::Usage(format!("{VARIABLE} is {text:?}, but must be NAME:N")));
+    };
+    let left = AtomicU64::new(times);
+    Ok(parts.failpoint(Arc::new(move |step| {
+        if step == name && left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // As hard as a power cut: nothing is written or told on the way.
+            std::process::abort();
+        }
+    })))
+}
