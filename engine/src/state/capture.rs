@@ -77,6 +77,11 @@ impl State {
         Ok(state)
     }
 
+    /// Steps over an event that is not about what a small state holds; the next to apply is the one after `lsn`.
+    pub fn skip(&mut self, lsn: Lsn) {
+        self.applied = lsn;
+    }
+
     /// A stock, as an image.
     #[must_use]
     pub fn image_of_stock(&self, sku_id: &SkuId, warehouse_id: WarehouseId) -> Option<StockImage> {

@@ -188,6 +188,12 @@ impl State {
         Some(Event { at: now.max(self.time), trace: None, change: self.expire(order) })
     }
 
+    /// The latest expiry that [`State::next_expiry`] takes as over at `now`.
+    #[must_use]
+    pub fn due_through(now: Timestamp) -> Timestamp {
+        order::due_through(now)
+    }
+
     /// The last change of an order, and the order; for reads whose durability the caller checks.
     #[must_use]
     pub fn order(&self, order_no: &OrderNo) -> Option<(Lsn, OrderView)> {
