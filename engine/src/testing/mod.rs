@@ -8,6 +8,7 @@ mod manual_clock;
 mod memory_checkpoints;
 mod memory_journal;
 pub mod samples;
+pub mod store_suite;
 
 pub use manual_clock::ManualClock;
 pub use memory_checkpoints::MemoryCheckpoints;

@@ -13,6 +13,7 @@ use hotstock_engine::store::{Anomaly, JournalRow, Repaired, StockBooks, StoreErr
 
 use super::dialect::{Access, Existing, Row, Tx};
 use super::error::{SqlError, broken};
+use super::pages::skus_after;
 use super::rows::{self, Lock, STOCK, STOCK_JOURNAL, StockEntry, StockKey, load_skus, load_stocks};
 use super::statements::{rows_in, write};
 use super::{SqlStore, Work};
@@ -66,12 +67,7 @@ impl Work for Books<'_> {
     const ACCESS: Access = Access::Read;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Vec<StockBooks>, SqlError> {
-        // Every name is above the empty one, which no SKU has.
-        let after = self.after.map_or("", SkuId::as_str);
-        let page = "SELECT DISTINCT sku_id FROM stock WHERE sku_id > ? ORDER BY sku_id LIMIT ?";
-        let page = tx.rows(page, vec![after.into(), self.limit.into()]).await?;
-        let skus = page.iter().map(|row| row.fields().id(SkuId::new)).collect::<Result<Vec<_>, _>>()?;
-
+        let skus = skus_after(tx, self.after, self.limit).await?;
         let stocks = load_skus(tx, &skus, Lock::No).await?;
         let sums = journal_sums(tx, &skus).await?;
         let last = last_levels(tx, &skus).await?;

@@ -62,7 +62,7 @@ pub(super) async fn skus_after(
     limit: usize,
 ) -> Result<Vec<SkuId>, SqlError> {
     // No SKU is named "", so everything is above it.
-    let sql = "SELECT DISTINCT sku_id FROM stock WHERE sku_id > ? ORDER BY sku_id LIMIT ?";
+    let sql = "SELECT sku_id FROM stock WHERE sku_id > ? GROUP BY sku_id ORDER BY sku_id LIMIT ?";
     let args = vec![after.map_or("", SkuId::as_str).into(), limit.into()];
     let rows = tx.rows(sql, args).await?;
     Ok(rows.iter().map(|row| row.fields().id(SkuId::new)).collect::<Result<_, _>>()?)

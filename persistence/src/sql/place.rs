@@ -230,14 +230,14 @@ impl OrdersOf<'_> {
         let sku_id = Arg::from(&self.moving.sku_id);
         let (sql, args): (_, Vec<Arg>) = match place {
             Place::Open { linked, after } => (
-                "SELECT DISTINCT order_no FROM order_lines \
-                 WHERE sku_id = ? AND open = 1 AND linked = ? AND order_no > ? ORDER BY order_no LIMIT ?",
+                "SELECT order_no FROM order_lines \
+                 WHERE sku_id = ? AND open = 1 AND linked = ? AND order_no > ? GROUP BY order_no ORDER BY order_no LIMIT ?",
                 vec![sku_id, (*linked).into(), after.as_str().into(), max.into()],
             ),
             Place::Ended { since, after } => (
-                "SELECT DISTINCT order_no, changed_at FROM order_lines \
+                "SELECT order_no, changed_at FROM order_lines \
                  WHERE sku_id = ? AND open = 0 AND changed_at >= ? AND (changed_at > ? OR order_no > ?) \
-                 ORDER BY changed_at, order_no LIMIT ?",
+                 GROUP BY changed_at, order_no ORDER BY changed_at, order_no LIMIT ?",
                 vec![sku_id, (*since).into(), (*since).into(), after.as_str().into(), max.into()],
             ),
         };

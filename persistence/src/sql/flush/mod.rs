@@ -340,10 +340,11 @@ async fn make_due(tx: &mut dyn Tx, order_nos: &[OrderNo]) -> Result<u64, SqlErro
 /// Likewise all orders of a SKU that were not made due when they were shed, or that a sweeper met and put off before the SKU had no
 /// owner.
 async fn make_sku_due(tx: &mut dyn Tx, sku_id: &SkuId) -> Result<u64, SqlError> {
-    let missing = "SELECT DISTINCT l.order_no FROM order_lines l JOIN orders o ON o.order_no = l.order_no \
+    let missing = "SELECT l.order_no FROM order_lines l JOIN orders o ON o.order_no = l.order_no \
          WHERE l.sku_id = ? AND l.open = 1 AND o.open = 1 AND (o.due_at IS NULL OR o.due_at <> o.expires_at) ORDER BY l.order_no";
     let rows = tx.rows(missing, vec![sku_id.into()]).await?;
-    let missing = rows.iter().map(|row| row.fields().id(OrderNo::new)).collect::<Result<Vec<_>, _>>()?;
+    let mut missing = rows.iter().map(|row| row.fields().id(OrderNo::new)).collect::<Result<Vec<_>, _>>()?;
+    missing.dedup();
     make_due(tx, &missing).await
 }
 
