@@ -10,12 +10,18 @@ use hotstock_engine::testing::store_suite::Subject;
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
 use hotstock_persistence::testing::MariaDb;
 
-struct OnMariaDb(MariaDb);
+/// A database of one server. A MariaDB takes two seconds to make and start, so all share it.
+struct OnMariaDb {
+    url: String,
+}
 
 impl Subject for OnMariaDb {
     fn open(&self) -> Arc<dyn Store> {
-        Arc::new(SqlStore::open(&SqlOptions::new(self.0.url("hotstock")), ServerId(1), 1).unwrap())
+        Arc::new(SqlStore::open(&SqlOptions::new(&self.url), ServerId(1), 1).unwrap())
     }
 }
 
-hotstock_engine::store_suite!(OnMariaDb(MariaDb::start()));
+hotstock_engine::store_suite!(together {
+    let server = MariaDb::start();
+    move |name: &str| OnMariaDb { url: server.url(name) }
+});

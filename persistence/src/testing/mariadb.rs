@@ -40,6 +40,8 @@ impl MariaDb {
         if is_root() {
             install.arg("--user=root");
         }
+        // Its temporary tables have names that another installation at the same time has too.
+        install.env("TMPDIR", dir.path());
         run(install);
         for _ in 0..PORT_TRIES {
             let port = free_port();
@@ -154,6 +156,7 @@ fn launch(dir: &Path, port: u16) -> Option<Process> {
     command.arg(format!("--socket={}", path("socket")));
     command.arg(format!("--pid-file={}", path("pid")));
     command.arg(format!("--log-error={}", path("log")));
+    command.env("TMPDIR", dir);
     if is_root() {
         command.arg("--user=root");
     }

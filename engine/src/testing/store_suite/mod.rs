@@ -26,11 +26,15 @@ pub trait Subject: Send + Sync {
     fn open(&self) -> Arc<dyn Store>;
 }
 
-/// Makes one test of every function of the suite. `$subject` is an expression for a fresh [`Subject`].
+/// Makes one test of every function of the suite. `$subject` is an expression for a fresh [`Subject`]. After `together` it is
+/// a function that makes one from a name, and there is one test for all, for a database that takes long to start.
 #[macro_export]
 macro_rules! store_suite {
-    ($subject:expr) => {
-        $crate::store_suite!(@tests $subject;
+    (together $subject:expr) => {
+        $crate::store_suite!(@names together, $subject);
+    };
+    (@names $how:ident, $subject:expr) => {
+        $crate::store_suite!(@$how $subject;
             random_commands_end_as_in_a_shard
             a_row_that_many_want_is_never_oversold
             an_order_number_that_many_use_is_one_order
@@ -56,6 +60,19 @@ macro_rules! store_suite {
             $crate::testing::store_suite::$name(&$subject).await;
         }
     )+};
+    (@together $subject:expr; $($name:ident)+) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+        async fn all_that_a_store_must_do() {
+            let subject = $subject;
+            $(
+                println!("{}", stringify!($name));
+                $crate::testing::store_suite::$name(&subject(stringify!($name))).await;
+            )+
+        }
+    };
+    ($subject:expr) => {
+        $crate::store_suite!(@names tests, $subject);
+    };
 }
 
 /// A time to begin with.
