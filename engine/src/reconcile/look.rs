@@ -17,7 +17,7 @@ use crate::store::{Store, StockBooks, StoreError};
 
 /// What reconcile needs of the running engine.
 #[async_trait]
-pub(crate) trait Live: Sync {
+pub trait Live: Sync {
     /// Up to `limit` SKUs after `after` that the shards have, as their views.
     fn views(&self, after: Option<&SkuId>, limit: usize) -> Vec<Vec<StockView>>;
 
@@ -36,6 +36,7 @@ pub(crate) trait Live: Sync {
     /// A stock was changed: for the mirror.
     fn mark(&self, stock: StockView);
 
+    /// The time.
     fn now(&self) -> Timestamp;
 }
 
@@ -52,7 +53,10 @@ fn refused(error: StoreError) -> Refusal {
 }
 
 /// See the top of the folder. Without a store only shards and mirror are compared.
-pub(crate) async fn reconcile(live: &dyn Live, store: Option<&dyn Store>, ask: &Reconcile) -> Result<Reconciled, Refusal> {
+///
+/// # Errors
+/// [`Refusal`] when the store can't be read; what was put right until then stays so.
+pub async fn reconcile(live: &dyn Live, store: Option<&dyn Store>, ask: &Reconcile) -> Result<Reconciled, Refusal> {
     let limit = ask.limit.clamp(1, MAX_PAGE_ROWS);
     let mut done = Reconciled::default();
     let page = match store {

@@ -37,7 +37,7 @@ use crate::mirror::{Mirror, Mirrored};
 use crate::outcome::{Levels, StockView};
 use crate::store::Anomaly;
 
-pub(crate) use self::look::{Live, reconcile};
+pub use self::look::{Live, reconcile};
 
 /// What to look at.
 #[derive(Clone, Default)]
