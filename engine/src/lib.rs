@@ -38,11 +38,17 @@ not_under_loom! {
     mod checkpointer;
     mod context;
     mod directory;
+    mod follower;
+    mod history;
+    mod hub;
     mod options;
     mod placement;
     mod replier;
+    mod reads;
+    mod router;
     mod shard;
     mod status;
+    mod sweeper;
     mod views;
     mod writer;
 }

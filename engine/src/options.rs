@@ -6,7 +6,8 @@ use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 #[cfg(any(test, feature = "testing"))]
 use crate::command::Command;
-use crate::context::BeforeDecide;
+use crate::context::{BeforeDecide, Failpoint};
+use crate::dirty::Dirty;
 use crate::ids::{ServerId, ShardId};
 use crate::journal::Journal;
 use crate::limits::{
@@ -124,7 +125,9 @@ pub struct Parts {
     /// The one source of time.
     pub clock: Arc<dyn Clock>,
     pub(crate) store: Option<(Arc<dyn Store>, ServerId)>,
+    pub(crate) dirty: Option<Arc<Dirty>>,
     pub(crate) before_decide: Option<BeforeDecide>,
+    pub(crate) failpoint: Option<Failpoint>,
 }
 
 impl Parts {
@@ -135,7 +138,7 @@ impl Parts {
         checkpoints: Arc<dyn CheckpointStore>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { journal, checkpoints, clock, store: None, before_decide: None }
+        Self { journal, checkpoints, clock, store: None, dirty: None, before_decide: None, failpoint: None }
     }
 
     /// With a SQL store: SKUs are cold unless they are promoted, and what the shards log is flushed to it. `server` names this
@@ -143,6 +146,23 @@ impl Parts {
     #[must_use]
     pub fn with_store(mut self, store: Arc<dyn Store>, server: ServerId) -> Self {
         self.store = Some((store, server));
+        self
+    }
+
+    /// Marks every stock that changes, for a follower of the newest levels.
+    #[must_use]
+    pub fn with_dirty(mut self, dirty: Arc<Dirty>) -> Self {
+        self.dirty = Some(dirty);
+        self
+    }
+
+    /// Runs when a step of a move or of a flush is reached, with its name: `promote.{before_take, taken, begun, orders,
+    /// before_finish, finished}`, `demote.{before_close, closed, shed, withdrawn, before_flush, flushed}`, `flush.{before, after}`.
+    /// A test ends the process there. Release builds have no such steps.
+    #[cfg(any(debug_assertions, feature = "testing"))]
+    #[must_use]
+    pub fn failpoint(mut self, failpoint: Arc<dyn Fn(&'static str) + Send + Sync>) -> Self {
+        self.failpoint = Some(failpoint);
         self
     }
 

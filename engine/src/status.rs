@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::hub::Hub;
 use crate::ids::{Lsn, ShardId};
 use crate::shard::shared::ShardShared;
+use crate::sync::unpoisoned;
 
 /// Whether orders can be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,4 +175,58 @@ impl ShardStats {
         unsynced_bytes: shard.backlog.bytes(),
     }
 }
+}
+
+impl Hub {
+    /// Counts of the side that faces the store.
+    pub(crate) fn store_stats(&self) -> Option<StoreStats> {
+        let side = self.side.as_ref()?;
+        let counters = &side.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (hot_skus, moving_skus) = side.routes.counts();
+        let permits = u64::from(self.context.options.store.cold_permits.max(1));
+        Some(StoreStats {
+            problem: side.problem(),
+            journal_full: self.context.journal_full.load(Ordering::Relaxed),
+            hot_skus,
+            moving_skus,
+            promotions_asked: get(&counters.promotions_asked),
+            promotions_auto: get(&counters.promotions_auto),
+            demotions_asked: get(&counters.demotions_asked),
+            demotions_auto: get(&counters.demotions_auto),
+            moves_repaired: get(&counters.moves_repaired),
+            fenced: get(&counters.fenced),
+            cold_commands: get(&counters.cold_commands),
+            cold_in_flight: permits.saturating_sub(side.gate.available_permits() as u64),
+            cold_overloaded: get(&counters.cold_overloaded),
+            route_retries: get(&counters.route_retries),
+            move_waits: get(&counters.move_waits),
+            orders_fetched: get(&counters.orders_fetched),
+            swept: get(&counters.swept),
+            store_errors: get(&counters.store_errors),
+            anomalies: get(&counters.anomalies),
+            flushes: get(&counters.flushes),
+            flushed_events: get(&counters.flushed_events),
+            flushed_rows: get(&counters.flushed_rows),
+            flush_micros: get(&counters.flush_micros),
+        })
+    }
+
+    /// How far each shard is flushed.
+    pub(crate) fn follower_stats(&self) -> Vec<FollowerStats> {
+        let Some(side) = &self.side else { return Vec::new() };
+        let now = self.context.clock.now();
+        let of = |shard: &std::sync::Arc<ShardShared>| {
+            let follow = &side.follows[shard.id.index()];
+            // The flushed one first: it never passes the durable one.
+            let flushed = *follow.flushed.borrow();
+            let durable = shard.durable_lsn();
+            let lag_events = durable.0.saturating_sub(flushed.0);
+            let oldest = follow.oldest.load(Ordering::Relaxed);
+            let lag_millis = if lag_events == 0 || oldest == 0 { 0 } else { now.0.saturating_sub(oldest) };
+            let last_error = unpoisoned(follow.error.lock()).clone();
+            FollowerStats { shard: shard.id, flushed, durable, lag_events, lag_millis, last_error }
+        };
+        self.shards.iter().map(of).collect()
+    }
 }

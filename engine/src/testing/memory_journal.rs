@@ -75,6 +75,11 @@ impl MemoryJournal {
         self.state().fail_next = true;
     }
 
+    /// Takes back [`MemoryJournal::fail_next`], if no commit came.
+    pub fn mend(&self) {
+        self.state().fail_next = false;
+    }
+
     /// The first event of a shard that was not trimmed.
     #[must_use]
     pub fn first(&self, shard: ShardId) -> Lsn {

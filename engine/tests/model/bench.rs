@@ -140,7 +140,7 @@ impl Bench {
     fn forget(&mut self, window_millis: u64, max: usize) {
         let before = self.clock.minus_millis(window_millis);
         let expected = self.naive.forget(before, max, self.clock);
-        let Some(forget) = self.state.next_forgotten(before, max, self.clock) else {
+        let Some(forget) = self.state.next_forgotten(before, max, self.clock, Lsn(u64::MAX)) else {
             assert_eq!(expected, None);
             return;
         };
@@ -330,6 +330,12 @@ fn moves(change: &Change) -> Vec<Move> {
         Change::StatusChanged { .. }
         | Change::Cancelled { .. }
         | Change::Extended { .. }
-        | Change::Forgotten { .. } => Vec::new(),
+        | Change::Forgotten { .. }
+        | Change::AdoptionBegun { .. }
+        | Change::OrdersAdopted { .. }
+        | Change::Adopted { .. }
+        | Change::Closed { .. }
+        | Change::Shed { .. }
+        | Change::Withdrawn { .. } => Vec::new(),
     }
 }

@@ -19,7 +19,7 @@ use hotstock_engine::command::{
     Reserve, Return, SetStatus, StockStatus,
 };
 use hotstock_engine::event::{Change, Event};
-use hotstock_engine::ids::{BuyerId, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{
     Answer, Effect, LineView, OrderStatus, OrderView, Outcome, Refusal, ShortLine, StockView,
 };
@@ -123,7 +123,7 @@ impl Shop {
     fn forget(&mut self, window_millis: u64, max: u64) -> String {
         let before = self.clock.minus_millis(window_millis);
         let max = usize::try_from(max).expect("a small number");
-        while let Some(forget) = self.state.next_forgotten(before, max, self.clock) {
+        while let Some(forget) = self.state.next_forgotten(before, max, self.clock, Lsn(u64::MAX)) {
             self.log(forget.event);
         }
         let mut names: Vec<_> = self.state.take_forgotten().iter().map(ToString::to_string).collect();
@@ -240,6 +240,7 @@ pub fn text_of(outcome: Outcome) -> String {
             let stocks: Vec<_> = stocks.iter().map(stock_text).collect();
             format!("{} {}", effect_text(effect), stocks.join(" "))
         }
+        Ok(Answer::Placed) => "placed".to_owned(),
         Err(refusal) => refusal_text(refusal),
     }
 }

@@ -83,6 +83,7 @@ impl Naive {
                 self.known(order_no)?;
                 self.order_answer(order_no, Effect::Replayed)
             }
+            Action::Place(_) => unreachable!("the model knows of no shards"),
         }
     }
 
