@@ -172,7 +172,8 @@ impl Page {
             let mut keys: Vec<Key> = by_journal.map(|d| (d.sku_id.clone(), d.warehouse_id)).collect();
             keys.dedup();
             for (sku_id, warehouse_id) in keys {
-                if !books.get(&(sku_id.clone(), warehouse_id)).is_some_and(|books| sound_levels(books).is_some()) {
+                let key = (sku_id.clone(), warehouse_id);
+                if books.get(&key).and_then(sound_levels).is_none() {
                     continue;
                 }
                 let Some(repaired) = store.repair(&sku_id, warehouse_id, live.now()).await? else { continue };

@@ -188,14 +188,13 @@ impl Work for OrdersOf<'_> {
         let mut found = Vec::new();
         while found.len() < self.max {
             let wanted = self.max - found.len();
-            let order_nos = self.order_nos(tx, &place, wanted).await?;
+            let (order_nos, full) = self.order_nos(tx, &place, wanted).await?;
             let orders = load_orders(tx, &in_key_order(order_nos.clone()), Lock::No).await?;
             let mut orders: BTreeMap<_, _> =
                 orders.into_iter().map(|order| (order.image.order_no.clone(), order)).collect();
             let page: Vec<_> = order_nos.iter().filter_map(|order_no| orders.remove(order_no)).collect();
             let last =
                 page.last().map(|order| (order.image.order_no.as_str().to_owned(), order.image.changed_at));
-            let full = order_nos.len() == wanted;
             match place {
                 Place::Open { .. } => found.extend(page.into_iter().map(|order| order.image)),
                 Place::Ended { .. } => found.extend(self.all_here(tx, page).await?),
@@ -226,23 +225,33 @@ impl OrdersOf<'_> {
         Ok(if open { Place::Open { linked, after } } else { Place::Ended { since, after } })
     }
 
-    async fn order_nos(&self, tx: &mut dyn Tx, place: &Place, max: usize) -> Result<Vec<OrderNo>, SqlError> {
+    /// Up to `max` orders from a place on, each once, and whether there may be more there. (An order has a row for each warehouse; they
+    /// lie together in the index.)
+    async fn order_nos(
+        &self,
+        tx: &mut dyn Tx,
+        place: &Place,
+        max: usize,
+    ) -> Result<(Vec<OrderNo>, bool), SqlError> {
         let sku_id = Arg::from(&self.moving.sku_id);
         let (sql, args): (_, Vec<Arg>) = match place {
             Place::Open { linked, after } => (
                 "SELECT order_no FROM order_lines \
-                 WHERE sku_id = ? AND open = 1 AND linked = ? AND order_no > ? GROUP BY order_no ORDER BY order_no LIMIT ?",
+                 WHERE sku_id = ? AND open = 1 AND linked = ? AND order_no > ? ORDER BY order_no LIMIT ?",
                 vec![sku_id, (*linked).into(), after.as_str().into(), max.into()],
             ),
             Place::Ended { since, after } => (
-                "SELECT order_no, changed_at FROM order_lines \
+                "SELECT order_no FROM order_lines \
                  WHERE sku_id = ? AND open = 0 AND changed_at >= ? AND (changed_at > ? OR order_no > ?) \
-                 GROUP BY changed_at, order_no ORDER BY changed_at, order_no LIMIT ?",
+                 ORDER BY changed_at, order_no LIMIT ?",
                 vec![sku_id, (*since).into(), (*since).into(), after.as_str().into(), max.into()],
             ),
         };
         let rows = tx.rows(sql, args).await?;
-        Ok(rows.iter().map(|row| row.fields().id(OrderNo::new)).collect::<Result<_, _>>()?)
+        let mut order_nos =
+            rows.iter().map(|row| row.fields().id(OrderNo::new)).collect::<Result<Vec<_>, _>>()?;
+        order_nos.dedup();
+        Ok((order_nos, rows.len() == max))
     }
 
     /// Those of the orders whose stocks are all owned by the shard.

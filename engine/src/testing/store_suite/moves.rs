@@ -10,7 +10,7 @@ use super::{
 };
 use crate::checkpoint::StockImage;
 use crate::clock::Timestamp;
-use crate::command::{Action, Command, Return, SetStatus, StockStatus};
+use crate::command::{Action, Command, Line, Lines, Mode, Reserve, Return, SetStatus, StockStatus};
 use crate::ids::{Lsn, OrderNo, ServerId, ShardId, SkuId, WarehouseId};
 use crate::outcome::{Answer, Effect, OrderStatus, Refusal};
 use crate::store::{ColdOutcome, Moving, Owner, Store, Taken};
@@ -82,8 +82,8 @@ pub async fn what_has_an_owner_is_decided_elsewhere(subject: &dyn Subject) {
     // A warehouse that it does not have.
     let mut line = reserve("new", &["a"], HOUR);
     if let Action::Reserve(reserve) = &mut line.action {
-        let other = crate::command::Line { sku_id: sku("a"), warehouse_id: WarehouseId(9), quantity: 1 };
-        reserve.lines = crate::command::Lines::new([other]).expect("a small line");
+        let other = Line { sku_id: sku("a"), warehouse_id: WarehouseId(9), quantity: 1 };
+        reserve.lines = Lines::new([other]).expect("a small line");
     }
     assert_eq!(elsewhere(&*store, &line).await, owner);
 
@@ -250,6 +250,20 @@ pub async fn orders_and_requests_go_along_page_by_page(subject: &dyn Subject) {
         };
         let at = if n < 20 { NOW } else { later };
         done(&*store, &reserve(&order, lines, HOUR), at).await;
+        if n % 7 == 0 {
+            // A second line of the same SKU: still one order.
+            let lines = [W1, WarehouseId(2)].map(|w| Line { sku_id: sku("a"), warehouse_id: w, quantity: 1 });
+            let (ttl_seconds, mode) = (HOUR, Mode::AllOrNothing);
+            let (number, lines) = (order_no(&format!("{n}+")), Lines::new(lines).expect("two small lines"));
+            let twice = Reserve { order_no: number.clone(), lines, ttl_seconds, buyer_id: None, mode };
+            done(&*store, &Action::Reserve(twice).into(), at).await;
+            if n % 2 == 0 {
+                done(&*store, &confirm(number.as_str()), at).await;
+            }
+            if n % 2 > 0 || n >= 20 {
+                expected.push(number);
+            }
+        }
         // Open ones must not hold "cold".
         let open = n % 3 == 0 && n % 4 != 1;
         if !open {
