@@ -12,3 +12,4 @@ mod crash;
 mod house;
 mod moves;
 mod outages;
+mod reconcile;

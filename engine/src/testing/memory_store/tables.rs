@@ -359,14 +359,16 @@ impl Tables {
         let books = self.books(None, usize::MAX).into_iter();
         let mut books =
             books.filter(|b| b.row.view.sku_id == *sku_id && b.row.view.warehouse_id == warehouse_id);
-        let StockBooks { row: StockRow { view, owner }, journal, journal_version, .. } = books.next()?;
+        let StockBooks { row: StockRow { view, owner }, supplied, journal, journal_version, .. } =
+            books.next()?;
         let [available, reserved, sold] = journal.map(|sum| u64::try_from(sum).ok());
         let sums =
             Levels { available: available?, reserved: reserved?, sold: sold?, version: journal_version };
-        if owner.is_some() || sums == view.levels {
+        if sums == view.levels && supplied == sums.quantity() {
             return None;
         }
-        let after = Levels { version: journal_version + 1, ..sums };
+        // The versions of a hot stock are its shard's.
+        let after = if owner.is_some() { sums } else { Levels { version: journal_version + 1, ..sums } };
         let change = StockMove {
             sku_id: sku_id.clone(),
             warehouse_id,
@@ -377,8 +379,20 @@ impl Tables {
             delta: Delta::default(),
             after,
         };
-        let row = JournalRow { change, at: now, trace: None, source: None };
-        self.journal.insert((sku_id.clone(), warehouse_id, after.version), row);
+        match owner {
+            None => {
+                let row = JournalRow { change, at: now, trace: None, source: None };
+                self.journal.insert((sku_id.clone(), warehouse_id, after.version), row);
+            }
+            Some(owner) => self.anomalies.push(Anomaly {
+                at: now,
+                kind: "repaired".into(),
+                source: Some((owner.server, owner.shard, Lsn::ZERO)),
+                order_no: None,
+                sku_id: Some(sku_id.clone()),
+                detail: format!("was {:?}", view.levels),
+            }),
+        }
         let kept = self.stocks.get_mut(&(sku_id.clone(), warehouse_id))?;
         kept.image.levels = after;
         kept.image.supplied = after.quantity();
@@ -387,6 +401,16 @@ impl Tables {
 
     pub fn anomalies(&self, max: usize) -> (u64, Vec<Anomaly>) {
         (self.anomalies.len() as u64, self.anomalies.iter().rev().take(max).cloned().collect())
+    }
+
+    pub fn set_available(&mut self, sku_id: &SkuId, available: u64) {
+        let places: Vec<Place> =
+            self.of_sku(sku_id).map(|kept| (sku_id.clone(), kept.image.warehouse_id)).collect();
+        for place in places {
+            if let Some(kept) = self.stocks.get_mut(&place) {
+                kept.image.levels.available = available;
+            }
+        }
     }
 
     pub fn set_owner(&mut self, sku_id: &SkuId, owner: Option<Owner>) {

@@ -19,8 +19,10 @@ use super::super::rows::{OrderEntry, StockEntry, StockKey};
 /// What a part of a batch does to the tables.
 #[derive(Debug, Default)]
 pub(super) struct Folded {
-    /// Stocks as they are afterwards.
+    /// Stocks that were there, as they are afterwards.
     pub stocks: Vec<StockEntry>,
+    /// Stocks that are new.
+    pub created: Vec<StockEntry>,
     /// Orders that are new.
     pub made: Vec<OrderEntry>,
     /// Orders that were there, and how many of their requests were.
@@ -74,6 +76,7 @@ struct Fold {
     /// Stocks of the store that no event has touched yet.
     fresh: HashSet<StockKey>,
     stocks: BTreeMap<StockKey, (Lsn, Timestamp)>,
+    created: HashSet<StockKey>,
     /// Orders of the store, and how many requests they had.
     known: HashMap<OrderNo, usize>,
     made: BTreeSet<OrderNo>,
@@ -101,6 +104,7 @@ impl Fold {
             owners,
             fresh,
             stocks: BTreeMap::new(),
+            created: HashSet::new(),
             known,
             made: BTreeSet::new(),
             changed: BTreeSet::new(),
@@ -125,13 +129,12 @@ impl Fold {
                 self.folded.withdrawn.push((sku_id.clone(), *epoch));
             }
             change => {
-                if let Change::StockCreated { sku_id, warehouse_id, .. } = change
-                    && self.state.image_of_stock(sku_id, *warehouse_id).is_some()
-                {
-                    return Err(broken(format!(
-                        "event {lsn} creates {}, which is there",
-                        name(sku_id, *warehouse_id)
-                    )));
+                if let Change::StockCreated { sku_id, warehouse_id, .. } = change {
+                    if self.state.image_of_stock(sku_id, *warehouse_id).is_some() {
+                        let stock = name(sku_id, *warehouse_id);
+                        return Err(broken(format!("event {lsn} creates {stock}, which is there")));
+                    }
+                    self.created.insert((sku_id.clone(), *warehouse_id));
                 }
                 self.apply(lsn, event)?;
             }
@@ -251,15 +254,12 @@ impl Fold {
             let image = self.state.image_of_stock(sku_id, *warehouse_id);
             let mut image =
                 image.ok_or_else(|| broken(format!("{} was lost", name(sku_id, *warehouse_id))))?;
-            let new = Owner { server: self.server, shard: self.shard, epoch: 0 };
-            let owner = self.owners.get(sku_id).copied().unwrap_or(new);
+            let first = Owner { server: self.server, shard: self.shard, epoch: 0 };
+            let owner = self.owners.get(sku_id).copied().unwrap_or(first);
             image.epoch = owner.epoch;
-            self.folded.stocks.push(StockEntry {
-                image,
-                owner: Some(owner),
-                lsn: *lsn,
-                changed_at: *changed_at,
-            });
+            let new = self.created.contains(&(sku_id.clone(), *warehouse_id));
+            let stocks = if new { &mut self.folded.created } else { &mut self.folded.stocks };
+            stocks.push(StockEntry { image, owner: Some(owner), lsn: *lsn, changed_at: *changed_at });
         }
         let entry = |order_no: &OrderNo| {
             let image = self
