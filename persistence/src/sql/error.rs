@@ -50,7 +50,8 @@ pub(super) enum Fault {
 impl Fault {
     /// Whether the connection can be used no longer.
     pub fn breaks(&self) -> bool {
-        matches!(self, Self::Lost(_) | Self::TimedOut(_))
+        // One that was able once and is not any more may be of a server that others took the place of.
+        matches!(self, Self::Lost(_) | Self::TimedOut(_) | Self::Unable(_))
     }
 
     /// In words.

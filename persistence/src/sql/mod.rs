@@ -47,7 +47,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hotstock_engine::ids::ServerId;
 use hotstock_engine::store::StoreError;
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::limits::{
     DEFAULT_CONNECTIONS, DEFAULT_SQL_TIMEOUT, FIRST_BACKOFF, MAX_BACKOFF, MAX_TRIES, RECONNECT_PAUSE,
@@ -103,6 +103,10 @@ pub struct SqlStore {
     /// The id of the store, once it was reached and its tables are right.
     store_id: OnceLock<String>,
     first: Mutex<FirstTry>,
+    /// How long a caller waits for others who connect or migrate.
+    acquire_timeout: Duration,
+    /// How long a transaction that others are in the way of is tried again.
+    patience: Duration,
 }
 
 /// What became of the last try to reach the store for the first time.
@@ -142,7 +146,8 @@ impl SqlStore {
             _ => return Err(broken("the url of a store begins with sqlite: or mysql:")),
         };
         let (store_id, first) = (OnceLock::new(), Mutex::default());
-        Ok(Self { backend, server, shards, check: None, store_id, first })
+        let (acquire_timeout, patience) = (options.acquire_timeout, options.statement_timeout);
+        Ok(Self { backend, server, shards, check: None, store_id, first, acquire_timeout, patience })
     }
 
     /// Has the id of the store checked before anything else is done with it.
@@ -161,7 +166,8 @@ impl SqlStore {
         if let Some(store_id) = self.store_id.get() {
             return Ok(store_id);
         }
-        let mut first = self.first.lock().await;
+        let waiting = || StoreError::Unavailable("another caller still tries to reach it".to_owned());
+        let mut first = timeout(self.acquire_timeout, self.first.lock()).await.map_err(|_| waiting())?;
         if let Some(store_id) = self.store_id.get() {
             return Ok(store_id);
         }
@@ -212,7 +218,7 @@ impl SqlStore {
     }
 
     async fn in_transaction<W: Work>(&self, work: &W) -> Result<W::Done, StoreError> {
-        let mut tries = 0;
+        let (mut tries, since) = (0, Instant::now());
         loop {
             let error = match self.once(work).await {
                 Ok(done) => return Ok(done),
@@ -220,7 +226,7 @@ impl SqlStore {
                 Err(error) => error,
             };
             tries += 1;
-            if tries == MAX_TRIES {
+            if tries == MAX_TRIES || since.elapsed() >= self.patience {
                 return Err(error.used_up());
             }
             sleep(backoff(tries)).await;
