@@ -1,5 +1,6 @@
 //! What every part of the running engine shares.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
@@ -30,5 +31,7 @@ pub(crate) struct Context {
     pub replier: Replier,
     /// Why the journal can't be written any more. Set once, by the writer.
     pub poison: OnceLock<String>,
+    /// The backlog on the disk has reached its cap: no new reservations.
+    pub journal_full: AtomicBool,
     pub before_decide: Option<BeforeDecide>,
 }

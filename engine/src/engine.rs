@@ -163,6 +163,7 @@ impl Engine {
             checkpointer: to_checkpointer,
             replier: to_replier,
             poison: OnceLock::new(),
+            journal_full: AtomicBool::new(false),
             before_decide,
         });
         let mut shards = Vec::new();

@@ -84,6 +84,10 @@ pub const DEFAULT_CHECKPOINT_EVENTS: u64 = 1_000_000;
 /// Orders (and as many requests) of one `OrdersAdopted` or `Shed` event: some 60 KB of small orders.
 pub const MAX_ADOPTED_PER_EVENT: usize = 256;
 
+/// Events of one turn that let closed SKUs go, each with up to [`MAX_ADOPTED_PER_EVENT`] orders: some milliseconds of work. A SKU
+/// with 100,000 orders leaves in about 50 turns, between which commands are served.
+pub const MAX_LEAVING_EVENTS_PER_TURN: usize = 8;
+
 /// SKUs that are promoted or demoted by one request. From the HTTP contract: the preheat of a sale.
 pub const MAX_SKUS_PER_MOVE: usize = 1_000;
 

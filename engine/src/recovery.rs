@@ -57,6 +57,8 @@ pub fn recover(
     }
     // Nobody was told of these orders; the directory is built from what is left.
     drop(state.take_forgotten());
+    // Nor are there views of these.
+    drop(state.take_left());
     let replayed = state.applied().0 - checkpoint.0;
     Ok(Recovered { state, checkpoint, replayed })
 }

@@ -10,6 +10,7 @@ use crate::ids::{Lsn, OrderNo, ShardId};
 use crate::journal::{Group, Journal};
 use crate::replier::Answers;
 use crate::shard::shared::{Permits, Reply, ShardShared};
+use crate::state::LeftStock;
 use crate::views::ViewUpdate;
 
 /// What the writer is asked to do.
@@ -27,6 +28,8 @@ pub(crate) struct HandOver {
     pub group: Option<Group>,
     /// Everything that the replies rest on is at or before this.
     pub last: Lsn,
+    /// Stocks that left, to be taken out of the views before the others are published.
+    pub left: Vec<LeftStock>,
     pub views: Vec<ViewUpdate>,
     /// Orders that may be claimed anew when this is durable.
     pub forgotten: Vec<OrderNo>,
@@ -134,6 +137,7 @@ fn commit(journal: &mut dyn Journal, context: &Context, counters: &WriterCounter
             std::mem::take(&mut hand_over.replies).into_iter().for_each(Reply::send_unavailable);
             continue;
         }
+        hand_over.left.drain(..).for_each(|stock| context.views.remove(stock.sku_id, stock.warehouse_id));
         // Views before the LSN: a shard that sees the LSN may answer at once, and its caller may then read.
         hand_over.views.drain(..).for_each(|update| context.views.publish(update));
         hand_over.forgotten.drain(..).for_each(|order_no| context.directory.give_back(&order_no));

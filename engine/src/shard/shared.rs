@@ -1,7 +1,7 @@
 //! What the rest of the engine sees of a shard: its gate and mailbox, its durable LSN, its counters. It outlives the
 //! actor: a rebuilt shard goes on with the same.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ractor::ActorRef;
@@ -99,6 +99,8 @@ pub(crate) struct ShardShared {
     pub mailbox: Mailbox<Envelope>,
     pub durable: Durable,
     pub backlog: Backlog,
+    /// The last event that the store has taken in: what changed later is not forgotten. `u64::MAX` without a store.
+    pub flushed: AtomicU64,
     pub counters: Counters,
     /// A checkpoint is asked for, whatever the number of events.
     pub checkpoint_asked: AtomicBool,
@@ -141,6 +143,7 @@ impl ShardShared {
             mailbox: Mailbox::default(),
             durable: Durable::default(),
             backlog: Backlog::default(),
+            flushed: AtomicU64::new(u64::MAX),
             counters: Counters::default(),
             checkpoint_asked: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -189,6 +192,10 @@ impl ShardShared {
 
     pub fn durable_lsn(&self) -> Lsn {
         Lsn(self.durable.get())
+    }
+
+    pub fn flushed_lsn(&self) -> Lsn {
+        Lsn(self.flushed.load(Ordering::Acquire))
     }
 
     /// Drops what waits in the mailbox: its callers learn that the outcome is unknown.

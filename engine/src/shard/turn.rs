@@ -1,4 +1,4 @@
-//! What a shard does when it is woken: expire, forget, take the mail, decide and apply, write a slice of a running checkpoint,
+//! What a shard does when it is woken: expire, forget, take the mail, decide and apply, let closed SKUs go, write a slice of a running checkpoint,
 //! hand over. Never waits; each part is bounded.
 
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use crate::ids::Lsn;
 use crate::journal::Group;
 use crate::limits::{
     CHECKPOINT_ENTRIES_PER_TURN, MAX_COMMANDS_PER_TURN, MAX_EXPIRIES_PER_TURN, MAX_FORGOTTEN_EVENTS_PER_TURN,
-    MAX_TURN_BYTES, MAX_UNSYNCED_BYTES,
+    MAX_LEAVING_EVENTS_PER_TURN, MAX_TURN_BYTES, MAX_UNSYNCED_BYTES,
 };
 use crate::outcome::{Outcome, Refusal};
 use crate::state::{Capture, Decision, State};
@@ -116,9 +116,11 @@ impl Shard {
         let more_forgotten = self.forget(now);
         self.take_mail();
         self.decide(now);
+        // Behind the commands: what they closed begins to leave at once.
+        let more_leave = self.leave(now);
         let more_checkpoint = self.checkpoint();
         self.hand_over(first);
-        more_expire || more_forgotten || more_checkpoint || !self.work.pending.is_empty()
+        more_expire || more_forgotten || more_leave || more_checkpoint || !self.work.pending.is_empty()
     }
 
     /// `true`: more are due.
@@ -143,11 +145,21 @@ impl Shard {
         let options = self.context.options.clone();
         let before = now.minus_millis(options.remember_seconds.saturating_mul(1000));
         for _ in 0..MAX_FORGOTTEN_EVENTS_PER_TURN {
-            let Some(forget) = self.state.next_forgotten(before, options.remember_max, now) else { return false };
+            let forget = self.state.next_forgotten(before, options.remember_max, now, self.shared.flushed_lsn());
+            let Some(forget) = forget else { return false };
             let counters = &self.shared.counters;
             counters.forgotten.fetch_add(forget.count as u64, Ordering::Relaxed);
             counters.forgotten_early.fetch_add(forget.early as u64, Ordering::Relaxed);
             self.apply(forget.event);
+        }
+        true
+    }
+
+    /// `true`: more is to leave.
+    fn leave(&mut self, now: Timestamp) -> bool {
+        for _ in 0..MAX_LEAVING_EVENTS_PER_TURN {
+            let Some(event) = self.state.next_leaving(now) else { return false };
+            self.apply(event);
         }
         true
     }
@@ -220,12 +232,19 @@ impl Shard {
             return;
         }
         let bytes = events.iter().map(Event::weight).sum();
+        let left = self.state.take_left();
+        for stock in &left {
+            // Its number may be another stock's by now, which is new to the views.
+            if let Some(cell) = self.cells.get_mut(stock.number as usize) {
+                *cell = (Arc::default(), false);
+            }
+        }
         let views = self.view_updates();
         let forgotten = self.state.take_forgotten();
         let group = (!events.is_empty()).then_some(Group { shard: self.shared.id, first, events });
         let shared = Arc::clone(&self.shared);
         shared.backlog.add(bytes);
-        let hand_over = HandOver { shared, group, last, views, forgotten, replies, permits, bytes };
+        let hand_over = HandOver { shared, group, last, left, views, forgotten, replies, permits, bytes };
         if let Err(refused) = self.context.inbox.put(WriterMessage::HandOver(hand_over)) {
             // The writer is gone, which happens only behind a panic of its own: nothing more can be made durable.
             refused.fail();
@@ -342,6 +361,11 @@ fn run(context: &Context, state: &mut State, command: &Command, now: Timestamp) 
     }
     let (outcome, event) = match state.decide(command, now) {
         Decision::Answer(outcome) => (outcome, None),
+        Decision::Log(Event { change: Change::Reserved { .. }, .. })
+            if context.journal_full.load(Ordering::Relaxed) =>
+        {
+            (Err(Refusal::JournalFull), None)
+        }
         Decision::Log(event) => {
             apply(state, &event);
             (Ok(state.answer(&event)), Some(event))

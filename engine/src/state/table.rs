@@ -14,21 +14,84 @@ const TABLES: usize = 4096;
 
 const _: () = assert!(TABLES.is_power_of_two() && CHUNK.is_power_of_two());
 
+/// A list that never moves more than a chunk to grow.
+#[derive(Debug, Clone)]
+pub struct Chunked<T> {
+    /// All full but the last, none empty.
+    chunks: Vec<Vec<T>>,
+}
+
+impl<T> Default for Chunked<T> {
+    fn default() -> Self {
+        Self { chunks: Vec::new() }
+    }
+}
+
+impl<T> Chunked<T> {
+    pub fn len(&self) -> usize {
+        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK + last.len())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    pub fn get(&self, index: u32) -> Option<&T> {
+        let (chunk, index) = split(index);
+        self.chunks.get(chunk)?.get(index)
+    }
+
+    /// Adds an entry and gives its index.
+    ///
+    /// # Panics
+    /// At 2^32 entries, as a [`Slab`] does.
+    pub fn push(&mut self, entry: T) -> u32 {
+        let index = u32::try_from(self.len()).expect("fewer than 2^32 entries");
+        match self.chunks.last_mut().filter(|last| last.len() < CHUNK) {
+            Some(last) => last.push(entry),
+            None => self.chunks.push(vec![entry]),
+        }
+        index
+    }
+
+    /// Takes an entry out; the last one gets its index.
+    pub fn swap_remove(&mut self, index: u32) {
+        let Some(last) = self.chunks.last_mut().and_then(Vec::pop) else { return };
+        self.chunks.pop_if(|last| last.is_empty());
+        let (chunk, index) = split(index);
+        if let Some(entry) = self.chunks.get_mut(chunk).and_then(|chunk| chunk.get_mut(index)) {
+            *entry = last;
+        }
+    }
+
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &T> {
+        self.chunks.iter().flatten()
+    }
+}
+
+/// How much a table makes room for when it is made. Both can grow without bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// For a shard: growth never stops it.
+    Shard,
+    /// For the few entries of one transaction: it costs next to nothing to make.
+    Few,
+}
+
 /// Numbered places for entries. A place that becomes free is used again.
 #[derive(Debug, Clone)]
 pub struct Slab<T> {
     chunks: Vec<Vec<Option<T>>>,
     free: Vec<u32>,
     len: usize,
-}
-
-impl<T> Default for Slab<T> {
-    fn default() -> Self {
-        Self { chunks: Vec::new(), free: Vec::new(), len: 0 }
-    }
+    room: Room,
 }
 
 impl<T> Slab<T> {
+    pub fn new(room: Room) -> Self {
+        Self { chunks: Vec::new(), free: Vec::new(), len: 0, room }
+    }
+
     /// Entries.
     pub fn len(&self) -> usize {
         self.len
@@ -51,7 +114,10 @@ impl<T> Slab<T> {
             return place;
         }
         if self.chunks.last().is_none_or(|last| last.len() == CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
+            self.chunks.push(match self.room {
+                Room::Shard => Vec::with_capacity(CHUNK),
+                Room::Few => Vec::new(),
+            });
         }
         let place = u32::try_from(self.places()).expect("fewer than 2^32 entries");
         let (chunk, _) = split(place);
@@ -80,6 +146,12 @@ impl<T> Slab<T> {
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().flatten().flatten()
     }
+
+    /// The entries with their places.
+    pub fn places_and_entries(&self) -> impl Iterator<Item = (u32, &T)> {
+        let entries = self.chunks.iter().flatten().zip(0_u32..);
+        entries.filter_map(|(entry, place)| Some((place, entry.as_ref()?)))
+    }
 }
 
 /// The chunk of a place and the index in it.
@@ -101,19 +173,18 @@ pub trait Keyed {
 #[derive(Debug, Clone)]
 pub struct Table<T> {
     slab: Slab<T>,
-    /// (32 bits of the key's hash, place): enough to grow without looking at the entries.
+    /// (32 bits of the key's hash, place): enough to grow without looking at the entries. Their number is a power of two.
     index: Vec<HashTable<(u32, u32)>>,
     hasher: foldhash::fast::RandomState,
 }
 
-impl<T: Keyed> Default for Table<T> {
-    fn default() -> Self {
-        let index = (0..TABLES).map(|_| HashTable::new()).collect();
-        Self { slab: Slab::default(), index, hasher: foldhash::fast::RandomState::default() }
-    }
-}
-
 impl<T: Keyed> Table<T> {
+    pub fn new(room: Room) -> Self {
+        let tables = if room == Room::Shard { TABLES } else { 1 };
+        let index = (0..tables).map(|_| HashTable::new()).collect();
+        Self { slab: Slab::new(room), index, hasher: foldhash::fast::RandomState::default() }
+    }
+
     /// The place of the entry with this key.
     pub fn find(&self, key: &T::Key) -> Option<u32> {
         let (table, hash) = self.hash(key);
@@ -165,12 +236,17 @@ impl<T: Keyed> Table<T> {
         self.slab.iter()
     }
 
+    /// The entries with their places.
+    pub fn places_and_entries(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.slab.places_and_entries()
+    }
+
     /// The small table for a key, and 32 other bits of its hash.
     fn hash(&self, key: &T::Key) -> (usize, u32) {
         let hash = self.hasher.hash_one(key);
         #[expect(clippy::cast_possible_truncation, reason = "the halves of a hash")]
         let (high, low) = ((hash >> 32) as u32, hash as u32);
-        (high as usize % TABLES, low)
+        (high as usize & (self.index.len() - 1), low)
     }
 }
 
@@ -196,10 +272,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_chunked_list_is_a_list() {
+        let mut list = Chunked::default();
+        let mut model = Vec::new();
+        for entry in 0..2 * CHUNK + 3 {
+            assert_eq!(list.push(entry) as usize, model.len());
+            model.push(entry);
+        }
+        for step in 0..model.len() {
+            // From the front, from the end, and from between.
+            let index = [0, model.len() - 1, model.len() / 2][step % 3];
+            list.swap_remove(u32::try_from(index).unwrap());
+            model.swap_remove(index);
+            assert_eq!((list.len(), list.is_empty()), (model.len(), model.is_empty()));
+            assert_eq!(list.get(u32::try_from(index).unwrap()), model.get(index));
+            if step % 512 == 0 {
+                assert!(list.iter().eq(&model) && list.iter().rev().eq(model.iter().rev()));
+            }
+        }
+    }
+
     proptest! {
         #[test]
-        fn a_table_is_a_map(steps in prop::collection::vec((any::<bool>(), 0_u16..300, any::<u32>()), 0..2000)) {
-            let mut table = Table::<Entry>::default();
+        fn a_table_is_a_map(few: bool, steps in prop::collection::vec((any::<bool>(), 0_u16..300, any::<u32>()), 0..2000)) {
+            let mut table = Table::<Entry>::new(if few { Room::Few } else { Room::Shard });
             let mut model = HashMap::new();
             for (put, key, value) in steps {
                 match (put, table.find(&key)) {
@@ -216,6 +313,8 @@ mod tests {
                 prop_assert_eq!(table.by_key(&key).map(|e| e.1), model.get(&key).copied());
             }
             prop_assert_eq!(table.iter().count(), model.len());
+            let by_place = |(place, entry): (u32, &Entry)| table.get(place).is_some_and(|e| e.0 == entry.0);
+            prop_assert!(table.places_and_entries().all(by_place));
         }
     }
 }
