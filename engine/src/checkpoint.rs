@@ -141,6 +141,13 @@ pub struct OrderImage {
     pub requests: Vec<OrderRequest>,
 }
 
+impl OrderImage {
+    /// A rough size, in lines of an event.
+    pub(crate) fn weight(&self) -> usize {
+        4 + 2 * self.lines.len() + self.requests.len()
+    }
+}
+
 /// How the units that an order did not confirm went back last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {

@@ -378,9 +378,9 @@ impl Command {
                 part.as_ref().map_or(1, |part| part.lines.as_slice().len())
             }
             Action::Place(place) => match &**place {
-                Place::Begin { stocks, .. } => 2 * stocks.len(),
+                Place::Begin { stocks, .. } => 3 * stocks.len(),
                 Place::Orders { orders, requests, .. } => {
-                    orders.iter().map(|order| 2 + order.lines.len()).sum::<usize>() + requests.len()
+                    orders.iter().map(OrderImage::weight).sum::<usize>() + 3 * requests.len()
                 }
                 Place::Finish { .. } => 1,
                 Place::Close { skus } => skus.len(),

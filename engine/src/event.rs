@@ -39,9 +39,9 @@ impl Event {
             | Change::Extended { .. }
             | Change::Adopted { .. }
             | Change::Withdrawn { .. } => 1,
-            Change::AdoptionBegun { stocks, .. } => 2 * stocks.len(),
+            Change::AdoptionBegun { stocks, .. } => 3 * stocks.len(),
             Change::OrdersAdopted { orders, requests, .. } => {
-                orders.iter().map(|order| 2 + order.lines.len() + order.requests.len()).sum::<usize>() + requests.len()
+                orders.iter().map(OrderImage::weight).sum::<usize>() + 3 * requests.len()
             }
             Change::Closed { skus } => skus.len(),
             Change::Shed { orders, sold, .. } => orders.len() + sold.len(),
@@ -168,7 +168,7 @@ pub enum Change {
         sku_id: SkuId,
         /// Which ownership.
         epoch: u64,
-        /// Its stocks, one per warehouse; `forgotten_sold` is all that was ever sold.
+        /// Its stocks, one per warehouse; `forgotten_sold` is what was ever sold but by orders that are here already.
         stocks: Vec<StockImage>,
     },
     /// Orders and requests that move with a SKU; or orders that the shard had let go of and needs again.

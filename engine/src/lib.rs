@@ -7,7 +7,7 @@
 //! 3. [`state`]: the pure state machine of one shard: decide, apply, audit.
 //! 4. [`journal`], [`checkpoint`], [`store`]: what the engine asks of durable storage (implemented in `hotstock-persistence`).
 //! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom model.
-//! 6. `directory`, `views`: where orders live, what readers see.
+//! 6. `directory`, `views`, [`dirty`], [`mirror`]: where orders live, what readers see, what changed since it was mirrored.
 //! 7. `shard`, `writer`, `replier`, `checkpointer`: the running parts, in the order in which a command meets them; [`recovery`].
 //! 8. [`engine`]: start, submit, read, stop.
 
@@ -23,10 +23,12 @@ not_under_loom! {
     pub mod checkpoint;
     pub mod clock;
     pub mod command;
+    pub mod dirty;
     pub mod engine;
     pub mod event;
     pub mod ids;
     pub mod journal;
+    pub mod mirror;
     pub mod outcome;
     pub mod recovery;
     pub mod state;
@@ -34,9 +36,17 @@ not_under_loom! {
     mod checkpointer;
     mod context;
     mod directory;
+    mod follower;
+    mod history;
+    mod hub;
+    mod options;
+    mod placement;
     mod replier;
+    mod reads;
+    mod router;
     mod shard;
     mod status;
+    mod sweeper;
     mod views;
     mod writer;
 }

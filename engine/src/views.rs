@@ -39,6 +39,11 @@ impl Views {
         }
     }
 
+    /// A stock left its shard: its levels are not known here any more.
+    pub fn remove(&self, sku_id: SkuId, warehouse_id: WarehouseId) {
+        unpoisoned(self.cells.write()).remove(&(sku_id, warehouse_id));
+    }
+
     /// The cell of a stock that was published before.
     pub fn cell(&self, sku_id: &SkuId, warehouse_id: WarehouseId) -> Option<Arc<StockCell>> {
         unpoisoned(self.cells.read()).get(&(sku_id.clone(), warehouse_id)).cloned()

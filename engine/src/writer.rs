@@ -10,6 +10,7 @@ use crate::ids::{Lsn, OrderNo, ShardId};
 use crate::journal::{Group, Journal};
 use crate::replier::Answers;
 use crate::shard::shared::{Permits, Reply, ShardShared};
+use crate::state::LeftStock;
 use crate::views::ViewUpdate;
 
 /// What the writer is asked to do.
@@ -27,6 +28,8 @@ pub(crate) struct HandOver {
     pub group: Option<Group>,
     /// Everything that the replies rest on is at or before this.
     pub last: Lsn,
+    /// Stocks that left, to be taken out of the views before the others are published.
+    pub left: Vec<LeftStock>,
     pub views: Vec<ViewUpdate>,
     /// Orders that may be claimed anew when this is durable.
     pub forgotten: Vec<OrderNo>,
@@ -34,6 +37,8 @@ pub(crate) struct HandOver {
     pub permits: Permits,
     /// The share of the shard's backlog.
     pub bytes: u64,
+    /// The follower is not to wait for its interval.
+    pub urgent: bool,
 }
 
 impl WriterMessage {
@@ -134,11 +139,22 @@ fn commit(journal: &mut dyn Journal, context: &Context, counters: &WriterCounter
             std::mem::take(&mut hand_over.replies).into_iter().for_each(Reply::send_unavailable);
             continue;
         }
+        hand_over.left.drain(..).for_each(|stock| context.views.remove(stock.sku_id, stock.warehouse_id));
         // Views before the LSN: a shard that sees the LSN may answer at once, and its caller may then read.
-        hand_over.views.drain(..).for_each(|update| context.views.publish(update));
-        hand_over.forgotten.drain(..).for_each(|order_no| context.directory.give_back(&order_no));
-        if hand_over.last > hand_over.shared.durable_lsn() {
-            hand_over.shared.durable.publish(hand_over.last.0);
+        for update in hand_over.views.drain(..) {
+            if let Some(dirty) = &context.dirty {
+                dirty.mark(update.stock.clone());
+            }
+            context.views.publish(update);
+        }
+        hand_over.forgotten.drain(..).for_each(|order_no| context.directory.forget(&order_no));
+        let shared = &hand_over.shared;
+        if hand_over.last > shared.durable_lsn() {
+            shared.durable.publish(hand_over.last.0);
+        }
+        let behind = hand_over.last.0.saturating_sub(shared.flushed_lsn().0);
+        if hand_over.urgent || behind >= context.options.store.flush_events as u64 {
+            shared.flush_wanted.notify_one();
         }
     }
     let mut answers: Answers = Vec::with_capacity(batch.len());

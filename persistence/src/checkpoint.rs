@@ -24,7 +24,7 @@ use hotstock_engine::checkpoint::{
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{Lsn, ShardId};
 
-use crate::codec::{FORMAT_VERSION, decode_image, encode_image};
+use crate::codec::{FORMAT_VERSION, decode_image, encode_image, is_read};
 use crate::files::{At as _, FileError, create_dir, parent, sync_dir};
 
 const MAGIC: &[u8; 6] = b"HSCKPT";
@@ -227,6 +227,7 @@ struct Reader {
     shard: ShardId,
     path: PathBuf,
     file: BufReader<File>,
+    version: u8,
     begin: Lsn,
     footer: Footer,
     blocks: u64,
@@ -258,8 +259,9 @@ impl Reader {
         file.seek(SeekFrom::Start(0)).at(&path)?;
         let mut header = [0; HEADER_BYTES];
         file.read_exact(&mut header).at(&path)?;
-        let begin = parse_header(&header, shard).map_err(|problem| FileError::damage(&path, problem))?;
-        Ok(Self { shard, path, file: BufReader::new(file), begin, footer, blocks: 0, entries: 0 })
+        let header = parse_header(&header, shard);
+        let (version, begin) = header.map_err(|problem| FileError::damage(&path, problem))?;
+        Ok(Self { shard, path, file: BufReader::new(file), version, begin, footer, blocks: 0, entries: 0 })
     }
 
     fn next(&mut self) -> Result<Option<Vec<Image>>, FileError> {
@@ -281,7 +283,7 @@ impl Reader {
         let mut left = &block.payload[..];
         let mut images = Vec::new();
         for _ in 0..block.entries {
-            let image = decode_image(&mut left).map_err(|error| {
+            let image = decode_image(&mut left, self.version).map_err(|error| {
                 FileError::damage(
                     &self.path,
                     format!("entry {} of block {}: {error}", images.len(), self.blocks),
@@ -339,7 +341,8 @@ impl Block {
     }
 }
 
-fn parse_header(header: &[u8; HEADER_BYTES], shard: ShardId) -> Result<Lsn, String> {
+/// The format version and the begin.
+fn parse_header(header: &[u8; HEADER_BYTES], shard: ShardId) -> Result<(u8, Lsn), String> {
     let (content, crc) = header.split_at(HEADER_BYTES - 4);
     if content[..6] != MAGIC[..] {
         return Err("this is not a checkpoint".to_owned());
@@ -347,14 +350,14 @@ fn parse_header(header: &[u8; HEADER_BYTES], shard: ShardId) -> Result<Lsn, Stri
     if crc32fast::hash(content).to_le_bytes() != crc {
         return Err("the check sum of the header does not fit".to_owned());
     }
-    if content[6] != FORMAT_VERSION {
-        return Err(format!("format version {}, this program reads version {FORMAT_VERSION}", content[6]));
+    if !is_read(content[6]) {
+        return Err(format!("format version {}, this program reads up to {FORMAT_VERSION}", content[6]));
     }
     if content[8..10] != shard.0.to_le_bytes() {
         return Err("this is a checkpoint of another shard".to_owned());
     }
     let begin = content[10..].try_into().expect("eight bytes are left of the header");
-    Ok(Lsn(u64::from_le_bytes(begin)))
+    Ok((content[6], Lsn(u64::from_le_bytes(begin))))
 }
 
 fn parse_footer(payload: &[u8]) -> Option<Footer> {

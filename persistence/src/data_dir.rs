@@ -5,6 +5,7 @@
 //!     lock           held while a process has the directory open
 //!     meta           format, number of shards, the server's id: written once
 //!     store          the id of the SQL store that its SKUs come from: written when that was first reached
+//!     store.db       the SQL store itself, when that is SQLite
 //!     journal/       see `journal`
 //!     checkpoints/   see `checkpoint`
 //! ```
@@ -22,8 +23,11 @@ use crate::files::{At as _, FileError, parent, read_if_there, sync_dir, write_wh
 use crate::journal::{JournalOptions, SledJournal};
 use crate::sql::IdentityCheck;
 
-/// The layout of the directory that this program reads and writes.
-const FORMAT: u32 = 1;
+/// The format of the directory that this program writes; it reads all up to it. An older program must not look into a newer
+/// journal, whose records it would take for a torn tail.
+///
+/// - 2: the journal and the checkpoints may hold entries of format version 2.
+const FORMAT: u32 = 2;
 
 const TITLE: &str = "hotstock data directory. Do not edit: the shards of every SKU depend on it.";
 
@@ -37,6 +41,7 @@ pub struct DataDir {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Meta {
+    format: u32,
     shards: u16,
     server_id: ServerId,
 }
@@ -89,7 +94,7 @@ pub enum DataDirError {
         asked: String,
     },
     /// It was written by a later version of the program.
-    #[error("{path}: format {has} of a later version; this one reads format {FORMAT}")]
+    #[error("{path}: format {has} of a later version; this one reads up to {FORMAT}")]
     OtherFormat {
         /// The file that says so.
         path: PathBuf,
@@ -189,11 +194,18 @@ impl DataDir {
         read_store_id(&self.path)
     }
 
-    /// Opens the journal. It keeps the directory locked for as long as it lives.
+    /// Opens the journal, which takes a directory of an older format to that of this program. It keeps the directory locked for as
+    /// long as it lives.
     ///
     /// # Errors
     /// [`JournalError::Damaged`], [`JournalError::Io`].
     pub fn journal(&self, options: JournalOptions) -> Result<SledJournal, JournalError> {
+        if self.meta.format < FORMAT {
+            let path = self.path.join("meta");
+            let content = print_meta(&Meta { format: FORMAT, ..self.meta });
+            write_whole(&path, &content)
+                .map_err(|FileError { path, problem, .. }| JournalError::Io { path, problem })?;
+        }
         let mut journal = SledJournal::open(&journal_dir(&self.path), self.meta.shards, options)?;
         journal.keep(Arc::clone(&self.lock));
         Ok(journal)
@@ -260,13 +272,13 @@ fn print_store_id(store_id: &str) -> Vec<u8> {
 fn create_meta(path: &Path, shards: u16) -> Result<Meta, DataDirError> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| FileError::new(path, format!("no random id: {error}")))?;
-    let meta = Meta { shards, server_id: ServerId(u128::from_be_bytes(id)) };
+    let meta = Meta { format: FORMAT, shards, server_id: ServerId(u128::from_be_bytes(id)) };
     write_whole(path, &print_meta(&meta))?;
     Ok(meta)
 }
 
-fn print_meta(Meta { shards, server_id }: &Meta) -> Vec<u8> {
-    let text = format!("{TITLE}\nformat = {FORMAT}\nshards = {shards}\nserver_id = {server_id}\n");
+fn print_meta(Meta { format, shards, server_id }: &Meta) -> Vec<u8> {
+    let text = format!("{TITLE}\nformat = {format}\nshards = {shards}\nserver_id = {server_id}\n");
     let check = crc32fast::hash(text.as_bytes());
     format!("{text}check = {check:08x}\n").into_bytes()
 }
@@ -277,12 +289,12 @@ fn parse_meta(path: &Path, content: &[u8]) -> Result<Meta, DataDirError> {
     let damaged = || DataDirError::Damaged { path: path.to_owned(), problem: "it is not intact".to_owned() };
     // First, since a later format may have other fields.
     let format: u32 = value("format").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
-    if format != FORMAT {
+    if !(1..=FORMAT).contains(&format) {
         return Err(DataDirError::OtherFormat { path: path.to_owned(), has: format });
     }
     let shards: u16 = value("shards").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
     let server_id = value("server_id").and_then(|text| u128::from_str_radix(text, 16).ok());
-    let meta = Meta { shards, server_id: ServerId(server_id.ok_or_else(damaged)?) };
+    let meta = Meta { format, shards, server_id: ServerId(server_id.ok_or_else(damaged)?) };
     // Only what this program writes is taken, check sum and all.
     if print_meta(&meta) == content { Ok(meta) } else { Err(damaged()) }
 }

@@ -1,7 +1,7 @@
 //! What the rest of the engine sees of a shard: its gate and mailbox, its durable LSN, its counters. It outlives the
 //! actor: a rebuilt shard goes on with the same.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ractor::ActorRef;
@@ -19,12 +19,19 @@ pub(crate) enum Envelope {
     One(Command, oneshot::Sender<Outcome>),
     /// Of one caller, decided one after the other; at most `MAX_COMMANDS_PER_ENVELOPE`.
     Many(Vec<Command>, oneshot::Sender<Vec<Outcome>>),
+    /// Of the router, which wants to know what the shard knows; see [`Hub::ask`](crate::hub::Hub::ask).
+    Exact {
+        command: Command,
+        /// A release of an order that the shard does not know leaves a tombstone.
+        may_cancel: bool,
+        to: oneshot::Sender<Outcome>,
+    },
 }
 
 impl Envelope {
     pub fn commands(&self) -> &[Command] {
         match self {
-            Self::One(command, _) => std::slice::from_ref(command),
+            Self::One(command, _) | Self::Exact { command, .. } => std::slice::from_ref(command),
             Self::Many(commands, _) => commands,
         }
     }
@@ -99,6 +106,13 @@ pub(crate) struct ShardShared {
     pub mailbox: Mailbox<Envelope>,
     pub durable: Durable,
     pub backlog: Backlog,
+    /// The last event that the store has taken in: what changed later is not forgotten. `u64::MAX` without a store.
+    pub flushed: AtomicU64,
+    /// The last event with which orders left with their SKU: what the store says of an order that is not here counts only
+    /// when it has taken that in.
+    pub shed: AtomicU64,
+    /// Told when the follower should not wait for its interval.
+    pub flush_wanted: Notify,
     pub counters: Counters,
     /// A checkpoint is asked for, whatever the number of events.
     pub checkpoint_asked: AtomicBool,
@@ -141,6 +155,9 @@ impl ShardShared {
             mailbox: Mailbox::default(),
             durable: Durable::default(),
             backlog: Backlog::default(),
+            flushed: AtomicU64::new(u64::MAX),
+            shed: AtomicU64::new(0),
+            flush_wanted: Notify::new(),
             counters: Counters::default(),
             checkpoint_asked: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -189,6 +206,10 @@ impl ShardShared {
 
     pub fn durable_lsn(&self) -> Lsn {
         Lsn(self.durable.get())
+    }
+
+    pub fn flushed_lsn(&self) -> Lsn {
+        Lsn(self.flushed.load(Ordering::Acquire))
     }
 
     /// Drops what waits in the mailbox: its callers learn that the outcome is unknown.

@@ -7,7 +7,7 @@ use super::decide_stock::change_fingerprint;
 use super::order::{Order, OrderLine};
 use super::remembered::{Item, RequestKey, StockRequest};
 use super::stock::Delta;
-use super::{Corruption, State};
+use super::{Corruption, State, Stock};
 use crate::checkpoint::Phase;
 use crate::command::ChangeKind;
 use crate::event::{Change, Event, ForgottenSold, OrderRequest};
@@ -49,7 +49,7 @@ impl State {
                 for (warehouse_id, version) in warehouses {
                     let number = self.stocks.place(sku_id, *warehouse_id);
                     let after = Levels { version: *version, ..self.stocks.get(number).levels };
-                    self.stocks.change(number, lsn, after, |stock| {
+                    self.change_stock(number, lsn, after, |stock| {
                         stock.status = *status;
                         stock.levels.after(Delta::default())
                     })?;
@@ -78,6 +78,7 @@ impl State {
                         released,
                         returned,
                         lapsed,
+                        index: 0,
                     });
                 }
                 self.insert_order(order)
@@ -158,12 +159,14 @@ impl State {
                 })
             }
             Change::Forgotten { through, sold } => self.forget(lsn, *through, sold),
-            Change::AdoptionBegun { .. }
-            | Change::OrdersAdopted { .. }
-            | Change::Adopted { .. }
-            | Change::Closed { .. }
-            | Change::Shed { .. }
-            | Change::Withdrawn { .. } => Err(Corruption::new(lsn, "moves come with the next commit")),
+            Change::AdoptionBegun { sku_id, epoch, stocks } => self.begin_adoption(lsn, sku_id, *epoch, stocks),
+            Change::OrdersAdopted { sku_id, orders, requests } => {
+                self.adopt_orders(lsn, sku_id.as_ref(), orders, requests)
+            }
+            Change::Adopted { sku_id } => self.finish_adoption(lsn, sku_id),
+            Change::Closed { skus } => skus.iter().try_for_each(|sku_id| self.close(lsn, sku_id)),
+            Change::Shed { orders, sold, .. } => self.shed(lsn, orders, sold),
+            Change::Withdrawn { sku_id, epoch } => self.withdraw(lsn, sku_id, *epoch),
         }
     }
 
@@ -174,9 +177,11 @@ impl State {
         warehouse_id: WarehouseId,
         quantity: u64,
     ) -> Result<(), Corruption> {
+        // Of a SKU that came from the store: it goes back there with the other warehouses.
+        let epoch = self.stocks.of_sku(sku_id).next().map_or(0, |stock| stock.epoch);
         let number = self.stocks.place(sku_id, warehouse_id);
-        let known = self.stocks.get(number).lsn;
-        if known != Lsn::ZERO && known < lsn {
+        let known = self.stocks.get(number);
+        if !known.awaited && known.lsn < lsn {
             return Err(Corruption::new(
                 lsn,
                 format!("it creates SKU {sku_id} in warehouse {warehouse_id} again"),
@@ -186,6 +191,7 @@ impl State {
         self.stocks.change(number, lsn, after, |stock| {
             stock.initial = quantity;
             stock.supplied = quantity;
+            stock.epoch = epoch;
             Levels::default().after(Delta::supply(i64::try_from(quantity).ok()?))
         })
     }
@@ -200,12 +206,32 @@ impl State {
         after: Levels,
     ) -> Result<u32, Corruption> {
         let number = self.stocks.place(sku_id, warehouse_id);
-        self.stocks.change(number, lsn, after, |stock| {
+        self.change_stock(number, lsn, after, |stock| {
             let outside = delta.available.checked_add(delta.reserved)?.checked_add(delta.sold)?;
             stock.supplied = stock.supplied.checked_add_signed(outside)?;
             stock.levels.after(delta)
         })?;
         Ok(number)
+    }
+
+    /// Lets an event change a stock that is there. One that is not left before the checkpoint came to it, or comes back before its
+    /// end: the events that tell so are still to be replayed.
+    pub(super) fn change_stock(
+        &mut self,
+        number: u32,
+        lsn: Lsn,
+        after: Levels,
+        change: impl FnOnce(&mut Stock) -> Option<Levels>,
+    ) -> Result<(), Corruption> {
+        let stock = self.stocks.get(number);
+        if !stock.awaited {
+            return self.stocks.change(number, lsn, after, change);
+        }
+        if lsn <= self.exact_from {
+            return Ok(());
+        }
+        let (sku_id, warehouse_id) = (&stock.sku_id, stock.warehouse_id);
+        Err(Corruption::new(lsn, format!("there is no stock of SKU {sku_id} in warehouse {warehouse_id}")))
     }
 
     fn move_all<'a>(
@@ -219,7 +245,7 @@ impl State {
         Ok(())
     }
 
-    fn insert_order(&mut self, order: Order) -> Result<(), Corruption> {
+    pub(super) fn insert_order(&mut self, order: Order) -> Result<(), Corruption> {
         let lsn = order.lsn;
         if let Some((_, known)) = self.orders.find(&order.order_no) {
             // From a checkpoint that was taken later, with everything that came after.
@@ -228,12 +254,7 @@ impl State {
             }
             return Err(Corruption::new(lsn, format!("it makes order {} again", order.order_no)));
         }
-        let ended = !order.is_open();
-        let place = self.orders.insert(order);
-        self.last_order = place;
-        if ended {
-            self.remembered.insert(lsn, Item::Order(place));
-        }
+        self.last_order = self.put_order(order);
         Ok(())
     }
 
@@ -264,14 +285,15 @@ impl State {
         });
         let open = changed.flatten();
         let open = open.ok_or_else(|| Corruption::new(lsn, format!("it does not fit order {order_no}")))?;
-        self.remembered.remove(&was);
+        self.remembered.remove(&(was, Item::Order(place)));
         if !open {
-            self.remembered.insert(lsn, Item::Order(place));
+            self.remembered.insert((lsn, Item::Order(place)));
         }
+        self.settle(place);
         Ok(())
     }
 
-    fn remember(&mut self, request: StockRequest) -> Result<(), Corruption> {
+    pub(super) fn remember(&mut self, request: StockRequest) -> Result<(), Corruption> {
         let lsn = request.lsn;
         if let Some(known) = self.requests.by_key(&request.key) {
             if known.lsn >= lsn {
@@ -279,30 +301,39 @@ impl State {
             }
             return Err(Corruption::new(lsn, format!("it repeats request {}", request.key.request_id)));
         }
-        let place = self.requests.insert(request);
-        self.remembered.insert(lsn, Item::Request(place));
+        self.put_request(request);
         Ok(())
     }
 
     fn forget(&mut self, lsn: Lsn, through: Lsn, sold: &[ForgottenSold]) -> Result<(), Corruption> {
         let mut net = BTreeMap::new();
-        while let Some(entry) = self.remembered.first_entry().filter(|entry| *entry.key() <= through) {
-            match entry.remove() {
-                Item::Order(place) => {
-                    self.add_net_sold(place, &mut net);
-                    let order = self.orders.remove(place).expect("what is remembered is there");
-                    self.forgotten.push(order.order_no);
-                }
-                Item::Request(place) => {
-                    self.requests.remove(place);
-                }
+        while let Some((_, item)) = self.remembered.first().copied().filter(|(at, _)| *at <= through) {
+            match item {
+                Item::Order(place) => self.let_go(place, &mut net),
+                Item::Request(place) => self.take_request(place),
             }
         }
+        self.note_forgotten_sold(lsn, sold, net)
+    }
+
+    /// An order is known no longer; its sold units are added to `net`, by stock.
+    pub(super) fn let_go(&mut self, place: u32, net: &mut BTreeMap<u32, u64>) {
+        self.add_net_sold(place, net);
+        let order = self.take_order(place).expect("what is forgotten is still there");
+        self.forgotten.push(order.order_no);
+    }
+
+    /// Takes over the totals of an event that lets go of orders, which sold `net`.
+    pub(super) fn note_forgotten_sold(
+        &mut self,
+        lsn: Lsn,
+        sold: &[ForgottenSold],
+        mut net: BTreeMap<u32, u64>,
+    ) -> Result<(), Corruption> {
+        let exact = lsn > self.exact_from;
         for entry in sold {
             let number = self.stocks.place(&entry.sku_id, entry.warehouse_id);
-            let levels = self.stocks.get(number).levels;
-            let before = self.stocks.get(number).forgotten_sold;
-            let exact = lsn > self.exact_from;
+            let Stock { levels, forgotten_sold: before, .. } = *self.stocks.get(number);
             let expected = before.checked_add(net.remove(&number).unwrap_or(0));
             if exact && expected != Some(entry.total) {
                 let problem = format!(
@@ -311,12 +342,12 @@ impl State {
                 );
                 return Err(Corruption::new(lsn, problem));
             }
-            self.stocks.change(number, lsn, levels, |stock| {
+            self.change_stock(number, lsn, levels, |stock| {
                 stock.forgotten_sold = entry.total;
                 Some(levels)
             })?;
         }
-        if lsn > self.exact_from && !net.is_empty() {
+        if exact && !net.is_empty() {
             return Err(Corruption::new(lsn, "it forgets sold units that it does not name"));
         }
         Ok(())

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use super::stock::Lying;
 use super::State;
 use super::remembered::Item;
-use crate::checkpoint::Phase;
+use crate::checkpoint::{Phase, Stage};
 use crate::command::StockStatus;
 use crate::ids::{SkuId, WarehouseId};
 use crate::outcome::Levels;
@@ -58,10 +59,15 @@ impl State {
     #[must_use]
     pub fn audit(&self) -> AuditReport {
         let mut violations = Vec::new();
+        // The index of each stock in the list, by its number.
+        let mut indexes = vec![usize::MAX; self.stocks.places()];
+        for (index, (number, _)) in self.stocks.iter().enumerate() {
+            indexes[number as usize] = index;
+        }
         let mut stocks: Vec<_> = self
             .stocks
             .iter()
-            .map(|stock| StockAudit {
+            .map(|(_, stock)| StockAudit {
                 sku_id: stock.sku_id.clone(),
                 warehouse_id: stock.warehouse_id,
                 levels: stock.levels,
@@ -74,8 +80,7 @@ impl State {
             .collect();
         for order in self.orders.iter() {
             for line in &order.lines {
-                // Stocks are never removed, so their number is their index here.
-                let stock = &mut stocks[line.stock as usize];
+                let stock = &mut stocks[indexes[line.stock as usize]];
                 stock.held_by_orders += u64::from(line.held);
                 stock.sold_by_orders +=
                     u64::from(line.confirmed) - u64::from(line.returned.min(line.confirmed));
@@ -95,7 +100,7 @@ impl State {
                 violations.push(Violation(format!("order {} is cancelled and has lines", order.order_no)));
             }
         }
-        for stock in &stocks {
+        for (stock, (_, known)) in stocks.iter().zip(self.stocks.iter()) {
             let name = || format!("SKU {} in warehouse {}", stock.sku_id, stock.warehouse_id);
             let mut check = |what: &str, level: u64, must: u64| {
                 if level != must {
@@ -103,14 +108,47 @@ impl State {
                 }
             };
             check("available + reserved + sold", stock.levels.quantity(), stock.supplied);
-            check("reserved", stock.levels.reserved, stock.held_by_orders);
+            // While its orders come or go, some are elsewhere.
+            let held = match known.stage {
+                Stage::Open => stock.held_by_orders,
+                Stage::Adopting | Stage::Closing => stock.held_by_orders.max(stock.levels.reserved),
+            };
+            check("reserved", stock.levels.reserved, held);
             check("sold", stock.levels.sold, stock.sold_by_orders);
         }
-        violations.extend(self.orders.check_deadlines().err().map(Violation));
+        violations.extend(self.orders.check_deadlines(|order| self.is_free(order)).err().map(Violation));
+        violations.extend(self.check_lying().err().map(Violation));
         violations.extend(self.check_remembered().err().map(Violation));
         stocks.sort_by(|a, b| (&a.sku_id, a.warehouse_id).cmp(&(&b.sku_id, b.warehouse_id)));
         let (orders, open_orders) = self.orders.counts();
         AuditReport { stocks, orders, open_orders, violations }
+    }
+
+    /// Every stock is really there, and lists exactly the lines that lie on it.
+    fn check_lying(&self) -> Result<(), String> {
+        let mut listed = 0;
+        for (_, stock) in self.stocks.iter() {
+            if stock.awaited {
+                let (sku_id, warehouse_id) = (&stock.sku_id, stock.warehouse_id);
+                return Err(format!("SKU {sku_id} in warehouse {warehouse_id} is named and was never there"));
+            }
+            listed += stock.orders.len();
+        }
+        let moving = self.stocks.iter().filter(|(_, stock)| stock.stage != Stage::Open).count();
+        if self.stocks.moving() != moving {
+            return Err(format!("{moving} stocks are moving, {} are counted", self.stocks.moving()));
+        }
+        let mut lines = 0;
+        for (place, order) in self.orders.places_and_entries() {
+            for (line, index) in order.lines.iter().zip(0..) {
+                let lying = self.stocks.get(line.stock).orders.get(line.index as usize);
+                if lying != Some(&Lying { order: place, line: index }) {
+                    return Err(format!("order {}: its stock does not list {line:?}", order.order_no));
+                }
+                lines += 1;
+            }
+        }
+        if lines == listed { Ok(()) } else { Err(format!("{lines} lines lie on stocks that list {listed}")) }
     }
 
     /// What is remembered is exactly the ended orders and the requests, each by its last change.
@@ -124,7 +162,7 @@ impl State {
             Item::Order(place) => self.orders.get(place).is_some_and(|o| o.lsn == lsn && !o.is_open()),
             Item::Request(place) => self.requests.get(place).is_some_and(|r| r.lsn == lsn),
         };
-        match self.remembered.iter().find(|(lsn, item)| !right(**lsn, **item)) {
+        match self.remembered.iter().find(|(lsn, item)| !right(*lsn, *item)) {
             Some((lsn, item)) => Err(format!("{item:?} is remembered at {lsn} and was changed elsewhere")),
             None => Ok(()),
         }

@@ -1,13 +1,14 @@
 //! Checkpoints: the state as images, slice by slice between batches, and the state from images.
 
-use smallvec::SmallVec;
-
 use super::order::{Order, OrderLine};
-use super::remembered::{Item, RequestKey, StockRequest, request_images};
-use super::{Corruption, State};
-use crate::checkpoint::{CheckpointEnd, Image, OrderImage, RequestImage, StockImage};
+use super::remembered::{RequestKey, StockRequest, request_images};
+use super::table::Room;
+use super::{Corruption, State, Stock};
+use crate::checkpoint::{CheckpointEnd, Image, LineImage, OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
+use crate::event::Event;
 use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use crate::outcome::OrderView;
 
 /// How far a checkpoint has come. Places of the tables are walked in order; what changes behind is repaired by the
 /// replay, because its event is after the checkpoint's begin.
@@ -33,7 +34,7 @@ impl State {
         let (slice, place, places, next): (Vec<Image>, _, _, _) = match at.stage {
             Stage::Stocks => {
                 let (images, to) = self.stocks.images(at.place, max);
-                (images.into_iter().map(Image::Stock).collect(), to, self.stocks.len(), Stage::Orders)
+                (images.into_iter().map(Image::Stock).collect(), to, self.stocks.places(), Stage::Orders)
             }
             Stage::Orders => {
                 let (images, to) = self.orders.images(&self.stocks, at.place, max);
@@ -64,29 +65,56 @@ impl State {
     }
 
     /// A small state of some stocks, orders and requests, to decide or apply what is about them alone: the store does so in its
-    /// transactions. It stands at `applied`; its time is at least `time`. Orders that it does not hold are taken as forgotten.
+    /// transactions. It stands at `applied`; its time is at least `time`. Orders that it does not hold are taken as forgotten,
+    /// stocks that it does not hold as out of sight: what events say of them is passed over.
     ///
     /// # Errors
     /// [`Corruption`] when an entry stands in it twice.
-    pub fn of_images(applied: Lsn, time: Timestamp, images: Vec<Image>) -> Result<Self, Corruption> {
-        let mut state = Self::new(ShardId(0), 1);
+    pub fn of_images(applied: Lsn, time: Timestamp, mut images: Vec<Image>) -> Result<Self, Corruption> {
+        let mut state = Self::with_room(ShardId(0), 1, Room::Few);
         state.applied = applied;
         state.exact_from = Lsn(u64::MAX);
         state.time = time;
+        for image in &mut images {
+            // The LSN may be of another shard, where the SKU was before: everything here is from before the next event.
+            let lsn = match image {
+                Image::Stock(stock) => &mut stock.lsn,
+                Image::Order(order) => &mut order.lsn,
+                Image::Request(request) => &mut request.lsn,
+            };
+            *lsn = applied.min(*lsn);
+        }
         state.restore(images)?;
         Ok(state)
     }
 
-    /// Steps over an event that is not about what a small state holds; the next to apply is the one after `lsn`.
-    pub fn skip(&mut self, lsn: Lsn) {
+    /// Goes past an event that shall have no effect here: the store does so with those that only move entries into a shard and out of
+    /// it.
+    ///
+    /// # Errors
+    /// [`Corruption`] when it is not the next.
+    pub fn pass_over(&mut self, lsn: Lsn, event: &Event) -> Result<(), Corruption> {
+        if lsn != self.applied.next() {
+            return Err(Corruption::new(lsn, format!("it comes after {}", self.applied)));
+        }
         self.applied = lsn;
+        self.time = event.at.max(self.time);
+        Ok(())
+    }
+
+    /// What callers see of an order that lies outside of every shard.
+    #[must_use]
+    pub fn view_of(image: OrderImage) -> Option<OrderView> {
+        let order_no = image.order_no.clone();
+        let state = Self::of_images(Lsn::ZERO, image.changed_at, vec![Image::Order(image)]).ok()?;
+        state.order(&order_no).map(|(_, view)| view)
     }
 
     /// A stock, as an image.
     #[must_use]
     pub fn image_of_stock(&self, sku_id: &SkuId, warehouse_id: WarehouseId) -> Option<StockImage> {
         let number = self.stocks.find(sku_id, warehouse_id)?;
-        Some(self.stocks.get(number).image())
+        Some(self.stocks.get(number)).filter(|stock| !stock.awaited).map(Stock::image)
     }
 
     /// An order, as an image.
@@ -109,7 +137,7 @@ impl State {
     pub fn restore(&mut self, slice: Vec<Image>) -> Result<(), Corruption> {
         for image in slice {
             match image {
-                Image::Stock(image) => self.stocks.restore(image),
+                Image::Stock(image) => self.restore_stock(&image)?,
                 Image::Order(image) => self.restore_order(image)?,
                 Image::Request(image) => self.restore_request(image)?,
             }
@@ -130,6 +158,20 @@ impl State {
         Err(Corruption::new(self.exact_from, problem))
     }
 
+    fn restore_stock(&mut self, image: &StockImage) -> Result<(), Corruption> {
+        let number = self.stocks.place(&image.sku_id, image.warehouse_id);
+        let known = self.stocks.get(number);
+        // A stock that was captured, left, came back in a later place and was captured there: the newer one counts.
+        if !known.awaited && known.lsn >= image.lsn {
+            let (sku_id, warehouse_id) = (&image.sku_id, image.warehouse_id);
+            let problem = format!("SKU {sku_id} in warehouse {warehouse_id} stands twice in it");
+            return Err(Corruption::new(image.lsn, problem));
+        }
+        self.stocks.put(number, image, image.lsn);
+        self.set_stage(number, image.stage);
+        Ok(())
+    }
+
     fn restore_order(&mut self, image: OrderImage) -> Result<(), Corruption> {
         // An order that was captured, forgotten, reserved again under its number in a later place and captured there: what
         // the first one was is told by the events after `begin`, the last of which forgets it.
@@ -137,59 +179,42 @@ impl State {
             if known.lsn >= image.lsn {
                 return Err(Corruption::new(image.lsn, format!("order {} stands twice in it", image.order_no)));
             }
-            self.remembered.remove(&known.lsn);
-            self.orders.remove(place);
+            self.take_order(place);
         }
-        let mut lines = SmallVec::with_capacity(image.lines.len());
-        for line in image.lines {
-            // A stock that was created while the checkpoint ran gets its place now and its levels from the replay.
-            let stock = self.stocks.place(&line.sku_id, line.warehouse_id);
-            lines.push(OrderLine {
-                stock,
-                quantity: line.quantity,
-                held: line.held,
-                confirmed: line.confirmed,
-                released: line.released,
-                returned: line.returned,
-                lapsed: line.lapsed,
-            });
-        }
-        let mut order = Order::new(image.order_no, image.created_at, image.lsn);
+        let lsn = image.lsn;
+        let order = self.order_of(image, lsn);
+        self.put_order(order);
+        Ok(())
+    }
+
+    /// The order of an image, as if an event at `lsn` had made it. Its stocks get their places, if they are not there yet.
+    pub(super) fn order_of(&mut self, image: OrderImage, lsn: Lsn) -> Order {
+        let mut order = Order::new(image.order_no, image.created_at, lsn);
         order.buyer_id = image.buyer_id;
         order.mode = image.mode;
         order.phase = image.phase;
         order.expires_at = image.expires_at;
         order.changed_at = image.changed_at;
-        order.lines = lines;
+        // A stock that was created while the checkpoint ran gets its place now and its levels from the replay.
+        let lines = image.lines.iter();
+        let mut place = |line: &LineImage| self.stocks.place(&line.sku_id, line.warehouse_id);
+        order.lines = lines.map(|line| OrderLine { stock: place(line), ..OrderLine::from(line) }).collect();
         order.requests = (!image.requests.is_empty()).then(|| Box::new(image.requests));
-        let (lsn, ended) = (order.lsn, !order.is_open());
-        let place = self.orders.insert(order);
-        if ended {
-            self.remembered.insert(lsn, Item::Order(place));
-        }
-        Ok(())
+        order
     }
 
     fn restore_request(&mut self, image: RequestImage) -> Result<(), Corruption> {
-        let key = RequestKey { sku_id: image.sku_id, request_id: image.request_id };
+        let request = StockRequest::from(image);
+        let key = &request.key;
         // As with orders: forgotten and made again while the checkpoint ran.
-        if let Some((place, known)) = self.requests.find(&key).and_then(|p| Some((p, self.requests.get(p)?))) {
-            if known.lsn >= image.lsn {
-                return Err(Corruption::new(image.lsn, format!("request {} stands twice in it", key.request_id)));
+        if let Some((place, known)) = self.requests.find(key).and_then(|p| Some((p, self.requests.get(p)?))) {
+            if known.lsn >= request.lsn {
+                let problem = format!("request {} stands twice in it", key.request_id);
+                return Err(Corruption::new(request.lsn, problem));
             }
-            self.remembered.remove(&known.lsn);
-            self.requests.remove(place);
+            self.take_request(place);
         }
-        let request = StockRequest {
-            key,
-            warehouse_id: image.warehouse_id,
-            fingerprint: image.fingerprint,
-            after: image.after,
-            at: image.at,
-            lsn: image.lsn,
-        };
-        let place = self.requests.insert(request);
-        self.remembered.insert(image.lsn, Item::Request(place));
+        self.put_request(request);
         Ok(())
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! - [`table`]: tables that grow in steps. [`stock`]: stocks and the arithmetic of their levels. [`order`]: orders and
 //!   their deadlines. [`remembered`]: what is known of ended orders and answered requests, and for how long.
-//! - [`State::decide`] (in [`decide_order`], [`decide_stock`]) answers a command or makes the event that carries it out;
-//!   [`State::apply`] (in [`apply`]) lets an event change the state, live and in recovery alike.
+//! - [`State::decide`] (in [`decide_order`], [`decide_stock`], [`decide_place`]) answers a command or makes the event that carries
+//!   it out; [`State::apply`] (in [`apply`], [`moves`]) lets an event change the state, live and in recovery alike.
 //! - [`capture`]: checkpoints in slices, and the state from one. [`audit`]: every invariant, recomputed.
 //!
 //! Live, an event goes through `decide`, `apply`, `answer`; in recovery through `apply` alone. The levels in the event are
@@ -13,7 +13,9 @@ mod apply;
 mod audit;
 mod capture;
 mod decide_order;
+mod decide_place;
 mod decide_stock;
+mod moves;
 mod order;
 mod remembered;
 mod stock;
@@ -21,8 +23,11 @@ mod table;
 
 pub use audit::{AuditReport, StockAudit, Violation};
 pub use capture::Capture;
-pub use stock::Delta;
+pub use stock::{Delta, LeftStock};
 
+use std::collections::BTreeMap;
+
+use crate::checkpoint::Stage;
 use crate::clock::Timestamp;
 use crate::command::{Action, Command};
 use crate::event::{Change, Event};
@@ -30,8 +35,9 @@ use crate::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use crate::outcome::{Answer, Effect, OrderView, Outcome, Refusal, StockView};
 
 use order::{Order, Orders};
-use remembered::{Remembered, Requests};
-use stock::{Stock, Stocks};
+use remembered::{Item, Remembered, Requests, StockRequest};
+use stock::{Lying, Stock, Stocks};
+use table::Room;
 
 /// The state of one shard.
 #[derive(Debug, Clone)]
@@ -82,15 +88,19 @@ impl State {
     /// A shard without any stock, before the first event.
     #[must_use]
     pub fn new(shard: ShardId, shards: u16) -> Self {
+        Self::with_room(shard, shards, Room::Shard)
+    }
+
+    fn with_room(shard: ShardId, shards: u16, room: Room) -> Self {
         Self {
             shard,
             shards,
             applied: Lsn::ZERO,
             time: Timestamp::default(),
             exact_from: Lsn::ZERO,
-            stocks: Stocks::default(),
-            orders: Orders::default(),
-            requests: Requests::default(),
+            stocks: Stocks::new(room),
+            orders: Orders::new(room),
+            requests: Requests::new(room),
             remembered: Remembered::default(),
             last_order: 0,
             forgotten: Vec::new(),
@@ -129,8 +139,14 @@ impl State {
             Action::Release(c) => self.decide_release(c),
             Action::Extend(c) => self.decide_extend(c),
             Action::Return(c) => self.decide_return(c),
-            Action::Place(_) => Err(Refusal::Overloaded),
+            Action::Place(place) => self.decide_place(place, command),
             Action::GetOrder(order_no) => self.known_order(order_no).map(|(_, order)| self.replay(order)),
+        };
+        let decided = match decided {
+            Ok(Verdict::Change(_)) | Err(_) if self.is_moving(&command.action) => {
+                Err(Refusal::Moved(Box::new(command.clone())))
+            }
+            decided => decided,
         };
         match decided {
             Ok(Verdict::Change(change)) => Decision::Log(Event { at: now, trace: command.trace, change }),
@@ -200,6 +216,19 @@ impl State {
         self.orders.find(order_no).map(|(_, order)| (order.lsn, order.view(&self.stocks)))
     }
 
+    /// Whether there is such an order.
+    #[must_use]
+    pub fn knows_order(&self, order_no: &OrderNo) -> bool {
+        self.orders.find(order_no).is_some()
+    }
+
+    /// The SKUs that are here, each with where it is on its way and its epoch.
+    #[must_use]
+    pub fn places(&self) -> BTreeMap<SkuId, (Stage, u64)> {
+        let stocks = self.stocks.iter().filter(|(_, stock)| !stock.awaited);
+        stocks.map(|(_, stock)| (stock.sku_id.clone(), (stock.stage, stock.epoch))).collect()
+    }
+
     /// The numbers of all orders; to rebuild the directory.
     pub fn order_numbers(&self) -> impl Iterator<Item = &OrderNo> {
         self.orders.iter().map(|order| &order.order_no)
@@ -213,6 +242,11 @@ impl State {
     /// The orders that were forgotten since the last call; their numbers are free again.
     pub fn take_forgotten(&mut self) -> Vec<OrderNo> {
         std::mem::take(&mut self.forgotten)
+    }
+
+    /// The stocks that left since the last call.
+    pub fn take_left(&mut self) -> Vec<LeftStock> {
+        self.stocks.take_left()
     }
 
     /// A stock by the number that [`State::take_touched`] gave.
@@ -235,6 +269,96 @@ impl State {
 
     fn replay(&self, order: &Order) -> Verdict {
         Verdict::Nothing(Answer::Order { order: order.view(&self.stocks), effect: Effect::Replayed })
+    }
+
+    /// Adds an order with everything that points at it.
+    fn put_order(&mut self, order: Order) -> u32 {
+        let (lsn, ended) = (order.lsn, !order.is_open());
+        let place = self.orders.insert(order);
+        let order = self.orders.get_mut(place).expect("just inserted");
+        for (line, index) in order.lines.iter_mut().zip(0..) {
+            line.index = self.stocks.lay(line.stock, Lying { order: place, line: index });
+        }
+        if ended {
+            self.remembered.insert((lsn, Item::Order(place)));
+        }
+        self.settle(place);
+        place
+    }
+
+    /// Takes an order out with everything that points at it.
+    fn take_order(&mut self, place: u32) -> Option<Order> {
+        let order = self.orders.remove(place)?;
+        self.remembered.remove(&(order.lsn, Item::Order(place)));
+        for line in &order.lines {
+            let moved = self.stocks.lift(line.stock, line.index);
+            if let Some(Lying { order, line: index }) = moved
+                && let Some(other) = self.orders.get_mut(order).and_then(|o| o.lines.get_mut(index as usize))
+            {
+                other.index = line.index;
+            }
+        }
+        Some(order)
+    }
+
+    fn put_request(&mut self, request: StockRequest) {
+        let lsn = request.lsn;
+        let place = self.requests.insert(request);
+        self.remembered.insert((lsn, Item::Request(place)));
+    }
+
+    fn take_request(&mut self, place: u32) {
+        if let Some(request) = self.requests.remove(place) {
+            self.remembered.remove(&(request.lsn, Item::Request(place)));
+        }
+    }
+
+    /// Changes the stage of a stock, and whether its orders can expire.
+    fn set_stage(&mut self, number: u32, stage: Stage) {
+        self.stocks.set_stage(number, stage);
+        for index in 0..self.stocks.get(number).orders.len() {
+            let Lying { order, .. } = self.stocks.get(number).orders[index];
+            self.settle(order);
+        }
+    }
+
+    /// Sees to it that the order expires if and only if it can.
+    fn settle(&mut self, place: u32) {
+        let Some(order) = self.orders.get(place) else { return };
+        if order.is_open() && self.is_free(order) {
+            self.orders.arm(place);
+        } else {
+            self.orders.disarm(place);
+        }
+    }
+
+    /// Whether none of the stocks that an order lies on is moving.
+    fn is_free(&self, order: &Order) -> bool {
+        let open = |stock: u32| self.stocks.get(stock).stage == Stage::Open;
+        self.stocks.moving() == 0 || order.lines.iter().all(|line| open(line.stock))
+    }
+
+    /// Whether a command is about a stock that is on its way into the shard or out of it.
+    fn is_moving(&self, action: &Action) -> bool {
+        if self.stocks.moving() == 0 {
+            return false;
+        }
+        let sku = |sku_id| self.stocks.stage(sku_id).is_some_and(|stage| stage != Stage::Open);
+        let order = |order_no| self.orders.find(order_no).map(|(_, order)| !self.is_free(order));
+        match action {
+            Action::CreateStock(c) => sku(&c.sku_id),
+            Action::ChangeStock(c) => sku(&c.sku_id),
+            Action::SetStatus(c) => sku(&c.sku_id),
+            Action::Reserve(c) => {
+                let lines = || c.lines.as_slice().iter().any(|line| sku(&line.sku_id));
+                order(&c.order_no).unwrap_or_else(lines)
+            }
+            Action::Confirm(c) => order(&c.order_no).unwrap_or(false),
+            Action::Release(c) => order(&c.order_no).unwrap_or(false),
+            Action::Extend(c) => order(&c.order_no).unwrap_or(false),
+            Action::Return(c) => order(&c.order_no).unwrap_or(false),
+            Action::GetOrder(_) | Action::Place(_) => false,
+        }
     }
 
     /// Whether this shard owns the SKU.

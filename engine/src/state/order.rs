@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use smallvec::SmallVec;
 
 use super::stock::Stocks;
-use super::table::{Keyed, Table};
+use super::table::{Keyed, Room, Table};
 use crate::checkpoint::{LineImage, OrderImage, Phase};
 use crate::clock::Timestamp;
 use crate::command::Mode;
@@ -33,9 +33,12 @@ pub struct Order {
     pub requests: Option<Box<Vec<OrderRequest>>>,
     pub mode: Mode,
     pub phase: Phase,
-    /// Its index in the list of its deadline, while it holds units.
+    /// Its index in the list of its deadline, or [`NO_DEADLINE`].
     deadline_index: u32,
 }
+
+/// The order can't expire: it holds nothing, or a stock that it lies on is moving.
+const NO_DEADLINE: u32 = u32::MAX;
 
 /// A line of an order. held + confirmed + released = the units that it got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,24 @@ pub struct OrderLine {
     pub returned: u32,
     /// Those of `released` that went back when the whole order ended; a late payment takes them again.
     pub lapsed: u32,
+    /// Its index among the lines that lie on the stock.
+    pub index: u32,
+}
+
+impl From<&LineImage> for OrderLine {
+    /// The stock and the index there are still to be filled in.
+    fn from(image: &LineImage) -> Self {
+        Self {
+            stock: 0,
+            quantity: image.quantity,
+            held: image.held,
+            confirmed: image.confirmed,
+            released: image.released,
+            returned: image.returned,
+            lapsed: image.lapsed,
+            index: 0,
+        }
+    }
 }
 
 impl Keyed for Order {
@@ -73,7 +94,7 @@ impl Order {
             requests: None,
             mode: Mode::AllOrNothing,
             phase: Phase::Open,
-            deadline_index: 0,
+            deadline_index: NO_DEADLINE,
         }
     }
 
@@ -157,16 +178,21 @@ impl Order {
     }
 }
 
-/// All orders of a shard and the deadlines of those that hold units.
-#[derive(Debug, Clone, Default)]
+/// All orders of a shard and the deadlines of those that can expire.
+#[derive(Debug, Clone)]
 pub struct Orders {
     table: Table<Order>,
-    /// Deadline (in steps) → places of the orders that expire then. Holds exactly the open orders.
+    /// Deadline (in steps) → places of the orders that expire then. Holds exactly the open orders none of whose stocks is moving;
+    /// who changes an order or a stage sees to that with [`Orders::arm`].
     deadlines: BTreeMap<u64, Vec<u32>>,
     open: usize,
 }
 
 impl Orders {
+    pub fn new(room: Room) -> Self {
+        Self { table: Table::new(room), deadlines: BTreeMap::new(), open: 0 }
+    }
+
     pub fn find(&self, order_no: &OrderNo) -> Option<(u32, &Order)> {
         let place = self.table.find(order_no)?;
         self.table.get(place).map(|order| (place, order))
@@ -178,6 +204,11 @@ impl Orders {
 
     pub fn iter(&self) -> impl Iterator<Item = &Order> {
         self.table.iter()
+    }
+
+    /// The orders with their places.
+    pub fn places_and_entries(&self) -> impl Iterator<Item = (u32, &Order)> {
+        self.table.places_and_entries()
     }
 
     /// One above the highest place that was ever used.
@@ -197,36 +228,35 @@ impl Orders {
         (places.map(|order| order.image(stocks)).collect(), to)
     }
 
+    pub fn get_mut(&mut self, place: u32) -> Option<&mut Order> {
+        self.table.get_mut(place)
+    }
+
+    /// Adds an order, not armed yet.
     pub fn insert(&mut self, order: Order) -> u32 {
-        let open = order.is_open();
-        let place = self.table.insert(order);
-        if open {
-            self.add_deadline(place);
-        }
-        place
+        self.open += usize::from(order.is_open());
+        self.table.insert(order)
     }
 
     pub fn remove(&mut self, place: u32) -> Option<Order> {
-        if self.table.get(place)?.is_open() {
-            self.drop_deadline(place);
-        }
-        self.table.remove(place)
+        self.disarm(place);
+        let order = self.table.remove(place)?;
+        self.open -= usize::from(order.is_open());
+        Some(order)
     }
 
-    /// Changes an order and keeps the deadlines true.
+    /// Changes an order. Its deadline goes when it moves or is over; the caller arms it again.
     pub fn change<R>(&mut self, place: u32, change: impl FnOnce(&mut Order) -> R) -> Option<R> {
         let order = self.table.get_mut(place)?;
         let (was_open, was_at) = (order.is_open(), order.expires_at);
-        // The old deadline is dropped under its old time, so look before the change and act after.
-        let old_index = order.deadline_index;
         let result = change(order);
         let (open, at) = (order.is_open(), order.expires_at);
-        if was_open && (!open || at != was_at) {
-            self.drop_deadline_at(was_at, old_index);
+        if !open || at != was_at {
+            // It is listed under its old time.
+            let index = std::mem::replace(&mut order.deadline_index, NO_DEADLINE);
+            self.drop_deadline(was_at, index);
         }
-        if open && (!was_open || at != was_at) {
-            self.add_deadline(place);
-        }
+        self.open = self.open - usize::from(was_open) + usize::from(open);
         Some(result)
     }
 
@@ -239,25 +269,28 @@ impl Orders {
         self.table.get(*places.last()?)
     }
 
-    fn add_deadline(&mut self, place: u32) {
-        let Some(order) = self.table.get_mut(place) else { return };
+    /// From now on the order expires when its time is over.
+    pub fn arm(&mut self, place: u32) {
+        let Some(order) = self.table.get_mut(place).filter(|order| order.deadline_index == NO_DEADLINE) else {
+            return;
+        };
         let list = self.deadlines.entry(step_of(order.expires_at)).or_default();
         order.deadline_index = u32::try_from(list.len()).expect("no more deadlines than places");
         list.push(place);
-        self.open += 1;
     }
 
-    fn drop_deadline(&mut self, place: u32) {
-        if let Some(order) = self.table.get(place) {
-            self.drop_deadline_at(order.expires_at, order.deadline_index);
+    /// From now on the order does not expire.
+    pub fn disarm(&mut self, place: u32) {
+        if let Some(order) = self.table.get_mut(place) {
+            let (at, index) = (order.expires_at, std::mem::replace(&mut order.deadline_index, NO_DEADLINE));
+            self.drop_deadline(at, index);
         }
     }
 
-    fn drop_deadline_at(&mut self, at: Timestamp, index: u32) {
+    fn drop_deadline(&mut self, at: Timestamp, index: u32) {
         let step = step_of(at);
-        let Some(list) = self.deadlines.get_mut(&step) else { return };
+        let Some(list) = self.deadlines.get_mut(&step).filter(|_| index != NO_DEADLINE) else { return };
         list.swap_remove(index as usize);
-        self.open -= 1;
         match list.get(index as usize) {
             Some(moved) => {
                 if let Some(order) = self.table.get_mut(*moved) {
@@ -271,20 +304,22 @@ impl Orders {
         }
     }
 
-    /// Checks that the deadlines are those of the open orders. For the audit.
-    pub fn check_deadlines(&self) -> Result<(), String> {
+    /// Checks that the deadlines are those of the open orders that are free to expire. For the audit.
+    pub fn check_deadlines(&self, free: impl Fn(&Order) -> bool) -> Result<(), String> {
         let listed: usize = self.deadlines.values().map(Vec::len).sum();
         let open = self.table.iter().filter(|order| order.is_open()).count();
-        if listed != open || self.open != open {
-            return Err(format!(
-                "{open} orders hold units, {listed} deadlines are listed, {} counted",
-                self.open
-            ));
+        if self.open != open {
+            return Err(format!("{open} orders hold units, {} are counted", self.open));
+        }
+        let armed = self.table.iter().filter(|order| order.is_open() && free(order)).count();
+        if listed != armed {
+            return Err(format!("{armed} orders can expire, {listed} deadlines are listed"));
         }
         for (step, list) in &self.deadlines {
             for (index, place) in list.iter().enumerate() {
                 let right = |order: &Order| {
                     order.is_open()
+                        && free(order)
                         && step_of(order.expires_at) == *step
                         && order.deadline_index as usize == index
                 };

@@ -1,10 +1,12 @@
 //! What is remembered after the fact: ended orders and answered stock requests, by the event that last changed them.
 //! They are forgotten in that order, by a logged event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use smallvec::SmallVec;
+
+use super::State;
 use super::table::{Keyed, Table};
-use super::{State, Stocks};
 use crate::checkpoint::RequestImage;
 use crate::clock::Timestamp;
 use crate::event::{Change, Event, ForgottenSold};
@@ -39,6 +41,19 @@ impl Keyed for StockRequest {
     }
 }
 
+impl From<RequestImage> for StockRequest {
+    fn from(image: RequestImage) -> Self {
+        Self {
+            key: RequestKey { sku_id: image.sku_id, request_id: image.request_id },
+            warehouse_id: image.warehouse_id,
+            fingerprint: image.fingerprint,
+            after: image.after,
+            at: image.at,
+            lsn: image.lsn,
+        }
+    }
+}
+
 impl StockRequest {
     pub fn image(&self) -> RequestImage {
         RequestImage {
@@ -63,11 +78,11 @@ pub fn request_images(requests: &Requests, from: usize, max: usize) -> (Vec<Requ
     (places.map(StockRequest::image).collect(), to)
 }
 
-/// What is remembered, by its last change. Every LSN changes at most one order that has ended or answers one request.
-pub type Remembered = BTreeMap<Lsn, Item>;
+/// What is remembered, by its last change. Most events change one order or answer one request; an adoption brings many.
+pub type Remembered = BTreeSet<(Lsn, Item)>;
 
 /// Something remembered, by its place in its table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Item {
     Order(u32),
     Request(u32),
@@ -75,30 +90,33 @@ pub enum Item {
 
 impl State {
     /// The event that forgets the oldest of what was last changed before `before`, and of what is more than `max`.
-    /// `None` when nothing is to be forgotten. At most [`MAX_FORGOTTEN_PER_EVENT`] go at once.
+    /// `None` when nothing is to be forgotten. Nothing goes that changed after `at_most`. About
+    /// [`MAX_FORGOTTEN_PER_EVENT`] go at once: what one event brought goes together, when its youngest goes.
     #[must_use]
-    pub fn next_forgotten(&self, before: Timestamp, max: usize, now: Timestamp) -> Option<Forget> {
+    pub fn next_forgotten(&self, before: Timestamp, max: usize, now: Timestamp, at_most: Lsn) -> Option<Forget> {
         let surplus = self.remembered.len().saturating_sub(max);
         let (mut through, mut count, mut early) = (None, 0, 0);
         let mut sold: BTreeMap<u32, u64> = BTreeMap::new();
-        for (lsn, item) in self.remembered.iter().take(MAX_FORGOTTEN_PER_EVENT) {
-            let old = self.changed_at(*item) < before;
-            if !old && count >= surplus {
+        let mut rest = self.remembered.iter().peekable();
+        while count < MAX_FORGOTTEN_PER_EVENT && sold.len() < MAX_FORGOTTEN_STOCKS {
+            let Some(lsn) = rest.peek().map(|(lsn, _)| *lsn).filter(|lsn| *lsn <= at_most) else { break };
+            let together = std::iter::from_fn(|| rest.next_if(|(at, _)| *at == lsn));
+            let together: SmallVec<[Item; 1]> = together.map(|(_, item)| *item).collect();
+            let young = together.iter().filter(|item| self.changed_at(**item) >= before).count();
+            if young > 0 && count >= surplus {
                 break;
             }
-            if let Item::Order(place) = item {
-                self.add_net_sold(*place, &mut sold);
+            for item in &together {
+                if let Item::Order(place) = item {
+                    self.add_net_sold(*place, &mut sold);
+                }
             }
-            through = Some(*lsn);
-            count += 1;
-            early += usize::from(!old);
-            if sold.len() >= MAX_FORGOTTEN_STOCKS {
-                break;
-            }
+            through = Some(lsn);
+            count += together.len();
+            early += young;
         }
         let through = through?;
-        let sold =
-            sold.into_iter().map(|(number, units)| forgotten_sold(&self.stocks, number, units)).collect();
+        let sold = self.forgotten_totals(sold);
         let event =
             Event { at: now.max(self.time), trace: None, change: Change::Forgotten { through, sold } };
         Some(Forget { event, count, early })
@@ -114,7 +132,7 @@ impl State {
 
     /// Adds the units that an order sold and did not take back, by stock.
     pub(super) fn add_net_sold(&self, place: u32, sold: &mut BTreeMap<u32, u64>) {
-        let order = self.orders.get(place).expect("what is remembered is there");
+        let order = self.orders.get(place).expect("what is forgotten is still there");
         for line in &order.lines {
             let net = u64::from(line.confirmed.saturating_sub(line.returned));
             if net > 0 {
@@ -122,14 +140,19 @@ impl State {
             }
         }
     }
+
+    /// The totals of stocks after orders with these sold units were forgotten.
+    pub(super) fn forgotten_totals(&self, sold: BTreeMap<u32, u64>) -> Vec<ForgottenSold> {
+        let total = |(number, units)| {
+            let stock = self.stocks.get(number);
+            // Bounded by the units of the stock, which are far below 2^64.
+            let total = stock.forgotten_sold.saturating_add(units);
+            ForgottenSold { sku_id: stock.sku_id.clone(), warehouse_id: stock.warehouse_id, total }
+        };
+        sold.into_iter().map(total).collect()
+    }
 }
 
-fn forgotten_sold(stocks: &Stocks, number: u32, units: u64) -> ForgottenSold {
-    let stock = stocks.get(number);
-    // Bounded by the units of the stock, which are far below 2^64.
-    let total = stock.forgotten_sold.saturating_add(units);
-    ForgottenSold { sku_id: stock.sku_id.clone(), warehouse_id: stock.warehouse_id, total }
-}
 
 /// See [`State::next_forgotten`].
 #[derive(Debug, Clone, PartialEq)]

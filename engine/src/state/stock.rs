@@ -1,9 +1,11 @@
 //! Stocks: one per (sku, warehouse), and the only arithmetic that changes their levels.
 
+use std::collections::BTreeSet;
+
 use smallvec::SmallVec;
 
 use super::Corruption;
-use super::table::{Keyed, Slab, Table};
+use super::table::{Keyed, Room, Slab, Table};
 use crate::checkpoint::{Stage, StockImage};
 use crate::command::StockStatus;
 use crate::ids::{Lsn, SkuId, WarehouseId};
@@ -76,14 +78,36 @@ pub(crate) struct Stock {
     pub supplied: u64,
     /// Units sold (and not returned) by orders that are forgotten.
     pub forgotten_sold: u64,
-    /// Its last change; [`Lsn::ZERO`] for a place held for a stock whose creation is still to be replayed.
+    /// Its last change.
     pub lsn: Lsn,
     /// Counts the promotions of its SKU.
     pub epoch: u64,
-    /// Whether it can be used.
+    /// Whether the shard decides for it. Changed by [`Stocks::set_stage`] alone.
     pub stage: Stage,
+    /// Only a name so far: an event that is still to be replayed brings the stock, or lets it leave before it was captured.
+    pub awaited: bool,
+    /// The lines of orders that lie on it, in no order. Not part of its image.
+    pub orders: Vec<Lying>,
     /// Changed since the views were last told.
     touched: bool,
+}
+
+/// A line of an order, by the place of the order and its index there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lying {
+    pub order: u32,
+    pub line: u32,
+}
+
+/// A stock that left the shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftStock {
+    /// What.
+    pub sku_id: SkuId,
+    /// Where.
+    pub warehouse_id: WarehouseId,
+    /// Its number, which is free for another stock.
+    pub number: u32,
 }
 
 impl Stock {
@@ -129,15 +153,32 @@ impl Keyed for Sku {
 }
 
 /// All stocks of a shard. They are found by name once and by number from then on.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Stocks {
     skus: Table<Sku>,
     stocks: Slab<Stock>,
     /// Changed since [`Stocks::take_touched`].
     touched: Vec<u32>,
+    /// Left since [`Stocks::take_left`].
+    left: Vec<LeftStock>,
+    /// Stocks that are not open.
+    moving: usize,
+    /// Those of them that are about to leave.
+    closing: BTreeSet<u32>,
 }
 
 impl Stocks {
+    pub fn new(room: Room) -> Self {
+        Self {
+            skus: Table::new(room),
+            stocks: Slab::new(room),
+            touched: Vec::new(),
+            left: Vec::new(),
+            moving: 0,
+            closing: BTreeSet::new(),
+        }
+    }
+
     pub fn find(&self, sku_id: &SkuId, warehouse_id: WarehouseId) -> Option<u32> {
         let sku = self.skus.by_key(sku_id)?;
         sku.stocks.iter().find(|(w, _)| *w == warehouse_id).map(|(_, number)| *number)
@@ -149,27 +190,117 @@ impl Stocks {
         sku.into_iter().flat_map(|sku| &sku.stocks).map(|(_, number)| self.get(*number))
     }
 
+    /// The numbers of the stocks of a SKU.
+    pub fn numbers(&self, sku_id: &SkuId) -> SmallVec<[u32; 4]> {
+        let sku = self.skus.by_key(sku_id);
+        sku.into_iter().flat_map(|sku| &sku.stocks).map(|(_, number)| *number).collect()
+    }
+
+    /// Where a SKU is on its way; `None` when the shard has no stock of it.
+    pub fn stage(&self, sku_id: &SkuId) -> Option<Stage> {
+        // Stocks of one SKU move together.
+        self.of_sku(sku_id).next().map(|stock| stock.stage)
+    }
+
     /// A stock by its number.
     ///
     /// # Panics
-    /// Never for a number that [`Stocks::find`] gave: stocks are not removed.
+    /// Never for the number of a stock that is there, as every line of an order has it: a stock leaves after its orders.
     pub fn get(&self, number: u32) -> &Stock {
-        self.stocks.get(number).expect("a stock is never removed")
+        self.stocks.get(number).expect("a stock leaves after the orders that lie on it")
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Stock> {
-        self.stocks.iter()
+    fn get_mut(&mut self, number: u32) -> &mut Stock {
+        self.stocks.get_mut(number).expect("a stock leaves after the orders that lie on it")
+    }
+
+    /// The stocks with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Stock)> {
+        self.stocks.places_and_entries()
     }
 
     pub fn len(&self) -> usize {
         self.stocks.len()
     }
 
+    /// One above the highest number that was ever used.
+    pub fn places(&self) -> usize {
+        self.stocks.places()
+    }
+
+    /// How many stocks are not open.
+    pub fn moving(&self) -> usize {
+        self.moving
+    }
+
+    /// A stock that is about to leave.
+    pub fn first_closing(&self) -> Option<&Stock> {
+        self.closing.first().map(|number| self.get(*number))
+    }
+
+    /// Changes the stage of a stock; the deadlines of its orders are the caller's concern.
+    pub fn set_stage(&mut self, number: u32, stage: Stage) {
+        let was = std::mem::replace(&mut self.get_mut(number).stage, stage);
+        self.moving -= usize::from(was != Stage::Open);
+        self.moving += usize::from(stage != Stage::Open);
+        if was == Stage::Closing {
+            self.closing.remove(&number);
+        }
+        if stage == Stage::Closing {
+            self.closing.insert(number);
+        }
+    }
+
+    /// A line comes to lie on a stock; gives its index there.
+    pub fn lay(&mut self, number: u32, lying: Lying) -> u32 {
+        let orders = &mut self.get_mut(number).orders;
+        orders.push(lying);
+        u32::try_from(orders.len() - 1).expect("fewer than 2^32 lines lie on one stock")
+    }
+
+    /// A line leaves a stock; gives the one that has its index now.
+    pub fn lift(&mut self, number: u32, index: u32) -> Option<Lying> {
+        let orders = &mut self.get_mut(number).orders;
+        orders.swap_remove(index as usize);
+        orders.get(index as usize).copied()
+    }
+
+    /// A stock leaves the shard. No order lies on it.
+    pub fn remove(&mut self, number: u32) {
+        self.set_stage(number, Stage::Open);
+        let Some(stock) = self.stocks.remove(number) else { return };
+        if stock.touched {
+            self.touched.retain(|touched| *touched != number);
+        }
+        if let Some(place) = self.skus.find(&stock.sku_id)
+            && let Some(sku) = self.skus.get_mut(place)
+        {
+            sku.stocks.retain(|(_, known)| *known != number);
+            if sku.stocks.is_empty() {
+                self.skus.remove(place);
+            }
+        }
+        let Stock { sku_id, warehouse_id, .. } = stock;
+        self.left.push(LeftStock { sku_id, warehouse_id, number });
+    }
+
+    /// A stock left, but orders of the time after it came back lie on it already: its name stays.
+    pub fn await_again(&mut self, number: u32) {
+        self.set_stage(number, Stage::Open);
+        let stock = self.get_mut(number);
+        (stock.awaited, stock.levels, stock.supplied) = (true, Levels::default(), 0);
+    }
+
+    /// The stocks that left since the last call.
+    pub fn take_left(&mut self) -> Vec<LeftStock> {
+        std::mem::take(&mut self.left)
+    }
+
     /// Up to `max` images from place `from` on, and the place after them.
     pub fn images(&self, from: usize, max: usize) -> (Vec<StockImage>, usize) {
         let to = self.stocks.places().min(from.saturating_add(max));
         let places = (from..to).filter_map(|place| self.stocks.get(u32::try_from(place).ok()?));
-        (places.map(Stock::image).collect(), to)
+        (places.filter(|stock| !stock.awaited).map(Stock::image).collect(), to)
     }
 
     /// The numbers of the stocks that changed since the last call.
@@ -199,6 +330,8 @@ impl Stocks {
             lsn: Lsn::ZERO,
             epoch: 0,
             stage: Stage::Open,
+            awaited: true,
+            orders: Vec::new(),
             touched: false,
         });
         match self.skus.find(sku_id).and_then(|place| self.skus.get_mut(place)) {
@@ -211,17 +344,17 @@ impl Stocks {
         number
     }
 
-    pub fn restore(&mut self, image: StockImage) {
-        let number = self.place(&image.sku_id, image.warehouse_id);
-        let stock = self.stocks.get_mut(number).expect("just placed");
+    /// Makes a stock what its image says, except for its stage.
+    pub fn put(&mut self, number: u32, image: &StockImage, lsn: Lsn) {
+        let stock = self.get_mut(number);
         stock.levels = image.levels;
         stock.status = image.status;
         stock.initial = image.initial;
         stock.supplied = image.supplied;
         stock.forgotten_sold = image.forgotten_sold;
-        stock.lsn = image.lsn;
+        stock.lsn = lsn;
         stock.epoch = image.epoch;
-        stock.stage = image.stage;
+        stock.awaited = false;
         self.touch(number);
     }
 
@@ -234,8 +367,8 @@ impl Stocks {
         after: Levels,
         change: impl FnOnce(&mut Stock) -> Option<Levels>,
     ) -> Result<(), Corruption> {
-        let stock = self.stocks.get_mut(number).expect("a stock is never removed");
-        if stock.lsn >= lsn {
+        let stock = self.get_mut(number);
+        if stock.lsn >= lsn && !stock.awaited {
             return Ok(());
         }
         let before = stock.levels;
@@ -257,12 +390,13 @@ impl Stocks {
         }
         stock.levels = after;
         stock.lsn = lsn;
+        stock.awaited = false;
         self.touch(number);
         Ok(())
     }
 
     fn touch(&mut self, number: u32) {
-        let stock = self.stocks.get_mut(number).expect("a stock is never removed");
+        let stock = self.get_mut(number);
         if !std::mem::replace(&mut stock.touched, true) {
             self.touched.push(number);
         }

@@ -14,21 +14,29 @@ const TABLES: usize = 4096;
 
 const _: () = assert!(TABLES.is_power_of_two() && CHUNK.is_power_of_two());
 
+/// How much a table makes room for when it is made. Both can grow without bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// For a shard: growth never stops it.
+    Shard,
+    /// For the few entries of one transaction: it costs next to nothing to make.
+    Few,
+}
+
 /// Numbered places for entries. A place that becomes free is used again.
 #[derive(Debug, Clone)]
 pub struct Slab<T> {
     chunks: Vec<Vec<Option<T>>>,
     free: Vec<u32>,
     len: usize,
-}
-
-impl<T> Default for Slab<T> {
-    fn default() -> Self {
-        Self { chunks: Vec::new(), free: Vec::new(), len: 0 }
-    }
+    room: Room,
 }
 
 impl<T> Slab<T> {
+    pub fn new(room: Room) -> Self {
+        Self { chunks: Vec::new(), free: Vec::new(), len: 0, room }
+    }
+
     /// Entries.
     pub fn len(&self) -> usize {
         self.len
@@ -51,7 +59,10 @@ impl<T> Slab<T> {
             return place;
         }
         if self.chunks.last().is_none_or(|last| last.len() == CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
+            self.chunks.push(match self.room {
+                Room::Shard => Vec::with_capacity(CHUNK),
+                Room::Few => Vec::new(),
+            });
         }
         let place = u32::try_from(self.places()).expect("fewer than 2^32 entries");
         let (chunk, _) = split(place);
@@ -80,6 +91,12 @@ impl<T> Slab<T> {
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().flatten().flatten()
     }
+
+    /// The entries with their places.
+    pub fn places_and_entries(&self) -> impl Iterator<Item = (u32, &T)> {
+        let entries = self.chunks.iter().flatten().zip(0_u32..);
+        entries.filter_map(|(entry, place)| Some((place, entry.as_ref()?)))
+    }
 }
 
 /// The chunk of a place and the index in it.
@@ -101,19 +118,18 @@ pub trait Keyed {
 #[derive(Debug, Clone)]
 pub struct Table<T> {
     slab: Slab<T>,
-    /// (32 bits of the key's hash, place): enough to grow without looking at the entries.
+    /// (32 bits of the key's hash, place): enough to grow without looking at the entries. Their number is a power of two.
     index: Vec<HashTable<(u32, u32)>>,
     hasher: foldhash::fast::RandomState,
 }
 
-impl<T: Keyed> Default for Table<T> {
-    fn default() -> Self {
-        let index = (0..TABLES).map(|_| HashTable::new()).collect();
-        Self { slab: Slab::default(), index, hasher: foldhash::fast::RandomState::default() }
-    }
-}
-
 impl<T: Keyed> Table<T> {
+    pub fn new(room: Room) -> Self {
+        let tables = if room == Room::Shard { TABLES } else { 1 };
+        let index = (0..tables).map(|_| HashTable::new()).collect();
+        Self { slab: Slab::new(room), index, hasher: foldhash::fast::RandomState::default() }
+    }
+
     /// The place of the entry with this key.
     pub fn find(&self, key: &T::Key) -> Option<u32> {
         let (table, hash) = self.hash(key);
@@ -165,12 +181,17 @@ impl<T: Keyed> Table<T> {
         self.slab.iter()
     }
 
+    /// The entries with their places.
+    pub fn places_and_entries(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.slab.places_and_entries()
+    }
+
     /// The small table for a key, and 32 other bits of its hash.
     fn hash(&self, key: &T::Key) -> (usize, u32) {
         let hash = self.hasher.hash_one(key);
         #[expect(clippy::cast_possible_truncation, reason = "the halves of a hash")]
         let (high, low) = ((hash >> 32) as u32, hash as u32);
-        (high as usize % TABLES, low)
+        (high as usize & (self.index.len() - 1), low)
     }
 }
 
@@ -198,8 +219,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_table_is_a_map(steps in prop::collection::vec((any::<bool>(), 0_u16..300, any::<u32>()), 0..2000)) {
-            let mut table = Table::<Entry>::default();
+        fn a_table_is_a_map(few: bool, steps in prop::collection::vec((any::<bool>(), 0_u16..300, any::<u32>()), 0..2000)) {
+            let mut table = Table::<Entry>::new(if few { Room::Few } else { Room::Shard });
             let mut model = HashMap::new();
             for (put, key, value) in steps {
                 match (put, table.find(&key)) {
@@ -216,6 +237,8 @@ mod tests {
                 prop_assert_eq!(table.by_key(&key).map(|e| e.1), model.get(&key).copied());
             }
             prop_assert_eq!(table.iter().count(), model.len());
+            let by_place = |(place, entry): (u32, &Entry)| table.get(place).is_some_and(|e| e.0 == entry.0);
+            prop_assert!(table.places_and_entries().all(by_place));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use crate::checkpoint::{LineImage, OrderImage, Phase, RequestImage, Stage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{ChangeKind, Mode, StockStatus};
 use crate::event::{Change, ConfirmedLine, Event, ForgottenSold, MovedLine, OrderRequest, ReservedLine};
@@ -9,7 +10,7 @@ use crate::ids::{BuyerId, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, Wareh
 use crate::outcome::Levels;
 
 /// Kinds of events that [`event`] goes through.
-pub const KINDS: u64 = 12;
+pub const KINDS: u64 = 18;
 
 /// An event that differs from that of any other `seed`; [`KINDS`] in a row are of every kind.
 #[must_use]
@@ -79,7 +80,83 @@ fn change(seed: u64) -> Change {
             request: OrderRequest { request_id: Some(request_id(seed)), fingerprint: u64::MAX - seed },
             lines: lines(seed, moved_line),
         },
-        _ => Change::Forgotten { through: Lsn(seed), sold: (0..seed % 3).map(forgotten).collect() },
+        11 => Change::Forgotten { through: Lsn(seed), sold: (0..seed % 3).map(forgotten).collect() },
+        12 => Change::AdoptionBegun {
+            sku_id: sku(seed),
+            epoch: seed,
+            stocks: (0..=seed % 2).map(|place| stock_image(seed + place)).collect(),
+        },
+        13 => Change::OrdersAdopted {
+            sku_id: seed.is_multiple_of(2).then(|| sku(seed)),
+            orders: (0..seed % 4).map(|place| order_image(seed + place)).collect(),
+            requests: (0..seed % 3).map(|place| request_image(seed + place)).collect(),
+        },
+        14 => Change::Adopted { sku_id: sku(seed) },
+        15 => Change::Closed { skus: (0..=seed % 3).map(|place| sku(seed + place)).collect() },
+        16 => Change::Shed {
+            sku_id: sku(seed),
+            orders: (0..seed % 5).map(|place| order_no(seed + place)).collect(),
+            sold: (0..seed % 3).map(forgotten).collect(),
+        },
+        _ => Change::Withdrawn { sku_id: sku(seed), epoch: u64::MAX - seed },
+    }
+}
+
+/// A stock, as a checkpoint or an adoption holds it, that differs from that of any other `seed`.
+#[must_use]
+pub fn stock_image(seed: u64) -> StockImage {
+    StockImage {
+        sku_id: sku(seed),
+        warehouse_id: warehouse(seed),
+        levels: levels(seed),
+        status: [StockStatus::OnSale, StockStatus::Suspended][(seed % 2) as usize],
+        initial: seed,
+        supplied: seed << 33,
+        forgotten_sold: seed * 3,
+        lsn: Lsn(seed),
+        epoch: seed << 7,
+        stage: [Stage::Open, Stage::Adopting, Stage::Closing][(seed % 3) as usize],
+    }
+}
+
+/// An order, as a checkpoint or an adoption holds it, that differs from that of any other `seed`.
+#[must_use]
+pub fn order_image(seed: u64) -> OrderImage {
+    let line = |place: u64| LineImage {
+        sku_id: sku(place),
+        warehouse_id: warehouse(place),
+        quantity: 1_000_000_000,
+        held: low(place).into(),
+        confirmed: low(place / 2).into(),
+        released: low(place / 3).into(),
+        returned: low(place / 5).into(),
+        lapsed: low(place / 7).into(),
+    };
+    OrderImage {
+        order_no: order_no(seed),
+        buyer_id: seed.is_multiple_of(2).then(|| BuyerId::new(&format!("u{seed}")).expect("a short text")),
+        mode: [Mode::AllOrNothing, Mode::BestEffort][(seed % 2) as usize],
+        phase: [Phase::Open, Phase::Released, Phase::Expired, Phase::Cancelled][(seed % 4) as usize],
+        created_at: Timestamp(1_700_000_000_000 + seed),
+        expires_at: Timestamp(1_700_000_900_000 + seed),
+        changed_at: Timestamp(1_700_000_000_500 + seed),
+        lsn: Lsn(seed),
+        lines: (0..seed % 4).map(|place| line(seed + place)).collect(),
+        requests: (0..seed % 3).filter_map(|place| order_request(seed + place)).collect(),
+    }
+}
+
+/// A stock request, as a checkpoint or an adoption holds it, that differs from that of any other `seed`.
+#[must_use]
+pub fn request_image(seed: u64) -> RequestImage {
+    RequestImage {
+        sku_id: sku(seed),
+        request_id: request_id(seed),
+        warehouse_id: warehouse(seed),
+        fingerprint: u64::MAX - seed,
+        after: levels(seed),
+        at: Timestamp(1_700_000_000_000 + seed),
+        lsn: Lsn(seed),
     }
 }
 

@@ -6,10 +6,11 @@ use hotstock_engine::checkpoint::{CheckpointEnd, Image};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Action, Command};
 use hotstock_engine::event::{Change, Event};
-use hotstock_engine::ids::{Lsn, ShardId, SkuId, WarehouseId};
+use hotstock_engine::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{Levels, StockView};
 use hotstock_engine::state::{Capture, Decision, State};
 
+use crate::moves::Store;
 use crate::naive::{Naive, Place, plain};
 use crate::steps::Step;
 
@@ -18,13 +19,14 @@ const DEADLINE_STEP: u64 = 100;
 
 /// See the module.
 pub struct Bench {
-    state: State,
-    naive: Naive,
-    clock: Timestamp,
+    pub state: State,
+    pub naive: Naive,
+    pub store: Store,
+    pub clock: Timestamp,
     /// The journal: the event with LSN `n` is at `n - 1`.
     log: Vec<Event>,
-    /// The model after each LSN, for torn tails.
-    moments: Vec<Naive>,
+    /// The model and the store after each LSN, for torn tails.
+    moments: Vec<(Naive, Store)>,
     /// Commands that were sent.
     sent: Vec<Action>,
     /// Stock levels as the views of the read side would show them: updated by what was touched only.
@@ -53,9 +55,10 @@ impl Default for Bench {
         Self {
             state: empty_state(),
             naive: Naive::default(),
+            store: Store::default(),
             clock: Timestamp(1_000_000),
             log: Vec::new(),
-            moments: vec![Naive::default()],
+            moments: vec![Default::default()],
             sent: Vec::new(),
             views: BTreeMap::new(),
             running: None,
@@ -82,11 +85,16 @@ impl Bench {
             Step::Pass { millis } => self.clock = self.clock.plus_millis(millis),
             Step::ClockBack { millis } => self.clock = self.clock.minus_millis(millis),
             Step::Expire { at_most } => self.expire(at_most),
-            Step::Forget { window_millis, max } => self.forget(window_millis, max),
+            Step::Forget { window_millis, max, unflushed } => self.forget(window_millis, max, unflushed),
             Step::Restart => self.restart(self.log.len()),
             Step::TornTail { events } => self.restart(self.log.len().saturating_sub(events)),
             Step::Checkpoint { places } => self.go_on_with_checkpoint(places),
             Step::Recover { torn } => self.recover(torn),
+            Step::Close { skus } => self.close(skus),
+            Step::Leave { events } => {
+                self.leave(events);
+            }
+            Step::Arrive { sku, how } => self.arrive(sku, how),
         }
     }
 
@@ -98,6 +106,7 @@ impl Bench {
     fn submit(&mut self, action: &Action) {
         let command = Command::from(action.clone());
         command.validate().expect("only valid commands are drawn");
+        self.bring(action);
         let expected = self.naive.carry_out(action, self.clock);
         let got = match self.state.decide(&command, self.clock) {
             Decision::Answer(outcome) => outcome,
@@ -110,19 +119,21 @@ impl Bench {
     }
 
     /// Applies an event to the state; the model has taken it already.
-    fn log(&mut self, event: Event) {
+    pub fn log(&mut self, event: Event) {
         assert_eq!(event.at, self.naive.time, "the time of {event:?}");
         self.check_moves(&event);
+        self.follow(&event);
         let lsn = self.state.applied().next();
         self.state.apply(lsn, &event).expect("what was decided can be applied");
         self.log.push(event);
-        self.moments.push(self.naive.clone());
+        self.moments.push((self.naive.clone(), self.store.clone()));
     }
 
     fn expire(&mut self, at_most: usize) {
         for _ in 0..at_most {
             let Some(event) = self.state.next_expiry(self.clock) else {
-                let late = self.naive.due(self.clock.minus_millis(DEADLINE_STEP)).next();
+                let mut late = self.naive.due(self.clock.minus_millis(DEADLINE_STEP));
+                let late = late.find(|(order_no, _)| self.is_free(order_no));
                 assert!(late.is_none(), "nothing expires at {:?}, but {late:?} is due", self.clock);
                 return;
             };
@@ -130,17 +141,20 @@ impl Bench {
                 panic!("{event:?} instead of an expiry")
             };
             let at = self.naive.orders[order_no].expires_at;
-            let earlier = self.naive.due(at.minus_millis(DEADLINE_STEP)).next();
+            assert!(self.is_free(order_no), "{order_no} expires while it moves");
+            let earlier = self.naive.due(at.minus_millis(DEADLINE_STEP));
+            let earlier = earlier.filter(|(order_no, _)| self.is_free(order_no)).next();
             assert!(earlier.is_none(), "{order_no} expires before {earlier:?}");
             self.naive.expire(order_no, self.clock).expect("the model lets it expire");
             self.log(event);
         }
     }
 
-    fn forget(&mut self, window_millis: u64, max: usize) {
+    fn forget(&mut self, window_millis: u64, max: usize, unflushed: u64) {
         let before = self.clock.minus_millis(window_millis);
-        let expected = self.naive.forget(before, max, self.clock);
-        let Some(forget) = self.state.next_forgotten(before, max, self.clock) else {
+        let flushed = Lsn(self.state.applied().0.saturating_sub(unflushed));
+        let expected = self.naive.forget(before, max, self.clock, flushed.0);
+        let Some(forget) = self.state.next_forgotten(before, max, self.clock, flushed) else {
             assert_eq!(expected, None);
             return;
         };
@@ -153,8 +167,13 @@ impl Bench {
             (expected.through, expected.count, expected.early)
         );
         for entry in sold {
-            let shelf = &self.naive.shelves[&(entry.sku_id.clone(), entry.warehouse_id)];
-            assert_eq!(entry.total, shelf.sold_by_forgotten.iter().sum::<u64>(), "{entry:?}");
+            let place = (entry.sku_id.clone(), entry.warehouse_id);
+            // Orders elsewhere are as good as forgotten here.
+            let elsewhere = self.naive.elsewhere.iter().map(|order_no| &self.naive.orders[order_no]);
+            let lines = elsewhere.filter_map(|order| order.lines_at(&place));
+            let elsewhere: u64 = lines.map(|line| u64::from(line.confirmed - line.returned)).sum();
+            let forgotten: u64 = self.naive.shelves[&place].sold_by_forgotten.iter().sum();
+            assert_eq!(entry.total, forgotten + elsewhere, "{entry:?}");
         }
         self.log(forget.event);
         let mut forgotten = self.state.take_forgotten();
@@ -210,7 +229,7 @@ impl Bench {
     fn crash(&mut self, keep: usize) {
         self.log.truncate(keep);
         self.moments.truncate(keep + 1);
-        self.naive = self.moments[self.log.len()].clone();
+        (self.naive, self.store) = self.moments[self.log.len()].clone();
         self.running = None;
     }
 
@@ -223,17 +242,28 @@ impl Bench {
     fn go_on_with(&mut self, mut state: State) {
         // A shard that starts asks for all orders instead.
         state.take_forgotten();
+        state.take_left();
         self.state = state;
         self.views.clear();
     }
 
     /// Compares everything that can be seen.
     pub fn check(&mut self) {
+        for left in self.state.take_left() {
+            self.views.remove(&(left.sku_id, left.warehouse_id));
+        }
         for number in self.state.take_touched() {
             let view = self.state.stock_view(number);
             self.views.insert((view.sku_id.clone(), view.warehouse_id), view);
         }
-        let views: Vec<_> = self.naive.shelves.keys().map(|place| self.naive.stock_view(place)).collect();
+        let (here, away): (Vec<_>, Vec<_>) =
+            self.naive.shelves.keys().partition(|place| self.stage(&place.0).is_some());
+        let views: Vec<_> = here.into_iter().map(|place| self.naive.stock_view(place)).collect();
+        for place in away {
+            let mut images = self.store.stocks[&place.0].iter();
+            let image = images.find(|image| image.warehouse_id == place.1);
+            assert_eq!(image.map(Store::stock_view), Some(self.naive.stock_view(place)));
+        }
         assert_eq!(self.views.values().cloned().collect::<Vec<_>>(), views, "stocks as the views show them");
 
         let audit = self.state.audit();
@@ -248,22 +278,29 @@ impl Bench {
 
         let mut order_numbers: Vec<_> = self.state.order_numbers().collect();
         order_numbers.sort();
-        assert_eq!(order_numbers, self.naive.orders.keys().collect::<Vec<_>>());
+        let here = |order_no: &&OrderNo| !self.naive.elsewhere.contains(*order_no);
+        assert_eq!(order_numbers, self.naive.orders.keys().filter(here).collect::<Vec<_>>());
         for (order_no, order) in &self.naive.orders {
+            if !here(&order_no) {
+                assert_eq!(self.store.order_view(order_no), Some(order.view(order_no)));
+                continue;
+            }
             let expected = Some((Lsn(order.last_event), order.view(order_no)));
             assert_eq!(self.state.order(order_no), expected);
         }
 
         let sizes = self.state.sizes();
-        let open = self.naive.orders.values().filter(|order| order.is_open()).count();
-        let expected = (views.len(), self.naive.orders.len(), open, self.naive.remembered().len());
+        let open =
+            self.naive.orders.iter().filter(|(order_no, order)| here(order_no) && order.is_open()).count();
+        let remembered = self.naive.remembered().values().map(Vec::len).sum();
+        let expected = (views.len(), order_numbers.len(), open, remembered);
         assert_eq!((sizes.stocks, sizes.orders, sizes.open_orders, sizes.remembered), expected);
         assert_eq!((self.state.applied(), self.state.time()), (Lsn(self.naive.events), self.naive.time));
     }
 
     /// What an event says of units and levels (the followers live on it) is what happened in the model.
     fn check_moves(&self, event: &Event) {
-        let before = self.moments.last().expect("there is one per LSN and one before");
+        let (before, _) = self.moments.last().expect("there is one per LSN and one before");
         let mut moved: BTreeMap<Place, [i128; 3]> = BTreeMap::new();
         for Move { place, units, after } in moves(&event.change) {
             if let Some(after) = after {
@@ -330,6 +367,12 @@ fn moves(change: &Change) -> Vec<Move> {
         Change::StatusChanged { .. }
         | Change::Cancelled { .. }
         | Change::Extended { .. }
-        | Change::Forgotten { .. } => Vec::new(),
+        | Change::Forgotten { .. }
+        | Change::AdoptionBegun { .. }
+        | Change::OrdersAdopted { .. }
+        | Change::Adopted { .. }
+        | Change::Closed { .. }
+        | Change::Shed { .. }
+        | Change::Withdrawn { .. } => Vec::new(),
     }
 }

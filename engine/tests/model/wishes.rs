@@ -158,7 +158,7 @@ fn line_of(s: u32, w: u32, quantity: u32) -> Line {
     Line { sku_id: sku(s), warehouse_id: WarehouseId(w), quantity }
 }
 
-fn sku(number: u32) -> SkuId {
+pub fn sku(number: u32) -> SkuId {
     SkuId::new(&format!("S{number}")).unwrap()
 }
 

@@ -1,9 +1,13 @@
 //! What is forgotten, when, and what stays true after it.
 
 use hotstock_engine::event::Change;
+use hotstock_engine::ids::Lsn;
 use hotstock_engine::limits::MAX_FORGOTTEN_PER_EVENT;
 
 use crate::shop::{Shop, story};
+
+/// Everything is flushed.
+const ALL: Lsn = Lsn(u64::MAX);
 
 #[test]
 fn a_forgotten_order_is_unknown_and_its_units_stay_sold() {
@@ -129,7 +133,7 @@ fn one_event_forgets_a_bounded_number() {
     }
     shop.tell("wait 1 ->");
     let mut counts = Vec::new();
-    while let Some(forget) = shop.state.next_forgotten(shop.clock, 1_000_000, shop.clock) {
+    while let Some(forget) = shop.state.next_forgotten(shop.clock, 1_000_000, shop.clock, ALL) {
         assert!(matches!(forget.event.change, Change::Forgotten { .. }));
         assert_eq!(forget.early, 0);
         counts.push(forget.count);
@@ -151,6 +155,6 @@ fn what_goes_early_is_counted() {
          release O3 -> changed cancelled",
     );
     let before = shop.clock;
-    let forget = shop.state.next_forgotten(before, 1, shop.clock).expect("there are too many");
+    let forget = shop.state.next_forgotten(before, 1, shop.clock, ALL).expect("there are too many");
     assert_eq!((forget.count, forget.early), (2, 1), "O1 is old, O2 is one too many");
 }

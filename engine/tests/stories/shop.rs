@@ -11,15 +11,15 @@
 //!
 //! `A@7` is the SKU A in warehouse 7 (1 where nothing is said); levels are available/reserved/sold. `wait` moves the clock by
 //! milliseconds; `expire` names the orders that expired, `forget` (window in milliseconds, max) those that were
-//! forgotten. At its end a story is replayed from its journal, and must leave the same behind.
+//! forgotten; `close` closes SKUs, `leave` lets them go. At its end a story is replayed from its journal, and must leave the same behind.
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{
-    Action, ChangeKind, ChangeStock, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release,
-    Reserve, Return, SetStatus, StockStatus,
+    Action, ChangeKind, ChangeStock, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Place,
+    Release, Reserve, Return, SetStatus, StockStatus,
 };
 use hotstock_engine::event::{Change, Event};
-use hotstock_engine::ids::{BuyerId, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{
     Answer, Effect, LineView, OrderStatus, OrderView, Outcome, Refusal, ShortLine, StockView,
 };
@@ -74,6 +74,7 @@ impl Shop {
             }
             ["expire"] => self.expire(),
             ["forget", window, max] => self.forget(number(window), number(max)),
+            ["leave"] => self.leave(),
             ["restart"] => {
                 self.state = self.replayed();
                 String::new()
@@ -120,10 +121,28 @@ impl Shop {
         expired.join(" ")
     }
 
+    /// Lets closed SKUs leave, and says what left in which order; the orders of one SKU by name.
+    fn leave(&mut self) -> String {
+        let mut left = Vec::new();
+        while let Some(event) = self.state.next_leaving(self.clock) {
+            left.push(match &event.change {
+                Change::Shed { orders, .. } => {
+                    let mut names: Vec<_> = orders.iter().map(ToString::to_string).collect();
+                    names.sort();
+                    format!("shed {}", names.join(" "))
+                }
+                Change::Withdrawn { sku_id, .. } => format!("withdrawn {sku_id}"),
+                other => panic!("{other:?} lets nothing leave"),
+            });
+            self.log(event);
+        }
+        left.join(", ")
+    }
+
     fn forget(&mut self, window_millis: u64, max: u64) -> String {
         let before = self.clock.minus_millis(window_millis);
         let max = usize::try_from(max).expect("a small number");
-        while let Some(forget) = self.state.next_forgotten(before, max, self.clock) {
+        while let Some(forget) = self.state.next_forgotten(before, max, self.clock, Lsn(u64::MAX)) {
             self.log(forget.event);
         }
         let mut names: Vec<_> = self.state.take_forgotten().iter().map(ToString::to_string).collect();
@@ -197,6 +216,10 @@ fn action_of(words: &[&str]) -> Action {
             Action::Return(Return { order_no: order_no(), request_id, lines: lines_of(&rest[2..]) })
         }
         "get" => Action::GetOrder(order_no()),
+        "close" => {
+            let skus = rest.iter().map(|name| SkuId::new(name).expect("a SKU")).collect();
+            Action::Place(Box::new(Place::Close { skus }))
+        }
         other => panic!("the stories know no verb {other:?}"),
     }
 }
@@ -240,6 +263,7 @@ pub fn text_of(outcome: Outcome) -> String {
             let stocks: Vec<_> = stocks.iter().map(stock_text).collect();
             format!("{} {}", effect_text(effect), stocks.join(" "))
         }
+        Ok(Answer::Placed) => "placed".to_owned(),
         Err(refusal) => refusal_text(refusal),
     }
 }
@@ -315,6 +339,7 @@ fn refusal_text(refusal: Refusal) -> String {
         Refusal::SkuSuspended { sku_id, .. } => format!("sku_suspended {sku_id}"),
         Refusal::StockExists { initial, .. } => format!("stock_exists {initial}"),
         Refusal::TooManyRequests { .. } => "too_many_requests".to_owned(),
+        Refusal::OrdersSpan { sku_id, order_no } => format!("orders_span {sku_id} {order_no}"),
         other => format!("{other:?}"),
     }
 }

@@ -6,6 +6,9 @@ use hotstock_engine::clock::Timestamp;
 use hotstock_engine::event::{Change, ConfirmedLine, Event, ForgottenSold, MovedLine, ReservedLine};
 use hotstock_engine::ids::{Lsn, TraceId};
 
+use super::image::{
+    get_order_image, get_request_image, get_stock_image, put_order_image, put_request_image, put_stock_image,
+};
 use super::words::{
     change_kind, change_kind_number, get, get_id, get_levels, get_list, get_option, get_order_request,
     get_warehouse, mode, mode_number, put, put_id, put_levels, put_list, put_option, put_order_request,
@@ -146,17 +149,29 @@ fn put_change(e: &mut impl Enc, change: &Change) -> Result<(), EncodeError> {
         }
         Change::Forgotten { through, sold } => {
             put(e, &through.0)?;
-            put_list(e, sold, |e, ForgottenSold { sku_id, warehouse_id, total }| {
-                put_stock(e, sku_id, *warehouse_id)?;
-                put(e, total)
-            })
+            put_list(e, sold, put_forgotten_sold)
         }
-        Change::AdoptionBegun { .. }
-        | Change::OrdersAdopted { .. }
-        | Change::Adopted { .. }
-        | Change::Closed { .. }
-        | Change::Shed { .. }
-        | Change::Withdrawn { .. } => Err(EncodeError::Other("moves come with the next commit")),
+        Change::AdoptionBegun { sku_id, epoch, stocks } => {
+            put_id(e, sku_id)?;
+            put(e, epoch)?;
+            put_list(e, stocks, put_stock_image)
+        }
+        Change::OrdersAdopted { sku_id, orders, requests } => {
+            put_option(e, sku_id.as_ref(), put_id)?;
+            put_list(e, orders, put_order_image)?;
+            put_list(e, requests, put_request_image)
+        }
+        Change::Adopted { sku_id } => put_id(e, sku_id),
+        Change::Closed { skus } => put_list(e, skus, put_id),
+        Change::Shed { sku_id, orders, sold } => {
+            put_id(e, sku_id)?;
+            put_list(e, orders, put_id)?;
+            put_list(e, sold, put_forgotten_sold)
+        }
+        Change::Withdrawn { sku_id, epoch } => {
+            put_id(e, sku_id)?;
+            put(e, epoch)
+        }
     }
 }
 
@@ -205,14 +220,38 @@ fn get_change<'a>(d: &mut impl Dec<'a>, kind: u8) -> Result<Change, DecodeError>
             request: get_order_request(d)?,
             lines: get_list(d, get_moved_line)?,
         },
-        FORGOTTEN => Change::Forgotten {
-            through: Lsn(get(d)?),
-            sold: get_list(d, |d| {
-                Ok(ForgottenSold { sku_id: get_id(d)?, warehouse_id: get_warehouse(d)?, total: get(d)? })
-            })?,
+        FORGOTTEN => Change::Forgotten { through: Lsn(get(d)?), sold: get_list(d, get_forgotten_sold)? },
+        // Of these every version is 2 or later.
+        ADOPTION_BEGUN => Change::AdoptionBegun {
+            sku_id: get_id(d)?,
+            epoch: get(d)?,
+            stocks: get_list(d, |d| get_stock_image(d, 2))?,
         },
+        ORDERS_ADOPTED => Change::OrdersAdopted {
+            sku_id: get_option(d, get_id)?,
+            orders: get_list(d, get_order_image)?,
+            requests: get_list(d, get_request_image)?,
+        },
+        ADOPTED => Change::Adopted { sku_id: get_id(d)? },
+        CLOSED => Change::Closed { skus: get_list(d, get_id)? },
+        SHED => Change::Shed {
+            sku_id: get_id(d)?,
+            orders: get_list(d, get_id)?,
+            sold: get_list(d, get_forgotten_sold)?,
+        },
+        WITHDRAWN => Change::Withdrawn { sku_id: get_id(d)?, epoch: get(d)? },
         other => return Err(wrong("kind of event", other)),
     })
+}
+
+fn put_forgotten_sold(e: &mut impl Enc, sold: &ForgottenSold) -> Result<(), EncodeError> {
+    let ForgottenSold { sku_id, warehouse_id, total } = sold;
+    put_stock(e, sku_id, *warehouse_id)?;
+    put(e, total)
+}
+
+fn get_forgotten_sold<'a>(d: &mut impl Dec<'a>) -> Result<ForgottenSold, DecodeError> {
+    Ok(ForgottenSold { sku_id: get_id(d)?, warehouse_id: get_warehouse(d)?, total: get(d)? })
 }
 
 fn put_reserved_line(e: &mut impl Enc, line: &ReservedLine) -> Result<(), EncodeError> {

@@ -20,12 +20,12 @@ pub fn encode_image(image: &Image, out: &mut Vec<u8>) {
     append(out, |e| put_image(e, image));
 }
 
-/// Takes one entry off the front of `bytes`.
+/// Takes one entry, written in a format version that is read, off the front of `bytes`.
 ///
 /// # Errors
 /// [`Malformed`] when it is cut short or breaks the bounds of the engine's types.
-pub fn decode_image(bytes: &mut &[u8]) -> Result<Image, Malformed> {
-    Ok(get_image(&mut front(bytes))?)
+pub fn decode_image(bytes: &mut &[u8], version: u8) -> Result<Image, Malformed> {
+    Ok(get_image(&mut front(bytes), version)?)
 }
 
 fn put_image(e: &mut impl Enc, image: &Image) -> Result<(), EncodeError> {
@@ -45,29 +45,41 @@ fn put_image(e: &mut impl Enc, image: &Image) -> Result<(), EncodeError> {
     }
 }
 
-fn get_image<'a>(d: &mut impl Dec<'a>) -> Result<Image, DecodeError> {
+fn get_image<'a>(d: &mut impl Dec<'a>, version: u8) -> Result<Image, DecodeError> {
     match get(d)? {
-        STOCK => get_stock_image(d).map(Image::Stock),
+        STOCK => get_stock_image(d, version).map(Image::Stock),
         ORDER => get_order_image(d).map(Image::Order),
         REQUEST => get_request_image(d).map(Image::Request),
         other => Err(wrong("kind of checkpoint entry", other)),
     }
 }
 
-fn put_stock_image(e: &mut impl Enc, image: &StockImage) -> Result<(), EncodeError> {
-    let StockImage { sku_id, warehouse_id, levels, status, initial, supplied, forgotten_sold, lsn, .. } =
-        image;
+pub(super) fn put_stock_image(e: &mut impl Enc, image: &StockImage) -> Result<(), EncodeError> {
+    let StockImage {
+        sku_id,
+        warehouse_id,
+        levels,
+        status,
+        initial,
+        supplied,
+        forgotten_sold,
+        lsn,
+        epoch,
+        stage,
+    } = image;
     put_stock(e, sku_id, *warehouse_id)?;
     put_levels(e, levels)?;
     put(e, &status_number(*status))?;
     put(e, initial)?;
     put(e, supplied)?;
     put(e, forgotten_sold)?;
-    put(e, &lsn.0)
+    put(e, &lsn.0)?;
+    put(e, epoch)?;
+    put(e, &stage_number(*stage))
 }
 
-fn get_stock_image<'a>(d: &mut impl Dec<'a>) -> Result<StockImage, DecodeError> {
-    Ok(StockImage {
+pub(super) fn get_stock_image<'a>(d: &mut impl Dec<'a>, version: u8) -> Result<StockImage, DecodeError> {
+    let image = StockImage {
         sku_id: get_id(d)?,
         warehouse_id: get_warehouse(d)?,
         levels: get_levels(d)?,
@@ -78,10 +90,14 @@ fn get_stock_image<'a>(d: &mut impl Dec<'a>) -> Result<StockImage, DecodeError> 
         lsn: Lsn(get(d)?),
         epoch: 0,
         stage: Stage::Open,
-    })
+    };
+    if version == 1 {
+        return Ok(image);
+    }
+    Ok(StockImage { epoch: get(d)?, stage: stage(get(d)?)?, ..image })
 }
 
-fn put_order_image(e: &mut impl Enc, image: &OrderImage) -> Result<(), EncodeError> {
+pub(super) fn put_order_image(e: &mut impl Enc, image: &OrderImage) -> Result<(), EncodeError> {
     let OrderImage {
         order_no,
         buyer_id,
@@ -106,7 +122,7 @@ fn put_order_image(e: &mut impl Enc, image: &OrderImage) -> Result<(), EncodeErr
     put_list(e, requests, put_order_request)
 }
 
-fn get_order_image<'a>(d: &mut impl Dec<'a>) -> Result<OrderImage, DecodeError> {
+pub(super) fn get_order_image<'a>(d: &mut impl Dec<'a>) -> Result<OrderImage, DecodeError> {
     Ok(OrderImage {
         order_no: get_id(d)?,
         buyer_id: get_option(d, get_id)?,
@@ -140,7 +156,7 @@ fn get_line_image<'a>(d: &mut impl Dec<'a>) -> Result<LineImage, DecodeError> {
     })
 }
 
-fn put_request_image(e: &mut impl Enc, image: &RequestImage) -> Result<(), EncodeError> {
+pub(super) fn put_request_image(e: &mut impl Enc, image: &RequestImage) -> Result<(), EncodeError> {
     let RequestImage { sku_id, request_id, warehouse_id, fingerprint, after, at, lsn } = image;
     put_stock(e, sku_id, *warehouse_id)?;
     put_id(e, request_id)?;
@@ -150,7 +166,7 @@ fn put_request_image(e: &mut impl Enc, image: &RequestImage) -> Result<(), Encod
     put(e, &lsn.0)
 }
 
-fn get_request_image<'a>(d: &mut impl Dec<'a>) -> Result<RequestImage, DecodeError> {
+pub(super) fn get_request_image<'a>(d: &mut impl Dec<'a>) -> Result<RequestImage, DecodeError> {
     Ok(RequestImage {
         sku_id: get_id(d)?,
         warehouse_id: get_warehouse(d)?,
@@ -160,6 +176,23 @@ fn get_request_image<'a>(d: &mut impl Dec<'a>) -> Result<RequestImage, DecodeErr
         at: Timestamp(get(d)?),
         lsn: Lsn(get(d)?),
     })
+}
+
+fn stage_number(stage: Stage) -> u8 {
+    match stage {
+        Stage::Open => 0,
+        Stage::Adopting => 1,
+        Stage::Closing => 2,
+    }
+}
+
+fn stage(number: u8) -> Result<Stage, DecodeError> {
+    match number {
+        0 => Ok(Stage::Open),
+        1 => Ok(Stage::Adopting),
+        2 => Ok(Stage::Closing),
+        other => Err(wrong("stage", other)),
+    }
 }
 
 fn phase_number(phase: Phase) -> u8 {

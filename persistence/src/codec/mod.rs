@@ -21,7 +21,15 @@ use bincode::enc::{Encoder, EncoderImpl};
 use bincode::error::{DecodeError, EncodeError};
 
 /// The format version of event payloads (in journal records) and image payloads (in checkpoint slices).
-pub const FORMAT_VERSION: u8 = 1;
+///
+/// - 1: without moves. A stock has no epoch and no stage.
+/// - 2: events of moves; the epoch and the stage of a stock.
+pub const FORMAT_VERSION: u8 = 2;
+
+/// Whether this program reads what a container with this version holds.
+pub(crate) fn is_read(version: u8) -> bool {
+    (1..=FORMAT_VERSION).contains(&version)
+}
 
 /// Bytes that are not what the format says. The caller adds where they were.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -26,7 +26,7 @@
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{Lsn, ShardId};
 
-use crate::codec::FORMAT_VERSION;
+use crate::codec::{FORMAT_VERSION, is_read};
 
 /// No text of an event holds these bytes: F5 never occurs in UTF-8.
 pub(crate) const MAGIC: [u8; 4] = [0xF5, b'H', b'S', b'J'];
@@ -119,7 +119,7 @@ pub(crate) enum NotARecord {
     Shape,
     #[error("the check sum of the record does not fit")]
     Crc,
-    #[error("the record has format version {0}, this program reads version {FORMAT_VERSION}")]
+    #[error("the record has format version {0}, this program reads up to {FORMAT_VERSION}")]
     Version(u8),
     #[error("the record's header makes no sense")]
     Header,
@@ -167,7 +167,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(Header, &[u8]), NotARecord> {
     if crc(record) != u32::from_le_bytes(field(record, CRC_AT)) {
         return Err(NotARecord::Crc);
     }
-    if record[4] != FORMAT_VERSION {
+    if !is_read(record[4]) {
         return Err(NotARecord::Version(record[4]));
     }
     let kind = match record[5] {

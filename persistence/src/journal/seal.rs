@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use crate::codec::{self, FORMAT_VERSION, decode_numbers, encode_numbers};
+use crate::codec::{self, FORMAT_VERSION, decode_numbers, encode_numbers, is_read};
 use crate::files::{FileError, read_if_there, write_whole};
 
 const FILE: &str = "seal";
@@ -57,7 +57,11 @@ pub(crate) fn read(dir: &Path, shards: u16) -> Result<Option<Range>, FileError> 
 }
 
 fn parse(content: &[u8]) -> Option<Range> {
-    let rest = content.strip_prefix(MAGIC)?.strip_prefix(&[FORMAT_VERSION, 0])?;
+    let rest = content.strip_prefix(MAGIC)?;
+    let ([version, 0], rest) = rest.split_first_chunk::<2>()? else { return None };
+    if !is_read(*version) {
+        return None;
+    }
     let (crc, rest) = rest.split_first_chunk::<4>()?;
     if crc32fast::hash(rest) != u32::from_le_bytes(*crc) {
         return None;

@@ -85,8 +85,9 @@ impl Hot {
     /// Logs a change that the store has to know of and that leaves the state as it is.
     pub fn log(&mut self, change: Change) {
         let lsn = self.last().next();
-        self.state.skip(lsn);
-        self.events.push((lsn, Event { at: self.now, trace: None, change }));
+        let event = Event { at: self.now, trace: None, change };
+        self.state.pass_over(lsn, &event).expect("it is the next");
+        self.events.push((lsn, event));
     }
 
     /// The shard lets go of everything but its stocks.

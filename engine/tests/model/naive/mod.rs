@@ -9,7 +9,7 @@
 pub mod order;
 mod protocol;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{
@@ -30,6 +30,8 @@ pub struct Naive {
     pub shelves: BTreeMap<Place, Shelf>,
     pub orders: BTreeMap<OrderNo, Order>,
     pub changes: BTreeMap<(SkuId, RequestId), AnsweredChange>,
+    /// Orders that are known and can't be forgotten here now: the SKU that they lie on is away.
+    pub elsewhere: BTreeSet<OrderNo>,
     /// The time of the last event.
     pub time: Timestamp,
     /// How many events there were.
@@ -53,8 +55,10 @@ pub struct Shelf {
 pub struct AnsweredChange {
     content: (ChangeKind, WarehouseId, i64),
     answer: Levels,
-    event: u64,
+    pub event: u64,
     at: Timestamp,
+    /// As with [`Naive::elsewhere`].
+    pub elsewhere: bool,
 }
 
 /// What one `forget` lets go of.
@@ -83,6 +87,7 @@ impl Naive {
                 self.known(order_no)?;
                 self.order_answer(order_no, Effect::Replayed)
             }
+            Action::Place(_) => unreachable!("the model knows of no shards"),
         }
     }
 
@@ -109,27 +114,46 @@ impl Naive {
         self.orders.get(order_no).map(|order| order.view(order_no))
     }
 
-    /// Ended orders and answered changes, oldest first: the event that last changed each, and when.
-    pub fn remembered(&self) -> BTreeMap<u64, Timestamp> {
-        let orders = self.orders.values().filter(|order| !order.is_open());
-        let orders = orders.map(|order| (order.last_event, order.changed_at));
-        orders.chain(self.changes.values().map(|change| (change.event, change.at))).collect()
+    /// Ended orders and answered changes, oldest first: the event that last changed (or brought) them, and when each last changed.
+    pub fn remembered(&self) -> BTreeMap<u64, Vec<Timestamp>> {
+        let here =
+            |(order_no, order): &(&OrderNo, &Order)| !order.is_open() && !self.elsewhere.contains(*order_no);
+        let orders = self.orders.iter().filter(here).map(|(_, order)| (order.last_event, order.changed_at));
+        let changes = self.changes.values().filter(|change| !change.elsewhere);
+        let mut remembered = BTreeMap::<u64, Vec<Timestamp>>::new();
+        for (event, at) in orders.chain(changes.map(|change| (change.event, change.at))) {
+            remembered.entry(event).or_default().push(at);
+        }
+        remembered
     }
 
-    /// Forgets the oldest of what was last changed before `before`, and of what is more than `max`.
-    pub fn forget(&mut self, before: Timestamp, max: usize, now: Timestamp) -> Option<Forgotten> {
+    /// Forgets the oldest of what was last changed before `before`, and of what is more than `max`; nothing that changed after
+    /// `at_most`. What one event brought goes together.
+    pub fn forget(
+        &mut self,
+        before: Timestamp,
+        max: usize,
+        now: Timestamp,
+        at_most: u64,
+    ) -> Option<Forgotten> {
         let remembered = self.remembered();
-        let surplus = remembered.len().saturating_sub(max);
-        let goes = |(index, (_, at)): &(usize, (u64, Timestamp))| *index < surplus || *at < before;
-        let gone: Vec<_> =
-            remembered.into_iter().enumerate().take(MAX_FORGOTTEN_PER_EVENT).take_while(goes).collect();
-        let (_, (through, _)) = *gone.last()?;
-        let early = gone.iter().filter(|(_, (_, at))| *at >= before).count();
+        let surplus = remembered.values().map(Vec::len).sum::<usize>().saturating_sub(max);
+        let (mut through, mut count, mut early) = (None, 0, 0);
+        for (event, times) in remembered.into_iter().take_while(|(event, _)| *event <= at_most) {
+            let young = times.iter().filter(|at| **at >= before).count();
+            if count >= MAX_FORGOTTEN_PER_EVENT || (young > 0 && count >= surplus) {
+                break;
+            }
+            (through, count, early) = (Some(event), count + times.len(), early + young);
+        }
+        let through = through?;
 
         self.log(now.max(self.time));
-        self.changes.retain(|_, change| change.event > through);
-        let goes = |order: &Order| !order.is_open() && order.last_event <= through;
-        let (old, rest) = std::mem::take(&mut self.orders).into_iter().partition(|(_, order)| goes(order));
+        self.changes.retain(|_, change| change.elsewhere || change.event > through);
+        let goes = |(order_no, order): &(OrderNo, Order)| {
+            !order.is_open() && order.last_event <= through && !self.elsewhere.contains(order_no)
+        };
+        let (old, rest) = std::mem::take(&mut self.orders).into_iter().partition(goes);
         self.orders = rest;
         for order in BTreeMap::values(&old) {
             for line in order.view_lines() {
@@ -137,7 +161,7 @@ impl Naive {
                 shelf.sold_by_forgotten.push(u64::from(line.confirmed - line.returned));
             }
         }
-        Some(Forgotten { through, count: gone.len(), early, orders: old.into_keys().collect() })
+        Some(Forgotten { through, count, early, orders: old.into_keys().collect() })
     }
 
     /// The orders whose time is over.
@@ -189,7 +213,7 @@ impl Naive {
         let event = self.log(now);
         self.touch(&place).supplies.push(delta);
         let answer = self.levels(&place);
-        self.changes.insert(key, AnsweredChange { content, answer, event, at: now });
+        self.changes.insert(key, AnsweredChange { content, answer, event, at: now, elsewhere: false });
         Ok(Answer::Stock { stock: self.stock_view(&place), effect: Effect::Changed })
     }
 
@@ -223,7 +247,7 @@ impl Naive {
     }
 
     /// Notes one more event and gives its number.
-    fn log(&mut self, now: Timestamp) -> u64 {
+    pub fn log(&mut self, now: Timestamp) -> u64 {
         assert!(now >= self.time, "time never steps back in the log");
         self.time = now;
         self.events += 1;

@@ -115,13 +115,13 @@ impl Fold {
             | Change::AdoptionBegun { .. }
             | Change::OrdersAdopted { .. }
             | Change::Adopted { .. }
-            | Change::Closed { .. } => self.state.skip(lsn),
+            | Change::Closed { .. } => self.state.pass_over(lsn, event).map_err(broken)?,
             Change::Shed { orders, .. } => {
-                self.state.skip(lsn);
+                self.state.pass_over(lsn, event).map_err(broken)?;
                 self.folded.shed.extend(orders.iter().cloned());
             }
             Change::Withdrawn { sku_id, epoch } => {
-                self.state.skip(lsn);
+                self.state.pass_over(lsn, event).map_err(broken)?;
                 self.folded.withdrawn.push((sku_id.clone(), *epoch));
             }
             change => {
@@ -155,7 +155,7 @@ impl Fold {
             let Some(order_no) = order_of(&event.change).filter(|_| moved) else {
                 return Err(broken(corruption));
             };
-            self.state.skip(lsn);
+            self.state.pass_over(lsn, event).map_err(broken)?;
             if self.left_alone.insert(order_no.clone()) {
                 self.anomaly(lsn, event.at, "order_differs", Some(order_no), None, corruption.problem);
             }
