@@ -9,7 +9,8 @@
 //! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom model.
 //! 6. `directory`, `views`, [`dirty`], [`mirror`]: where orders live, what readers see, what changed since it was mirrored.
 //! 7. `shard`, `writer`, `replier`, `checkpointer`: the running parts, in the order in which a command meets them; [`recovery`].
-//! 8. [`engine`]: start, submit, read, stop.
+//! 8. [`reconcile`]: every stock counted in several ways.
+//! 9. [`engine`]: start, submit, read, stop.
 
 pub mod limits;
 pub mod sync;
@@ -30,6 +31,7 @@ not_under_loom! {
     pub mod journal;
     pub mod mirror;
     pub mod outcome;
+    pub mod reconcile;
     pub mod recovery;
     pub mod state;
     pub mod store;

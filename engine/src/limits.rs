@@ -169,6 +169,30 @@ pub const MAX_HISTORY_TRIES: usize = 5;
 /// away: above it all stocks are mirrored again when it is back.
 pub const MAX_DIRTY_STOCKS: usize = 250_000;
 
+/// Rows of one stock's journal that reconcile reads to find what is behind a difference: some seconds. Further back it is not named.
+pub const MAX_RECONCILE_JOURNAL_ROWS: usize = 200_000;
+
+/// Of those, in one page.
+pub const RECONCILE_JOURNAL_PAGE: usize = 1_000;
+
+/// Orders, and anomalies, that are named as the causes of one difference.
+pub const MAX_RECONCILE_CAUSES: usize = 10;
+
+/// The newest anomalies, among which reconcile looks for causes.
+pub const RECONCILE_ANOMALIES: usize = 1_000;
+
+/// How often reconcile looks at the store before it tells a difference, so that what changes just then is none.
+pub const RECONCILE_STORE_LOOKS: u32 = 3;
+
+/// How often it looks at the mirror, which is some milliseconds behind.
+pub const RECONCILE_MIRROR_LOOKS: u32 = 10;
+
+/// The wait between those looks, in milliseconds.
+pub const RECONCILE_PAUSE_MILLIS: u64 = 50;
+
+/// How long reconcile waits for the flush of what a shard has logged, in milliseconds: some intervals of it.
+pub const RECONCILE_FLUSH_WAIT_MILLIS: u64 = 10_000;
+
 /// SKUs in one page of the list.
 pub const MAX_PAGE_ROWS: usize = 1_000;
 

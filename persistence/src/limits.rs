@@ -67,9 +67,6 @@ pub const IMPORT_NET_WRITE_TIMEOUT_SECONDS: u32 = 3_600;
 /// Refused rows and conflicts that the report of an import keeps as examples, for each reason: enough to see what is wrong.
 pub const MAX_IMPORT_EXAMPLES: usize = 20;
 
-const _: () = assert!(MAX_ROWS_PER_STATEMENT.is_power_of_two() && MAX_KEYS_PER_STATEMENT.is_power_of_two());
-const _: () = assert!(MAX_ROWS_PER_STATEMENT * 18 < 32_766);
-
 /// Waits between tries to reach the mirror, or to read what it lacks: doubled from the first to the last, each with some
 /// jitter, so that servers that lost one Redis together don't come back together.
 pub const MIRROR_FIRST_PAUSE_MILLIS: u64 = 50;
@@ -98,5 +95,7 @@ pub const MAX_MIRROR_MILLIS: u64 = 60_000;
 /// The longest prefix of the mirror's keys, in bytes; it is part of every key.
 pub const MAX_MIRROR_PREFIX_BYTES: usize = 64;
 
+const _: () = assert!(MAX_ROWS_PER_STATEMENT.is_power_of_two() && MAX_KEYS_PER_STATEMENT.is_power_of_two());
+const _: () = assert!(MAX_ROWS_PER_STATEMENT * 18 < 32_766);
 const _: () = assert!(MIRROR_FIRST_PAUSE_MILLIS < MIRROR_LAST_PAUSE_MILLIS);
 const _: () = assert!(MIRROR_CHECK_MILLIS + MAX_MIRROR_MILLIS < MIRROR_MARK_SECONDS * 1_000);

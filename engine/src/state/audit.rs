@@ -141,7 +141,7 @@ impl State {
         let mut lines = 0;
         for (place, order) in self.orders.places_and_entries() {
             for (line, index) in order.lines.iter().zip(0..) {
-                let lying = self.stocks.get(line.stock).orders.get(line.index as usize);
+                let lying = self.stocks.get(line.stock).orders.get(line.index);
                 if lying != Some(&Lying { order: place, line: index }) {
                     return Err(format!("order {}: its stock does not list {line:?}", order.order_no));
                 }

@@ -182,7 +182,7 @@ impl State {
             |number: u32| leaving.contains(&number) || self.stocks.get(number).stage == Stage::Closing;
         for number in &leaving {
             let stock = self.stocks.get(*number);
-            for lying in &stock.orders {
+            for lying in stock.orders.iter() {
                 let Some(order) = self.orders.get(lying.order) else { continue };
                 let spans = order.lines.len() > 1 && order.is_open();
                 if spans && !order.lines.iter().all(|line| leaves(line.stock)) {

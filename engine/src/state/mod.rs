@@ -316,9 +316,10 @@ impl State {
     /// Changes the stage of a stock, and whether its orders can expire.
     fn set_stage(&mut self, number: u32, stage: Stage) {
         self.stocks.set_stage(number, stage);
-        for index in 0..self.stocks.get(number).orders.len() {
-            let Lying { order, .. } = self.stocks.get(number).orders[index];
+        let mut index = 0;
+        while let Some(Lying { order, .. }) = self.stocks.get(number).orders.get(index).copied() {
             self.settle(order);
+            index += 1;
         }
     }
 

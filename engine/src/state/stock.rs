@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use smallvec::SmallVec;
 
 use super::Corruption;
-use super::table::{Keyed, Room, Slab, Table};
+use super::table::{Chunked, Keyed, Room, Slab, Table};
 use crate::checkpoint::{Stage, StockImage};
 use crate::command::StockStatus;
 use crate::ids::{Lsn, SkuId, WarehouseId};
@@ -87,7 +87,7 @@ pub(crate) struct Stock {
     /// Only a name so far: an event that is still to be replayed brings the stock, or lets it leave before it was captured.
     pub awaited: bool,
     /// The lines of orders that lie on it, in no order. Not part of its image.
-    pub orders: Vec<Lying>,
+    pub orders: Chunked<Lying>,
     /// Changed since the views were last told.
     touched: bool,
 }
@@ -253,16 +253,14 @@ impl Stocks {
 
     /// A line comes to lie on a stock; gives its index there.
     pub fn lay(&mut self, number: u32, lying: Lying) -> u32 {
-        let orders = &mut self.get_mut(number).orders;
-        orders.push(lying);
-        u32::try_from(orders.len() - 1).expect("fewer than 2^32 lines lie on one stock")
+        self.get_mut(number).orders.push(lying)
     }
 
     /// A line leaves a stock; gives the one that has its index now.
     pub fn lift(&mut self, number: u32, index: u32) -> Option<Lying> {
         let orders = &mut self.get_mut(number).orders;
-        orders.swap_remove(index as usize);
-        orders.get(index as usize).copied()
+        orders.swap_remove(index);
+        orders.get(index).copied()
     }
 
     /// A stock leaves the shard. No order lies on it.
@@ -331,7 +329,7 @@ impl Stocks {
             epoch: 0,
             stage: Stage::Open,
             awaited: true,
-            orders: Vec::new(),
+            orders: Chunked::default(),
             touched: false,
         });
         match self.skus.find(sku_id).and_then(|place| self.skus.get_mut(place)) {

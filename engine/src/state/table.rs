@@ -14,6 +14,61 @@ const TABLES: usize = 4096;
 
 const _: () = assert!(TABLES.is_power_of_two() && CHUNK.is_power_of_two());
 
+/// A list that never moves more than a chunk to grow.
+#[derive(Debug, Clone)]
+pub struct Chunked<T> {
+    /// All full but the last, none empty.
+    chunks: Vec<Vec<T>>,
+}
+
+impl<T> Default for Chunked<T> {
+    fn default() -> Self {
+        Self { chunks: Vec::new() }
+    }
+}
+
+impl<T> Chunked<T> {
+    pub fn len(&self) -> usize {
+        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK + last.len())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    pub fn get(&self, index: u32) -> Option<&T> {
+        let (chunk, index) = split(index);
+        self.chunks.get(chunk)?.get(index)
+    }
+
+    /// Adds an entry and gives its index.
+    ///
+    /// # Panics
+    /// At 2^32 entries, as a [`Slab`] does.
+    pub fn push(&mut self, entry: T) -> u32 {
+        let index = u32::try_from(self.len()).expect("fewer than 2^32 entries");
+        match self.chunks.last_mut().filter(|last| last.len() < CHUNK) {
+            Some(last) => last.push(entry),
+            None => self.chunks.push(vec![entry]),
+        }
+        index
+    }
+
+    /// Takes an entry out; the last one gets its index.
+    pub fn swap_remove(&mut self, index: u32) {
+        let Some(last) = self.chunks.last_mut().and_then(Vec::pop) else { return };
+        self.chunks.pop_if(|last| last.is_empty());
+        let (chunk, index) = split(index);
+        if let Some(entry) = self.chunks.get_mut(chunk).and_then(|chunk| chunk.get_mut(index)) {
+            *entry = last;
+        }
+    }
+
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &T> {
+        self.chunks.iter().flatten()
+    }
+}
+
 /// How much a table makes room for when it is made. Both can grow without bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
@@ -214,6 +269,27 @@ mod tests {
         type Key = u16;
         fn key(&self) -> &u16 {
             &self.0
+        }
+    }
+
+    #[test]
+    fn a_chunked_list_is_a_list() {
+        let mut list = Chunked::default();
+        let mut model = Vec::new();
+        for entry in 0..2 * CHUNK + 3 {
+            assert_eq!(list.push(entry) as usize, model.len());
+            model.push(entry);
+        }
+        for step in 0..model.len() {
+            // From the front, from the end, and from between.
+            let index = [0, model.len() - 1, model.len() / 2][step % 3];
+            list.swap_remove(u32::try_from(index).unwrap());
+            model.swap_remove(index);
+            assert_eq!((list.len(), list.is_empty()), (model.len(), model.is_empty()));
+            assert_eq!(list.get(u32::try_from(index).unwrap()), model.get(index));
+            if step % 512 == 0 {
+                assert!(list.iter().eq(&model) && list.iter().rev().eq(model.iter().rev()));
+            }
         }
     }
 

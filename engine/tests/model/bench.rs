@@ -50,6 +50,16 @@ struct Saved {
     slices: Vec<Vec<Image>>,
 }
 
+impl Saved {
+    fn restored(&self) -> State {
+        let mut state = State::restoring(ShardId(0), 1, self.begin, self.end);
+        for slice in &self.slices {
+            state.restore(slice.clone()).expect("a checkpoint can be restored");
+        }
+        state
+    }
+}
+
 impl Default for Bench {
     fn default() -> Self {
         Self {
@@ -142,9 +152,11 @@ impl Bench {
             };
             let at = self.naive.orders[order_no].expires_at;
             assert!(self.is_free(order_no), "{order_no} expires while it moves");
-            let earlier = self.naive.due(at.minus_millis(DEADLINE_STEP));
-            let earlier = earlier.filter(|(order_no, _)| self.is_free(order_no)).next();
-            assert!(earlier.is_none(), "{order_no} expires before {earlier:?}");
+            {
+                let mut earlier = self.naive.due(at.minus_millis(DEADLINE_STEP));
+                let earlier = earlier.find(|(order_no, _)| self.is_free(order_no));
+                assert!(earlier.is_none(), "{order_no} expires before {earlier:?}");
+            }
             self.naive.expire(order_no, self.clock).expect("the model lets it expire");
             self.log(event);
         }
@@ -201,6 +213,35 @@ impl Bench {
         }
         let end = CheckpointEnd { end: self.state.applied(), time: self.state.time() };
         self.newest = self.running.take().map(|done| Saved { begin: done.begin, end, slices: done.slices });
+        self.check_newest();
+    }
+
+    /// Completes a checkpoint that is under way.
+    pub fn finish_checkpoint(&mut self) {
+        while self.running.is_some() {
+            self.go_on_with_checkpoint(2);
+        }
+    }
+
+    /// A start from the newest checkpoint would find what is here.
+    fn check_newest(&self) {
+        let Some(saved) = &self.newest else { return };
+        let mut state = saved.restored();
+        self.replay(&mut state, length(saved.begin), self.log.len());
+        state.check_exact().expect("the journal reaches to the end of the checkpoint");
+        assert_eq!(state.audit(), self.state.audit());
+        assert_eq!(state.sizes(), self.state.sizes());
+        for (sku_id, warehouse_id) in self.naive.shelves.keys() {
+            let image = |state: &State| state.image_of_stock(sku_id, *warehouse_id);
+            assert_eq!(image(&state), image(&self.state));
+        }
+        for order_no in self.naive.orders.keys() {
+            assert_eq!(state.image_of_order(order_no), self.state.image_of_order(order_no));
+        }
+        for (sku_id, request_id) in self.naive.changes.keys() {
+            let image = |state: &State| state.image_of_request(sku_id, request_id);
+            assert_eq!(image(&state), image(&self.state));
+        }
     }
 
     /// Stops without the last `torn` events, and starts from the newest checkpoint.
@@ -208,19 +249,12 @@ impl Bench {
         let Some(saved) = self.newest.clone() else { return };
         let (begin, end) = (length(saved.begin), length(saved.end.end));
         self.crash(self.log.len().saturating_sub(torn).max(end));
-        let from_checkpoint = || {
-            let mut state = State::restoring(ShardId(0), 1, saved.begin, saved.end);
-            for slice in &saved.slices {
-                state.restore(slice.clone()).expect("a checkpoint can be restored");
-            }
-            state
-        };
         if begin < end {
-            let mut too_short = from_checkpoint();
+            let mut too_short = saved.restored();
             self.replay(&mut too_short, begin, end - 1);
             too_short.check_exact().expect_err("the journal ends before the checkpoint");
         }
-        let mut state = from_checkpoint();
+        let mut state = saved.restored();
         self.replay(&mut state, begin, self.log.len());
         state.check_exact().expect("the journal reaches beyond the end of the checkpoint");
         self.go_on_with(state);

@@ -40,6 +40,7 @@ fn run(steps: Vec<Step>) {
         bench.take(step);
         bench.check();
     }
+    bench.finish_checkpoint();
 }
 
 proptest! {

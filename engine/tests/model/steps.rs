@@ -105,6 +105,7 @@ fn moving_step(world: World) -> impl Strategy<Value = Step> {
         // All of them: nothing spans.
         1 => Just(Step::Close { skus: (0..=world.skus).map(sku).collect() }),
         3 => (1..5_usize).prop_map(|events| Step::Leave { events }),
+        2 => (1..3_usize).prop_map(|places| Step::Checkpoint { places }),
         4 => (one(), how).prop_map(|(sku, how)| Step::Arrive { sku, how }),
     ]
 }
