@@ -4,6 +4,8 @@
 //!   data-dir/
 //!     lock           held while a process has the directory open
 //!     meta           format, number of shards, the server's id: written once
+//!     store          the id of the SQL store that its SKUs come from: written when that was first reached
+//!     store.db       the SQL store itself, when that is SQLite
 //!     journal/       see `journal`
 //!     checkpoints/   see `checkpoint`
 //! ```
@@ -19,6 +21,7 @@ use hotstock_engine::limits::MAX_SHARDS;
 use crate::checkpoint::FileCheckpoints;
 use crate::files::{At as _, FileError, parent, read_if_there, sync_dir, write_whole};
 use crate::journal::{JournalOptions, SledJournal};
+use crate::sql::IdentityCheck;
 
 /// The format of the directory that this program writes; it reads all up to it. An older program must not look into a newer
 /// journal, whose records it would take for a torn tail.
@@ -76,6 +79,19 @@ pub enum DataDirError {
     BadShards {
         /// How many were asked for.
         asked: u16,
+    },
+    /// Its SKUs and orders belong to another SQL store.
+    #[error(
+        "{path}: this data directory belongs to the SQL store {has}, not to {asked}. Its hot SKUs would be decided twice: \
+         give the address of its own store, or another directory"
+    )]
+    OtherStore {
+        /// The directory.
+        path: PathBuf,
+        /// The id of the store that it was first used with.
+        has: String,
+        /// The id of the store at the address.
+        asked: String,
     },
     /// It was written by a later version of the program.
     #[error("{path}: format {has} of a later version; this one reads up to {FORMAT}")]
@@ -158,6 +174,26 @@ impl DataDir {
         self.meta.server_id
     }
 
+    /// What [`SqlStore::checked_by`](crate::sql::SqlStore::checked_by) takes: the first store that is reached becomes the
+    /// directory's own, any other is refused from then on.
+    #[must_use]
+    pub fn store_check(&self) -> IdentityCheck {
+        let (path, lock) = (self.path.clone(), Arc::clone(&self.lock));
+        Box::new(move |store_id| {
+            // While anyone can ask, no other process may open the directory.
+            let _locked = &lock;
+            bind_store(&path, store_id).map_err(|error| error.to_string())
+        })
+    }
+
+    /// The id of the SQL store that the directory belongs to; `None` when it was never used with one.
+    ///
+    /// # Errors
+    /// [`DataDirError::Damaged`], [`DataDirError::Io`].
+    pub fn store_id(&self) -> Result<Option<String>, DataDirError> {
+        read_store_id(&self.path)
+    }
+
     /// Opens the journal, which takes a directory of an older format to that of this program. It keeps the directory locked for as
     /// long as it lives.
     ///
@@ -206,6 +242,31 @@ fn lock(dir: &Path) -> Result<File, DataDirError> {
         Err(TryLockError::WouldBlock) => Err(DataDirError::InUse { path: dir.to_owned() }),
         Err(TryLockError::Error(error)) => Err(FileError::new(&path, error).into()),
     }
+}
+
+fn bind_store(dir: &Path, store_id: &str) -> Result<(), DataDirError> {
+    match read_store_id(dir)? {
+        Some(has) if has == store_id => Ok(()),
+        Some(has) => Err(DataDirError::OtherStore { path: dir.to_owned(), has, asked: store_id.to_owned() }),
+        None => Ok(write_whole(&dir.join("store"), &print_store_id(store_id))?),
+    }
+}
+
+fn read_store_id(dir: &Path) -> Result<Option<String>, DataDirError> {
+    let path = dir.join("store");
+    let Some(content) = read_if_there(&path)? else { return Ok(None) };
+    let text = String::from_utf8_lossy(&content);
+    let store_id = text.lines().find_map(|line| line.strip_prefix("store_id = "));
+    match store_id.filter(|store_id| print_store_id(store_id) == content) {
+        Some(store_id) => Ok(Some(store_id.to_owned())),
+        None => Err(DataDirError::Damaged { path, problem: "it is not intact".to_owned() }),
+    }
+}
+
+fn print_store_id(store_id: &str) -> Vec<u8> {
+    let text = format!("{TITLE}\nstore_id = {store_id}\n");
+    let check = crc32fast::hash(text.as_bytes());
+    format!("{text}check = {check:08x}\n").into_bytes()
 }
 
 fn create_meta(path: &Path, shards: u16) -> Result<Meta, DataDirError> {

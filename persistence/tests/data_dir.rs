@@ -7,9 +7,11 @@ use std::path::PathBuf;
 
 use hotstock_engine::ids::{Lsn, ShardId};
 use hotstock_engine::journal::Journal as _;
+use hotstock_engine::store::StoreError;
 use hotstock_engine::testing::journal_suite::{assert_holds, group};
 use hotstock_persistence::data_dir::{DataDir, DataDirError};
 use hotstock_persistence::journal::JournalOptions;
+use hotstock_persistence::sql::{SqlOptions, SqlStore};
 
 const SMALL: JournalOptions = JournalOptions { segment_bytes: 1 << 20, zeros: 0 };
 
@@ -122,5 +124,39 @@ fn a_missing_meta_beside_data_is_refused() {
     fs::remove_file(path.join("meta")).unwrap();
     for shards in [Some(3), None] {
         assert!(matches!(DataDir::open(&path, shards), Err(DataDirError::Damaged { .. })));
+    }
+}
+
+#[tokio::test]
+async fn it_belongs_to_the_first_store_that_is_reached() {
+    let (home, path) = fresh();
+    let store = |name: &str, data: &DataDir| {
+        let url = format!("sqlite:{}", home.path().join(name).display());
+        let store = SqlStore::open(&SqlOptions::new(url), data.server_id(), data.shards()).unwrap();
+        store.checked_by(data.store_check())
+    };
+    let data = DataDir::open(&path, Some(3)).unwrap();
+    assert_eq!(data.store_id().unwrap(), None);
+    let own = store("own", &data).migrate().await.unwrap().to_owned();
+    for _ in 0..2 {
+        assert_eq!(store("own", &data).migrate().await.unwrap(), own);
+        assert_eq!(data.store_id().unwrap().as_ref(), Some(&own));
+        let refused = store("other", &data).migrate().await.unwrap_err();
+        let StoreError::Inconsistent(problem) = refused else { panic!("{refused}") };
+        assert!(problem.contains(&own) && problem.contains("another directory"), "{problem}");
+    }
+    // Another directory may use the same store.
+    let (_home, second) = fresh();
+    let second = DataDir::open(&second, Some(1)).unwrap();
+    assert_eq!(store("own", &second).migrate().await.unwrap(), own);
+    // A file that was touched is not guessed at.
+    let file = path.join("store");
+    let text = fs::read_to_string(&file).unwrap();
+    for content in
+        [text.replace("store_id = ", "store_id = 0"), text[..text.len() - 2].to_owned(), String::new()]
+    {
+        fs::write(&file, content).unwrap();
+        assert!(matches!(data.store_id(), Err(DataDirError::Damaged { .. })));
+        assert!(matches!(store("own", &data).migrate().await, Err(StoreError::Inconsistent(_))));
     }
 }

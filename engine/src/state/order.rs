@@ -332,6 +332,11 @@ impl Orders {
     }
 }
 
+/// What expires up to here is due at `now`: deadlines are kept in steps.
+pub fn due_through(now: Timestamp) -> Timestamp {
+    Timestamp(now.0 - now.0 % DEADLINE_STEP_MILLIS)
+}
+
 fn step_of(at: Timestamp) -> u64 {
     at.0.div_ceil(DEADLINE_STEP_MILLIS)
 }

@@ -1,13 +1,17 @@
 //! Doubles of the outside for tests (feature `testing`): a journal and checkpoints in memory that outlive an engine, and a
-//! clock that is moved by hand. Time and faults are driven through the same seams that production uses. And the suite
-//! that every journal must pass.
+//! clock that is moved by hand. Time and faults are driven through the same seams that production uses. And the suites
+//! that every journal and every store must pass.
 
+pub mod flush_suite;
 pub mod journal_suite;
 mod manual_clock;
 mod memory_checkpoints;
 mod memory_journal;
+mod memory_store;
 pub mod samples;
+pub mod store_suite;
 
 pub use manual_clock::ManualClock;
 pub use memory_checkpoints::MemoryCheckpoints;
 pub use memory_journal::MemoryJournal;
+pub use memory_store::MemoryStore;

@@ -1,0 +1,337 @@
+//! What both databases are asked and how they answer: arguments, rows, transactions, and the few words in which they differ.
+
+use async_trait::async_trait;
+use sqlx::Row as _;
+use sqlx::mysql::MySqlRow;
+use sqlx::sqlite::SqliteRow;
+
+use hotstock_engine::clock::Timestamp;
+use hotstock_engine::ids::{
+    BuyerId, InvalidId, Lsn, OrderNo, Reason, RequestId, ServerId, ShardId, SkuId, TraceId, WarehouseId,
+};
+use hotstock_engine::store::StoreError;
+
+use super::error::{Fault, SqlError, broken};
+
+/// What a transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// One statement that reads.
+    One,
+    /// Several that read the same moment.
+    Read,
+    /// It changes something.
+    Write,
+}
+
+/// A value for a mark of a statement.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Arg {
+    Null,
+    Int(i64),
+    Text(String),
+}
+
+macro_rules! arg_of_text {
+    ($($id:ty),+) => {$(
+        impl From<&$id> for Arg {
+            fn from(id: &$id) -> Self {
+                Self::Text(id.as_str().to_owned())
+            }
+        }
+    )+};
+}
+
+arg_of_text!(SkuId, OrderNo, RequestId, BuyerId, Reason);
+
+impl From<&str> for Arg {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+/// Counts are far below 2^63: units by `MAX_STOCK_UNITS`, versions and LSNs because nobody counts that far.
+impl From<u64> for Arg {
+    fn from(count: u64) -> Self {
+        Self::Int(i64::try_from(count).unwrap_or(i64::MAX))
+    }
+}
+
+macro_rules! arg_of_number {
+    ($($of:ty => |$value:ident| $number:expr),+ $(,)?) => {$(
+        impl From<$of> for Arg {
+            fn from($value: $of) -> Self {
+                Self::Int($number)
+            }
+        }
+    )+};
+}
+
+arg_of_number! {
+    i64 => |number| number,
+    u32 => |number| i64::from(number),
+    u16 => |number| i64::from(number),
+    bool => |yes| i64::from(yes),
+    WarehouseId => |id| i64::from(id.0),
+    ShardId => |id| i64::from(id.0),
+}
+
+impl From<usize> for Arg {
+    fn from(count: usize) -> Self {
+        Self::from(count as u64)
+    }
+}
+
+impl From<Timestamp> for Arg {
+    fn from(at: Timestamp) -> Self {
+        Self::from(at.0)
+    }
+}
+
+impl From<Lsn> for Arg {
+    fn from(lsn: Lsn) -> Self {
+        Self::from(lsn.0)
+    }
+}
+
+impl From<ServerId> for Arg {
+    fn from(id: ServerId) -> Self {
+        Self::Text(id.to_string())
+    }
+}
+
+impl From<TraceId> for Arg {
+    fn from(id: TraceId) -> Self {
+        Self::Text(id.to_string())
+    }
+}
+
+impl<T: Into<Arg>> From<Option<T>> for Arg {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// A row that a database answered.
+pub(super) enum Row {
+    Sqlite(SqliteRow),
+    MySql(MySqlRow),
+}
+
+impl Row {
+    /// Reads the columns from the first on.
+    pub fn fields(&self) -> Fields<'_> {
+        Fields { row: self, next: 0 }
+    }
+}
+
+/// Reads a row column by column. What does not fit is [`StoreError::Inconsistent`], never a panic.
+pub(super) struct Fields<'a> {
+    row: &'a Row,
+    next: usize,
+}
+
+impl Fields<'_> {
+    fn step(&mut self) -> usize {
+        self.next += 1;
+        self.next - 1
+    }
+
+    pub fn int_or_null(&mut self) -> Result<Option<i64>, StoreError> {
+        let column = self.step();
+        let value = match self.row {
+            Row::Sqlite(row) => row.try_get(column),
+            Row::MySql(row) => row.try_get(column),
+        };
+        value.map_err(broken)
+    }
+
+    pub fn int(&mut self) -> Result<i64, StoreError> {
+        self.int_or_null()?.ok_or_else(|| broken(format!("column {} is NULL", self.next)))
+    }
+
+    /// A number that is not negative.
+    pub fn count(&mut self) -> Result<u64, StoreError> {
+        let value = self.int()?;
+        u64::try_from(value).map_err(|_| broken(format!("column {} is {value}", self.next)))
+    }
+
+    /// A number of a smaller type.
+    pub fn small<T: TryFrom<i64>>(&mut self) -> Result<T, StoreError> {
+        let value = self.int()?;
+        T::try_from(value).map_err(|_| broken(format!("column {} is {value}", self.next)))
+    }
+
+    pub fn flag(&mut self) -> Result<bool, StoreError> {
+        Ok(self.int()? != 0)
+    }
+
+    pub fn text_or_null(&mut self) -> Result<Option<&str>, StoreError> {
+        let column = self.step();
+        match self.row {
+            Row::Sqlite(row) => row.try_get(column).map_err(broken),
+            Row::MySql(row) => {
+                let bytes: Option<&[u8]> = row.try_get(column).map_err(broken)?;
+                bytes.map(std::str::from_utf8).transpose().map_err(broken)
+            }
+        }
+    }
+
+    pub fn text(&mut self) -> Result<&str, StoreError> {
+        let place = self.next + 1;
+        self.text_or_null()?.ok_or_else(|| broken(format!("column {place} is NULL")))
+    }
+
+    /// A text id; `new` checks its bounds.
+    pub fn id<T>(&mut self, new: fn(&str) -> Result<T, InvalidId>) -> Result<T, StoreError> {
+        new(self.text()?).map_err(broken)
+    }
+
+    pub fn id_or_null<T>(&mut self, new: fn(&str) -> Result<T, InvalidId>) -> Result<Option<T>, StoreError> {
+        self.text_or_null()?.map(new).transpose().map_err(broken)
+    }
+
+    pub fn warehouse(&mut self) -> Result<WarehouseId, StoreError> {
+        self.small().map(WarehouseId)
+    }
+
+    pub fn time(&mut self) -> Result<Timestamp, StoreError> {
+        self.count().map(Timestamp)
+    }
+
+    pub fn lsn(&mut self) -> Result<Lsn, StoreError> {
+        self.count().map(Lsn)
+    }
+
+    pub fn server_or_null(&mut self) -> Result<Option<ServerId>, StoreError> {
+        let id = self.text_or_null()?.map(|text| u128::from_str_radix(text, 16).map(ServerId));
+        id.transpose().map_err(broken)
+    }
+
+    pub fn shard_or_null(&mut self) -> Result<Option<ShardId>, StoreError> {
+        let shard = self.int_or_null()?.map(|value| u16::try_from(value).map(ShardId));
+        shard.transpose().map_err(broken)
+    }
+
+    pub fn trace_or_null(&mut self) -> Result<Option<TraceId>, StoreError> {
+        let id = self.text_or_null()?.map(|text| u128::from_str_radix(text, 16));
+        Ok(id.transpose().map_err(broken)?.map(|id| TraceId(id.to_be_bytes())))
+    }
+}
+
+/// A connection with a transaction on it. Dropped before its end it takes the connection with it, and the database rolls back.
+#[async_trait]
+pub(super) trait Tx: Send {
+    /// Which database.
+    fn dialect(&self) -> Dialect;
+
+    /// Asks for rows.
+    async fn rows(&mut self, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, SqlError>;
+
+    /// Changes rows and tells how many fitted the condition.
+    async fn execute(&mut self, sql: &str, args: Vec<Arg>) -> Result<u64, SqlError>;
+
+    /// Makes it last.
+    async fn commit(self: Box<Self>) -> Result<(), SqlError>;
+
+    /// Takes it back.
+    async fn rollback(self: Box<Self>);
+}
+
+/// A database.
+#[async_trait]
+pub(super) trait Backend: Send + Sync + 'static {
+    /// Begins a transaction.
+    async fn begin(&self, access: Access) -> Result<Box<dyn Tx>, SqlError>;
+
+    /// Creates or changes the tables, unless they are right. Any number of servers may do so at once.
+    async fn migrate(&self) -> Result<(), StoreError>;
+
+    /// Closes all connections; none is opened any more.
+    async fn close(&self);
+}
+
+/// The words in which the databases differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    Sqlite,
+    MySql,
+}
+
+impl Dialect {
+    /// At the end of a `SELECT` whose rows nobody else may change before the end of the transaction. In SQLite a transaction that
+    /// writes is alone anyway.
+    pub fn for_update(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::MySql => " FOR UPDATE",
+        }
+    }
+
+    /// Likewise, but rows that another transaction holds are left out.
+    pub fn for_update_skip_locked(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::MySql => " FOR UPDATE SKIP LOCKED",
+        }
+    }
+
+    /// The words before and after the values of an insert: `INSERT INTO t (…) VALUES` … what becomes of a row that exists.
+    pub fn insert(self, table: &Table, existing: Existing) -> (String, String) {
+        let (name, columns) = (table.name, table.columns.join(", "));
+        let assign = |column: &&str| match self {
+            Self::Sqlite => format!("{column} = excluded.{column}"),
+            Self::MySql => format!("{column} = VALUES({column})"),
+        };
+        let assignments = || table.columns[table.keys..].iter().map(assign).collect::<Vec<_>>().join(", ");
+        let keys = || table.columns[..table.keys].join(", ");
+        let (verb, tail) = match (existing, self) {
+            (Existing::Refused, _) => ("INSERT", String::new()),
+            (Existing::Kept, Self::Sqlite) => ("INSERT", format!(" ON CONFLICT ({}) DO NOTHING", keys())),
+            // A key set to itself: unlike INSERT IGNORE it hides no other error.
+            (Existing::Kept, Self::MySql) => {
+                let key = table.columns[0];
+                ("INSERT", format!(" ON DUPLICATE KEY UPDATE {key} = {name}.{key}"))
+            }
+            (Existing::Replaced, Self::Sqlite) => {
+                ("INSERT", format!(" ON CONFLICT ({}) DO UPDATE SET {}", keys(), assignments()))
+            }
+            (Existing::Replaced, Self::MySql) => {
+                ("INSERT", format!(" ON DUPLICATE KEY UPDATE {}", assignments()))
+            }
+        };
+        (format!("{verb} INTO {name} ({columns}) VALUES "), tail)
+    }
+}
+
+/// A table, or those of its columns that are written.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub name: &'static str,
+    /// First those of the primary key.
+    pub columns: &'static [&'static str],
+    /// How many of them are the primary key.
+    pub keys: usize,
+}
+
+/// What becomes of a row that exists when it is inserted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existing {
+    /// The insert fails with [`SqlError::Duplicate`].
+    Refused,
+    /// It stays as it is.
+    Kept,
+    /// Its other columns are written.
+    Replaced,
+}
+
+/// A fault in words, with the statement's first ones.
+pub(super) fn in_statement(fault: Fault, sql: &str) -> Fault {
+    match fault {
+        Fault::Wrong(text) => {
+            let head: String = sql.chars().take(80).collect();
+            Fault::Wrong(format!("{text}, in: {head}"))
+        }
+        other => other,
+    }
+}

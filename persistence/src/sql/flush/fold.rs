@@ -1,0 +1,304 @@
+//! Events into rows: a small state of what they touch, the events applied to it, and what is different then.
+//!
+//! The shard has decided, so its events count. Where the store's row of a stock or an order is not what the events start from (somebody
+//! changed it by hand), that becomes an anomaly: the stock is written as the events say, the order is left as it is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use hotstock_engine::checkpoint::{Image, RequestImage, StockImage};
+use hotstock_engine::clock::Timestamp;
+use hotstock_engine::event::{Change, Event, StockMove};
+use hotstock_engine::ids::{Lsn, OrderNo, ServerId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::outcome::Levels;
+use hotstock_engine::state::State;
+use hotstock_engine::store::{Anomaly, JournalRow, Owner, StoreError};
+
+use super::super::error::broken;
+use super::super::rows::{OrderEntry, StockEntry, StockKey};
+
+/// What a part of a batch does to the tables.
+#[derive(Debug, Default)]
+pub(super) struct Folded {
+    /// Stocks as they are afterwards.
+    pub stocks: Vec<StockEntry>,
+    /// Orders that are new.
+    pub made: Vec<OrderEntry>,
+    /// Orders that were there, and how many of their requests were.
+    pub changed: Vec<(OrderEntry, usize)>,
+    /// Stock requests.
+    pub requests: Vec<RequestImage>,
+    /// In the order of the events.
+    pub journal: Vec<JournalRow>,
+    /// Orders that left the shard.
+    pub shed: BTreeSet<OrderNo>,
+    /// SKUs that left it, with the epoch that ends.
+    pub withdrawn: Vec<(SkuId, u64)>,
+    /// What did not fit.
+    pub anomalies: Vec<Anomaly>,
+}
+
+/// The rows that a part starts from.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    /// All stocks of the SKUs that it touches, which the shard owns.
+    pub stocks: Vec<StockEntry>,
+    /// The orders that it changes.
+    pub orders: Vec<OrderEntry>,
+    /// Orders whose rows in the store are about another order of that number. They are left alone.
+    pub conflicts: HashSet<OrderNo>,
+}
+
+/// Applies events to rows.
+///
+/// # Errors
+/// [`StoreError::Inconsistent`] when a stock of the store is at another version than the events start from.
+pub(super) fn fold(
+    (server, shard): (ServerId, ShardId),
+    loaded: Loaded,
+    events: &[(Lsn, Event)],
+) -> Result<Folded, StoreError> {
+    let before_first = Lsn(events.first().map_or(0, |(lsn, _)| lsn.0.saturating_sub(1)));
+    let mut fold = Fold::new(server, shard, loaded, before_first)?;
+    for (lsn, event) in events {
+        fold.event(*lsn, event)?;
+    }
+    fold.finish()
+}
+
+struct Fold {
+    server: ServerId,
+    shard: ShardId,
+    state: State,
+    /// The owner of each SKU, which is the shard.
+    owners: HashMap<SkuId, Owner>,
+    /// Stocks of the store that no event has touched yet.
+    fresh: HashSet<StockKey>,
+    stocks: BTreeMap<StockKey, (Lsn, Timestamp)>,
+    /// Orders of the store, and how many requests they had.
+    known: HashMap<OrderNo, usize>,
+    made: BTreeSet<OrderNo>,
+    changed: BTreeSet<OrderNo>,
+    /// Orders whose rows are not written.
+    left_alone: HashSet<OrderNo>,
+    folded: Folded,
+}
+
+impl Fold {
+    fn new(server: ServerId, shard: ShardId, loaded: Loaded, at: Lsn) -> Result<Self, StoreError> {
+        let Loaded { stocks, orders, conflicts } = loaded;
+        let owner = |stock: &StockEntry| Some((stock.image.sku_id.clone(), stock.owner?));
+        let owners = stocks.iter().filter_map(owner).collect();
+        let fresh = stocks.iter().map(StockEntry::key).collect();
+        let known: HashMap<_, _> =
+            orders.iter().map(|order| (order.image.order_no.clone(), order.image.requests.len())).collect();
+        let images = stocks.into_iter().map(|stock| Image::Stock(stock.image));
+        let images = images.chain(orders.into_iter().map(|order| Image::Order(order.image))).collect();
+        let state = State::of_images(at, Timestamp::default(), images).map_err(broken)?;
+        Ok(Self {
+            server,
+            shard,
+            state,
+            owners,
+            fresh,
+            stocks: BTreeMap::new(),
+            known,
+            made: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            left_alone: conflicts,
+            folded: Folded::default(),
+        })
+    }
+
+    fn event(&mut self, lsn: Lsn, event: &Event) -> Result<(), StoreError> {
+        match &event.change {
+            Change::Forgotten { .. }
+            | Change::AdoptionBegun { .. }
+            | Change::OrdersAdopted { .. }
+            | Change::Adopted { .. }
+            | Change::Closed { .. } => self.state.pass_over(lsn, event).map_err(broken)?,
+            Change::Shed { orders, .. } => {
+                self.state.pass_over(lsn, event).map_err(broken)?;
+                self.folded.shed.extend(orders.iter().cloned());
+            }
+            Change::Withdrawn { sku_id, epoch } => {
+                self.state.pass_over(lsn, event).map_err(broken)?;
+                self.folded.withdrawn.push((sku_id.clone(), *epoch));
+            }
+            change => {
+                if let Change::StockCreated { sku_id, warehouse_id, .. } = change
+                    && self.state.image_of_stock(sku_id, *warehouse_id).is_some()
+                {
+                    return Err(broken(format!(
+                        "event {lsn} creates {}, which is there",
+                        name(sku_id, *warehouse_id)
+                    )));
+                }
+                self.apply(lsn, event)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, lsn: Lsn, event: &Event) -> Result<(), StoreError> {
+        let state = &self.state;
+        let levels = |sku_id: &SkuId, warehouse_id| Some(state.image_of_stock(sku_id, warehouse_id)?.levels);
+        let moves = event.stock_moves(levels);
+        for change in &moves {
+            self.meet(lsn, event.at, change)?;
+        }
+        if let Err(corruption) = self.state.apply(lsn, event) {
+            // The stocks fit, so it is the order that does not.
+            let moved = moves.iter().all(|change| {
+                let image = self.state.image_of_stock(&change.sku_id, change.warehouse_id);
+                image.is_some_and(|image| image.levels == change.after)
+            });
+            let Some(order_no) = order_of(&event.change).filter(|_| moved) else {
+                return Err(broken(corruption));
+            };
+            self.state.pass_over(lsn, event).map_err(broken)?;
+            if self.left_alone.insert(order_no.clone()) {
+                self.anomaly(lsn, event.at, "order_differs", Some(order_no), None, corruption.problem);
+            }
+        } else {
+            self.note(lsn, event);
+        }
+        for change in moves {
+            self.stocks.insert((change.sku_id.clone(), change.warehouse_id), (lsn, event.at));
+            let source = Some((self.server, self.shard, lsn));
+            self.folded.journal.push(JournalRow { change, at: event.at, trace: event.trace, source });
+        }
+        Ok(())
+    }
+
+    /// Before a stock is changed first: whether the store has it as the event finds it.
+    fn meet(&mut self, lsn: Lsn, at: Timestamp, change: &StockMove) -> Result<(), StoreError> {
+        let StockMove { sku_id, warehouse_id, delta, after, .. } = change;
+        if !self.fresh.remove(&(sku_id.clone(), *warehouse_id)) {
+            return Ok(());
+        }
+        let Some(image) = self.state.image_of_stock(sku_id, *warehouse_id) else { return Ok(()) };
+        let has = image.levels;
+        if has.version.checked_add(1) != Some(after.version) {
+            let (has, makes) = (has.version, after.version);
+            let stock = name(sku_id, *warehouse_id);
+            return Err(broken(format!("{stock} is at version {has}, event {lsn} makes version {makes}")));
+        }
+        let back = |level: u64, delta: i64| level.checked_add_signed(delta.checked_neg()?);
+        let starts = back(after.available, delta.available)
+            .zip(back(after.reserved, delta.reserved))
+            .zip(back(after.sold, delta.sold))
+            .map(|((available, reserved), sold)| Levels { available, reserved, sold, version: has.version });
+        let starts = starts.ok_or_else(|| broken(format!("event {lsn} starts below nothing")))?;
+        let sums = StockImage {
+            levels: starts,
+            supplied: starts.quantity(),
+            forgotten_sold: starts.sold,
+            ..image.clone()
+        };
+        if sums != image {
+            let detail = format!(
+                "the store had {}, the shard had {}",
+                words(has, image.supplied),
+                words(starts, sums.supplied)
+            );
+            self.anomaly(lsn, at, "stock_differs", None, Some(sku_id), detail);
+            self.state.restore(vec![Image::Stock(sums)]).map_err(broken)?;
+        }
+        Ok(())
+    }
+
+    /// What an event that was applied means for the rows of orders and requests.
+    fn note(&mut self, lsn: Lsn, event: &Event) {
+        if let Change::StockChanged { sku_id, request_id, .. } = &event.change {
+            self.folded.requests.extend(self.state.image_of_request(sku_id, request_id));
+        }
+        let Some(order_no) = order_of(&event.change) else { return };
+        if self.left_alone.contains(order_no) || self.made.contains(order_no) {
+            return;
+        }
+        if matches!(event.change, Change::Reserved { .. } | Change::Cancelled { .. }) {
+            self.made.insert(order_no.clone());
+        } else if self.known.contains_key(order_no) {
+            self.changed.insert(order_no.clone());
+        } else {
+            self.left_alone.insert(order_no.clone());
+            let detail = "the shard changes an order that the store does not have".to_owned();
+            self.anomaly(lsn, event.at, "order_missing", Some(order_no), None, detail);
+        }
+    }
+
+    fn anomaly(
+        &mut self,
+        lsn: Lsn,
+        at: Timestamp,
+        kind: &str,
+        order_no: Option<&OrderNo>,
+        sku_id: Option<&SkuId>,
+        detail: String,
+    ) {
+        self.folded.anomalies.push(Anomaly {
+            at,
+            kind: kind.to_owned(),
+            source: Some((self.server, self.shard, lsn)),
+            order_no: order_no.cloned(),
+            sku_id: sku_id.cloned(),
+            detail,
+        });
+    }
+
+    fn finish(mut self) -> Result<Folded, StoreError> {
+        for ((sku_id, warehouse_id), (lsn, changed_at)) in &self.stocks {
+            let image = self.state.image_of_stock(sku_id, *warehouse_id);
+            let mut image =
+                image.ok_or_else(|| broken(format!("{} was lost", name(sku_id, *warehouse_id))))?;
+            let new = Owner { server: self.server, shard: self.shard, epoch: 0 };
+            let owner = self.owners.get(sku_id).copied().unwrap_or(new);
+            image.epoch = owner.epoch;
+            self.folded.stocks.push(StockEntry {
+                image,
+                owner: Some(owner),
+                lsn: *lsn,
+                changed_at: *changed_at,
+            });
+        }
+        let entry = |order_no: &OrderNo| {
+            let image = self
+                .state
+                .image_of_order(order_no)
+                .ok_or_else(|| broken(format!("order {order_no} was lost")))?;
+            let source = Some((self.server, self.shard, image.lsn));
+            Ok::<_, StoreError>(OrderEntry { image, due_at: None, source })
+        };
+        for order_no in self.made.iter().filter(|order_no| !self.left_alone.contains(*order_no)) {
+            self.folded.made.push(entry(order_no)?);
+        }
+        for order_no in self.changed.iter().filter(|order_no| !self.left_alone.contains(*order_no)) {
+            let requests = self.known.get(order_no).copied().unwrap_or(0);
+            self.folded.changed.push((entry(order_no)?, requests));
+        }
+        Ok(self.folded)
+    }
+}
+
+/// The order that a change is about.
+fn order_of(change: &Change) -> Option<&OrderNo> {
+    match change {
+        Change::Reserved { order_no, .. }
+        | Change::Confirmed { order_no, .. }
+        | Change::Released { order_no, .. }
+        | Change::Cancelled { order_no, .. }
+        | Change::Expired { order_no, .. }
+        | Change::Extended { order_no, .. }
+        | Change::Returned { order_no, .. } => Some(order_no),
+        _ => None,
+    }
+}
+
+fn name(sku_id: &SkuId, warehouse_id: WarehouseId) -> String {
+    format!("the stock of SKU {sku_id} in warehouse {warehouse_id}")
+}
+
+fn words(levels: Levels, supplied: u64) -> String {
+    let Levels { available, reserved, sold, .. } = levels;
+    format!("{available} available, {reserved} reserved, {sold} sold of {supplied}")
+}

@@ -1,0 +1,291 @@
+//! The SQL store, the system of record: [`Store`] on SQLite and on MySQL/MariaDB.
+//!
+//! Read in this order:
+//!
+//! - `migrations/`: the tables, once for each database. [`schema`]: how they get there.
+//! - [`dialect`]: arguments, rows, transactions, and the words in which the databases differ. [`sqlite`], [`mysql`]: the databases.
+//!   [`session`]: connections with bounded waits. [`error`]: what can go wrong.
+//! - [`statements`]: over many rows or keys. [`rows`]: stocks, orders and requests as rows and back.
+//! - [`desk`]: a small [`State`](hotstock_engine::state::State) of the rows of one transaction, and what it changed, written back.
+//! - [`cold`]: commands. [`sweep`]: expiry. [`place`]: SKUs go to shards. [`pages`]: reads. [`flush`]: what shards logged comes in.
+//! - [`recover`]: a server takes over what a lost one owned.
+//!   [`history`]: the stock journal. [`books`]: counting and repair.
+//! - `SqlStore` (here): connects when it is first needed, runs a piece of work in a transaction, again when others were in the way.
+//!
+//! No statement says `SELECT DISTINCT`: MariaDB 10.11 answers wrong rows when such a prepared statement is executed again (rows that
+//! its condition excludes). `GROUP BY` does the same and is right.
+//!
+//! A transaction locks in one order: order rows, then stock rows by key, then requests. So deadlocks are rare; where one
+//! comes, the transaction starts again.
+
+mod books;
+mod cold;
+mod desk;
+mod dialect;
+mod error;
+mod flush;
+mod history;
+mod mysql;
+mod pages;
+mod place;
+mod recover;
+mod rows;
+mod schema;
+mod session;
+mod sqlite;
+mod statements;
+mod store;
+mod sweep;
+
+pub use recover::Holding;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hotstock_engine::ids::ServerId;
+use hotstock_engine::store::StoreError;
+use tokio::sync::Mutex;
+use tokio::time::sleep;
+
+use crate::limits::{
+    DEFAULT_CONNECTIONS, DEFAULT_SQL_TIMEOUT, FIRST_BACKOFF, MAX_BACKOFF, MAX_TRIES, RECONNECT_PAUSE,
+};
+use dialect::{Access, Arg, Backend, Existing, Table, Tx};
+use error::{SqlError, broken};
+
+/// How the store is reached.
+#[derive(Clone)]
+pub struct SqlOptions {
+    /// `sqlite:PATH` or `mysql://user:password@host:port/database`.
+    pub url: String,
+    /// Connections at the most (SQLite: readers; there is one writer); at least 1.
+    pub connections: usize,
+    /// How long a caller waits for a connection, and for the database to take a new one.
+    pub acquire_timeout: Duration,
+    /// How long a caller waits for the answer to one statement; at least a second.
+    pub statement_timeout: Duration,
+}
+
+impl SqlOptions {
+    /// The usual ones for an address.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            connections: DEFAULT_CONNECTIONS,
+            acquire_timeout: DEFAULT_SQL_TIMEOUT,
+            statement_timeout: DEFAULT_SQL_TIMEOUT,
+        }
+    }
+}
+
+/// Without the address, which may hold a password.
+impl fmt::Debug for SqlOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlOptions").field("connections", &self.connections).finish_non_exhaustive()
+    }
+}
+
+/// The id of a command that is no server: it owns nothing and is in no list.
+pub const NO_SERVER: ServerId = ServerId(0);
+
+/// Asked once with the id of the store, before anything else is done with it: whether this store is the one that belongs here.
+pub type IdentityCheck = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// The SQL store.
+pub struct SqlStore {
+    backend: Box<dyn Backend>,
+    server: ServerId,
+    shards: u16,
+    check: Option<IdentityCheck>,
+    /// The id of the store, once it was reached and its tables are right.
+    store_id: OnceLock<String>,
+    first: Mutex<FirstTry>,
+}
+
+/// What became of the last try to reach the store for the first time.
+#[derive(Default)]
+struct FirstTry {
+    failed: Option<(Instant, StoreError)>,
+}
+
+impl fmt::Debug for SqlStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlStore").field("store_id", &self.store_id.get()).finish_non_exhaustive()
+    }
+}
+
+/// Something to be done in one transaction. It may be run several times; only the last run counts.
+trait Work: Sync {
+    /// What comes of it.
+    type Done: Send;
+
+    /// What it needs.
+    const ACCESS: Access;
+
+    /// Does it. What it says is answered only after the commit.
+    fn run(&self, tx: &mut dyn Tx) -> impl Future<Output = Result<Self::Done, SqlError>> + Send;
+}
+
+impl SqlStore {
+    /// A store at an address. Nothing is reached yet: a database that is down makes calls fail until it is there. With
+    /// [`NO_SERVER`] it is for a command that is no server.
+    ///
+    /// # Errors
+    /// [`StoreError::Inconsistent`] when the address can't be one.
+    pub fn open(options: &SqlOptions, server: ServerId, shards: u16) -> Result<Self, StoreError> {
+        let backend: Box<dyn Backend> = match options.url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("sqlite") => Box::new(sqlite::Sqlite::new(options)?),
+            Some("mysql" | "mariadb") => Box::new(mysql::MySql::new(options)?),
+            _ => return Err(broken("the url of a store begins with sqlite: or mysql:")),
+        };
+        let (store_id, first) = (OnceLock::new(), Mutex::default());
+        Ok(Self { backend, server, shards, check: None, store_id, first })
+    }
+
+    /// Has the id of the store checked before anything else is done with it.
+    #[must_use]
+    pub fn checked_by(mut self, check: IdentityCheck) -> Self {
+        self.check = Some(check);
+        self
+    }
+
+    /// Creates or changes the tables, unless they are right, and gives the id of the store. Done before the first use anyway.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it can't be reached; [`StoreError::Inconsistent`] when its tables are of a later version, or
+    /// it is not the store that belongs here.
+    pub async fn migrate(&self) -> Result<&str, StoreError> {
+        if let Some(store_id) = self.store_id.get() {
+            return Ok(store_id);
+        }
+        let mut first = self.first.lock().await;
+        if let Some(store_id) = self.store_id.get() {
+            return Ok(store_id);
+        }
+        if let Some((at, error)) = &first.failed
+            && at.elapsed() < RECONNECT_PAUSE
+        {
+            return Err(error.clone());
+        }
+        match self.reach().await {
+            Ok(store_id) => Ok(self.store_id.get_or_init(|| store_id)),
+            Err(error) => {
+                first.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// The id of the store, made with its tables; `None` when it was not reached yet.
+    #[must_use]
+    pub fn store_id(&self) -> Option<&str> {
+        self.store_id.get().map(String::as_str)
+    }
+
+    async fn close_all(&self) {
+        self.backend.close().await;
+    }
+
+    async fn reach(&self) -> Result<String, StoreError> {
+        self.backend.migrate().await?;
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(|error| broken(format!("no random id: {error}")))?;
+        let fresh = format!("{:032x}", u128::from_be_bytes(id));
+        let store_id = self.in_transaction(&Identify { fresh }).await?;
+        if let Some(check) = &self.check {
+            check(&store_id).map_err(StoreError::Inconsistent)?;
+        }
+        // A command that is no server has no id of its own and owns nothing.
+        if self.server != NO_SERVER {
+            self.in_transaction(&SignOn { server: self.server, shards: self.shards }).await?;
+        }
+        Ok(store_id)
+    }
+
+    /// Runs work in a transaction, again when others were in the way, within a bound.
+    async fn run<W: Work>(&self, work: &W) -> Result<W::Done, StoreError> {
+        self.migrate().await?;
+        self.in_transaction(work).await
+    }
+
+    async fn in_transaction<W: Work>(&self, work: &W) -> Result<W::Done, StoreError> {
+        let mut tries = 0;
+        loop {
+            let error = match self.once(work).await {
+                Ok(done) => return Ok(done),
+                Err(SqlError::Store(error)) => return Err(error),
+                Err(error) => error,
+            };
+            tries += 1;
+            if tries == MAX_TRIES {
+                return Err(error.used_up());
+            }
+            sleep(backoff(tries)).await;
+        }
+    }
+
+    async fn once<W: Work>(&self, work: &W) -> Result<W::Done, SqlError> {
+        let mut tx = self.backend.begin(W::ACCESS).await?;
+        match work.run(&mut *tx).await {
+            Ok(done) => tx.commit().await.map(|()| done),
+            Err(error) => {
+                tx.rollback().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The pause after so many tries.
+fn backoff(tries: u32) -> Duration {
+    let longest = FIRST_BACKOFF.saturating_mul(1 << tries.min(16)).min(MAX_BACKOFF);
+    longest.mul_f64(fastrand::f64())
+}
+
+/// Gives the store its id, unless it has one.
+struct Identify {
+    fresh: String,
+}
+
+impl Work for Identify {
+    type Done = String;
+
+    const ACCESS: Access = Access::Write;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<String, SqlError> {
+        const META: Table = Table { name: "meta", columns: &["name", "value"], keys: 1 };
+        let read = "SELECT value FROM meta WHERE name = ?";
+        let known = tx.rows(read, vec!["store_id".into()]).await?;
+        if known.is_empty() {
+            let row = vec!["store_id".into(), self.fresh.as_str().into()];
+            statements::write(tx, &META, Existing::Kept, vec![row]).await?;
+        }
+        let known = tx.rows(read, vec!["store_id".into()]).await?;
+        let row = known.first().ok_or_else(|| broken("it has no id"))?;
+        Ok(row.fields().text()?.to_owned())
+    }
+}
+
+/// Notes that a server uses the store.
+struct SignOn {
+    server: ServerId,
+    shards: u16,
+}
+
+impl Work for SignOn {
+    type Done = ();
+
+    const ACCESS: Access = Access::Write;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<(), SqlError> {
+        const SERVERS: Table =
+            Table { name: "servers", columns: &["server_id", "shards", "seen_at"], keys: 1 };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let row = vec![self.server.into(), self.shards.into(), Arg::Int(i64::try_from(now).unwrap_or(0))];
+        statements::write(tx, &SERVERS, Existing::Replaced, vec![row]).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+//! MySQL 8 and MariaDB 10.11.
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::error::DatabaseError;
+use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlConnection, MySqlDatabaseError};
+use sqlx::{Arguments as _, AssertSqlSafe, ConnectOptions as _, Connection as _};
+use tokio::time::timeout;
+
+use hotstock_engine::store::StoreError;
+
+use super::SqlOptions;
+use super::dialect::{Access, Arg, Backend, Dialect, Row, Tx};
+use super::error::{Fault, SqlError, broken};
+use super::schema;
+use super::session::{Driver, Pool};
+use crate::limits::{MAX_WAITING_PER_CONNECTION, MIGRATE_TIMEOUT, STATEMENTS_PER_CONNECTION};
+
+/// A MySQL or MariaDB server.
+pub(super) struct MySql {
+    pool: Arc<Pool<Connect>>,
+}
+
+struct Connect {
+    options: MySqlConnectOptions,
+    /// What every connection is told first.
+    setup: String,
+}
+
+impl MySql {
+    pub fn new(options: &SqlOptions) -> Result<Self, StoreError> {
+        let connect = MySqlConnectOptions::from_str(&options.url).map_err(broken)?;
+        if connect.get_database().is_none_or(str::is_empty) {
+            return Err(broken("the url of a MySQL store names its database: mysql://user@host/database"));
+        }
+        let connect = connect
+            .pipes_as_concat(false)
+            .no_engine_substitution(false)
+            .timezone(None)
+            .statement_cache_capacity(STATEMENTS_PER_CONNECTION)
+            .disable_statement_logging();
+        // Shorter than our own wait: a lock that takes too long is then an answer and the connection stays. Read committed locks no
+        // gaps, so that rows which are not there block nobody.
+        let lock_wait = (options.statement_timeout / 2).as_secs().max(1);
+        let setup = format!(
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
+             SESSION innodb_lock_wait_timeout = {lock_wait}, SESSION autocommit = 1"
+        );
+        let connections = options.connections.max(1);
+        let waiting = connections * MAX_WAITING_PER_CONNECTION;
+        let connect = Connect { options: connect, setup };
+        let pool =
+            Pool::new(connect, connections, waiting, options.acquire_timeout, options.statement_timeout);
+        Ok(Self { pool })
+    }
+}
+
+#[async_trait]
+impl Backend for MySql {
+    async fn begin(&self, access: Access) -> Result<Box<dyn Tx>, SqlError> {
+        self.pool.begin(access).await
+    }
+
+    async fn migrate(&self) -> Result<(), StoreError> {
+        let unavailable = |fault: Fault| StoreError::Unavailable(fault.text());
+        let mut conn = self.pool.connect().await.map_err(unavailable)?;
+        let done = timeout(MIGRATE_TIMEOUT, migrate(&mut conn)).await;
+        done.unwrap_or_else(|_| Err(schema::too_long()))?;
+        let _ = conn.close().await;
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Under a lock of our own: sqlx waits for its lock without end, which MariaDB refuses and then nobody waits. The lock goes with the
+/// connection.
+async fn migrate(conn: &mut MySqlConnection) -> Result<(), StoreError> {
+    let wait = MIGRATE_TIMEOUT.as_secs().cast_signed();
+    let lock = sqlx::query_scalar("SELECT GET_LOCK(CONCAT(DATABASE(), '/hotstock'), ?)").bind(wait);
+    let got: Option<i64> = lock.fetch_one(&mut *conn).await.map_err(schema::failed)?;
+    if got != Some(1) {
+        return Err(schema::too_long());
+    }
+    let table = "SELECT COUNT(*) FROM information_schema.tables \
+                 WHERE table_schema = DATABASE() AND table_name = '_sqlx_migrations'";
+    let there: i64 = sqlx::query_scalar(table).fetch_one(&mut *conn).await.map_err(schema::failed)?;
+    if there > 0 {
+        // A server that died while it migrated. Every statement of a migration can be repeated.
+        let forget = sqlx::query("DELETE FROM _sqlx_migrations WHERE success = FALSE");
+        forget.execute(&mut *conn).await.map_err(schema::failed)?;
+    }
+    let migrator = schema::migrator(include_str!("migrations/mysql/0001_first.sql"));
+    migrator.run_direct(None, conn, false).await.map_err(schema::not_migrated)
+}
+
+impl Driver for Connect {
+    type Conn = MySqlConnection;
+
+    const DIALECT: Dialect = Dialect::MySql;
+
+    fn begin(access: Access) -> &'static [&'static str] {
+        match access {
+            Access::One => &[],
+            Access::Read => &[
+                "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+                "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+            ],
+            Access::Write => &["START TRANSACTION"],
+        }
+    }
+
+    async fn connect(&self) -> Result<MySqlConnection, sqlx::Error> {
+        let mut conn = self.options.connect().await?;
+        sqlx::raw_sql(AssertSqlSafe(self.setup.clone())).execute(&mut conn).await?;
+        // Not a variable of one name in both.
+        sqlx::raw_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").execute(&mut conn).await?;
+        Ok(conn)
+    }
+
+    async fn command(conn: &mut MySqlConnection, sql: &'static str) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(sql).execute(conn).await.map(drop)
+    }
+
+    async fn rows(conn: &mut MySqlConnection, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, sqlx::Error> {
+        let query = sqlx::query_with(AssertSqlSafe(sql.to_owned()), arguments(args)?);
+        Ok(query.fetch_all(conn).await?.into_iter().map(Row::MySql).collect())
+    }
+
+    async fn execute(conn: &mut MySqlConnection, sql: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
+        let query = sqlx::query_with(AssertSqlSafe(sql.to_owned()), arguments(args)?);
+        Ok(query.execute(conn).await?.rows_affected())
+    }
+
+    fn fault(error: &dyn DatabaseError) -> Fault {
+        let text = error.to_string();
+        let number = error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number);
+        match number {
+            // Lock wait timeout, deadlock, and MariaDB's record that changed since it was read.
+            1205 | 1213 | 1020 => Fault::Conflict(text),
+            _ if error.is_unique_violation() => Fault::Duplicate(text),
+            // The server shuts down or the connection was killed: what follows on it fails too.
+            1053 | 1077 | 1152 | 1158..=1161 | 1317 | 1927 | 4031 => Fault::Lost(text),
+            // No connections, memory or disk left; read only; no right.
+            1037 | 1038 | 1040 | 1041 | 1021 | 1114 | 1203 | 1226 | 1290 | 1792 | 1836 | 3032 => {
+                Fault::Unable(text)
+            }
+            _ => Fault::Wrong(text),
+        }
+    }
+
+    async fn close(conn: MySqlConnection) {
+        let _ = conn.close().await;
+    }
+}
+
+/// Text goes as bytes, as the columns have it.
+fn arguments(args: Vec<Arg>) -> Result<MySqlArguments, sqlx::Error> {
+    let mut arguments = MySqlArguments::default();
+    for arg in args {
+        let added = match arg {
+            Arg::Null => arguments.add(None::<i64>),
+            Arg::Int(value) => arguments.add(value),
+            Arg::Text(text) => arguments.add(text.into_bytes()),
+        };
+        added.map_err(sqlx::Error::Encode)?;
+    }
+    Ok(arguments)
+}

@@ -1,0 +1,559 @@
+//! Stocks, orders, requests and journal entries as rows and back.
+
+use std::collections::BTreeMap;
+
+use hotstock_engine::checkpoint::{LineImage, OrderImage, Phase, RequestImage, Stage, StockImage};
+use hotstock_engine::clock::Timestamp;
+use hotstock_engine::command::{Mode, StockStatus};
+use hotstock_engine::event::{MoveKind, OrderRequest, StockMove};
+use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, Reason, RequestId, ServerId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::outcome::{Levels, StockView};
+use hotstock_engine::state::Delta;
+use hotstock_engine::store::{JournalRow, Owner, StockRow, StoreError};
+
+use super::dialect::{Arg, Fields, Row, Table, Tx};
+use super::error::{SqlError, broken};
+use super::statements::{rows_in, rows_of_stocks};
+
+/// All columns of `stock`.
+pub(super) const STOCK: Table = Table {
+    name: "stock",
+    columns: &[
+        "sku_id",
+        "warehouse_id",
+        "available",
+        "reserved",
+        "sold",
+        "version",
+        "status",
+        "initial",
+        "supplied",
+        "owner_server",
+        "owner_shard",
+        "epoch",
+        "lsn",
+        "changed_at",
+    ],
+    keys: 2,
+};
+
+/// All columns of `orders`.
+pub(super) const ORDERS: Table = Table {
+    name: "orders",
+    columns: &[
+        "order_no",
+        "buyer_id",
+        "mode",
+        "phase",
+        "open",
+        "created_at",
+        "expires_at",
+        "changed_at",
+        "due_at",
+        "server",
+        "shard",
+        "lsn",
+        "requests",
+    ],
+    keys: 1,
+};
+
+/// All columns of `order_lines`.
+pub(super) const ORDER_LINES: Table = Table {
+    name: "order_lines",
+    columns: &[
+        "order_no",
+        "sku_id",
+        "warehouse_id",
+        "line",
+        "quantity",
+        "held",
+        "confirmed",
+        "released",
+        "returned",
+        "lapsed",
+        "open",
+        "linked",
+        "changed_at",
+    ],
+    keys: 3,
+};
+
+/// All columns of `order_requests`.
+pub(super) const ORDER_REQUESTS: Table =
+    Table { name: "order_requests", columns: &["order_no", "seq", "request_id", "fingerprint"], keys: 2 };
+
+/// All columns of `stock_requests`.
+pub(super) const STOCK_REQUESTS: Table = Table {
+    name: "stock_requests",
+    columns: &[
+        "sku_id",
+        "request_id",
+        "warehouse_id",
+        "fingerprint",
+        "available",
+        "reserved",
+        "sold",
+        "version",
+        "at",
+    ],
+    keys: 2,
+};
+
+/// All columns of `stock_journal`.
+pub(super) const STOCK_JOURNAL: Table = Table {
+    name: "stock_journal",
+    columns: &[
+        "sku_id",
+        "warehouse_id",
+        "version",
+        "at",
+        "kind",
+        "order_no",
+        "request_id",
+        "reason",
+        "d_available",
+        "d_reserved",
+        "d_sold",
+        "available",
+        "reserved",
+        "sold",
+        "trace_id",
+        "server",
+        "shard",
+        "lsn",
+    ],
+    keys: 3,
+};
+
+/// The name of a stock.
+pub(super) type StockKey = (SkuId, WarehouseId);
+
+/// Where an event of a shard stands.
+pub(super) type Source = (ServerId, ShardId, Lsn);
+
+/// A row of `stock`.
+#[derive(Debug, Clone)]
+pub(super) struct StockEntry {
+    /// Without LSN: those of different shards can't be compared. All that was sold counts as sold by forgotten orders.
+    pub image: StockImage,
+    pub owner: Option<Owner>,
+    /// The last event of a shard that changed it.
+    pub lsn: Lsn,
+    pub changed_at: Timestamp,
+}
+
+impl StockEntry {
+    pub fn key(&self) -> StockKey {
+        (self.image.sku_id.clone(), self.image.warehouse_id)
+    }
+
+    pub fn view(&self) -> StockView {
+        view_of(&self.image)
+    }
+
+    pub fn stock_row(&self) -> StockRow {
+        StockRow { view: self.view(), owner: self.owner }
+    }
+}
+
+/// An order with its lines and requests.
+#[derive(Debug, Clone)]
+pub(super) struct OrderEntry {
+    /// Without LSN.
+    pub image: OrderImage,
+    pub due_at: Option<Timestamp>,
+    /// The last event of a shard that changed it; `None`: SQL did.
+    pub source: Option<Source>,
+}
+
+/// A stock as callers see it.
+pub(super) fn view_of(image: &StockImage) -> StockView {
+    let StockImage { sku_id, warehouse_id, levels, status, .. } = image;
+    StockView { sku_id: sku_id.clone(), warehouse_id: *warehouse_id, levels: *levels, status: *status }
+}
+
+/// Whether an order holds units.
+pub(super) fn is_open(image: &OrderImage) -> bool {
+    image.lines.iter().any(|line| line.held > 0)
+}
+
+/// Whether an order has lines of more than one SKU.
+pub(super) fn is_linked(image: &OrderImage) -> bool {
+    image.lines.windows(2).any(|pair| pair[0].sku_id != pair[1].sku_id)
+}
+
+/// The stocks that an order is about, in the order in which they are locked.
+pub(super) fn stocks_of<'a>(orders: impl IntoIterator<Item = &'a OrderImage>) -> Vec<StockKey> {
+    let lines = orders.into_iter().flat_map(|order| &order.lines);
+    in_key_order(lines.map(|line| (line.sku_id.clone(), line.warehouse_id)).collect())
+}
+
+/// The stock of this name among stocks in the order of their keys, which is that of the load functions.
+pub(super) fn find_stock<'a>(
+    stocks: &'a [StockEntry],
+    sku_id: &SkuId,
+    warehouse_id: WarehouseId,
+) -> Option<&'a StockEntry> {
+    let key =
+        |stock: &StockEntry| (&stock.image.sku_id, stock.image.warehouse_id).cmp(&(sku_id, warehouse_id));
+    stocks.binary_search_by(key).ok().map(|place| &stocks[place])
+}
+
+/// Sorted, each once.
+pub(super) fn in_key_order<K: Ord>(mut keys: Vec<K>) -> Vec<K> {
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+fn select(table: &Table) -> String {
+    format!("SELECT {} FROM {} WHERE", table.columns.join(", "), table.name)
+}
+
+/// The stocks of these names, in their order; `keys` are sorted. Those that are not there are left out.
+pub(super) async fn load_stocks(
+    tx: &mut dyn Tx,
+    keys: &[StockKey],
+    lock: Lock,
+) -> Result<Vec<StockEntry>, SqlError> {
+    let tail = format!(" ORDER BY sku_id, warehouse_id{}", lock.words(tx));
+    let rows = rows_of_stocks(tx, &select(&STOCK), keys, &tail).await?;
+    Ok(rows.iter().map(stock_entry).collect::<Result<_, _>>()?)
+}
+
+/// All stocks of a SKU, by warehouse.
+pub(super) async fn load_sku(
+    tx: &mut dyn Tx,
+    sku_id: &SkuId,
+    lock: Lock,
+) -> Result<Vec<StockEntry>, SqlError> {
+    load_skus(tx, std::slice::from_ref(sku_id), lock).await
+}
+
+/// All stocks of these SKUs, by key; `skus` are sorted.
+pub(super) async fn load_skus(
+    tx: &mut dyn Tx,
+    skus: &[SkuId],
+    lock: Lock,
+) -> Result<Vec<StockEntry>, SqlError> {
+    let tail = format!(" ORDER BY sku_id, warehouse_id{}", lock.words(tx));
+    let rows = rows_in(tx, &select(&STOCK), "sku_id", skus, &tail).await?;
+    Ok(rows.iter().map(stock_entry).collect::<Result<_, _>>()?)
+}
+
+/// Whether rows are locked until the end of the transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lock {
+    No,
+    Yes,
+}
+
+impl Lock {
+    fn words(self, tx: &dyn Tx) -> &'static str {
+        match self {
+            Self::No => "",
+            Self::Yes => tx.dialect().for_update(),
+        }
+    }
+}
+
+/// Reads a row with the columns of [`STOCK`].
+pub(super) fn stock_entry(row: &Row) -> Result<StockEntry, StoreError> {
+    let f = &mut row.fields();
+    let (sku_id, warehouse_id) = (f.id(SkuId::new)?, f.warehouse()?);
+    let levels = levels(f)?;
+    let (status, initial, supplied) = (status(f.text()?)?, f.count()?, f.count()?);
+    let (server, shard, epoch) = (f.server_or_null()?, f.shard_or_null()?, f.count()?);
+    let (lsn, changed_at) = (f.lsn()?, f.time()?);
+    let owner = match (server, shard) {
+        (Some(server), Some(shard)) => Some(Owner { server, shard, epoch }),
+        (None, None) => None,
+        _ => return Err(broken(format!("stock of SKU {sku_id}: half an owner"))),
+    };
+    let image = StockImage {
+        sku_id,
+        warehouse_id,
+        levels,
+        status,
+        initial,
+        supplied,
+        forgotten_sold: levels.sold,
+        lsn: Lsn::ZERO,
+        epoch,
+        stage: Stage::Open,
+    };
+    Ok(StockEntry { image, owner, lsn, changed_at })
+}
+
+/// A row for [`STOCK`].
+pub(super) fn stock_row(entry: &StockEntry) -> Vec<Arg> {
+    let StockEntry { image, owner, lsn, changed_at } = entry;
+    let Levels { available, reserved, sold, version } = image.levels;
+    vec![
+        (&image.sku_id).into(),
+        image.warehouse_id.into(),
+        available.into(),
+        reserved.into(),
+        sold.into(),
+        version.into(),
+        status_name(image.status).into(),
+        image.initial.into(),
+        image.supplied.into(),
+        owner.map(|owner| owner.server).into(),
+        owner.map(|owner| owner.shard).into(),
+        image.epoch.into(),
+        (*lsn).into(),
+        (*changed_at).into(),
+    ]
+}
+
+/// These orders, whole; `order_nos` are sorted. Those that are not there are left out.
+pub(super) async fn load_orders(
+    tx: &mut dyn Tx,
+    order_nos: &[OrderNo],
+    lock: Lock,
+) -> Result<Vec<OrderEntry>, SqlError> {
+    let tail = format!(" ORDER BY order_no{}", lock.words(tx));
+    let rows = rows_in(tx, &select(&ORDERS), "order_no", order_nos, &tail).await?;
+    complete(tx, &rows).await
+}
+
+/// Orders whose rows (with the columns of [`ORDERS`]) were read, whole, in the order of the rows.
+pub(super) async fn complete(tx: &mut dyn Tx, rows: &[Row]) -> Result<Vec<OrderEntry>, SqlError> {
+    let mut orders = Vec::with_capacity(rows.len());
+    let mut requests = 0;
+    for row in rows {
+        let (entry, count) = order_entry(row)?;
+        requests += count;
+        orders.push(entry);
+    }
+    let order_nos = in_key_order(orders.iter().map(|order| order.image.order_no.clone()).collect());
+    let places: BTreeMap<OrderNo, usize> =
+        orders.iter().enumerate().map(|(place, order)| (order.image.order_no.clone(), place)).collect();
+    let lost = |order_no: &OrderNo| broken(format!("a part of order {order_no}, which was not asked for"));
+
+    let lines =
+        rows_in(tx, &select(&ORDER_LINES), "order_no", &order_nos, " ORDER BY order_no, line").await?;
+    for row in &lines {
+        let (order_no, line) = line_image(row)?;
+        let place = *places.get(&order_no).ok_or_else(|| lost(&order_no))?;
+        orders[place].image.lines.push(line);
+    }
+    // Few orders have any.
+    if requests > 0 {
+        let rows =
+            rows_in(tx, &select(&ORDER_REQUESTS), "order_no", &order_nos, " ORDER BY order_no, seq").await?;
+        for row in &rows {
+            let f = &mut row.fields();
+            let (order_no, _seq) = (f.id(OrderNo::new)?, f.count()?);
+            let (request_id, fingerprint) = (f.id_or_null(RequestId::new)?, f.int()?.cast_unsigned());
+            let place = *places.get(&order_no).ok_or_else(|| lost(&order_no))?;
+            orders[place].image.requests.push(OrderRequest { request_id, fingerprint });
+        }
+    }
+    Ok(orders)
+}
+
+/// Reads a row with the columns of [`ORDERS`]: the order without lines and requests, and how many requests it has.
+fn order_entry(row: &Row) -> Result<(OrderEntry, u64), StoreError> {
+    let f = &mut row.fields();
+    let (order_no, buyer_id) = (f.id(OrderNo::new)?, f.id_or_null(BuyerId::new)?);
+    let (mode, phase, _open) = (mode(f.text()?)?, phase(f.text()?)?, f.flag()?);
+    let (created_at, expires_at, changed_at) = (f.time()?, f.time()?, f.time()?);
+    let due_at = f.int_or_null()?.map(|at| u64::try_from(at).map(Timestamp)).transpose().map_err(broken)?;
+    let (server, shard, lsn) = (f.server_or_null()?, f.shard_or_null()?, f.lsn()?);
+    let source = server.zip(shard).map(|(server, shard)| (server, shard, lsn));
+    let requests = f.count()?;
+    let image = OrderImage {
+        order_no,
+        buyer_id,
+        mode,
+        phase,
+        created_at,
+        expires_at,
+        changed_at,
+        lsn: Lsn::ZERO,
+        lines: Vec::new(),
+        requests: Vec::new(),
+    };
+    Ok((OrderEntry { image, due_at, source }, requests))
+}
+
+fn line_image(row: &Row) -> Result<(OrderNo, LineImage), StoreError> {
+    let f = &mut row.fields();
+    let (order_no, sku_id, warehouse_id) = (f.id(OrderNo::new)?, f.id(SkuId::new)?, f.warehouse()?);
+    let _line = f.count()?;
+    let (quantity, held, confirmed) = (f.small()?, f.small()?, f.small()?);
+    let (released, returned, lapsed) = (f.small()?, f.small()?, f.small()?);
+    Ok((order_no, LineImage { sku_id, warehouse_id, quantity, held, confirmed, released, returned, lapsed }))
+}
+
+/// A row for [`ORDERS`].
+pub(super) fn order_row(entry: &OrderEntry) -> Vec<Arg> {
+    let OrderEntry { image, due_at, source } = entry;
+    vec![
+        (&image.order_no).into(),
+        image.buyer_id.as_ref().into(),
+        mode_name(image.mode).into(),
+        phase_name(image.phase).into(),
+        is_open(image).into(),
+        image.created_at.into(),
+        image.expires_at.into(),
+        image.changed_at.into(),
+        (*due_at).into(),
+        source.map(|(server, _, _)| server).into(),
+        source.map(|(_, shard, _)| shard).into(),
+        source.map_or(Lsn::ZERO, |(_, _, lsn)| lsn).into(),
+        image.requests.len().into(),
+    ]
+}
+
+/// The rows of an order for [`ORDER_LINES`].
+pub(super) fn line_rows(image: &OrderImage) -> impl Iterator<Item = Vec<Arg>> + '_ {
+    let (open, linked) = (is_open(image), is_linked(image));
+    image.lines.iter().enumerate().map(move |(place, line)| {
+        vec![
+            (&image.order_no).into(),
+            (&line.sku_id).into(),
+            line.warehouse_id.into(),
+            place.into(),
+            line.quantity.into(),
+            line.held.into(),
+            line.confirmed.into(),
+            line.released.into(),
+            line.returned.into(),
+            line.lapsed.into(),
+            open.into(),
+            linked.into(),
+            image.changed_at.into(),
+        ]
+    })
+}
+
+/// The rows of an order's requests from the `from`th on, for [`ORDER_REQUESTS`].
+pub(super) fn request_rows(image: &OrderImage, from: usize) -> impl Iterator<Item = Vec<Arg>> + '_ {
+    image.requests.iter().enumerate().skip(from).map(|(seq, request)| {
+        vec![
+            (&image.order_no).into(),
+            seq.into(),
+            request.request_id.as_ref().into(),
+            request.fingerprint.cast_signed().into(),
+        ]
+    })
+}
+
+/// The words after `SELECT` for [`request_image`].
+pub(super) fn select_stock_requests() -> String {
+    select(&STOCK_REQUESTS)
+}
+
+/// Reads a row with the columns of [`STOCK_REQUESTS`].
+pub(super) fn request_image(row: &Row) -> Result<RequestImage, StoreError> {
+    let f = &mut row.fields();
+    Ok(RequestImage {
+        sku_id: f.id(SkuId::new)?,
+        request_id: f.id(RequestId::new)?,
+        warehouse_id: f.warehouse()?,
+        fingerprint: f.int()?.cast_unsigned(),
+        after: levels(f)?,
+        at: f.time()?,
+        lsn: Lsn::ZERO,
+    })
+}
+
+/// A row for [`STOCK_REQUESTS`].
+pub(super) fn stock_request_row(image: &RequestImage) -> Vec<Arg> {
+    let Levels { available, reserved, sold, version } = image.after;
+    vec![
+        (&image.sku_id).into(),
+        (&image.request_id).into(),
+        image.warehouse_id.into(),
+        image.fingerprint.cast_signed().into(),
+        available.into(),
+        reserved.into(),
+        sold.into(),
+        version.into(),
+        image.at.into(),
+    ]
+}
+
+/// Reads a row with the columns of [`STOCK_JOURNAL`].
+pub(super) fn journal_entry(row: &Row) -> Result<JournalRow, StoreError> {
+    let f = &mut row.fields();
+    let (sku_id, warehouse_id, version, at) = (f.id(SkuId::new)?, f.warehouse()?, f.count()?, f.time()?);
+    let kind = f.text()?;
+    let kind = MoveKind::named(kind).ok_or_else(|| broken(format!("a journal row of kind {kind}")))?;
+    let (order_no, request_id) = (f.id_or_null(OrderNo::new)?, f.id_or_null(RequestId::new)?);
+    let reason = f.id_or_null(Reason::new)?;
+    let delta = Delta { available: f.int()?, reserved: f.int()?, sold: f.int()? };
+    let after = Levels { available: f.count()?, reserved: f.count()?, sold: f.count()?, version };
+    let (trace, server, shard) = (f.trace_or_null()?, f.server_or_null()?, f.shard_or_null()?);
+    let lsn = f.int_or_null()?.map(|lsn| u64::try_from(lsn).map(Lsn)).transpose().map_err(broken)?;
+    let source = server.zip(shard).zip(lsn).map(|((server, shard), lsn)| (server, shard, lsn));
+    let change = StockMove { sku_id, warehouse_id, kind, order_no, request_id, reason, delta, after };
+    Ok(JournalRow { change, at, trace, source })
+}
+
+/// A row for [`STOCK_JOURNAL`].
+pub(super) fn journal_row(entry: &JournalRow) -> Vec<Arg> {
+    let JournalRow { change, at, trace, source } = entry;
+    vec![
+        (&change.sku_id).into(),
+        change.warehouse_id.into(),
+        change.after.version.into(),
+        (*at).into(),
+        change.kind.name().into(),
+        change.order_no.as_ref().into(),
+        change.request_id.as_ref().into(),
+        change.reason.as_ref().into(),
+        change.delta.available.into(),
+        change.delta.reserved.into(),
+        change.delta.sold.into(),
+        change.after.available.into(),
+        change.after.reserved.into(),
+        change.after.sold.into(),
+        (*trace).into(),
+        source.map(|(server, _, _)| server).into(),
+        source.map(|(_, shard, _)| shard).into(),
+        source.map(|(_, _, lsn)| lsn).into(),
+    ]
+}
+
+/// Reads available, reserved, sold and version.
+pub(super) fn levels(f: &mut Fields<'_>) -> Result<Levels, StoreError> {
+    Ok(Levels { available: f.count()?, reserved: f.count()?, sold: f.count()?, version: f.count()? })
+}
+
+/// Two functions, the name of each value and the value of each name, from one table.
+macro_rules! named {
+    ($name_of:ident, $named:ident, $type:ty, $what:literal, { $($value:path => $name:literal),+ $(,)? }) => {
+        pub(super) fn $name_of(value: $type) -> &'static str {
+            match value { $($value => $name),+ }
+        }
+
+        pub(super) fn $named(name: &str) -> Result<$type, StoreError> {
+            match name {
+                $($name => Ok($value),)+
+                _ => Err(broken(format!(concat!("a ", $what, " {:?}"), name))),
+            }
+        }
+    };
+}
+
+named!(status_name, status, StockStatus, "stock status", {
+    StockStatus::OnSale => "on_sale",
+    StockStatus::Suspended => "suspended",
+});
+
+named!(mode_name, mode, Mode, "mode", {
+    Mode::AllOrNothing => "all_or_nothing",
+    Mode::BestEffort => "best_effort",
+});
+
+named!(phase_name, phase, Phase, "phase", {
+    Phase::Open => "open",
+    Phase::Released => "released",
+    Phase::Expired => "expired",
+    Phase::Cancelled => "cancelled",
+});
