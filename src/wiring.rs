@@ -202,8 +202,7 @@ impl Server {
         let listener = listener(listen).map_err(failed)?;
         let system = start(config, books).await?;
         let options = hotstock_api::Options { mirror: system.mirror_link(), ..http_options(config) };
-        let http = hotstock_api::Server::start(listener, system.engine.clone(), options)
-            .map_err(failed)?;
+        let http = hotstock_api::Server::start(listener, system.engine.clone(), options).map_err(failed)?;
         Ok(Self { http, system })
     }
 
