@@ -1,6 +1,8 @@
 //! The store in memory: the contract of [`Store`] without a database, with faults on demand. What it keeps outlives an engine, as a
 //! database does; each engine works through a session of its own, which can be cut off like a lost connection.
 
+mod books;
+mod flush;
 mod tables;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

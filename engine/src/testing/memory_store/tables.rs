@@ -7,48 +7,49 @@ use std::ops::Bound;
 use crate::checkpoint::{Image, OrderImage, RequestImage, Stage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{Action, Command};
-use crate::event::{Change, Event, MoveKind, StockMove};
+use crate::event::{Event, StockMove};
 use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
-use crate::outcome::{Levels, Refusal, StockView};
-use crate::state::{Corruption, Decision, Delta, State};
+use crate::outcome::{Refusal, StockView};
+use crate::state::{Corruption, Decision, State};
 use crate::store::{
-    Anomaly, ColdOutcome, Expired, FlushBatch, Flushed, JournalRow, Moving, Owner, Repaired, StockBooks,
-    StockRow, StoreError, StoredJournal, StoredOrder, Taken,
+    Anomaly, ColdOutcome, Expired, JournalRow, Moving, Owner, StockRow, StoreError, StoredOrder, Taken,
 };
 
-type Place = (SkuId, WarehouseId);
+pub(super) type Place = (SkuId, WarehouseId);
 
 /// See the top of the file.
 #[derive(Default)]
 pub(super) struct Tables {
-    stocks: BTreeMap<Place, Kept>,
-    orders: BTreeMap<OrderNo, KeptOrder>,
-    requests: BTreeMap<(SkuId, RequestId), RequestImage>,
-    journal: BTreeMap<(SkuId, WarehouseId, u64), JournalRow>,
-    watermarks: HashMap<(ServerId, ShardId), Lsn>,
-    anomalies: Vec<Anomaly>,
+    pub stocks: BTreeMap<Place, Kept>,
+    pub orders: BTreeMap<OrderNo, KeptOrder>,
+    pub requests: BTreeMap<(SkuId, RequestId), RequestImage>,
+    pub journal: BTreeMap<(SkuId, WarehouseId, u64), JournalRow>,
+    pub watermarks: HashMap<(ServerId, ShardId), Lsn>,
+    pub anomalies: Vec<Anomaly>,
+    /// Orders of shards whose numbers the store has for other orders: what these shards log of them is not for its rows.
+    pub strangers: HashSet<(ServerId, ShardId, OrderNo)>,
 }
 
-struct Kept {
-    image: StockImage,
-    owner: Option<Owner>,
+pub(super) struct Kept {
+    pub image: StockImage,
+    pub owner: Option<Owner>,
     /// Of the last ownership.
-    epoch: u64,
-    changed_at: Timestamp,
+    pub epoch: u64,
+    pub changed_at: Timestamp,
 }
 
-struct KeptOrder {
-    image: OrderImage,
+pub(super) struct KeptOrder {
+    pub image: OrderImage,
     /// The sweeper looks at it.
-    due: bool,
+    pub due: bool,
 }
 
 /// What a transaction is about.
 #[derive(Default)]
-struct Touched {
-    stocks: BTreeSet<Place>,
-    orders: BTreeSet<OrderNo>,
-    requests: BTreeSet<(SkuId, RequestId)>,
+pub(super) struct Touched {
+    pub stocks: BTreeSet<Place>,
+    pub orders: BTreeSet<OrderNo>,
+    pub requests: BTreeSet<(SkuId, RequestId)>,
 }
 
 impl From<Corruption> for StoreError {
@@ -60,7 +61,12 @@ impl From<Corruption> for StoreError {
 impl Tables {
     pub fn submit(&mut self, command: &Command, now: Timestamp) -> Result<ColdOutcome, StoreError> {
         let touched = self.touched_by(command);
-        let owners: HashSet<Option<Owner>> = self.owners(&touched.stocks);
+        // An order that is there is decided where its own lines are.
+        let of_order: Option<BTreeSet<Place>> = command.order_no().and_then(|order_no| {
+            self.orders.get(order_no).filter(|kept| !kept.image.lines.is_empty())?;
+            Some(self.places_of(order_no).collect())
+        });
+        let owners = self.owners(of_order.as_ref().unwrap_or(&touched.stocks));
         if let [Some(owner)] = owners.iter().collect::<Vec<_>>()[..] {
             return Ok(ColdOutcome::Elsewhere(*owner));
         }
@@ -82,11 +88,15 @@ impl Tables {
     }
 
     pub fn expire(&mut self, now: Timestamp, max: usize) -> Result<Expired, StoreError> {
-        let due = self.orders.iter().filter(|(_, kept)| kept.due && kept.image.expires_at <= now);
+        let due = self
+            .orders
+            .iter()
+            .filter(|(_, kept)| kept.due && kept.image.expires_at <= State::due_through(now));
         let mut due: Vec<_> = due.map(|(order_no, kept)| (kept.image.expires_at, order_no.clone())).collect();
         due.sort_unstable();
         due.truncate(max);
         let mut expired = Expired { seen: due.len(), ..Expired::default() };
+        let mut changed: BTreeMap<Place, StockView> = BTreeMap::new();
         for (_, order_no) in due {
             let mut touched = Touched::default();
             touched.orders.insert(order_no.clone());
@@ -101,9 +111,12 @@ impl Tables {
             let moves = moves_of(&state, &event);
             state.apply(Lsn(1), &event)?;
             self.write_moves(moves, &event, None);
-            expired.changed.extend(self.write_back(&state, &touched, &BTreeSet::new(), None, event.at));
+            for stock in self.write_back(&state, &touched, &BTreeSet::new(), None, event.at) {
+                changed.insert((stock.sku_id.clone(), stock.warehouse_id), stock);
+            }
             expired.expired += 1;
         }
+        expired.changed = changed.into_values().collect();
         Ok(expired)
     }
 
@@ -176,7 +189,7 @@ impl Tables {
                 None => self.of_sku(sku_id).map(|kept| kept.epoch).max().unwrap_or(0) + 1,
             };
             self.set_owner(sku_id, Some(Owner { server, shard, epoch }));
-            let stocks = self.of_sku(sku_id).map(|kept| kept.image.clone()).collect();
+            let stocks = self.of_sku(sku_id).map(|kept| StockImage { epoch, ..kept.image.clone() }).collect();
             taken.push(Taken::Owned { epoch, stocks });
         }
         taken
@@ -220,189 +233,6 @@ impl Tables {
         self.watermarks.get(&(server, shard)).copied().unwrap_or_default()
     }
 
-    pub fn flush(&mut self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
-        let FlushBatch { server, shard, after, events } = batch;
-        let watermark = self.watermark(server, shard);
-        if watermark != after {
-            return Ok(Flushed { watermark, ..Flushed::default() });
-        }
-        let mut touched = Touched::default();
-        // Orders that the store has already and that the shard made all the same.
-        let mut conflicts: BTreeSet<OrderNo> = BTreeSet::new();
-        let mut made: HashSet<&OrderNo> = HashSet::new();
-        for (_, event) in events {
-            if let Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. } = &event.change
-                && made.insert(order_no)
-                && self.orders.contains_key(order_no)
-            {
-                conflicts.insert(order_no.clone());
-            }
-            touched.add(event);
-        }
-        for (sku_id, _) in &touched.stocks {
-            let is_ours = |owner: Owner| (owner.server, owner.shard) == (server, shard);
-            if self.of_sku(sku_id).any(|kept| !kept.owner.is_some_and(is_ours)) {
-                return Err(StoreError::Fenced { sku_id: sku_id.clone() });
-            }
-        }
-        let (mut state, _) = self.state_of(after, &touched, &conflicts, Timestamp::default())?;
-        let mut moves = Vec::new();
-        for (lsn, event) in events {
-            match &event.change {
-                Change::AdoptionBegun { .. }
-                | Change::OrdersAdopted { .. }
-                | Change::Adopted { .. }
-                | Change::Closed { .. }
-                | Change::Shed { .. }
-                | Change::Withdrawn { .. }
-                | Change::Forgotten { .. } => state.pass_over(*lsn, event)?,
-                _ => {
-                    moves.push((moves_of(&state, event), *lsn, event));
-                    state.apply(*lsn, event)?;
-                }
-            }
-        }
-        let mut rows = 0;
-        for (moves, lsn, event) in moves {
-            rows += moves.len() as u64;
-            self.write_moves(moves, event, Some((server, shard, lsn)));
-        }
-        let at = events.last().map_or(Timestamp::default(), |(_, event)| event.at);
-        rows += self.write_back(&state, &touched, &conflicts, Some((server, shard)), at).len() as u64;
-        for (_, event) in events {
-            self.place(event, server);
-        }
-        for order_no in &conflicts {
-            self.anomalies.push(Anomaly {
-                at,
-                kind: "order_exists".into(),
-                source: Some((server, shard, after)),
-                order_no: Some(order_no.clone()),
-                sku_id: None,
-                detail: "the store has this order with other content".into(),
-            });
-        }
-        let watermark = events.last().map_or(after, |(lsn, _)| *lsn);
-        self.watermarks.insert((server, shard), watermark);
-        Ok(Flushed { watermark, rows, anomalies: conflicts.len() as u64 })
-    }
-
-    /// What a step of a move means for the store.
-    fn place(&mut self, event: &Event, server: ServerId) {
-        match &event.change {
-            Change::OrdersAdopted { orders, .. } => {
-                orders.iter().for_each(|order| self.set_due(&order.order_no, false));
-            }
-            Change::Withdrawn { sku_id, epoch } => {
-                let ends = |owner: &Owner| owner.server == server && owner.epoch == *epoch;
-                if self.owner_of(sku_id).as_ref().is_some_and(ends) {
-                    self.set_owner(sku_id, None);
-                    let of_sku = |image: &OrderImage| image.lines.iter().any(|line| line.sku_id == *sku_id);
-                    let due = self.orders.values().filter(|kept| is_open(&kept.image) && of_sku(&kept.image));
-                    let due: Vec<OrderNo> = due.map(|kept| kept.image.order_no.clone()).collect();
-                    due.iter().for_each(|order_no| self.set_due(order_no, true));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    pub fn stock_journal(&self, sku_id: &SkuId, after: &[(WarehouseId, u64)], limit: usize) -> StoredJournal {
-        let mut rows = Vec::new();
-        for kept in self.of_sku(sku_id) {
-            let warehouse_id = kept.image.warehouse_id;
-            let seen = after.iter().find(|(of, _)| *of == warehouse_id).map_or(0, |(_, version)| *version);
-            let from = (sku_id.clone(), warehouse_id, seen + 1);
-            let to = (sku_id.clone(), warehouse_id, u64::MAX);
-            rows.extend(self.journal.range(from..=to).take(limit).map(|(_, row)| row.clone()));
-        }
-        let owner = self.owner_of(sku_id);
-        let watermark = owner.map_or(Lsn::ZERO, |owner| self.watermark(owner.server, owner.shard));
-        StoredJournal { rows, owner, watermark }
-    }
-
-    pub fn books(&self, after: Option<&SkuId>, limit: usize) -> Vec<StockBooks> {
-        let mut skus = BTreeSet::new();
-        let mut books = Vec::new();
-        for kept in self.after(after) {
-            let StockImage { sku_id, warehouse_id, supplied, .. } = &kept.image;
-            skus.insert(sku_id);
-            if skus.len() > limit {
-                break;
-            }
-            let from = (sku_id.clone(), *warehouse_id, 0);
-            let rows: Vec<_> = self.journal.range(from..=(sku_id.clone(), *warehouse_id, u64::MAX)).collect();
-            let mut journal = [0_i64; 3];
-            for (_, row) in &rows {
-                let Delta { available, reserved, sold, .. } = row.change.delta;
-                journal.iter_mut().zip([available, reserved, sold]).for_each(|(sum, delta)| *sum += delta);
-            }
-            let lines = || {
-                let lines = self.orders.values().flat_map(|kept| &kept.image.lines);
-                lines.filter(|line| line.sku_id == *sku_id && line.warehouse_id == *warehouse_id)
-            };
-            books.push(StockBooks {
-                row: row(kept),
-                supplied: *supplied,
-                journal,
-                journal_rows: rows.len() as u64,
-                journal_version: rows.last().map_or(0, |(_, row)| row.change.after.version),
-                journal_after: rows.last().map(|(_, row)| row.change.after),
-                held_by_orders: lines().map(|line| u64::from(line.held)).sum(),
-                sold_by_orders: lines().map(|line| u64::from(line.confirmed - line.returned)).sum(),
-            });
-        }
-        books
-    }
-
-    pub fn repair(&mut self, sku_id: &SkuId, warehouse_id: WarehouseId, now: Timestamp) -> Option<Repaired> {
-        let books = self.books(None, usize::MAX).into_iter();
-        let mut books =
-            books.filter(|b| b.row.view.sku_id == *sku_id && b.row.view.warehouse_id == warehouse_id);
-        let StockBooks { row: StockRow { view, owner }, supplied, journal, journal_version, .. } =
-            books.next()?;
-        let [available, reserved, sold] = journal.map(|sum| u64::try_from(sum).ok());
-        let sums =
-            Levels { available: available?, reserved: reserved?, sold: sold?, version: journal_version };
-        if sums == view.levels && supplied == sums.quantity() {
-            return None;
-        }
-        // The versions of a hot stock are its shard's.
-        let after = if owner.is_some() { sums } else { Levels { version: journal_version + 1, ..sums } };
-        let change = StockMove {
-            sku_id: sku_id.clone(),
-            warehouse_id,
-            kind: MoveKind::Repaired,
-            order_no: None,
-            request_id: None,
-            reason: None,
-            delta: Delta::default(),
-            after,
-        };
-        match owner {
-            None => {
-                let row = JournalRow { change, at: now, trace: None, source: None };
-                self.journal.insert((sku_id.clone(), warehouse_id, after.version), row);
-            }
-            Some(owner) => self.anomalies.push(Anomaly {
-                at: now,
-                kind: "repaired".into(),
-                source: Some((owner.server, owner.shard, Lsn::ZERO)),
-                order_no: None,
-                sku_id: Some(sku_id.clone()),
-                detail: format!("was {:?}", view.levels),
-            }),
-        }
-        let kept = self.stocks.get_mut(&(sku_id.clone(), warehouse_id))?;
-        kept.image.levels = after;
-        kept.image.supplied = after.quantity();
-        Some(Repaired { before: view.levels, after })
-    }
-
-    pub fn anomalies(&self, max: usize) -> (u64, Vec<Anomaly>) {
-        (self.anomalies.len() as u64, self.anomalies.iter().rev().take(max).cloned().collect())
-    }
-
     pub fn set_available(&mut self, sku_id: &SkuId, available: u64) {
         let places: Vec<Place> =
             self.of_sku(sku_id).map(|kept| (sku_id.clone(), kept.image.warehouse_id)).collect();
@@ -425,7 +255,7 @@ impl Tables {
     }
 
     /// Everything that a command may read or change.
-    fn touched_by(&self, command: &Command) -> Touched {
+    pub(super) fn touched_by(&self, command: &Command) -> Touched {
         let mut touched = Touched::default();
         if let Some(order_no) = command.order_no() {
             touched.orders.insert(order_no.clone());
@@ -454,7 +284,7 @@ impl Tables {
     }
 
     /// A small state of what is touched, but for these orders; and a time not before any of it.
-    fn state_of(
+    pub(super) fn state_of(
         &self,
         applied: Lsn,
         touched: &Touched,
@@ -478,7 +308,7 @@ impl Tables {
         Ok((State::of_images(applied, time, images)?, now))
     }
 
-    fn write_moves(
+    pub(super) fn write_moves(
         &mut self,
         moves: Vec<StockMove>,
         event: &Event,
@@ -493,7 +323,7 @@ impl Tables {
     }
 
     /// Writes what is touched as it is in the state. Gives the stocks that changed.
-    fn write_back(
+    pub(super) fn write_back(
         &mut self,
         state: &State,
         touched: &Touched,
@@ -531,91 +361,50 @@ impl Tables {
         changed
     }
 
-    fn set_due(&mut self, order_no: &OrderNo, due: bool) {
+    pub(super) fn set_due(&mut self, order_no: &OrderNo, due: bool) {
         if let Some(kept) = self.orders.get_mut(order_no) {
             kept.due = due;
         }
     }
 
-    fn places_of(&self, order_no: &OrderNo) -> impl Iterator<Item = Place> {
+    pub(super) fn places_of(&self, order_no: &OrderNo) -> impl Iterator<Item = Place> {
         let lines = self.orders.get(order_no).into_iter().flat_map(|kept| &kept.image.lines);
         lines.map(|line| (line.sku_id.clone(), line.warehouse_id))
     }
 
-    fn owners(&self, places: &BTreeSet<Place>) -> HashSet<Option<Owner>> {
-        places.iter().filter_map(|place| self.stocks.get(place)).map(|kept| kept.owner).collect()
+    pub(super) fn owners(&self, places: &BTreeSet<Place>) -> HashSet<Option<Owner>> {
+        // A warehouse that there is not belongs to whom the SKU belongs.
+        let known = places.iter().filter(|(sku_id, _)| self.of_sku(sku_id).next().is_some());
+        known.map(|(sku_id, _)| self.owner_of(sku_id)).collect()
     }
 
-    fn owner_of(&self, sku_id: &SkuId) -> Option<Owner> {
+    pub(super) fn owner_of(&self, sku_id: &SkuId) -> Option<Owner> {
         self.of_sku(sku_id).next().and_then(|kept| kept.owner)
     }
 
-    fn of_sku(&self, sku_id: &SkuId) -> impl Iterator<Item = &Kept> {
+    pub(super) fn of_sku(&self, sku_id: &SkuId) -> impl Iterator<Item = &Kept> {
         let (first, last) = ((sku_id.clone(), WarehouseId(0)), (sku_id.clone(), WarehouseId(u32::MAX)));
         self.stocks.range(first..=last).map(|(_, kept)| kept)
     }
 
-    fn after(&self, after: Option<&SkuId>) -> impl Iterator<Item = &Kept> {
+    pub(super) fn after(&self, after: Option<&SkuId>) -> impl Iterator<Item = &Kept> {
         let from =
             after.map_or(Bound::Unbounded, |sku_id| Bound::Excluded((sku_id.clone(), WarehouseId(u32::MAX))));
         self.stocks.range((from, Bound::Unbounded)).map(|(_, kept)| kept)
     }
 }
 
-impl Touched {
-    /// Adds what an event is about.
-    fn add(&mut self, event: &Event) {
-        let place = |sku_id: &SkuId, warehouse_id| (sku_id.clone(), warehouse_id);
-        match &event.change {
-            Change::StockCreated { sku_id, warehouse_id, .. } => {
-                self.stocks.insert(place(sku_id, *warehouse_id));
-            }
-            Change::StockChanged { sku_id, warehouse_id, request_id, .. } => {
-                self.stocks.insert(place(sku_id, *warehouse_id));
-                self.requests.insert((sku_id.clone(), request_id.clone()));
-            }
-            Change::StatusChanged { sku_id, warehouses, .. } => {
-                self.stocks.extend(warehouses.iter().map(|(warehouse_id, _)| place(sku_id, *warehouse_id)));
-            }
-            Change::Reserved { order_no, lines, .. } => {
-                self.orders.insert(order_no.clone());
-                self.stocks.extend(lines.iter().map(|line| place(&line.sku_id, line.warehouse_id)));
-            }
-            Change::Confirmed { order_no, lines, .. } => {
-                self.orders.insert(order_no.clone());
-                self.stocks.extend(lines.iter().map(|line| place(&line.sku_id, line.warehouse_id)));
-            }
-            Change::Released { order_no, lines, .. }
-            | Change::Expired { order_no, lines }
-            | Change::Returned { order_no, lines, .. } => {
-                self.orders.insert(order_no.clone());
-                self.stocks.extend(lines.iter().map(|line| place(&line.sku_id, line.warehouse_id)));
-            }
-            Change::Cancelled { order_no, .. } | Change::Extended { order_no, .. } => {
-                self.orders.insert(order_no.clone());
-            }
-            Change::Forgotten { .. }
-            | Change::AdoptionBegun { .. }
-            | Change::OrdersAdopted { .. }
-            | Change::Adopted { .. }
-            | Change::Closed { .. }
-            | Change::Shed { .. }
-            | Change::Withdrawn { .. } => {}
-        }
-    }
-}
-
-fn moves_of(state: &State, event: &Event) -> Vec<StockMove> {
+pub(super) fn moves_of(state: &State, event: &Event) -> Vec<StockMove> {
     event.stock_moves(|sku_id, warehouse_id| {
         state.image_of_stock(sku_id, warehouse_id).map(|image| image.levels)
     })
 }
 
-fn is_open(image: &OrderImage) -> bool {
+pub(super) fn is_open(image: &OrderImage) -> bool {
     image.lines.iter().any(|line| line.held > 0)
 }
 
-fn row(kept: &Kept) -> StockRow {
+pub(super) fn row(kept: &Kept) -> StockRow {
     let StockImage { sku_id, warehouse_id, levels, status, .. } = kept.image.clone();
     StockRow { view: StockView { sku_id, warehouse_id, levels, status }, owner: kept.owner }
 }

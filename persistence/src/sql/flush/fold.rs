@@ -56,15 +56,66 @@ pub(super) struct Loaded {
 /// [`StoreError::Inconsistent`] when a stock of the store is at another version than the events start from.
 pub(super) fn fold(
     (server, shard): (ServerId, ShardId),
-    loaded: Loaded,
+    mut loaded: Loaded,
     events: &[(Lsn, Event)],
 ) -> Result<Folded, StoreError> {
+    let met = meet(&mut loaded.stocks, events)?;
     let before_first = Lsn(events.first().map_or(0, |(lsn, _)| lsn.0.saturating_sub(1)));
     let mut fold = Fold::new(server, shard, loaded, before_first)?;
+    for Differs { lsn, at, sku_id, detail } in met {
+        fold.anomaly(lsn, at, "stock_differs", None, Some(&sku_id), detail);
+    }
     for (lsn, event) in events {
         fold.event(*lsn, event)?;
     }
     fold.finish()
+}
+
+/// A stock that the store had otherwise than its first event found it.
+struct Differs {
+    lsn: Lsn,
+    at: Timestamp,
+    sku_id: SkuId,
+    detail: String,
+}
+
+/// Compares the stocks of the store with what the first event of each starts from, and sets them to that.
+fn meet(stocks: &mut [StockEntry], events: &[(Lsn, Event)]) -> Result<Vec<Differs>, StoreError> {
+    let mut fresh: HashMap<StockKey, &mut StockImage> =
+        stocks.iter_mut().map(|stock| (stock.key(), &mut stock.image)).collect();
+    let mut differs = Vec::new();
+    for (lsn, event) in events {
+        if fresh.is_empty() {
+            break;
+        }
+        let levels = |sku_id: &SkuId, warehouse_id| Some(fresh.get(&(sku_id.clone(), warehouse_id))?.levels);
+        for change in event.stock_moves(levels) {
+            let StockMove { sku_id, warehouse_id, delta, after, .. } = change;
+            let Some(image) = fresh.remove(&(sku_id.clone(), warehouse_id)) else { continue };
+            let has = image.levels;
+            if has.version.checked_add(1) != Some(after.version) {
+                let (stock, has, makes) = (name(&sku_id, warehouse_id), has.version, after.version);
+                return Err(broken(format!(
+                    "{stock} is at version {has}, event {lsn} makes version {makes}"
+                )));
+            }
+            let back = |level: u64, delta: i64| level.checked_add_signed(delta.checked_neg()?);
+            let starts = back(after.available, delta.available)
+                .zip(back(after.reserved, delta.reserved))
+                .zip(back(after.sold, delta.sold))
+                .map(|((available, reserved), sold)| Levels { available, reserved, sold, ..has });
+            let starts = starts.ok_or_else(|| broken(format!("event {lsn} starts below nothing")))?;
+            if (starts, starts.quantity()) != (has, image.supplied) {
+                let (was, is) = (words(has, image.supplied), words(starts, starts.quantity()));
+                let detail = format!("the store had {was}, the shard had {is}");
+                differs.push(Differs { lsn: *lsn, at: event.at, sku_id, detail });
+                image.levels = starts;
+                image.supplied = starts.quantity();
+                image.forgotten_sold = starts.sold;
+            }
+        }
+    }
+    Ok(differs)
 }
 
 struct Fold {
@@ -73,8 +124,6 @@ struct Fold {
     state: State,
     /// The owner of each SKU, which is the shard.
     owners: HashMap<SkuId, Owner>,
-    /// Stocks of the store that no event has touched yet.
-    fresh: HashSet<StockKey>,
     stocks: BTreeMap<StockKey, (Lsn, Timestamp)>,
     created: HashSet<StockKey>,
     /// Orders of the store, and how many requests they had.
@@ -91,7 +140,6 @@ impl Fold {
         let Loaded { stocks, orders, conflicts } = loaded;
         let owner = |stock: &StockEntry| Some((stock.image.sku_id.clone(), stock.owner?));
         let owners = stocks.iter().filter_map(owner).collect();
-        let fresh = stocks.iter().map(StockEntry::key).collect();
         let known: HashMap<_, _> =
             orders.iter().map(|order| (order.image.order_no.clone(), order.image.requests.len())).collect();
         let images = stocks.into_iter().map(|stock| Image::Stock(stock.image));
@@ -102,7 +150,6 @@ impl Fold {
             shard,
             state,
             owners,
-            fresh,
             stocks: BTreeMap::new(),
             created: HashSet::new(),
             known,
@@ -119,13 +166,13 @@ impl Fold {
             | Change::AdoptionBegun { .. }
             | Change::OrdersAdopted { .. }
             | Change::Adopted { .. }
-            | Change::Closed { .. } => self.state.pass_over(lsn, event).map_err(broken)?,
+            | Change::Closed { .. } => self.pass_over(lsn, event)?,
             Change::Shed { orders, .. } => {
-                self.state.pass_over(lsn, event).map_err(broken)?;
+                self.pass_over(lsn, event)?;
                 self.folded.shed.extend(orders.iter().cloned());
             }
             Change::Withdrawn { sku_id, epoch } => {
-                self.state.pass_over(lsn, event).map_err(broken)?;
+                self.pass_over(lsn, event)?;
                 self.folded.withdrawn.push((sku_id.clone(), *epoch));
             }
             change => {
@@ -146,9 +193,6 @@ impl Fold {
         let state = &self.state;
         let levels = |sku_id: &SkuId, warehouse_id| Some(state.image_of_stock(sku_id, warehouse_id)?.levels);
         let moves = event.stock_moves(levels);
-        for change in &moves {
-            self.meet(lsn, event.at, change)?;
-        }
         if let Err(corruption) = self.state.apply(lsn, event) {
             // The stocks fit, so it is the order that does not.
             let moved = moves.iter().all(|change| {
@@ -158,7 +202,7 @@ impl Fold {
             let Some(order_no) = order_of(&event.change).filter(|_| moved) else {
                 return Err(broken(corruption));
             };
-            self.state.pass_over(lsn, event).map_err(broken)?;
+            self.pass_over(lsn, event)?;
             if self.left_alone.insert(order_no.clone()) {
                 self.anomaly(lsn, event.at, "order_differs", Some(order_no), None, corruption.problem);
             }
@@ -173,41 +217,8 @@ impl Fold {
         Ok(())
     }
 
-    /// Before a stock is changed first: whether the store has it as the event finds it.
-    fn meet(&mut self, lsn: Lsn, at: Timestamp, change: &StockMove) -> Result<(), StoreError> {
-        let StockMove { sku_id, warehouse_id, delta, after, .. } = change;
-        if !self.fresh.remove(&(sku_id.clone(), *warehouse_id)) {
-            return Ok(());
-        }
-        let Some(image) = self.state.image_of_stock(sku_id, *warehouse_id) else { return Ok(()) };
-        let has = image.levels;
-        if has.version.checked_add(1) != Some(after.version) {
-            let (has, makes) = (has.version, after.version);
-            let stock = name(sku_id, *warehouse_id);
-            return Err(broken(format!("{stock} is at version {has}, event {lsn} makes version {makes}")));
-        }
-        let back = |level: u64, delta: i64| level.checked_add_signed(delta.checked_neg()?);
-        let starts = back(after.available, delta.available)
-            .zip(back(after.reserved, delta.reserved))
-            .zip(back(after.sold, delta.sold))
-            .map(|((available, reserved), sold)| Levels { available, reserved, sold, version: has.version });
-        let starts = starts.ok_or_else(|| broken(format!("event {lsn} starts below nothing")))?;
-        let sums = StockImage {
-            levels: starts,
-            supplied: starts.quantity(),
-            forgotten_sold: starts.sold,
-            ..image.clone()
-        };
-        if sums != image {
-            let detail = format!(
-                "the store had {}, the shard had {}",
-                words(has, image.supplied),
-                words(starts, sums.supplied)
-            );
-            self.anomaly(lsn, at, "stock_differs", None, Some(sku_id), detail);
-            self.state.restore(vec![Image::Stock(sums)]).map_err(broken)?;
-        }
-        Ok(())
+    fn pass_over(&mut self, lsn: Lsn, event: &Event) -> Result<(), StoreError> {
+        self.state.pass_over(lsn, event).map_err(broken)
     }
 
     /// What an event that was applied means for the rows of orders and requests.
