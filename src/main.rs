@@ -7,6 +7,7 @@ mod cli;
 mod client;
 mod cmd;
 mod config;
+mod failpoint;
 mod failure;
 mod store;
 mod wire;

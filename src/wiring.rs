@@ -119,6 +119,7 @@ pub async fn start(config: &Config, books: Books) -> Result<System, Failure> {
         parts = parts.with_dirty(Arc::clone(&dirty));
         mirror = Some((options, dirty));
     }
+    let parts = crate::failpoint::set(parts);
     let engine = Engine::start(engine_options(config), parts).await?;
     let start_mirror = |(options, dirty)| {
         let source = Arc::new(engine.clone());
