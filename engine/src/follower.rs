@@ -49,19 +49,21 @@ impl Hub {
         let interval = Duration::from_millis(self.context.options.store.flush_interval_ms.max(1));
         let mut backoff = Backoff::default();
         while !side.is_stopping() {
-            let pause = match follower.flush_all().await {
-                Ok(()) => {
-                    backoff.reset();
-                    interval
-                }
-                Err(_) => backoff.next(),
-            };
+            let flushed = follower.flush_all().await;
             self.watch_the_cap();
-            let follow = &side.follows[shard.id.index()];
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = follow.wake.notified() => {}
-                () = shard.flush_wanted.notified() => {}
+            if flushed.is_ok() {
+                backoff.reset();
+                tokio::select! {
+                    () = tokio::time::sleep(interval) => {}
+                    () = side.follows[shard.id.index()].wake.notified() => {}
+                    () = shard.flush_wanted.notified() => {}
+                }
+            } else {
+                // Whoever wants a flush now would only hasten a store that fails.
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.next()) => {}
+                    () = side.stopped() => {}
+                }
             }
         }
         let last = follower.flush_all();
