@@ -106,19 +106,29 @@ async fn house(url: Option<String>) -> House {
 }
 
 /// Orders a second by `callers`, each sending its next when it has the answer to its last.
-async fn rate(engine: &Engine, callers: usize, seconds: u64, run: &str, name: impl Fn(u64) -> String + Clone + Send + 'static) -> (f64, Duration) {
+async fn rate(
+    engine: &Engine,
+    callers: usize,
+    seconds: u64,
+    run: &str,
+    name: impl Fn(u64) -> String + Clone + Send + 'static,
+) -> (f64, Duration) {
     let stop = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
     let tasks: Vec<_> = (0..callers)
         .map(|caller| {
-            let (engine, stop, done, name, run) = (engine.clone(), Arc::clone(&stop), Arc::clone(&done), name.clone(), run.to_owned());
+            let (engine, stop, done, name, run) =
+                (engine.clone(), Arc::clone(&stop), Arc::clone(&done), name.clone(), run.to_owned());
             tokio::spawn(async move {
                 let (mut made, mut waits) = (0_u64, Vec::new());
                 while !stop.load(Ordering::Relaxed) {
                     made += 1;
                     let sent = Instant::now();
-                    let command = reserve(&format!("{run}-{caller}-{made}"), &name(made * 7_919 + caller as u64 * 104_729));
+                    let command = reserve(
+                        &format!("{run}-{caller}-{made}"),
+                        &name(made * 7_919 + caller as u64 * 104_729),
+                    );
                     engine.submit(command).await.expect("there is stock");
                     waits.push(sent.elapsed());
                     done.fetch_add(1, Ordering::Relaxed);
@@ -167,8 +177,12 @@ async fn cold(store: &str, url: Option<String>, arguments: &Arguments) -> Vec<Va
         for callers in CALLERS {
             for (what, spread) in [("one row", 1), ("all rows", rows)] {
                 let run = format!("{place}-{callers}-{spread}");
-                let (rate, p99) = rate(engine, callers, arguments.seconds, &run, move |n| format!("row-{}", n % spread)).await;
-                println!("{store:8} {place:4} {callers:3} callers, {what:9}: {rate:9.0} orders/s, p99 {p99:?}");
+                let (rate, p99) =
+                    rate(engine, callers, arguments.seconds, &run, move |n| format!("row-{}", n % spread))
+                        .await;
+                println!(
+                    "{store:8} {place:4} {callers:3} callers, {what:9}: {rate:9.0} orders/s, p99 {p99:?}"
+                );
                 figures.push(json!({ "store": store, "place": place, "callers": callers, "rows": spread,
                     "orders_per_second": rate, "p99_micros": p99.as_micros() }));
             }
@@ -236,7 +250,10 @@ async fn promote(store: &str, url: Option<String>, arguments: &Arguments) -> Val
     let began = Instant::now();
     let moved = engine.promote(&[sku("many")]).await.remove(0).1.expect("it moves");
     let promoted = began.elapsed().as_secs_f64();
-    println!("{store}: {} open reservations demoted in {demoted:.2} s, promoted in {promoted:.2} s", moved.orders);
+    println!(
+        "{store}: {} open reservations demoted in {demoted:.2} s, promoted in {promoted:.2} s",
+        moved.orders
+    );
     engine.stop().await;
     json!({ "store": store, "orders": moved.orders, "demote_seconds": demoted, "promote_seconds": promoted })
 }
@@ -262,6 +279,7 @@ async fn main() {
     if let Some(path) = &arguments.json {
         let all = json!({ "durability": "every answer behind a sync", "machine_cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
             "payload": "one line an order, quantity 1", "cold": colds, "flush": flushes, "promotion": promotions });
-        std::fs::write(path, serde_json::to_vec_pretty(&all).expect("numbers and text")).expect("the file can be written");
+        std::fs::write(path, serde_json::to_vec_pretty(&all).expect("numbers and text"))
+            .expect("the file can be written");
     }
 }

@@ -20,7 +20,9 @@ const SKUS: [&str; 4] = ["hot-a", "hot-b", "cold-a", "cold b:Größe"];
 
 fn path_of(sku: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
-    sku.bytes().map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    sku.bytes()
+        .map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 /// Waits for a condition that the test brings about; far longer than it can take.
@@ -34,13 +36,17 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// A client whose reads fail after a while, so that a Redis that is stopped does not stop the test.
 fn connect(url: &str) -> Option<redis::Connection> {
-    let connection = redis::Client::open(url).unwrap().get_connection_with_timeout(Duration::from_secs(1)).ok()?;
+    let connection =
+        redis::Client::open(url).unwrap().get_connection_with_timeout(Duration::from_secs(1)).ok()?;
     connection.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     Some(connection)
 }
 
 /// What the mirror says of a SKU: the plain key, and the hash.
-fn mirrored(connection: &mut redis::Connection, sku: &str) -> redis::RedisResult<(Option<u64>, HashMap<String, String>)> {
+fn mirrored(
+    connection: &mut redis::Connection,
+    sku: &str,
+) -> redis::RedisResult<(Option<u64>, HashMap<String, String>)> {
     let mut both = redis::pipe();
     both.atomic().get(format!("inv:1:{sku}")).hgetall(format!("inv:1:{sku}:levels"));
     both.query(connection)
@@ -48,11 +54,13 @@ fn mirrored(connection: &mut redis::Connection, sku: &str) -> redis::RedisResult
 
 /// Whether the mirror says what the server says.
 fn agrees(connection: &mut redis::Connection, address: &str, sku: &str) -> bool {
-    let (_, answer) = Client::default().call(address, "GET", &format!("/v1/stock/{}", path_of(sku)), "").unwrap();
+    let (_, answer) =
+        Client::default().call(address, "GET", &format!("/v1/stock/{}", path_of(sku)), "").unwrap();
     let stock = &answer["warehouses"][0];
     let Ok((available, hash)) = mirrored(connection, sku) else { return false };
     let same = |name: &str| hash.get(name).and_then(|text| text.parse().ok()) == stock[name].as_u64();
-    available == stock["available"].as_u64() && ["available", "reserved", "sold", "version"].iter().all(|name| same(name))
+    available == stock["available"].as_u64()
+        && ["available", "reserved", "sold", "version"].iter().all(|name| same(name))
 }
 
 #[test]
@@ -61,7 +69,8 @@ fn redis_may_do_what_it_likes() {
     let mut cache = RedisServer::start();
     let url = cache.url();
     let mirror = format!("mirror.redis_url={url}");
-    let server = Server::start(&dir.path().join("data"), &["log.level=off", "store.flush_interval_ms=50", &mirror]);
+    let server =
+        Server::start(&dir.path().join("data"), &["log.level=off", "store.flush_interval_ms=50", &mirror]);
     let address = server.address.as_str();
     let mut client = Client::default();
     for sku in SKUS {
@@ -71,7 +80,14 @@ fn redis_may_do_what_it_likes() {
     let (stop, made, seen) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         let stop_on_panic = StopOnDrop(&stop);
-        let workers: Vec<_> = (0..4_u64).map(|id| scope.spawn({ let (stop, made) = (&stop, &made); move || orders(address, id, stop, made) })).collect();
+        let workers: Vec<_> = (0..4_u64)
+            .map(|id| {
+                scope.spawn({
+                    let (stop, made) = (&stop, &made);
+                    move || orders(address, id, stop, made)
+                })
+            })
+            .collect();
         let watcher = scope.spawn(|| watch(&url, &stop, &seen));
         let some_orders = |more: u64| {
             let until = made.load(Ordering::Relaxed) + more;
@@ -83,7 +99,9 @@ fn redis_may_do_what_it_likes() {
         };
         let some_reads = || {
             let before = seen.load(Ordering::Relaxed);
-            until("the mirror is read", || seen.load(Ordering::Relaxed) > before + 20 || watcher.is_finished());
+            until("the mirror is read", || {
+                seen.load(Ordering::Relaxed) > before + 20 || watcher.is_finished()
+            });
         };
         some_orders(300);
         some_reads();
@@ -112,7 +130,10 @@ fn redis_may_do_what_it_likes() {
     }
     // A SKU that moves goes on with its versions.
     for how in ["promote", "demote", "promote"] {
-        assert_eq!(client.call(address, "POST", &format!("/v1/admin/skus/cold-a/{how}"), "{}").unwrap().0, 200);
+        assert_eq!(
+            client.call(address, "POST", &format!("/v1/admin/skus/cold-a/{how}"), "{}").unwrap().0,
+            200
+        );
         reserve(&mut client, address, "cold-a", &format!("moved-{how}"));
         until("the mirror agrees after a move", || agrees(&mut connection, address, "cold-a"));
     }
@@ -174,7 +195,11 @@ fn watch(url: &str, stop: &AtomicBool, seen: &AtomicU64) {
                 newest.remove(sku);
                 continue;
             };
-            assert_eq!(hash.get("available").and_then(|text| text.parse().ok()), available, "{sku}: key and hash part");
+            assert_eq!(
+                hash.get("available").and_then(|text| text.parse().ok()),
+                available,
+                "{sku}: key and hash part"
+            );
             let before = newest.insert(sku, version).unwrap_or(0);
             // Between two reads it may have been flushed and filled again, but then from the levels of that moment, which are newer.
             assert!(version >= before, "{sku}: version {version} after {before}");

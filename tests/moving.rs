@@ -69,7 +69,8 @@ fn orders(address: &str, id: u64, stop: &AtomicBool, done: &AtomicU64) -> Ledger
             _ => panic!("refused because of a move: {status} {answer}"),
         }
         let act = |client: &mut Client, what: &str, body: &Value| {
-            let (status, answer) = post(client, address, &format!("/v1/reservations/{order_no}/{what}"), body).unwrap();
+            let (status, answer) =
+                post(client, address, &format!("/v1/reservations/{order_no}/{what}"), body).unwrap();
             assert_eq!(status, 200, "{what} of {order_no}: {answer}");
         };
         match rng.u8(0..10) {
@@ -135,11 +136,21 @@ fn five_hundred_moves_under_concurrent_orders() {
     let server = Server::start(&dir.path().join("data"), &SETTINGS);
     let address = &server.address;
     let mut client = Client::default();
-    assert_eq!(post(&mut client, address, "/v1/stock", &json!({ "sku_id": "mover", "quantity": UNITS })).unwrap().0, 201);
+    assert_eq!(
+        post(&mut client, address, "/v1/stock", &json!({ "sku_id": "mover", "quantity": UNITS })).unwrap().0,
+        201
+    );
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
     let ledgers: Vec<Ledger> = std::thread::scope(|scope| {
         let stop_on_panic = StopOnDrop(&stop);
-        let workers: Vec<_> = (0..WORKERS).map(|id| scope.spawn({ let (stop, done) = (&stop, &done); move || orders(address, id, stop, done) })).collect();
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|id| {
+                scope.spawn({
+                    let (stop, done) = (&stop, &done);
+                    move || orders(address, id, stop, done)
+                })
+            })
+            .collect();
         for moved in 0..500 {
             let how = ["promote", "demote"][moved % 2];
             let (status, answer) =
@@ -165,7 +176,13 @@ fn five_hundred_moves_under_concurrent_orders() {
 }
 
 /// Repeats a request until it is answered with something that says what happened.
-fn settle(client: &mut Client, server: &mut Server, restart: &mut dyn FnMut() -> Server, path: &str, body: &Value) -> (u16, Value) {
+fn settle(
+    client: &mut Client,
+    server: &mut Server,
+    restart: &mut dyn FnMut() -> Server,
+    path: &str,
+    body: &Value,
+) -> (u16, Value) {
     for _ in 0..20_000 {
         match post(client, &server.address, path, body) {
             Ok((status, answer)) if status < 500 => return (status, answer),
@@ -218,13 +235,25 @@ fn kill_at(data: &Path, step: &str, hit: u32) {
     let mut sold = 0;
     for round in 0..4 {
         let how = ["promote", "demote"][round % 2];
-        let (status, answer) = settle(&mut client, &mut server, &mut restart, &format!("/v1/admin/skus/mover/{how}"), &json!({}));
+        let (status, answer) = settle(
+            &mut client,
+            &mut server,
+            &mut restart,
+            &format!("/v1/admin/skus/mover/{how}"),
+            &json!({}),
+        );
         assert_eq!(status, 200, "{step}:{hit} {how}: {answer}");
         let order_no = format!("round-{round}");
         let body = json!({ "order_no": order_no, "lines": [{ "sku_id": "mover", "quantity": 2 }] });
         let (status, answer) = settle(&mut client, &mut server, &mut restart, "/v1/reservations", &body);
         assert!(matches!(status, 200 | 201), "{step}:{hit}: {answer}");
-        let (status, answer) = settle(&mut client, &mut server, &mut restart, &format!("/v1/reservations/{order_no}/confirm"), &json!({}));
+        let (status, answer) = settle(
+            &mut client,
+            &mut server,
+            &mut restart,
+            &format!("/v1/reservations/{order_no}/confirm"),
+            &json!({}),
+        );
         assert_eq!(status, 200, "{step}:{hit}: {answer}");
         sold += 2;
         // One that was there before the kill: known, wherever it lies.

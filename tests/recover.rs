@@ -19,7 +19,11 @@ fn post(address: &str, path: &str, body: &Value) -> (u16, Value) {
 }
 
 fn reserve(address: &str, order_no: &str, sku: &str) -> (u16, Value) {
-    post(address, "/v1/reservations", &json!({ "order_no": order_no, "lines": [{ "sku_id": sku, "quantity": 1 }] }))
+    post(
+        address,
+        "/v1/reservations",
+        &json!({ "order_no": order_no, "lines": [{ "sku_id": sku, "quantity": 1 }] }),
+    )
 }
 
 fn levels(address: &str, sku: &str) -> Value {
@@ -31,7 +35,9 @@ fn levels(address: &str, sku: &str) -> Value {
 /// Flushed and durable events of all shards.
 fn lsns(address: &str) -> (u64, u64) {
     let (_, answer) = Client::default().call(address, "GET", "/v1/admin/shards", "").unwrap();
-    let sum = |name: &str| answer["shards"].as_array().unwrap().iter().map(|shard| shard[name].as_u64().unwrap()).sum();
+    let sum = |name: &str| {
+        answer["shards"].as_array().unwrap().iter().map(|shard| shard[name].as_u64().unwrap()).sum()
+    };
     (sum("flushed"), sum("durable"))
 }
 
@@ -73,12 +79,19 @@ fn a_lost_data_directory_is_rebuilt_from_the_store() {
     std::fs::rename(&old, &away).unwrap();
 
     let output = recover(&new, &store);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let lsns_said: u64 = said
         .lines()
         .filter(|line| line.contains("shard"))
-        .filter_map(|line| line.split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty()).nth(1)?.parse::<u64>().ok())
+        .filter_map(|line| {
+            line.split(|c: char| !c.is_ascii_digit())
+                .filter(|word| !word.is_empty())
+                .nth(1)?
+                .parse::<u64>()
+                .ok()
+        })
         .sum();
     assert_eq!(lsns_said, flushed, "it says up to which event of each shard:\n{said}");
 
@@ -97,10 +110,13 @@ fn a_lost_data_directory_is_rebuilt_from_the_store() {
     assert_eq!((status, answer["differences"].as_array().map(Vec::len)), (200, Some(0)), "{answer}");
 
     // The old one turns up again: it is fenced, and what it still had to flush does not reach the rows.
-    let rows = || database.sql("SELECT sku_id, available, reserved, sold, version FROM hotstock.stock ORDER BY sku_id");
+    let rows = || {
+        database.sql("SELECT sku_id, available, reserved, sold, version FROM hotstock.stock ORDER BY sku_id")
+    };
     let mine = rows();
     let ghost = Server::start(&away, &quick);
-    let fenced = || database.sql("SELECT COUNT(*) FROM hotstock.anomalies WHERE kind = 'fenced'").trim() != "0";
+    let fenced =
+        || database.sql("SELECT COUNT(*) FROM hotstock.anomalies WHERE kind = 'fenced'").trim() != "0";
     for _ in 0..3_000 {
         if fenced() {
             break;

@@ -36,7 +36,13 @@ fn store(database: &MariaDb) -> String {
 }
 
 fn start(data: &Path, store: &str, more: &[&str]) -> Server {
-    let mut settings = vec!["log.level=off", "engine.shards=2", "store.flush_interval_ms=20", "checkpoint.events=2000", store];
+    let mut settings = vec![
+        "log.level=off",
+        "engine.shards=2",
+        "store.flush_interval_ms=20",
+        "checkpoint.events=2000",
+        store,
+    ];
     settings.extend(more);
     Server::start(data, &settings)
 }
@@ -80,8 +86,14 @@ impl Worker<'_> {
                 }
                 Ok((status, answer)) => {
                     let code = answer["code"].as_str().unwrap_or_default().to_owned();
-                    let bearable =
-                        ["store_unavailable", "overloaded", "timeout", "journal_full", "journal_unavailable", "shard_restarted"];
+                    let bearable = [
+                        "store_unavailable",
+                        "overloaded",
+                        "timeout",
+                        "journal_full",
+                        "journal_unavailable",
+                        "shard_restarted",
+                    ];
                     assert!(bearable.contains(&code.as_str()), "{method} {path} {body}: {status} {answer}");
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -107,7 +119,8 @@ impl Worker<'_> {
         match what {
             "keep" => self.ledgers[number].held += quantity,
             _ => {
-                let (status, answer) = self.settle("POST", &format!("/v1/reservations/{order_no}/{what}"), &json!({}));
+                let (status, answer) =
+                    self.settle("POST", &format!("/v1/reservations/{order_no}/{what}"), &json!({}));
                 assert_eq!(status, 200, "{answer}");
                 self.ledgers[number].sold += if what == "confirm" { quantity } else { 0 };
             }
@@ -166,7 +179,14 @@ fn after_every_fault_sql_is_what_the_shards_are() {
         let workers: Vec<_> = (0..WORKERS)
             .map(|id| {
                 let rng = Rng::with_seed(id);
-                let mut worker = Worker { arena: &arena, client: Client::default(), rng, id, made: 0, ledgers: Default::default() };
+                let mut worker = Worker {
+                    arena: &arena,
+                    client: Client::default(),
+                    rng,
+                    id,
+                    made: 0,
+                    ledgers: Default::default(),
+                };
                 scope.spawn(move || {
                     while !worker.arena.stop.load(Ordering::Relaxed) {
                         worker.step();
@@ -212,14 +232,19 @@ fn after_every_fault_sql_is_what_the_shards_are() {
                     database.restart();
                 }
             }
-            println!("round {round}: {} answered, lag {}", arena.answered.load(Ordering::Relaxed), lag(&server.address));
+            println!(
+                "round {round}: {} answered, lag {}",
+                arena.answered.load(Ordering::Relaxed),
+                lag(&server.address)
+            );
         }
         some_work(200);
         drop(stop_on_panic);
         workers.into_iter().map(|worker| worker.join().unwrap()).collect()
     });
     until("the store has caught up", || lag(&server.address) == 0);
-    let sum = |number: usize, of: fn(&Ledger) -> i64| ledgers.iter().map(|ledger| of(&ledger[number])).sum::<i64>();
+    let sum =
+        |number: usize, of: fn(&Ledger) -> i64| ledgers.iter().map(|ledger| of(&ledger[number])).sum::<i64>();
     let mut told = BTreeMap::new();
     for number in 0..HOT + COLD {
         // The single orders between the faults are confirmed ones of hot-0.
@@ -270,14 +295,22 @@ fn compare(server: &Server, database: &MariaDb, told: &BTreeMap<String, [i64; 3]
         let says = vec![of("available"), of("reserved"), of("sold"), of("version")];
         assert_eq!(says[..3], told[..], "{sku}: the server (left) and what its callers were told (right)");
         assert_eq!(rows.get(sku), Some(&says), "{sku}: its row (left) and the server (right)");
-        assert_eq!(sums.get(sku), Some(&says), "{sku}: the sums of its journal (left) and the server (right)");
+        assert_eq!(
+            sums.get(sku),
+            Some(&says),
+            "{sku}: the sums of its journal (left) and the server (right)"
+        );
     }
-    let open = "SELECT l.sku_id, SUM(l.held), SUM(l.confirmed - l.returned) FROM order_lines l GROUP BY l.sku_id";
+    let open =
+        "SELECT l.sku_id, SUM(l.held), SUM(l.confirmed - l.returned) FROM order_lines l GROUP BY l.sku_id";
     for row in query(database, open) {
         let (held, sold): (i64, i64) = (row[1].parse().unwrap(), row[2].parse().unwrap());
         assert_eq!([held, sold], told[&row[0]][1..], "{}: the lines of its orders", row[0]);
     }
-    let doubles = query(database, "SELECT server, shard, lsn, sku_id FROM stock_journal WHERE lsn IS NOT NULL GROUP BY server, shard, lsn, sku_id, warehouse_id HAVING COUNT(*) > 1");
+    let doubles = query(
+        database,
+        "SELECT server, shard, lsn, sku_id FROM stock_journal WHERE lsn IS NOT NULL GROUP BY server, shard, lsn, sku_id, warehouse_id HAVING COUNT(*) > 1",
+    );
     assert!(doubles.is_empty(), "events that were written twice: {doubles:?}");
 }
 
@@ -286,11 +319,21 @@ fn a_full_backlog_refuses_new_reservations_only() {
     let dir = tempfile::tempdir().unwrap();
     let mut database = MariaDb::start();
     // A cap of a few segments, which the backlog reaches soon.
-    let small = ["journal.max_disk_mib=1", "journal.segment_bytes=131072", "journal.zeros_bytes=0", "checkpoint.events=500"];
+    let small = [
+        "journal.max_disk_mib=1",
+        "journal.segment_bytes=131072",
+        "journal.zeros_bytes=0",
+        "checkpoint.events=500",
+    ];
     let server = start(&dir.path().join("data"), &store(&database), &small);
     let mut client = Client::default();
-    let post = |client: &mut Client, path: &str, body: Value| client.call(&server.address, "POST", path, &body.to_string()).unwrap();
-    assert_eq!(post(&mut client, "/v1/stock", json!({ "sku_id": "hot", "quantity": 1_000_000, "hot": true })).0, 201);
+    let post = |client: &mut Client, path: &str, body: Value| {
+        client.call(&server.address, "POST", path, &body.to_string()).unwrap()
+    };
+    assert_eq!(
+        post(&mut client, "/v1/stock", json!({ "sku_id": "hot", "quantity": 1_000_000, "hot": true })).0,
+        201
+    );
     until("the store has caught up", || lag(&server.address) == 0);
     database.kill();
     let reserve = |number: u32| json!({ "op": "reserve", "order_no": format!("o{number}"), "lines": [{ "sku_id": "hot", "quantity": 1 }] });
@@ -306,10 +349,18 @@ fn a_full_backlog_refuses_new_reservations_only() {
         last += u32::try_from(made).unwrap();
         made < 500
     });
-    let (status, answer) = post(&mut client, "/v1/reservations", json!({ "order_no": "new", "lines": [{ "sku_id": "hot", "quantity": 1 }] }));
+    let (status, answer) = post(
+        &mut client,
+        "/v1/reservations",
+        json!({ "order_no": "new", "lines": [{ "sku_id": "hot", "quantity": 1 }] }),
+    );
     assert_eq!((status, &answer["code"]), (503, &json!("journal_full")));
     // A repeat is known, and what concerns orders that are there goes on.
-    let (status, answer) = post(&mut client, "/v1/reservations", json!({ "order_no": "o0", "lines": [{ "sku_id": "hot", "quantity": 1 }] }));
+    let (status, answer) = post(
+        &mut client,
+        "/v1/reservations",
+        json!({ "order_no": "o0", "lines": [{ "sku_id": "hot", "quantity": 1 }] }),
+    );
     assert_eq!((status, &answer["replayed"]), (200, &json!(true)), "{answer}");
     assert_eq!(post(&mut client, "/v1/reservations/o0/confirm", json!({})).0, 200);
     assert_eq!(post(&mut client, "/v1/reservations/o1/release", json!({})).0, 200);
@@ -348,7 +399,10 @@ fn a_start_without_the_store_serves_hot_skus() {
     let cold = json!({ "order_no": "c", "lines": [{ "sku_id": "cold-0", "quantity": 1 }] }).to_string();
     let (status, head) = with_headers(&server.address, "/v1/reservations", &cold);
     assert_eq!(status, 503, "{head}");
-    assert!(head.contains("store_unavailable") && head.to_lowercase().contains("\r\nretry-after: "), "{head}");
+    assert!(
+        head.contains("store_unavailable") && head.to_lowercase().contains("\r\nretry-after: "),
+        "{head}"
+    );
     assert_eq!(get(&server.address, "/v1/stock/cold-0").1["code"], "store_unavailable");
     database.restart();
     until("cold SKUs are served again", || {
@@ -357,7 +411,11 @@ fn a_start_without_the_store_serves_hot_skus() {
         status < 300
     });
     until("the store has caught up", || lag(&server.address) == 0);
-    compare(&server, &database, &BTreeMap::from([("hot-0".to_owned(), [9, 0, 1]), ("cold-0".to_owned(), [9, 1, 0])]));
+    compare(
+        &server,
+        &database,
+        &BTreeMap::from([("hot-0".to_owned(), [9, 0, 1]), ("cold-0".to_owned(), [9, 1, 0])]),
+    );
     assert_eq!(server.end(Signal::TERM), Some(0));
 }
 
@@ -366,7 +424,9 @@ fn with_headers(address: &str, path: &str, body: &str) -> (u16, String) {
     use std::io::{Read as _, Write as _};
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     let length = body.len();
-    let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n");
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    );
     stream.write_all(format!("{head}content-length: {length}\r\n\r\n{body}").as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -19,7 +19,8 @@ use support::{Client, Server};
 use teller::Teller;
 
 /// The sweeper looks often, so that expiries don't keep the suite waiting.
-pub const SETTINGS: [&str; 3] = ["log.level=warn", "store.sweep_interval_ms=50", "store.flush_interval_ms=20"];
+pub const SETTINGS: [&str; 3] =
+    ["log.level=warn", "store.sweep_interval_ms=50", "store.flush_interval_ms=20"];
 
 /// A server on SQLite.
 pub fn on_sqlite(dir: &tempfile::TempDir) -> Server {
@@ -40,7 +41,8 @@ pub fn move_all(client: &mut Client, address: &str, skus: &[String], how: &str) 
     }
     let body = json!({ "sku_ids": skus }).to_string();
     let (status, answer) = client.call(address, "POST", &format!("/v1/admin/skus/{how}"), &body).unwrap();
-    let all_moved = answer["results"].as_array().is_some_and(|results| results.iter().all(|one| one["status"] == 200));
+    let all_moved =
+        answer["results"].as_array().is_some_and(|results| results.iter().all(|one| one["status"] == 200));
     assert!(status == 200 && all_moved, "{how} {skus:?}: {status} {answer}");
 }
 
@@ -105,7 +107,8 @@ fn hot_skus(server: &Server) -> usize {
 
 #[test]
 fn random_requests_are_answered_alike_everywhere() {
-    let (one, two, three) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, two, three) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let database = MariaDb::start();
     let (sqlite, mariadb) = (on_sqlite(&one), on_mariadb(&two, &database));
     let other = on_sqlite(&three);
@@ -136,8 +139,7 @@ fn random_requests_are_answered_alike_everywhere() {
     }
     // The journals tell the same story, gapless.
     for sku in random::SKUS {
-        let stories: Vec<Vec<Value>> =
-            tellers.iter_mut().map(|(_, teller)| journal(teller, sku)).collect();
+        let stories: Vec<Vec<Value>> = tellers.iter_mut().map(|(_, teller)| journal(teller, sku)).collect();
         for story in &stories {
             assert_eq!(*story, stories[0], "the journal of {sku}, HOTSTOCK_SEED={seed}");
         }

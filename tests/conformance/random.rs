@@ -62,7 +62,8 @@ impl Requests {
     fn lines(&mut self) -> String {
         let mut lines = String::new();
         for _ in 0..self.rng.usize(1..4) {
-            lines += &format!(" {}:{}", ["A", "A", "A@2", "B", "C"][self.rng.usize(0..5)], self.rng.u32(1..5));
+            lines +=
+                &format!(" {}:{}", ["A", "A", "A@2", "B", "C"][self.rng.usize(0..5)], self.rng.u32(1..5));
         }
         lines
     }

@@ -52,7 +52,12 @@ impl<'a> Teller<'a> {
         for row in table.lines().map(str::trim).filter(|row| !row.is_empty()) {
             let (sent, expected) = row.split_once("->").expect("a row is `sent -> answered`");
             let got = self.say(sent.trim());
-            assert_eq!(got, expected.trim(), "{}: (answered left, expected right) in the row: {row}", self.prefix);
+            assert_eq!(
+                got,
+                expected.trim(),
+                "{}: (answered left, expected right) in the row: {row}",
+                self.prefix
+            );
         }
     }
 
@@ -111,7 +116,12 @@ impl<'a> Teller<'a> {
             let (sku_id, warehouse_id) = self.place(place);
             json!({ "sku_id": sku_id, "warehouse_id": warehouse_id, "quantity": quantity.parse::<i64>().unwrap() })
         };
-        words.iter().filter(|word| !word.contains('=')).filter_map(|word| word.split_once(':')).map(line).collect()
+        words
+            .iter()
+            .filter(|word| !word.contains('='))
+            .filter_map(|word| word.split_once(':'))
+            .map(line)
+            .collect()
     }
 
     fn request(&self, words: &[&str]) -> (&'static str, String, Value) {
@@ -217,9 +227,11 @@ impl<'a> Teller<'a> {
         if let Some(status) = answer["status"].as_str().filter(|_| answer["order_no"].is_string()) {
             let line = |line: &Value| {
                 let place = self.short(&line["sku_id"], &line["warehouse_id"]);
-                let counts = ["held", "confirmed", "released", "returned"].map(|name| (name, line[name].as_u64()));
+                let counts =
+                    ["held", "confirmed", "released", "returned"].map(|name| (name, line[name].as_u64()));
                 let counts = counts.iter().filter(|(_, count)| *count != Some(0));
-                let counts: Vec<_> = counts.map(|(name, count)| format!("{name} {}", count.unwrap_or(9))).collect();
+                let counts: Vec<_> =
+                    counts.map(|(name, count)| format!("{name} {}", count.unwrap_or(9))).collect();
                 format!(" {place}:{}[{}]", line["quantity"], counts.join(" "))
             };
             let lines: String = answer["lines"].as_array().into_iter().flatten().map(line).collect();

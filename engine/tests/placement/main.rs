@@ -10,5 +10,12 @@ mod support;
 mod cold;
 mod crash;
 mod house;
+mod model;
 mod moves;
+#[allow(dead_code, reason = "the state machine's test asks it for more")]
+#[path = "../model/naive/mod.rs"]
+mod naive;
 mod outages;
+#[allow(dead_code, reason = "the state machine's test has a larger world, too")]
+#[path = "../model/wishes.rs"]
+mod wishes;
