@@ -49,8 +49,8 @@ fn reserve(order: &str, name: &str, ttl_seconds: u64) -> Command {
     .into()
 }
 
-fn reserved(engine: &Engine) -> u64 {
-    engine.stock(&sku("due"), None)[0].levels.reserved
+async fn reserved(engine: &Engine) -> u64 {
+    engine.stock(&sku("due"), None).await.expect("without a store it never fails")[0].levels.reserved
 }
 
 #[tokio::main]
@@ -86,7 +86,7 @@ async fn main() {
         }
         made += BATCH.min(orders - made);
     }
-    println!("{orders} orders made, {} held", reserved(&engine));
+    println!("{orders} orders made, {} held", reserved(&engine).await);
     // The last of them are due at `due`, the first up to a second before.
     let mut probes = Vec::new();
     let (mut first, mut last) = (None, None);
@@ -94,7 +94,7 @@ async fn main() {
         let began = Instant::now();
         engine.submit(reserve(&format!("p{}", probes.len()), "probe", 3_600)).await.expect("there is stock");
         probes.push(began.elapsed());
-        let held = reserved(&engine);
+        let held = reserved(&engine).await;
         first = first.or_else(|| (held < orders).then(|| WallClock.now()));
         last = (held == 0).then(|| WallClock.now());
         tokio::time::sleep(Duration::from_millis(1)).await;

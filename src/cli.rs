@@ -9,7 +9,8 @@ use crate::client::Target;
 use crate::config::FlagValue;
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line or configuration; 3 the data directory is in \
-    use by another process; 4 an audit found that the books don't balance; 5 the journal or a checkpoint is damaged.";
+    use by another process; 4 an audit found that the books don't balance; 5 the journal or a checkpoint is damaged; \
+    6 an import left rows out, or SKUs could not be moved.";
 
 /// The program.
 #[derive(Debug, Parser)]
@@ -29,43 +30,140 @@ pub enum Command {
     Replay(Replay),
     /// Rebuild a data directory's stock from checkpoint and journal and check every invariant.
     Verify(Verify),
+    /// Create or change the tables of the SQL store; `serve` does so by itself.
+    Migrate(Migrate),
+    /// Take over stock from another system's MySQL into the SQL store.
+    Import(Import),
+    /// Promote SKUs of a running server: from now on a shard decides for them.
+    Promote(Move),
+    /// Demote SKUs of a running server: from now on the SQL store decides for them.
+    Demote(Move),
+    /// Make a data directory anew from the SQL store, after the old one was lost.
+    Recover(Recover),
+    /// Make a token for the operators of a server, and its hash for the configuration.
+    Token,
     /// Half a minute of flash sale: a real server, thousands of buyers, a kill in the middle, an audit.
     Demo(Demo),
     /// Measure throughput and latency.
     Bench(Bench),
 }
 
-/// `hotstock serve`
+/// The configuration of a command, as `hotstock serve` has it.
 #[derive(Debug, Args)]
-pub struct Serve {
+pub struct Settings {
     /// A TOML file over the built-in defaults (config/default.toml)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where to serve HTTP, such as 127.0.0.1:8080; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Option<String>,
     /// The data directory
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
-    /// Shards of a new data directory; one that exists must have been created with this number
-    #[arg(long, value_name = "N")]
-    shards: Option<String>,
     /// Any key of the configuration, such as engine.gate_permits=1000; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// The flags as the last layer of the configuration.
+    #[must_use]
+    pub fn flags(&self) -> Vec<FlagValue> {
+        let value = |flag: &str, key: &str, value: &str| FlagValue {
+            flag: flag.to_owned(),
+            key: key.to_owned(),
+            value: value.to_owned(),
+        };
+        let set = self.set.iter().map(|(key, text)| value("--set", key, text));
+        set.chain(self.data_dir.iter().map(|dir| value("--data-dir", "data.dir", dir))).collect()
+    }
+}
+
+/// `hotstock migrate`
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// Where the store is
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// `hotstock import`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["preset", "map"]))]
+pub struct Import {
+    /// The other system's database, mysql://user:password@host:port/database. Better in the variable HOTSTOCK_IMPORT_FROM: others can
+    /// read a command line
+    #[arg(long, value_name = "URL")]
+    pub from: Option<String>,
+    /// A system that is known
+    #[arg(long, value_name = "NAME", long_help = presets())]
+    pub preset: Option<String>,
+    /// One's own table: table=…,sku=…,available=… (or on_hand=…), and where they are there warehouse=COLUMN|NUMBER, reserved=…,
+    /// sold=…, total=…, deleted=…
+    #[arg(long, value_name = "COLUMNS")]
+    pub map: Option<String>,
+    /// Read and report, create nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Import units that the old system holds for orders as available; without it they are counted and left out
+    #[arg(long)]
+    pub include_reserved: bool,
+    /// Where the store is
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+fn presets() -> String {
+    let lines = hotstock_persistence::import::PRESETS.map(|(name, reads)| format!("  {name}: {reads}"));
+    format!("A system that is known:\n{}", lines.join("\n"))
+}
+
+/// `hotstock promote` and `hotstock demote`
+#[derive(Debug, Args)]
+pub struct Move {
+    /// The SKUs. Those that one open order holds have to be moved together
+    #[arg(required = true, value_name = "SKU")]
+    pub skus: Vec<String>,
+    /// The server. Its operators' token is read from the variable HOTSTOCK_TOKEN
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    pub url: Target,
+}
+
+/// `hotstock recover`
+#[derive(Debug, Args)]
+pub struct Recover {
+    /// From the SQL store of the configuration, which is the only place that it can be recovered from
+    #[arg(long, required = true)]
+    pub from_store: bool,
+    /// The server whose data directory was lost, by its id; needed when several servers own SKUs
+    #[arg(long, value_name = "ID")]
+    pub server: Option<String>,
+    /// Where the store is and where the new data directory shall be
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// `hotstock serve`
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The configuration
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Where to serve HTTP, such as 127.0.0.1:8080; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Shards of a new data directory; one that exists must have been created with this number
+    #[arg(long, value_name = "N")]
+    shards: Option<String>,
 }
 
 impl Serve {
     /// The flags as the last layer of the configuration.
     #[must_use]
     pub fn flags(&self) -> Vec<FlagValue> {
-        let named = [("--listen", "server.listen", &self.listen), ("--data-dir", "data.dir", &self.data_dir)];
-        let set = self.set.iter().map(|(key, value)| ("--set", key.as_str(), Some(value)));
-        let named = named.into_iter().map(|(flag, key, value)| (flag, key, value.as_ref()));
-        let flags = set.chain(named).filter_map(|(flag, key, value)| {
-            Some(FlagValue { flag: flag.to_owned(), key: key.to_owned(), value: value?.clone() })
+        let named =
+            [("--listen", "server.listen", &self.listen), ("--shards", "engine.shards", &self.shards)];
+        let named = named.into_iter().filter_map(|(flag, key, value)| {
+            Some(FlagValue { flag: flag.to_owned(), key: key.to_owned(), value: value.clone()? })
         });
-        flags.collect()
+        self.settings.flags().into_iter().chain(named).collect()
     }
 }
 
@@ -88,6 +186,29 @@ pub struct Replay {
     /// The data directory of the server inside; without it a temporary one
     #[arg(long, value_name = "DIR", conflicts_with = "url")]
     pub data_dir: Option<PathBuf>,
+    /// The SQL store of the server inside, mysql://user:password@host:port/database; without it SQLite in the data directory
+    #[arg(long, value_name = "URL", conflicts_with = "url")]
+    pub store: Option<String>,
+    /// Where the SKUs lie
+    #[arg(long, value_enum, default_value_t = Place::Hot)]
+    pub place: Place,
+    /// Every line of an invoice is an order of its own. Needed with --place churn, since the SKUs of one order must lie in one place
+    #[arg(long, required_if_eq("place", "churn"))]
+    pub by_line: bool,
+    /// What the random moves of --place churn follow from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// See [`Replay::place`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Place {
+    /// In a shard: all are promoted before the first order
+    Hot,
+    /// In the SQL store, as they are created
+    Cold,
+    /// A random third of them is promoted and demoted again and again while the orders come
+    Churn,
 }
 
 /// `hotstock verify`
@@ -139,6 +260,12 @@ pub struct Bench {
     /// Confirm every order after it was reserved
     #[arg(long)]
     pub confirm: bool,
+    /// Leave the SKUs in the SQL store; without it they are promoted
+    #[arg(long)]
+    pub cold: bool,
+    /// Give the server or engine that is started a SQL store (SQLite), which takes in what it logs; --cold does so too
+    #[arg(long, conflicts_with = "url")]
+    pub store: bool,
     /// Measure, in turns, also a server that parses and echoes the same JSON, and print the ratio
     #[arg(long)]
     pub echo: bool,

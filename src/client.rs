@@ -60,14 +60,21 @@ pub enum CallError {
 }
 
 /// One connection to a server; connects when it is first used, and again after it was lost.
-#[derive(Debug)]
 pub struct Connection {
     target: Target,
+    token: Option<String>,
     stream: Option<TcpStream>,
     request: Vec<u8>,
     answer: Vec<u8>,
     body_at: std::ops::Range<usize>,
     retry_after: Option<Duration>,
+}
+
+/// Without what was sent, which may hold a token.
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("target", &self.target).finish_non_exhaustive()
+    }
 }
 
 /// What the head of an answer says.
@@ -85,12 +92,19 @@ impl Connection {
     pub fn new(target: Target) -> Self {
         Self {
             target,
+            token: None,
             stream: None,
             request: Vec::new(),
             answer: Vec::new(),
             body_at: 0..0,
             retry_after: None,
         }
+    }
+
+    /// Sends the operators' token with every request.
+    #[must_use]
+    pub fn with_token(self, token: Option<String>) -> Self {
+        Self { token, ..self }
     }
 
     /// Sends a request and reads its answer; the status is returned, the body is in [`Self::body`].
@@ -129,6 +143,10 @@ impl Connection {
         let authority = &self.target.authority;
         let length = body.len();
         write!(self.request, "{method} {path} HTTP/1.1\r\nhost: {authority}\r\n")
+            .and_then(|()| match &self.token {
+                Some(token) => write!(self.request, "authorization: Bearer {token}\r\n"),
+                None => Ok(()),
+            })
             .and_then(|()| {
                 write!(self.request, "content-type: application/json\r\ncontent-length: {length}\r\n\r\n")
             })

@@ -23,6 +23,9 @@ pub enum Failure {
     /// Exit code 5: the journal or a checkpoint can't be read.
     #[error("{0}")]
     Damaged(String),
+    /// Exit code 6: a part could not be done, which was told line by line.
+    #[error("{0}")]
+    Incomplete(String),
 }
 
 impl Failure {
@@ -40,6 +43,7 @@ impl Failure {
             Self::DataDirInUse(_) => 3,
             Self::Audit(_) => 4,
             Self::Damaged(_) => 5,
+            Self::Incomplete(_) => 6,
         })
     }
 }

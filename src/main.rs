@@ -1,6 +1,6 @@
 //! hotstock, the program: reads the command line and hands over to one command.
 //!
-//! Read in this order: [`cli`] (what can be asked), [`config`], [`wiring`] (how engine, persistence and API become a server),
+//! Read in this order: [`cli`] (what can be asked), [`config`], [`store`] and [`wiring`] (how engine, persistence and API become a server),
 //! [`cmd`] (one module per command), [`client`] and [`wire`] (the HTTP client of replay, demo and bench), [`failure`] (exit codes).
 
 mod cli;
@@ -8,6 +8,7 @@ mod client;
 mod cmd;
 mod config;
 mod failure;
+mod store;
 mod wire;
 mod wiring;
 

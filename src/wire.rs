@@ -187,6 +187,98 @@ pub async fn create_stock(target: &Target, skus: Vec<(String, u64)>) -> Result<u
     Ok(created)
 }
 
+/// The variable with the operators' token, for the commands that talk to a server. Not a flag: others could read that.
+pub const TOKEN_VARIABLE: &str = "HOTSTOCK_TOKEN";
+
+/// SKUs that are moved by one request; the contract's largest.
+pub const SKUS_PER_MOVE: usize = 1_000;
+
+/// A connection for what operators ask.
+pub fn operator(target: &Target) -> Connection {
+    Connection::new(target.clone()).with_token(std::env::var(TOKEN_VARIABLE).ok())
+}
+
+/// Which way SKUs are moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Into a shard.
+    Promote,
+    /// Back into the SQL store.
+    Demote,
+}
+
+impl Way {
+    /// As the path says it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Promote => "promote",
+            Self::Demote => "demote",
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Skus<'a, S> {
+    sku_ids: &'a [S],
+}
+
+#[derive(Deserialize)]
+struct MoveResults {
+    results: Vec<MoveResult>,
+}
+
+/// What became of one SKU.
+#[derive(Debug, Deserialize)]
+pub struct MoveResult {
+    /// Which.
+    pub sku_id: String,
+    /// As it would have been answered alone.
+    pub status: u16,
+    /// Likewise.
+    pub body: serde_json::Value,
+}
+
+/// Moves up to [`SKUS_PER_MOVE`] SKUs.
+///
+/// # Errors
+/// [`Failure`] when the request as a whole is not carried out.
+pub async fn move_skus<S: Serialize>(
+    connection: &mut Connection,
+    way: Way,
+    skus: &[S],
+) -> Result<Vec<MoveResult>, Failure> {
+    let path = format!("/v1/admin/skus/{}", way.word());
+    let status = connection.call_until_known("POST", &path, &json(&Skus { sku_ids: skus })).await?;
+    match status {
+        200 => Ok(connection.json::<MoveResults>()?.results),
+        401 | 403 => {
+            let failure = unexpected(way.word(), status, connection);
+            Err(Failure::Other(format!("{failure} ({TOKEN_VARIABLE} is where the token belongs)")))
+        }
+        _ => Err(unexpected(way.word(), status, connection)),
+    }
+}
+
+/// Moves any number of SKUs; tells how many moved now.
+///
+/// # Errors
+/// [`Failure`] at the first SKU that does not move.
+pub async fn move_all<S: Serialize>(target: &Target, way: Way, skus: &[S]) -> Result<u64, Failure> {
+    let mut connection = operator(target);
+    let mut moved = 0;
+    for skus in skus.chunks(SKUS_PER_MOVE) {
+        for result in move_skus(&mut connection, way, skus).await? {
+            if result.status != 200 {
+                let MoveResult { sku_id, status, body } = result;
+                return Err(Failure::Other(format!("{} {sku_id}: {status} {body}", way.word())));
+            }
+            moved += u64::from(result.body["replayed"] == false);
+        }
+    }
+    Ok(moved)
+}
+
 /// Asks for an order change (`confirm`, `release`, …) until the answer is known.
 pub async fn change_order(
     connection: &mut Connection,

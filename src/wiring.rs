@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hotstock_engine::clock::{Clock, Timestamp};
-use hotstock_engine::engine::{Engine, EngineOptions, Parts, StartError};
-use hotstock_engine::ids::WarehouseId;
-use hotstock_engine::journal::JournalError;
+use hotstock_engine::dirty::Dirty;
+use hotstock_engine::engine::{AutoPromotion, Engine, EngineOptions, Parts, StartError, StoreOptions};
+use hotstock_engine::ids::{Lsn, ShardId, WarehouseId};
+use hotstock_engine::journal::{Journal as _, JournalError};
+use hotstock_engine::store::Store;
 use hotstock_persistence::data_dir::{DataDir, DataDirError};
-use hotstock_persistence::journal::JournalOptions;
+use hotstock_persistence::journal::{JournalOptions, SledJournal};
+use hotstock_persistence::mirror::RedisMirror;
+use hotstock_persistence::sql::SqlStore;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::config::Config;
@@ -30,6 +34,9 @@ impl Clock for WallClock {
 /// back after a restart, and those over it wait a second for their next try. The kernel may allow less.
 const LISTEN_BACKLOG: u32 = 4_096;
 
+/// Stocks that changed and are not mirrored yet, at the most: 100 MB of them. With more the mirror goes through all.
+const MAX_DIRTY: usize = 1_000_000;
+
 /// Listens on an address, also on one that a process had just now which was killed.
 ///
 /// # Errors
@@ -44,14 +51,46 @@ pub fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// A running server: HTTP over an engine.
 pub struct Server {
     http: hotstock_api::Server,
-    engine: Engine,
+    system: System,
+}
+
+/// Whether an engine works with a SQL store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Books {
+    /// With the one of the configuration: SKUs are cold unless they are promoted.
+    Sql,
+    /// Without: every SKU is hot. For measurements of the hot path alone.
+    Memory,
+}
+
+/// An engine and what works beside it.
+pub struct System {
+    /// The engine.
+    pub engine: Engine,
+    /// The SQL store, if there is one.
+    pub store: Option<Arc<SqlStore>>,
+    mirror: Option<Arc<RedisMirror>>,
+}
+
+impl System {
+    /// Stops in order: the engine, with its last flush to the store; then who follows it; then the store.
+    pub async fn stop(&self) {
+        self.engine.stop().await;
+        if let Some(mirror) = &self.mirror {
+            mirror.stop().await;
+        }
+        if let Some(store) = &self.store {
+            store.close().await;
+        }
+    }
 }
 
 /// Opens the data directory and starts the engine, without HTTP.
 ///
 /// # Errors
 /// [`Failure`], with the exit code that says why.
-pub async fn start_engine(config: &Config) -> Result<Engine, Failure> {
+pub async fn start(config: &Config, books: Books) -> Result<System, Failure> {
+    let mirror_options = crate::store::mirror_options(config)?;
     let (path, shards) = (config.data.dir.clone(), config.engine.shards);
     let options = journal_options(config);
     // Reading a journal back after a crash takes its time; signals and timers must run meanwhile.
@@ -59,28 +98,73 @@ pub async fn start_engine(config: &Config) -> Result<Engine, Failure> {
         let data_dir = DataDir::open(&path, Some(shards))?;
         // The journal keeps the directory locked from here on.
         let journal = data_dir.journal(options).map_err(StartError::from)?;
-        Ok::<_, Failure>((journal, data_dir.checkpoints()))
+        Ok::<_, Failure>((journal, data_dir))
     });
-    let (journal, checkpoints) =
+    let (journal, data_dir) =
         opened.await.map_err(|error| Failure::other("opening the journal", error))??;
-    let parts = Parts::new(Box::new(journal), Arc::new(checkpoints), Arc::new(WallClock));
-    Ok(Engine::start(engine_options(config), parts).await?)
+    let store = match books {
+        Books::Sql => {
+            refuse_without_store(&data_dir, &journal, shards)?;
+            Some(Arc::new(crate::store::open(config, &data_dir)?))
+        }
+        Books::Memory => None,
+    };
+    let mut parts = Parts::new(Box::new(journal), Arc::new(data_dir.checkpoints()), Arc::new(WallClock));
+    if let Some(store) = &store {
+        parts = parts.with_store(Arc::clone(store) as Arc<dyn Store>, data_dir.server_id());
+    }
+    let mut mirror = None;
+    if let Some(options) = mirror_options {
+        let dirty = Arc::new(Dirty::new(MAX_DIRTY));
+        parts = parts.with_dirty(Arc::clone(&dirty));
+        mirror = Some((options, dirty));
+    }
+    let engine = Engine::start(engine_options(config), parts).await?;
+    let start_mirror = |(options, dirty)| {
+        let source = Arc::new(engine.clone());
+        RedisMirror::start(options, dirty, source).map(Arc::new)
+    };
+    let mirror = mirror.map(start_mirror).transpose();
+    let mirror = mirror.map_err(|error| Failure::Usage(format!("[mirror]: {error}")))?;
+    Ok(System { engine, store, mirror })
+}
+
+/// A directory whose events no store has ever taken in can't begin with one: the first of them may be trimmed.
+fn refuse_without_store(data_dir: &DataDir, journal: &SledJournal, shards: u16) -> Result<(), Failure> {
+    let reader = journal.reader();
+    let is_used = (0..shards).map(ShardId).any(|shard| reader.bounds(shard).last > Lsn::ZERO);
+    if !is_used || data_dir.store_id()?.is_some() {
+        return Ok(());
+    }
+    Err(Failure::Usage(
+        "this data directory was used without a SQL store, by an earlier version: this version can't go on with it. Start with a \
+         new directory, or with the version that made it"
+            .to_owned(),
+    ))
 }
 
 impl Server {
-    /// Starts engine and HTTP.
+    /// Starts store, engine and HTTP.
     ///
     /// # Errors
     /// [`Failure`], with the exit code that says why.
     pub async fn start(config: &Config) -> Result<Self, Failure> {
+        Self::start_with(config, Books::Sql).await
+    }
+
+    /// [`Server::start`], also without a store.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub async fn start_with(config: &Config, books: Books) -> Result<Self, Failure> {
         let listen = config.server.listen;
         let failed = |error| Failure::other(&format!("listening on {listen}"), error);
         // First, because it fails at once where recovery takes its time.
         let listener = listener(listen).map_err(failed)?;
-        let engine = start_engine(config).await?;
-        let http =
-            hotstock_api::Server::start(listener, engine.clone(), http_options(config)).map_err(failed)?;
-        Ok(Self { http, engine })
+        let system = start(config, books).await?;
+        let http = hotstock_api::Server::start(listener, system.engine.clone(), http_options(config))
+            .map_err(failed)?;
+        Ok(Self { http, system })
     }
 
     /// Where it listens.
@@ -94,7 +178,7 @@ impl Server {
             Ok(_) => "it ended".to_owned(),
             Err(error) => error.to_string(),
         };
-        self.engine.stop().await;
+        self.system.stop().await;
         Failure::Other(format!("the HTTP server failed: {problem}"))
     }
 
@@ -107,7 +191,7 @@ impl Server {
             }
             Err(error) => tracing::error!(%error, "the HTTP server panicked"),
         }
-        self.engine.stop().await;
+        self.system.stop().await;
     }
 }
 
@@ -118,6 +202,29 @@ fn engine_options(config: &Config) -> EngineOptions {
         remember_seconds: config.orders.remember_hours * 3_600,
         remember_max: config.orders.remember_max,
         checkpoint_events: config.checkpoint.events,
+        store: store_options(config),
+    }
+}
+
+fn store_options(config: &Config) -> StoreOptions {
+    let (store, promotion) = (&config.store, &config.promotion);
+    StoreOptions {
+        flush_interval_ms: store.flush_interval_ms,
+        flush_events: store.flush_events,
+        journal_cap_bytes: config.journal.max_disk_mib << 20,
+        sweep_interval_ms: store.sweep_interval_ms,
+        sweep_batch: store.sweep_batch,
+        cold_permits: store.cold_permits,
+        move_wait_ms: store.move_wait_ms,
+        promotion: AutoPromotion {
+            promote: promotion.auto_promote,
+            demote: promotion.auto_demote,
+            promote_above: promotion.promote_above.into(),
+            demote_below: promotion.demote_below.into(),
+            quiet_seconds: promotion.quiet_seconds,
+            min_hot_seconds: promotion.min_hot_seconds,
+            max_hot: promotion.max_hot,
+        },
     }
 }
 
@@ -130,6 +237,8 @@ fn http_options(config: &Config) -> hotstock_api::Options {
     hotstock_api::Options {
         default_warehouse_id: WarehouseId(config.engine.default_warehouse),
         default_ttl_seconds: config.orders.default_ttl_seconds,
+        admin_token_sha256: config.admin.token_sha256.0,
+        admin_from_loopback: config.admin.from_loopback,
         max_connections: server.max_connections,
         max_body_bytes: server.max_body_bytes,
         max_batch_body_bytes: server.max_batch_body_bytes,
@@ -171,6 +280,9 @@ impl From<StartError> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use hotstock_persistence::mirror::MirrorOptions;
+    use hotstock_persistence::sql::SqlOptions;
+
     use super::*;
 
     /// What config/default.toml says is what each part would choose for itself, reasons included.
@@ -180,6 +292,20 @@ mod tests {
         let text = |value: &dyn std::fmt::Debug| format!("{value:#?}");
         assert_eq!(text(&engine_options(&config)), text(&EngineOptions::default()));
         assert_eq!(text(&journal_options(&config)), text(&JournalOptions::default()));
+        let sql = SqlOptions::new("");
+        assert_eq!(config.store.connections as usize, sql.connections);
+        assert_eq!(u128::from(config.store.acquire_timeout_ms), sql.acquire_timeout.as_millis());
+        assert_eq!(u128::from(config.store.statement_timeout_ms), sql.statement_timeout.as_millis());
+        let mirror = MirrorOptions::default();
+        assert_eq!(
+            (
+                &config.mirror.key_prefix,
+                config.mirror.flush_every_ms,
+                config.mirror.batch,
+                config.mirror.timeout_ms
+            ),
+            (&mirror.prefix, mirror.flush_every_ms, mirror.batch, mirror.timeout_ms)
+        );
         assert_eq!(text(&http_options(&config)), text(&hotstock_api::Options::default()));
     }
 }

@@ -11,6 +11,15 @@ pub const MAX_BATCH_OPERATIONS: usize = 10_000;
 /// SKUs of one page of the list, when the caller does not say.
 pub const DEFAULT_PAGE_SKUS: usize = 100;
 
+/// Rows of one page of a SKU's journal, when the caller does not say, and at the most.
+pub const DEFAULT_JOURNAL_ROWS: usize = 100;
+
+/// See [`DEFAULT_JOURNAL_ROWS`]. A row has about 350 bytes.
+pub const MAX_JOURNAL_ROWS: usize = 1_000;
+
+/// Anomalies that are shown, the newest ones. Who has more has another problem than to read them one by one.
+pub const MAX_ANOMALIES: usize = 1_000;
+
 /// A body up to this size is read without asking for room in [`Options::max_body_kib_in_flight`]: ordinary requests
 /// are far smaller, and should not touch a counter that all cores share.
 pub const SMALL_BODY_BYTES: usize = 16 * 1024;
@@ -28,6 +37,10 @@ pub struct Options {
     pub default_warehouse_id: WarehouseId,
     /// How long a reservation holds when it does not say, in seconds. From the HTTP contract: half an hour.
     pub default_ttl_seconds: u32,
+    /// The SHA-256 of the operators' token. None: there is none.
+    pub admin_token_sha256: Option<[u8; 32]>,
+    /// Whether, while there is no token, operators' requests are taken from this machine. Otherwise from nobody.
+    pub admin_from_loopback: bool,
     /// Connections at the same time. More wait in the kernel's backlog, untouched. 10,000 clients with a connection each, and
     /// some 40 KiB per connection (buffers, task) keeps idle ones at 400 MB.
     pub max_connections: usize,
@@ -65,6 +78,8 @@ impl Default for Options {
         Self {
             default_warehouse_id: WarehouseId(1),
             default_ttl_seconds: 1_800,
+            admin_token_sha256: None,
+            admin_from_loopback: true,
             max_connections: 10_000,
             max_body_bytes: 1024 * 1024,
             max_batch_body_bytes: 8 * 1024 * 1024,

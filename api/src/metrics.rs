@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use hotstock_engine::engine::{Engine, ShardStats};
+use hotstock_engine::engine::{Engine, FollowerStats, ShardStats, StoreStats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text,
@@ -20,7 +20,7 @@ use crate::codes::{Code, TABLE};
 use crate::routes::{ROUTES, Route};
 
 /// Statuses that this server answers with; each route has one counter for each.
-const STATUSES: [u16; 14] = [200, 201, 400, 404, 405, 408, 409, 413, 422, 431, 500, 503, 504, 0];
+const STATUSES: [u16; 16] = [200, 201, 400, 401, 403, 404, 405, 408, 409, 413, 422, 431, 500, 503, 504, 0];
 
 /// Upper bounds of the latency histogram, in seconds: from what a commit takes to the request timeout.
 const LATENCY_BUCKETS: [f64; 16] =
@@ -191,6 +191,63 @@ const SHARD_METRICS: [ShardMetric; 17] = [
     counter("shard_rebuilds", "Times that the shard was rebuilt after a panic", |s| s.rebuilds),
 ];
 
+/// A metric that the engine keeps of the SQL store; none of them is listed without one.
+struct StoreMetric {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    value: fn(&StoreStats) -> u64,
+}
+
+const fn store_counter(name: &'static str, help: &'static str, value: fn(&StoreStats) -> u64) -> StoreMetric {
+    StoreMetric { name, help, kind: MetricType::Counter, value }
+}
+
+const fn store_gauge(name: &'static str, help: &'static str, value: fn(&StoreStats) -> u64) -> StoreMetric {
+    StoreMetric { name, help, kind: MetricType::Gauge, value }
+}
+
+const STORE_METRICS: [StoreMetric; 18] = [
+    store_gauge("store_up", "1 when the store could do what it was last asked", |s| {
+        u64::from(s.problem.is_none())
+    }),
+    store_gauge("journal_full", "1 while new reservations are refused: the backlog is at its cap", |s| {
+        u64::from(s.journal_full)
+    }),
+    store_gauge("hot_skus", "SKUs that a shard decides for", |s| s.hot_skus),
+    store_gauge("moving_skus", "SKUs on the way into a shard or out of it", |s| s.moving_skus),
+    store_counter("moves_repaired", "Moves that were finished after a restart", |s| s.moves_repaired),
+    store_counter(
+        "fenced_skus",
+        "SKUs that another server or shard owned when they were to be written",
+        |s| s.fenced,
+    ),
+    store_counter("cold_commands", "Commands given to the store", |s| s.cold_commands),
+    store_gauge("cold_in_flight", "Commands under way in the store, or waiting for it", |s| s.cold_in_flight),
+    store_counter("cold_overloaded", "Commands turned away because too many were there", |s| {
+        s.cold_overloaded
+    }),
+    store_counter(
+        "route_retries",
+        "Commands that looked again where to go, because something had moved",
+        |s| s.route_retries,
+    ),
+    store_counter("move_waits", "Commands that waited for a move", |s| s.move_waits),
+    store_counter("orders_fetched", "Orders that shards took back from the store", |s| s.orders_fetched),
+    store_counter("cold_expired", "Cold orders that this server expired", |s| s.swept),
+    store_counter("store_errors", "Calls of the store that failed", |s| s.store_errors),
+    store_counter("anomalies", "Conflicts that flushes found and recorded", |s| s.anomalies),
+    store_counter("flushes", "Flush transactions", |s| s.flushes),
+    store_counter("flushed_events", "Events in them", |s| s.flushed_events),
+    store_counter("flushed_rows", "Rows that they wrote", |s| s.flushed_rows),
+];
+
+/// How far the store has taken in what a shard logged.
+const FOLLOWER_METRICS: [(&str, &str, fn(&FollowerStats) -> u64); 2] = [
+    ("shard_flushed_lsn", "The last event in the store", |f| f.flushed.0),
+    ("shard_flush_lag_events", "Durable events that are not in the store yet", |f| f.lag_events),
+];
+
 /// The engine's counts, read when they are asked for.
 struct EngineMetrics(Engine);
 
@@ -229,6 +286,9 @@ impl Collector for EngineMetrics {
         for (name, help, kind, value) in numbers {
             encode_number(encoder.encode_descriptor(name, help, None, kind)?, kind, value)?;
         }
+        if let Some(store) = &stats.store {
+            store_metrics(&mut encoder, store, &self.0.followers())?;
+        }
         let mut histogram = encoder.encode_descriptor(
             "journal_commit_duration",
             "Write and sync of a group commit",
@@ -238,6 +298,56 @@ impl Collector for EngineMetrics {
         let buckets = commit_buckets(&stats.commit_histogram, stats.commits);
         histogram.encode_histogram::<NoLabelSet>(seconds(stats.commit_micros), stats.commits, &buckets, None)
     }
+}
+
+fn store_metrics(
+    encoder: &mut DescriptorEncoder<'_>,
+    stats: &StoreStats,
+    followers: &[FollowerStats],
+) -> fmt::Result {
+    for metric in &STORE_METRICS {
+        let value = (metric.value)(stats);
+        encode_number(
+            encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?,
+            metric.kind,
+            value,
+        )?;
+    }
+    let moves = [
+        ("promotions", "SKUs promoted", stats.promotions_asked, stats.promotions_auto),
+        ("demotions", "SKUs demoted", stats.demotions_asked, stats.demotions_auto),
+    ];
+    for (name, help, asked, auto) in moves {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (why, count) in [("asked", asked), ("auto", auto)] {
+            encode_number(family.encode_family(&[("why", why)])?, MetricType::Counter, count)?;
+        }
+    }
+    let mut took = encoder.encode_descriptor(
+        "flush_duration",
+        "Time spent in flush transactions",
+        Some(&Unit::Seconds),
+        MetricType::Counter,
+    )?;
+    took.encode_counter::<NoLabelSet, _, u64>(&seconds(stats.flush_micros), None)?;
+    for (name, help, value) in FOLLOWER_METRICS {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for follower in followers {
+            let labels = [("shard", follower.shard.0)];
+            encode_number(family.encode_family(&labels)?, MetricType::Gauge, value(follower))?;
+        }
+    }
+    let mut lag = encoder.encode_descriptor(
+        "shard_flush_lag",
+        "Age of the oldest durable event that is not in the store yet",
+        Some(&Unit::Seconds),
+        MetricType::Gauge,
+    )?;
+    for follower in followers {
+        let value = seconds(follower.lag_millis.saturating_mul(1_000));
+        ConstGauge::new(value).encode(lag.encode_family(&[("shard", follower.shard.0)])?)?;
+    }
+    Ok(())
 }
 
 fn encode_number(encoder: MetricEncoder<'_>, kind: MetricType, value: u64) -> fmt::Result {

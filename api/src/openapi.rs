@@ -9,7 +9,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 use crate::codes::{Code, CodeInfo, TABLE};
 use crate::problem::ProblemBody;
 use crate::routes::{Method, ROUTES, RouteInfo};
-use crate::{batch, health, orders, stock};
+use crate::{admin, batch, health, orders, stock};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -21,14 +21,17 @@ use crate::{batch, health, orders, stock};
     paths(
         orders::reserve, orders::get, orders::confirm, orders::release, orders::extend, orders::return_units,
         batch::batch,
-        stock::create, stock::list, stock::get, stock::restock, stock::deduct, stock::adjust, stock::suspend, stock::resume,
+        stock::create, stock::list, stock::get, stock::journal, stock::restock, stock::deduct, stock::adjust, stock::suspend, stock::resume,
+        admin::promote, admin::demote, admin::promote_all, admin::demote_all, admin::hot, admin::shards, admin::checkpoint,
+        admin::anomalies,
         health::livez, health::readyz, health::metrics, health::openapi,
     ),
     components(schemas(ProblemBody)),
     tags(
         (name = "orders", description = "Reserve, confirm, release, extend, return"),
         (name = "stock", description = "Create, read, change"),
-        (name = "operators", description = "Health, counts, this description")
+        (name = "operators", description = "What is hot, how far the shards are, health, counts, this description. Paths below /v1/admin \
+            need `Authorization: Bearer` with the operators' token; without one set they are served to the server's own machine only.")
     )
 )]
 struct Described;

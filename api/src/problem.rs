@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Response, StatusCode};
 use hotstock_engine::command::InvalidField;
 use hotstock_engine::ids::{SkuId, TraceId, WarehouseId};
@@ -106,6 +106,9 @@ impl Problem {
         *response.status_mut() = StatusCode::from_u16(info.status).expect("the table has valid statuses");
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.code == Code::Unauthorized {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(seconds) = info.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -302,6 +305,7 @@ mod tests {
             assert_eq!(response.status().as_u16(), row.status, "{}", row.name);
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
             assert_eq!(response.headers().contains_key(RETRY_AFTER), row.status == 503, "{}", row.name);
+            assert_eq!(response.headers().contains_key(WWW_AUTHENTICATE), row.status == 401, "{}", row.name);
         }
     }
 }

@@ -13,7 +13,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use crate::app::{App, Call, Reply};
 use crate::codes::Code;
 use crate::problem::Problem;
-use crate::{batch, health, orders, stock, trace};
+use crate::{admin, auth, batch, health, orders, stock, trace};
 
 /// A route, by its place in [`ROUTES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +30,20 @@ pub enum Route {
     CreateStock,
     ListStock,
     GetStock,
+    StockJournal,
     Restock,
     Deduct,
     Adjust,
     Suspend,
     Resume,
+    PromoteSku,
+    DemoteSku,
+    PromoteSkus,
+    DemoteSkus,
+    HotSkus,
+    Shards,
+    Checkpoint,
+    Anomalies,
     Livez,
     Readyz,
     Metrics,
@@ -77,6 +86,8 @@ pub struct RouteInfo {
     pub takes: Takes,
     /// Whether it has parameters after a `?`.
     pub query: bool,
+    /// Whether it is the operators' alone.
+    pub admin: bool,
     /// The codes that it may answer with, apart from those that [`RouteInfo::codes`] adds.
     own_codes: &'static [Code],
     /// Whether it asks the engine's shards, whose codes then are added.
@@ -91,9 +102,15 @@ const fn post(route: Route, path: &'static str, own_codes: &'static [Code]) -> R
         path,
         takes: Takes::Body,
         query: false,
+        admin: false,
         own_codes,
         submits: true,
     }
+}
+
+/// A route of the operators; its path begins with [`auth::ADMIN_PREFIX`].
+const fn operators(info: RouteInfo) -> RouteInfo {
+    RouteInfo { admin: true, ..info }
 }
 
 /// A route that only reads.
@@ -104,6 +121,7 @@ const fn get(route: Route, path: &'static str, own_codes: &'static [Code]) -> Ro
         path,
         takes: Takes::Nothing,
         query: false,
+        admin: false,
         own_codes,
         submits: false,
     }
@@ -114,6 +132,16 @@ const fn stray(route: Route, label: &'static str, own_codes: &'static [Code]) ->
     RouteInfo { method: Method::Any, ..get(route, label, own_codes) }
 }
 
+/// The codes of what may have to read the SQL store.
+const READS_STORE: &[Code] = &[Code::InvalidField, Code::Overloaded, Code::StoreUnavailable, Code::Timeout];
+
+/// The codes of what reads one SKU there.
+const READS_SKU: &[Code] =
+    &[Code::InvalidField, Code::UnknownSku, Code::Overloaded, Code::StoreUnavailable, Code::Timeout];
+
+/// The codes of moving one SKU. Those of a list are in its results.
+const MOVES: &[Code] = &[Code::InvalidField, Code::UnknownSku, Code::OrdersSpan];
+
 /// Every route, in the order of [`Route`].
 pub const ROUTES: &[RouteInfo] = &[
     post(
@@ -122,6 +150,7 @@ pub const ROUTES: &[RouteInfo] = &[
         &[
             Code::OrderMismatch,
             Code::OrderSpansShards,
+            Code::JournalFull,
             Code::UnknownSku,
             Code::InsufficientStock,
             Code::OrderCancelled,
@@ -137,6 +166,7 @@ pub const ROUTES: &[RouteInfo] = &[
         "/v1/reservations/{order_no}/confirm",
         &[
             Code::RequestMismatch,
+            Code::OrderSpansShards,
             Code::UnknownOrder,
             Code::OrderCancelled,
             Code::ExceedsHold,
@@ -149,6 +179,7 @@ pub const ROUTES: &[RouteInfo] = &[
         "/v1/reservations/{order_no}/release",
         &[
             Code::RequestMismatch,
+            Code::OrderSpansShards,
             Code::UnknownOrder,
             Code::AlreadyConfirmed,
             Code::ExceedsHold,
@@ -158,13 +189,14 @@ pub const ROUTES: &[RouteInfo] = &[
     post(
         Route::Extend,
         "/v1/reservations/{order_no}/extend",
-        &[Code::UnknownOrder, Code::OrderCancelled, Code::OrderEnded],
+        &[Code::OrderSpansShards, Code::UnknownOrder, Code::OrderCancelled, Code::OrderEnded],
     ),
     post(
         Route::Return,
         "/v1/reservations/{order_no}/return",
         &[
             Code::RequestMismatch,
+            Code::OrderSpansShards,
             Code::UnknownOrder,
             Code::OrderCancelled,
             Code::NothingToReturn,
@@ -172,12 +204,10 @@ pub const ROUTES: &[RouteInfo] = &[
         ],
     ),
     RouteInfo { takes: Takes::Batch, ..post(Route::Batch, "/v1/batch", &[]) },
-    post(Route::CreateStock, "/v1/stock", &[Code::StockExists]),
-    RouteInfo { query: true, ..get(Route::ListStock, "/v1/stock", &[Code::InvalidField]) },
-    RouteInfo {
-        query: true,
-        ..get(Route::GetStock, "/v1/stock/{sku_id}", &[Code::InvalidField, Code::UnknownSku])
-    },
+    post(Route::CreateStock, "/v1/stock", &[Code::StockExists, Code::OrdersSpan]),
+    RouteInfo { query: true, ..get(Route::ListStock, "/v1/stock", READS_STORE) },
+    RouteInfo { query: true, ..get(Route::GetStock, "/v1/stock/{sku_id}", READS_SKU) },
+    RouteInfo { query: true, ..get(Route::StockJournal, "/v1/stock/{sku_id}/journal", READS_SKU) },
     post(Route::Restock, "/v1/stock/{sku_id}/restock", &[Code::RequestMismatch, Code::UnknownSku]),
     post(
         Route::Deduct,
@@ -191,6 +221,24 @@ pub const ROUTES: &[RouteInfo] = &[
     ),
     post(Route::Suspend, "/v1/stock/{sku_id}/suspend", &[Code::UnknownSku]),
     post(Route::Resume, "/v1/stock/{sku_id}/resume", &[Code::UnknownSku]),
+    RouteInfo {
+        takes: Takes::Nothing,
+        ..operators(post(Route::PromoteSku, "/v1/admin/skus/{sku_id}/promote", MOVES))
+    },
+    RouteInfo {
+        takes: Takes::Nothing,
+        ..operators(post(Route::DemoteSku, "/v1/admin/skus/{sku_id}/demote", MOVES))
+    },
+    operators(post(Route::PromoteSkus, "/v1/admin/skus/promote", &[])),
+    operators(post(Route::DemoteSkus, "/v1/admin/skus/demote", &[])),
+    RouteInfo { query: true, ..operators(get(Route::HotSkus, "/v1/admin/skus/hot", &[Code::InvalidField])) },
+    operators(get(Route::Shards, "/v1/admin/shards", &[])),
+    RouteInfo {
+        takes: Takes::Nothing,
+        submits: false,
+        ..operators(post(Route::Checkpoint, "/v1/admin/checkpoint", &[]))
+    },
+    RouteInfo { query: true, ..operators(get(Route::Anomalies, "/v1/admin/anomalies", READS_STORE)) },
     get(Route::Livez, "/livez", &[]),
     get(Route::Readyz, "/readyz", &[Code::NotReady]),
     get(Route::Metrics, "/metrics", &[]),
@@ -235,11 +283,18 @@ impl RouteInfo {
         let any: &[Code] = &[Code::MalformedRequest, Code::HeadersTooLarge];
         let body: &[Code] =
             &[Code::InvalidField, Code::RequestIncomplete, Code::RequestTooLarge, Code::Overloaded];
-        let engine: &[Code] =
-            &[Code::Overloaded, Code::JournalUnavailable, Code::ShardRestarted, Code::Timeout];
+        let engine: &[Code] = &[
+            Code::OwnedElsewhere,
+            Code::Overloaded,
+            Code::StoreUnavailable,
+            Code::JournalUnavailable,
+            Code::ShardRestarted,
+            Code::Timeout,
+        ];
+        let guarded: &[Code] = if self.admin { &[Code::Unauthorized, Code::Forbidden] } else { &[] };
         let body = if self.takes == Takes::Nothing { &[] } else { body };
         let engine = if self.submits { engine } else { &[] };
-        let mut all = [self.own_codes, any, body, engine].concat();
+        let mut all = [self.own_codes, any, body, engine, guarded].concat();
         all.sort_unstable_by_key(|code| *code as u8);
         all.dedup();
         all.into_iter()
@@ -274,11 +329,20 @@ fn handler(app: &Arc<App>, info: &'static RouteInfo) -> Option<MethodRouter> {
         Route::CreateStock => endpoint(app, info, stock::create),
         Route::ListStock => endpoint(app, info, stock::list),
         Route::GetStock => endpoint(app, info, stock::get),
+        Route::StockJournal => endpoint(app, info, stock::journal),
         Route::Restock => endpoint(app, info, stock::restock),
         Route::Deduct => endpoint(app, info, stock::deduct),
         Route::Adjust => endpoint(app, info, stock::adjust),
         Route::Suspend => endpoint(app, info, stock::suspend),
         Route::Resume => endpoint(app, info, stock::resume),
+        Route::PromoteSku => endpoint(app, info, admin::promote),
+        Route::DemoteSku => endpoint(app, info, admin::demote),
+        Route::PromoteSkus => endpoint(app, info, admin::promote_all),
+        Route::DemoteSkus => endpoint(app, info, admin::demote_all),
+        Route::HotSkus => endpoint(app, info, admin::hot),
+        Route::Shards => endpoint(app, info, admin::shards),
+        Route::Checkpoint => endpoint(app, info, admin::checkpoint),
+        Route::Anomalies => endpoint(app, info, admin::anomalies),
         Route::Livez => endpoint(app, info, health::livez),
         Route::Readyz => endpoint(app, info, health::readyz),
         Route::Metrics => endpoint(app, info, health::metrics),
@@ -304,13 +368,25 @@ where
         async move {
             let started = Instant::now();
             let trace = trace::of_headers(request.headers());
-            let answer = match Call::read(Arc::clone(&app), request, trace, info).await {
-                Ok(call) => in_time(&app, handler(call)).await,
+            let answer = match allowed(&app, &request, info) {
+                Ok(()) => match Call::read(Arc::clone(&app), request, trace, info).await {
+                    Ok(call) => in_time(&app, handler(call)).await,
+                    Err(problem) => Err(problem),
+                },
                 Err(problem) => Err(problem),
             };
             app.finish(info, trace, started, answer)
         }
     })
+}
+
+/// Before anything of the request is read.
+fn allowed(app: &App, request: &Request, info: &RouteInfo) -> Result<(), Problem> {
+    if !info.admin {
+        return Ok(());
+    }
+    let peer = request.extensions().get::<auth::Peer>().copied();
+    auth::check(&app.options, request.headers(), peer)
 }
 
 async fn in_time(app: &App, answer: impl Future<Output = Result<Reply, Problem>>) -> Result<Reply, Problem> {
@@ -330,4 +406,18 @@ fn no_route(app: &App, request: &Request, route: Route) -> Response<axum::body::
         _ => Problem::new(Code::NotFound, "no route has this path"),
     };
     app.finish(route.info(), trace::of_headers(request.headers()), Instant::now(), Err(problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who forgets the guard of a path, or guards one whose caller's address is not looked up, finds out here.
+    #[test]
+    fn exactly_the_operators_paths_are_guarded() {
+        for info in ROUTES {
+            assert_eq!(info.admin, info.path.starts_with(auth::ADMIN_PREFIX), "{}", info.path);
+        }
+        assert!(ROUTES.iter().any(|info| info.admin));
+    }
 }

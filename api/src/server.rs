@@ -23,6 +23,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tower_service::Service;
 
 use crate::app::App;
+use crate::auth::{ADMIN_PREFIX, Peer};
 use crate::limits::{ACCEPT_PAUSE, Options};
 use crate::routes;
 
@@ -58,9 +59,9 @@ pub async fn serve(
             () = &mut stop_accepting => break,
             Some(ended) = connections.join_next() => note(ended),
             accepted = listener.accept(), if has_room => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     let (app, router, http) = (Arc::clone(&app), router.clone(), http.clone());
-                    connections.spawn(connection(stream, app, router, http, stopping.clone()));
+                    connections.spawn(connection(stream, Peer(peer), app, router, http, stopping.clone()));
                 }
                 Err(error) => accept_failed(&error).await,
             },
@@ -94,6 +95,7 @@ fn http(options: &Options) -> http1::Builder {
 
 async fn connection(
     stream: TcpStream,
+    peer: Peer,
     app: Arc<App>,
     router: Router,
     http: http1::Builder,
@@ -104,7 +106,11 @@ async fn connection(
         tracing::debug!(%error, "a connection ended before it began");
         return;
     }
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        // Only these look at it, and the first extension of a request costs an allocation.
+        if request.uri().path().starts_with(ADMIN_PREFIX) {
+            request.extensions_mut().insert(peer);
+        }
         // A clone of the router is a clone of an Arc.
         router.clone().call(request.map(Body::new))
     });

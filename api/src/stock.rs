@@ -6,29 +6,40 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hotstock_engine::command::{ChangeKind, InvalidField, StockStatus};
 use hotstock_engine::ids::SkuId;
 use hotstock_engine::limits::MAX_PAGE_ROWS;
-use hotstock_engine::outcome::Refusal;
+use hotstock_engine::outcome::{Answer, Refusal};
 
+use crate::admin::{Way, move_one};
 use crate::app::{Call, Reply};
 use crate::body::{parse, parse_optional};
-use crate::limits::DEFAULT_PAGE_SKUS;
+use crate::limits::{DEFAULT_JOURNAL_ROWS, DEFAULT_PAGE_SKUS, MAX_JOURNAL_ROWS};
 use crate::problem::Problem;
 use crate::wire::answers::{AnyBody, created};
+use crate::wire::history::{JournalBody, JournalQuery, Seen};
 use crate::wire::stock::{
     ChangeBody, CreateBody, PageBody, PageQuery, SkuBody, SkuQuery, StatusBody, StockBody, one_warehouse,
     sku_id,
 };
 
-/// Creates the stock of a SKU in a warehouse.
+/// Creates the stock of a SKU in a warehouse; with `hot`, promotes the SKU as well.
 #[utoipa::path(
     post, path = "/v1/stock", tag = "stock", request_body = CreateBody,
     responses((status = 201, description = "The stock was created", body = StockBody),
         (status = 200, description = "It had been created with the same quantity before", body = StockBody))
 )]
 pub async fn create(call: Call) -> Result<Reply, Problem> {
-    let action = parse::<CreateBody<'_>>(call.body()?)?.action(&call.app.defaults)?;
+    let body = parse::<CreateBody<'_>>(call.body()?)?;
+    let (action, hot) = (body.action(&call.app.defaults)?, body.hot);
     let answer = call.submit(action).await?;
     let status = if created(&answer) { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(Reply::json(status, &AnyBody::of(&answer)))
+    let mut body = AnyBody::of(&answer);
+    if let (true, Answer::Stock { stock, .. }) = (hot, &answer) {
+        // The stock stays when this fails; the same request again goes on from there.
+        move_one(&call, stock.sku_id.clone(), Way::Promote).await?;
+        if let AnyBody::Stock(stock) = body {
+            body = AnyBody::Stock(stock.hot());
+        }
+    }
+    Ok(Reply::json(status, &body))
 }
 
 /// Reads a SKU, in one warehouse or all.
@@ -40,7 +51,7 @@ pub async fn create(call: Call) -> Result<Reply, Problem> {
 pub async fn get(call: Call) -> Result<Reply, Problem> {
     let query: SkuQuery = call.query()?;
     let (sku_id, warehouse_id) = (sku_id(call.path_id())?, one_warehouse(query.warehouse_id)?);
-    let stocks = call.app.engine.stock(&sku_id, warehouse_id);
+    let stocks = call.app.engine.stock(&sku_id, warehouse_id).await?;
     if stocks.is_empty() {
         return Err(Refusal::UnknownSku { sku_id, warehouse_id }.into());
     }
@@ -60,13 +71,39 @@ pub async fn list(call: Call) -> Result<Reply, Problem> {
     let limit = query.limit.map_or(Ok(DEFAULT_PAGE_SKUS), |limit| limit.within("limit", 1..=max))?;
     let after = query.cursor.map(|cursor| after_cursor(&cursor)).transpose()?;
     let engine = &call.app.engine;
-    let page = engine.stock_page(after.as_ref(), limit);
+    let page = engine.stock_page(after.as_ref(), limit).await?;
     // A page may be shorter than its limit and still not be the last, so the one after it is asked for.
     let last = page.last().and_then(|stocks| stocks.first()).map(|stock| &stock.sku_id);
-    let more = last.filter(|last| !engine.stock_page(Some(last), 1).is_empty());
+    let more = match last {
+        Some(last) => (!engine.stock_page(Some(last), 1).await?.is_empty()).then_some(last),
+        None => None,
+    };
     let items = page.iter().map(|stocks| SkuBody::new(stocks, None)).collect();
-    let next_cursor = more.map(|sku_id| BASE64_URL_SAFE_NO_PAD.encode(sku_id.as_str()));
+    let next_cursor = more.map(cursor_of);
     Ok(Reply::json(StatusCode::OK, &PageBody { items, next_cursor }))
+}
+
+/// The journal of a SKU: every change of its stocks, with what caused it. What is durable is in it, flushed to the SQL store or not.
+#[utoipa::path(
+    get, path = "/v1/stock/{sku_id}/journal", tag = "stock",
+    params(("sku_id" = String, Path),
+        ("limit" = Option<u32>, Query, description = "Rows of the page, 1 to 1,000; 100 where missing"),
+        ("after" = Option<String>, Query, description = "The next_after of the page before")),
+    responses((status = 200, description = "One page", body = JournalBody))
+)]
+pub async fn journal(call: Call) -> Result<Reply, Problem> {
+    let query: JournalQuery = call.query()?;
+    let sku_id = sku_id(call.path_id())?;
+    let max = i64::try_from(MAX_JOURNAL_ROWS).unwrap_or(i64::MAX);
+    let limit = query.limit.map_or(Ok(DEFAULT_JOURNAL_ROWS), |limit| limit.within("limit", 1..=max))?;
+    let mut seen = query.after.map_or(Ok(Seen::default()), |after| Seen::of_cursor(&after))?;
+    let items = call.app.engine.stock_journal(&sku_id, &seen.0, limit).await?;
+    // Every stock has the row of its creation, so only a SKU that is not there has none.
+    if items.is_empty() && seen.0.is_empty() {
+        return Err(Refusal::UnknownSku { sku_id, warehouse_id: None }.into());
+    }
+    seen.note(&items);
+    Ok(Reply::json(StatusCode::OK, &JournalBody { items: &items, next_after: seen.cursor() }))
 }
 
 /// Units came in.
@@ -139,7 +176,15 @@ async fn set_status(call: Call, status: StockStatus) -> Result<Reply, Problem> {
 }
 
 /// A cursor is the name of the last SKU seen, wrapped so that nobody builds one.
-fn after_cursor(cursor: &str) -> Result<SkuId, InvalidField> {
+pub fn cursor_of(sku_id: &SkuId) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(sku_id.as_str())
+}
+
+/// Reads what [`cursor_of`] wrote.
+///
+/// # Errors
+/// [`InvalidField`] for anything else.
+pub fn after_cursor(cursor: &str) -> Result<SkuId, InvalidField> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok();
     let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     text.and_then(|text| SkuId::new(&text).ok())

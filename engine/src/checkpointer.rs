@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::checkpoint::{CheckpointEnd, CheckpointError, CheckpointStore, CheckpointWriter, Image};
 use crate::context::Context;
+use crate::follower::trim_marks;
 use crate::ids::{Lsn, ShardId};
 use crate::shard::shared::ShardShared;
 use crate::writer::WriterMessage;
@@ -79,12 +80,10 @@ pub(crate) fn run(
     }
 }
 
-/// The journal before the checkpoints is not needed any more. A quiet shard with an old checkpoint would keep whole
+/// The journal before the checkpoints is not needed any more, as far as the store has it. A quiet shard with an old checkpoint would keep whole
 /// segments from being trimmed, so a checkpoint that was due by its number of events asks the others for one.
 fn finished(context: &Context, shards: &[Arc<ShardShared>], asked: bool) {
-    let mark = |shard: &Arc<ShardShared>| (shard.id, Lsn(shard.counters.checkpoint.load(Ordering::Relaxed)).next());
-    let marks = shards.iter().map(mark).collect();
-    drop(context.inbox.put(WriterMessage::Trim(marks)));
+    drop(context.inbox.put(WriterMessage::Trim(trim_marks(shards))));
     if asked {
         return;
     }

@@ -9,6 +9,7 @@ use crate::checkpointer::CheckpointMessage;
 use crate::clock::Clock;
 use crate::command::Command;
 use crate::directory::Directory;
+use crate::dirty::Dirty;
 use crate::engine::EngineOptions;
 use crate::replier::Replier;
 use crate::sync::Inbox;
@@ -17,6 +18,9 @@ use crate::writer::WriterMessage;
 
 /// Runs before a command is decided; tests use it to make a shard panic.
 pub(crate) type BeforeDecide = Arc<dyn Fn(&Command) + Send + Sync>;
+
+/// Runs when a step of a move or of a flush is reached; tests make a crash of it.
+pub(crate) type Failpoint = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 pub(crate) struct Context {
     pub options: EngineOptions,
@@ -33,5 +37,19 @@ pub(crate) struct Context {
     pub poison: OnceLock<String>,
     /// The backlog on the disk has reached its cap: no new reservations.
     pub journal_full: AtomicBool,
+    /// There is a store behind the shards: what a shard does not know may be there.
+    pub with_store: bool,
+    /// For those who follow with the newest levels.
+    pub dirty: Option<Arc<Dirty>>,
     pub before_decide: Option<BeforeDecide>,
+    pub failpoint: Option<Failpoint>,
+}
+
+impl Context {
+    /// A step is reached that a crash must not harm.
+    pub fn failpoint(&self, step: &'static str) {
+        if let Some(failpoint) = &self.failpoint {
+            failpoint(step);
+        }
+    }
 }

@@ -1,14 +1,15 @@
-//! Which shard is the home of an order: claimed by the first request that names it, known until the order is forgotten.
+//! Which place is the home of an order: claimed by the first request that names it, known until the order is forgotten.
 //!
-//! An entry counts its claims. Every request that could make the order takes one on its way in; the shard gives it back
-//! when the request is decided, unless that made the order: then the claim is the order's own, given back when the order is
-//! forgotten. So two requests for one new order, whose lines lie in different shards, meet in one shard, and a
-//! refused order leaves nothing behind.
+//! An entry counts its claims. Every request that could make the order takes one on its way in; it is given back when the
+//! request is decided. When that made the order, the entry becomes the order's own and stays until the order is
+//! forgotten. So two requests for one new order, whose lines lie in different places, meet in one, and a refused order leaves
+//! nothing behind.
 //!
-//! With one shard there is nothing to know, and the directory keeps nothing: a second table of all orders would cost
-//! a quarter of the time of a reserve.
+//! With one shard the shard itself knows which orders there are, and a second table of all orders would cost a quarter of
+//! the time of a reserve: there are entries only while a request is under way, and without a store none at all.
 
 use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
 use foldhash::fast::RandomState;
 
 use crate::ids::{OrderNo, ShardId};
@@ -16,59 +17,107 @@ use crate::ids::{OrderNo, ShardId};
 /// Parts of the map, each of which grows alone: at ten million orders a part has ten thousand and grows in some 0.2 ms.
 const PARTS: usize = 1024;
 
-/// order_no → home shard.
+/// order_no → home.
 #[derive(Debug)]
 pub struct Directory {
-    /// `None`: there is one shard.
-    homes: Option<DashMap<OrderNo, Home, RandomState>>,
+    /// `None`: there is one shard and no store.
+    homes: Option<DashMap<OrderNo, Known, RandomState>>,
+    /// Orders keep an entry of their own: there are several shards.
+    keeps: bool,
+}
+
+/// Where an order is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// In a shard.
+    Shard(ShardId),
+    /// In the store; only while a request is under way that could make the order there.
+    Cold,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Home {
-    shard: ShardId,
+struct Known {
+    home: Home,
+    /// Requests under way.
     claims: u32,
+    /// The order is there.
+    own: bool,
 }
 
-/// The shard of a directory that needs no entries.
-const ONLY: ShardId = ShardId(0);
+/// The home of an order that needs no entry.
+const ONLY: Home = Home::Shard(ShardId(0));
 
 impl Directory {
-    /// For this many shards.
-    pub fn new(shards: u16) -> Self {
+    /// For this many shards, with a store or without.
+    pub fn new(shards: u16, store: bool) -> Self {
         let map = || DashMap::with_capacity_and_hasher_and_shard_amount(0, RandomState::default(), PARTS);
-        Self { homes: (shards > 1).then(map) }
+        Self { homes: (shards > 1 || store).then(map), keeps: shards > 1 }
     }
 
     /// Takes a claim and gives the order's home: `wanted`, or where it is already.
-    pub fn claim(&self, order_no: &OrderNo, wanted: ShardId) -> ShardId {
+    pub fn claim(&self, order_no: &OrderNo, wanted: Home) -> Home {
         let Some(homes) = &self.homes else { return ONLY };
-        let mut home = homes.entry(order_no.clone()).or_insert(Home { shard: wanted, claims: 0 });
-        home.claims = home.claims.saturating_add(1);
-        home.shard
+        let new = Known { home: wanted, claims: 0, own: false };
+        let mut known = homes.entry(order_no.clone()).or_insert(new);
+        known.claims = known.claims.saturating_add(1);
+        known.home
     }
 
     /// Takes a claim if the order has a home.
-    pub fn claim_known(&self, order_no: &OrderNo) -> Option<ShardId> {
+    pub fn claim_known(&self, order_no: &OrderNo) -> Option<Home> {
         let Some(homes) = &self.homes else { return Some(ONLY) };
-        let mut home = homes.get_mut(order_no)?;
-        home.claims = home.claims.saturating_add(1);
-        Some(home.shard)
+        let mut known = homes.get_mut(order_no)?;
+        known.claims = known.claims.saturating_add(1);
+        Some(known.home)
     }
 
-    /// The home of the order, without a claim.
-    pub fn home(&self, order_no: &OrderNo) -> Option<ShardId> {
+    /// The home of the order, without a claim. With one shard that is it, unless a request says otherwise just now.
+    pub fn home(&self, order_no: &OrderNo) -> Option<Home> {
         let Some(homes) = &self.homes else { return Some(ONLY) };
-        homes.get(order_no).map(|home| home.shard)
+        homes.get(order_no).map(|known| known.home).or((!self.keeps).then_some(ONLY))
     }
 
-    /// Gives a claim back; the last one closes the entry.
+    /// Gives a claim back; the last one closes the entry of an order that was not made.
     pub fn give_back(&self, order_no: &OrderNo) {
+        self.change(order_no, |known| known.claims = known.claims.saturating_sub(1));
+    }
+
+    /// A claim led to the order: it is given back, and the entry is the order's own.
+    pub fn made(&self, order_no: &OrderNo) {
+        self.change(order_no, |known| {
+            known.claims = known.claims.saturating_sub(1);
+            known.own = self.keeps;
+        });
+    }
+
+    /// The order is in this shard, whatever requests under way believe.
+    pub fn own(&self, order_no: &OrderNo, shard: ShardId) {
+        let Some(homes) = self.homes.as_ref().filter(|_| self.keeps) else { return };
+        let home = Home::Shard(shard);
+        match homes.entry(order_no.clone()) {
+            Entry::Occupied(mut entry) => {
+                let known = entry.get_mut();
+                (known.home, known.own) = (home, true);
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(Known { home, claims: 0, own: true });
+            }
+        }
+    }
+
+    /// The order is not in its shard any more, or was not made after all.
+    pub fn forget(&self, order_no: &OrderNo) {
+        if self.keeps {
+            self.change(order_no, |known| known.own = false);
+        }
+    }
+
+    fn change(&self, order_no: &OrderNo, change: impl FnOnce(&mut Known)) {
         let Some(homes) = &self.homes else { return };
-        let last = |_: &OrderNo, home: &mut Home| {
-            home.claims = home.claims.saturating_sub(1);
-            home.claims == 0
-        };
-        homes.remove_if_mut(order_no, last);
+        homes.remove_if_mut(order_no, |_, known| {
+            change(known);
+            known.claims == 0 && !known.own
+        });
     }
 
     /// Orders that have an entry.
@@ -81,27 +130,62 @@ impl Directory {
 mod tests {
     use super::*;
 
+    const fn at(shard: u16) -> Home {
+        Home::Shard(ShardId(shard))
+    }
+
     #[test]
     fn the_first_claim_decides_and_the_last_give_back_closes() {
-        let directory = Directory::new(8);
+        let directory = Directory::new(8, false);
         let order = OrderNo::new("o").unwrap();
         assert_eq!(directory.claim_known(&order), None);
-        assert_eq!(directory.claim(&order, ShardId(3)), ShardId(3));
-        assert_eq!(directory.claim(&order, ShardId(5)), ShardId(3), "the home stays where it is");
+        assert_eq!(directory.claim(&order, at(3)), at(3));
+        assert_eq!(directory.claim(&order, at(5)), at(3), "the home stays where it is");
         directory.give_back(&order);
-        assert_eq!(directory.home(&order), Some(ShardId(3)), "one claim is left");
+        assert_eq!(directory.home(&order), Some(at(3)), "one claim is left");
         directory.give_back(&order);
         assert_eq!(directory.home(&order), None);
-        assert_eq!(directory.claim(&order, ShardId(5)), ShardId(5));
+        assert_eq!(directory.claim(&order, Home::Cold), Home::Cold);
+        assert_eq!(directory.claim(&order, at(5)), Home::Cold);
         assert_eq!(directory.len(), 1);
     }
 
     #[test]
-    fn one_shard_needs_no_entries() {
-        let directory = Directory::new(1);
+    fn an_order_that_was_made_keeps_its_home_until_it_is_forgotten() {
+        let directory = Directory::new(8, true);
         let order = OrderNo::new("o").unwrap();
-        assert_eq!(directory.claim(&order, ShardId(0)), ShardId(0));
-        assert_eq!(directory.home(&order), Some(ShardId(0)));
+        assert_eq!(directory.claim(&order, at(3)), at(3));
+        assert_eq!(directory.claim(&order, at(3)), at(3));
+        directory.made(&order);
+        directory.give_back(&order);
+        assert_eq!(directory.home(&order), Some(at(3)));
+        directory.own(&order, ShardId(4));
+        directory.own(&order, ShardId(4));
+        assert_eq!(directory.home(&order), Some(at(4)));
+        directory.forget(&order);
+        assert_eq!((directory.home(&order), directory.len()), (None, 0));
+    }
+
+    #[test]
+    fn one_shard_needs_no_entries() {
+        let directory = Directory::new(1, false);
+        let order = OrderNo::new("o").unwrap();
+        assert_eq!(directory.claim(&order, at(0)), at(0));
+        assert_eq!(directory.home(&order), Some(at(0)));
         assert_eq!(directory.len(), 0);
+    }
+
+    #[test]
+    fn one_shard_with_a_store_has_entries_for_requests_under_way_only() {
+        let directory = Directory::new(1, true);
+        let order = OrderNo::new("o").unwrap();
+        assert_eq!(directory.home(&order), Some(at(0)));
+        assert_eq!(directory.claim(&order, Home::Cold), Home::Cold);
+        assert_eq!(directory.home(&order), Some(Home::Cold));
+        directory.own(&order, ShardId(0));
+        directory.forget(&order);
+        assert_eq!(directory.len(), 1, "the claim of the request is still there");
+        directory.made(&order);
+        assert_eq!((directory.home(&order), directory.len()), (Some(at(0)), 0));
     }
 }

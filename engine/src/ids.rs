@@ -99,7 +99,7 @@ impl fmt::Display for ServerId {
 }
 
 /// A partition of the hot SKUs with one owner, one mailbox and one journal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct ShardId(pub u16);
 
 impl ShardId {

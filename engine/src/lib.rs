@@ -7,9 +7,10 @@
 //! 3. [`state`]: the pure state machine of one shard: decide, apply, audit.
 //! 4. [`journal`], [`checkpoint`], [`store`]: what the engine asks of durable storage (implemented in `hotstock-persistence`).
 //! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom model.
-//! 6. `directory`, `views`: where orders live, what readers see.
+//! 6. `directory`, `views`, [`dirty`], [`mirror`]: where orders live, what readers see, what changed since it was mirrored.
 //! 7. `shard`, `writer`, `replier`, `checkpointer`: the running parts, in the order in which a command meets them; [`recovery`].
-//! 8. [`engine`]: start, submit, read, stop.
+//! 8. [`reconcile`]: every stock counted in several ways.
+//! 9. [`engine`]: start, submit, read, stop.
 
 pub mod limits;
 pub mod sync;
@@ -23,20 +24,31 @@ not_under_loom! {
     pub mod checkpoint;
     pub mod clock;
     pub mod command;
+    pub mod dirty;
     pub mod engine;
     pub mod event;
     pub mod ids;
     pub mod journal;
+    pub mod mirror;
     pub mod outcome;
+    pub mod reconcile;
     pub mod recovery;
     pub mod state;
     pub mod store;
     mod checkpointer;
     mod context;
     mod directory;
+    mod follower;
+    mod history;
+    mod hub;
+    mod options;
+    mod placement;
     mod replier;
+    mod reads;
+    mod router;
     mod shard;
     mod status;
+    mod sweeper;
     mod views;
     mod writer;
 }

@@ -91,6 +91,108 @@ pub const MAX_LEAVING_EVENTS_PER_TURN: usize = 8;
 /// SKUs that are promoted or demoted by one request. From the HTTP contract: the preheat of a sale.
 pub const MAX_SKUS_PER_MOVE: usize = 1_000;
 
+/// How often the shards are flushed to the store: what a lost data directory would lose.
+pub const DEFAULT_FLUSH_INTERVAL_MILLIS: u64 = 1_000;
+
+/// Events of one flush transaction: large enough for multi-row statements to pay, short enough that its locks hinder nobody.
+pub const DEFAULT_FLUSH_EVENTS: usize = 20_000;
+
+/// The backlog of the journal on disk before new reservations are refused: hours of a store that is down.
+pub const DEFAULT_JOURNAL_CAP_BYTES: u64 = 16 << 30;
+
+/// How often expired cold orders are looked for: they end at most a second late when the store keeps up.
+pub const DEFAULT_SWEEP_INTERVAL_MILLIS: u64 = 1_000;
+
+/// Cold orders that one transaction expires: few enough that their stocks are not locked for long.
+pub const DEFAULT_SWEEP_BATCH: usize = 100;
+
+/// Commands under way in the store: far more than it has connections, few enough that the last waits about a second.
+pub const DEFAULT_COLD_PERMITS: u32 = 1_024;
+
+/// How long a request waits for a SKU that is moving: a move of 100,000 orders takes a second or two.
+pub const DEFAULT_MOVE_WAIT_MILLIS: u64 = 5_000;
+
+/// SKUs that are hot before none is promoted by itself any more; memory of a shard is what it protects.
+pub const DEFAULT_MAX_AUTO_HOT: usize = 1_000;
+
+/// Groups of orders that come back from the store one at a time: enough that two orders seldom wait for each other.
+pub const ORDER_LOCKS: usize = 64;
+
+/// The longest pause between two looks for a SKU or order that is on its way.
+pub const MAX_LOOK_PAUSE_MILLIS: u64 = 20;
+
+/// Chains of one batch that are settled at the same time: as many as the store has connections, give or take.
+pub const MAX_BATCH_CHAINS: usize = 16;
+
+/// SKUs of one move whose orders are read from the store at the same time; beside them requests for cold SKUs go on.
+pub const MAX_ADOPTIONS_AT_ONCE: usize = 4;
+
+/// How long a move waits for another one of the same SKU, or for the store to take in what was logged: longer than any
+/// healthy move takes.
+pub const MAX_MOVE_SECONDS: u64 = 60;
+
+/// The first pause before something is tried again in the background.
+pub const MIN_RETRY_MILLIS: u64 = 20;
+
+/// The longest: the store is found again this soon after it came back.
+pub const MAX_RETRY_MILLIS: u64 = 2_000;
+
+/// Estimated bytes of events of one flush transaction, beside their number: orders of many lines.
+pub const MAX_FLUSH_BYTES: u64 = 16 << 20;
+
+/// How long the last flush may take before the engine stops without it; the journal has everything.
+pub const FINAL_FLUSH_MILLIS: u64 = 5_000;
+
+/// How often rates of requests are looked at.
+pub const AUTO_LOOK_MILLIS: u64 = 1_000;
+
+/// SKUs whose rates are kept: those that stand out among all.
+pub const AUTO_RATES: usize = 256;
+
+/// Columns of the sketch of cold requests; 16 bytes each in every row.
+pub const AUTO_SKETCH_WIDTH: usize = 2_048;
+
+/// Rows of the sketch.
+pub const AUTO_SKETCH_DEPTH: usize = 4;
+
+/// SKUs that move by themselves at one look: a flood of busy SKUs is taken in step by step.
+pub const MAX_AUTO_MOVES_PER_LOOK: usize = 16;
+
+/// Events that are durable and not flushed through which the journal of a SKU is completed. Behind by more, the store has to catch
+/// up first.
+pub const MAX_UNFLUSHED_SCAN: u64 = 1_000_000;
+
+/// Tries to read the journal of a SKU while the seam between store and journal moves.
+pub const MAX_HISTORY_TRIES: usize = 5;
+
+/// Changed stocks that are kept for the mirror while it is behind, some 25 MB. More would only make memory grow while Redis is
+/// away: above it all stocks are mirrored again when it is back.
+pub const MAX_DIRTY_STOCKS: usize = 250_000;
+
+/// Rows of one stock's journal that reconcile reads to find what is behind a difference: some seconds. Further back it is not named.
+pub const MAX_RECONCILE_JOURNAL_ROWS: usize = 200_000;
+
+/// Of those, in one page.
+pub const RECONCILE_JOURNAL_PAGE: usize = 1_000;
+
+/// Orders, and anomalies, that are named as the causes of one difference.
+pub const MAX_RECONCILE_CAUSES: usize = 10;
+
+/// The newest anomalies, among which reconcile looks for causes.
+pub const RECONCILE_ANOMALIES: usize = 1_000;
+
+/// How often reconcile looks at the store before it tells a difference, so that what changes just then is none.
+pub const RECONCILE_STORE_LOOKS: u32 = 3;
+
+/// How often it looks at the mirror, which is some milliseconds behind.
+pub const RECONCILE_MIRROR_LOOKS: u32 = 10;
+
+/// The wait between those looks, in milliseconds.
+pub const RECONCILE_PAUSE_MILLIS: u64 = 50;
+
+/// How long reconcile waits for the flush of what a shard has logged, in milliseconds: some intervals of it.
+pub const RECONCILE_FLUSH_WAIT_MILLIS: u64 = 10_000;
+
 /// SKUs in one page of the list.
 pub const MAX_PAGE_ROWS: usize = 1_000;
 

@@ -3,6 +3,7 @@
 
 use crate::checkpoint::CheckpointStore;
 use crate::engine::StartError;
+use crate::event::Change;
 use crate::ids::{Lsn, ShardId};
 use crate::journal::JournalReader;
 use crate::state::State;
@@ -19,6 +20,9 @@ pub struct Recovered {
     pub checkpoint: Lsn,
     /// Events replayed.
     pub replayed: u64,
+    /// The last event with which orders left with their SKU; or, when none was replayed, the checkpoint, before which there may
+    /// have been some.
+    pub shed: Lsn,
 }
 
 /// Reads a shard back.
@@ -40,6 +44,7 @@ pub fn recover(
         }
     }
     let checkpoint = state.applied();
+    let mut shed = checkpoint;
     loop {
         let events = journal.read(shard, state.applied().next(), EVENTS_PER_READ)?;
         if events.is_empty() {
@@ -47,6 +52,9 @@ pub fn recover(
         }
         for (lsn, event) in &events {
             state.apply(*lsn, event).map_err(|corruption| broken(corruption.to_string()))?;
+            if matches!(event.change, Change::Shed { .. }) {
+                shed = *lsn;
+            }
         }
     }
     state.check_exact().map_err(|corruption| broken(corruption.to_string()))?;
@@ -60,7 +68,7 @@ pub fn recover(
     // Nor are there views of these.
     drop(state.take_left());
     let replayed = state.applied().0 - checkpoint.0;
-    Ok(Recovered { state, checkpoint, replayed })
+    Ok(Recovered { state, checkpoint, replayed, shed })
 }
 
 /// Recovers and audits: what the engine starts with.

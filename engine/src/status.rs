@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::hub::Hub;
 use crate::ids::{Lsn, ShardId};
 use crate::shard::shared::ShardShared;
+use crate::sync::unpoisoned;
 
 /// Whether orders can be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +37,78 @@ pub struct Stats {
     pub commit_histogram: Vec<(u64, u64)>,
     /// Bytes of the journal on disk.
     pub journal_disk_bytes: u64,
-    /// Orders in the directory; 0 with one shard, which needs none.
+    /// Orders in the directory; with one shard, only those that a request is about to make.
     pub directory_orders: u64,
+    /// What concerns the store; `None` without one.
+    pub store: Option<StoreStats>,
+}
+
+/// See [`Stats::store`].
+#[derive(Debug, Clone, Default)]
+pub struct StoreStats {
+    /// Why the store could not do what it was last asked; `None`: it could. Hot SKUs go on either way.
+    pub problem: Option<String>,
+    /// No new reservations on hot SKUs: the backlog of the journal has reached its cap.
+    pub journal_full: bool,
+    /// SKUs that a shard decides for.
+    pub hot_skus: u64,
+    /// SKUs on the way from one to the other.
+    pub moving_skus: u64,
+    /// SKUs promoted because someone asked.
+    pub promotions_asked: u64,
+    /// SKUs promoted by themselves.
+    pub promotions_auto: u64,
+    /// SKUs demoted because someone asked.
+    pub demotions_asked: u64,
+    /// SKUs demoted by themselves.
+    pub demotions_auto: u64,
+    /// SKUs whose move was finished after a restart.
+    pub moves_repaired: u64,
+    /// SKUs that another server or shard owned when this one wanted to write them.
+    pub fenced: u64,
+    /// Commands given to the store.
+    pub cold_commands: u64,
+    /// Commands under way in the store, or waiting for it.
+    pub cold_in_flight: u64,
+    /// Commands turned away because too many were under way there.
+    pub cold_overloaded: u64,
+    /// Commands that had to look again where to go, because a SKU or order had moved.
+    pub route_retries: u64,
+    /// Commands that waited for a move.
+    pub move_waits: u64,
+    /// Orders that shards took back from the store because a command needed them.
+    pub orders_fetched: u64,
+    /// Cold orders that this server expired.
+    pub swept: u64,
+    /// Calls of the store that failed.
+    pub store_errors: u64,
+    /// Conflicts that flushes found and recorded since the start.
+    pub anomalies: u64,
+    /// Flush transactions.
+    pub flushes: u64,
+    /// Events in them.
+    pub flushed_events: u64,
+    /// Rows that they wrote.
+    pub flushed_rows: u64,
+    /// Time spent in them, in microseconds.
+    pub flush_micros: u64,
+}
+
+/// How far the store has taken in what a shard logged.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FollowerStats {
+    /// Whose.
+    pub shard: ShardId,
+    /// The last event in the store.
+    pub flushed: Lsn,
+    /// The last durable event.
+    pub durable: Lsn,
+    /// Events between the two.
+    pub lag_events: u64,
+    /// Age of the oldest of them, in milliseconds; 0 when there is none.
+    pub lag_millis: u64,
+    /// Why the last flush failed; `None`: it did not.
+    pub last_error: Option<String>,
 }
 
 /// See [`Stats::shards`].
@@ -103,4 +175,58 @@ impl ShardStats {
         unsynced_bytes: shard.backlog.bytes(),
     }
 }
+}
+
+impl Hub {
+    /// Counts of the side that faces the store.
+    pub(crate) fn store_stats(&self) -> Option<StoreStats> {
+        let side = self.side.as_ref()?;
+        let counters = &side.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (hot_skus, moving_skus) = side.routes.counts();
+        let permits = u64::from(self.context.options.store.cold_permits.max(1));
+        Some(StoreStats {
+            problem: side.problem(),
+            journal_full: self.context.journal_full.load(Ordering::Relaxed),
+            hot_skus,
+            moving_skus,
+            promotions_asked: get(&counters.promotions_asked),
+            promotions_auto: get(&counters.promotions_auto),
+            demotions_asked: get(&counters.demotions_asked),
+            demotions_auto: get(&counters.demotions_auto),
+            moves_repaired: get(&counters.moves_repaired),
+            fenced: get(&counters.fenced),
+            cold_commands: get(&counters.cold_commands),
+            cold_in_flight: permits.saturating_sub(side.gate.available_permits() as u64),
+            cold_overloaded: get(&counters.cold_overloaded),
+            route_retries: get(&counters.route_retries),
+            move_waits: get(&counters.move_waits),
+            orders_fetched: get(&counters.orders_fetched),
+            swept: get(&counters.swept),
+            store_errors: get(&counters.store_errors),
+            anomalies: get(&counters.anomalies),
+            flushes: get(&counters.flushes),
+            flushed_events: get(&counters.flushed_events),
+            flushed_rows: get(&counters.flushed_rows),
+            flush_micros: get(&counters.flush_micros),
+        })
+    }
+
+    /// How far each shard is flushed.
+    pub(crate) fn follower_stats(&self) -> Vec<FollowerStats> {
+        let Some(side) = &self.side else { return Vec::new() };
+        let now = self.context.clock.now();
+        let of = |shard: &std::sync::Arc<ShardShared>| {
+            let follow = &side.follows[shard.id.index()];
+            // The flushed one first: it never passes the durable one.
+            let flushed = *follow.flushed.borrow();
+            let durable = shard.durable_lsn();
+            let lag_events = durable.0.saturating_sub(flushed.0);
+            let oldest = follow.oldest.load(Ordering::Relaxed);
+            let lag_millis = if lag_events == 0 || oldest == 0 { 0 } else { now.0.saturating_sub(oldest) };
+            let last_error = unpoisoned(follow.error.lock()).clone();
+            FollowerStats { shard: shard.id, flushed, durable, lag_events, lag_millis, last_error }
+        };
+        self.shards.iter().map(of).collect()
+    }
 }

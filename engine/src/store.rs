@@ -20,13 +20,16 @@
 //! - **Gapless.** Every version of every stock has one row in the stock journal, hot or cold.
 //! - **Several servers** may use one store; none of them relies on memory of its own for what SQL decides.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
-use crate::checkpoint::{OrderImage, RequestImage, StockImage};
+use crate::checkpoint::{LineImage, OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::event::{Event, StockMove};
 use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
+use crate::limits::{MAX_RECONCILE_JOURNAL_ROWS, MAX_STOCK_UNITS, RECONCILE_JOURNAL_PAGE};
 use crate::outcome::{Levels, Outcome, StockView};
 
 /// The SQL store. Methods may be called from many tasks at once; a dropped future leaves nothing half done.
@@ -121,8 +124,20 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`].
     async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<StockBooks>, StoreError>;
 
-    /// Puts the row of a cold stock right: levels as its journal sums them up, version as its last row says; adds a journal row of the
-    /// kind `repair` that tells of it. Nothing when the row is right already or the stock has an owner.
+    /// Up to `max` orders whose line for a stock is not what the journal of the stock says of them, by order_no.
+    ///
+    /// This default goes by the journal row by row and finds no line without a row in the journal; a store that can join does
+    /// better.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn suspects(&self, sku_id: &SkuId, warehouse_id: WarehouseId, max: usize) -> Result<Vec<Suspect>, StoreError> {
+        suspects_by_journal(self, sku_id, warehouse_id, max).await
+    }
+
+    /// Puts the row of a stock right: levels and what was supplied as its journal sums them up, version as its last row says. For
+    /// a cold stock it adds a journal row of the kind `repaired` that tells of it. The versions of a hot stock are its shard's:
+    /// there the row alone is written, and an anomaly of the kind `repaired` tells of it. Nothing when the row is right already.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -298,6 +313,17 @@ pub struct StockBooks {
     pub sold_by_orders: u64,
 }
 
+/// See [`Store::suspects`]. Each pair: units of the line, units that the journal says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspect {
+    /// Which order.
+    pub order_no: OrderNo,
+    /// Units held.
+    pub held: (u64, i64),
+    /// Units confirmed and not returned.
+    pub sold: (u64, i64),
+}
+
 /// See [`Store::repair`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Repaired {
@@ -345,4 +371,52 @@ pub enum StoreError {
     /// What is in the store does not fit; nothing was written.
     #[error("the store does not fit: {0}")]
     Inconsistent(String),
+}
+
+async fn suspects_by_journal<S: Store + ?Sized>(
+    store: &S,
+    sku_id: &SkuId,
+    warehouse_id: WarehouseId,
+    max: usize,
+) -> Result<Vec<Suspect>, StoreError> {
+    let siblings = store.stock(sku_id, None).await?;
+    let mut sums: BTreeMap<OrderNo, [i64; 2]> = BTreeMap::new();
+    let (mut after, mut read) = (0, 0);
+    loop {
+        // No stock has so many versions: the other warehouses have nothing after that.
+        let place = |row: &StockRow| match row.view.warehouse_id {
+            this if this == warehouse_id => (this, after),
+            other => (other, MAX_STOCK_UNITS),
+        };
+        let places: Vec<_> = siblings.iter().map(place).collect();
+        let page = store.stock_journal(sku_id, &places, RECONCILE_JOURNAL_PAGE).await?;
+        let rows: Vec<_> = page.rows.iter().filter(|row| row.change.warehouse_id == warehouse_id).collect();
+        let Some(last) = rows.last() else { break };
+        after = last.change.after.version;
+        for StockMove { order_no, delta, .. } in rows.iter().map(|row| &row.change) {
+            let Some(order_no) = order_no else { continue };
+            let [held, sold] = sums.entry(order_no.clone()).or_default();
+            (*held, *sold) = (*held + delta.reserved, *sold + delta.sold);
+        }
+        read += rows.len();
+        if read > MAX_RECONCILE_JOURNAL_ROWS {
+            return Ok(Vec::new());
+        }
+    }
+    let mut suspects = Vec::new();
+    for (order_no, [held, sold]) in sums {
+        let order = store.order(&order_no).await?;
+        let lines = order.iter().flat_map(|order| &order.image.lines);
+        let is_it = |line: &&LineImage| line.sku_id == *sku_id && line.warehouse_id == warehouse_id;
+        let line = lines.into_iter().find(is_it);
+        let (line_held, line_sold) =
+            line.map_or((0, 0), |line| (u64::from(line.held), u64::from(line.confirmed.saturating_sub(line.returned))));
+        if i64::try_from(line_held) != Ok(held) || i64::try_from(line_sold) != Ok(sold) {
+            suspects.push(Suspect { order_no, held: (line_held, held), sold: (line_sold, sold) });
+        }
+        if suspects.len() >= max {
+            break;
+        }
+    }
+    Ok(suspects)
 }

@@ -37,6 +37,8 @@ pub(crate) struct HandOver {
     pub permits: Permits,
     /// The share of the shard's backlog.
     pub bytes: u64,
+    /// The follower is not to wait for its interval.
+    pub urgent: bool,
 }
 
 impl WriterMessage {
@@ -139,10 +141,20 @@ fn commit(journal: &mut dyn Journal, context: &Context, counters: &WriterCounter
         }
         hand_over.left.drain(..).for_each(|stock| context.views.remove(stock.sku_id, stock.warehouse_id));
         // Views before the LSN: a shard that sees the LSN may answer at once, and its caller may then read.
-        hand_over.views.drain(..).for_each(|update| context.views.publish(update));
-        hand_over.forgotten.drain(..).for_each(|order_no| context.directory.give_back(&order_no));
-        if hand_over.last > hand_over.shared.durable_lsn() {
-            hand_over.shared.durable.publish(hand_over.last.0);
+        for update in hand_over.views.drain(..) {
+            if let Some(dirty) = &context.dirty {
+                dirty.mark(update.stock.clone());
+            }
+            context.views.publish(update);
+        }
+        hand_over.forgotten.drain(..).for_each(|order_no| context.directory.forget(&order_no));
+        let shared = &hand_over.shared;
+        if hand_over.last > shared.durable_lsn() {
+            shared.durable.publish(hand_over.last.0);
+        }
+        let behind = hand_over.last.0.saturating_sub(shared.flushed_lsn().0);
+        if hand_over.urgent || behind >= context.options.store.flush_events as u64 {
+            shared.flush_wanted.notify_one();
         }
     }
     let mut answers: Answers = Vec::with_capacity(batch.len());

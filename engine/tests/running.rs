@@ -24,8 +24,8 @@ fn order(outcome: Outcome) -> OrderView {
     }
 }
 
-fn available(engine: &Engine, name: &str) -> u64 {
-    engine.stock(&sku(name), None).iter().map(|stock| stock.levels.available).sum()
+async fn available(engine: &Engine, name: &str) -> u64 {
+    engine.stock(&sku(name), None).await.unwrap().iter().map(|stock| stock.levels.available).sum()
 }
 
 /// Waits until `condition` holds, looking each time the runtime is idle; the test harness bounds the time.
@@ -49,16 +49,16 @@ async fn orders_run_through_and_survive_a_restart() {
     assert_eq!(order(engine.submit(reserve("o1", "a", 3)).await).status, OrderStatus::Reserved);
     assert_eq!(order(engine.submit(confirm("o1")).await).status, OrderStatus::Confirmed);
     engine.submit(reserve("o2", "a", 2)).await.unwrap();
-    assert_eq!(available(&engine, "a"), 5);
+    assert_eq!(available(&engine, "a").await, 5);
     engine.stop().await;
 
     let engine = world.start(EngineOptions::default()).await;
-    let stock = engine.stock(&sku("a"), None)[0].levels;
+    let stock = engine.stock(&sku("a"), None).await.unwrap()[0].levels;
     assert_eq!((stock.available, stock.reserved, stock.sold), (5, 2, 3));
     let again = engine.submit(reserve("o1", "a", 3)).await;
     assert!(matches!(again, Ok(Answer::Order { effect: Effect::Replayed, .. })), "{again:?}");
     assert_eq!(order(engine.submit(release("o2")).await).status, OrderStatus::Released);
-    assert_eq!(available(&engine, "a"), 7);
+    assert_eq!(available(&engine, "a").await, 7);
     engine.stop().await;
 }
 
@@ -84,10 +84,10 @@ async fn nothing_is_answered_or_shown_before_the_sync() {
     });
     until(|| engine.stats().shards[0].commands == 4).await;
     assert!(!first.is_finished() && !refused.is_finished() && !read.is_finished());
-    assert_eq!(available(&engine, "a"), 1, "the view shows durable levels only");
+    assert_eq!(available(&engine, "a").await, 1, "the view shows durable levels only");
     world.journal.let_go();
     assert_eq!(order(first.await.unwrap()).status, OrderStatus::Reserved);
-    assert_eq!(available(&engine, "a"), 0, "a caller reads its own write");
+    assert_eq!(available(&engine, "a").await, 0, "a caller reads its own write");
     assert!(matches!(refused.await.unwrap(), Err(Refusal::InsufficientStock { .. })));
     assert_eq!(order(read.await.unwrap()).status, OrderStatus::Reserved);
     engine.stop().await;
@@ -108,7 +108,7 @@ async fn a_failed_write_poisons_and_reads_go_on() {
         "it may or may not be there"
     );
     assert_eq!(order(engine.submit(get("durable")).await).status, OrderStatus::Reserved);
-    assert_eq!(available(&engine, "a"), 4);
+    assert_eq!(available(&engine, "a").await, 4);
     assert!(matches!(engine.health(), Health::JournalPoisoned(_)));
     engine.stop().await;
 
@@ -116,7 +116,7 @@ async fn a_failed_write_poisons_and_reads_go_on() {
     assert_eq!(engine.health(), Health::Ready);
     let repeated = order(engine.submit(reserve("lost", "a", 1)).await);
     assert_eq!(repeated.status, OrderStatus::Reserved, "repeating settles an unknown outcome");
-    assert_eq!(available(&engine, "a"), 3);
+    assert_eq!(available(&engine, "a").await, 3);
     engine.stop().await;
 }
 
@@ -148,7 +148,7 @@ async fn a_shard_that_panics_is_rebuilt_and_the_others_do_not_notice() {
     for name in ["with", "poison", "p2"] {
         assert_eq!(order(engine.submit(reserve(name, &a, 1)).await).status, OrderStatus::Reserved);
     }
-    assert_eq!(available(&engine, &a), 1);
+    assert_eq!(available(&engine, &a).await, 1);
     assert_eq!(engine.stats().shards[0].rebuilds, 1);
     assert_eq!(engine.stats().shards[1].rebuilds, 0);
     assert_eq!(engine.stats().shards[0].in_flight, 0, "no place in the gate is lost");
@@ -189,12 +189,14 @@ async fn what_is_due_expires_without_any_command() {
     engine.submit(create("a", 100_000)).await.unwrap();
     let many = (0..5_000).map(|n| reserve(&format!("o{n}"), "a", 2)).collect();
     assert!(engine.submit_batch(many).await.iter().all(Result::is_ok));
-    assert_eq!(available(&engine, "a"), 90_000);
+    assert_eq!(available(&engine, "a").await, 90_000);
     world.clock.advance(Duration::from_secs(899));
     engine.submit(get("o1")).await.unwrap();
-    assert_eq!(available(&engine, "a"), 90_000, "not a second early");
+    assert_eq!(available(&engine, "a").await, 90_000, "not a second early");
     world.clock.advance(Duration::from_millis(1_100));
-    until(|| available(&engine, "a") == 100_000).await;
+    while available(&engine, "a").await != 100_000 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     assert_eq!(engine.stats().shards[0].expired, 5_000);
     assert_eq!(order(engine.submit(get("o77")).await).status, OrderStatus::Expired);
     engine.stop().await;
@@ -218,7 +220,7 @@ async fn the_gate_turns_away_at_once_and_loses_nothing() {
     world.journal.let_go();
     assert!(one.await.unwrap().is_ok() && two.await.unwrap().is_ok());
     assert!(engine.submit(reserve("o3", "a", 1)).await.is_ok());
-    assert_eq!(available(&engine, "a"), 7);
+    assert_eq!(available(&engine, "a").await, 7);
     engine.stop().await;
 }
 
@@ -279,7 +281,7 @@ async fn checkpoints_are_taken_while_orders_run_and_the_journal_is_trimmed() {
     engine.stop().await;
 
     let engine = world.start(options).await;
-    let levels = engine.stock(&sku("a"), None)[0].levels;
+    let levels = engine.stock(&sku("a"), None).await.unwrap()[0].levels;
     assert_eq!((levels.available, levels.reserved, levels.sold), (996_000, 0, 4_000));
     assert_eq!(order(engine.submit(get("r39-99")).await).status, OrderStatus::Confirmed);
     engine.stop().await;
@@ -306,7 +308,7 @@ async fn many_callers_never_oversell() {
         held += caller.await.unwrap();
     }
     assert_eq!(held, 500);
-    assert_eq!(available(&engine, "hot"), 0);
+    assert_eq!(available(&engine, "hot").await, 0);
     engine.stop().await;
     assert_eq!(engine.submit(reserve("late", "hot", 1)).await, Err(Refusal::Overloaded), "it has stopped");
 }

@@ -5,6 +5,7 @@
 //!     lock           held while a process has the directory open
 //!     meta           format, number of shards, the server's id: written once
 //!     store          the id of the SQL store that its SKUs come from: written when that was first reached
+//!     store.db       the SQL store itself, when that is SQLite
 //!     journal/       see `journal`
 //!     checkpoints/   see `checkpoint`
 //! ```

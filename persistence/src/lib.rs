@@ -6,8 +6,10 @@
 //! 2. [`codec`]: events and checkpoint entries as bytes.
 //! 3. [`journal`]: the write-ahead log on sled.
 //! 4. [`checkpoint`]: the checkpoint files.
-//! 5. [`sql`]: the SQL store, on SQLite and on MySQL/MariaDB. [`limits`]: its bounds.
+//! 5. [`sql`]: the SQL store, on SQLite and on MySQL/MariaDB.
 //! 6. [`import`]: stock out of another system's MySQL.
+//! 7. [`mirror`]: the Redis mirror.
+//! 8. [`limits`]: the bounds of all this.
 
 pub mod checkpoint;
 pub mod codec;
@@ -16,6 +18,7 @@ mod files;
 pub mod import;
 pub mod journal;
 pub mod limits;
+pub mod mirror;
 pub mod sql;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -2,8 +2,13 @@
 
 pub mod bench;
 pub mod demo;
+pub mod import;
+pub mod migrate;
+pub mod moves;
+pub mod recover;
 pub mod replay;
 pub mod serve;
+pub mod token;
 pub mod verify;
 
 use std::fmt::Display;
@@ -12,9 +17,10 @@ use std::io::{IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::Command;
+use crate::cli::{Command, Settings};
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::wire::Way;
 
 /// What the commands log that are not a server: only what needs someone's attention.
 const QUIET: &str = "warn";
@@ -26,15 +32,37 @@ const QUIET: &str = "warn";
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => {
-            let config = Config::load(args.config.as_deref(), unicode_env(), &args.flags())?;
+            let config = Config::load(args.settings.config.as_deref(), unicode_env(), &args.flags())?;
             log_to_stderr(&config.log.level)?;
             block_on(serve::run(config))
         }
         Command::Replay(args) => log_to_stderr(QUIET).and_then(|()| block_on(replay::run(args))),
         Command::Verify(args) => log_to_stderr(QUIET).and_then(|()| verify::run(&args)),
+        Command::Migrate(args) => {
+            let config = config(&args.settings)?;
+            log_to_stderr(QUIET).and_then(|()| block_on(migrate::run(config)))
+        }
+        Command::Import(args) => {
+            let config = config(&args.settings)?;
+            log_to_stderr(QUIET).and_then(|()| block_on(import::run(args, config)))
+        }
+        Command::Promote(args) => {
+            log_to_stderr(QUIET).and_then(|()| block_on(moves::run(args, Way::Promote)))
+        }
+        Command::Demote(args) => log_to_stderr(QUIET).and_then(|()| block_on(moves::run(args, Way::Demote))),
+        Command::Recover(args) => {
+            let config = config(&args.settings)?;
+            log_to_stderr(QUIET).and_then(|()| block_on(recover::run(args, config)))
+        }
+        Command::Token => token::run(),
         Command::Demo(args) => log_to_stderr(QUIET).and_then(|()| block_on(demo::run(args))),
         Command::Bench(args) => log_to_stderr(QUIET).and_then(|()| block_on(bench::run(args))),
     }
+}
+
+/// The configuration of a command that is not a server's.
+fn config(settings: &Settings) -> Result<Config, Failure> {
+    Ok(Config::load(settings.config.as_deref(), unicode_env(), &settings.flags())?)
 }
 
 /// A line on stdout. A reader who went away (`… | head`) is no reason to stop before the exit code is known.

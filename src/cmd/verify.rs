@@ -26,7 +26,7 @@ pub fn run(args: &Verify) -> Result<(), Failure> {
 
     let mut totals = Totals::default();
     for shard in (0..data_dir.shards()).map(ShardId) {
-        let Recovered { state, checkpoint, replayed } =
+        let Recovered { state, checkpoint, replayed, .. } =
             recover(shard, data_dir.shards(), reader.as_ref(), &checkpoints)?;
         let last = state.applied();
         say(format_args!(

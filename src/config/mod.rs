@@ -5,6 +5,7 @@
 //! the place where it was said.
 
 mod layers;
+mod values;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use layers::ConfigError;
 use layers::{Entry, Place};
+pub use values::{Secret, TokenHash, redacted};
 
 /// The first layer, with the reason for every key.
 const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -29,6 +31,10 @@ pub struct Config {
     pub data: Data,
     pub engine: EngineKeys,
     pub orders: Orders,
+    pub store: Store,
+    pub promotion: Promotion,
+    pub mirror: Mirror,
+    pub admin: Admin,
     pub journal: Journal,
     pub checkpoint: Checkpoint,
     pub log: Log,
@@ -77,12 +83,61 @@ pub struct Orders {
     pub remember_max: usize,
 }
 
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    pub url: Secret,
+    pub connections: u32,
+    pub acquire_timeout_ms: u64,
+    pub statement_timeout_ms: u64,
+    pub flush_interval_ms: u64,
+    pub flush_events: usize,
+    pub sweep_interval_ms: u64,
+    pub sweep_batch: usize,
+    pub cold_permits: u32,
+    pub move_wait_ms: u64,
+}
+
+/// `[promotion]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promotion {
+    pub auto_promote: bool,
+    pub auto_demote: bool,
+    pub promote_above: u32,
+    pub demote_below: u32,
+    pub quiet_seconds: u64,
+    pub min_hot_seconds: u64,
+    pub max_hot: usize,
+}
+
+/// `[mirror]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    pub redis_url: Secret,
+    pub key_prefix: String,
+    pub flush_every_ms: u64,
+    pub batch: usize,
+    pub timeout_ms: u64,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    pub token_sha256: TokenHash,
+    pub from_loopback: bool,
+}
+
 /// `[journal]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Journal {
     pub segment_bytes: u64,
     pub zeros_bytes: u64,
+    pub max_disk_mib: u64,
 }
 
 /// `[checkpoint]`
@@ -152,7 +207,8 @@ impl Config {
         let Server { max_connections, max_body_bytes, max_batch_body_bytes, max_header_bytes, .. } =
             self.server;
         // Each key with the least and the most that makes sense.
-        let bounds: [(&'static str, u64, u64, u64); 19] = [
+        let Store { connections, flush_events, sweep_batch, cold_permits, .. } = self.store;
+        let bounds: [(&'static str, u64, u64, u64); 36] = [
             ("server.max_connections", as_u64(max_connections), 1, 1_000_000),
             ("server.max_body_bytes", as_u64(max_body_bytes), 1024, 1 << 30),
             ("server.max_batch_body_bytes", as_u64(max_batch_body_bytes), 1024, 1 << 30),
@@ -171,6 +227,23 @@ impl Config {
             ("orders.default_ttl_seconds", self.orders.default_ttl_seconds.into(), 1, MAX_TTL_SECONDS.into()),
             ("orders.remember_hours", self.orders.remember_hours, 1, 24 * 366),
             ("orders.remember_max", as_u64(self.orders.remember_max), 1, 1 << 32),
+            ("store.connections", connections.into(), 1, 1_000),
+            ("store.acquire_timeout_ms", self.store.acquire_timeout_ms, 1, MAX_MILLIS),
+            ("store.statement_timeout_ms", self.store.statement_timeout_ms, 1, MAX_MILLIS),
+            ("store.flush_interval_ms", self.store.flush_interval_ms, 1, MAX_MILLIS),
+            ("store.flush_events", as_u64(flush_events), 1, 1_000_000),
+            ("store.sweep_interval_ms", self.store.sweep_interval_ms, 1, MAX_MILLIS),
+            ("store.sweep_batch", as_u64(sweep_batch), 1, 10_000),
+            ("store.cold_permits", cold_permits.into(), 1, 1 << 20),
+            ("store.move_wait_ms", self.store.move_wait_ms, 1, MAX_MILLIS),
+            ("promotion.promote_above", self.promotion.promote_above.into(), 1, 1_000_000),
+            ("promotion.quiet_seconds", self.promotion.quiet_seconds, 1, 24 * 3_600),
+            ("promotion.min_hot_seconds", self.promotion.min_hot_seconds, 1, 24 * 3_600),
+            ("promotion.max_hot", as_u64(self.promotion.max_hot), 1, 10_000_000),
+            ("mirror.flush_every_ms", self.mirror.flush_every_ms, 1, MAX_MILLIS),
+            ("mirror.batch", as_u64(self.mirror.batch), 1, 100_000),
+            ("mirror.timeout_ms", self.mirror.timeout_ms, 1, MAX_MILLIS),
+            ("journal.max_disk_mib", self.journal.max_disk_mib, 1, 1 << 30),
             ("journal.segment_bytes", self.journal.segment_bytes, 1 << 16, 1 << 40),
             ("journal.zeros_bytes", self.journal.zeros_bytes, 0, 1 << 40),
             ("checkpoint.events", self.checkpoint.events, 1, u64::MAX),
@@ -178,9 +251,33 @@ impl Config {
         let outside = bounds.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value));
         outside
             .map(|(key, value, least, most)| (key, format!("is {value}, but must be {least} to {most}")))
+            .or_else(|| self.does_not_fit())
             .or_else(|| {
                 let filter = tracing_subscriber::EnvFilter::try_new(&self.log.level);
                 filter.err().map(|error| ("log.level", error.to_string()))
+            })
+    }
+}
+
+impl Config {
+    /// The first key whose value does not fit another one, or is not what it must be, and why.
+    fn does_not_fit(&self) -> Option<(&'static str, String)> {
+        let Promotion { promote_above, demote_below, .. } = self.promotion;
+        let url = |key, url: &Secret, schemes: &[&str]| {
+            let known = url.is_empty() || schemes.iter().any(|scheme| url.expose().starts_with(scheme));
+            (!known).then(|| (key, format!("must be empty or begin with {}", schemes.join(" or "))))
+        };
+        if demote_below >= promote_above {
+            let problem =
+                format!("is {demote_below}, but must be less than promotion.promote_above, {promote_above}");
+            return Some(("promotion.demote_below", problem));
+        }
+        url("store.url", &self.store.url, &["mysql://", "sqlite://"])
+            .or_else(|| url("mirror.redis_url", &self.mirror.redis_url, &["redis://", "rediss://"]))
+            .or_else(|| {
+                let prefix = &self.mirror.key_prefix;
+                let fits = (1..=64).contains(&prefix.len()) && prefix.bytes().all(|b| b.is_ascii_graphic());
+                (!fits).then(|| ("mirror.key_prefix", "must be 1 to 64 visible ASCII characters".to_owned()))
             })
     }
 }

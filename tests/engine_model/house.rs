@@ -277,7 +277,14 @@ impl House {
 
     async fn compare(&self) -> Result<(), String> {
         let expected: Vec<_> = self.naive.shelves.keys().map(|place| self.naive.stock_view(place)).collect();
-        let got: Vec<_> = self.engine().stock_page(None, 100).into_iter().flatten().collect();
+        let got: Vec<_> = self
+            .engine()
+            .stock_page(None, 100)
+            .await
+            .map_err(|refusal| refusal.to_string())?
+            .into_iter()
+            .flatten()
+            .collect();
         if got != expected {
             return Err(format!("stocks (engine, model): {got:#?}\n{expected:#?}"));
         }

@@ -2,11 +2,13 @@
 //! is known outside of this crate.
 //!
 //! 1. [`values`]: text that borrows from the body, numbers, times, and objects that are really objects.
-//! 2. [`orders`], [`stock`], [`batch`]: the bodies, by subject.
+//! 2. [`orders`], [`stock`], [`history`], [`batch`], [`admin`]: the bodies, by subject.
 //! 3. [`answers`]: the body of whatever the engine answered.
 
+pub mod admin;
 pub mod answers;
 pub mod batch;
+pub mod history;
 pub mod orders;
 pub mod stock;
 pub mod values;

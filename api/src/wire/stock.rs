@@ -5,7 +5,7 @@ use hotstock_engine::command::{
 };
 use hotstock_engine::ids::{SkuId, WarehouseId};
 use hotstock_engine::limits::MAX_STOCK_UNITS;
-use hotstock_engine::outcome::StockView;
+use hotstock_engine::outcome::{Levels, StockView};
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
@@ -30,6 +30,9 @@ pub struct CreateBody<'a> {
     #[serde(default = "missing")]
     #[schema(value_type = u64, required = true, minimum = 0, maximum = 1_000_000_000_000_000_u64, example = 100)]
     pub quantity: Number,
+    /// Promote the SKU at once: created and hot in one request, which can be repeated.
+    #[serde(default)]
+    pub hot: bool,
 }
 
 /// 0 is a quantity that one may mean, so a missing one is not taken as it.
@@ -216,13 +219,52 @@ pub struct StockBody<'a> {
     /// Whether this request had been carried out before and changed nothing now; the levels are those that it was
     /// answered then.
     replayed: bool,
+    /// Of a stock that was created with `"hot": true`: a shard decides for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hot: Option<bool>,
 }
 
 impl<'a> StockBody<'a> {
     /// The stock as JSON.
     #[must_use]
     pub fn new(stock: &'a StockView, replayed: bool) -> Self {
-        Self { sku_id: stock.sku_id.as_str(), levels: WarehouseBody::from(stock), replayed }
+        Self { sku_id: stock.sku_id.as_str(), levels: WarehouseBody::from(stock), replayed, hot: None }
+    }
+
+    /// Says that a shard decides for it.
+    #[must_use]
+    pub fn hot(self) -> Self {
+        Self { hot: Some(true), ..self }
+    }
+}
+
+/// The levels of a stock alone.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LevelsBody {
+    /// Can be reserved.
+    #[schema(example = 98)]
+    available: u64,
+    /// Held by orders that are not paid.
+    #[schema(example = 2)]
+    reserved: u64,
+    /// Of confirmed orders.
+    #[schema(example = 0)]
+    sold: u64,
+    /// available + reserved.
+    #[schema(example = 100)]
+    on_hand: u64,
+    /// available + reserved + sold.
+    #[schema(example = 100)]
+    quantity: u64,
+    /// Counts the changes of the stock.
+    #[schema(example = 17)]
+    version: u64,
+}
+
+impl From<&Levels> for LevelsBody {
+    fn from(levels: &Levels) -> Self {
+        let Levels { available, reserved, sold, version } = *levels;
+        Self { available, reserved, sold, on_hand: levels.on_hand(), quantity: levels.quantity(), version }
     }
 }
 
@@ -315,7 +357,6 @@ pub struct PageQuery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hotstock_engine::outcome::Levels;
 
     const DEFAULTS: Defaults = Defaults { warehouse_id: WarehouseId(7), ttl_seconds: 1_800 };
 

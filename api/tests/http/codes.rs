@@ -110,6 +110,41 @@ async fn produce(code: Code) -> Answer {
             let (_fixture, mut client) = with_ten().await;
             client.post("/v1/stock", json!({"sku_id": "a", "quantity": 7})).await
         }
+        Code::JournalFull => journal_full().await,
+        Code::StoreUnavailable => {
+            let (fixture, mut client) = with_store().await;
+            client.create_stock("a", 10).await;
+            fixture.store().fail(true);
+            client.reserve("O", "a", 1).await
+        }
+        Code::OrdersSpan => {
+            let (_fixture, mut client) = with_store().await;
+            client.create_stock("a", 10).await;
+            client.create_stock("b", 10).await;
+            let lines = json!([{"sku_id": "a", "quantity": 1}, {"sku_id": "b", "quantity": 1}]);
+            client.post("/v1/reservations", json!({"order_no": "O", "lines": lines})).await.expect(201);
+            client.post("/v1/admin/skus/a/promote", json!({})).await
+        }
+        Code::OwnedElsewhere => {
+            let (fixture, mut client) = with_store().await;
+            client.create_stock("a", 10).await;
+            let other = fixture.store().take(&[SkuId::new("a").unwrap()], ServerId(7), ShardId(0)).await;
+            assert!(matches!(other.unwrap()[..], [Taken::Owned { .. }]));
+            client.reserve("O", "a", 1).await
+        }
+        Code::Unauthorized => {
+            let http = Options { admin_token_sha256: Some(hash("s3cret")), ..Options::default() };
+            let fixture = Fixture::with_http(http).await;
+            let mut client = fixture.client().await;
+            let bearer = [("authorization", "Bearer s3cret")];
+            client.request("GET", "/v1/admin/shards", &bearer, "").await.expect(200);
+            client.get("/v1/admin/shards").await
+        }
+        Code::Forbidden => {
+            let fixture =
+                Fixture::with_http(Options { admin_from_loopback: false, ..Options::default() }).await;
+            fixture.client().await.get("/v1/admin/shards").await
+        }
         Code::NotFound => Fixture::start().await.client().await.get("/v1/nowhere").await,
         Code::MethodNotAllowed => {
             Fixture::start().await.client().await.request("DELETE", "/v1/stock", &[], "").await

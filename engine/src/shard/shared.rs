@@ -19,12 +19,19 @@ pub(crate) enum Envelope {
     One(Command, oneshot::Sender<Outcome>),
     /// Of one caller, decided one after the other; at most `MAX_COMMANDS_PER_ENVELOPE`.
     Many(Vec<Command>, oneshot::Sender<Vec<Outcome>>),
+    /// Of the router, which wants to know what the shard knows; see [`Hub::ask`](crate::hub::Hub::ask).
+    Exact {
+        command: Command,
+        /// A release of an order that the shard does not know leaves a tombstone.
+        may_cancel: bool,
+        to: oneshot::Sender<Outcome>,
+    },
 }
 
 impl Envelope {
     pub fn commands(&self) -> &[Command] {
         match self {
-            Self::One(command, _) => std::slice::from_ref(command),
+            Self::One(command, _) | Self::Exact { command, .. } => std::slice::from_ref(command),
             Self::Many(commands, _) => commands,
         }
     }
@@ -101,6 +108,11 @@ pub(crate) struct ShardShared {
     pub backlog: Backlog,
     /// The last event that the store has taken in: what changed later is not forgotten. `u64::MAX` without a store.
     pub flushed: AtomicU64,
+    /// The last event with which orders left with their SKU: what the store says of an order that is not here counts only
+    /// when it has taken that in.
+    pub shed: AtomicU64,
+    /// Told when the follower should not wait for its interval.
+    pub flush_wanted: Notify,
     pub counters: Counters,
     /// A checkpoint is asked for, whatever the number of events.
     pub checkpoint_asked: AtomicBool,
@@ -144,6 +156,8 @@ impl ShardShared {
             durable: Durable::default(),
             backlog: Backlog::default(),
             flushed: AtomicU64::new(u64::MAX),
+            shed: AtomicU64::new(0),
+            flush_wanted: Notify::new(),
             counters: Counters::default(),
             checkpoint_asked: AtomicBool::new(false),
             failed: AtomicBool::new(false),

@@ -9,7 +9,7 @@ use super::shared::{Envelope, Permits, Reply, ShardShared, give_back_claims, has
 use crate::checkpointer::CheckpointMessage;
 use crate::checkpoint::CheckpointEnd;
 use crate::clock::Timestamp;
-use crate::command::{Action, Command};
+use crate::command::{Action, Command, Release};
 use crate::context::Context;
 use crate::event::{Change, Event};
 use crate::ids::Lsn;
@@ -51,6 +51,8 @@ struct Work {
     replies: Vec<Reply>,
     /// Commands of `replies`.
     decided: u64,
+    /// A SKU leaves with these events: the store is to hear of it soon.
+    urgent: bool,
 }
 
 /// The checkpoint of a shard, as it comes along.
@@ -88,6 +90,7 @@ impl Shard {
             events: Vec::new(),
             replies: Vec::new(),
             decided: 0,
+            urgent: false,
         };
         let shard = Self { context, shared, state, cells, work, checkpoint: Checkpointing::None };
         shard.publish_sizes();
@@ -159,7 +162,19 @@ impl Shard {
     fn leave(&mut self, now: Timestamp) -> bool {
         for _ in 0..MAX_LEAVING_EVENTS_PER_TURN {
             let Some(event) = self.state.next_leaving(now) else { return false };
+            let step = match &event.change {
+                Change::Withdrawn { .. } => {
+                    self.work.urgent = true;
+                    "demote.withdrawn"
+                }
+                _ => {
+                    let lsn = self.state.applied().next();
+                    self.shared.shed.store(lsn.0, Ordering::Release);
+                    "demote.shed"
+                }
+            };
             self.apply(event);
+            self.context.failpoint(step);
         }
         true
     }
@@ -186,8 +201,17 @@ impl Shard {
             let mut outcomes = Vec::new();
             let mut one = None;
             for index in 0..count {
-                let command = &self.work.pending[0].commands()[index];
-                let (outcome, event) = run(&self.context, &mut self.state, command, now);
+                let envelope = &self.work.pending[0];
+                let may_cancel = match envelope {
+                    Envelope::Exact { may_cancel, .. } => *may_cancel,
+                    Envelope::One(..) | Envelope::Many(..) => !self.context.with_store,
+                };
+                let is_exact = matches!(envelope, Envelope::Exact { .. });
+                let command = &envelope.commands()[index];
+                let (mut outcome, event) = run(&self.context, &mut self.state, command, may_cancel, now);
+                if self.context.with_store && !is_exact {
+                    come_back(&mut outcome, command);
+                }
                 bytes += event.as_ref().map_or(0, Event::weight);
                 refusals += u64::from(outcome.is_err());
                 self.work.events.extend(event);
@@ -198,9 +222,9 @@ impl Shard {
             self.work.decided += count as u64;
             self.work.front_decided = 0;
             let reply = match (self.work.pending.pop_front(), one) {
-                (Some(Envelope::One(_, to)), Some(outcome)) => Reply::One(to, outcome),
+                (Some(Envelope::One(_, to) | Envelope::Exact { to, .. }), Some(outcome)) => Reply::One(to, outcome),
                 (Some(Envelope::Many(_, to)), one) => Reply::Many(to, one.map_or(outcomes, |one| vec![one])),
-                (Some(Envelope::One(..)) | None, _) => unreachable!("one command has one outcome"),
+                (Some(Envelope::One(..) | Envelope::Exact { .. }) | None, _) => unreachable!("one command has one outcome"),
             };
             self.work.replies.push(reply);
         }
@@ -244,7 +268,8 @@ impl Shard {
         let group = (!events.is_empty()).then_some(Group { shard: self.shared.id, first, events });
         let shared = Arc::clone(&self.shared);
         shared.backlog.add(bytes);
-        let hand_over = HandOver { shared, group, last, left, views, forgotten, replies, permits, bytes };
+        let urgent = std::mem::take(&mut self.work.urgent);
+        let hand_over = HandOver { shared, group, last, left, views, forgotten, replies, permits, bytes, urgent };
         if let Err(refused) = self.context.inbox.put(WriterMessage::HandOver(hand_over)) {
             // The writer is gone, which happens only behind a panic of its own: nothing more can be made durable.
             refused.fail();
@@ -339,7 +364,7 @@ impl Shard {
                 _ => Err(Refusal::JournalUnavailable),
             };
             match envelope {
-                Envelope::One(command, to) => drop(to.send(outcome(&command))),
+                Envelope::One(command, to) | Envelope::Exact { command, to, .. } => drop(to.send(outcome(&command))),
                 Envelope::Many(commands, to) => drop(to.send(commands.iter().map(outcome).collect())),
             }
         }
@@ -354,12 +379,39 @@ impl Shard {
     }
 }
 
-/// Decides one command and applies its event.
-fn run(context: &Context, state: &mut State, command: &Command, now: Timestamp) -> (Outcome, Option<Event>) {
+/// A reserve of a SKU that is not here may find it elsewhere: it comes back, because its caller kept no copy.
+fn come_back(outcome: &mut Outcome, command: &Command) {
+    if matches!(outcome, Err(Refusal::UnknownSku { .. })) && matches!(command.action, Action::Reserve(_)) {
+        *outcome = Err(Refusal::Moved(Box::new(command.clone())));
+    }
+}
+
+/// Whether a command would leave a tombstone for an order that the shard does not know.
+fn would_cancel(state: &State, command: &Command) -> bool {
+    match &command.action {
+        Action::Release(Release { order_no, part: None, .. }) => !state.knows_order(order_no),
+        _ => false,
+    }
+}
+
+/// Decides one command and applies its event. Unless it `may_cancel`, it leaves no tombstone: the store may know the order.
+fn run(
+    context: &Context,
+    state: &mut State,
+    command: &Command,
+    may_cancel: bool,
+    now: Timestamp,
+) -> (Outcome, Option<Event>) {
     if let Some(fault) = &context.before_decide {
         fault(command);
     }
-    let (outcome, event) = match state.decide(command, now) {
+    let decision = match command.order_no() {
+        Some(order_no) if !may_cancel && would_cancel(state, command) => {
+            Decision::Answer(Err(Refusal::UnknownOrder { order_no: order_no.clone() }))
+        }
+        _ => state.decide(command, now),
+    };
+    let (outcome, event) = match decision {
         Decision::Answer(outcome) => (outcome, None),
         Decision::Log(Event { change: Change::Reserved { .. }, .. })
             if context.journal_full.load(Ordering::Relaxed) =>
@@ -371,10 +423,20 @@ fn run(context: &Context, state: &mut State, command: &Command, now: Timestamp) 
             (Ok(state.answer(&event)), Some(event))
         }
     };
-    // The claim that came with the command is the order's own from here on, if the command made one.
-    let made = event.as_ref().and_then(|event| event.made_order());
-    if made.is_none() && has_claim(command) && let Some(order_no) = command.order_no() {
-        context.directory.give_back(order_no);
+    match event.as_ref().map(|event| &event.change) {
+        // The entry is the order's own from here on.
+        Some(Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. }) => {
+            context.directory.made(order_no);
+        }
+        Some(Change::OrdersAdopted { orders, .. }) => {
+            orders.iter().for_each(|order| context.directory.own(&order.order_no, state.shard()));
+        }
+        _ if has_claim(command) => {
+            if let Some(order_no) = command.order_no() {
+                context.directory.give_back(order_no);
+            }
+        }
+        _ => {}
     }
     (outcome, event)
 }
@@ -399,7 +461,7 @@ impl Drop for Work {
         }
         for event in &self.events {
             if let Some(order_no) = event.made_order() {
-                self.context.directory.give_back(order_no);
+                self.context.directory.forget(order_no);
             }
         }
         drop(Permits::new(Arc::clone(&self.shared), waiting + self.decided));

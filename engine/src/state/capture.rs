@@ -8,6 +8,7 @@ use crate::checkpoint::{CheckpointEnd, Image, LineImage, OrderImage, RequestImag
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use crate::outcome::OrderView;
 
 /// How far a checkpoint has come. Places of the tables are walked in order; what changes behind is repaired by the
 /// replay, because its event is after the checkpoint's begin.
@@ -99,6 +100,14 @@ impl State {
         self.applied = lsn;
         self.time = event.at.max(self.time);
         Ok(())
+    }
+
+    /// What callers see of an order that lies outside of every shard.
+    #[must_use]
+    pub fn view_of(image: OrderImage) -> Option<OrderView> {
+        let order_no = image.order_no.clone();
+        let state = Self::of_images(Lsn::ZERO, image.changed_at, vec![Image::Order(image)]).ok()?;
+        state.order(&order_no).map(|(_, view)| view)
     }
 
     /// A stock, as an image.

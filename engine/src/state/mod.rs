@@ -25,6 +25,8 @@ pub use audit::{AuditReport, StockAudit, Violation};
 pub use capture::Capture;
 pub use stock::{Delta, LeftStock};
 
+use std::collections::BTreeMap;
+
 use crate::checkpoint::Stage;
 use crate::clock::Timestamp;
 use crate::command::{Action, Command};
@@ -212,6 +214,19 @@ impl State {
     #[must_use]
     pub fn order(&self, order_no: &OrderNo) -> Option<(Lsn, OrderView)> {
         self.orders.find(order_no).map(|(_, order)| (order.lsn, order.view(&self.stocks)))
+    }
+
+    /// Whether there is such an order.
+    #[must_use]
+    pub fn knows_order(&self, order_no: &OrderNo) -> bool {
+        self.orders.find(order_no).is_some()
+    }
+
+    /// The SKUs that are here, each with where it is on its way and its epoch.
+    #[must_use]
+    pub fn places(&self) -> BTreeMap<SkuId, (Stage, u64)> {
+        let stocks = self.stocks.iter().filter(|(_, stock)| !stock.awaited);
+        stocks.map(|(_, stock)| (stock.sku_id.clone(), (stock.stage, stock.epoch))).collect()
     }
 
     /// The numbers of all orders; to rebuild the directory.

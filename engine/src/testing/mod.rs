@@ -7,9 +7,11 @@ pub mod journal_suite;
 mod manual_clock;
 mod memory_checkpoints;
 mod memory_journal;
+mod memory_store;
 pub mod samples;
 pub mod store_suite;
 
 pub use manual_clock::ManualClock;
 pub use memory_checkpoints::MemoryCheckpoints;
 pub use memory_journal::MemoryJournal;
+pub use memory_store::MemoryStore;

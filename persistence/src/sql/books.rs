@@ -9,10 +9,11 @@ use hotstock_engine::ids::{Lsn, OrderNo, Reason, SkuId, WarehouseId};
 use hotstock_engine::limits::MAX_STOCK_UNITS;
 use hotstock_engine::outcome::Levels;
 use hotstock_engine::state::Delta;
-use hotstock_engine::store::{Anomaly, JournalRow, Repaired, StockBooks, StoreError};
+use hotstock_engine::store::{Anomaly, JournalRow, Repaired, StockBooks, StoreError, Suspect};
 
-use super::dialect::{Access, Existing, Row, Tx};
+use super::dialect::{Access, Arg, Existing, Row, Tx};
 use super::error::{SqlError, broken};
+use super::flush::note;
 use super::pages::skus_after;
 use super::rows::{self, Lock, STOCK, STOCK_JOURNAL, StockEntry, StockKey, load_skus, load_stocks};
 use super::statements::{rows_in, write};
@@ -42,6 +43,19 @@ pub(super) async fn repair(
 pub(super) async fn anomalies(store: &SqlStore, max: usize) -> Result<(u64, Vec<Anomaly>), StoreError> {
     store.run(&Anomalies { max }).await
 }
+
+/// See [`Store::suspects`](hotstock_engine::store::Store::suspects).
+pub(super) async fn suspects(
+    store: &SqlStore,
+    sku_id: &SkuId,
+    warehouse_id: WarehouseId,
+    max: usize,
+) -> Result<Vec<Suspect>, StoreError> {
+    store.run(&Suspects { sku_id, warehouse_id, max }).await
+}
+
+/// The anomaly that tells of a repair.
+const REPAIRED: &str = "repaired";
 
 struct Books<'a> {
     after: Option<&'a SkuId>,
@@ -139,9 +153,6 @@ impl Work for Repair<'_> {
         let (sku_id, warehouse_id) = self.key;
         let stocks = load_stocks(tx, std::slice::from_ref(self.key), Lock::Yes).await?;
         let Some(stock) = stocks.into_iter().next() else { return Ok(None) };
-        if stock.owner.is_some() {
-            return Ok(None);
-        }
         let skus = std::slice::from_ref(sku_id);
         // Without a journal there is nothing to go by.
         let Some(sums) = journal_sums(tx, skus).await?.remove(self.key) else { return Ok(None) };
@@ -150,12 +161,30 @@ impl Work for Repair<'_> {
         if before == after && stock.image.supplied == after.quantity() {
             return Ok(None);
         }
-        // The repair is a change of the stock too, of no units: its journal was right.
-        let after = Levels { version: after.version + 1, ..after };
         let Levels { available, reserved, sold, version } = before;
         let reason =
             format!("was {available} available, {reserved} reserved, {sold} sold, version {version}");
         let at = self.now.max(stock.changed_at);
+        if let Some(owner) = stock.owner {
+            // The next version is the shard's, so the journal can't tell of it. The row is locked: no flush comes between.
+            let anomaly = Anomaly {
+                at,
+                kind: REPAIRED.to_owned(),
+                source: Some((owner.server, owner.shard, stock.lsn)),
+                order_no: None,
+                sku_id: Some(sku_id.clone()),
+                detail: format!(
+                    "the row of warehouse {warehouse_id} {reason}; written as its journal sums up"
+                ),
+            };
+            note(tx, vec![anomaly]).await?;
+            let image = StockImage { levels: after, supplied: after.quantity(), ..stock.image };
+            write(tx, &STOCK, Existing::Replaced, vec![rows::stock_row(&StockEntry { image, ..stock })])
+                .await?;
+            return Ok(Some(Repaired { before, after }));
+        }
+        // The repair is a change of the stock too, of no units: its journal was right.
+        let after = Levels { version: after.version + 1, ..after };
         let change = StockMove {
             sku_id: sku_id.clone(),
             warehouse_id: *warehouse_id,
@@ -187,6 +216,38 @@ fn levels_of(sums: Sums) -> Result<Levels, StoreError> {
         _ => None,
     }
     .ok_or_else(|| broken(format!("the journal sums up to {:?}, which no stock can have", sums.moved)))
+}
+
+struct Suspects<'a> {
+    sku_id: &'a SkuId,
+    warehouse_id: WarehouseId,
+    max: usize,
+}
+
+impl Work for Suspects<'_> {
+    type Done = Vec<Suspect>;
+
+    const ACCESS: Access = Access::One;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Vec<Suspect>, SqlError> {
+        // Both sides added up by order, so that an order which only one of them knows is found too.
+        let sql = "SELECT order_no, CAST(SUM(held) AS SIGNED), CAST(SUM(j_held) AS SIGNED), CAST(SUM(sold) AS SIGNED), \
+             CAST(SUM(j_sold) AS SIGNED) FROM ( \
+             SELECT order_no, held, 0 AS j_held, confirmed - returned AS sold, 0 AS j_sold FROM order_lines \
+             WHERE sku_id = ? AND warehouse_id = ? \
+             UNION ALL SELECT order_no, 0, d_reserved, 0, d_sold FROM stock_journal \
+             WHERE sku_id = ? AND warehouse_id = ? AND order_no IS NOT NULL) both_sides \
+             GROUP BY order_no HAVING SUM(held) <> SUM(j_held) OR SUM(sold) <> SUM(j_sold) ORDER BY order_no LIMIT ?";
+        let stock = || [Arg::from(self.sku_id), self.warehouse_id.into()];
+        let args = stock().into_iter().chain(stock()).chain([self.max.into()]).collect();
+        let suspect = |row: &Row| {
+            let f = &mut row.fields();
+            let order_no = f.id(OrderNo::new)?;
+            let (held, j_held, sold, j_sold) = (f.count()?, f.int()?, f.count()?, f.int()?);
+            Ok(Suspect { order_no, held: (held, j_held), sold: (sold, j_sold) })
+        };
+        Ok(tx.rows(sql, args).await?.iter().map(suspect).collect::<Result<_, StoreError>>()?)
+    }
 }
 
 struct Anomalies {

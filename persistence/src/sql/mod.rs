@@ -8,6 +8,7 @@
 //! - [`statements`]: over many rows or keys. [`rows`]: stocks, orders and requests as rows and back.
 //! - [`desk`]: a small [`State`](hotstock_engine::state::State) of the rows of one transaction, and what it changed, written back.
 //! - [`cold`]: commands. [`sweep`]: expiry. [`place`]: SKUs go to shards. [`pages`]: reads. [`flush`]: what shards logged comes in.
+//! - [`recover`]: a server takes over what a lost one owned.
 //!   [`history`]: the stock journal. [`books`]: counting and repair.
 //! - `SqlStore` (here): connects when it is first needed, runs a piece of work in a transaction, again when others were in the way.
 //!
@@ -27,6 +28,7 @@ mod history;
 mod mysql;
 mod pages;
 mod place;
+mod recover;
 mod rows;
 mod schema;
 mod session;
@@ -34,6 +36,8 @@ mod sqlite;
 mod statements;
 mod store;
 mod sweep;
+
+pub use recover::Holding;
 
 use std::fmt;
 use std::future::Future;
@@ -84,6 +88,9 @@ impl fmt::Debug for SqlOptions {
     }
 }
 
+/// The id of a command that is no server: it owns nothing and is in no list.
+pub const NO_SERVER: ServerId = ServerId(0);
+
 /// Asked once with the id of the store, before anything else is done with it: whether this store is the one that belongs here.
 pub type IdentityCheck = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
@@ -127,7 +134,8 @@ trait Work: Sync {
 }
 
 impl SqlStore {
-    /// A store at an address. Nothing is reached yet: a database that is down makes calls fail until it is there.
+    /// A store at an address. Nothing is reached yet: a database that is down makes calls fail until it is there. With
+    /// [`NO_SERVER`] it is for a command that is no server.
     ///
     /// # Errors
     /// [`StoreError::Inconsistent`] when the address can't be one.
@@ -196,7 +204,10 @@ impl SqlStore {
         if let Some(check) = &self.check {
             check(&store_id).map_err(StoreError::Inconsistent)?;
         }
-        self.in_transaction(&SignOn { server: self.server, shards: self.shards }).await?;
+        // A command that is no server has no id of its own and owns nothing.
+        if self.server != NO_SERVER {
+            self.in_transaction(&SignOn { server: self.server, shards: self.shards }).await?;
+        }
         Ok(store_id)
     }
 

@@ -8,7 +8,7 @@ use hotstock_engine::command::Command;
 use hotstock_engine::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::store::{
     Anomaly, ColdOutcome, Expired, FlushBatch, Flushed, Moving, Owner, Repaired, StockBooks, StockRow, Store,
-    StoreError, StoredJournal, StoredOrder, Taken,
+    StoreError, StoredJournal, StoredOrder, Suspect, Taken,
 };
 
 use super::{SqlStore, books, cold, flush, history, pages, place, sweep};
@@ -93,6 +93,15 @@ impl Store for SqlStore {
 
     async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<StockBooks>, StoreError> {
         books::books(self, after, limit).await
+    }
+
+    async fn suspects(
+        &self,
+        sku_id: &SkuId,
+        warehouse_id: WarehouseId,
+        max: usize,
+    ) -> Result<Vec<Suspect>, StoreError> {
+        books::suspects(self, sku_id, warehouse_id, max).await
     }
 
     async fn repair(

@@ -34,6 +34,8 @@ pub struct Plan {
     pub skus: u32,
     /// Whether orders are confirmed.
     pub confirm: bool,
+    /// Whether the SKUs stay in the SQL store.
+    pub cold: bool,
     /// How long to measure.
     pub length: Duration,
 }
@@ -46,6 +48,7 @@ impl Plan {
             batch: args.batch,
             skus: args.skus,
             confirm: args.confirm,
+            cold: args.cold,
             length: Duration::from_secs(args.seconds),
         }
     }

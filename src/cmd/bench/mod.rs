@@ -12,13 +12,15 @@ mod requests;
 
 use std::time::Duration;
 
+use hotstock_engine::engine::Engine;
+
 use crate::cli::Bench;
 use crate::client::Target;
 use crate::cmd::say;
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::wire;
-use crate::wiring::{self, Server};
+use crate::wire::{self, Way};
+use crate::wiring::{self, Books, Server};
 use load::{Load, Measured, Plan};
 use report::Report;
 
@@ -47,18 +49,19 @@ pub async fn run(args: Bench) -> Result<(), Failure> {
     config.engine.shards = args.shards;
     let plan = Plan::new(&args);
 
+    // The hot path alone, unless the store is asked for: what is flushed shares the cores and the disk with it.
+    let books = if args.store || args.cold { Books::Sql } else { Books::Memory };
     let (measured, echoed) = if args.in_process {
-        let engine = wiring::start_engine(&config).await?;
-        requests::stock_in_process(&engine, plan.skus, UNITS).await?;
-        load::in_process(&engine, &plan, WARM_UP).await?;
-        let measured = load::in_process(&engine, &plan, plan.length).await;
-        engine.stop().await;
+        let system = wiring::start(&config, books).await?;
+        let measured = in_process(&plan, &system.engine, books).await;
+        system.stop().await;
         (measured?, None)
     } else if let Some(target) = &args.url {
-        over_http(&plan, target, args.echo).await?
+        over_http(&plan, target, !args.cold, args.echo).await?
     } else {
-        let server = Server::start(&config).await?;
-        let measured = over_http(&plan, &server.address().into(), args.echo).await;
+        let server = Server::start_with(&config, books).await?;
+        let promoted = books == Books::Sql && !args.cold;
+        let measured = over_http(&plan, &server.address().into(), promoted, args.echo).await;
         server.stop().await;
         measured?
     };
@@ -74,14 +77,27 @@ pub async fn run(args: Bench) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn in_process(plan: &Plan, engine: &Engine, books: Books) -> Result<Measured, Failure> {
+    requests::stock_in_process(engine, plan.skus, UNITS).await?;
+    if books == Books::Sql && !plan.cold {
+        requests::promote_in_process(engine, plan.skus).await?;
+    }
+    load::in_process(engine, plan, WARM_UP).await?;
+    load::in_process(engine, plan, plan.length).await
+}
+
 /// Measures a server, and in turns with it the echo if that is asked for.
 async fn over_http(
     plan: &Plan,
     target: &Target,
+    promoted: bool,
     with_echo: bool,
 ) -> Result<(Measured, Option<Measured>), Failure> {
-    let skus = requests::skus(plan.skus).into_iter().map(|sku_id| (sku_id, UNITS)).collect();
-    wire::create_stock(target, skus).await?;
+    let names = requests::skus(plan.skus);
+    wire::create_stock(target, names.iter().map(|sku_id| (sku_id.clone(), UNITS)).collect()).await?;
+    if promoted {
+        wire::move_all(target, Way::Promote, &names).await?;
+    }
     let mut hotstock = Load::new(target, plan);
     hotstock.run(plan, WARM_UP).await?;
     if !with_echo {

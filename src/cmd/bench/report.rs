@@ -7,12 +7,15 @@ use super::load::{Measured, Plan};
 use crate::cli::Bench;
 use crate::cmd::demo::grouped;
 
+const DURABLE_HOT: &str = "every answer follows the fdatasync of the events it rests on (group commit)";
+
 /// What the JSON file holds. Fields may be added; those here keep their meaning.
 #[derive(Debug, Serialize)]
 pub struct Report {
     version: &'static str,
     build: &'static str,
     path: &'static str,
+    place: &'static str,
     durability: &'static str,
     concurrency: Concurrency,
     payload: Payload,
@@ -83,7 +86,18 @@ impl Report {
             version: env!("CARGO_PKG_VERSION"),
             build: if cfg!(debug_assertions) { "debug" } else { "release" },
             path: if args.in_process { "engine handle, in process" } else { "HTTP/1.1, keep-alive" },
-            durability: "every answer follows the fdatasync of the events it rests on (group commit)",
+            place: match (args.cold, args.store, args.url.is_some()) {
+                (true, _, true) => "cold SKUs, in the server's SQL store",
+                (true, _, false) => "cold SKUs, in SQLite beside the journal",
+                (false, _, true) => "hot SKUs; the server's SQL store takes in what is logged",
+                (false, true, false) => "hot SKUs; SQLite beside the journal takes in what is logged",
+                (false, false, false) => "hot SKUs, no SQL store",
+            },
+            durability: if args.cold {
+                "every answer follows the commit of its SQL transaction"
+            } else {
+                DURABLE_HOT
+            },
             concurrency: Concurrency {
                 requests_in_flight: plan.requests,
                 operations_in_flight: u64::from(plan.requests) * u64::from(plan.batch),
@@ -110,10 +124,11 @@ impl Report {
     pub fn text(&self) -> String {
         let Payload { skus, operations_per_request, confirmed, .. } = &self.payload;
         let mut text = format!(
-            "{} ({}), {}\n{} SKUs, {} requests in flight, {operations_per_request} operations in each{}\n{}\n{}\n\n",
+            "{} ({}), {}\n{}\n{} SKUs, {} requests in flight, {operations_per_request} operations in each{}\n{}\n{}\n\n",
             self.path,
             self.build,
             self.machine.server,
+            self.place,
             grouped(u64::from(*skus)),
             grouped(u64::from(self.concurrency.requests_in_flight)),
             if *confirmed { ", reserve and confirm" } else { ", reserve" },

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Reserve};
 use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
+use hotstock_engine::limits::MAX_SKUS_PER_MOVE;
 
 use crate::failure::Failure;
 
@@ -37,6 +38,21 @@ pub async fn stock_in_process(engine: &Engine, count: u32, units: u64) -> Result
     for names in names.chunks(1_000) {
         for outcome in engine.submit_batch(names.iter().cloned().map(create).collect()).await {
             outcome.map_err(|refusal| Failure::other("stocking", refusal))?;
+        }
+    }
+    Ok(())
+}
+
+/// Has shards decide for the SKUs of the bench.
+pub async fn promote_in_process(engine: &Engine, count: u32) -> Result<(), Failure> {
+    let names = skus(count);
+    for names in names.chunks(MAX_SKUS_PER_MOVE) {
+        let skus: Vec<SkuId> = names
+            .iter()
+            .map(|name| SkuId::new(name).expect("the bench's own names are short text"))
+            .collect();
+        for (sku_id, moved) in engine.promote(&skus).await {
+            moved.map_err(|refusal| Failure::other(&format!("promoting {sku_id}"), refusal))?;
         }
     }
     Ok(())

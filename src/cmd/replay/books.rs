@@ -44,6 +44,15 @@ impl Books {
         self.0.values().fold(Entry::default(), add)
     }
 
+    /// A short text for all levels together: two replays that end with the same stock have the same one.
+    pub fn fingerprint(&self) -> String {
+        let line = |(sku_id, entry): (&SkuId, &Entry)| {
+            format!("{sku_id}\n{} {}\n", entry.supplied - entry.sold, entry.sold)
+        };
+        let all: String = self.0.iter().map(line).collect();
+        hotstock_api::auth::hash(&all)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Compares with what the server says; each difference is a line. SKUs that the replay never touched are not its concern.
     pub fn differences(&self, server: &[wire::Sku]) -> Vec<String> {
         let on_server: BTreeMap<&str, wire::Levels> =
@@ -160,5 +169,10 @@ mod tests {
         assert_eq!(books.differences(&server(5, 5)).len(), 1);
         assert_eq!(books.differences(&server(7, 4)).len(), 2);
         assert_eq!(books.differences(&server(6, 4)[..1]), ["b: the server does not know it"]);
+        let before = books.fingerprint();
+        books.sell(&sku("a"), 1);
+        assert_ne!(books.fingerprint(), before);
+        books.sell(&sku("a"), -1);
+        assert_eq!(books.fingerprint(), before);
     }
 }

@@ -11,7 +11,7 @@ use hotstock_engine::limits::{MAX_LINE_QUANTITY, MAX_ORDER_LINES};
 
 use crate::failure::Failure;
 
-/// The longest invoice number: an order number has 64 bytes, and request ids are made of it with a suffix.
+/// The longest invoice number: an order number has 64 bytes, and order numbers and request ids are made of it with a suffix.
 const MAX_INVOICE_BYTES: usize = OrderNo::MAX_BYTES - 12;
 
 const COLUMNS: [&str; 4] = ["invoice_no", "stock_code", "quantity", "customer_id"];
@@ -184,6 +184,25 @@ impl OrderFile {
         });
     }
 
+    /// The same with every line of a sale as an order of its own, in the place of the invoice.
+    #[must_use]
+    pub fn by_line(self) -> Self {
+        let split = |document: Document| -> Vec<Document> {
+            if document.kind != Kind::Sale || document.lines.len() == 1 {
+                return vec![document];
+            }
+            let Document { number, customer, kind, lines } = document;
+            let of_line = |(place, line)| Document {
+                number: format!("{number}/{place}"),
+                customer: customer.clone(),
+                kind,
+                lines: vec![line],
+            };
+            (1..).zip(lines).map(of_line).collect()
+        };
+        Self { documents: self.documents.into_iter().flat_map(split).collect(), ..self }
+    }
+
     /// For every SKU of the file the units that are enough for all its sales and corrections, whatever comes back.
     pub fn enough_for_all(&self) -> HashMap<SkuId, u64> {
         let mut enough = HashMap::new();
@@ -221,6 +240,11 @@ mod tests {
             document("2#6", Kind::Correction, "", &[("a", -4)]),
         ];
         assert_eq!(documents(text), expected);
+        let by_line = parse(text.as_bytes()).unwrap().by_line();
+        let first =
+            [document("1/1", Kind::Sale, "7", &[("a", 7)]), document("1/2", Kind::Sale, "7", &[("b c", 1)])];
+        assert_eq!((&by_line.documents[..2], &by_line.documents[2..]), (&first[..], &expected[1..]));
+        assert_eq!(by_line.enough_for_all(), parse(text.as_bytes()).unwrap().enough_for_all());
         let enough = parse(text.as_bytes()).unwrap().enough_for_all();
         assert_eq!(enough[&SkuId::new("a").unwrap()], 14);
     }

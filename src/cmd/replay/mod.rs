@@ -4,8 +4,10 @@
 //! - [`player`]: how each part is played, and why a second replay changes nothing.
 //! - [`ledger`]: which order a cancellation belongs to.
 //! - [`books`]: what must be true afterwards.
+//! - [`churn`]: SKUs that are promoted and demoted all the time meanwhile.
 
 mod books;
+mod churn;
 mod file;
 mod ledger;
 mod player;
@@ -14,13 +16,15 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::Replay;
+use crate::cli::{Place, Replay};
 use crate::client::{Connection, Target};
 use crate::cmd::say;
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::wire::Way;
 use crate::{wire, wiring};
 use books::Books;
+use churn::Churn;
 use file::OrderFile;
 use player::Player;
 
@@ -32,7 +36,10 @@ const MAX_LISTED: usize = 20;
 /// # Errors
 /// [`Failure`]; [`Failure::Audit`] when the server's stock is not what its answers make it.
 pub async fn run(args: Replay) -> Result<(), Failure> {
-    let file = file::read(&args.file)?;
+    let mut file = file::read(&args.file)?;
+    if args.by_line {
+        file = file.by_line();
+    }
     say(format_args!("{}: {} rows, {} documents", args.file.display(), file.rows, file.documents.len()));
     list("left out", &file.left_out);
     let Some(target) = &args.url else {
@@ -41,31 +48,46 @@ pub async fn run(args: Replay) -> Result<(), Failure> {
         let mut config = Config::defaults();
         config.server.listen.set_port(0);
         config.data.dir = args.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+        if let Some(store) = &args.store {
+            config.store.url = store.clone().into();
+        }
         let server = wiring::Server::start(&config).await?;
-        let played = play(&file, &server.address().into(), args.stock).await;
+        let played = play(&file, &server.address().into(), &args).await;
         server.stop().await;
         return played;
     };
-    play(&file, target, args.stock).await
+    play(&file, target, &args).await
 }
 
-async fn play(file: &OrderFile, target: &Target, stock: Option<u64>) -> Result<(), Failure> {
+async fn play(file: &OrderFile, target: &Target, args: &Replay) -> Result<(), Failure> {
     let mut books = Books::default();
     let skus: Vec<(String, u64)> = file
         .enough_for_all()
         .into_iter()
         .map(|(sku_id, enough)| {
-            let units = stock.unwrap_or(enough);
+            let units = args.stock.unwrap_or(enough);
             books.supply(&sku_id, i64::try_from(units).unwrap_or(i64::MAX));
             (sku_id.to_string(), units)
         })
         .collect();
+    let mut names: Vec<String> = skus.iter().map(|(sku_id, _)| sku_id.clone()).collect();
+    names.sort_unstable();
     let created = wire::create_stock(target, skus).await?;
     say(format_args!(
         "{target}: {} SKUs with {} units, {created} of them new to the server",
         books.len(),
         books.total().supplied
     ));
+
+    let churn = match args.place {
+        Place::Cold => None,
+        Place::Hot => {
+            let moved = wire::move_all(target, Way::Promote, &names).await?;
+            say(format_args!("{} SKUs are hot, {moved} of them promoted now", names.len()));
+            None
+        }
+        Place::Churn => Some(Churn::start(target, names, args.seed)),
+    };
 
     let bar = ProgressBar::new(file.documents.len() as u64).with_style(
         ProgressStyle::with_template("{bar:40} {pos}/{len} documents, {per_sec}, {eta} left")
@@ -78,6 +100,9 @@ async fn play(file: &OrderFile, target: &Target, stock: Option<u64>) -> Result<(
         bar.inc(1);
     }
     bar.finish_and_clear();
+    if let Some(churn) = churn {
+        say(churn.stop().await?);
+    }
     let seconds = began.elapsed().as_secs_f64();
     say(format_args!("played in {seconds:.1} s, one after the other\n\n{}", player.tally.table()));
     match player.tally.new_ones() {
@@ -100,6 +125,7 @@ async fn audit(books: &Books, target: &Target) -> Result<(), Failure> {
             total.supplied,
             total.sold
         ));
+        say(format_args!("final stock {}", books.fingerprint()));
         return Ok(());
     }
     list("audit", &differences);

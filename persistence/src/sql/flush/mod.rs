@@ -315,7 +315,7 @@ async fn lock_watermark(tx: &mut dyn Tx, server: ServerId, shard: ShardId) -> Re
     Ok(read_watermark(tx, server, shard, lock).await?.unwrap_or(Lsn::ZERO))
 }
 
-async fn note(tx: &mut dyn Tx, anomalies: Vec<Anomaly>) -> Result<u64, SqlError> {
+pub(super) async fn note(tx: &mut dyn Tx, anomalies: Vec<Anomaly>) -> Result<u64, SqlError> {
     let rows = anomalies.into_iter().map(|anomaly| {
         let Anomaly { at, kind, source, order_no, sku_id, detail } = anomaly;
         vec![

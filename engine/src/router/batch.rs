@@ -1,0 +1,279 @@
+//! Many commands of one caller: those that surely lie in a shard travel there together; the others are settled one by one, in
+//! chains of those about the same order or SKU, some chains at a time.
+
+use std::collections::{HashMap, HashSet};
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use super::{look_again, spare};
+use crate::command::{Action, Command};
+use crate::hub::{Hub, next_envelope};
+use crate::ids::{OrderNo, SkuId};
+use crate::limits::{MAX_BATCH_CHAINS, MAX_ROUTE_TRIES};
+use crate::outcome::{Outcome, Refusal};
+use crate::shard::shared::{Envelope, give_back_claims};
+
+/// A command with its place in the batch.
+type Placed = (usize, Command);
+
+/// Where commands of a batch went: their places in it, copies of those that may have to be looked for, and the way their
+/// answers come.
+struct Sent {
+    places: Vec<(usize, Option<Command>)>,
+    answers: oneshot::Receiver<Vec<Outcome>>,
+}
+
+/// Commands on their way to one shard.
+#[derive(Default)]
+struct Load {
+    places: Vec<(usize, Option<Command>)>,
+    commands: Vec<Command>,
+}
+
+/// What commands are about.
+#[derive(Default)]
+struct Subjects {
+    orders: HashSet<OrderNo>,
+    skus: HashSet<SkuId>,
+}
+
+impl Hub {
+    /// Carries out commands; those about the same order or SKU in the order given. Answers in the same order.
+    pub async fn submit_batch(&self, commands: Vec<Command>) -> Vec<Outcome> {
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        outcomes.resize_with(commands.len(), || Err(Refusal::Overloaded));
+        let mut left: Vec<Placed> = Vec::with_capacity(commands.len());
+        for (index, command) in commands.into_iter().enumerate() {
+            match command.validate() {
+                Ok(()) => left.push((index, command)),
+                Err(invalid) => outcomes[index] = Err(invalid.into()),
+            }
+        }
+        let mut careful: Vec<Placed> = Vec::new();
+        for _ in 0..MAX_ROUTE_TRIES {
+            if left.is_empty() {
+                break;
+            }
+            let (sent, later) = self.send_all(std::mem::take(&mut left), &mut outcomes, &mut careful);
+            left = later;
+            for Sent { places, answers } in sent {
+                let Ok(answers) = answers.await else {
+                    for (index, _) in places {
+                        outcomes[index] = Err(Refusal::ShardRestarted);
+                    }
+                    continue;
+                };
+                for ((index, spare), outcome) in places.into_iter().zip(answers) {
+                    match (outcome, spare) {
+                        (Err(Refusal::Moved(back)), _) if self.side.is_some() => careful.push((index, *back)),
+                        (Err(Refusal::Moved(back)), _) => left.push((index, *back)),
+                        (outcome, Some(spare)) if look_again(&outcome).is_some() => careful.push((index, spare)),
+                        (outcome, _) => outcomes[index] = outcome,
+                    }
+                }
+            }
+            left.sort_by_key(|(index, _)| *index);
+        }
+        careful.sort_by_key(|(index, _)| *index);
+        self.settle_all(careful, &mut outcomes).await;
+        outcomes
+    }
+
+    /// Sends commands to their shards, in order. Those that can't be sent get their outcome at once; those that have to
+    /// wait for the answers to others are given back; those that have to be looked for go to `careful`.
+    fn send_all(
+        &self,
+        commands: Vec<Placed>,
+        outcomes: &mut [Outcome],
+        careful: &mut Vec<Placed>,
+    ) -> (Vec<Sent>, Vec<Placed>) {
+        let mut later: Vec<Placed> = Vec::new();
+        let mut loads: Vec<Load> = Vec::new();
+        loads.resize_with(self.shards.len(), Load::default);
+        // Orders with a command whose place is uncertain: what comes after it waits for its answer.
+        let mut uncertain: HashSet<OrderNo> = HashSet::new();
+        let mut looked_for = Subjects::default();
+        for (index, command) in commands {
+            if command.order_no().is_some_and(|order_no| uncertain.contains(order_no)) {
+                later.push((index, command));
+                continue;
+            }
+            if looked_for.touch(&command) {
+                looked_for.add(&command);
+                careful.push((index, command));
+                continue;
+            }
+            let shard = match self.first(&command) {
+                None => {
+                    looked_for.add(&command);
+                    careful.push((index, command));
+                    continue;
+                }
+                Some(Err(refusal)) => {
+                    outcomes[index] = Err(refusal);
+                    continue;
+                }
+                Some(Ok(shard)) => shard,
+            };
+            let load = &mut loads[shard.index()];
+            if self.side.is_none() && self.is_away(&command, shard) {
+                uncertain.extend(command.order_no().cloned());
+                if load.commands.iter().any(|earlier| earlier.order_no() == command.order_no()) {
+                    give_back_claims(std::slice::from_ref(&command), &self.context.directory);
+                    later.push((index, command));
+                    continue;
+                }
+            }
+            load.places.push((index, self.side.as_ref().and_then(|_| spare(&command))));
+            load.commands.push(command);
+        }
+        let mut sent = Vec::new();
+        for (shard, Load { places, commands }) in self.shards.iter().zip(loads) {
+            if commands.is_empty() || self.enter(shard.id, &commands).is_err() {
+                // `Overloaded` is what the outcomes began with.
+                continue;
+            }
+            let mut envelopes = Vec::new();
+            let mut commands = commands.into_iter().peekable();
+            let mut places = places.into_iter();
+            while commands.peek().is_some() {
+                let (to, answers) = oneshot::channel();
+                let some = next_envelope(&mut commands);
+                sent.push(Sent { places: places.by_ref().take(some.len()).collect(), answers });
+                envelopes.push(Envelope::Many(some, to));
+            }
+            shard.mailbox.push(envelopes);
+            shard.wake();
+        }
+        (sent, later)
+    }
+
+    /// Settles commands, sorted by place, those of one chain one after the other.
+    async fn settle_all(&self, commands: Vec<Placed>, outcomes: &mut [Outcome]) {
+        if self.side.is_none() {
+            return;
+        }
+        let mut chains = chains(commands).into_iter();
+        let mut running: JoinSet<Vec<(usize, Outcome)>> = JoinSet::new();
+        loop {
+            while running.len() < MAX_BATCH_CHAINS
+                && let Some(chain) = chains.next()
+            {
+                let hub = self.arc();
+                running.spawn(async move {
+                    let mut answers = Vec::with_capacity(chain.len());
+                    for (index, command) in chain {
+                        answers.push((index, hub.settle(hub.side(), command, false).await));
+                    }
+                    answers
+                });
+            }
+            match running.join_next().await {
+                None => return,
+                Some(Ok(answers)) => answers.into_iter().for_each(|(index, outcome)| outcomes[index] = outcome),
+                // Its places keep `Overloaded`, which would be a lie only if a settle panicked in the middle.
+                Some(Err(error)) => tracing::error!(%error, "a chain of a batch failed"),
+            }
+        }
+    }
+}
+
+impl Subjects {
+    fn touch(&self, command: &Command) -> bool {
+        command.order_no().is_some_and(|order_no| self.orders.contains(order_no))
+            || (!self.skus.is_empty() && skus_of(command).iter().any(|sku_id| self.skus.contains(*sku_id)))
+    }
+
+    fn add(&mut self, command: &Command) {
+        self.orders.extend(command.order_no().cloned());
+        self.skus.extend(skus_of(command).into_iter().cloned());
+    }
+}
+
+/// The SKUs that a command names.
+pub(crate) fn skus_of(command: &Command) -> Vec<&SkuId> {
+    match &command.action {
+        Action::CreateStock(c) => vec![&c.sku_id],
+        Action::ChangeStock(c) => vec![&c.sku_id],
+        Action::SetStatus(c) => vec![&c.sku_id],
+        Action::Reserve(c) => c.lines.as_slice().iter().map(|line| &line.sku_id).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Puts commands that share an order or SKU, directly or through others, into one chain, in their order.
+fn chains(commands: Vec<Placed>) -> Vec<Vec<Placed>> {
+    // A forest over the places in `commands`; a root is its own parent.
+    fn root(parents: &mut [usize], mut at: usize) -> usize {
+        while parents[at] != at {
+            parents[at] = parents[parents[at]];
+            at = parents[at];
+        }
+        at
+    }
+    let mut parents: Vec<usize> = (0..commands.len()).collect();
+    {
+        let mut orders: HashMap<&OrderNo, usize> = HashMap::new();
+        let mut skus: HashMap<&SkuId, usize> = HashMap::new();
+        for (at, (_, command)) in commands.iter().enumerate() {
+            let earlier = command.order_no().and_then(|order_no| orders.insert(order_no, at));
+            let earlier = earlier.into_iter().chain(skus_of(command).into_iter().filter_map(|sku| skus.insert(sku, at)));
+            for other in earlier {
+                let (one, other) = (root(&mut parents, at), root(&mut parents, other));
+                parents[one.max(other)] = one.min(other);
+            }
+        }
+    }
+    let mut chains: Vec<Vec<Placed>> = Vec::new();
+    let mut of_root: HashMap<usize, usize> = HashMap::new();
+    for (at, command) in commands.into_iter().enumerate() {
+        let chain = *of_root.entry(root(&mut parents, at)).or_insert_with(|| {
+            chains.push(Vec::new());
+            chains.len() - 1
+        });
+        chains[chain].push(command);
+    }
+    chains
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Confirm, Line, Lines, Mode, Reserve};
+    use crate::ids::WarehouseId;
+
+    fn reserve(order: &str, skus: &[&str]) -> Command {
+        let line = |name: &&str| {
+            let sku_id = SkuId::new(name).unwrap();
+            Line { sku_id, warehouse_id: WarehouseId(1), quantity: 1 }
+        };
+        Action::Reserve(Reserve {
+            order_no: OrderNo::new(order).unwrap(),
+            lines: Lines::new(skus.iter().map(line)).unwrap(),
+            ttl_seconds: 1,
+            buyer_id: None,
+            mode: Mode::AllOrNothing,
+        })
+        .into()
+    }
+
+    fn confirm(order: &str) -> Command {
+        Action::Confirm(Confirm { order_no: OrderNo::new(order).unwrap(), part: None }).into()
+    }
+
+    #[test]
+    fn chains_keep_the_order_of_what_belongs_together() {
+        let commands = vec![
+            reserve("o1", &["a"]),
+            reserve("o2", &["b"]),
+            confirm("o1"),
+            reserve("o3", &["c", "d"]),
+            reserve("o4", &["d", "a"]),
+            confirm("o2"),
+        ];
+        let chains = chains(commands.into_iter().enumerate().collect());
+        let places: Vec<Vec<usize>> = chains.iter().map(|c| c.iter().map(|(at, _)| *at).collect()).collect();
+        assert_eq!(places, [vec![0, 2, 3, 4], vec![1, 5]]);
+    }
+}

@@ -1,0 +1,36 @@
+//! Ends cold orders whose time is over: at each interval, in small transactions, until none is due. Any number of servers may do so.
+
+use std::time::Duration;
+
+use crate::hub::{Hub, add};
+use crate::placement::Backoff;
+
+impl Hub {
+    /// The loop; ends with the engine.
+    pub async fn sweep(&self) {
+        let side = self.side();
+        let options = &self.context.options.store;
+        let interval = Duration::from_millis(options.sweep_interval_ms.max(1));
+        let max = options.sweep_batch.max(1);
+        let mut backoff = Backoff::default();
+        let mut pause = interval;
+        loop {
+            tokio::select! {
+                () = side.stopped() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            let swept = side.noted(side.store.expire(self.context.clock.now(), max).await);
+            pause = match swept {
+                Ok(swept) => {
+                    backoff.reset();
+                    add(&side.counters.swept, swept.expired as u64);
+                    if let Some(dirty) = &self.context.dirty {
+                        swept.changed.into_iter().for_each(|stock| dirty.mark(stock));
+                    }
+                    if swept.seen < max { interval } else { Duration::ZERO }
+                }
+                Err(_) => interval.max(backoff.next()),
+            };
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! Faults of the store in the middle of flushes and cold orders: the server killed, MariaDB killed, stopped, its connections cut,
+//! its lag filled. Afterwards the rows in SQL are those of the shards, one by one, and the journal is gapless and unique. What
+//! SQL holds is read by the database's own client, not by the code under test.
+//!
+//! `HOTSTOCK_STALL_SECONDS=60 cargo test --test store_faults -- --nocapture` stops the database for a minute.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use hotstock_persistence::testing::mariadb::MariaDb;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use support::{Client, Server};
+
+const WORKERS: u64 = 6;
+const HOT: usize = 12;
+const COLD: usize = 4;
+const UNITS: i64 = 100_000;
+
+fn sku(number: usize) -> String {
+    format!("{}-{number}", if number < HOT { "hot" } else { "cold" })
+}
+
+/// The setting that names the database; asked while it runs.
+fn store(database: &MariaDb) -> String {
+    format!("store.url={}", database.url("hotstock"))
+}
+
+fn start(data: &Path, store: &str, more: &[&str]) -> Server {
+    let mut settings = vec![
+        "log.level=off",
+        "engine.shards=2",
+        "store.flush_interval_ms=20",
+        "checkpoint.events=2000",
+        store,
+    ];
+    settings.extend(more);
+    Server::start(data, &settings)
+}
+
+/// What the workers share with the one who makes the faults.
+struct Arena {
+    address: RwLock<String>,
+    stop: AtomicBool,
+    answered: AtomicU64,
+    /// New orders are made; off while the backlog is at its cap, where only the others go on.
+    reserve: AtomicBool,
+}
+
+/// Units of one SKU by what became of them.
+#[derive(Debug, Default, Clone, Copy)]
+struct Ledger {
+    held: i64,
+    sold: i64,
+}
+
+struct Worker<'a> {
+    arena: &'a Arena,
+    client: Client,
+    rng: Rng,
+    id: u64,
+    made: u64,
+    ledgers: [Ledger; HOT + COLD],
+}
+
+impl Worker<'_> {
+    /// Sends a request until its outcome is known; `None` when the test ends before.
+    fn settle(&mut self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let body = body.to_string();
+        let began = Instant::now();
+        loop {
+            let address = self.arena.address.read().unwrap().clone();
+            match self.client.call(&address, method, path, &body) {
+                Ok((status, answer)) if status < 500 => {
+                    self.arena.answered.fetch_add(1, Ordering::Relaxed);
+                    return (status, answer);
+                }
+                Ok((status, answer)) => {
+                    let code = answer["code"].as_str().unwrap_or_default().to_owned();
+                    let bearable = [
+                        "store_unavailable",
+                        "overloaded",
+                        "timeout",
+                        "journal_full",
+                        "journal_unavailable",
+                        "shard_restarted",
+                    ];
+                    assert!(bearable.contains(&code.as_str()), "{method} {path} {body}: {status} {answer}");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+            assert!(began.elapsed() < Duration::from_secs(240), "{method} {path} {body} was never answered");
+        }
+    }
+
+    fn step(&mut self) {
+        if !self.arena.reserve.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+            return;
+        }
+        self.made += 1;
+        let number = self.rng.usize(0..HOT + COLD);
+        let order_no = format!("o{}-{}", self.id, self.made);
+        let quantity = self.rng.i64(1..4);
+        let body = json!({ "order_no": order_no, "lines": [{ "sku_id": sku(number), "quantity": quantity }], "ttl_seconds": 7200 });
+        let (status, answer) = self.settle("POST", "/v1/reservations", &body);
+        assert!(matches!(status, 200 | 201), "{answer}");
+        let what = ["release", "confirm", "confirm", "keep"][self.rng.usize(0..4)];
+        match what {
+            "keep" => self.ledgers[number].held += quantity,
+            _ => {
+                let (status, answer) =
+                    self.settle("POST", &format!("/v1/reservations/{order_no}/{what}"), &json!({}));
+                assert_eq!(status, 200, "{answer}");
+                self.ledgers[number].sold += if what == "confirm" { quantity } else { 0 };
+            }
+        }
+    }
+}
+
+/// Waits for a condition that the test brings about; far longer than it can take.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < Duration::from_secs(240), "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn get(address: &str, path: &str) -> (u16, Value) {
+    Client::default().call(address, "GET", path, "").unwrap()
+}
+
+fn lag(address: &str) -> u64 {
+    let (status, answer) = get(address, "/v1/admin/shards");
+    assert_eq!(status, 200, "{answer}");
+    answer["shards"].as_array().unwrap().iter().map(|shard| shard["lag_events"].as_u64().unwrap()).sum()
+}
+
+/// Rows of a query, asked of the database by its own client.
+fn query(database: &MariaDb, sql: &str) -> Vec<Vec<String>> {
+    let text = database.sql(&format!("USE hotstock; {sql}"));
+    text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
+}
+
+#[test]
+fn after_every_fault_sql_is_what_the_shards_are() {
+    let stall = std::env::var("HOTSTOCK_STALL_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut database = MariaDb::start();
+    let store = store(&database);
+    let mut server = start(&data, &store, &[]);
+    let mut client = Client::default();
+    for number in 0..HOT + COLD {
+        let body = json!({ "sku_id": sku(number), "quantity": UNITS, "hot": number < HOT }).to_string();
+        let (status, answer) = client.call(&server.address, "POST", "/v1/stock", &body).unwrap();
+        assert_eq!(status, 201, "{answer}");
+    }
+    let arena = Arena {
+        address: RwLock::new(server.address.clone()),
+        stop: AtomicBool::new(false),
+        answered: AtomicU64::new(0),
+        reserve: AtomicBool::new(true),
+    };
+    let mut rng = Rng::with_seed(11);
+    let ledgers: Vec<[Ledger; HOT + COLD]> = std::thread::scope(|scope| {
+        let stop_on_panic = StopOnDrop(&arena.stop);
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|id| {
+                let rng = Rng::with_seed(id);
+                let mut worker = Worker {
+                    arena: &arena,
+                    client: Client::default(),
+                    rng,
+                    id,
+                    made: 0,
+                    ledgers: Default::default(),
+                };
+                scope.spawn(move || {
+                    while !worker.arena.stop.load(Ordering::Relaxed) {
+                        worker.step();
+                    }
+                    worker.ledgers
+                })
+            })
+            .collect();
+        let some_work = |more: u64| {
+            let until = arena.answered.load(Ordering::Relaxed) + more;
+            while arena.answered.load(Ordering::Relaxed) < until {
+                assert!(!workers.iter().any(std::thread::ScopedJoinHandle::is_finished), "a worker failed");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        for round in 0..10 {
+            some_work(rng.u64(100..600));
+            match round % 5 {
+                0 => drop(database.cut_connections()),
+                1 => {
+                    server.end(Signal::KILL);
+                    server = start(&data, &store, &[]);
+                    *arena.address.write().unwrap() = server.address.clone();
+                }
+                2 => {
+                    database.kill();
+                    // Hot orders go on without it, and so does a server that starts without it.
+                    some_hot_order(&server.address, round);
+                    server.end(Signal::KILL);
+                    server = start(&data, &store, &[]);
+                    *arena.address.write().unwrap() = server.address.clone();
+                    some_hot_order(&server.address, round + 100);
+                    database.restart();
+                }
+                3 => {
+                    database.stop_signal();
+                    some_hot_order(&server.address, round);
+                    std::thread::sleep(Duration::from_secs(if round == 3 { stall } else { 1 }));
+                    database.continue_signal();
+                }
+                _ => {
+                    database.kill();
+                    database.restart();
+                }
+            }
+            println!(
+                "round {round}: {} answered, lag {}",
+                arena.answered.load(Ordering::Relaxed),
+                lag(&server.address)
+            );
+        }
+        some_work(200);
+        drop(stop_on_panic);
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    until("the store has caught up", || lag(&server.address) == 0);
+    let sum =
+        |number: usize, of: fn(&Ledger) -> i64| ledgers.iter().map(|ledger| of(&ledger[number])).sum::<i64>();
+    let mut told = BTreeMap::new();
+    for number in 0..HOT + COLD {
+        // The single orders between the faults are confirmed ones of hot-0.
+        let extra = if number == 0 { extra_sold(&server.address) } else { 0 };
+        let (held, sold) = (sum(number, |l| l.held), sum(number, |l| l.sold) + extra);
+        told.insert(sku(number), [UNITS - held - sold, held, sold]);
+    }
+    compare(&server, &database, &told);
+    let (status, answer) = client.call(&server.address, "POST", "/v1/admin/reconcile", "{}").unwrap();
+    assert_eq!((status, answer["differences"].as_array().map(Vec::len)), (200, Some(0)), "{answer}");
+    assert_eq!(server.end(Signal::TERM), Some(0));
+}
+
+/// A hot order is served whatever the store does.
+fn some_hot_order(address: &str, number: usize) {
+    let mut client = Client::default();
+    let order_no = format!("single-{number}");
+    let body = json!({ "order_no": order_no, "lines": [{ "sku_id": sku(0), "quantity": 1 }] }).to_string();
+    let (status, answer) = client.call(address, "POST", "/v1/reservations", &body).unwrap();
+    assert!(matches!(status, 200 | 201), "a hot order must not need the store: {status} {answer}");
+    let path = format!("/v1/reservations/{order_no}/confirm");
+    let (status, answer) = client.call(address, "POST", &path, "{}").unwrap();
+    assert_eq!(status, 200, "{answer}");
+}
+
+fn extra_sold(address: &str) -> i64 {
+    let known = |number: usize| get(address, &format!("/v1/reservations/single-{number}")).0 == 200;
+    (0..200).filter(|number| known(*number)).count().try_into().unwrap()
+}
+
+/// The ledgers, what the server says, the rows, and the sums of the journal: all the same.
+fn compare(server: &Server, database: &MariaDb, told: &BTreeMap<String, [i64; 3]>) {
+    let mut rows = BTreeMap::new();
+    for row in query(database, "SELECT sku_id, available, reserved, sold, version FROM stock") {
+        let numbers: Vec<i64> = row[1..].iter().map(|text| text.parse().unwrap()).collect();
+        rows.insert(row[0].clone(), numbers);
+    }
+    let mut sums = BTreeMap::new();
+    let sum = "SELECT sku_id, SUM(d_available), SUM(d_reserved), SUM(d_sold), MAX(version), COUNT(*) FROM stock_journal GROUP BY sku_id";
+    for row in query(database, sum) {
+        let numbers: Vec<i64> = row[1..].iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(numbers[3], numbers[4], "the journal of {} has gaps", row[0]);
+        sums.insert(row[0].clone(), numbers[..4].to_vec());
+    }
+    for (sku, told) in told {
+        let (_, answer) = get(&server.address, &format!("/v1/stock/{sku}"));
+        let of = |level: &str| answer["warehouses"][0][level].as_i64().unwrap();
+        let says = vec![of("available"), of("reserved"), of("sold"), of("version")];
+        assert_eq!(says[..3], told[..], "{sku}: the server (left) and what its callers were told (right)");
+        assert_eq!(rows.get(sku), Some(&says), "{sku}: its row (left) and the server (right)");
+        assert_eq!(
+            sums.get(sku),
+            Some(&says),
+            "{sku}: the sums of its journal (left) and the server (right)"
+        );
+    }
+    let open =
+        "SELECT l.sku_id, SUM(l.held), SUM(l.confirmed - l.returned) FROM order_lines l GROUP BY l.sku_id";
+    for row in query(database, open) {
+        let (held, sold): (i64, i64) = (row[1].parse().unwrap(), row[2].parse().unwrap());
+        assert_eq!([held, sold], told[&row[0]][1..], "{}: the lines of its orders", row[0]);
+    }
+    let doubles = query(
+        database,
+        "SELECT server, shard, lsn, sku_id FROM stock_journal WHERE lsn IS NOT NULL GROUP BY server, shard, lsn, sku_id, warehouse_id HAVING COUNT(*) > 1",
+    );
+    assert!(doubles.is_empty(), "events that were written twice: {doubles:?}");
+}
+
+#[test]
+fn a_full_backlog_refuses_new_reservations_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut database = MariaDb::start();
+    // A cap of a few segments, which the backlog reaches soon.
+    let small = [
+        "journal.max_disk_mib=1",
+        "journal.segment_bytes=131072",
+        "journal.zeros_bytes=0",
+        "checkpoint.events=500",
+    ];
+    let server = start(&dir.path().join("data"), &store(&database), &small);
+    let mut client = Client::default();
+    let post = |client: &mut Client, path: &str, body: Value| {
+        client.call(&server.address, "POST", path, &body.to_string()).unwrap()
+    };
+    assert_eq!(
+        post(&mut client, "/v1/stock", json!({ "sku_id": "hot", "quantity": 1_000_000, "hot": true })).0,
+        201
+    );
+    until("the store has caught up", || lag(&server.address) == 0);
+    database.kill();
+    let reserve = |number: u32| json!({ "op": "reserve", "order_no": format!("o{number}"), "lines": [{ "sku_id": "hot", "quantity": 1 }] });
+    let mut last = 0;
+    until("journal_full", || {
+        let operations: Vec<_> = (last..last + 500).map(reserve).collect();
+        let (status, answer) = post(&mut client, "/v1/batch", json!({ "operations": operations }));
+        assert_eq!(status, 200, "{answer}");
+        let results = answer["results"].as_array().unwrap();
+        let made = results.iter().take_while(|one| one["status"] == 201).count();
+        let full = results.iter().skip(made).all(|one| one["body"]["code"] == "journal_full");
+        assert!(full, "{answer}");
+        last += u32::try_from(made).unwrap();
+        made < 500
+    });
+    let (status, answer) = post(
+        &mut client,
+        "/v1/reservations",
+        json!({ "order_no": "new", "lines": [{ "sku_id": "hot", "quantity": 1 }] }),
+    );
+    assert_eq!((status, &answer["code"]), (503, &json!("journal_full")));
+    // A repeat is known, and what concerns orders that are there goes on.
+    let (status, answer) = post(
+        &mut client,
+        "/v1/reservations",
+        json!({ "order_no": "o0", "lines": [{ "sku_id": "hot", "quantity": 1 }] }),
+    );
+    assert_eq!((status, &answer["replayed"]), (200, &json!(true)), "{answer}");
+    assert_eq!(post(&mut client, "/v1/reservations/o0/confirm", json!({})).0, 200);
+    assert_eq!(post(&mut client, "/v1/reservations/o1/release", json!({})).0, 200);
+    // The store comes back: it catches up while orders are served, and then new ones are taken again.
+    database.restart();
+    until("new reservations are taken again", || {
+        assert_eq!(post(&mut client, "/v1/reservations/o2/extend", json!({ "ttl_seconds": 600 })).0, 200);
+        let new = json!({ "order_no": "new", "lines": [{ "sku_id": "hot", "quantity": 1 }] });
+        matches!(post(&mut client, "/v1/reservations", new).0, 200 | 201)
+    });
+    until("the store has caught up", || lag(&server.address) == 0);
+    let held = i64::from(last) - 2 + 1;
+    let told = BTreeMap::from([("hot".to_owned(), [1_000_000 - held - 1, held, 1])]);
+    compare(&server, &database, &told);
+    assert_eq!(server.end(Signal::TERM), Some(0));
+}
+
+#[test]
+fn a_start_without_the_store_serves_hot_skus() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut database = MariaDb::start();
+    let store = store(&database);
+    let server = start(&data, &store, &[]);
+    let mut client = Client::default();
+    for (sku, hot) in [("hot-0", true), ("cold-0", false)] {
+        let body = json!({ "sku_id": sku, "quantity": 10, "hot": hot }).to_string();
+        assert_eq!(client.call(&server.address, "POST", "/v1/stock", &body).unwrap().0, 201);
+    }
+    assert_eq!(server.end(Signal::TERM), Some(0));
+    database.kill();
+    let server = start(&data, &store, &[]);
+    some_hot_order(&server.address, 1);
+    assert_eq!(get(&server.address, "/v1/stock/hot-0").1["total"]["sold"], 1);
+    assert_eq!(get(&server.address, "/readyz").0, 200, "hot SKUs are served, so it is ready");
+    let cold = json!({ "order_no": "c", "lines": [{ "sku_id": "cold-0", "quantity": 1 }] }).to_string();
+    let (status, head) = with_headers(&server.address, "/v1/reservations", &cold);
+    assert_eq!(status, 503, "{head}");
+    assert!(
+        head.contains("store_unavailable") && head.to_lowercase().contains("\r\nretry-after: "),
+        "{head}"
+    );
+    assert_eq!(get(&server.address, "/v1/stock/cold-0").1["code"], "store_unavailable");
+    database.restart();
+    until("cold SKUs are served again", || {
+        let (status, answer) = client.call(&server.address, "POST", "/v1/reservations", &cold).unwrap();
+        assert!(matches!(status, 200 | 201 | 503), "{status} {answer}");
+        status < 300
+    });
+    until("the store has caught up", || lag(&server.address) == 0);
+    compare(
+        &server,
+        &database,
+        &BTreeMap::from([("hot-0".to_owned(), [9, 0, 1]), ("cold-0".to_owned(), [9, 1, 0])]),
+    );
+    assert_eq!(server.end(Signal::TERM), Some(0));
+}
+
+/// Status and the whole answer as text.
+fn with_headers(address: &str, path: &str, body: &str) -> (u16, String) {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    );
+    stream.write_all(format!("{head}content-length: {length}\r\n\r\n{body}").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+}
+
+/// Lets the workers end, also when the test fails in between.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
