@@ -47,6 +47,8 @@ pub(crate) struct Side {
     /// Why the store could not do what it was last asked.
     problem: Mutex<Option<String>>,
     down: AtomicBool,
+    /// After the start, every SKU that the store says is ours has a route.
+    pub settled: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
     /// Moves under way; `None` once the engine stops.
     tasks: Mutex<Option<JoinSet<()>>>,
@@ -198,6 +200,7 @@ impl Side {
             locks: (0..ORDER_LOCKS).map(|_| tokio::sync::Mutex::new(())).collect(),
             problem: Mutex::default(),
             down: AtomicBool::new(false),
+            settled: watch::Sender::new(false),
             stopping: watch::Sender::new(false),
             tasks: Mutex::new(Some(JoinSet::new())),
         }

@@ -121,6 +121,9 @@ pub const ORDER_LOCKS: usize = 64;
 /// The longest pause between two looks for a SKU or order that is on its way.
 pub const MAX_LOOK_PAUSE_MILLIS: u64 = 20;
 
+/// Lines of an order in several places that are looked at to say why else it would be refused; each may ask the store.
+pub const MAX_SPAN_CHECKS: usize = 32;
+
 /// Chains of one batch that are settled at the same time: as many as the store has connections, give or take.
 pub const MAX_BATCH_CHAINS: usize = 16;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::promote::{Results, place};
 use super::routes::Look;
@@ -32,6 +32,12 @@ impl Hub {
     }
 
     async fn demote_in(&self, shard: ShardId, skus: Vec<SkuId>, asked: Asked, report: oneshot::Sender<Results>) {
+        if skus.iter().any(|sku_id| matches!(self.side().routes.look(sku_id), Look::Cold)) && !self.side().is_down() {
+            // Shortly after a start, one that is ours may not be known as such yet.
+            let mut settled = self.side().settled.subscribe();
+            let settled = settled.wait_for(|settled| *settled);
+            drop(timeout(Duration::from_secs(MAX_MOVE_SECONDS), settled).await);
+        }
         let (begun, moving) = self.begin(skus, Stage::Closing, shard, asked).await;
         let mut results = Vec::new();
         for (sku_id, result) in begun {

@@ -47,6 +47,7 @@ impl Hub {
                 }
             }
             if !full {
+                side.settled.send_replace(true);
                 break;
             }
         }

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -95,12 +96,23 @@ impl Hub {
         // Orders with a command whose place is uncertain: what comes after it waits for its answer.
         let mut uncertain: HashSet<OrderNo> = HashSet::new();
         let mut looked_for = Subjects::default();
+        // Orders with a command that does not make them: the shard may not know the order, and then it is looked for. A
+        // reserve of it that comes later must not overtake that.
+        let mut named: HashSet<OrderNo, RandomState> = HashSet::default();
         for (index, command) in commands {
             if command.order_no().is_some_and(|order_no| uncertain.contains(order_no)) {
                 later.push((index, command));
                 continue;
             }
-            if looked_for.touch(&command) {
+            let overtakes = match (&self.side, &command.action) {
+                (Some(_), Action::Reserve(c)) => named.contains(&c.order_no),
+                (Some(_), _) => {
+                    named.extend(command.order_no().cloned());
+                    false
+                }
+                (None, _) => false,
+            };
+            if overtakes || looked_for.touch(&command) {
                 looked_for.add(&command);
                 careful.push((index, command));
                 continue;
@@ -225,7 +237,8 @@ pub(crate) fn skus_of(command: &Command) -> Vec<&SkuId> {
     }
 }
 
-/// Puts commands that share an order or SKU, directly or through others, into one chain, in their order.
+/// Puts commands that share an order or SKU, directly or through others, into one chain, in their order. A command of an order that
+/// was made before the batch may be about any SKU: beside commands that name SKUs, it makes one chain of all.
 fn chains(commands: Vec<Placed>) -> Vec<Vec<Placed>> {
     // A forest over the places in `commands`; a root is its own parent.
     fn root(parents: &mut [usize], mut at: usize) -> usize {
@@ -236,6 +249,9 @@ fn chains(commands: Vec<Placed>) -> Vec<Vec<Placed>> {
         at
     }
     let mut parents: Vec<usize> = (0..commands.len()).collect();
+    if names_skus_and_may_touch_others(&commands) {
+        return vec![commands];
+    }
     {
         let mut orders: HashMap<&OrderNo, usize> = HashMap::new();
         let mut skus: HashMap<&SkuId, usize> = HashMap::new();
@@ -258,6 +274,23 @@ fn chains(commands: Vec<Placed>) -> Vec<Vec<Placed>> {
         chains[chain].push(command);
     }
     chains
+}
+
+fn names_skus_and_may_touch_others(commands: &[Placed]) -> bool {
+    let mut made: HashSet<&OrderNo> = HashSet::new();
+    let (mut names, mut touches) = (false, false);
+    for (_, command) in commands {
+        match (&command.action, command.order_no()) {
+            (Action::Reserve(c), _) => {
+                names = true;
+                made.insert(&c.order_no);
+            }
+            (Action::GetOrder(_), _) => {}
+            (_, Some(order_no)) => touches |= !made.contains(order_no),
+            (_, None) => names = true,
+        }
+    }
+    names && touches
 }
 
 #[cfg(test)]
@@ -298,5 +331,9 @@ mod tests {
         let chains = chains(commands.into_iter().enumerate().collect());
         let places: Vec<Vec<usize>> = chains.iter().map(|c| c.iter().map(|(at, _)| *at).collect()).collect();
         assert_eq!(places, [vec![0, 2, 3, 4], vec![1, 5]]);
+        // Orders that were made before may hold whatever the others name.
+        let commands = vec![confirm("o1"), confirm("o2"), reserve("o3", &["a"])];
+        assert_eq!(super::chains(commands.iter().cloned().enumerate().collect()).len(), 1);
+        assert_eq!(super::chains(commands.into_iter().take(2).enumerate().collect()).len(), 2);
     }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::command::{Action, Command, Place, Release, Reserve};
+use crate::command::{Action, Command, Mode, Place, Release, Reserve, StockStatus};
 use crate::directory::Home;
 use crate::hub::{How, Hub, Side, add, refusal_of};
 use crate::ids::{Lsn, OrderNo, ShardId, SkuId, shard_of_order};
-use crate::limits::MAX_LOOK_PAUSE_MILLIS;
+use crate::limits::{MAX_LOOK_PAUSE_MILLIS, MAX_SPAN_CHECKS};
 use crate::outcome::{Answer, Effect, Outcome, Refusal};
 use crate::placement::routes::{Look, Over, Where};
 use crate::state::State;
@@ -141,7 +141,7 @@ impl Hub {
         let outcome = match place {
             Where::Mixed if self.stored(side, &c.order_no).await?.is_none() => {
                 let still = matches!(side.routes.place(skus()), Where::Mixed) && side.routes.moves(skus()) == moves;
-                return if still { Err(Refusal::SpansShards) } else { Ok(Step::Again) };
+                return if still { Err(self.why_not(side, c).await?) } else { Ok(Step::Again) };
             }
             _ => self.ask_store(side, command).await?,
         };
@@ -156,6 +156,26 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Why an order in several places is refused: as a shard would say it, if it would refuse it too.
+    async fn why_not(&self, side: &Side, c: &Reserve) -> Result<Refusal, Refusal> {
+        for line in c.lines.as_slice().iter().take(MAX_SPAN_CHECKS) {
+            let (sku_id, warehouse_id) = (line.sku_id.clone(), line.warehouse_id);
+            let stock = if matches!(side.routes.look(&sku_id), Look::Hot(_)) {
+                self.context.views.stock(&sku_id, Some(warehouse_id)).pop()
+            } else {
+                let rows = side.noted(side.store.stock(&sku_id, Some(warehouse_id)).await).map_err(refusal_of)?;
+                rows.into_iter().next().map(|row| row.view)
+            };
+            let Some(stock) = stock else {
+                return Ok(Refusal::UnknownSku { sku_id, warehouse_id: Some(warehouse_id) });
+            };
+            if c.mode == Mode::AllOrNothing && stock.status == StockStatus::Suspended {
+                return Ok(Refusal::SkuSuspended { sku_id, warehouse_id });
+            }
+        }
+        Ok(Refusal::SpansShards)
     }
 
     async fn look_release(

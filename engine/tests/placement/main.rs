@@ -10,6 +10,13 @@ mod support;
 mod cold;
 mod crash;
 mod house;
+mod model;
 mod moves;
+#[allow(dead_code, reason = "the state machine's test asks it for more")]
+#[path = "../model/naive/mod.rs"]
+mod naive;
 mod outages;
 mod reconcile;
+#[allow(dead_code, reason = "the state machine's test has a larger world, too")]
+#[path = "../model/wishes.rs"]
+mod wishes;
