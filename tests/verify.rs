@@ -43,8 +43,9 @@ fn run(command: &str, data_dir: &Path) -> (Option<i32>, String) {
 fn books_that_do_not_balance_are_told_with_the_stock() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = DataDir::open(dir.path(), Some(1)).unwrap();
-    // As if a server had used it: without a store it would be refused for another reason.
-    data_dir.store_check()("a store").unwrap();
+    // As if a server had used it: without its store it would be refused for another reason.
+    let (_, said) = run("migrate", dir.path());
+    data_dir.store_check()(said.split_whitespace().last().unwrap()).unwrap();
     let mut journal = data_dir.journal(JournalOptions { zeros: 0, ..JournalOptions::default() }).unwrap();
     let (sku_id, warehouse_id) = (SkuId::new("1001").unwrap(), WarehouseId(1));
     let change = Change::StockCreated { sku_id: sku_id.clone(), warehouse_id, quantity: 10 };
@@ -83,8 +84,8 @@ fn books_that_do_not_balance_are_told_with_the_stock() {
 /// A segment that a crash left open is looked through record by record, so the very event is named.
 #[test]
 fn damage_in_the_middle_is_refused_with_its_event() {
-    // The stock was event 1, so order 20 is event 22.
-    damage(false, "damaged at event 22");
+    // The promotion of the stock was events 1 and 2, so order 20 is event 23.
+    damage(false, "damaged at event 23");
 }
 
 /// A sealed one is read through sled, which gives nothing of it from the bad page on: the first event that can't be read is named.
