@@ -18,7 +18,7 @@ use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
 use hotstock_persistence::data_dir::DataDir;
 use hotstock_persistence::journal::JournalOptions;
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
-use hotstock_persistence::testing::mariadb::MariaDb;
+use hotstock_persistence::testing::MariaDb;
 use serde_json::{Value, json};
 
 const CALLERS: [usize; 3] = [1, 16, 64];

@@ -1,34 +1,31 @@
-//! Ends the process at a step of a move or of a flush, for the tests of what a crash there leaves behind. In release builds there is no
-//! such thing.
+//! Ends the process at a step of a move or a flush, so that tests can see what comes of it: `HOTSTOCK_FAILPOINT=promote.taken:2` at the
+//! second time that the step is reached. Not part of release builds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hotstock_engine::engine::Parts;
 
-/// `HOTSTOCK_FAILPOINT=promote.taken:3` aborts at the third passing of that step.
-#[cfg(debug_assertions)]
+use crate::failure::Failure;
+
 const VARIABLE: &str = "HOTSTOCK_FAILPOINT";
 
-/// Sets the failpoint that the environment asks for.
-#[cfg(debug_assertions)]
-pub fn set(parts: Parts) -> Parts {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    let Ok(asked) = std::env::var(VARIABLE) else { return parts };
-    let (step, count) = asked.split_once(':').unwrap_or((&asked, "1"));
-    let Ok(count) = count.parse::<u64>() else {
-        tracing::error!(asked, "{VARIABLE} must be STEP:NUMBER");
-        return parts;
+/// Sets the step that the environment names, if it names one.
+///
+/// # Errors
+/// [`Failure::Usage`] when it is not `NAME:N`.
+pub fn set(parts: Parts) -> Result<Parts, Failure> {
+    let Ok(text) = std::env::var(VARIABLE) else { return Ok(parts) };
+    let named =
+        text.split_once(':').and_then(|(name, times)| Some((name.to_owned(), times.parse::<u64>().ok()?)));
+    let Some((name, times)) = named else {
+        return Err(Failure::Usage(format!("{VARIABLE} is {text:?}, but must be NAME:N")));
     };
-    let (step, passed) = (step.to_owned(), AtomicU64::new(0));
-    parts.failpoint(Arc::new(move |reached: &'static str| {
-        if reached == step && passed.fetch_add(1, Ordering::Relaxed) + 1 == count {
+    let left = AtomicU64::new(times);
+    Ok(parts.failpoint(Arc::new(move |step| {
+        if step == name && left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // As hard as a power cut: nothing is written or told on the way.
             std::process::abort();
         }
-    }))
-}
-
-/// There are no failpoints in a release build.
-#[cfg(not(debug_assertions))]
-pub fn set(parts: Parts) -> Parts {
-    parts
+    })))
 }

@@ -7,6 +7,7 @@ mod cli;
 mod client;
 mod cmd;
 mod config;
+#[cfg(debug_assertions)]
 mod failpoint;
 mod failure;
 mod store;

@@ -4,15 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hotstock_api::limits::{MirrorCounts, MirrorLink};
 use hotstock_engine::clock::{Clock, Timestamp};
 use hotstock_engine::dirty::Dirty;
 use hotstock_engine::engine::{AutoPromotion, Engine, EngineOptions, Parts, StartError, StoreOptions};
 use hotstock_engine::ids::{Lsn, ShardId, WarehouseId};
 use hotstock_engine::journal::{Journal as _, JournalError};
-use hotstock_engine::store::Store;
+use hotstock_engine::limits::MAX_DIRTY_STOCKS;
+use hotstock_engine::mirror::Mirror;
+use hotstock_engine::store::{Store, StoreError};
 use hotstock_persistence::data_dir::{DataDir, DataDirError};
 use hotstock_persistence::journal::{JournalOptions, SledJournal};
-use hotstock_persistence::mirror::RedisMirror;
+use hotstock_persistence::mirror::{MirrorAccess, MirrorOptions, RedisMirror};
 use hotstock_persistence::sql::SqlStore;
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -33,9 +36,6 @@ impl Clock for WallClock {
 /// Connections that the kernel keeps while they wait to be accepted. The usual 128 overflow when all clients of a sale come
 /// back after a restart, and those over it wait a second for their next try. The kernel may allow less.
 const LISTEN_BACKLOG: u32 = 4_096;
-
-/// Stocks that changed and are not mirrored yet, at the most: 100 MB of them. With more the mirror goes through all.
-const MAX_DIRTY: usize = 1_000_000;
 
 /// Listens on an address, also on one that a process had just now which was killed.
 ///
@@ -69,14 +69,34 @@ pub struct System {
     pub engine: Engine,
     /// The SQL store, if there is one.
     pub store: Option<Arc<SqlStore>>,
-    mirror: Option<Arc<RedisMirror>>,
+    mirror: Option<(Arc<RedisMirror>, Arc<MirrorAccess>)>,
 }
 
 impl System {
+    /// What HTTP tells of the mirror.
+    fn mirror_link(&self) -> Option<MirrorLink> {
+        let (mirror, access) = self.mirror.as_ref()?;
+        let (mirror, access) = (Arc::clone(mirror), Arc::clone(access) as Arc<dyn Mirror>);
+        let counts = move || {
+            let stats = mirror.stats();
+            MirrorCounts {
+                connected: stats.connected,
+                lag: stats.lag as u64,
+                resyncing: stats.resyncing,
+                resyncs: stats.resyncs,
+                written: stats.written,
+                batches: stats.batches,
+                errors: stats.errors + stats.source_errors,
+                last_error: stats.last_error,
+            }
+        };
+        Some(MirrorLink { mirror: access, counts: Arc::new(counts) })
+    }
+
     /// Stops in order: the engine, with its last flush to the store; then who follows it; then the store.
     pub async fn stop(&self) {
         self.engine.stop().await;
-        if let Some(mirror) = &self.mirror {
+        if let Some((mirror, _)) = &self.mirror {
             mirror.stop().await;
         }
         if let Some(store) = &self.store {
@@ -109,25 +129,43 @@ pub async fn start(config: &Config, books: Books) -> Result<System, Failure> {
         }
         Books::Memory => None,
     };
+    if let Some(store) = &store {
+        reach(store, config).await?;
+    }
     let mut parts = Parts::new(Box::new(journal), Arc::new(data_dir.checkpoints()), Arc::new(WallClock));
     if let Some(store) = &store {
         parts = parts.with_store(Arc::clone(store) as Arc<dyn Store>, data_dir.server_id());
     }
     let mut mirror = None;
     if let Some(options) = mirror_options {
-        let dirty = Arc::new(Dirty::new(MAX_DIRTY));
+        let dirty = Arc::new(Dirty::new(MAX_DIRTY_STOCKS));
         parts = parts.with_dirty(Arc::clone(&dirty));
         mirror = Some((options, dirty));
     }
-    let parts = crate::failpoint::set(parts);
+    #[cfg(debug_assertions)]
+    let parts = crate::failpoint::set(parts)?;
     let engine = Engine::start(engine_options(config), parts).await?;
-    let start_mirror = |(options, dirty)| {
+    let start_mirror = |(options, dirty): (MirrorOptions, _)| {
+        let access = MirrorAccess::new(options.clone())?;
         let source = Arc::new(engine.clone());
-        RedisMirror::start(options, dirty, source).map(Arc::new)
+        RedisMirror::start(options, dirty, source).map(|mirror| (Arc::new(mirror), Arc::new(access)))
     };
     let mirror = mirror.map(start_mirror).transpose();
     let mirror = mirror.map_err(|error| Failure::Usage(format!("[mirror]: {error}")))?;
     Ok(System { engine, store, mirror })
+}
+
+/// Makes the tables and sees that it is the right store. One that is not there is no reason not to start: hot SKUs need it not.
+async fn reach(store: &SqlStore, config: &Config) -> Result<(), Failure> {
+    let place = crate::store::place(config);
+    match store.migrate().await {
+        Ok(store_id) => tracing::info!(%place, store_id, "the SQL store is there"),
+        Err(StoreError::Inconsistent(problem)) => return Err(Failure::Usage(format!("{place}: {problem}"))),
+        Err(error) => {
+            tracing::warn!(%place, %error, "the SQL store is not there yet: cold SKUs are not served until it is")
+        }
+    }
+    Ok(())
 }
 
 /// A directory whose events no store has ever taken in can't begin with one: the first of them may be trimmed.
@@ -163,8 +201,8 @@ impl Server {
         // First, because it fails at once where recovery takes its time.
         let listener = listener(listen).map_err(failed)?;
         let system = start(config, books).await?;
-        let http = hotstock_api::Server::start(listener, system.engine.clone(), http_options(config))
-            .map_err(failed)?;
+        let options = hotstock_api::Options { mirror: system.mirror_link(), ..http_options(config) };
+        let http = hotstock_api::Server::start(listener, system.engine.clone(), options).map_err(failed)?;
         Ok(Self { http, system })
     }
 
@@ -240,6 +278,7 @@ fn http_options(config: &Config) -> hotstock_api::Options {
         default_ttl_seconds: config.orders.default_ttl_seconds,
         admin_token_sha256: config.admin.token_sha256.0,
         admin_from_loopback: config.admin.from_loopback,
+        mirror: None,
         max_connections: server.max_connections,
         max_body_bytes: server.max_body_bytes,
         max_batch_body_bytes: server.max_batch_body_bytes,
@@ -281,7 +320,6 @@ impl From<StartError> for Failure {
 
 #[cfg(test)]
 mod tests {
-    use hotstock_persistence::mirror::MirrorOptions;
     use hotstock_persistence::sql::SqlOptions;
 
     use super::*;

@@ -11,8 +11,13 @@ use rustix::process::Signal;
 use support::{Client, Server};
 
 fn run(args: &[&str]) -> (i32, String) {
-    let Output { status, stdout, stderr } =
-        Command::new(support::hotstock()).args(args).stdin(Stdio::null()).output().unwrap();
+    run_with(args, &[])
+}
+
+fn run_with(args: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
+    let mut command = Command::new(support::hotstock());
+    command.args(args).envs(variables.iter().copied()).stdin(Stdio::null());
+    let Output { status, stdout, stderr } = command.output().unwrap();
     let text = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
     (status.code().unwrap_or(-1), text)
 }
@@ -27,7 +32,7 @@ fn it_serves_until_it_is_asked_to_stop_and_comes_back_with_its_stock() {
     let data_dir = dir.path().join("data");
     let server = Server::start(&data_dir, &[]);
     assert_eq!(call(&server, "GET", "/readyz", "").0, 200);
-    let stock = r#"{"sku_id":"a","quantity":5}"#;
+    let stock = r#"{"sku_id":"a","quantity":5,"hot":true}"#;
     assert_eq!(call(&server, "POST", "/v1/stock", stock).0, 201);
     let order = r#"{"order_no":"1","lines":[{"sku_id":"a","quantity":2}]}"#;
     assert_eq!(call(&server, "POST", "/v1/reservations", order).0, 201);
@@ -47,10 +52,12 @@ fn it_serves_until_it_is_asked_to_stop_and_comes_back_with_its_stock() {
 fn a_killed_server_comes_back_with_what_it_answered() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
-    assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"a","quantity":5}"#).0, 201);
+    assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"a","quantity":5,"hot":true}"#).0, 201);
+    assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"cold","quantity":6}"#).0, 201);
     server.end(Signal::KILL);
     let server = Server::start(dir.path(), &[]);
     assert_eq!(call(&server, "GET", "/v1/stock/a", "").1["total"]["available"], 5);
+    assert_eq!(call(&server, "GET", "/v1/stock/cold", "").1["total"]["available"], 6);
 }
 
 #[test]
@@ -88,8 +95,8 @@ fn a_wrong_configuration_is_exit_code_2_and_names_its_place() {
 fn verify_reads_what_a_server_left() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
-    assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"a","quantity":5}"#).0, 201);
-    assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"b","quantity":7}"#).0, 201);
+    assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"a","quantity":5,"hot":true}"#).0, 201);
+    assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"b","quantity":7,"hot":true}"#).0, 201);
     let order = r#"{"order_no":"1","lines":[{"sku_id":"a","quantity":2}]}"#;
     assert_eq!(call(&server, "POST", "/v1/reservations", order).0, 201);
     server.end(Signal::KILL);
@@ -150,6 +157,59 @@ fn a_second_replay_changes_nothing_even_where_the_first_was_refused() {
     assert_eq!(call(&server, "GET", "/v1/reservations/2", "").1["status"], "cancelled");
 }
 
+/// What an order is answered does not depend on where its SKU lies: the same file ends with the same stock.
+#[test]
+fn a_replay_ends_with_the_same_stock_wherever_the_skus_lie() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("orders.csv");
+    // Enough rows that SKUs are on their way while their orders come; a quarter of the orders are refused.
+    let mut rows = ORDERS.to_owned();
+    for number in 100..400 {
+        let (sku, units) = (["a", "b/ c", "d", "e"][number % 4], number % 7 + 1);
+        rows.push_str(&format!("{number},{sku},{units},{},UK\n", number % 9));
+        if number % 10 == 0 {
+            rows.push_str(&format!("C{number},{sku},-{},{},UK\n", number % 3 + 1, number % 9));
+        }
+    }
+    std::fs::write(&file, rows).unwrap();
+    let replay = |name: &str, place: &str| {
+        let data_dir = dir.path().join(name);
+        let (code, text) = run(&[
+            "replay",
+            file.to_str().unwrap(),
+            "--stock",
+            "200",
+            "--place",
+            place,
+            "--by-line",
+            "--data-dir",
+            data_dir.to_str().unwrap(),
+        ]);
+        assert_eq!(code, 0, "{place}: {text}");
+        let last = text.lines().find(|line| line.starts_with("final stock ")).unwrap_or_default().to_owned();
+        assert!(!last.is_empty(), "{text}");
+        (last, text)
+    };
+    let (hot, text) = replay("hot", "hot");
+    assert!(text.contains("orders refused (insufficient stock)"), "{text}");
+    assert_eq!(replay("cold", "cold").0, hot);
+    let (churn, text) = replay("churn", "churn");
+    assert_eq!(churn, hot);
+    assert!(text.contains("SKUs were promoted"), "{text}");
+    for (name, place) in [("hot", "hot"), ("cold", "cold"), ("churn", "churn"), ("cold", "hot")] {
+        let (again, text) = replay(name, place);
+        assert_eq!(again, hot, "{name}, then {place}");
+        assert!(text.contains("nothing new"), "{name}, then {place}: {text}");
+    }
+}
+
+#[test]
+fn churn_needs_orders_of_one_sku() {
+    let (code, text) = run(&["replay", "orders.csv", "--place", "churn"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("--by-line"), "{text}");
+}
+
 #[test]
 fn replay_finds_units_that_it_did_not_put_there() {
     let dir = tempfile::tempdir().unwrap();
@@ -188,6 +248,8 @@ fn bench_writes_its_figures_with_their_conditions() {
     let json_arg = json.to_str().unwrap();
     for args in [
         &["--in-process", "--in-flight", "8", "--confirm"][..],
+        &["--in-process", "--in-flight", "8", "--store"],
+        &["--in-process", "--in-flight", "8", "--cold"],
         &["--connections", "2", "--batch", "3", "--skus", "5", "--confirm", "--echo"],
     ] {
         let (code, text) = run(&[&["bench", "--seconds", "1", "--json", json_arg], args].concat());
@@ -202,5 +264,11 @@ fn bench_writes_its_figures_with_their_conditions() {
             );
         }
         assert_eq!(report["echo"].is_null(), args[0] == "--in-process");
+        let place = match args.last() {
+            Some(&"--store") => "hot SKUs; SQLite",
+            Some(&"--cold") => "cold SKUs",
+            _ => "hot SKUs, no SQL store",
+        };
+        assert!(report["place"].as_str().unwrap().starts_with(place), "{report}");
     }
 }

@@ -1,4 +1,4 @@
-//! SIGKILL at random moments under concurrent load. Every worker keeps a ledger of what it was told; an unknown outcome is
+//! SIGKILL at random moments under concurrent load of hot SKUs. Every worker keeps a ledger of what it was told; an unknown outcome is
 //! settled by repeating the same request. Afterwards nothing that was acknowledged may be lost, and nothing applied twice.
 //!
 //! `HOTSTOCK_KILLS=200 HOTSTOCK_SEED=… cargo test --test kill -- --nocapture` runs more, or one run again; `HOTSTOCK_BIN`
@@ -265,7 +265,7 @@ fn nothing_acknowledged_is_lost_and_nothing_applied_twice() {
     let mut server = Server::start(&data_dir, &SETTINGS);
     let mut client = Client::default();
     for sku in SKUS {
-        let body = json!({ "sku_id": sku, "quantity": INITIAL }).to_string();
+        let body = json!({ "sku_id": sku, "quantity": INITIAL, "hot": true }).to_string();
         assert_eq!(client.call(&server.address, "POST", "/v1/stock", &body).unwrap().0, 201);
     }
     let arena = Arena {

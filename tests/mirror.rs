@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use hotstock_persistence::testing::redis::RedisServer;
+use hotstock_persistence::testing::RedisServer;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

@@ -8,7 +8,7 @@ mod support;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use hotstock_persistence::testing::mariadb::MariaDb;
+use hotstock_persistence::testing::MariaDb;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use hotstock_persistence::testing::mariadb::MariaDb;
+use hotstock_persistence::testing::MariaDb;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

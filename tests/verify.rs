@@ -43,6 +43,8 @@ fn run(command: &str, data_dir: &Path) -> (Option<i32>, String) {
 fn books_that_do_not_balance_are_told_with_the_stock() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = DataDir::open(dir.path(), Some(1)).unwrap();
+    // As if a server had used it: without a store it would be refused for another reason.
+    data_dir.store_check()("a store").unwrap();
     let mut journal = data_dir.journal(JournalOptions { zeros: 0, ..JournalOptions::default() }).unwrap();
     let (sku_id, warehouse_id) = (SkuId::new("1001").unwrap(), WarehouseId(1));
     let change = Change::StockCreated { sku_id: sku_id.clone(), warehouse_id, quantity: 10 };
@@ -95,7 +97,7 @@ fn damage(sealed: bool, told: &str) {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &["journal.zeros_bytes=0"]);
     let mut client = Client::default();
-    let stock = json!({ "sku_id": "1001", "quantity": 1_000 }).to_string();
+    let stock = json!({ "sku_id": "1001", "quantity": 1_000, "hot": true }).to_string();
     assert_eq!(client.call(&server.address, "POST", "/v1/stock", &stock).unwrap().0, 201);
     for n in 0..50 {
         let order =

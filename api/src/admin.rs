@@ -1,13 +1,16 @@
 //! What operators ask: which SKUs are hot, how far the shards are, what does not fit. `auth` says who may.
 
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 use hotstock_engine::engine::Moved;
 use hotstock_engine::ids::SkuId;
 use hotstock_engine::limits::MAX_PAGE_ROWS;
 use hotstock_engine::outcome::Refusal;
+use hotstock_engine::reconcile::Reconcile;
 
 use crate::app::{Call, Reply};
-use crate::body::parse;
+use crate::body::{parse, parse_optional};
 use crate::codes::Code;
 use crate::limits::{DEFAULT_PAGE_SKUS, MAX_ANOMALIES};
 use crate::problem::Problem;
@@ -17,6 +20,7 @@ use crate::wire::admin::{
     AnomaliesBody, AnomaliesQuery, AnomalyBody, HotBody, HotSkuBody, MovedAllBody, MovedBody, MovedOneBody,
     MovedOrProblem, ShardBody, ShardsBody, SkusBody,
 };
+use crate::wire::reconcile::{ReconcileBody, ReconciledBody};
 use crate::wire::stock::{PageQuery, sku_id};
 
 /// Which way SKUs are moved.
@@ -118,6 +122,22 @@ pub async fn anomalies(call: Call) -> Result<Reply, Problem> {
     Ok(Reply::json(StatusCode::OK, &AnomaliesBody { count, items }))
 }
 
+/// Compares what shards, SQL store and mirror have of a page of SKUs. With `fix` it puts right what is derived: rows of the store from
+/// its journal, the mirror from the stock; without it nothing is changed, and the answer is otherwise the same.
+#[utoipa::path(
+    post, path = "/v1/admin/reconcile", tag = "operators", request_body = Option<ReconcileBody>,
+    responses((status = 200, description = "One page", body = ReconciledBody))
+)]
+pub async fn reconcile(call: Call) -> Result<Reply, Problem> {
+    let body: ReconcileBody = parse_optional(call.body()?)?;
+    let max = i64::try_from(MAX_PAGE_ROWS).unwrap_or(i64::MAX);
+    let limit = body.limit.map_or(Ok(DEFAULT_PAGE_SKUS), |limit| limit.within("limit", 1..=max))?;
+    let after = body.cursor.map(|cursor| after_cursor(&cursor)).transpose()?;
+    let mirror = call.app.options.mirror.as_ref().map(|link| Arc::clone(&link.mirror));
+    let found = call.app.engine.reconcile(Reconcile { after, limit, fix: body.fix, mirror }).await?;
+    Ok(Reply::json(StatusCode::OK, &ReconciledBody::new(&found, found.next.as_ref().map(cursor_of))))
+}
+
 fn shards_now(call: &Call) -> ShardsBody {
     let stats = call.app.engine.stats();
     let mut followers = call.app.engine.followers();
@@ -126,7 +146,8 @@ fn shards_now(call: &Call) -> ShardsBody {
         ShardBody::new(shard, stats, follower.map(|place| followers.swap_remove(place)))
     };
     let shards = stats.shards.iter().enumerate().map(of_shard).collect();
-    ShardsBody { shards, store: stats.store.map(Into::into) }
+    let mirror = call.app.options.mirror.as_ref().map(|mirror| (mirror.counts)().into());
+    ShardsBody { shards, store: stats.store.map(Into::into), mirror }
 }
 
 async fn one(call: Call, way: Way) -> Result<Reply, Problem> {

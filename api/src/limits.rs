@@ -1,9 +1,12 @@
 //! Every bound of the HTTP server, in one place, each with its reason.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hotstock_engine::ids::WarehouseId;
 use hotstock_engine::limits::{DEFAULT_GATE_PERMITS, MAX_TTL_SECONDS};
+use hotstock_engine::mirror::Mirror;
 
 /// Operations of one batch request. From the HTTP contract.
 pub const MAX_BATCH_OPERATIONS: usize = 10_000;
@@ -30,6 +33,42 @@ pub const MAX_DETAIL_BYTES: usize = 300;
 /// How long accepting pauses when the system has no more file descriptors: trying again at once would burn a core.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The mirror beside the engine: what reconcile compares with, and what the mirror says of itself.
+#[derive(Clone)]
+pub struct MirrorLink {
+    /// For reconcile.
+    pub mirror: Arc<dyn Mirror>,
+    /// For metrics and `GET /v1/admin/shards`.
+    pub counts: Arc<dyn Fn() -> MirrorCounts + Send + Sync>,
+}
+
+impl fmt::Debug for MirrorLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MirrorLink")
+    }
+}
+
+/// Where the mirror stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MirrorCounts {
+    /// Whether Redis answers.
+    pub connected: bool,
+    /// Stocks that changed and are not there yet.
+    pub lag: u64,
+    /// All stocks are being mirrored again, or will be.
+    pub resyncing: bool,
+    /// Times that all stocks were mirrored.
+    pub resyncs: u64,
+    /// Stocks sent.
+    pub written: u64,
+    /// Round trips with stocks.
+    pub batches: u64,
+    /// Connections and reads that failed.
+    pub errors: u64,
+    /// The last error of a connection.
+    pub last_error: Option<String>,
+}
+
 /// How the server is set up. [`Options::default`] has the values that the reasons speak of.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -41,6 +80,8 @@ pub struct Options {
     pub admin_token_sha256: Option<[u8; 32]>,
     /// Whether, while there is no token, operators' requests are taken from this machine. Otherwise from nobody.
     pub admin_from_loopback: bool,
+    /// The mirror, if there is one.
+    pub mirror: Option<MirrorLink>,
     /// Connections at the same time. More wait in the kernel's backlog, untouched. 10,000 clients with a connection each, and
     /// some 40 KiB per connection (buffers, task) keeps idle ones at 400 MB.
     pub max_connections: usize,
@@ -80,6 +121,7 @@ impl Default for Options {
             default_ttl_seconds: 1_800,
             admin_token_sha256: None,
             admin_from_loopback: true,
+            mirror: None,
             max_connections: 10_000,
             max_body_bytes: 1024 * 1024,
             max_batch_body_bytes: 8 * 1024 * 1024,

@@ -23,7 +23,7 @@ use crate::{admin, batch, health, orders, stock};
         batch::batch,
         stock::create, stock::list, stock::get, stock::journal, stock::restock, stock::deduct, stock::adjust, stock::suspend, stock::resume,
         admin::promote, admin::demote, admin::promote_all, admin::demote_all, admin::hot, admin::shards, admin::checkpoint,
-        admin::anomalies,
+        admin::reconcile, admin::anomalies,
         health::livez, health::readyz, health::metrics, health::openapi,
     ),
     components(schemas(ProblemBody)),

@@ -43,6 +43,7 @@ pub enum Route {
     HotSkus,
     Shards,
     Checkpoint,
+    Reconcile,
     Anomalies,
     Livez,
     Readyz,
@@ -238,6 +239,7 @@ pub const ROUTES: &[RouteInfo] = &[
         submits: false,
         ..operators(post(Route::Checkpoint, "/v1/admin/checkpoint", &[]))
     },
+    operators(post(Route::Reconcile, "/v1/admin/reconcile", &[])),
     RouteInfo { query: true, ..operators(get(Route::Anomalies, "/v1/admin/anomalies", READS_STORE)) },
     get(Route::Livez, "/livez", &[]),
     get(Route::Readyz, "/readyz", &[Code::NotReady]),
@@ -342,6 +344,7 @@ fn handler(app: &Arc<App>, info: &'static RouteInfo) -> Option<MethodRouter> {
         Route::HotSkus => endpoint(app, info, admin::hot),
         Route::Shards => endpoint(app, info, admin::shards),
         Route::Checkpoint => endpoint(app, info, admin::checkpoint),
+        Route::Reconcile => endpoint(app, info, admin::reconcile),
         Route::Anomalies => endpoint(app, info, admin::anomalies),
         Route::Livez => endpoint(app, info, health::livez),
         Route::Readyz => endpoint(app, info, health::readyz),

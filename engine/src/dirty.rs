@@ -224,7 +224,7 @@ mod tests {
     /// Several mark, one follows on the notifications alone: in the end it has the last version of each.
     #[test]
     fn no_wake_up_is_lost() {
-        const WRITERS: u64 = 3;
+        const WRITERS: usize = 3;
         const VERSIONS: u64 = 3_000;
         let dirty = Arc::new(Dirty::new(100));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -244,7 +244,7 @@ mod tests {
         runtime.block_on(async {
             let mut newest: HashMap<(String, u32), u64> = HashMap::new();
             // Ends when the last version of every stock was seen; a lost wake-up would hang here.
-            while newest.values().filter(|version| **version > VERSIONS - 7).count() < 7 * WRITERS as usize {
+            while newest.values().filter(|version| **version > VERSIONS - 7).count() < 7 * WRITERS {
                 dirty.notified().await;
                 loop {
                     let taken = dirty.take(4);

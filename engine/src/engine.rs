@@ -19,11 +19,12 @@ use crate::context::Context;
 use crate::directory::Directory;
 use crate::dirty::Dirty;
 use crate::hub::{Hub, Side, refusal_of};
-use crate::ids::{Lsn, ShardId, SkuId, WarehouseId};
+use crate::ids::{Lsn, ShardId, SkuId, WarehouseId, shard_of};
 use crate::journal::JournalReader;
 use crate::limits::{MAX_PAGE_ROWS, MAX_SHARDS, MAX_SKUS_PER_MOVE, MAX_WAITING_SLICES, TICK_MILLIS};
-use crate::outcome::{Outcome, Refusal, StockView};
+use crate::outcome::{Effect, Outcome, Refusal, StockView};
 use crate::placement::Asked;
+use crate::reconcile::{Reconcile, Reconciled, reconcile};
 use crate::recovery::recover_audited;
 use crate::replier;
 use crate::shard::shared::ShardShared;
@@ -209,7 +210,7 @@ impl Engine {
         let (some, rest) = skus.split_at(skus.len().min(MAX_SKUS_PER_MOVE));
         let mut results = match &hub.side {
             Some(_) => hub.promote(some, Asked::ByCaller).await,
-            None => some.iter().map(|sku_id| (sku_id.clone(), Err(Refusal::StoreUnavailable))).collect(),
+            None => some.iter().map(|sku_id| (sku_id.clone(), self.hot_for_ever(sku_id))).collect(),
         };
         results.extend(rest.iter().map(|sku_id| (sku_id.clone(), Err(Refusal::Overloaded))));
         results
@@ -225,6 +226,16 @@ impl Engine {
         };
         results.extend(rest.iter().map(|sku_id| (sku_id.clone(), Err(Refusal::Overloaded))));
         results
+    }
+
+    /// A promotion without a store: every SKU is hot.
+    fn hot_for_ever(&self, sku_id: &SkuId) -> Result<Moved, Refusal> {
+        let context = &self.running.hub.context;
+        if context.views.stock(sku_id, None).is_empty() {
+            return Err(Refusal::UnknownSku { sku_id: sku_id.clone(), warehouse_id: None });
+        }
+        let shard = Some(shard_of(sku_id, context.options.shards));
+        Ok(Moved { effect: Effect::Replayed, shard, epoch: 0, orders: 0 })
     }
 
     /// Up to `limit` SKUs after `after`, by name, that shards have. Without a store: none are listed.
@@ -243,6 +254,17 @@ impl Engine {
     #[must_use]
     pub fn dirty(&self) -> Option<Arc<Dirty>> {
         self.running.hub.context.dirty.clone()
+    }
+
+    /// Compares what shards, store and mirror have of some SKUs, and puts right what is derived if it is asked to. Orders go on
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the store can't be read, or a SKU is moving for too long; what was put right until then stays so.
+    pub async fn reconcile(&self, ask: Reconcile) -> Result<Reconciled, Refusal> {
+        let hub = self.running.hub.as_ref();
+        let store = hub.side.as_ref().map(|side| side.store.as_ref());
+        reconcile(hub, store, &ask).await
     }
 
     /// Asks every shard for a checkpoint, whatever the number of events since its last.

@@ -142,10 +142,12 @@ fn commit(journal: &mut dyn Journal, context: &Context, counters: &WriterCounter
         hand_over.left.drain(..).for_each(|stock| context.views.remove(stock.sku_id, stock.warehouse_id));
         // Views before the LSN: a shard that sees the LSN may answer at once, and its caller may then read.
         for update in hand_over.views.drain(..) {
-            if let Some(dirty) = &context.dirty {
-                dirty.mark(update.stock.clone());
-            }
+            // Marked after it can be read: who learns that a mark was dropped reads all stocks from then on.
+            let changed = context.dirty.as_ref().map(|dirty| (dirty, update.stock.clone()));
             context.views.publish(update);
+            if let Some((dirty, stock)) = changed {
+                dirty.mark(stock);
+            }
         }
         hand_over.forgotten.drain(..).for_each(|order_no| context.directory.forget(&order_no));
         let shared = &hand_over.shared;

@@ -184,3 +184,33 @@ async fn callers_that_go_away_leave_nothing_half_done() {
     let levels = levels(&store).await;
     assert_eq!((levels.reserved, levels.version, lines), (orders, orders + 1, orders));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_file_that_another_process_holds_is_busy() {
+    use sqlx::Connection as _;
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("store").display());
+    let store = open(&url);
+    fill(&store, 10).await;
+    let mut other = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    // One tries, as many as there are places wait, the others are told at once.
+    let places = hotstock_persistence::limits::MAX_WAITING_WRITERS;
+    let calls = (0..places + 100).map(|call| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.submit(&reserve(&format!("{call}")), NOW).await })
+    });
+    let mut at_once = 0;
+    for call in calls.collect::<Vec<_>>() {
+        let answer = tokio::time::timeout(Duration::from_secs(20), call).await.unwrap().unwrap();
+        let Err(StoreError::Busy(problem)) = answer else { panic!("{answer:?}") };
+        at_once += usize::from(problem.contains("too many"));
+    }
+    assert!(at_once >= 99, "{at_once}");
+    // Readers are not held up.
+    assert_eq!(levels(&store).await.available, 10);
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    let done = store.submit(&reserve("after"), NOW).await.unwrap();
+    assert!(matches!(done, ColdOutcome::Done { outcome: Ok(_), .. }), "{done:?}");
+    assert_eq!(levels(&store).await.reserved, 1);
+}

@@ -12,7 +12,7 @@ mod tables;
 mod teller;
 
 use fastrand::Rng;
-use hotstock_persistence::testing::mariadb::MariaDb;
+use hotstock_persistence::testing::MariaDb;
 use serde_json::{Value, json};
 
 use support::{Client, Server};

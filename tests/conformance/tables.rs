@@ -44,7 +44,7 @@ pub const TABLES: &[(&str, &str)] = &[
          extend O1 600           -> 200 reserved A:3[held 3]
          reserve O2 A:1 ttl=1    -> 201 reserved A:1[held 1]
          expired O2              -> expired A:1[released 1]
-         get O1                  -> 200 reserved replayed A:3[held 3]",
+         get O1                  -> 200 reserved A:3[held 3]",
     ),
     (
         "tombstones",
@@ -55,7 +55,7 @@ pub const TABLES: &[(&str, &str)] = &[
          confirm O1              -> 409 order_cancelled
          extend O1 60            -> 409 order_cancelled
          return O1 id=R1         -> 409 order_cancelled
-         get O1                  -> 200 cancelled replayed
+         get O1                  -> 200 cancelled
          release O2 A:1          -> 404 unknown_order
          get O2                  -> 404 unknown_order
          reserve O2 A:1          -> 201 reserved A:1[held 1]

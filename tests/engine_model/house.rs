@@ -130,7 +130,7 @@ impl House {
             self.naive.expire(&order_no, now).expect("it is due");
         }
         let before = now.minus_millis(REMEMBER_SECONDS * 1000);
-        while self.naive.forget(before, usize::MAX, now).is_some() {}
+        while self.naive.forget(before, usize::MAX, now, u64::MAX).is_some() {}
         self.poke().await;
         self.settle("expiries and forgetting", |house, engine_orders, _| {
             // Everything that the model remembers; the engine has nothing beyond it.

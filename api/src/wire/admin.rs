@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::values::{Number, SkuText, Time, id};
+use crate::limits::MirrorCounts;
 use crate::problem::ProblemBody;
 
 /// `POST /v1/admin/skus/promote` and `demote`.
@@ -171,47 +172,45 @@ pub struct ShardsBody {
     /// What concerns the SQL store; missing where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreBody>,
+    /// The Redis mirror; missing where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorBody>,
 }
 
-/// A shard and how far it is.
+/// A shard and how far it is. Events are numbered from 1.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ShardBody {
     /// Which.
     #[schema(example = 0)]
     shard: usize,
     /// The last event that was decided.
-    applied_lsn: u64,
+    applied: u64,
     /// The last that survives power loss.
-    durable_lsn: u64,
+    durable: u64,
     /// The last that a checkpoint has.
-    checkpoint_lsn: u64,
+    checkpoint: u64,
+    /// The last that the SQL store has taken in; missing, like the three below, where there is no store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flushed: Option<u64>,
+    /// Durable events that the store does not have yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag_events: Option<u64>,
+    /// The age of the oldest of them in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag_ms: Option<u64>,
+    /// Why the last flush failed; missing when it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
     /// Stocks in memory.
     stocks: u64,
-    /// Orders in memory, and of them those with units held.
+    /// Orders in memory.
     orders: u64,
-    /// See `orders`.
+    /// Of them, those with units held.
     open_orders: u64,
     /// Commands under way.
     in_flight: u64,
     /// Times that it was rebuilt after a panic.
     rebuilds: u64,
-    /// How far the SQL store has taken it in; missing where there is no store.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    follower: Option<FollowerBody>,
-}
-
-/// How far the SQL store has taken in what a shard logged.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct FollowerBody {
-    /// The last event that is there.
-    flushed_lsn: u64,
-    /// Durable events that are not.
-    lag_events: u64,
-    /// The age of the oldest of them in milliseconds.
-    lag_ms: u64,
-    /// Why the last flush failed; missing when it did not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_error: Option<String>,
 }
 
 /// What concerns the SQL store.
@@ -238,23 +237,43 @@ impl ShardBody {
     /// As JSON.
     #[must_use]
     pub fn new(shard: usize, stats: &ShardStats, follower: Option<FollowerStats>) -> Self {
+        let of = |value: fn(&FollowerStats) -> u64| follower.as_ref().map(value);
         Self {
             shard,
-            applied_lsn: stats.applied.0,
-            durable_lsn: stats.durable.0,
-            checkpoint_lsn: stats.checkpoint.0,
+            applied: stats.applied.0,
+            durable: stats.durable.0,
+            checkpoint: stats.checkpoint.0,
+            flushed: of(|f| f.flushed.0),
+            lag_events: of(|f| f.lag_events),
+            lag_ms: of(|f| f.lag_millis),
+            last_error: follower.and_then(|f| f.last_error),
             stocks: stats.stocks,
             orders: stats.orders,
             open_orders: stats.open_orders,
             in_flight: stats.in_flight,
             rebuilds: stats.rebuilds,
-            follower: follower.map(|follower| FollowerBody {
-                flushed_lsn: follower.flushed.0,
-                lag_events: follower.lag_events,
-                lag_ms: follower.lag_millis,
-                last_error: follower.last_error,
-            }),
         }
+    }
+}
+
+/// The Redis mirror.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MirrorBody {
+    /// Whether Redis answers.
+    connected: bool,
+    /// Stocks that changed and are not there yet.
+    lag: u64,
+    /// Whether all stocks are being mirrored again.
+    resyncing: bool,
+    /// Why the last connection was lost or not to be had; missing when none was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
+}
+
+impl From<MirrorCounts> for MirrorBody {
+    fn from(counts: MirrorCounts) -> Self {
+        let MirrorCounts { connected, lag, resyncing, last_error, .. } = counts;
+        Self { connected, lag, resyncing, last_error }
     }
 }
 

@@ -2,7 +2,7 @@
 //! is known outside of this crate.
 //!
 //! 1. [`values`]: text that borrows from the body, numbers, times, and objects that are really objects.
-//! 2. [`orders`], [`stock`], [`history`], [`batch`], [`admin`]: the bodies, by subject.
+//! 2. [`orders`], [`stock`], [`history`], [`batch`], [`admin`], [`reconcile`]: the bodies, by subject.
 //! 3. [`answers`]: the body of whatever the engine answered.
 
 pub mod admin;
@@ -10,5 +10,6 @@ pub mod answers;
 pub mod batch;
 pub mod history;
 pub mod orders;
+pub mod reconcile;
 pub mod stock;
 pub mod values;

@@ -21,6 +21,13 @@ async fn with_ten() -> (Fixture, Client) {
     (fixture, client)
 }
 
+/// A server over a SQL store in memory, and a connection to it.
+async fn with_store() -> (Fixture, Client) {
+    let fixture = Fixture::with_store(EngineOptions::default()).await;
+    let client = fixture.client().await;
+    (fixture, client)
+}
+
 /// Creates one unit of `a` past the server, whose bounds may be too narrow for it.
 async fn create_directly(fixture: &Fixture) {
     let sku_id = SkuId::new("a").unwrap();

@@ -9,6 +9,7 @@ use super::cause::{Causes, Journal};
 use super::compare::{of_books, of_shard, of_status, sound_levels, without_row};
 use super::{Check, Difference, Key, Reconcile, Reconciled, Remedy, Repair, Side, Value, key_of};
 use crate::clock::Timestamp;
+use crate::hub::refusal_of;
 use crate::ids::{SkuId, WarehouseId};
 use crate::limits::{MAX_PAGE_ROWS, RECONCILE_MIRROR_LOOKS, RECONCILE_PAUSE_MILLIS, RECONCILE_STORE_LOOKS};
 use crate::mirror::{Mirror, MirrorError, Mirrored, Put};
@@ -40,18 +41,6 @@ pub trait Live: Sync {
     fn now(&self) -> Timestamp;
 }
 
-/// What a caller is told of an error of the store.
-fn refused(error: StoreError) -> Refusal {
-    match error {
-        StoreError::Busy(_) => Refusal::Overloaded,
-        StoreError::OutcomeUnknown(_) => Refusal::OutcomeUnknown,
-        error => {
-            tracing::warn!(%error, "reconcile can't read the store");
-            Refusal::StoreUnavailable
-        }
-    }
-}
-
 /// See the top of the folder. Without a store only shards and mirror are compared.
 ///
 /// # Errors
@@ -61,8 +50,8 @@ pub async fn reconcile(live: &dyn Live, store: Option<&dyn Store>, ask: &Reconci
     let mut done = Reconciled::default();
     let page = match store {
         Some(store) => {
-            let page = Page::read(live, store, ask.after.as_ref(), limit).await.map_err(refused)?;
-            page.compare(live, store, ask, &mut done).await.map_err(refused)?;
+            let page = Page::read(live, store, ask.after.as_ref(), limit).await.map_err(refusal_of)?;
+            page.compare(live, store, ask, &mut done).await.map_err(refusal_of)?;
             page
         }
         None => Page::of_views(live.stock_page(ask.after.as_ref(), limit).await?, limit),
@@ -183,7 +172,8 @@ impl Page {
             let mut keys: Vec<Key> = by_journal.map(|d| (d.sku_id.clone(), d.warehouse_id)).collect();
             keys.dedup();
             for (sku_id, warehouse_id) in keys {
-                if !books.get(&(sku_id.clone(), warehouse_id)).is_some_and(|books| sound_levels(books).is_some()) {
+                let key = (sku_id.clone(), warehouse_id);
+                if books.get(&key).and_then(sound_levels).is_none() {
                     continue;
                 }
                 let Some(repaired) = store.repair(&sku_id, warehouse_id, live.now()).await? else { continue };
@@ -369,7 +359,7 @@ async fn is_decided_here(live: &dyn Live, store: Option<&dyn Store>, stock: &Sto
     if live.view(&stock.sku_id, stock.warehouse_id).is_some() {
         return Ok(true);
     }
-    let rows = store.stock(&stock.sku_id, Some(stock.warehouse_id)).await.map_err(refused)?;
+    let rows = store.stock(&stock.sku_id, Some(stock.warehouse_id)).await.map_err(refusal_of)?;
     Ok(rows.iter().all(|row| row.owner.is_none() && row.view.levels.version <= stock.levels.version))
 }
 

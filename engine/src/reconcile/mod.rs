@@ -26,6 +26,7 @@
 
 mod cause;
 mod compare;
+mod live;
 mod look;
 
 use std::fmt;

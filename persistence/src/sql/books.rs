@@ -36,12 +36,7 @@ pub(super) async fn repair(
     now: Timestamp,
 ) -> Result<Option<Repaired>, StoreError> {
     let key = (sku_id.clone(), warehouse_id);
-    let done = store.run(&Repair { key: &key, now }).await;
-    match done {
-        // Done again it finds nothing to do, or does it.
-        Err(StoreError::OutcomeUnknown(_)) => store.run(&Repair { key: &key, now }).await,
-        done => done,
-    }
+    store.run(&Repair { key: &key, now }).await
 }
 
 /// See [`Store::anomalies`](hotstock_engine::store::Store::anomalies).

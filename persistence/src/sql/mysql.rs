@@ -81,7 +81,7 @@ impl Backend for MySql {
 /// connection.
 async fn migrate(conn: &mut MySqlConnection) -> Result<(), StoreError> {
     let wait = MIGRATE_TIMEOUT.as_secs().cast_signed();
-    let lock = sqlx::query_scalar("SELECT GET_LOCK(CONCAT(DATABASE(), '/hotstock'), ?)").bind(wait);
+    let lock = sqlx::query_scalar("SELECT GET_LOCK(CONCAT('hotstock/', MD5(DATABASE())), ?)").bind(wait);
     let got: Option<i64> = lock.fetch_one(&mut *conn).await.map_err(schema::failed)?;
     if got != Some(1) {
         return Err(schema::too_long());

@@ -83,6 +83,9 @@ impl Hot {
     }
 
     /// Logs a change that the store has to know of and that leaves the state as it is.
+    ///
+    /// # Panics
+    /// Never: it is the next.
     pub fn log(&mut self, change: Change) {
         let lsn = self.last().next();
         let event = Event { at: self.now, trace: None, change };

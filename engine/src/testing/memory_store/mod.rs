@@ -106,6 +106,11 @@ impl MemoryStore {
         self.tables().set_owner(sku_id, owner);
     }
 
+    /// Writes another number into the rows of a SKU, as a careless operator would.
+    pub fn spoil(&self, sku_id: &SkuId, available: u64) {
+        self.tables().set_available(sku_id, available);
+    }
+
     fn tables(&self) -> MutexGuard<'_, Tables> {
         unpoisoned(self.tables.lock())
     }

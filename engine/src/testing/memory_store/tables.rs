@@ -233,6 +233,16 @@ impl Tables {
         self.watermarks.get(&(server, shard)).copied().unwrap_or_default()
     }
 
+    pub fn set_available(&mut self, sku_id: &SkuId, available: u64) {
+        let places: Vec<Place> =
+            self.of_sku(sku_id).map(|kept| (sku_id.clone(), kept.image.warehouse_id)).collect();
+        for place in places {
+            if let Some(kept) = self.stocks.get_mut(&place) {
+                kept.image.levels.available = available;
+            }
+        }
+    }
+
     pub fn set_owner(&mut self, sku_id: &SkuId, owner: Option<Owner>) {
         let places: Vec<Place> =
             self.of_sku(sku_id).map(|kept| (sku_id.clone(), kept.image.warehouse_id)).collect();

@@ -19,8 +19,10 @@ use super::super::rows::{OrderEntry, StockEntry, StockKey};
 /// What a part of a batch does to the tables.
 #[derive(Debug, Default)]
 pub(super) struct Folded {
-    /// Stocks as they are afterwards.
+    /// Stocks that were there, as they are afterwards.
     pub stocks: Vec<StockEntry>,
+    /// Stocks that are new.
+    pub created: Vec<StockEntry>,
     /// Orders that are new.
     pub made: Vec<OrderEntry>,
     /// Orders that were there, and how many of their requests were.
@@ -54,15 +56,66 @@ pub(super) struct Loaded {
 /// [`StoreError::Inconsistent`] when a stock of the store is at another version than the events start from.
 pub(super) fn fold(
     (server, shard): (ServerId, ShardId),
-    loaded: Loaded,
+    mut loaded: Loaded,
     events: &[(Lsn, Event)],
 ) -> Result<Folded, StoreError> {
+    let met = meet(&mut loaded.stocks, events)?;
     let before_first = Lsn(events.first().map_or(0, |(lsn, _)| lsn.0.saturating_sub(1)));
     let mut fold = Fold::new(server, shard, loaded, before_first)?;
+    for Differs { lsn, at, sku_id, detail } in met {
+        fold.anomaly(lsn, at, "stock_differs", None, Some(&sku_id), detail);
+    }
     for (lsn, event) in events {
         fold.event(*lsn, event)?;
     }
     fold.finish()
+}
+
+/// A stock that the store had otherwise than its first event found it.
+struct Differs {
+    lsn: Lsn,
+    at: Timestamp,
+    sku_id: SkuId,
+    detail: String,
+}
+
+/// Compares the stocks of the store with what the first event of each starts from, and sets them to that.
+fn meet(stocks: &mut [StockEntry], events: &[(Lsn, Event)]) -> Result<Vec<Differs>, StoreError> {
+    let mut fresh: HashMap<StockKey, &mut StockImage> =
+        stocks.iter_mut().map(|stock| (stock.key(), &mut stock.image)).collect();
+    let mut differs = Vec::new();
+    for (lsn, event) in events {
+        if fresh.is_empty() {
+            break;
+        }
+        let levels = |sku_id: &SkuId, warehouse_id| Some(fresh.get(&(sku_id.clone(), warehouse_id))?.levels);
+        for change in event.stock_moves(levels) {
+            let StockMove { sku_id, warehouse_id, delta, after, .. } = change;
+            let Some(image) = fresh.remove(&(sku_id.clone(), warehouse_id)) else { continue };
+            let has = image.levels;
+            if has.version.checked_add(1) != Some(after.version) {
+                let (stock, has, makes) = (name(&sku_id, warehouse_id), has.version, after.version);
+                return Err(broken(format!(
+                    "{stock} is at version {has}, event {lsn} makes version {makes}"
+                )));
+            }
+            let back = |level: u64, delta: i64| level.checked_add_signed(delta.checked_neg()?);
+            let starts = back(after.available, delta.available)
+                .zip(back(after.reserved, delta.reserved))
+                .zip(back(after.sold, delta.sold))
+                .map(|((available, reserved), sold)| Levels { available, reserved, sold, ..has });
+            let starts = starts.ok_or_else(|| broken(format!("event {lsn} starts below nothing")))?;
+            if (starts, starts.quantity()) != (has, image.supplied) {
+                let (was, is) = (words(has, image.supplied), words(starts, starts.quantity()));
+                let detail = format!("the store had {was}, the shard had {is}");
+                differs.push(Differs { lsn: *lsn, at: event.at, sku_id, detail });
+                image.levels = starts;
+                image.supplied = starts.quantity();
+                image.forgotten_sold = starts.sold;
+            }
+        }
+    }
+    Ok(differs)
 }
 
 struct Fold {
@@ -71,9 +124,8 @@ struct Fold {
     state: State,
     /// The owner of each SKU, which is the shard.
     owners: HashMap<SkuId, Owner>,
-    /// Stocks of the store that no event has touched yet.
-    fresh: HashSet<StockKey>,
     stocks: BTreeMap<StockKey, (Lsn, Timestamp)>,
+    created: HashSet<StockKey>,
     /// Orders of the store, and how many requests they had.
     known: HashMap<OrderNo, usize>,
     made: BTreeSet<OrderNo>,
@@ -88,7 +140,6 @@ impl Fold {
         let Loaded { stocks, orders, conflicts } = loaded;
         let owner = |stock: &StockEntry| Some((stock.image.sku_id.clone(), stock.owner?));
         let owners = stocks.iter().filter_map(owner).collect();
-        let fresh = stocks.iter().map(StockEntry::key).collect();
         let known: HashMap<_, _> =
             orders.iter().map(|order| (order.image.order_no.clone(), order.image.requests.len())).collect();
         let images = stocks.into_iter().map(|stock| Image::Stock(stock.image));
@@ -99,8 +150,8 @@ impl Fold {
             shard,
             state,
             owners,
-            fresh,
             stocks: BTreeMap::new(),
+            created: HashSet::new(),
             known,
             made: BTreeSet::new(),
             changed: BTreeSet::new(),
@@ -115,23 +166,22 @@ impl Fold {
             | Change::AdoptionBegun { .. }
             | Change::OrdersAdopted { .. }
             | Change::Adopted { .. }
-            | Change::Closed { .. } => self.state.pass_over(lsn, event).map_err(broken)?,
+            | Change::Closed { .. } => self.pass_over(lsn, event)?,
             Change::Shed { orders, .. } => {
-                self.state.pass_over(lsn, event).map_err(broken)?;
+                self.pass_over(lsn, event)?;
                 self.folded.shed.extend(orders.iter().cloned());
             }
             Change::Withdrawn { sku_id, epoch } => {
-                self.state.pass_over(lsn, event).map_err(broken)?;
+                self.pass_over(lsn, event)?;
                 self.folded.withdrawn.push((sku_id.clone(), *epoch));
             }
             change => {
-                if let Change::StockCreated { sku_id, warehouse_id, .. } = change
-                    && self.state.image_of_stock(sku_id, *warehouse_id).is_some()
-                {
-                    return Err(broken(format!(
-                        "event {lsn} creates {}, which is there",
-                        name(sku_id, *warehouse_id)
-                    )));
+                if let Change::StockCreated { sku_id, warehouse_id, .. } = change {
+                    if self.state.image_of_stock(sku_id, *warehouse_id).is_some() {
+                        let stock = name(sku_id, *warehouse_id);
+                        return Err(broken(format!("event {lsn} creates {stock}, which is there")));
+                    }
+                    self.created.insert((sku_id.clone(), *warehouse_id));
                 }
                 self.apply(lsn, event)?;
             }
@@ -143,9 +193,6 @@ impl Fold {
         let state = &self.state;
         let levels = |sku_id: &SkuId, warehouse_id| Some(state.image_of_stock(sku_id, warehouse_id)?.levels);
         let moves = event.stock_moves(levels);
-        for change in &moves {
-            self.meet(lsn, event.at, change)?;
-        }
         if let Err(corruption) = self.state.apply(lsn, event) {
             // The stocks fit, so it is the order that does not.
             let moved = moves.iter().all(|change| {
@@ -155,7 +202,7 @@ impl Fold {
             let Some(order_no) = order_of(&event.change).filter(|_| moved) else {
                 return Err(broken(corruption));
             };
-            self.state.pass_over(lsn, event).map_err(broken)?;
+            self.pass_over(lsn, event)?;
             if self.left_alone.insert(order_no.clone()) {
                 self.anomaly(lsn, event.at, "order_differs", Some(order_no), None, corruption.problem);
             }
@@ -170,41 +217,8 @@ impl Fold {
         Ok(())
     }
 
-    /// Before a stock is changed first: whether the store has it as the event finds it.
-    fn meet(&mut self, lsn: Lsn, at: Timestamp, change: &StockMove) -> Result<(), StoreError> {
-        let StockMove { sku_id, warehouse_id, delta, after, .. } = change;
-        if !self.fresh.remove(&(sku_id.clone(), *warehouse_id)) {
-            return Ok(());
-        }
-        let Some(image) = self.state.image_of_stock(sku_id, *warehouse_id) else { return Ok(()) };
-        let has = image.levels;
-        if has.version.checked_add(1) != Some(after.version) {
-            let (has, makes) = (has.version, after.version);
-            let stock = name(sku_id, *warehouse_id);
-            return Err(broken(format!("{stock} is at version {has}, event {lsn} makes version {makes}")));
-        }
-        let back = |level: u64, delta: i64| level.checked_add_signed(delta.checked_neg()?);
-        let starts = back(after.available, delta.available)
-            .zip(back(after.reserved, delta.reserved))
-            .zip(back(after.sold, delta.sold))
-            .map(|((available, reserved), sold)| Levels { available, reserved, sold, version: has.version });
-        let starts = starts.ok_or_else(|| broken(format!("event {lsn} starts below nothing")))?;
-        let sums = StockImage {
-            levels: starts,
-            supplied: starts.quantity(),
-            forgotten_sold: starts.sold,
-            ..image.clone()
-        };
-        if sums != image {
-            let detail = format!(
-                "the store had {}, the shard had {}",
-                words(has, image.supplied),
-                words(starts, sums.supplied)
-            );
-            self.anomaly(lsn, at, "stock_differs", None, Some(sku_id), detail);
-            self.state.restore(vec![Image::Stock(sums)]).map_err(broken)?;
-        }
-        Ok(())
+    fn pass_over(&mut self, lsn: Lsn, event: &Event) -> Result<(), StoreError> {
+        self.state.pass_over(lsn, event).map_err(broken)
     }
 
     /// What an event that was applied means for the rows of orders and requests.
@@ -251,15 +265,12 @@ impl Fold {
             let image = self.state.image_of_stock(sku_id, *warehouse_id);
             let mut image =
                 image.ok_or_else(|| broken(format!("{} was lost", name(sku_id, *warehouse_id))))?;
-            let new = Owner { server: self.server, shard: self.shard, epoch: 0 };
-            let owner = self.owners.get(sku_id).copied().unwrap_or(new);
+            let first = Owner { server: self.server, shard: self.shard, epoch: 0 };
+            let owner = self.owners.get(sku_id).copied().unwrap_or(first);
             image.epoch = owner.epoch;
-            self.folded.stocks.push(StockEntry {
-                image,
-                owner: Some(owner),
-                lsn: *lsn,
-                changed_at: *changed_at,
-            });
+            let new = self.created.contains(&(sku_id.clone(), *warehouse_id));
+            let stocks = if new { &mut self.folded.created } else { &mut self.folded.stocks };
+            stocks.push(StockEntry { image, owner: Some(owner), lsn: *lsn, changed_at: *changed_at });
         }
         let entry = |order_no: &OrderNo| {
             let image = self

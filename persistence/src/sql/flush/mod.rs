@@ -56,9 +56,12 @@ pub(super) async fn flush(store: &SqlStore, batch: FlushBatch<'_>) -> Result<Flu
     }
     let flush = Flush { batch, careful: AtomicBool::new(false) };
     let mut done = store.run(&flush).await;
-    if matches!(done, Err(StoreError::OutcomeUnknown(_))) {
-        // The watermark tells.
-        done = store.run(&flush).await;
+    if let Err(StoreError::OutcomeUnknown(problem)) = done {
+        // The watermark tells, if it can be read.
+        done = match store.run(&flush).await {
+            Err(StoreError::Unavailable(_) | StoreError::Busy(_)) => Err(StoreError::OutcomeUnknown(problem)),
+            done => done,
+        };
     }
     if let Err(StoreError::Fenced { sku_id }) = &done {
         store.run(&NoteFenced { batch, sku_id }).await?;
@@ -108,7 +111,7 @@ impl Work for Flush<'_> {
         let careful = self.careful.load(Ordering::Relaxed);
         let done = self.carry_out(tx, careful).await;
         match done {
-            // Orders were looked for, so it is a row of the stock journal: this version of a stock was written by somebody else.
+            // Orders were looked for, so it is a row of the stock journal: this version was written by somebody else.
             Err(SqlError::Duplicate(problem)) if careful => Err(broken(problem).into()),
             Err(SqlError::Duplicate(problem)) => {
                 self.careful.store(true, Ordering::Relaxed);
@@ -259,7 +262,7 @@ impl Flush<'_> {
 
     async fn write(&self, tx: &mut dyn Tx, folded: Folded) -> Result<u64, SqlError> {
         let FlushBatch { server, shard, .. } = self.batch;
-        let Folded { stocks, made, changed, requests, journal, shed, withdrawn, anomalies } = folded;
+        let Folded { stocks, created, made, changed, requests, journal, shed, withdrawn, anomalies } = folded;
         let mut rows = 0;
         let new = made.iter().map(rows::order_row).collect();
         rows += write(tx, &ORDERS, Existing::Refused, new).await?;
@@ -273,6 +276,9 @@ impl Flush<'_> {
         let all = made.chain(changed.iter().map(|(order, known)| (order, *known)));
         let new = all.flat_map(|(order, known)| rows::request_rows(&order.image, known)).collect();
         rows += write(tx, &ORDER_REQUESTS, Existing::Refused, new).await?;
+        // Not over one that somebody else makes at this moment.
+        let new = created.iter().map(rows::stock_row).collect();
+        rows += write(tx, &STOCK, Existing::Refused, new).await?;
         // They are locked, and were found to belong to the shard.
         let levels = stocks.iter().map(rows::stock_row).collect();
         rows += write(tx, &STOCK, Existing::Replaced, levels).await?;

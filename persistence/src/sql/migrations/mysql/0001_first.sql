@@ -137,5 +137,6 @@ CREATE TABLE IF NOT EXISTS anomalies (
     sku_id VARBINARY(64),
     order_no VARBINARY(64),
     detail VARBINARY(1024) NOT NULL,
-    INDEX anomalies_order (order_no)
+    INDEX anomalies_order (order_no),
+    INDEX anomalies_source (server, shard, kind)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;

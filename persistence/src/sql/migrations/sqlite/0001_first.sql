@@ -137,4 +137,5 @@ CREATE TABLE anomalies (
     order_no TEXT,
     detail   TEXT    NOT NULL
 );
+CREATE INDEX anomalies_source ON anomalies (server, shard, kind);
 CREATE INDEX anomalies_order ON anomalies (order_no) WHERE order_no IS NOT NULL;
