@@ -96,9 +96,9 @@ async fn house(url: Option<String>) -> House {
     let data_dir = DataDir::open(&home.path().join("data"), Some(1)).expect("it opens");
     let journal = data_dir.journal(JournalOptions::default()).expect("it opens");
     let url = url.unwrap_or_else(|| format!("sqlite://{}", home.path().join("store.db").display()));
-    let options = SqlOptions { url, ..SqlOptions::default() };
+    let options = SqlOptions::new(url);
     let server = data_dir.server_id();
-    let store = SqlStore::open(options, server, 1).await.expect("it opens");
+    let store = SqlStore::open(&options, server, 1).expect("it opens");
     let parts = Parts::new(Box::new(journal), Arc::new(data_dir.checkpoints()), Arc::new(WallClock))
         .with_store(Arc::new(store), server);
     let engine = Engine::start(EngineOptions::default(), parts).await.expect("it starts");
@@ -208,12 +208,16 @@ fn lag(engine: &Engine) -> (u64, u64) {
     (stats.iter().map(|one| one.lag_events).sum(), stats.iter().map(|one| one.lag_millis).max().unwrap_or(0))
 }
 
+fn flushed_rows(engine: &Engine) -> u64 {
+    engine.stats().store.map_or(0, |store| store.flushed_rows)
+}
+
 async fn flush(store: &str, url: Option<String>, arguments: &Arguments) -> Value {
     let house = house(url).await;
     let engine = &house.engine;
     engine.submit(create("burst")).await.expect("it is new");
     engine.promote(&[sku("burst")]).await.remove(0).1.expect("it moves");
-    let rows_before = engine.stats().store.flush_rows;
+    let rows_before = flushed_rows(engine);
     let began = Instant::now();
     burst(engine, arguments.burst, "burst", "burst").await;
     let made = began.elapsed().as_secs_f64();
@@ -222,7 +226,7 @@ async fn flush(store: &str, url: Option<String>, arguments: &Arguments) -> Value
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let took = began.elapsed().as_secs_f64();
-    let rows = engine.stats().store.flush_rows - rows_before;
+    let rows = flushed_rows(engine) - rows_before;
     #[expect(clippy::cast_precision_loss, reason = "counts of a bench")]
     let rate = rows as f64 / took;
     println!(

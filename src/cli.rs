@@ -10,7 +10,7 @@ use crate::config::FlagValue;
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line or configuration; 3 the data directory is in \
     use by another process; 4 an audit found that the books don't balance; 5 the journal or a checkpoint is damaged; \
-    6 an import left rows out, or SKUs could not be moved.";
+    6 an import left rows out, or SKUs could not be moved or compared.";
 
 /// The program.
 #[derive(Debug, Parser)]
@@ -38,6 +38,8 @@ pub enum Command {
     Promote(Move),
     /// Demote SKUs of a running server: from now on the SQL store decides for them.
     Demote(Move),
+    /// Compare what the shards, the SQL store and the mirror of a running server have of every SKU.
+    Reconcile(Reconcile),
     /// Make a data directory anew from the SQL store, after the old one was lost.
     Recover(Recover),
     /// Make a token for the operators of a server, and its hash for the configuration.
@@ -124,6 +126,17 @@ pub struct Move {
     /// The server. Its operators' token is read from the variable HOTSTOCK_TOKEN
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     pub url: Target,
+}
+
+/// `hotstock reconcile`
+#[derive(Debug, Args)]
+pub struct Reconcile {
+    /// The server. Its operators' token is read from the variable HOTSTOCK_TOKEN
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    pub url: Target,
+    /// Put right what is derived, after telling what was found: rows of the store from its journal, the mirror from the stock
+    #[arg(long)]
+    pub fix: bool,
 }
 
 /// `hotstock recover`

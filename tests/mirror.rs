@@ -129,12 +129,12 @@ fn redis_may_do_what_it_likes() {
         until("the mirror agrees", || agrees(&mut connection, address, sku));
     }
     // A SKU that moves goes on with its versions.
-    for how in ["promote", "demote", "promote"] {
+    for (number, how) in ["promote", "demote", "promote"].into_iter().enumerate() {
         assert_eq!(
             client.call(address, "POST", &format!("/v1/admin/skus/cold-a/{how}"), "{}").unwrap().0,
             200
         );
-        reserve(&mut client, address, "cold-a", &format!("moved-{how}"));
+        reserve(&mut client, address, "cold-a", &format!("moved-{number}"));
         until("the mirror agrees after a move", || agrees(&mut connection, address, "cold-a"));
     }
     // Somebody wrote nonsense into it: found and put right.

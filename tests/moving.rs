@@ -207,8 +207,12 @@ fn killed_at_every_step_it_recovers_to_one_owner() {
 
 fn kill_at(data: &Path, step: &str, hit: u32) {
     let mut client = Client::default();
-    let mut restart = || Server::start(data, &SETTINGS);
-    let mut server = restart();
+    let mut killed = 0;
+    let mut restart = || {
+        killed += 1;
+        Server::start(data, &SETTINGS)
+    };
+    let mut server = Server::start(data, &SETTINGS);
     let create = json!({ "sku_id": "mover", "quantity": 1_000 });
     assert_eq!(post(&mut client, &server.address, "/v1/stock", &create).unwrap().0, 201);
     // Open and ended orders that have to move along; more than one part of an adoption.
@@ -267,6 +271,7 @@ fn kill_at(data: &Path, step: &str, hit: u32) {
     assert_eq!(server.end(Signal::TERM), Some(0), "{step}:{hit}");
     let output = Command::new(hotstock()).args(["verify", "--data-dir"]).arg(data).output().unwrap();
     assert!(output.status.success(), "{step}:{hit}: {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(killed, 1, "{step}:{hit}: it was to be killed there, once");
 }
 
 /// Lets the workers end, also when the test fails in between.

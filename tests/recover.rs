@@ -41,6 +41,17 @@ fn lsns(address: &str) -> (u64, u64) {
     (sum("flushed"), sum("durable"))
 }
 
+/// Waits for what the server does by itself; far longer than it can take.
+fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..6_000 {
+        if let Some(found) = look() {
+            return found;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("it never came")
+}
+
 fn recover(data: &Path, store: &str) -> Output {
     let mut command = Command::new(hotstock());
     command.args(["recover", "--from-store", "--set", store, "--data-dir"]).arg(data).output().unwrap()
@@ -70,7 +81,8 @@ fn a_lost_data_directory_is_rebuilt_from_the_store() {
     let before: Vec<Value> = ["a", "b", "c"].iter().map(|sku| levels(&server.address, sku)).collect();
     assert_eq!(server.end(Signal::TERM), Some(0));
     let server = Server::start(&old, &slow);
-    let (flushed, durable) = lsns(&server.address);
+    // It asks the store how far it is.
+    let (flushed, durable) = until(|| Some(lsns(&server.address)).filter(|(flushed, _)| *flushed > 0));
     assert_eq!(flushed, durable, "a clean end flushes everything");
     assert_eq!(reserve(&server.address, "lost", "a").0, 201);
     assert_eq!(lsns(&server.address), (flushed, durable + 1), "this one is not in the store");
@@ -117,13 +129,8 @@ fn a_lost_data_directory_is_rebuilt_from_the_store() {
     let ghost = Server::start(&away, &quick);
     let fenced =
         || database.sql("SELECT COUNT(*) FROM hotstock.anomalies WHERE kind = 'fenced'").trim() != "0";
-    for _ in 0..3_000 {
-        if fenced() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    assert!(fenced(), "the old server tried to write and was told that it may not");
+    // It tries to write and is told that it may not.
+    until(|| fenced().then_some(()));
     ghost.end(Signal::KILL);
     assert_eq!(rows(), mine);
     assert_eq!(server.end(Signal::TERM), Some(0));

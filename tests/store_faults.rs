@@ -160,7 +160,7 @@ fn after_every_fault_sql_is_what_the_shards_are() {
     let data = dir.path().join("data");
     let mut database = MariaDb::start();
     let store = store(&database);
-    let mut server = start(&data, &store, &[]);
+    let server = start(&data, &store, &[]);
     let mut client = Client::default();
     for number in 0..HOT + COLD {
         let body = json!({ "sku_id": sku(number), "quantity": UNITS, "hot": number < HOT }).to_string();
@@ -174,7 +174,8 @@ fn after_every_fault_sql_is_what_the_shards_are() {
         reserve: AtomicBool::new(true),
     };
     let mut rng = Rng::with_seed(11);
-    let ledgers: Vec<[Ledger; HOT + COLD]> = std::thread::scope(|scope| {
+    let (ledgers, server): (Vec<[Ledger; HOT + COLD]>, Server) = std::thread::scope(|scope| {
+        let mut server = server;
         let stop_on_panic = StopOnDrop(&arena.stop);
         let workers: Vec<_> = (0..WORKERS)
             .map(|id| {
@@ -240,7 +241,7 @@ fn after_every_fault_sql_is_what_the_shards_are() {
         }
         some_work(200);
         drop(stop_on_panic);
-        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+        (workers.into_iter().map(|worker| worker.join().unwrap()).collect(), server)
     });
     until("the store has caught up", || lag(&server.address) == 0);
     let sum =

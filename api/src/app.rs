@@ -50,7 +50,7 @@ impl App {
         let largest_kib = options.max_body_bytes.max(options.max_batch_body_bytes).div_ceil(1024);
         let room = largest_kib.max(options.max_body_kib_in_flight as usize).min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
-            metrics: Metrics::new(engine.clone()),
+            metrics: Metrics::new(engine.clone(), options.mirror.clone()),
             defaults: Defaults {
                 warehouse_id: options.default_warehouse_id,
                 ttl_seconds: options.default_ttl_seconds,

@@ -17,6 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::codes::{Code, TABLE};
+use crate::limits::MirrorLink;
 use crate::routes::{ROUTES, Route};
 
 /// Statuses that this server answers with; each route has one counter for each.
@@ -63,9 +64,9 @@ struct RouteMetrics {
 }
 
 impl Metrics {
-    /// The metrics of a server over `engine`.
+    /// The metrics of a server over `engine`, and of the mirror beside it.
     #[must_use]
-    pub fn new(engine: Engine) -> Self {
+    pub fn new(engine: Engine, mirror: Option<MirrorLink>) -> Self {
         let mut registry = Registry::with_prefix("hotstock");
         let requests = Family::<RequestLabels, Counter>::default();
         registry.register("http_requests", "Requests by route, method and status", requests.clone());
@@ -86,6 +87,9 @@ impl Metrics {
         let connections = Gauge::default();
         registry.register("http_connections", "Open connections", connections.clone());
         registry.register_collector(Box::new(EngineMetrics(engine)));
+        if let Some(mirror) = mirror {
+            registry.register_collector(Box::new(MirrorMetrics(mirror)));
+        }
         let of_route = |info: &crate::routes::RouteInfo| RouteMetrics {
             requests: [const { OnceLock::new() }; STATUSES.len()],
             latency: latency
@@ -297,6 +301,34 @@ impl Collector for EngineMetrics {
         )?;
         let buckets = commit_buckets(&stats.commit_histogram, stats.commits);
         histogram.encode_histogram::<NoLabelSet>(seconds(stats.commit_micros), stats.commits, &buckets, None)
+    }
+}
+
+/// The mirror's counts, read when they are asked for.
+#[derive(Debug)]
+struct MirrorMetrics(MirrorLink);
+
+impl Collector for MirrorMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let counts = (self.0.counts)();
+        let numbers = [
+            ("mirror_up", "1 while Redis answers", MetricType::Gauge, u64::from(counts.connected)),
+            ("mirror_lag", "Stocks that changed and are not in Redis yet", MetricType::Gauge, counts.lag),
+            (
+                "mirror_resyncing",
+                "1 while all stocks are mirrored again",
+                MetricType::Gauge,
+                u64::from(counts.resyncing),
+            ),
+            ("mirror_resyncs", "Times that all stocks were mirrored", MetricType::Counter, counts.resyncs),
+            ("mirror_written", "Stocks sent to Redis", MetricType::Counter, counts.written),
+            ("mirror_batches", "Round trips with stocks", MetricType::Counter, counts.batches),
+            ("mirror_errors", "Connections and reads that failed", MetricType::Counter, counts.errors),
+        ];
+        for (name, help, kind, value) in numbers {
+            encode_number(encoder.encode_descriptor(name, help, None, kind)?, kind, value)?;
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod import;
 pub mod migrate;
 pub mod moves;
+pub mod reconcile;
 pub mod recover;
 pub mod replay;
 pub mod serve;
@@ -50,6 +51,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
             log_to_stderr(QUIET).and_then(|()| block_on(moves::run(args, Way::Promote)))
         }
         Command::Demote(args) => log_to_stderr(QUIET).and_then(|()| block_on(moves::run(args, Way::Demote))),
+        Command::Reconcile(args) => log_to_stderr(QUIET).and_then(|()| block_on(reconcile::run(args))),
         Command::Recover(args) => {
             let config = config(&args.settings)?;
             log_to_stderr(QUIET).and_then(|()| block_on(recover::run(args, config)))

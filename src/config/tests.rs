@@ -135,3 +135,22 @@ fn a_missing_file_is_named() {
     let error = Config::load(Some(Path::new("no/such.toml")), [], &[]).unwrap_err().to_string();
     assert!(error.contains("no/such.toml"), "{error}");
 }
+
+#[test]
+fn what_does_not_fit_together_is_named_and_no_password_told() {
+    let error = load_text("[promotion]\ndemote_below = 100\n").unwrap_err();
+    assert!(
+        error.contains("FILE, line 2: `promotion.demote_below`: is 100, but must be less than"),
+        "{error}"
+    );
+    for (text, key) in [
+        ("[store]\nurl = \"postgres://root:s3cret@db\"\n", "store.url"),
+        ("[mirror]\nredis_url = \"http://:s3cret@db\"\n", "mirror.redis_url"),
+        ("[mirror]\nkey_prefix = \"\"\n", "mirror.key_prefix"),
+        ("[admin]\ntoken_sha256 = \"s3cret\"\n", "admin.token_sha256"),
+        ("[store]\nconnections = 0\n", "store.connections"),
+    ] {
+        let error = load_text(text).unwrap_err();
+        assert!(error.contains(&format!("FILE, line 2: `{key}`")) && !error.contains("s3cret"), "{error}");
+    }
+}

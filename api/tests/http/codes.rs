@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use hotstock_api::Options;
+use hotstock_api::auth::hash;
 use hotstock_api::codes::{Code, TABLE};
 use hotstock_engine::command::{Action, Command, CreateStock, Release};
-use hotstock_engine::engine::EngineOptions;
-use hotstock_engine::ids::{SkuId, WarehouseId, shard_of};
+use hotstock_engine::engine::{EngineOptions, StoreOptions};
+use hotstock_engine::ids::{ServerId, ShardId, SkuId, WarehouseId, shard_of};
 use hotstock_engine::limits::MAX_REQUESTS_PER_ORDER;
+use hotstock_engine::store::{Store as _, Taken};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
@@ -121,7 +123,7 @@ async fn produce(code: Code) -> Answer {
         Code::StoreUnavailable => {
             let (fixture, mut client) = with_store().await;
             client.create_stock("a", 10).await;
-            fixture.store().fail(true);
+            fixture.store().cut();
             client.reserve("O", "a", 1).await
         }
         Code::OrdersSpan => {
@@ -179,6 +181,18 @@ async fn produce(code: Code) -> Answer {
         }
         Code::Timeout => timeout().await,
     }
+}
+
+/// A journal whose cap is reached by its first bytes, and a store that takes nothing in.
+async fn journal_full() -> Answer {
+    let store = StoreOptions { journal_cap_bytes: 0, flush_interval_ms: 1, ..StoreOptions::default() };
+    let fixture = Fixture::with_store(EngineOptions { store, ..EngineOptions::default() }).await;
+    let mut client = fixture.client().await;
+    client.create_stock("a", 10).await;
+    client.post("/v1/admin/skus/a/promote", json!({})).await.expect(200);
+    client.reserve("before", "a", 1).await;
+    until(|| fixture.engine.stats().store.is_some_and(|store| store.journal_full)).await;
+    client.reserve("O", "a", 1).await
 }
 
 async fn spans_shards() -> Answer {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "all of it is test code, also what has no #[test] above it")]
 
+mod admin;
 mod batch;
 mod codes;
 mod connections;

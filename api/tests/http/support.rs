@@ -7,7 +7,8 @@ use axum::body::Bytes;
 use hotstock_api::{Options, Server, Stopped};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::engine::{Engine, EngineOptions, Parts};
-use hotstock_engine::testing::{ManualClock, MemoryCheckpoints, MemoryJournal};
+use hotstock_engine::ids::ServerId;
+use hotstock_engine::testing::{ManualClock, MemoryCheckpoints, MemoryJournal, MemoryStore};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::HeaderMap;
@@ -25,6 +26,7 @@ pub struct Fixture {
     pub engine: Engine,
     pub journal: MemoryJournal,
     pub clock: ManualClock,
+    store: Option<MemoryStore>,
 }
 
 impl Fixture {
@@ -43,6 +45,19 @@ impl Fixture {
         Self::with_faults(engine, http, |parts| parts).await
     }
 
+    /// A server over an engine with a SQL store, in memory.
+    pub async fn with_store(engine: EngineOptions) -> Self {
+        let store = MemoryStore::default();
+        let with_store = |parts: Parts| parts.with_store(Arc::new(store.clone()), ServerId(1));
+        let fixture = Self::with_faults(engine, Options::default(), with_store).await;
+        Self { store: Some(store), ..fixture }
+    }
+
+    /// The store of [`Fixture::with_store`].
+    pub fn store(&self) -> &MemoryStore {
+        self.store.as_ref().expect("this server has a store")
+    }
+
     /// A server over an engine whose parts are made to fail.
     pub async fn with_faults(
         engine: EngineOptions,
@@ -56,7 +71,7 @@ impl Fixture {
         let engine = Engine::start(engine, faults(parts)).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Server::start(listener, engine.clone(), http).unwrap();
-        Self { server, engine, journal, clock }
+        Self { server, engine, journal, clock, store: None }
     }
 
     /// A connection to it.
