@@ -1,5 +1,7 @@
 //! The running engine, as reconcile sees it.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,9 +10,10 @@ use tokio::time::Instant;
 use super::look::Live;
 use crate::clock::Timestamp;
 use crate::hub::Hub;
-use crate::ids::{SkuId, WarehouseId};
+use crate::ids::{Lsn, SkuId, WarehouseId};
 use crate::limits::RECONCILE_FLUSH_WAIT_MILLIS;
 use crate::outcome::{Refusal, StockView};
+use crate::shard::shared::ShardShared;
 
 #[async_trait]
 impl Live for Hub {
@@ -33,8 +36,10 @@ impl Live for Hub {
     async fn flushed(&self) -> bool {
         let Some(side) = &self.side else { return true };
         let deadline = Instant::now() + Duration::from_millis(RECONCILE_FLUSH_WAIT_MILLIS);
-        let durable: Vec<_> = self.shards.iter().map(|shard| (shard.id, shard.durable_lsn())).collect();
-        for (shard, lsn) in durable {
+        // Not the durable LSN: the views are published before it, so what they showed may be one commit ahead of it.
+        let applied = |shard: &Arc<ShardShared>| (shard.id, Lsn(shard.counters.applied.load(Ordering::Acquire)));
+        let applied: Vec<_> = self.shards.iter().map(applied).collect();
+        for (shard, lsn) in applied {
             if !side.flushed(shard, lsn, deadline).await {
                 return false;
             }

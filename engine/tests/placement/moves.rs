@@ -120,7 +120,7 @@ async fn movers_of_one_sku_take_turns() {
             tokio::spawn(async move {
                 let names = [["a", "b"], ["c", "a"], ["b", "c"]][mover % 3].map(sku);
                 for _ in 0..20 {
-                    let results = if mover % 2 == 0 {
+                    let results = if mover.is_multiple_of(2) {
                         engine.promote(&names).await
                     } else {
                         engine.demote(&names).await

@@ -68,8 +68,22 @@ impl Tables {
         let [available, reserved, sold] = journal.map(|sum| u64::try_from(sum).ok());
         let sums =
             Levels { available: available?, reserved: reserved?, sold: sold?, version: journal_version };
-        if owner.is_some() || sums == view.levels {
+        if sums == view.levels {
             return None;
+        }
+        if let Some(owner) = owner {
+            // Its versions are its shard's, so the row alone is put right.
+            let kept = self.stocks.get_mut(&(sku_id.clone(), warehouse_id))?;
+            (kept.image.levels, kept.image.supplied) = (sums, sums.quantity());
+            self.anomalies.push(Anomaly {
+                at: now,
+                kind: "repaired".into(),
+                source: Some((owner.server, owner.shard, Lsn::ZERO)),
+                order_no: None,
+                sku_id: Some(sku_id.clone()),
+                detail: format!("the row in warehouse {warehouse_id} was {:?}", view.levels),
+            });
+            return Some(Repaired { before: view.levels, after: sums });
         }
         let after = Levels { version: journal_version + 1, ..sums };
         let change = StockMove {

@@ -9,6 +9,9 @@ use crate::event::{Change, Event};
 use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId};
 use crate::store::{Anomaly, FlushBatch, Flushed, Owner, StoreError};
 
+/// An order that the store has already, and whether both say the same of it.
+type Conflict = Option<(OrderNo, bool)>;
+
 impl Tables {
     pub fn flush(&mut self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
         let FlushBatch { server, shard, after, events } = batch;
@@ -80,7 +83,7 @@ impl Tables {
         server: ServerId,
         shard: ShardId,
         events: &'a [(Lsn, Event)],
-    ) -> (&'a [(Lsn, Event)], Option<(OrderNo, bool)>) {
+    ) -> (&'a [(Lsn, Event)], Conflict) {
         let mut made: HashSet<&OrderNo> = HashSet::new();
         let mut requests: HashSet<(&SkuId, &RequestId)> = HashSet::new();
         for (at, (_, event)) in events.iter().enumerate() {
