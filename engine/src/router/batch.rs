@@ -167,7 +167,8 @@ impl Hub {
         if self.side.is_none() {
             return;
         }
-        let mut chains = chains(commands).into_iter();
+        let together = names_skus_and_may_touch_others(&commands) || self.is_any_known_otherwise(&commands).await;
+        let mut chains = if together { vec![commands] } else { chains(commands) }.into_iter();
         let mut running: JoinSet<Vec<(usize, Outcome)>> = JoinSet::new();
         loop {
             while running.len() < MAX_BATCH_CHAINS
@@ -187,6 +188,45 @@ impl Hub {
                 Some(Ok(answers)) => answers.into_iter().for_each(|(index, outcome)| outcomes[index] = outcome),
                 // Its places keep `Overloaded`, which would be a lie only if a settle panicked in the middle.
                 Some(Err(error)) => tracing::error!(%error, "a chain of a batch failed"),
+            }
+        }
+    }
+}
+
+impl Hub {
+    /// Whether an order that the batch reserves and then goes on with was there before with other SKUs: what follows is then about
+    /// those, which the batch does not name.
+    async fn is_any_known_otherwise(&self, commands: &[Placed]) -> bool {
+        let mut reserved: HashMap<&OrderNo, HashSet<&SkuId>> = HashMap::new();
+        let mut asked: HashSet<&OrderNo> = HashSet::new();
+        for (_, command) in commands {
+            match (&command.action, command.order_no()) {
+                (Action::Reserve(c), _) => reserved.entry(&c.order_no).or_default().extend(skus_of(command)),
+                (Action::GetOrder(_), _) | (_, None) => {}
+                (_, Some(order_no)) => drop(asked.insert(order_no)),
+            }
+        }
+        asked.retain(|order_no| reserved.contains_key(order_no));
+        let mut waiting = asked.into_iter();
+        let mut running: JoinSet<Outcome> = JoinSet::new();
+        loop {
+            while running.len() < MAX_BATCH_CHAINS
+                && let Some(order_no) = waiting.next()
+            {
+                let (hub, command) = (self.arc(), Action::GetOrder(order_no.clone()).into());
+                running.spawn(async move { hub.settle(hub.side(), command, false).await });
+            }
+            match running.join_next().await {
+                None => return false,
+                Some(Ok(Ok(Answer::Order { order, .. }))) => {
+                    let named = &reserved[&order.order_no];
+                    if order.lines.iter().any(|line| !named.contains(&line.sku_id)) {
+                        return true;
+                    }
+                }
+                Some(Ok(Err(Refusal::UnknownOrder { .. }))) => {}
+                // Nobody can say: the slow way is always right.
+                Some(_) => return true,
             }
         }
     }
@@ -237,8 +277,7 @@ pub(crate) fn skus_of(command: &Command) -> Vec<&SkuId> {
     }
 }
 
-/// Puts commands that share an order or SKU, directly or through others, into one chain, in their order. A command of an order that
-/// was made before the batch may be about any SKU: beside commands that name SKUs, it makes one chain of all.
+/// Puts commands that share an order or SKU, directly or through others, into one chain, in their order.
 fn chains(commands: Vec<Placed>) -> Vec<Vec<Placed>> {
     // A forest over the places in `commands`; a root is its own parent.
     fn root(parents: &mut [usize], mut at: usize) -> usize {
@@ -249,9 +288,6 @@ fn chains(commands: Vec<Placed>) -> Vec<Vec<Placed>> {
         at
     }
     let mut parents: Vec<usize> = (0..commands.len()).collect();
-    if names_skus_and_may_touch_others(&commands) {
-        return vec![commands];
-    }
     {
         let mut orders: HashMap<&OrderNo, usize> = HashMap::new();
         let mut skus: HashMap<&SkuId, usize> = HashMap::new();
@@ -276,6 +312,8 @@ fn chains(commands: Vec<Placed>) -> Vec<Vec<Placed>> {
     chains
 }
 
+/// A command of an order that was made before the batch may be about any SKU: beside commands that name SKUs, it makes one chain of
+/// all.
 fn names_skus_and_may_touch_others(commands: &[Placed]) -> bool {
     let mut made: HashSet<&OrderNo> = HashSet::new();
     let (mut names, mut touches) = (false, false);
@@ -333,7 +371,8 @@ mod tests {
         assert_eq!(places, [vec![0, 2, 3, 4], vec![1, 5]]);
         // Orders that were made before may hold whatever the others name.
         let commands = vec![confirm("o1"), confirm("o2"), reserve("o3", &["a"])];
-        assert_eq!(super::chains(commands.iter().cloned().enumerate().collect()).len(), 1);
-        assert_eq!(super::chains(commands.into_iter().take(2).enumerate().collect()).len(), 2);
+        let placed: Vec<Placed> = commands.into_iter().enumerate().collect();
+        assert!(names_skus_and_may_touch_others(&placed));
+        assert!(!names_skus_and_may_touch_others(&placed[..2]));
     }
 }
