@@ -246,8 +246,11 @@ const STORE_METRICS: [StoreMetric; 18] = [
     store_counter("flushed_rows", "Rows that they wrote", |s| s.flushed_rows),
 ];
 
+/// Name, help and value.
+type FollowerMetric = (&'static str, &'static str, fn(&FollowerStats) -> u64);
+
 /// How far the store has taken in what a shard logged.
-const FOLLOWER_METRICS: [(&str, &str, fn(&FollowerStats) -> u64); 2] = [
+const FOLLOWER_METRICS: [FollowerMetric; 2] = [
     ("shard_flushed_lsn", "The last event in the store", |f| f.flushed.0),
     ("shard_flush_lag_events", "Durable events that are not in the store yet", |f| f.lag_events),
 ];

@@ -86,7 +86,7 @@ async fn orders_and_moves_go_on_whatever_happens_to_redis() {
         }
     };
     let mirrored = async || {
-        while !(mirror.stats().connected && !mirror.stats().resyncing) {
+        while !mirror.stats().connected || mirror.stats().resyncing {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
