@@ -6,6 +6,7 @@ mod support;
 
 use std::process::{Command, Output, Stdio};
 
+use hotstock_persistence::testing::MariaDb;
 use rustix::process::Signal;
 
 use support::{Client, Server};
@@ -172,9 +173,10 @@ fn a_replay_ends_with_the_same_stock_wherever_the_skus_lie() {
         }
     }
     std::fs::write(&file, rows).unwrap();
+    let database = MariaDb::start();
     let replay = |name: &str, place: &str| {
         let data_dir = dir.path().join(name);
-        let (code, text) = run(&[
+        let mut arguments = vec![
             "replay",
             file.to_str().unwrap(),
             "--stock",
@@ -184,7 +186,12 @@ fn a_replay_ends_with_the_same_stock_wherever_the_skus_lie() {
             "--by-line",
             "--data-dir",
             data_dir.to_str().unwrap(),
-        ]);
+        ];
+        let url = name.starts_with("mariadb").then(|| database.url(name));
+        if let Some(url) = &url {
+            arguments.extend(["--store", url]);
+        }
+        let (code, text) = run(&arguments);
         assert_eq!(code, 0, "{place}: {text}");
         let last = text.lines().find(|line| line.starts_with("final stock ")).unwrap_or_default().to_owned();
         assert!(!last.is_empty(), "{text}");
@@ -196,7 +203,13 @@ fn a_replay_ends_with_the_same_stock_wherever_the_skus_lie() {
     let (churn, text) = replay("churn", "churn");
     assert_eq!(churn, hot);
     assert!(text.contains("SKUs were promoted"), "{text}");
-    for (name, place) in [("hot", "hot"), ("cold", "cold"), ("churn", "churn"), ("cold", "hot")] {
+    assert_eq!(replay("mariadb_cold", "cold").0, hot);
+    let (churn, text) = replay("mariadb_churn", "churn");
+    assert_eq!(churn, hot);
+    assert!(text.contains("SKUs were promoted"), "{text}");
+    let again =
+        [("hot", "hot"), ("cold", "cold"), ("churn", "churn"), ("cold", "hot"), ("mariadb_churn", "churn")];
+    for (name, place) in again {
         let (again, text) = replay(name, place);
         assert_eq!(again, hot, "{name}, then {place}");
         assert!(text.contains("nothing new"), "{name}, then {place}: {text}");
