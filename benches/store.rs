@@ -1,7 +1,8 @@
 //! The SQL store in figures, one run each: cold orders a second on SQLite and on MariaDB beside the same SKU after promotion; the flush
-//! of a burst of orders and the lag that it leaves; the promotion of a SKU with many open reservations.
+//! of a burst of orders and the lag that it leaves; the promotion of a SKU with many open reservations; orders while Redis, which mirrors them,
+//! is well, emptied, stopped, killed.
 //!
-//! `cargo bench --bench store -- [--seconds 4] [--rows 10000] [--burst 1000000] [--open 100000] [--only cold|flush|promote] [--json FILE]`.
+//! `cargo bench --bench store -- [--seconds 4] [--rows 10000] [--burst 1000000] [--open 100000] [--only cold|flush|promote|mirror] [--json FILE]`.
 //! Everything durable: SQLite with WAL and full sync, MariaDB with a sync at each commit, the journal with its fdatasync. The callers, the
 //! engine and MariaDB share the machine.
 
@@ -13,12 +14,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hotstock_engine::clock::{Clock, Timestamp};
 use hotstock_engine::command::{Action, Command, CreateStock, Line, Lines, Mode, Reserve};
+use hotstock_engine::dirty::Dirty;
 use hotstock_engine::engine::{Engine, EngineOptions, Parts};
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
+use hotstock_engine::limits::MAX_DIRTY_STOCKS;
 use hotstock_persistence::data_dir::DataDir;
 use hotstock_persistence::journal::JournalOptions;
+use hotstock_persistence::mirror::{MirrorOptions, RedisMirror};
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
-use hotstock_persistence::testing::MariaDb;
+use hotstock_persistence::testing::{MariaDb, RedisServer};
 use serde_json::{Value, json};
 
 const CALLERS: [usize; 3] = [1, 16, 64];
@@ -92,6 +96,10 @@ struct House {
 }
 
 async fn house(url: Option<String>) -> House {
+    mirrored_house(url, None).await
+}
+
+async fn mirrored_house(url: Option<String>, dirty: Option<Arc<Dirty>>) -> House {
     let home = common::on_disk();
     let data_dir = DataDir::open(&home.path().join("data"), Some(1)).expect("it opens");
     let journal = data_dir.journal(JournalOptions::default()).expect("it opens");
@@ -99,8 +107,11 @@ async fn house(url: Option<String>) -> House {
     let options = SqlOptions::new(url);
     let server = data_dir.server_id();
     let store = SqlStore::open(&options, server, 1).expect("it opens");
-    let parts = Parts::new(Box::new(journal), Arc::new(data_dir.checkpoints()), Arc::new(WallClock))
+    let mut parts = Parts::new(Box::new(journal), Arc::new(data_dir.checkpoints()), Arc::new(WallClock))
         .with_store(Arc::new(store), server);
+    if let Some(dirty) = dirty {
+        parts = parts.with_dirty(dirty);
+    }
     let engine = Engine::start(EngineOptions::default(), parts).await.expect("it starts");
     House { engine, _home: home }
 }
@@ -262,6 +273,70 @@ async fn promote(store: &str, url: Option<String>, arguments: &Arguments) -> Val
     json!({ "store": store, "orders": moved.orders, "demote_seconds": demoted, "promote_seconds": promoted })
 }
 
+/// Orders on hot SKUs, in rounds, so that what the machine does besides falls on all states of Redis alike.
+async fn mirror(arguments: &Arguments) -> Vec<Value> {
+    const ROUNDS: usize = 3;
+    let mut redis = RedisServer::start();
+    let dirty = Arc::new(Dirty::new(MAX_DIRTY_STOCKS));
+    let house = mirrored_house(None, Some(Arc::clone(&dirty))).await;
+    let engine = &house.engine;
+    let skus: Vec<_> = (0..100).map(|n| format!("mirrored-{n}")).collect();
+    for outcome in engine.submit_batch(skus.iter().map(|name| create(name)).collect()).await {
+        outcome.expect("it is new");
+    }
+    for (_, moved) in engine.promote(&skus.iter().map(|name| sku(name)).collect::<Vec<_>>()).await {
+        moved.expect("it moves");
+    }
+    let options = MirrorOptions { redis_url: redis.url(), ..MirrorOptions::default() };
+    let mirror = RedisMirror::start(options, dirty, Arc::new(engine.clone())).expect("its options are right");
+    let states = ["well", "emptied again and again", "stopped", "killed"];
+    let mut sums = [(0.0, Duration::ZERO); 4];
+    for round in 0..ROUNDS {
+        for (at, state) in states.into_iter().enumerate() {
+            match state {
+                "stopped" => redis.stop_signal(),
+                "killed" => redis.kill(),
+                _ => {}
+            }
+            let flushing = Arc::new(AtomicBool::new(state.starts_with("emptied")));
+            let (again, port) = (Arc::clone(&flushing), redis.port());
+            let flusher = std::thread::spawn(move || {
+                while again.load(Ordering::Relaxed) {
+                    let emptied = std::net::TcpStream::connect(("127.0.0.1", port))
+                        .and_then(|mut stream| std::io::Write::write_all(&mut stream, b"FLUSHALL\r\n"));
+                    emptied.expect("Redis takes it");
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+            });
+            let run = format!("mirror-{round}-{at}");
+            let (rate, p99) =
+                rate(engine, 64, arguments.seconds, &run, |n| format!("mirrored-{}", n % 100)).await;
+            flushing.store(false, Ordering::Relaxed);
+            flusher.join().expect("it ends");
+            match state {
+                "stopped" => redis.continue_signal(),
+                "killed" => redis.restart(),
+                _ => {}
+            }
+            sums[at].0 += rate;
+            sums[at].1 += p99;
+        }
+    }
+    let mut figures = Vec::new();
+    for (state, (rate, p99)) in states.into_iter().zip(sums) {
+        let ratio = rate / sums[0].0;
+        #[expect(clippy::cast_precision_loss, reason = "a handful of rounds")]
+        let (rate, p99) = (rate / ROUNDS as f64, p99 / u32::try_from(ROUNDS).expect("few"));
+        println!(
+            "Redis {state}: {rate:.0} orders/s ({ratio:.2} of well), p99 {p99:?}, mean of {ROUNDS} rounds"
+        );
+        figures.push(json!({ "redis": state, "orders_per_second": rate, "of_well": ratio, "p99_micros": p99.as_micros() }));
+    }
+    mirror.stop().await;
+    engine.stop().await;
+    figures
+}
+
 #[tokio::main]
 async fn main() {
     let arguments = arguments();
@@ -280,9 +355,10 @@ async fn main() {
             flushes.push(flush(store, url("flush"), &arguments).await);
         }
     }
+    let mirrors = if wanted("mirror") { mirror(&arguments).await } else { Vec::new() };
     if let Some(path) = &arguments.json {
         let all = json!({ "durability": "every answer behind a sync", "machine_cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
-            "payload": "one line an order, quantity 1", "cold": colds, "flush": flushes, "promotion": promotions });
+            "payload": "one line an order, quantity 1", "cold": colds, "flush": flushes, "promotion": promotions, "mirror": mirrors });
         std::fs::write(path, serde_json::to_vec_pretty(&all).expect("numbers and text"))
             .expect("the file can be written");
     }
