@@ -30,7 +30,8 @@ fn execute(state: &mut State, command: &Command) -> Result<Answer, Refusal> {
 fn stocked(skus: usize, quantity: u64) -> State {
     let mut state = State::new(ShardId(0), 1);
     for n in 0..skus {
-        let create = CreateStock { sku_id: sku(n), warehouse_id: WarehouseId(1), quantity };
+        let create =
+            CreateStock { sku_id: sku(n), warehouse_id: WarehouseId(1), quantity, serialized: false };
         execute(&mut state, &Action::CreateStock(create).into()).expect("it is new");
     }
     state
@@ -40,8 +41,15 @@ fn reserve(number: u64, lines: usize) -> Command {
     let line = |n| Line { sku_id: sku(n), warehouse_id: WarehouseId(1), quantity: 1 };
     let order_no = OrderNo::new(&format!("ORD-{number:010}")).expect("in bounds");
     let lines = Lines::new((0..lines).map(line)).expect("in bounds");
-    Action::Reserve(Reserve { order_no, lines, ttl_seconds: 900, buyer_id: None, mode: Mode::AllOrNothing })
-        .into()
+    Action::Reserve(Reserve {
+        order_no,
+        lines,
+        ttl_seconds: 900,
+        buyer_id: None,
+        mode: Mode::AllOrNothing,
+        choice: None,
+    })
+    .into()
 }
 
 fn confirm(number: u64) -> Command {

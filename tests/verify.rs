@@ -48,7 +48,8 @@ fn books_that_do_not_balance_are_told_with_the_stock() {
     data_dir.store_check()(said.split_whitespace().last().unwrap()).unwrap();
     let mut journal = data_dir.journal(JournalOptions { zeros: 0, ..JournalOptions::default() }).unwrap();
     let (sku_id, warehouse_id) = (SkuId::new("1001").unwrap(), WarehouseId(1));
-    let change = Change::StockCreated { sku_id: sku_id.clone(), warehouse_id, quantity: 10 };
+    let change =
+        Change::StockCreated { sku_id: sku_id.clone(), warehouse_id, quantity: 10, serialized: false };
     let time = Timestamp(1_600_000_000_000);
     let events = vec![Event { at: time, trace: None, change }];
     journal.commit(&[Group { shard: ShardId(0), first: Lsn(1), events }]).unwrap();
@@ -67,6 +68,7 @@ fn books_that_do_not_balance_are_told_with_the_stock() {
         lsn,
         epoch: 0,
         stage: Stage::Open,
+        numbered: None,
     };
     checkpoint.write(&[Image::Stock(stock)]).unwrap();
     checkpoint.finish(CheckpointEnd { end: Lsn(1), time }).unwrap();

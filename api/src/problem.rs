@@ -153,7 +153,8 @@ impl From<Refusal> for Problem {
             | Refusal::OutcomeUnknown
             | Refusal::JournalUnavailable
             | Refusal::ShardRestarted
-            | Refusal::Moved(_) => About::Nothing,
+            | Refusal::Moved(_)
+            | Refusal::HoldFirst(_) => About::Nothing,
         };
         Self { code, detail: detail.into(), about }
     }
@@ -177,8 +178,8 @@ fn code_of(refusal: &Refusal) -> Code {
         Refusal::StockExists { .. } => Code::StockExists,
         Refusal::TooManyRequests { .. } => Code::TooManyRequestsForOrder,
         Refusal::SpansShards => Code::OrderSpansShards,
-        // `Moved` never leaves the engine; if it did, nothing would have happened, which is what `overloaded` says.
-        Refusal::Overloaded | Refusal::Moved(_) => Code::Overloaded,
+        // These two never leave the engine; if one did, nothing would have happened, which is what `overloaded` says.
+        Refusal::Overloaded | Refusal::Moved(_) | Refusal::HoldFirst(_) => Code::Overloaded,
         Refusal::JournalFull => Code::JournalFull,
         Refusal::StoreUnavailable => Code::StoreUnavailable,
         Refusal::OutcomeUnknown => Code::Timeout,

@@ -29,6 +29,7 @@ pub fn reserved(number: u64, lines: usize) -> Event {
             mode: Mode::AllOrNothing,
             ttl_seconds: 900,
             lines: (0..lines).map(line).collect(),
+            asked: None,
         },
     }
 }

@@ -12,7 +12,8 @@ use crate::clock::Timestamp;
 use crate::command::{Mode, StockStatus};
 use crate::event::OrderRequest;
 use crate::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
-use crate::outcome::Levels;
+use crate::home::HomeImage;
+use crate::outcome::{Levels, Serials};
 
 /// Where checkpoints are kept.
 pub trait CheckpointStore: Send + Sync + 'static {
@@ -77,6 +78,8 @@ pub enum Image {
     Order(OrderImage),
     /// A remembered stock request.
     Request(RequestImage),
+    /// An order over several places, at its home.
+    Home(HomeImage),
 }
 
 /// A stock in a checkpoint.
@@ -102,6 +105,8 @@ pub struct StockImage {
     pub epoch: u64,
     /// Whether the shard decides for it.
     pub stage: Stage,
+    /// Serial numbers given so far here; `None`: its units get none. The next one is one above the sum over all warehouses of the SKU.
+    pub numbered: Option<u64>,
 }
 
 /// Where a stock is on its way into a shard and out again.
@@ -139,6 +144,17 @@ pub struct OrderImage {
     pub lines: Vec<LineImage>,
     /// The partial requests that it answered.
     pub requests: Vec<OrderRequest>,
+    /// The serial numbers that its lines got, as they came.
+    pub serials: Vec<LineSerials>,
+}
+
+/// Serial numbers of one line of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LineSerials {
+    /// The index of the line.
+    pub line: u16,
+    /// The numbers.
+    pub serials: Serials,
 }
 
 impl OrderImage {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use smallvec::SmallVec;
 
 use crate::checkpoint::{OrderImage, RequestImage, StockImage};
+use crate::home::HomeStep;
 use crate::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
 use crate::limits::{MAX_LINE_QUANTITY, MAX_ORDER_LINES, MAX_STOCK_UNITS, MAX_TTL_SECONDS};
 
@@ -45,8 +46,13 @@ pub enum Action {
     Return(Return),
     /// Reads an order; decided in its place among the commands, so a caller reads its own writes.
     GetOrder(OrderNo),
+    /// Gives back what an order holds because its time is over; one whose time is not over is left as it is. Only the engine itself
+    /// asks for it.
+    Expire(OrderNo),
     /// Moves SKUs into the shard and out of it. Only the engine itself asks for it.
     Place(Box<Place>),
+    /// A step of an order over several places, at its home. Only the engine itself asks for it.
+    Home(Box<HomeStep>),
 }
 
 /// See [`Action::Place`]. Each can be repeated.
@@ -92,6 +98,8 @@ pub struct CreateStock {
     pub warehouse_id: WarehouseId,
     /// The first quantity, 0 to [`MAX_STOCK_UNITS`].
     pub quantity: u64,
+    /// Whether each unit that is confirmed gets a serial number. The same for all warehouses of a SKU.
+    pub serialized: bool,
 }
 
 /// See [`Action::ChangeStock`].
@@ -156,6 +164,26 @@ pub struct Reserve {
     pub buyer_id: Option<BuyerId>,
     /// What to do when not every line can be held.
     pub mode: Mode,
+    /// Which lines lie in whatever warehouse has them; `None`: each where it says.
+    pub choice: Option<Box<Choice>>,
+}
+
+/// The warehouses of some lines are chosen by whoever decides: one that can serve the whole order before others, else the fewest.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Choice {
+    /// The lines (their index) whose `warehouse_id` says nothing; each SKU at most once. At least one.
+    pub open: Vec<u16>,
+    /// Warehouses that come before all others, the best first.
+    pub prefer: Vec<WarehouseId>,
+}
+
+impl Reserve {
+    /// What was asked, as a number, when warehouses are to be chosen: the lines that they are chosen for without their warehouse, the
+    /// others with it; the same in any order. XXH3-64, stable: it is kept in the journal.
+    #[must_use]
+    pub fn asked(&self) -> Option<u64> {
+        self.choice.as_ref().map(|_| todo!("TODO(choice)"))
+    }
 }
 
 /// What a reservation does when it can't hold everything.
@@ -385,6 +413,7 @@ impl Command {
                 Place::Finish { .. } => 1,
                 Place::Close { skus } => skus.len(),
             },
+            Action::Home(step) => step.weight(),
             _ => 1,
         };
         crate::event::rough_bytes(lines)
@@ -399,7 +428,8 @@ impl Command {
             Action::Release(c) => Some(&c.order_no),
             Action::Extend(c) => Some(&c.order_no),
             Action::Return(c) => Some(&c.order_no),
-            Action::GetOrder(order_no) => Some(order_no),
+            Action::GetOrder(order_no) | Action::Expire(order_no) => Some(order_no),
+            Action::Home(step) => Some(step.order_no()),
             Action::CreateStock(_) | Action::ChangeStock(_) | Action::SetStatus(_) | Action::Place(_) => None,
         }
     }

@@ -160,7 +160,7 @@ mod tests {
     fn stock(sku: &str, warehouse: u32, version: u64) -> StockView {
         let levels = Levels { available: version * 10, reserved: 0, sold: 0, version };
         let (sku_id, warehouse_id) = (SkuId::new(sku).unwrap(), WarehouseId(warehouse));
-        StockView { sku_id, warehouse_id, levels, status: StockStatus::OnSale }
+        StockView { sku_id, warehouse_id, levels, status: StockStatus::OnSale, serialized: false  }
     }
 
     fn versions(taken: &[StockView]) -> Vec<(String, u32, u64)> {

@@ -6,8 +6,9 @@ use smallvec::SmallVec;
 use crate::checkpoint::{OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{ChangeKind, Mode, StockStatus};
+use crate::home::HomeChange;
 use crate::ids::{BuyerId, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
-use crate::outcome::Levels;
+use crate::outcome::{Levels, Serials};
 use crate::state::Delta;
 
 /// One entry of the journal of a shard.
@@ -44,6 +45,8 @@ impl Event {
                 orders.iter().map(OrderImage::weight).sum::<usize>() + 3 * requests.len()
             }
             Change::Closed { skus } => skus.len(),
+            Change::Split { orders } => orders.len(),
+            Change::Home(change) => change.weight(),
             Change::Shed { orders, sold, .. } => orders.len() + sold.len(),
         })
     }
@@ -65,6 +68,8 @@ pub enum Change {
         warehouse_id: WarehouseId,
         /// Its first quantity.
         quantity: u64,
+        /// Its confirmed units get serial numbers.
+        serialized: bool,
     },
     /// Units came or went other than by an order.
     StockChanged {
@@ -102,6 +107,8 @@ pub enum Change {
         mode: Mode,
         /// It expires this long after [`Event::at`].
         ttl_seconds: u32,
+        /// Of an order whose warehouses were chosen: what was asked ([`Reserve::asked`](crate::command::Reserve::asked)).
+        asked: Option<u64>,
         /// Every line, also those of `best_effort` that got nothing.
         lines: SmallVec<[ReservedLine; 1]>,
     },
@@ -199,6 +206,14 @@ pub enum Change {
         /// Stocks with sold units of those orders, with all units sold by forgotten orders so far.
         sold: Vec<ForgottenSold>,
     },
+    /// Open orders that hold a SKU which is about to leave, and others that stay, become orders over several places: this shard is
+    /// their home, and what they hold of each SKU lies there as a branch.
+    Split {
+        /// The orders.
+        orders: Vec<OrderNo>,
+    },
+    /// Something about an order over several places, at its home.
+    Home(Box<HomeChange>),
     /// The SKU has left this shard; with this event the store becomes its owner again.
     Withdrawn {
         /// What.
@@ -225,6 +240,8 @@ pub struct StockMove {
     pub reason: Option<Reason>,
     /// Units moved.
     pub delta: Delta,
+    /// The serial numbers that were given.
+    pub serials: Option<Serials>,
     /// The levels after; their version numbers the moves of a stock from 1 without gap.
     pub after: Levels,
 }
@@ -301,6 +318,7 @@ impl Event {
             request_id: None,
             reason: None,
             delta,
+            serials: None,
             after,
         };
         let moved = |order_no: &OrderNo, lines: &[MovedLine], kind, delta: fn(u32) -> Delta| -> Vec<StockMove> {
@@ -315,7 +333,7 @@ impl Event {
             moves.into_iter().map(fill).collect()
         };
         match &self.change {
-            Change::StockCreated { sku_id, warehouse_id, quantity } => {
+            Change::StockCreated { sku_id, warehouse_id, quantity, .. } => {
                 let after = Levels { available: *quantity, reserved: 0, sold: 0, version: 1 };
                 // At most MAX_STOCK_UNITS, far below 2^63.
                 let delta = Delta::supply(i64::try_from(*quantity).unwrap_or(i64::MAX));
@@ -351,6 +369,7 @@ impl Event {
             Change::Confirmed { order_no, request, lines } => {
                 let of_line = |line: &ConfirmedLine| StockMove {
                     order_no: Some(order_no.clone()),
+                    serials: line.serials(),
                     ..plain(
                         &line.sku_id,
                         line.warehouse_id,
@@ -379,6 +398,8 @@ impl Event {
             | Change::Adopted { .. }
             | Change::Closed { .. }
             | Change::Shed { .. }
+            | Change::Split { .. }
+            | Change::Home(_)
             | Change::Withdrawn { .. } => Vec::new(),
         }
     }
@@ -414,6 +435,18 @@ pub struct ConfirmedLine {
     pub late: u32,
     /// The levels after.
     pub after: Levels,
+    /// Of a SKU that numbers its units: the first of the `held + late` serial numbers.
+    pub serial: Option<u64>,
+}
+
+impl ConfirmedLine {
+    /// The serial numbers that its units get.
+    #[must_use]
+    pub fn serials(&self) -> Option<Serials> {
+        let from = self.serial?;
+        let units = u64::from(self.held) + u64::from(self.late);
+        Some(Serials { from, to: from.saturating_add(units).saturating_sub(1) })
+    }
 }
 
 /// A line of a release, an expiry or a return.

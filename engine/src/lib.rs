@@ -27,6 +27,7 @@ not_under_loom! {
     pub mod dirty;
     pub mod engine;
     pub mod event;
+    pub mod home;
     pub mod ids;
     pub mod journal;
     pub mod mirror;

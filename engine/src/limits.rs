@@ -197,6 +197,24 @@ pub const RECONCILE_PAUSE_MILLIS: u64 = 50;
 /// How long reconcile waits for the flush of what a shard has logged, in milliseconds: some intervals of it.
 pub const RECONCILE_FLUSH_WAIT_MILLIS: u64 = 10_000;
 
+/// How long after its reserve a branch asks its home whether it knows it, in seconds. A home that knows answers for it from then on; a
+/// home that went away between the reserves of branches and its own event leaves them held for this long and a tick or two.
+pub const BRANCH_ASK_SECONDS: u32 = 3;
+
+/// Orders over several places with a command under way: each asks up to a thousand branches. More are `overloaded`.
+pub const MAX_SPANNING_UNDER_WAY: usize = 4_096;
+
+/// How long the caller of a decision waits until its branches were told. The decision is logged by then and the answer stands; only
+/// the levels of a place that does not answer are behind.
+pub const CARRY_WAIT_MILLIS: u64 = 3_000;
+
+/// Orders whose branches are told in the background at the same time (expiries, what a crash left, a place that did not answer).
+pub const MAX_CARRIED_AT_ONCE: usize = 64;
+
+/// What waits for the background: branches that ask, orders whose branches are to be told. What does not fit is offered again at the
+/// next tick.
+pub const MAX_WAITING_CHORES: usize = 65_536;
+
 /// SKUs in one page of the list.
 pub const MAX_PAGE_ROWS: usize = 1_000;
 

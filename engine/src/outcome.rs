@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
-use crate::command::{Command, InvalidField, StockStatus};
+use crate::command::{Command, InvalidField, Lines, StockStatus};
 use crate::ids::{OrderNo, SkuId, WarehouseId};
 
 /// The end of a command.
@@ -35,6 +35,20 @@ pub enum Answer {
     },
     /// A step of a move was made, or had been made before.
     Placed,
+    /// The home of an order over several places has decided, and this is logged; the places are still to be told. Never leaves the
+    /// engine.
+    #[doc(hidden)]
+    Decided {
+        /// The order as it was decided.
+        order: OrderView,
+        /// Changed or repeated.
+        effect: Effect,
+        /// What they are to be told, oldest first.
+        errands: Vec<crate::home::Errand>,
+    },
+    /// What the home is to tell the places of an order, oldest first; empty: nothing. Never leaves the engine.
+    #[doc(hidden)]
+    Pending(Vec<crate::home::Errand>),
 }
 
 /// What a command did.
@@ -101,6 +115,17 @@ pub struct LineView {
     pub released: u32,
     /// Units sold and returned.
     pub returned: u32,
+    /// The serial numbers of its confirmed units, in the order in which they were given; `None` where there are none.
+    pub serials: Option<Box<[Serials]>>,
+}
+
+/// Serial numbers that follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Serials {
+    /// The first, at least 1.
+    pub from: u64,
+    /// The last.
+    pub to: u64,
 }
 
 /// The levels of one stock after a change.
@@ -142,6 +167,8 @@ pub struct StockView {
     pub levels: Levels,
     /// Whether new reservations are taken.
     pub status: StockStatus,
+    /// Its confirmed units get serial numbers.
+    pub serialized: bool,
 }
 
 /// A line that could not be served in full.
@@ -290,4 +317,8 @@ pub enum Refusal {
     #[doc(hidden)]
     #[error("the order has moved")]
     Moved(Box<Command>),
+    /// A late payment of an order over several places: these units are to be held first. Never leaves the engine.
+    #[doc(hidden)]
+    #[error("units of a late payment are to be held first")]
+    HoldFirst(Lines),
 }

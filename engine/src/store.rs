@@ -28,9 +28,10 @@ use crate::checkpoint::{LineImage, OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::event::{Event, StockMove};
+use crate::home::HomeImage;
 use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
 use crate::limits::{MAX_RECONCILE_JOURNAL_ROWS, MAX_STOCK_UNITS, RECONCILE_JOURNAL_PAGE};
-use crate::outcome::{Levels, Outcome, StockView};
+use crate::outcome::{Levels, OrderStatus, OrderView, Outcome, StockView};
 
 /// The SQL store. Methods may be called from many tasks at once; a dropped future leaves nothing half done.
 #[async_trait]
@@ -43,11 +44,44 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Unavailable`] and [`StoreError::Busy`]: nothing happened. [`StoreError::OutcomeUnknown`].
     async fn submit(&self, command: &Command, now: Timestamp) -> Result<ColdOutcome, StoreError>;
 
-    /// Expires up to `max` cold orders whose time is over. Any number of servers may do so.
+    /// Carries out commands one after the other, each as [`Store::submit`] does, in one transaction where it can: those of branches of
+    /// one order. Answers in the same order.
+    ///
+    /// # Errors
+    /// As [`Store::submit`]; after an unknown outcome all can be repeated.
+    async fn submit_all(&self, commands: &[Command], now: Timestamp) -> Result<Vec<ColdOutcome>, StoreError> {
+        let mut outcomes = Vec::with_capacity(commands.len());
+        for command in commands {
+            outcomes.push(self.submit(command, now).await?);
+        }
+        Ok(outcomes)
+    }
+
+    /// Looks at up to `max` orders that are due, of this server or of none. Cold orders are expired, or with `ask_first` put off and
+    /// named in [`Expired::due`]. Branches and homes are put off and named. Any number of servers may do so.
     ///
     /// # Errors
     /// [`StoreError`]; what was expired stays so.
-    async fn expire(&self, now: Timestamp, max: usize) -> Result<Expired, StoreError>;
+    async fn expire(&self, now: Timestamp, max: usize, ask_first: bool) -> Result<Expired, StoreError>;
+
+    /// Cold branches whose home knows them: from now on they are its concern and not due any more.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn leave_to_home(&self, branches: &[OrderNo]) -> Result<(), StoreError>;
+
+    /// An order over several places as it was last written, and its home.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn home(&self, order_no: &OrderNo) -> Result<Option<StoredHome>, StoreError>;
+
+    /// Up to `limit` orders by number (as bytes) after `after`, as they were last written, hot and cold, of all servers. Branches are
+    /// not listed; an order over several places is.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list(&self, filter: &OrderFilter, after: Option<&OrderNo>, limit: usize) -> Result<Vec<OrderView>, StoreError>;
 
     /// The stocks of a SKU, by warehouse. Of a hot SKU: as they were flushed.
     ///
@@ -171,6 +205,29 @@ pub enum ColdOutcome {
     },
     /// All stocks that it is about have this one owner, which decides. Nothing was done.
     Elsewhere(Owner),
+    /// It is about an order over several places, whose home decides. Nothing was done; but an order that had ended in one place, and
+    /// whose SKUs have come apart since, may just have become one over several.
+    Home(Box<StoredHome>),
+}
+
+/// An order over several places, as the store has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredHome {
+    /// The server of its home.
+    pub server: ServerId,
+    /// The shard there.
+    pub shard: ShardId,
+    /// The order.
+    pub image: HomeImage,
+}
+
+/// Which orders are listed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OrderFilter {
+    /// In one of these states; empty: in any.
+    pub status: Vec<OrderStatus>,
+    /// With a line of this SKU.
+    pub sku_id: Option<SkuId>,
 }
 
 /// Who decides for a hot SKU.
@@ -193,6 +250,12 @@ pub struct Expired {
     pub expired: usize,
     /// The stocks that changed.
     pub changed: Vec<StockView>,
+    /// Cold orders whose order service is to be asked first.
+    pub due: Vec<OrderNo>,
+    /// Branches of this server that are to ask their home.
+    pub branches: Vec<OrderNo>,
+    /// Orders over several places whose home is on this server, as the store has them: to be taken in there.
+    pub homes: Vec<OrderNo>,
 }
 
 /// A stock in the store.

@@ -19,7 +19,7 @@ impl Hub {
                 () = side.stopped() => return,
                 () = tokio::time::sleep(pause) => {}
             }
-            let swept = side.noted(side.store.expire(self.context.clock.now(), max).await);
+            let swept = side.noted(side.store.expire(self.context.clock.now(), max, false).await);
             pause = match swept {
                 Ok(swept) => {
                     backoff.reset();

@@ -76,7 +76,7 @@ impl Views {
 
 fn view(((sku_id, warehouse_id), cell): (&Key, &Arc<StockCell>)) -> StockView {
     let (levels, status) = from_cell(cell.load());
-    StockView { sku_id: sku_id.clone(), warehouse_id: *warehouse_id, levels, status }
+    StockView { sku_id: sku_id.clone(), warehouse_id: *warehouse_id, levels, status, serialized: false  }
 }
 
 fn to_cell(levels: Levels, status: StockStatus) -> CellValue {
@@ -96,7 +96,7 @@ mod tests {
     fn publish(views: &Views, sku: &str, warehouse: u32, available: u64) {
         let levels = Levels { available, reserved: 0, sold: 0, version: 1 };
         let (sku_id, warehouse_id) = (SkuId::new(sku).unwrap(), WarehouseId(warehouse));
-        let stock = StockView { sku_id, warehouse_id, levels, status: StockStatus::OnSale };
+        let stock = StockView { sku_id, warehouse_id, levels, status: StockStatus::OnSale, serialized: false  };
         views.publish(ViewUpdate { cell: Arc::default(), stock, new: true });
     }
 

@@ -34,7 +34,13 @@ struct Shop {
 fn stock(sku: &str, warehouse: u32, version: u64) -> StockView {
     let levels = Levels { available: version * 3, reserved: version, sold: version / 2, version };
     let status = if version.is_multiple_of(5) { StockStatus::Suspended } else { StockStatus::OnSale };
-    StockView { sku_id: SkuId::new(sku).unwrap(), warehouse_id: WarehouseId(warehouse), levels, status }
+    StockView {
+        sku_id: SkuId::new(sku).unwrap(),
+        warehouse_id: WarehouseId(warehouse),
+        levels,
+        status,
+        serialized: false,
+    }
 }
 
 fn key(stock: &StockView) -> Key {

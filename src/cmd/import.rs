@@ -97,7 +97,8 @@ pub async fn run(args: Import, config: Config) -> Result<(), Failure> {
 
 async fn create(store: &dyn Store, row: Row) -> (Row, Result<ColdOutcome, StoreError>) {
     let Row { sku_id, warehouse_id, available, .. } = row.clone();
-    let action = Action::CreateStock(CreateStock { sku_id, warehouse_id, quantity: available });
+    let action =
+        Action::CreateStock(CreateStock { sku_id, warehouse_id, quantity: available, serialized: false });
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let now = Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
     let outcome = store.submit(&Command::from(action), now).await;
@@ -123,6 +124,7 @@ async fn note_next(
         Ok(ColdOutcome::Elsewhere(owner)) => {
             report.note_conflict(&row, format_args!("server {} owns the SKU: demote it first", owner.server));
         }
+        Ok(ColdOutcome::Home(_)) => unreachable!("a stock is no order"),
         Err(error) => return Some(Failure::other(&format!("writing to {into}"), error)),
     }
     None

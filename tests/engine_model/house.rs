@@ -341,7 +341,7 @@ fn stock_request(shard: ShardId, shards: u16, request_id: &str) -> Action {
 
 fn new_stock(number: usize) -> Action {
     let sku_id = SkuId::new(&format!("new-{number}")).unwrap();
-    Action::CreateStock(CreateStock { sku_id, warehouse_id: WarehouseId(0), quantity: 1 })
+    Action::CreateStock(CreateStock { sku_id, warehouse_id: WarehouseId(0), quantity: 1, serialized: false })
 }
 
 fn is_boom(action: &Action) -> bool {

@@ -155,6 +155,7 @@ impl ReserveBody<'_> {
             ttl_seconds,
             buyer_id: self.buyer_id.as_ref().map(|text| id("buyer_id", &text.0, BuyerId::new)).transpose()?,
             mode,
+            choice: None,
         }))
     }
 }
@@ -406,7 +407,7 @@ mod tests {
             lines: Lines::new([line]).unwrap(),
             ttl_seconds: 1_800,
             buyer_id: None,
-            mode: Mode::AllOrNothing,
+            mode: Mode::AllOrNothing, choice: None 
         };
         assert_eq!(got, expected);
         let got = reserve(
@@ -494,7 +495,7 @@ mod tests {
             held: 2,
             confirmed: 0,
             released: 0,
-            returned: 0,
+            returned: 0, serials: Vec::new() 
         };
         let mut order = OrderView {
             order_no: OrderNo::new("ORD-\"1\"").unwrap(),

@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn request(name: &str) -> Command {
-        Action::CreateStock(CreateStock { sku_id: sku(name), warehouse_id: WarehouseId(1), quantity: 1 }).into()
+        Action::CreateStock(CreateStock { sku_id: sku(name), warehouse_id: WarehouseId(1), quantity: 1, serialized: false  }).into()
     }
 
     fn options() -> AutoPromotion {

@@ -124,7 +124,7 @@ mod tests {
 
     fn view() -> StockView {
         let (sku_id, warehouse_id) = (SkuId::new("a").unwrap(), WarehouseId(1));
-        StockView { sku_id, warehouse_id, levels: LEVELS, status: StockStatus::OnSale }
+        StockView { sku_id, warehouse_id, levels: LEVELS, status: StockStatus::OnSale, serialized: false  }
     }
 
     fn right() -> StockBooks {

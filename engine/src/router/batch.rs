@@ -347,7 +347,7 @@ mod tests {
             lines: Lines::new(skus.iter().map(line)).unwrap(),
             ttl_seconds: 1,
             buyer_id: None,
-            mode: Mode::AllOrNothing,
+            mode: Mode::AllOrNothing, choice: None 
         })
         .into()
     }

@@ -104,6 +104,7 @@ impl Hub {
             }
             // Only movers place, and they know where.
             Action::Place(_) => return Err(Refusal::Overloaded),
+            Action::Expire(_) | Action::Home(_) => todo!("TODO(runtime)"),
         };
         match home {
             Home::Shard(shard) => Ok(shard),

@@ -53,6 +53,7 @@ impl Hub {
                 }
                 // Only movers place, and they know where.
                 Action::Place(_) => Err(Refusal::Overloaded),
+                Action::Expire(_) | Action::Home(_) => todo!("TODO(runtime)"),
             };
             match looked? {
                 Step::Done(outcome) => return outcome,
@@ -89,6 +90,7 @@ impl Hub {
             Look::Cold => match self.ask_store(side, command).await? {
                 ColdOutcome::Done { outcome, .. } => Ok(Step::Done(outcome)),
                 ColdOutcome::Elsewhere(owner) => self.elsewhere(side, owner, sku_id),
+                ColdOutcome::Home(_) => todo!("TODO(runtime)"),
             },
         }
     }
@@ -155,6 +157,7 @@ impl Hub {
                     Fetched::Order(stored) => self.repeat_of(side, command, &stored).await,
                 }
             }
+            ColdOutcome::Home(_) => todo!("TODO(runtime)"),
         }
     }
 
@@ -237,6 +240,7 @@ impl Hub {
         let owner = match self.ask_store(side, command).await? {
             ColdOutcome::Done { outcome, .. } => return Ok(Step::Done(outcome)),
             ColdOutcome::Elsewhere(owner) => owner,
+            ColdOutcome::Home(_) => todo!("TODO(runtime)"),
         };
         match self.fetch(side, order_no, owner).await? {
             Fetched::Unknown => Ok(Step::Again),

@@ -34,7 +34,7 @@ impl State {
 
     fn apply_change(&mut self, lsn: Lsn, event: &Event) -> Result<(), Corruption> {
         match &event.change {
-            Change::StockCreated { sku_id, warehouse_id, quantity } => {
+            Change::StockCreated { sku_id, warehouse_id, quantity, .. } => {
                 self.create_stock(lsn, sku_id, *warehouse_id, *quantity)
             }
             Change::StockChanged { sku_id, warehouse_id, kind, delta, request_id, after, .. } => {
@@ -56,7 +56,7 @@ impl State {
                 }
                 Ok(())
             }
-            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, lines } => {
+            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, lines, .. } => {
                 let mut order = Order::new(order_no.clone(), event.at, lsn);
                 order.buyer_id.clone_from(buyer_id);
                 order.mode = *mode;
@@ -166,6 +166,7 @@ impl State {
             Change::Adopted { sku_id } => self.finish_adoption(lsn, sku_id),
             Change::Closed { skus } => skus.iter().try_for_each(|sku_id| self.close(lsn, sku_id)),
             Change::Shed { orders, sold, .. } => self.shed(lsn, orders, sold),
+            Change::Split { .. } | Change::Home(_) => todo!("TODO(core)"),
             Change::Withdrawn { sku_id, epoch } => self.withdraw(lsn, sku_id, *epoch),
         }
     }

@@ -81,6 +81,7 @@ impl State {
                 Image::Stock(stock) => &mut stock.lsn,
                 Image::Order(order) => &mut order.lsn,
                 Image::Request(request) => &mut request.lsn,
+                Image::Home(home) => &mut home.order.lsn,
             };
             *lsn = applied.min(*lsn);
         }
@@ -140,6 +141,7 @@ impl State {
                 Image::Stock(image) => self.restore_stock(&image)?,
                 Image::Order(image) => self.restore_order(image)?,
                 Image::Request(image) => self.restore_request(image)?,
+                Image::Home(_) => todo!("TODO(core)"),
             }
         }
         Ok(())

@@ -69,7 +69,7 @@ impl State {
             buyer_id: c.buyer_id.clone(),
             mode: c.mode,
             ttl_seconds: c.ttl_seconds,
-            lines,
+            lines, asked: None 
         }))
     }
 
@@ -158,7 +158,7 @@ impl State {
                 warehouse_id: stock.warehouse_id,
                 held: *held,
                 late: *late,
-                after: stock.levels.after(Delta::sell(*held, *late)).expect("what is held can be sold"),
+                after: stock.levels.after(Delta::sell(*held, *late)).expect("what is held can be sold"), serial: None 
             });
         }
         if short.is_empty() { Ok(sold) } else { Err(Refusal::LatePaymentNoStock { lines: short }) }

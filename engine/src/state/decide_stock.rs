@@ -25,7 +25,7 @@ impl State {
         Ok(Verdict::Change(Change::StockCreated {
             sku_id: c.sku_id.clone(),
             warehouse_id: c.warehouse_id,
-            quantity: c.quantity,
+            quantity: c.quantity, serialized: false 
         }))
     }
 
@@ -37,7 +37,7 @@ impl State {
             }
             let status = self.stock(&c.sku_id, c.warehouse_id)?.status;
             let levels = request.after;
-            let stock = StockView { sku_id: c.sku_id.clone(), warehouse_id: c.warehouse_id, levels, status };
+            let stock = StockView { sku_id: c.sku_id.clone(), warehouse_id: c.warehouse_id, levels, status, serialized: false  };
             return Ok(Verdict::Nothing(Answer::Stock { stock, effect: Effect::Replayed }));
         }
         let stock = self.stock(&c.sku_id, c.warehouse_id)?;

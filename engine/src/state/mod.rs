@@ -31,6 +31,7 @@ use crate::checkpoint::Stage;
 use crate::clock::Timestamp;
 use crate::command::{Action, Command};
 use crate::event::{Change, Event};
+use crate::home::HomeImage;
 use crate::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use crate::outcome::{Answer, Effect, OrderView, Outcome, Refusal, StockView};
 
@@ -141,6 +142,7 @@ impl State {
             Action::Return(c) => self.decide_return(c),
             Action::Place(place) => self.decide_place(place, command),
             Action::GetOrder(order_no) => self.known_order(order_no).map(|(_, order)| self.replay(order)),
+            Action::Expire(_) | Action::Home(_) => todo!("TODO(core)"),
         };
         let decided = match decided {
             Ok(Verdict::Change(_)) | Err(_) if self.is_moving(&command.action) => {
@@ -191,7 +193,8 @@ impl State {
             | Change::OrdersAdopted { .. }
             | Change::Adopted { .. }
             | Change::Closed { .. } => Answer::Placed,
-            Change::Forgotten { .. } | Change::Shed { .. } | Change::Withdrawn { .. } => {
+            Change::Home(_) => todo!("TODO(core)"),
+            Change::Forgotten { .. } | Change::Split { .. } | Change::Shed { .. } | Change::Withdrawn { .. } => {
                 unreachable!("no command makes the shard forget")
             }
         }
@@ -214,6 +217,33 @@ impl State {
     #[must_use]
     pub fn order(&self, order_no: &OrderNo) -> Option<(Lsn, OrderView)> {
         self.orders.find(order_no).map(|(_, order)| (order.lsn, order.view(&self.stocks)))
+    }
+
+    /// Up to `max` branches that are to ask their home now. They do not come again before the next start, or until they move: who took
+    /// them sees to it that they ask.
+    pub fn take_due_branches(&mut self, _now: Timestamp, _max: usize) -> Vec<OrderNo> {
+        Vec::new()
+    }
+
+    /// Up to `max` orders, also over several places, whose time is over, instead of their expiry, which somebody else is to be asked about. They
+    /// do not come again before the next start, unless they change or are [given back](State::give_back_due).
+    pub fn take_due_orders(&mut self, _now: Timestamp, _max: usize) -> Vec<OrderNo> {
+        Vec::new()
+    }
+
+    /// An order that was taken as due and not worked on is due again.
+    pub fn give_back_due(&mut self, _order_no: &OrderNo) {}
+
+    /// Up to `max` orders over several places whose branches are to be told something and nobody is at it: after an expiry, and after a
+    /// start. They do not come again before the next start: who took them sees to it that the branches are told.
+    pub fn take_unsent(&mut self, _max: usize) -> Vec<OrderNo> {
+        Vec::new()
+    }
+
+    /// An order over several places whose home is here, as an image.
+    #[must_use]
+    pub fn image_of_home(&self, _order_no: &OrderNo) -> Option<HomeImage> {
+        None
     }
 
     /// Whether there is such an order.
@@ -358,7 +388,8 @@ impl State {
             Action::Release(c) => order(&c.order_no).unwrap_or(false),
             Action::Extend(c) => order(&c.order_no).unwrap_or(false),
             Action::Return(c) => order(&c.order_no).unwrap_or(false),
-            Action::GetOrder(_) | Action::Place(_) => false,
+            Action::Expire(order_no) => order(order_no).unwrap_or(false),
+            Action::GetOrder(_) | Action::Place(_) | Action::Home(_) => false,
         }
     }
 

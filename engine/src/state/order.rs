@@ -137,7 +137,7 @@ impl Order {
                 held: line.held,
                 confirmed: line.confirmed,
                 released: line.released,
-                returned: line.returned,
+                returned: line.returned, serials: None 
             }
         };
         OrderView {
@@ -173,7 +173,7 @@ impl Order {
             changed_at: self.changed_at,
             lsn: self.lsn,
             lines: self.lines.iter().map(line_image).collect(),
-            requests: self.requests.as_deref().cloned().unwrap_or_default(),
+            requests: self.requests.as_deref().cloned().unwrap_or_default(), serials: Vec::new() 
         }
     }
 }

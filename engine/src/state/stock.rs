@@ -117,7 +117,7 @@ impl Stock {
             sku_id: self.sku_id.clone(),
             warehouse_id: self.warehouse_id,
             levels: self.levels,
-            status: self.status,
+            status: self.status, serialized: false 
         }
     }
 
@@ -132,7 +132,7 @@ impl Stock {
             forgotten_sold: self.forgotten_sold,
             lsn: self.lsn,
             epoch: self.epoch,
-            stage: self.stage,
+            stage: self.stage, numbered: None 
         }
     }
 }

@@ -38,13 +38,19 @@ pub fn large_event(seed: u64, lines: usize) -> Event {
         mode: Mode::BestEffort,
         ttl_seconds: 60,
         lines: (0..lines).map(line).collect(),
+        asked: None,
     };
     Event { change, ..event(seed) }
 }
 
 fn change(seed: u64) -> Change {
     match seed % KINDS {
-        0 => Change::StockCreated { sku_id: sku(seed), warehouse_id: WarehouseId(1), quantity: seed },
+        0 => Change::StockCreated {
+            sku_id: sku(seed),
+            warehouse_id: WarehouseId(1),
+            quantity: seed,
+            serialized: false,
+        },
         1 => Change::StockChanged {
             sku_id: sku(seed),
             warehouse_id: WarehouseId(u32::MAX),
@@ -116,6 +122,7 @@ pub fn stock_image(seed: u64) -> StockImage {
         lsn: Lsn(seed),
         epoch: seed << 7,
         stage: [Stage::Open, Stage::Adopting, Stage::Closing][(seed % 3) as usize],
+        numbered: None,
     }
 }
 
@@ -143,6 +150,7 @@ pub fn order_image(seed: u64) -> OrderImage {
         lsn: Lsn(seed),
         lines: (0..seed % 4).map(|place| line(seed + place)).collect(),
         requests: (0..seed % 3).filter_map(|place| order_request(seed + place)).collect(),
+        serials: Vec::new(),
     }
 }
 
@@ -167,6 +175,7 @@ fn reserved(seed: u64, count: u64) -> Change {
         mode: [Mode::AllOrNothing, Mode::BestEffort][(seed / KINDS % 2) as usize],
         ttl_seconds: 900,
         lines: (0..count).map(|place| reserved_line(seed + place)).collect(),
+        asked: None,
     }
 }
 
@@ -192,6 +201,7 @@ fn confirmed_line(seed: u64) -> ConfirmedLine {
         held: low(seed).into(),
         late: low(seed / 2).into(),
         after: levels(seed),
+        serial: None,
     }
 }
 

@@ -307,6 +307,7 @@ impl Bench {
             warehouse_id: stock.warehouse_id,
             levels: stock.levels,
             status: stock.status,
+            serialized: false,
         });
         assert_eq!(audited.collect::<Vec<_>>(), views, "stocks as they are");
 
@@ -372,7 +373,7 @@ fn moves(change: &Change) -> Vec<Move> {
         Move { place, units, after }
     };
     match change {
-        Change::StockCreated { sku_id, warehouse_id, quantity } => {
+        Change::StockCreated { sku_id, warehouse_id, quantity, .. } => {
             vec![to(sku_id, *warehouse_id, [i128::from(*quantity), 0, 0], None)]
         }
         Change::StockChanged { sku_id, warehouse_id, delta, after, .. } => {

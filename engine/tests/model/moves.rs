@@ -39,7 +39,7 @@ impl Store {
     /// A stock as it left.
     pub fn stock_view(image: &StockImage) -> StockView {
         let StockImage { sku_id, warehouse_id, levels, status, .. } = image.clone();
-        StockView { sku_id, warehouse_id, levels, status }
+        StockView { sku_id, warehouse_id, levels, status, serialized: false }
     }
 }
 

@@ -128,7 +128,7 @@ fn reserve(world: World) -> impl Strategy<Value = Action> {
         |(order_no, lines, ttl_seconds, mode, buyer_id)| {
             let lines = lines.into_iter().map(|(s, w, quantity)| line_of(s, w, quantity));
             let lines = Lines::new(lines).ok()?;
-            Some(Action::Reserve(Reserve { order_no, lines, ttl_seconds, buyer_id, mode }))
+            Some(Action::Reserve(Reserve { order_no, lines, ttl_seconds, buyer_id, mode, choice: None }))
         },
     )
 }
@@ -151,7 +151,12 @@ pub fn part(world: World) -> impl Strategy<Value = PartWish> {
 }
 
 fn create(s: u32, w: u32, quantity: u64) -> Action {
-    Action::CreateStock(CreateStock { sku_id: sku(s), warehouse_id: WarehouseId(w), quantity })
+    Action::CreateStock(CreateStock {
+        sku_id: sku(s),
+        warehouse_id: WarehouseId(w),
+        quantity,
+        serialized: false,
+    })
 }
 
 fn line_of(s: u32, w: u32, quantity: u32) -> Line {

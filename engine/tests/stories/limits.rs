@@ -21,7 +21,14 @@ fn many_lines(count: usize) -> Vec<Line> {
 
 fn reserve(lines: Lines) -> Action {
     let order_no = OrderNo::new("O1").unwrap();
-    Action::Reserve(Reserve { order_no, lines, ttl_seconds: 1, buyer_id: None, mode: Mode::AllOrNothing })
+    Action::Reserve(Reserve {
+        order_no,
+        lines,
+        ttl_seconds: 1,
+        buyer_id: None,
+        mode: Mode::AllOrNothing,
+        choice: None,
+    })
 }
 
 #[test]
@@ -29,7 +36,8 @@ fn an_order_has_at_most_a_thousand_lines() {
     let mut shop = Shop::default();
     for n in 0..MAX_ORDER_LINES {
         let (sku_id, warehouse_id) = (sku(n), WarehouseId(1));
-        shop.send(Action::CreateStock(CreateStock { sku_id, warehouse_id, quantity: 5 })).unwrap();
+        shop.send(Action::CreateStock(CreateStock { sku_id, warehouse_id, quantity: 5, serialized: false }))
+            .unwrap();
     }
     assert_eq!(Lines::new(many_lines(MAX_ORDER_LINES + 1)).unwrap_err().field, "lines");
     let lines = Lines::new(many_lines(MAX_ORDER_LINES)).unwrap();

@@ -189,7 +189,12 @@ fn action_of(words: &[&str]) -> Action {
     match *what {
         "create" => {
             let (sku_id, warehouse_id) = place_of(rest[0]);
-            Action::CreateStock(CreateStock { sku_id, warehouse_id, quantity: number(rest[1]) })
+            Action::CreateStock(CreateStock {
+                sku_id,
+                warehouse_id,
+                quantity: number(rest[1]),
+                serialized: false,
+            })
         }
         "restock" => change(ChangeKind::Restock),
         "deduct" => change(ChangeKind::Deduct),
@@ -202,6 +207,7 @@ fn action_of(words: &[&str]) -> Action {
             ttl_seconds: option(rest, "ttl=").map_or(1800, |ttl| ttl.parse().expect("seconds")),
             buyer_id: option(rest, "buyer=").map(|buyer| BuyerId::new(buyer).expect("a buyer id")),
             mode: if rest.contains(&"best_effort") { Mode::BestEffort } else { Mode::AllOrNothing },
+            choice: None,
         }),
         "confirm" => Action::Confirm(Confirm { order_no: order_no(), part: part_of(&rest[1..]) }),
         "release" => {

@@ -48,7 +48,13 @@ pub fn lines(lines: &[(&str, u32)]) -> Lines {
 }
 
 pub fn create(name: &str, quantity: u64) -> Command {
-    Action::CreateStock(CreateStock { sku_id: sku(name), warehouse_id: WarehouseId(1), quantity }).into()
+    Action::CreateStock(CreateStock {
+        sku_id: sku(name),
+        warehouse_id: WarehouseId(1),
+        quantity,
+        serialized: false,
+    })
+    .into()
 }
 
 pub fn reserve(order: &str, name: &str, quantity: u32) -> Command {
@@ -58,8 +64,15 @@ pub fn reserve(order: &str, name: &str, quantity: u32) -> Command {
 /// Held for 900 seconds.
 pub fn reserve_lines(order: &str, lines: Lines) -> Command {
     let order_no = order_no(order);
-    Action::Reserve(Reserve { order_no, lines, ttl_seconds: 900, buyer_id: None, mode: Mode::AllOrNothing })
-        .into()
+    Action::Reserve(Reserve {
+        order_no,
+        lines,
+        ttl_seconds: 900,
+        buyer_id: None,
+        mode: Mode::AllOrNothing,
+        choice: None,
+    })
+    .into()
 }
 
 pub fn confirm(order: &str) -> Command {

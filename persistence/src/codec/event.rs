@@ -4,15 +4,18 @@
 use bincode::error::{DecodeError, EncodeError};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::event::{Change, ConfirmedLine, Event, ForgottenSold, MovedLine, ReservedLine};
-use hotstock_engine::ids::{Lsn, TraceId};
+use hotstock_engine::home::{DecidedLine, HeldLine, HomeChange};
+use hotstock_engine::ids::{AttemptId, Lsn, TraceId};
+use smallvec::SmallVec;
 
 use super::image::{
-    get_order_image, get_request_image, get_stock_image, put_order_image, put_request_image, put_stock_image,
+    decision, decision_number, get_home_image, get_order_image, get_request_image, get_stock_image,
+    put_home_image, put_order_image, put_request_image, put_stock_image,
 };
 use super::words::{
-    change_kind, change_kind_number, get, get_id, get_levels, get_list, get_option, get_order_request,
-    get_warehouse, mode, mode_number, put, put_id, put_levels, put_list, put_option, put_order_request,
-    put_stock, status, status_number, wrong,
+    change_kind, change_kind_number, get, get_id, get_levels, get_line_serials, get_list, get_option,
+    get_order_request, get_warehouse, mode, mode_number, put, put_id, put_levels, put_line_serials, put_list,
+    put_option, put_order_request, put_stock, status, status_number, wrong,
 };
 use super::{Dec, Enc, Malformed, append, front};
 
@@ -36,6 +39,15 @@ const ADOPTED: u8 = 14;
 const CLOSED: u8 = 15;
 const SHED: u8 = 16;
 const WITHDRAWN: u8 = 17;
+const SERIALIZED_STOCK_CREATED: u8 = 18;
+const RESERVED_BY_CHOICE: u8 = 19;
+const CONFIRMED_WITH_SERIALS: u8 = 20;
+const SPLIT: u8 = 21;
+const HOME_RESERVED: u8 = 22;
+const HOME_DECIDED: u8 = 23;
+const HOME_EXTENDED: u8 = 24;
+const HOME_CARRIED: u8 = 25;
+const HOME_ADOPTED: u8 = 26;
 
 /// Appends one event. `base` is any time near to those of the events of the record.
 pub fn encode_event(event: &Event, base: Timestamp, out: &mut Vec<u8>) {
@@ -70,10 +82,15 @@ fn get_event<'a>(d: &mut impl Dec<'a>, base: Timestamp) -> Result<Event, DecodeE
 
 fn kind(change: &Change) -> u8 {
     match change {
+        Change::StockCreated { serialized: true, .. } => SERIALIZED_STOCK_CREATED,
         Change::StockCreated { .. } => STOCK_CREATED,
         Change::StockChanged { .. } => STOCK_CHANGED,
         Change::StatusChanged { .. } => STATUS_CHANGED,
+        Change::Reserved { asked: Some(_), .. } => RESERVED_BY_CHOICE,
         Change::Reserved { .. } => RESERVED,
+        Change::Confirmed { lines, .. } if lines.iter().any(|line| line.serial.is_some()) => {
+            CONFIRMED_WITH_SERIALS
+        }
         Change::Confirmed { .. } => CONFIRMED,
         Change::Released { .. } => RELEASED,
         Change::Cancelled { .. } => CANCELLED,
@@ -87,12 +104,20 @@ fn kind(change: &Change) -> u8 {
         Change::Closed { .. } => CLOSED,
         Change::Shed { .. } => SHED,
         Change::Withdrawn { .. } => WITHDRAWN,
+        Change::Split { .. } => SPLIT,
+        Change::Home(change) => match **change {
+            HomeChange::Reserved { .. } => HOME_RESERVED,
+            HomeChange::Decided { .. } => HOME_DECIDED,
+            HomeChange::Extended { .. } => HOME_EXTENDED,
+            HomeChange::Carried { .. } => HOME_CARRIED,
+            HomeChange::Adopted(_) => HOME_ADOPTED,
+        },
     }
 }
 
 fn put_change(e: &mut impl Enc, change: &Change) -> Result<(), EncodeError> {
     match change {
-        Change::StockCreated { sku_id, warehouse_id, quantity } => {
+        Change::StockCreated { sku_id, warehouse_id, quantity, serialized: _ } => {
             put_stock(e, sku_id, *warehouse_id)?;
             put(e, quantity)
         }
@@ -112,7 +137,8 @@ fn put_change(e: &mut impl Enc, change: &Change) -> Result<(), EncodeError> {
                 put(e, version)
             })
         }
-        Change::Reserved { order_no, buyer_id, mode, ttl_seconds, lines } => {
+        Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, lines } => {
+            asked.map_or(Ok(()), |asked| put(e, &asked))?;
             put_id(e, order_no)?;
             put_option(e, buyer_id.as_ref(), put_id)?;
             put(e, &mode_number(*mode))?;
@@ -122,7 +148,12 @@ fn put_change(e: &mut impl Enc, change: &Change) -> Result<(), EncodeError> {
         Change::Confirmed { order_no, request, lines } => {
             put_id(e, order_no)?;
             put_option(e, request.as_ref(), put_order_request)?;
-            put_list(e, lines, put_confirmed_line)
+            put_list(e, lines, put_confirmed_line)?;
+            if lines.iter().all(|line| line.serial.is_none()) {
+                return Ok(());
+            }
+            // 0: none. Serial numbers begin at 1.
+            lines.iter().try_for_each(|line| put(e, &line.serial.unwrap_or(0)))
         }
         Change::Released { order_no, request, reason, lines } => {
             put_id(e, order_no)?;
@@ -172,14 +203,92 @@ fn put_change(e: &mut impl Enc, change: &Change) -> Result<(), EncodeError> {
             put_id(e, sku_id)?;
             put(e, epoch)
         }
+        Change::Split { orders } => put_list(e, orders, put_id),
+        Change::Home(change) => put_home_change(e, change),
     }
+}
+
+fn put_home_change(e: &mut impl Enc, change: &HomeChange) -> Result<(), EncodeError> {
+    match change {
+        HomeChange::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, attempt, lines } => {
+            put_id(e, order_no)?;
+            put_option(e, buyer_id.as_ref(), put_id)?;
+            put(e, &mode_number(*mode))?;
+            put(e, ttl_seconds)?;
+            put_option(e, asked.as_ref(), put)?;
+            put(e, &attempt.0)?;
+            put_list(e, lines, |e, line| {
+                put_stock(e, &line.sku_id, line.warehouse_id)?;
+                put(e, &line.quantity)?;
+                put(e, &line.held)
+            })
+        }
+        HomeChange::Decided { order_no, kind, request, reason, attempt, lines } => {
+            put_id(e, order_no)?;
+            put(e, &decision_number(*kind))?;
+            put_option(e, request.as_ref(), put_order_request)?;
+            put_option(e, reason.as_ref(), put_id)?;
+            put_option(e, attempt.as_ref(), |e, attempt| put(e, &attempt.0))?;
+            put_list(e, lines, |e, line| {
+                put(e, &line.line)?;
+                put(e, &line.units)?;
+                put(e, &line.late)
+            })
+        }
+        HomeChange::Extended { order_no, ttl_seconds } => {
+            put_id(e, order_no)?;
+            put(e, ttl_seconds)
+        }
+        HomeChange::Carried { order_no, through, serials } => {
+            put_id(e, order_no)?;
+            put(e, through)?;
+            put_list(e, serials, put_line_serials)
+        }
+        HomeChange::Adopted(image) => put_home_image(e, image),
+    }
+}
+
+fn get_home_change<'a>(d: &mut impl Dec<'a>, kind: u8) -> Result<HomeChange, DecodeError> {
+    Ok(match kind {
+        HOME_RESERVED => HomeChange::Reserved {
+            order_no: get_id(d)?,
+            buyer_id: get_option(d, get_id)?,
+            mode: mode(get(d)?)?,
+            ttl_seconds: get(d)?,
+            asked: get_option(d, get)?,
+            attempt: AttemptId(get(d)?),
+            lines: get_list(d, |d| {
+                let (sku_id, warehouse_id) = (get_id(d)?, get_warehouse(d)?);
+                Ok(HeldLine { sku_id, warehouse_id, quantity: get(d)?, held: get(d)? })
+            })?,
+        },
+        HOME_DECIDED => HomeChange::Decided {
+            order_no: get_id(d)?,
+            kind: decision(get(d)?)?,
+            request: get_option(d, get_order_request)?,
+            reason: get_option(d, get_id)?,
+            attempt: get_option(d, |d| Ok(AttemptId(get(d)?)))?,
+            lines: get_list(d, |d| Ok(DecidedLine { line: get(d)?, units: get(d)?, late: get(d)? }))?,
+        },
+        HOME_EXTENDED => HomeChange::Extended { order_no: get_id(d)?, ttl_seconds: get(d)? },
+        HOME_CARRIED => HomeChange::Carried {
+            order_no: get_id(d)?,
+            through: get(d)?,
+            serials: get_list(d, get_line_serials)?,
+        },
+        HOME_ADOPTED => HomeChange::Adopted(Box::new(get_home_image(d)?)),
+        other => return Err(wrong("kind of event", other)),
+    })
 }
 
 fn get_change<'a>(d: &mut impl Dec<'a>, kind: u8) -> Result<Change, DecodeError> {
     Ok(match kind {
-        STOCK_CREATED => {
-            Change::StockCreated { sku_id: get_id(d)?, warehouse_id: get_warehouse(d)?, quantity: get(d)? }
-        }
+        STOCK_CREATED | SERIALIZED_STOCK_CREATED => Change::StockCreated {
+            sku_id: get_id(d)?,
+            warehouse_id: get_warehouse(d)?,
+            quantity: get(d)?,
+            serialized: kind == SERIALIZED_STOCK_CREATED,
+        },
         STOCK_CHANGED => Change::StockChanged {
             sku_id: get_id(d)?,
             warehouse_id: get_warehouse(d)?,
@@ -194,18 +303,24 @@ fn get_change<'a>(d: &mut impl Dec<'a>, kind: u8) -> Result<Change, DecodeError>
             status: status(get(d)?)?,
             warehouses: get_list(d, |d| Ok((get_warehouse(d)?, get(d)?)))?,
         },
-        RESERVED => Change::Reserved {
+        RESERVED | RESERVED_BY_CHOICE => Change::Reserved {
+            asked: if kind == RESERVED { None } else { Some(get(d)?) },
             order_no: get_id(d)?,
             buyer_id: get_option(d, get_id)?,
             mode: mode(get(d)?)?,
             ttl_seconds: get(d)?,
             lines: get_list(d, get_reserved_line)?,
         },
-        CONFIRMED => Change::Confirmed {
-            order_no: get_id(d)?,
-            request: get_option(d, get_order_request)?,
-            lines: get_list(d, get_confirmed_line)?,
-        },
+        CONFIRMED | CONFIRMED_WITH_SERIALS => {
+            let (order_no, request) = (get_id(d)?, get_option(d, get_order_request)?);
+            let mut lines: SmallVec<[ConfirmedLine; 1]> = get_list(d, get_confirmed_line)?;
+            if kind == CONFIRMED_WITH_SERIALS {
+                for line in &mut lines {
+                    line.serial = Some(get(d)?).filter(|serial| *serial > 0);
+                }
+            }
+            Change::Confirmed { order_no, request, lines }
+        }
         RELEASED => Change::Released {
             order_no: get_id(d)?,
             request: get_option(d, get_order_request)?,
@@ -240,6 +355,10 @@ fn get_change<'a>(d: &mut impl Dec<'a>, kind: u8) -> Result<Change, DecodeError>
             sold: get_list(d, get_forgotten_sold)?,
         },
         WITHDRAWN => Change::Withdrawn { sku_id: get_id(d)?, epoch: get(d)? },
+        SPLIT => Change::Split { orders: get_list(d, get_id)? },
+        HOME_RESERVED | HOME_DECIDED | HOME_EXTENDED | HOME_CARRIED | HOME_ADOPTED => {
+            Change::Home(Box::new(get_home_change(d, kind)?))
+        }
         other => return Err(wrong("kind of event", other)),
     })
 }
@@ -273,7 +392,8 @@ fn get_reserved_line<'a>(d: &mut impl Dec<'a>) -> Result<ReservedLine, DecodeErr
 }
 
 fn put_confirmed_line(e: &mut impl Enc, line: &ConfirmedLine) -> Result<(), EncodeError> {
-    let ConfirmedLine { line, sku_id, warehouse_id, held, late, after } = line;
+    // Serial numbers come behind all lines.
+    let ConfirmedLine { line, sku_id, warehouse_id, held, late, after, serial: _ } = line;
     put(e, line)?;
     put_stock(e, sku_id, *warehouse_id)?;
     put(e, held)?;
@@ -289,6 +409,7 @@ fn get_confirmed_line<'a>(d: &mut impl Dec<'a>) -> Result<ConfirmedLine, DecodeE
         held: get(d)?,
         late: get(d)?,
         after: get_levels(d)?,
+        serial: None,
     })
 }
 

@@ -3,17 +3,23 @@
 use bincode::error::{DecodeError, EncodeError};
 use hotstock_engine::checkpoint::{Image, LineImage, OrderImage, Phase, RequestImage, Stage, StockImage};
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::ids::Lsn;
+use hotstock_engine::home::{Decided, DecisionKind, HomeImage, Share};
+use hotstock_engine::ids::{AttemptId, Lsn};
 
 use super::words::{
-    get, get_id, get_levels, get_list, get_option, get_order_request, get_warehouse, mode, mode_number, put,
-    put_id, put_levels, put_list, put_option, put_order_request, put_stock, status, status_number, wrong,
+    get, get_id, get_levels, get_line_serials, get_list, get_option, get_order_request, get_warehouse, mode,
+    mode_number, put, put_id, put_levels, put_line_serials, put_list, put_option, put_order_request,
+    put_stock, status, status_number, wrong,
 };
 use super::{Dec, Enc, Malformed, append, front};
 
 const STOCK: u8 = 1;
 const ORDER: u8 = 2;
 const REQUEST: u8 = 3;
+const HOME: u8 = 4;
+
+/// Set in the byte of a stage when a count of serial numbers follows it, and in that of a mode when serial numbers follow the order.
+const NUMBERED: u8 = 0x80;
 
 /// Appends one entry.
 pub fn encode_image(image: &Image, out: &mut Vec<u8>) {
@@ -42,6 +48,10 @@ fn put_image(e: &mut impl Enc, image: &Image) -> Result<(), EncodeError> {
             put(e, &REQUEST)?;
             put_request_image(e, request)
         }
+        Image::Home(home) => {
+            put(e, &HOME)?;
+            put_home_image(e, home)
+        }
     }
 }
 
@@ -50,6 +60,7 @@ fn get_image<'a>(d: &mut impl Dec<'a>, version: u8) -> Result<Image, DecodeError
         STOCK => get_stock_image(d, version).map(Image::Stock),
         ORDER => get_order_image(d).map(Image::Order),
         REQUEST => get_request_image(d).map(Image::Request),
+        HOME => get_home_image(d).map(Image::Home),
         other => Err(wrong("kind of checkpoint entry", other)),
     }
 }
@@ -66,6 +77,7 @@ pub(super) fn put_stock_image(e: &mut impl Enc, image: &StockImage) -> Result<()
         lsn,
         epoch,
         stage,
+        numbered,
     } = image;
     put_stock(e, sku_id, *warehouse_id)?;
     put_levels(e, levels)?;
@@ -75,7 +87,8 @@ pub(super) fn put_stock_image(e: &mut impl Enc, image: &StockImage) -> Result<()
     put(e, forgotten_sold)?;
     put(e, &lsn.0)?;
     put(e, epoch)?;
-    put(e, &stage_number(*stage))
+    put(e, &(stage_number(*stage) | if numbered.is_some() { NUMBERED } else { 0 }))?;
+    numbered.map_or(Ok(()), |numbered| put(e, &numbered))
 }
 
 pub(super) fn get_stock_image<'a>(d: &mut impl Dec<'a>, version: u8) -> Result<StockImage, DecodeError> {
@@ -90,11 +103,14 @@ pub(super) fn get_stock_image<'a>(d: &mut impl Dec<'a>, version: u8) -> Result<S
         lsn: Lsn(get(d)?),
         epoch: 0,
         stage: Stage::Open,
+        numbered: None,
     };
     if version == 1 {
         return Ok(image);
     }
-    Ok(StockImage { epoch: get(d)?, stage: stage(get(d)?)?, ..image })
+    let (epoch, number) = (get(d)?, get::<u8>(d)?);
+    let numbered = if number & NUMBERED == 0 { None } else { Some(get(d)?) };
+    Ok(StockImage { epoch, stage: stage(number & !NUMBERED)?, numbered, ..image })
 }
 
 pub(super) fn put_order_image(e: &mut impl Enc, image: &OrderImage) -> Result<(), EncodeError> {
@@ -109,24 +125,27 @@ pub(super) fn put_order_image(e: &mut impl Enc, image: &OrderImage) -> Result<()
         lsn,
         lines,
         requests,
+        serials,
     } = image;
     put_id(e, order_no)?;
     put_option(e, buyer_id.as_ref(), put_id)?;
-    put(e, &mode_number(*mode))?;
+    put(e, &(mode_number(*mode) | if serials.is_empty() { 0 } else { NUMBERED }))?;
     put(e, &phase_number(*phase))?;
     put(e, &created_at.0)?;
     put(e, &expires_at.0)?;
     put(e, &changed_at.0)?;
     put(e, &lsn.0)?;
     put_list(e, lines, put_line_image)?;
-    put_list(e, requests, put_order_request)
+    put_list(e, requests, put_order_request)?;
+    if serials.is_empty() { Ok(()) } else { put_list(e, serials, put_line_serials) }
 }
 
 pub(super) fn get_order_image<'a>(d: &mut impl Dec<'a>) -> Result<OrderImage, DecodeError> {
-    Ok(OrderImage {
-        order_no: get_id(d)?,
-        buyer_id: get_option(d, get_id)?,
-        mode: mode(get(d)?)?,
+    let (order_no, buyer_id, number) = (get_id(d)?, get_option(d, get_id)?, get::<u8>(d)?);
+    let image = OrderImage {
+        order_no,
+        buyer_id,
+        mode: mode(number & !NUMBERED)?,
         phase: phase(get(d)?)?,
         created_at: Timestamp(get(d)?),
         expires_at: Timestamp(get(d)?),
@@ -134,7 +153,84 @@ pub(super) fn get_order_image<'a>(d: &mut impl Dec<'a>) -> Result<OrderImage, De
         lsn: Lsn(get(d)?),
         lines: get_list(d, get_line_image)?,
         requests: get_list(d, get_order_request)?,
+        serials: Vec::new(),
+    };
+    let serials = if number & NUMBERED == 0 { Vec::new() } else { get_list(d, get_line_serials)? };
+    Ok(OrderImage { serials, ..image })
+}
+
+/// An order over several places.
+pub(super) fn put_home_image(e: &mut impl Enc, image: &HomeImage) -> Result<(), EncodeError> {
+    let HomeImage { order, shares, decisions, pending } = image;
+    put_order_image(e, order)?;
+    put_list(e, shares, |e, share| {
+        let Share { attempt, line, held, confirmed, released, returned } = share;
+        put(e, &attempt.0)?;
+        put(e, line)?;
+        [held, confirmed, released, returned].into_iter().try_for_each(|units| put(e, units))
+    })?;
+    put(e, decisions)?;
+    put_list(e, pending, |e, decided| {
+        let Decided { number, kind, reason, shares, whole } = decided;
+        put(e, number)?;
+        put(e, &decision_number(*kind))?;
+        put_option(e, reason.as_ref(), put_id)?;
+        put_list(e, shares, |e, (share, units)| {
+            put(e, share)?;
+            put(e, units)
+        })?;
+        put(e, &u8::from(*whole))
     })
+}
+
+/// See [`put_home_image`].
+pub(super) fn get_home_image<'a>(d: &mut impl Dec<'a>) -> Result<HomeImage, DecodeError> {
+    Ok(HomeImage {
+        order: get_order_image(d)?,
+        shares: get_list(d, |d| {
+            Ok(Share {
+                attempt: AttemptId(get(d)?),
+                line: get(d)?,
+                held: get(d)?,
+                confirmed: get(d)?,
+                released: get(d)?,
+                returned: get(d)?,
+            })
+        })?,
+        decisions: get(d)?,
+        pending: get_list(d, |d| {
+            Ok(Decided {
+                number: get(d)?,
+                kind: decision(get(d)?)?,
+                reason: get_option(d, get_id)?,
+                shares: get_list(d, |d| Ok((get(d)?, get(d)?)))?,
+                whole: match get(d)? {
+                    0_u8 => false,
+                    1 => true,
+                    other => return Err(wrong("mark", other)),
+                },
+            })
+        })?,
+    })
+}
+
+pub(super) fn decision_number(kind: DecisionKind) -> u8 {
+    match kind {
+        DecisionKind::Confirm => 1,
+        DecisionKind::Release => 2,
+        DecisionKind::Expire => 3,
+        DecisionKind::Return => 4,
+    }
+}
+
+pub(super) fn decision(number: u8) -> Result<DecisionKind, DecodeError> {
+    match number {
+        1 => Ok(DecisionKind::Confirm),
+        2 => Ok(DecisionKind::Release),
+        3 => Ok(DecisionKind::Expire),
+        4 => Ok(DecisionKind::Return),
+        other => Err(wrong("kind of decision", other)),
+    }
 }
 
 fn put_line_image(e: &mut impl Enc, image: &LineImage) -> Result<(), EncodeError> {

@@ -2,10 +2,11 @@
 
 use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Decode, Encode};
+use hotstock_engine::checkpoint::LineSerials;
 use hotstock_engine::command::{ChangeKind, Mode, StockStatus};
 use hotstock_engine::event::OrderRequest;
 use hotstock_engine::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, WarehouseId};
-use hotstock_engine::outcome::Levels;
+use hotstock_engine::outcome::{Levels, Serials};
 
 use super::{Dec, Enc};
 
@@ -44,7 +45,17 @@ macro_rules! text_ids {
         }
     )*};
 }
-text_ids!(SkuId, OrderNo, RequestId, BuyerId, Reason);
+text_ids!(SkuId, RequestId, BuyerId, Reason);
+
+/// A caller's number or that of a branch.
+impl TextId for OrderNo {
+    fn text(&self) -> &str {
+        self.as_str()
+    }
+    fn parse(text: &str) -> Result<Self, hotstock_engine::ids::InvalidId> {
+        Self::stored(text)
+    }
+}
 
 #[inline]
 pub(super) fn put_id(e: &mut impl Enc, id: &impl TextId) -> Result<(), EncodeError> {
@@ -194,4 +205,15 @@ pub(super) fn status(number: u8) -> Result<StockStatus, DecodeError> {
         1 => Ok(StockStatus::Suspended),
         other => Err(wrong("status", other)),
     }
+}
+
+pub(super) fn put_line_serials(e: &mut impl Enc, serials: &LineSerials) -> Result<(), EncodeError> {
+    let LineSerials { line, serials: Serials { from, to } } = serials;
+    put(e, line)?;
+    put(e, from)?;
+    put(e, to)
+}
+
+pub(super) fn get_line_serials<'a>(d: &mut impl Dec<'a>) -> Result<LineSerials, DecodeError> {
+    Ok(LineSerials { line: get(d)?, serials: Serials { from: get(d)?, to: get(d)? } })
 }

@@ -57,7 +57,7 @@ impl Link {
     async fn put_once(&mut self, stocks: &[(&StockView, Option<u64>)]) -> RedisResult<()> {
         let mut pipe = Pipeline::with_capacity(stocks.len());
         for (stock, over) in stocks {
-            let StockView { sku_id, warehouse_id, levels, status } = stock;
+            let StockView { sku_id, warehouse_id, levels, status, serialized: _ } = stock;
             pipe.cmd("EVALSHA")
                 .arg(&self.put)
                 .arg(2)

@@ -194,6 +194,7 @@ impl Work for Repair<'_> {
             reason: Reason::new(&reason).ok(),
             delta: Delta::default(),
             after,
+            serials: None,
         };
         let row = JournalRow { change, at, trace: None, source: None };
         write(tx, &STOCK_JOURNAL, Existing::Refused, vec![rows::journal_row(&row)]).await?;

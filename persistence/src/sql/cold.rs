@@ -155,6 +155,8 @@ async fn gather(tx: &mut dyn Tx, action: &Action, lock: Lock) -> Result<Gathered
         Action::Extend(c) => of_order(tx, &c.order_no, lock).await,
         Action::Return(c) => of_order(tx, &c.order_no, lock).await,
         Action::GetOrder(order_no) => of_order(tx, order_no, lock).await,
+        Action::Expire(order_no) => of_order(tx, order_no, lock).await,
+        Action::Home(_) => todo!("TODO(sql)"),
         Action::Place(_) => Ok(Gathered::default()),
     }
 }

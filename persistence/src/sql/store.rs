@@ -6,10 +6,12 @@ use hotstock_engine::checkpoint::{OrderImage, RequestImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::Command;
 use hotstock_engine::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::outcome::OrderView;
 use hotstock_engine::store::{
     Anomaly, ColdOutcome, Expired, FlushBatch, Flushed, Moving, Owner, Repaired, StockBooks, StockRow, Store,
     StoreError, StoredJournal, StoredOrder, Suspect, Taken,
 };
+use hotstock_engine::store::{OrderFilter, StoredHome};
 
 use super::{SqlStore, books, cold, flush, history, pages, place, sweep};
 
@@ -19,7 +21,24 @@ impl Store for SqlStore {
         cold::submit(self, command, now).await
     }
 
-    async fn expire(&self, now: Timestamp, max: usize) -> Result<Expired, StoreError> {
+    async fn leave_to_home(&self, _branches: &[OrderNo]) -> Result<(), StoreError> {
+        todo!("TODO(sql)")
+    }
+
+    async fn home(&self, _order_no: &OrderNo) -> Result<Option<StoredHome>, StoreError> {
+        Ok(None)
+    }
+
+    async fn list(
+        &self,
+        _filter: &OrderFilter,
+        _after: Option<&OrderNo>,
+        _limit: usize,
+    ) -> Result<Vec<OrderView>, StoreError> {
+        todo!("TODO(sql)")
+    }
+
+    async fn expire(&self, now: Timestamp, max: usize, _ask_first: bool) -> Result<Expired, StoreError> {
         self.run(&sweep::Sweep { now, max }).await
     }
 

@@ -69,7 +69,7 @@ impl Work for Sweep {
             expired += 1;
         }
         let changed = desk.write(tx).await?;
-        Ok(Expired { seen, expired, changed })
+        Ok(Expired { seen, expired, changed, branches: Vec::new(), due: Vec::new(), homes: Vec::new() })
     }
 }
 

@@ -32,6 +32,7 @@ pub async fn stock_in_process(engine: &Engine, count: u32, units: u64) -> Result
             sku_id,
             warehouse_id: WarehouseId(1),
             quantity: units,
+            serialized: false,
         }))
     };
     let names = skus(count);
@@ -149,6 +150,7 @@ impl Orders {
                 ttl_seconds: TTL_SECONDS,
                 buyer_id: None,
                 mode: Mode::AllOrNothing,
+                choice: None,
             };
             self.numbers.push(number);
             Command::from(Action::Reserve(reserve))

@@ -173,7 +173,7 @@ pub const W2: WarehouseId = WarehouseId(2);
 /// Creates a stock.
 #[must_use]
 pub fn create(name: &str, warehouse_id: WarehouseId, quantity: u64) -> Action {
-    Action::CreateStock(CreateStock { sku_id: sku(name), warehouse_id, quantity })
+    Action::CreateStock(CreateStock { sku_id: sku(name), warehouse_id, quantity, serialized: false })
 }
 
 /// Restocks.
@@ -208,7 +208,14 @@ pub fn lines(of: &[(&str, u32)]) -> Lines {
 #[must_use]
 pub fn reserve(number: &str, of: &[(&str, u32)]) -> Action {
     let (order_no, lines) = (order(number), lines(of));
-    Action::Reserve(Reserve { order_no, lines, ttl_seconds: 600, buyer_id: None, mode: Mode::BestEffort })
+    Action::Reserve(Reserve {
+        order_no,
+        lines,
+        ttl_seconds: 600,
+        buyer_id: None,
+        mode: Mode::BestEffort,
+        choice: None,
+    })
 }
 
 /// A part of an order.

@@ -373,7 +373,7 @@ pub async fn what_was_withdrawn_is_cold(store: &dyn Store) {
     hot.log(Change::Shed { sku_id: sku("a"), orders: vec![order("o-1"), order("o-2")], sold: Vec::new() });
     hot.flush_all(store).await;
     // Not yet: the shard is the owner. A sweeper that meets the order here must not lose it.
-    assert_eq!(store.expire(due, 100).await.expect("it looks").expired, 0);
+    assert_eq!(store.expire(due, 100, false).await.expect("it looks").expired, 0);
     hot.log(Change::Withdrawn { sku_id: sku("a"), epoch: 0 });
     hot.flush_all(store).await;
     let owners: Vec<_> =
@@ -381,7 +381,7 @@ pub async fn what_was_withdrawn_is_cold(store: &dyn Store) {
     assert_eq!(owners, [None]);
     assert!(store.stock(&sku("b"), None).await.expect("it reads")[0].owner.is_some());
 
-    let expired = store.expire(due, 100).await.expect("it looks");
+    let expired = store.expire(due, 100, false).await.expect("it looks");
     assert_eq!(expired.expired, 1, "{expired:?}");
     let done = store.submit(&confirm("o-1", None).into(), due.plus_seconds(1)).await.expect("it answers");
     assert!(matches!(done, ColdOutcome::Done { outcome: Ok(_), .. }), "{done:?}");

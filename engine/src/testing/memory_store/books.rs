@@ -95,6 +95,7 @@ impl Tables {
             reason: None,
             delta: Delta::default(),
             after,
+            serials: None,
         };
         let row = JournalRow { change, at: now, trace: None, source: None };
         self.journal.insert((sku_id.clone(), warehouse_id, after.version), row);

@@ -202,6 +202,8 @@ impl Touched {
             | Change::Adopted { .. }
             | Change::Closed { .. }
             | Change::Shed { .. }
+            | Change::Split { .. }
+            | Change::Home(_)
             | Change::Withdrawn { .. } => {}
         }
     }

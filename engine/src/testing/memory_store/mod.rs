@@ -15,10 +15,12 @@ use crate::checkpoint::{OrderImage, RequestImage};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
+use crate::outcome::OrderView;
 use crate::store::{
     Anomaly, ColdOutcome, Expired, FlushBatch, Flushed, Moving, Owner, Repaired, StockBooks, StockRow, Store,
     StoreError, StoredJournal, StoredOrder, Taken,
 };
+use crate::store::{OrderFilter, StoredHome};
 use crate::sync::unpoisoned;
 use tables::Tables;
 
@@ -164,8 +166,25 @@ impl Store for MemoryStore {
         }
     }
 
-    async fn expire(&self, now: Timestamp, max: usize) -> Result<Expired, StoreError> {
+    async fn expire(&self, now: Timestamp, max: usize, _ask_first: bool) -> Result<Expired, StoreError> {
         self.write(|tables| tables.expire(now, max)).await
+    }
+
+    async fn leave_to_home(&self, _branches: &[OrderNo]) -> Result<(), StoreError> {
+        todo!("TODO(store)")
+    }
+
+    async fn home(&self, _order_no: &OrderNo) -> Result<Option<StoredHome>, StoreError> {
+        Ok(None)
+    }
+
+    async fn list(
+        &self,
+        _filter: &OrderFilter,
+        _after: Option<&OrderNo>,
+        _limit: usize,
+    ) -> Result<Vec<OrderView>, StoreError> {
+        todo!("TODO(store)")
     }
 
     async fn stock(

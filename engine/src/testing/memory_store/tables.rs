@@ -406,5 +406,8 @@ pub(super) fn is_open(image: &OrderImage) -> bool {
 
 pub(super) fn row(kept: &Kept) -> StockRow {
     let StockImage { sku_id, warehouse_id, levels, status, .. } = kept.image.clone();
-    StockRow { view: StockView { sku_id, warehouse_id, levels, status }, owner: kept.owner }
+    StockRow {
+        view: StockView { sku_id, warehouse_id, levels, status, serialized: false },
+        owner: kept.owner,
+    }
 }

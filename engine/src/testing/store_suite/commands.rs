@@ -72,6 +72,7 @@ impl Dice {
                 sku_id: self.sku(),
                 warehouse_id: self.warehouse(),
                 quantity: [20, 20, 20, 7][usize::try_from(self.roll(4)).unwrap_or(0)],
+                serialized: false,
             }),
             1..=2 => Action::ChangeStock(ChangeStock {
                 sku_id: self.sku(),
@@ -93,6 +94,7 @@ impl Dice {
                 ttl_seconds: self.small(30),
                 buyer_id: (self.roll(9) == 0).then(|| BuyerId::new("Käufer").expect("a short text")),
                 mode: if self.roll(3) == 0 { Mode::BestEffort } else { Mode::AllOrNothing },
+                choice: None,
             }),
             10..=12 => Action::Confirm(Confirm { order_no: self.order(), part: self.part() }),
             13..=14 => Action::Release(Release { order_no: self.order(), part: self.part(), reason: None }),
@@ -181,14 +183,16 @@ pub async fn random_commands_end_as_in_a_shard(subject: &dyn Subject) {
             assert_eq!(by_key(seen), changed, "seed {seed}, step {step}: {command:?}");
             if dice.roll(10) == 0 {
                 let (expired, changed) = twin.expire(now);
-                let got = store.expire(now, 1_000).await.expect("the store is there");
+                let got = store.expire(now, 1_000, false).await.expect("the store is there");
                 assert_eq!((got.seen, got.expired), (expired, expired), "seed {seed}, step {step}");
                 assert_eq!(by_key(got.changed), changed, "seed {seed}, step {step}");
             }
         }
         assert_same_end(&*store, &twin).await;
         // Nothing of it falls due while the next seed runs.
-        while store.expire(Timestamp(u64::MAX >> 12), 1_000).await.expect("the store is there").seen > 0 {}
+        while store.expire(Timestamp(u64::MAX >> 12), 1_000, false).await.expect("the store is there").seen
+            > 0
+        {}
     }
 }
 
@@ -217,6 +221,8 @@ fn own_names(action: Action, seed: u64) -> Action {
             Action::Return(Return { order_no: own(c.order_no), lines: c.lines.map(own_lines), ..c })
         }
         Action::GetOrder(order) => Action::GetOrder(own(order)),
+        Action::Expire(order_no) => Action::Expire(order_no),
+        Action::Home(step) => Action::Home(step),
         Action::Place(place) => Action::Place(place),
     }
 }
@@ -327,13 +333,13 @@ pub async fn servers_that_sweep_at_once_expire_each_order_once(subject: &dyn Sub
     }
     done(&*stores[0], &reserve("later", &["a"], 11), NOW).await;
     let now = NOW.plus_seconds(10);
-    assert_eq!(stores[0].expire(now.minus_millis(100), 10).await.expect("the store is there").seen, 0);
+    assert_eq!(stores[0].expire(now.minus_millis(100), 10, false).await.expect("the store is there").seen, 0);
     let mut tasks = JoinSet::new();
     for store in stores.clone() {
         tasks.spawn(async move {
             let mut expired = 0;
             loop {
-                let swept = store.expire(now, 7).await.expect("the store is there");
+                let swept = store.expire(now, 7, false).await.expect("the store is there");
                 expired += swept.expired;
                 if swept.seen == 0 {
                     return expired;
@@ -343,7 +349,7 @@ pub async fn servers_that_sweep_at_once_expire_each_order_once(subject: &dyn Sub
     }
     let mut expired: usize = tasks.join_all().await.into_iter().sum();
     // What another one held while it was looked for is found in the next round, as a server would.
-    while let Ok(swept) = stores[0].expire(now, 7).await
+    while let Ok(swept) = stores[0].expire(now, 7, false).await
         && swept.seen > 0
     {
         expired += swept.expired;

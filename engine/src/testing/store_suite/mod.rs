@@ -96,7 +96,7 @@ fn request_id(name: &str) -> RequestId {
 const W1: WarehouseId = WarehouseId(1);
 
 fn create(name: &str, warehouse_id: WarehouseId, quantity: u64) -> Command {
-    Action::CreateStock(CreateStock { sku_id: sku(name), warehouse_id, quantity }).into()
+    Action::CreateStock(CreateStock { sku_id: sku(name), warehouse_id, quantity, serialized: false }).into()
 }
 
 fn restock(name: &str, quantity: i64, id: &str) -> Command {
@@ -116,7 +116,8 @@ fn reserve(order: &str, skus: &[&str], ttl_seconds: u32) -> Command {
     let line = |name: &&str| Line { sku_id: sku(name), warehouse_id: W1, quantity: 1 };
     let lines = Lines::new(skus.iter().map(line)).expect("a few small lines");
     let (buyer_id, mode) = (None, Mode::AllOrNothing);
-    Action::Reserve(Reserve { order_no: order_no(order), lines, ttl_seconds, buyer_id, mode }).into()
+    Action::Reserve(Reserve { order_no: order_no(order), lines, ttl_seconds, buyer_id, mode, choice: None })
+        .into()
 }
 
 fn confirm(order: &str) -> Command {
@@ -132,6 +133,7 @@ async fn outcome(store: &dyn Store, command: &Command, now: Timestamp) -> Outcom
     match store.submit(command, now).await.expect("the store is there") {
         ColdOutcome::Done { outcome, .. } => outcome,
         ColdOutcome::Elsewhere(owner) => panic!("{command:?} is decided by {owner:?}"),
+        ColdOutcome::Home(home) => panic!("{command:?} is decided by {home:?}"),
     }
 }
 

@@ -38,7 +38,7 @@ async fn taken(store: &dyn Store, names: &[&str]) -> Vec<StockImage> {
 async fn elsewhere(store: &dyn Store, command: &Command) -> Owner {
     match store.submit(command, NOW).await.expect("the store is there") {
         ColdOutcome::Elsewhere(owner) => owner,
-        done @ ColdOutcome::Done { .. } => panic!("{command:?}: {done:?}"),
+        done @ (ColdOutcome::Done { .. } | ColdOutcome::Home(_)) => panic!("{command:?}: {done:?}"),
     }
 }
 
@@ -199,7 +199,7 @@ pub async fn after_a_sku_is_taken_nothing_changes_it(subject: &dyn Subject) {
                 match store.submit(&command, NOW).await.expect("the store is there") {
                     ColdOutcome::Done { outcome: Ok(_), .. } => held += 1,
                     ColdOutcome::Elsewhere(_) => return held,
-                    other @ ColdOutcome::Done { .. } => panic!("{other:?}"),
+                    other @ (ColdOutcome::Done { .. } | ColdOutcome::Home(_)) => panic!("{other:?}"),
                 }
             }
             held
@@ -255,7 +255,8 @@ pub async fn orders_and_requests_go_along_page_by_page(subject: &dyn Subject) {
             let lines = [W1, WarehouseId(2)].map(|w| Line { sku_id: sku("a"), warehouse_id: w, quantity: 1 });
             let (ttl_seconds, mode) = (HOUR, Mode::AllOrNothing);
             let (number, lines) = (order_no(&format!("{n}+")), Lines::new(lines).expect("two small lines"));
-            let twice = Reserve { order_no: number.clone(), lines, ttl_seconds, buyer_id: None, mode };
+            let twice =
+                Reserve { order_no: number.clone(), lines, ttl_seconds, buyer_id: None, mode, choice: None };
             done(&*store, &Action::Reserve(twice).into(), at).await;
             if n % 2 == 0 {
                 done(&*store, &confirm(number.as_str()), at).await;
@@ -314,7 +315,7 @@ pub async fn the_sweeper_leaves_orders_of_shards_alone(subject: &dyn Subject) {
     let now = NOW.plus_seconds(3);
     let mut expired = 0;
     loop {
-        let swept = store.expire(now, 2).await.expect("the store is there");
+        let swept = store.expire(now, 2, false).await.expect("the store is there");
         expired += swept.expired;
         assert!(swept.changed.iter().all(|stock| stock.sku_id == sku("b")));
         if swept.seen < 2 {

@@ -87,7 +87,9 @@ impl Naive {
                 self.known(order_no)?;
                 self.order_answer(order_no, Effect::Replayed)
             }
-            Action::Place(_) => unreachable!("the model knows of no shards"),
+            Action::Expire(_) | Action::Home(_) | Action::Place(_) => {
+                unreachable!("the model knows of no shards")
+            }
         }
     }
 
@@ -107,7 +109,13 @@ impl Naive {
 
     pub fn stock_view(&self, place: &Place) -> StockView {
         let (sku_id, warehouse_id) = place.clone();
-        StockView { sku_id, warehouse_id, levels: self.levels(place), status: self.shelves[place].status }
+        StockView {
+            sku_id,
+            warehouse_id,
+            levels: self.levels(place),
+            status: self.shelves[place].status,
+            serialized: false,
+        }
     }
 
     pub fn order_view(&self, order_no: &OrderNo) -> Option<OrderView> {

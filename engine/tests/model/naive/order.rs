@@ -156,6 +156,7 @@ impl Order {
             confirmed: self.confirmed(line),
             released: self.released(line),
             returned: self.returned(line),
+            serials: None,
         }
     }
 

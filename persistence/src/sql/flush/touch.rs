@@ -98,6 +98,7 @@ impl Part {
             | Change::OrdersAdopted { .. }
             | Change::Adopted { .. }
             | Change::Closed { .. } => {}
+            Change::Split { .. } | Change::Home(_) => todo!("TODO(sql)"),
         }
     }
 

@@ -172,7 +172,13 @@ pub(in crate::sql) struct OrderEntry {
 /// A stock as callers see it.
 pub(in crate::sql) fn view_of(image: &StockImage) -> StockView {
     let StockImage { sku_id, warehouse_id, levels, status, .. } = image;
-    StockView { sku_id: sku_id.clone(), warehouse_id: *warehouse_id, levels: *levels, status: *status }
+    StockView {
+        sku_id: sku_id.clone(),
+        warehouse_id: *warehouse_id,
+        levels: *levels,
+        status: *status,
+        serialized: false,
+    }
 }
 
 /// Whether an order holds units.
@@ -284,6 +290,7 @@ pub(in crate::sql) fn stock_entry(row: &Row) -> Result<StockEntry, StoreError> {
         lsn: Lsn::ZERO,
         epoch,
         stage: Stage::Open,
+        numbered: None,
     };
     Ok(StockEntry { image, owner, lsn, changed_at })
 }
@@ -358,7 +365,8 @@ pub(in crate::sql) fn journal_entry(row: &Row) -> Result<JournalRow, StoreError>
     let (trace, server, shard) = (f.trace_or_null()?, f.server_or_null()?, f.shard_or_null()?);
     let lsn = f.int_or_null()?.map(|lsn| u64::try_from(lsn).map(Lsn)).transpose().map_err(broken)?;
     let source = server.zip(shard).zip(lsn).map(|((server, shard), lsn)| (server, shard, lsn));
-    let change = StockMove { sku_id, warehouse_id, kind, order_no, request_id, reason, delta, after };
+    let change =
+        StockMove { sku_id, warehouse_id, kind, order_no, request_id, reason, delta, after, serials: None };
     Ok(JournalRow { change, at, trace, source })
 }
 

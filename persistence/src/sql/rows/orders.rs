@@ -84,6 +84,7 @@ fn order_entry(row: &Row) -> Result<(OrderEntry, u64), StoreError> {
         lsn: Lsn::ZERO,
         lines: Vec::new(),
         requests: Vec::new(),
+        serials: Vec::new(),
     };
     Ok((OrderEntry { image, due_at, source }, requests))
 }

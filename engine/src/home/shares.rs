@@ -1,0 +1,1 @@
+//! Which branch has which units of an order.
