@@ -34,7 +34,13 @@ fn sku(name: &str) -> SkuId {
 
 fn create(name: &str) -> Command {
     let quantity = 100_000_000;
-    Action::CreateStock(CreateStock { sku_id: sku(name), warehouse_id: WarehouseId(1), quantity, serialized: false  }).into()
+    Action::CreateStock(CreateStock {
+        sku_id: sku(name),
+        warehouse_id: WarehouseId(1),
+        quantity,
+        serialized: false,
+    })
+    .into()
 }
 
 fn reserve(order: &str, name: &str, ttl_seconds: u64) -> Command {
@@ -44,7 +50,8 @@ fn reserve(order: &str, name: &str, ttl_seconds: u64) -> Command {
         lines: Lines::new([line]).expect("in bounds"),
         ttl_seconds: u32::try_from(ttl_seconds).expect("seconds"),
         buyer_id: None,
-        mode: Mode::AllOrNothing, choice: None 
+        mode: Mode::AllOrNothing,
+        choice: None,
     })
     .into()
 }

@@ -74,7 +74,13 @@ fn sku(name: &str) -> SkuId {
 
 fn create(name: &str) -> Command {
     let quantity = 1_000_000_000;
-    Action::CreateStock(CreateStock { sku_id: sku(name), warehouse_id: WarehouseId(1), quantity, serialized: false  }).into()
+    Action::CreateStock(CreateStock {
+        sku_id: sku(name),
+        warehouse_id: WarehouseId(1),
+        quantity,
+        serialized: false,
+    })
+    .into()
 }
 
 fn reserve(order: &str, name: &str) -> Command {
@@ -84,7 +90,8 @@ fn reserve(order: &str, name: &str) -> Command {
         lines: Lines::new([line]).expect("in bounds"),
         ttl_seconds: 86_400,
         buyer_id: None,
-        mode: Mode::AllOrNothing, choice: None 
+        mode: Mode::AllOrNothing,
+        choice: None,
     })
     .into()
 }

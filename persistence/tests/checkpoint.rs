@@ -76,7 +76,8 @@ fn image(seed: u32) -> Image {
             forgotten_sold: number << 30,
             lsn,
             epoch: 0,
-            stage: Stage::Open, numbered: None 
+            stage: Stage::Open,
+            numbered: None,
         }),
         1 => Image::Order(OrderImage {
             order_no: OrderNo::new(&format!("ORD-{seed}")).unwrap(),
@@ -104,7 +105,8 @@ fn image(seed: u32) -> Image {
                     request_id: (place == 1).then(|| request_id.clone()),
                     fingerprint: u64::MAX / 3 * u64::from(place),
                 })
-                .collect(), serials: Vec::new() 
+                .collect(),
+            serials: Vec::new(),
         }),
         _ => Image::Request(RequestImage {
             sku_id,

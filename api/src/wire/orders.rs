@@ -407,7 +407,8 @@ mod tests {
             lines: Lines::new([line]).unwrap(),
             ttl_seconds: 1_800,
             buyer_id: None,
-            mode: Mode::AllOrNothing, choice: None 
+            mode: Mode::AllOrNothing,
+            choice: None,
         };
         assert_eq!(got, expected);
         let got = reserve(
@@ -495,7 +496,8 @@ mod tests {
             held: 2,
             confirmed: 0,
             released: 0,
-            returned: 0, serials: Vec::new() 
+            returned: 0,
+            serials: None,
         };
         let mut order = OrderView {
             order_no: OrderNo::new("ORD-\"1\"").unwrap(),

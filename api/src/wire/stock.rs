@@ -365,7 +365,7 @@ mod tests {
     fn a_stock_may_begin_with_nothing_but_must_say_so() {
         let create = |json: &str| serde_json::from_str::<CreateBody<'_>>(json).unwrap().action(&DEFAULTS);
         let sku_id = SkuId::new("1001").unwrap();
-        let expected = CreateStock { sku_id, warehouse_id: WarehouseId(7), quantity: 0, serialized: false  };
+        let expected = CreateStock { sku_id, warehouse_id: WarehouseId(7), quantity: 0, serialized: false };
         assert_eq!(create(r#"{"sku_id":1001,"quantity":0}"#), Ok(Action::CreateStock(expected)));
         assert_eq!(create(r#"{"sku_id":1001}"#).unwrap_err().field, "quantity");
         assert_eq!(create(r#"{"sku_id":"a","quantity":-1}"#).unwrap_err().field, "quantity");
@@ -401,7 +401,8 @@ mod tests {
             sku_id: SkuId::new("1001").unwrap(),
             warehouse_id: WarehouseId(warehouse),
             levels: Levels { available, reserved: 2, sold: 1, version: 17 },
-            status, serialized: false 
+            status,
+            serialized: false,
         };
         let stocks = [stock(1, 98, StockStatus::OnSale), stock(2, 5, StockStatus::Suspended)];
         assert_eq!(

@@ -33,7 +33,12 @@ async fn with_store() -> (Fixture, Client) {
 /// Creates one unit of `a` past the server, whose bounds may be too narrow for it.
 async fn create_directly(fixture: &Fixture) {
     let sku_id = SkuId::new("a").unwrap();
-    let action = Action::CreateStock(CreateStock { sku_id, warehouse_id: WarehouseId(1), quantity: 1, serialized: false  });
+    let action = Action::CreateStock(CreateStock {
+        sku_id,
+        warehouse_id: WarehouseId(1),
+        quantity: 1,
+        serialized: false,
+    });
     fixture.engine.submit(action.into()).await.unwrap();
 }
 
