@@ -184,7 +184,13 @@ impl Live for House {
 
 fn view_of(image: &StockImage) -> StockView {
     let StockImage { sku_id, warehouse_id, levels, status, .. } = image;
-    StockView { sku_id: sku_id.clone(), warehouse_id: *warehouse_id, levels: *levels, status: *status, serialized: false  }
+    StockView {
+        sku_id: sku_id.clone(),
+        warehouse_id: *warehouse_id,
+        levels: *levels,
+        status: *status,
+        serialized: false,
+    }
 }
 
 /// 100 units and 5 more, 10 reserved by two orders, 6 sold and 2 of those returned, 3 released.

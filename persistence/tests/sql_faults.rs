@@ -40,13 +40,14 @@ fn reserve(order: &str) -> Command {
         lines: Lines::new([line]).unwrap(),
         ttl_seconds: 3_600,
         buyer_id: None,
-        mode: Mode::AllOrNothing, choice: None 
+        mode: Mode::AllOrNothing,
+        choice: None,
     })
     .into()
 }
 
 async fn fill(store: &SqlStore, quantity: u64) {
-    let create = CreateStock { sku_id: sku(), warehouse_id: WarehouseId(1), quantity, serialized: false  };
+    let create = CreateStock { sku_id: sku(), warehouse_id: WarehouseId(1), quantity, serialized: false };
     let created = store.submit(&Action::CreateStock(create).into(), NOW).await.unwrap();
     assert!(matches!(created, ColdOutcome::Done { outcome: Ok(_), .. }));
 }

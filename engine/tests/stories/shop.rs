@@ -270,6 +270,7 @@ pub fn text_of(outcome: Outcome) -> String {
             format!("{} {}", effect_text(effect), stocks.join(" "))
         }
         Ok(Answer::Placed) => "placed".to_owned(),
+        Ok(Answer::Decided { .. } | Answer::Pending(_)) => unreachable!("orders of one shard"),
         Err(refusal) => refusal_text(refusal),
     }
 }
