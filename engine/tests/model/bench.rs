@@ -408,6 +408,8 @@ fn moves(change: &Change) -> Vec<Move> {
         | Change::Adopted { .. }
         | Change::Closed { .. }
         | Change::Shed { .. }
+        | Change::Split { .. }
+        | Change::Home(_)
         | Change::Withdrawn { .. } => Vec::new(),
     }
 }
