@@ -70,7 +70,7 @@ pub fn judge_late(order_no: &OrderNo, lines: &Lines, attempt: AttemptId, answers
     let reserve = late_reserve(order_no, lines);
     let branches = branches(&reserve, answers);
     let refusal = first_transient(&branches).or_else(|| {
-        let short = short_lines(reserve.lines.as_slice(), &branches);
+        let short = short_lines(&reserve, &branches);
         (!short.is_empty()).then_some(Refusal::LatePaymentNoStock { lines: short })
     });
     match refusal {
@@ -193,7 +193,7 @@ fn refused(reserve: &Reserve, branches: &[Tried<'_>]) -> Option<Refusal> {
         return Some(refusal.clone());
     }
     if reserve.mode == Mode::AllOrNothing {
-        let short = short_lines(lines, branches);
+        let short = short_lines(reserve, branches);
         return (!short.is_empty()).then_some(Refusal::InsufficientStock { lines: short });
     }
     if branches.iter().any(|branch| matches!(branch.end, End::Held(_))) {
@@ -202,7 +202,7 @@ fn refused(reserve: &Reserve, branches: &[Tried<'_>]) -> Option<Refusal> {
     let suspended = |branch: &Tried<'_>| matches!(branch.end, End::No(Refusal::SkuSuspended { .. }));
     Some(match branches.first().map(|branch| &branch.end) {
         Some(End::No(refusal)) if branches.iter().all(suspended) => (*refusal).clone(),
-        _ => Refusal::InsufficientStock { lines: short_lines(lines, branches) },
+        _ => Refusal::InsufficientStock { lines: short_lines(reserve, branches) },
     })
 }
 
@@ -219,7 +219,8 @@ fn line_of(branch: &Tried<'_>, lines: &[Line], refusal: &Refusal) -> usize {
 }
 
 /// Everything that is short, in the order of the request.
-fn short_lines(lines: &[Line], branches: &[Tried<'_>]) -> Vec<ShortLine> {
+fn short_lines(reserve: &Reserve, branches: &[Tried<'_>]) -> Vec<ShortLine> {
+    let (lines, all_or_nothing) = (reserve.lines.as_slice(), reserve.mode == Mode::AllOrNothing);
     let mut short: BTreeMap<usize, Vec<ShortLine>> = BTreeMap::new();
     for branch in branches {
         match &branch.end {
@@ -231,7 +232,12 @@ fn short_lines(lines: &[Line], branches: &[Tried<'_>]) -> Vec<ShortLine> {
                     short.entry(index).or_default().push(line.clone());
                 }
             }
-            // Of a suspended SKU nothing can be held, however much there is.
+            // Of a suspended SKU nothing can be held, however much there is: best effort is refused so only when all its lines are, all or
+            // nothing (a late payment) names the first.
+            End::No(refusal) if all_or_nothing => {
+                let index = line_of(branch, lines, refusal);
+                short.entry(index).or_default().push(short_line(&lines[index]));
+            }
             End::No(_) => {
                 for index in &branch.indexes {
                     short.entry(*index).or_default().push(short_line(&lines[*index]));
