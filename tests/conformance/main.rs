@@ -131,7 +131,9 @@ fn moving(server: &Server) {
     for (name, table) in tables::TABLES {
         let address = server.address.clone();
         let mut between = |client: &mut Client, skus: &[String]| move_some(&mut rng, client, &address, skus);
-        Teller::new(&server.address, &format!("moving-{name}"), Place::Cold).interrupted(&mut between).tell(table);
+        Teller::new(&server.address, &format!("moving-{name}"), Place::Cold)
+            .interrupted(&mut between)
+            .tell(table);
     }
 }
 

@@ -101,7 +101,10 @@ async fn play(file: &OrderFile, target: &Target, args: &Replay) -> Result<(), Fa
             let cold = names.len().div_ceil(3);
             fastrand::Rng::with_seed(args.seed).shuffle(&mut names);
             let moved = wire::move_all(target, Way::Promote, &names[cold..]).await?;
-            say(format_args!("{} SKUs are hot, {moved} of them promoted now; {cold} are cold", names.len() - cold));
+            say(format_args!(
+                "{} SKUs are hot, {moved} of them promoted now; {cold} are cold",
+                names.len() - cold
+            ));
             None
         }
         Place::Churn => Some(Churn::start(target, names, args.seed)),
@@ -137,7 +140,11 @@ async fn play(file: &OrderFile, target: &Target, args: &Replay) -> Result<(), Fa
         say(churn.stop().await?);
     }
     let seconds = began.elapsed().as_secs_f64();
-    let how = if args.callers == 1 { "one after the other".to_owned() } else { format!("by {} callers", args.callers) };
+    let how = if args.callers == 1 {
+        "one after the other".to_owned()
+    } else {
+        format!("by {} callers", args.callers)
+    };
     say(format_args!("played in {seconds:.1} s, {how}\n\n{}", tally.table()));
     match tally.new_ones() {
         0 => say(format_args!("nothing new: the server knew every one of them, and changed nothing")),
@@ -181,7 +188,10 @@ async fn audit(books: &Books, orders: &Orders, target: &Target) -> Result<(), Fa
         return Ok(());
     }
     list("audit", &differences);
-    Err(Failure::Audit(format!("audit: {} differences between the answers and what the server has", differences.len())))
+    Err(Failure::Audit(format!(
+        "audit: {} differences between the answers and what the server has",
+        differences.len()
+    )))
 }
 
 fn list(what: &str, lines: &[String]) {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use hotstock_engine::ids::SkuId;
 
-use super::books::{Books, Happened};
 pub use super::books::Tally;
+use super::books::{Books, Happened};
 use super::file::{Document, Kind};
 use super::ledger::Ledger;
 use super::orders::{Orders, wrong_refusal};
@@ -75,7 +75,9 @@ impl Player {
                     let short = self.connection.json::<wire::Problem>()?.lines;
                     let wrong = wrong_refusal(&document.lines, &short, |sku_id| self.plenty.contains(sku_id));
                     if let Some(wrong) = wrong {
-                        return Err(Failure::Audit(format!("the refusal of order {number} can't be right: {wrong}")));
+                        return Err(Failure::Audit(format!(
+                            "the refusal of order {number} can't be right: {wrong}"
+                        )));
                     }
                 }
                 self.close(number).await?;
