@@ -179,22 +179,13 @@ impl Order {
     }
 
     pub fn status(&self) -> OrderStatus {
-        let [held, confirmed, released, returned] = [
+        let units = [
             self.sum(|line| line.held),
             self.sum(|line| line.confirmed),
             self.sum(|line| line.released),
             self.sum(|line| line.returned),
         ];
-        match self.phase {
-            Phase::Cancelled => OrderStatus::Cancelled,
-            _ if returned > 0 && returned == confirmed && held == 0 => OrderStatus::Returned,
-            _ if returned > 0 => OrderStatus::PartiallyReturned,
-            _ if confirmed > 0 && held == 0 && released == 0 => OrderStatus::Confirmed,
-            _ if confirmed > 0 => OrderStatus::PartiallyConfirmed,
-            _ if held > 0 => OrderStatus::Reserved,
-            Phase::Expired => OrderStatus::Expired,
-            Phase::Open | Phase::Released => OrderStatus::Released,
-        }
+        OrderStatus::of(self.phase, units)
     }
 
     pub fn view(&self, stocks: &Stocks) -> OrderView {
