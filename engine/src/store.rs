@@ -230,6 +230,15 @@ pub struct OrderFilter {
     pub sku_id: Option<SkuId>,
 }
 
+impl OrderFilter {
+    /// Whether an order is listed.
+    #[must_use]
+    pub fn takes(&self, order: &OrderView) -> bool {
+        let is_status = self.status.is_empty() || self.status.contains(&order.status);
+        is_status && self.sku_id.as_ref().is_none_or(|sku_id| order.lines.iter().any(|line| line.sku_id == *sku_id))
+    }
+}
+
 /// Who decides for a hot SKU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Owner {
