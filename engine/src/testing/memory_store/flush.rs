@@ -6,8 +6,8 @@ use super::tables::{Me, Tables, Touched, is_open, moves_of};
 use crate::checkpoint::{OrderImage, Phase};
 use crate::clock::Timestamp;
 use crate::event::{Change, Event};
-use crate::home::{HomeChange, HomeImage};
-use crate::ids::{Branch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId};
+use crate::home::HomeChange;
+use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId};
 use crate::store::{Anomaly, FlushBatch, Flushed, Owner, StoreError};
 
 /// An order that the store has already, and whether both say the same of it.
@@ -143,7 +143,7 @@ impl Tables {
         for (_, event) in events {
             if let Change::Split { orders } = &event.change {
                 let homes = orders.iter().filter_map(|order_no| state.image_of_home(order_no));
-                homes.for_each(|home| touched.orders.extend(branches_of(&home)));
+                homes.for_each(|home| touched.orders.extend(home.branches()));
             }
         }
         let mut rows = 0;
@@ -232,14 +232,6 @@ impl Touched {
             Change::Home(change) => drop(self.homes.insert(change.order_no().clone())),
         }
     }
-}
-
-/// The branches of an order that was just split.
-fn branches_of(home: &HomeImage) -> impl Iterator<Item = OrderNo> {
-    home.shares.iter().filter_map(|share| {
-        let sku_id = home.order.lines.get(usize::from(share.line))?.sku_id.clone();
-        Some(Branch { order_no: home.order.order_no.clone(), sku_id, attempt: share.attempt }.number())
-    })
 }
 
 /// Whether an event only moves entries into a shard or out of it.
