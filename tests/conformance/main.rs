@@ -222,7 +222,8 @@ fn journal(teller: &mut Teller<'_>, sku: &str) -> Vec<Value> {
         }
         after = format!("&after={}", answer["next_after"].as_str().unwrap());
         all.extend(items.iter().map(|item| {
-            json!({ "id": item["id"], "kind": item["kind"], "delta": item["delta"], "after": item["after"] })
+            json!({ "id": item["id"], "kind": item["kind"], "delta": item["delta"], "after": item["after"],
+                "serials": item["serials"] })
         }));
     }
     // By warehouse: how two warehouses interleave is a matter of times.

@@ -5,9 +5,11 @@
 //! reserve O1 A:2 B@7:1 ttl=60      -> 201 reserved A:2[held 2] B@7:1[held 1]
 //! confirm O1 A:1 id=R1             -> 200 partially_confirmed A:2[held 1 confirmed 1] …
 //! stock A                          -> 200 A 7/1/1
+//! create S 5 serialized            -> 201 S 5/0/0 serialized
 //! ```
 //!
-//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said); levels are available/reserved/sold. Names are unique on the server:
+//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said); levels are available/reserved/sold; `#1-3` in an order are the serial
+//! numbers 1 to 3. Names are unique on the server:
 //! the teller puts a prefix of its own before them, and takes it off what it prints.
 
 use serde_json::{Value, json};
@@ -149,6 +151,9 @@ impl<'a> Teller<'a> {
                 put("sku_id", sku_id.into());
                 put("warehouse_id", warehouse_id.into());
                 put("quantity", words[2].parse::<i64>().unwrap().into());
+                if words.contains(&"serialized") {
+                    put("serialized", true.into());
+                }
                 let cold = ["B", "D", "Z"].iter().any(|cold| words[1].starts_with(cold));
                 if self.place == Place::Hot || self.place == Place::Mixed && !cold {
                     put("hot", true.into());
@@ -233,7 +238,8 @@ impl<'a> Teller<'a> {
         }
         let levels = |of: &Value| {
             let suspended = if of["status"] == "suspended" { " suspended" } else { "" };
-            format!("{}/{}/{}{suspended}", of["available"], of["reserved"], of["sold"])
+            let serialized = if of["serialized"] == true { " serialized" } else { "" };
+            format!("{}/{}/{}{serialized}{suspended}", of["available"], of["reserved"], of["sold"])
         };
         if let Some(status) = answer["status"].as_str().filter(|_| answer["order_no"].is_string()) {
             let line = |line: &Value| {
@@ -241,8 +247,10 @@ impl<'a> Teller<'a> {
                 let counts =
                     ["held", "confirmed", "released", "returned"].map(|name| (name, line[name].as_u64()));
                 let counts = counts.iter().filter(|(_, count)| *count != Some(0));
-                let counts: Vec<_> =
-                    counts.map(|(name, count)| format!("{name} {}", count.unwrap_or(9))).collect();
+                let counts = counts.map(|(name, count)| format!("{name} {}", count.unwrap_or(9)));
+                let serials = line["serials"].as_array().into_iter().flatten();
+                let serials = serials.map(|serials| format!("#{}-{}", serials["from"], serials["to"]));
+                let counts: Vec<_> = counts.chain(serials).collect();
                 format!(" {place}:{}[{}]", line["quantity"], counts.join(" "))
             };
             let lines: String = answer["lines"].as_array().into_iter().flatten().map(line).collect();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! create A 10                      -> created A 10/0/0
+//! create B@7 10 serialized         -> created B@7 10/0/0 serialized
 //! reserve O1 A:2 B@7:1 ttl=60      -> created reserved A:2[held 2] B@7:1[held 1]
 //! confirm O1 A:1 id=R1             -> changed partially_confirmed …
 //! levels A                         -> 8/1/1
@@ -9,7 +10,8 @@
 //! expire                           -> O1
 //! ```
 //!
-//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said); levels are available/reserved/sold. `wait` moves the clock by
+//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said); levels are available/reserved/sold; `#1-3` in an order are the
+//! serial numbers 1 to 3. `wait` moves the clock by
 //! milliseconds; `expire` names the orders that expired, `forget` (window in milliseconds, max) those that were
 //! forgotten; `close` closes SKUs, `leave` lets them go. At its end a story is replayed from its journal, and must leave the same behind.
 
@@ -193,7 +195,7 @@ fn action_of(words: &[&str]) -> Action {
                 sku_id,
                 warehouse_id,
                 quantity: number(rest[1]),
-                serialized: false,
+                serialized: rest.contains(&"serialized"),
             })
         }
         "restock" => change(ChangeKind::Restock),
@@ -307,7 +309,8 @@ fn line_text(line: &LineView) -> String {
         ("returned", line.returned),
     ];
     let counts = counts.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}"));
-    let counts = counts.collect::<Vec<_>>().join(" ");
+    let serials = line.serials.iter().flatten().map(|serials| format!("#{}-{}", serials.from, serials.to));
+    let counts = counts.chain(serials).collect::<Vec<_>>().join(" ");
     format!("{}:{}[{counts}]", place_text(&line.sku_id, line.warehouse_id), line.quantity)
 }
 
@@ -315,7 +318,8 @@ fn stock_text(stock: &StockView) -> String {
     let l = stock.levels;
     let suspended = if stock.status == StockStatus::Suspended { " suspended" } else { "" };
     let place = place_text(&stock.sku_id, stock.warehouse_id);
-    format!("{place} {}/{}/{}{suspended}", l.available, l.reserved, l.sold)
+    let serialized = if stock.serialized { " serialized" } else { "" };
+    format!("{place} {}/{}/{}{serialized}{suspended}", l.available, l.reserved, l.sold)
 }
 
 fn place_text(sku_id: &SkuId, warehouse_id: WarehouseId) -> String {
