@@ -2,8 +2,9 @@
 //!
 //! - [`table`]: tables that grow in steps. [`stock`]: stocks and the arithmetic of their levels. [`order`]: orders and
 //!   their deadlines. [`remembered`]: what is known of ended orders and answered requests, and for how long.
-//! - [`State::decide`] (in [`decide_order`], [`decide_stock`], [`decide_place`]) answers a command or makes the event that carries
-//!   it out; [`State::apply`] (in [`apply`], [`moves`]) lets an event change the state, live and in recovery alike.
+//! - [`State::decide`] (in [`decide_order`], [`decide_choice`] with [`choose`], [`decide_stock`], [`decide_place`]) answers a command
+//!   or makes the event that carries it out; [`State::apply`] (in [`apply`], [`moves`]) lets an event change the state, live and in
+//!   recovery alike.
 //! - [`capture`]: checkpoints in slices, and the state from one. [`audit`]: every invariant, recomputed.
 //!
 //! Live, an event goes through `decide`, `apply`, `answer`; in recovery through `apply` alone. The levels in the event are
@@ -12,6 +13,8 @@
 mod apply;
 mod audit;
 mod capture;
+mod choose;
+mod decide_choice;
 mod decide_order;
 mod decide_place;
 mod decide_stock;
@@ -23,6 +26,7 @@ mod table;
 
 pub use audit::{AuditReport, StockAudit, Violation};
 pub use capture::Capture;
+pub use choose::prefer_for_all;
 pub use stock::{Delta, LeftStock};
 
 use std::collections::BTreeMap;
