@@ -14,6 +14,7 @@ pub use crate::options::{AutoPromotion, EngineOptions, Parts, StartError, StoreO
 pub use crate::placement::{HotSku, Moved};
 pub use crate::status::{FollowerStats, Health, ShardStats, Stats, StoreStats};
 
+use crate::check::Checks;
 use crate::checkpointer;
 use crate::command::Command;
 use crate::context::Context;
@@ -57,7 +58,7 @@ struct Stoppable {
     replier: tokio::task::JoinHandle<()>,
     /// Followers, which flush once more at the end.
     followers: JoinSet<()>,
-    /// Sweeper, repair, moves by rate: ended where they stand.
+    /// Sweeper, repair, moves by rate, checker: ended where they stand.
     loops: JoinSet<()>,
     writer: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
@@ -71,10 +72,11 @@ impl Engine {
     pub async fn start(options: EngineOptions, parts: Parts) -> Result<Self, StartError> {
         let count = options.shards.clamp(1, MAX_SHARDS);
         let options = EngineOptions { shards: count, ..options };
-        let Parts { journal, checkpoints, clock, store, dirty, before_decide, failpoint } = parts;
+        let Parts { journal, checkpoints, clock, store, dirty, check, before_decide, failpoint } = parts;
         let reader = journal.reader();
         let (to_checkpointer, for_checkpointer) = mpsc::channel(MAX_WAITING_SLICES);
         let (to_replier, for_replier) = mpsc::unbounded_channel();
+        let (checks, due) = check.map(|check| Checks::new(check, options.check.clone())).unzip();
         let context = Arc::new(Context {
             options,
             clock,
@@ -87,6 +89,7 @@ impl Engine {
             journal_full: AtomicBool::new(false),
             with_store: store.is_some(),
             dirty,
+            checks,
             before_decide,
             failpoint,
         });
@@ -144,7 +147,7 @@ impl Engine {
         let (supervisor, _) = supervisor.map_err(|error| spawn_error("supervisor", &error))?;
         let replier = tokio::spawn(replier::run(for_replier));
         let ticker = tokio::spawn(tick(context, shards));
-        let (followers, loops) = start_loops(&hub);
+        let (followers, loops) = start_loops(&hub, due);
         let parts = Stoppable { supervisor, ticker, replier, followers, loops, writer, checkpointer };
         let parts = Mutex::new(Some(parts));
         Ok(Self { running: Arc::new(Running { hub, counters, stopping: AtomicBool::new(false), parts }) })
@@ -334,6 +337,7 @@ impl Engine {
             journal_disk_bytes: reader.disk_bytes(),
             directory_orders: context.directory.len() as u64,
             store: hub.store_stats(),
+            checks: context.checks.as_ref().map(Checks::stats),
         }
     }
 
@@ -386,9 +390,12 @@ impl Engine {
     }
 }
 
-/// The background of an engine with a store: followers, and what may end anywhere.
-fn start_loops(hub: &Arc<Hub>) -> (JoinSet<()>, JoinSet<()>) {
+/// The background of an engine: the followers of one with a store, and what may end anywhere.
+fn start_loops(hub: &Arc<Hub>, due: Option<mpsc::UnboundedReceiver<OrderNo>>) -> (JoinSet<()>, JoinSet<()>) {
     let (mut followers, mut loops) = (JoinSet::new(), JoinSet::new());
+    if let Some(due) = due {
+        loops.spawn(Arc::clone(hub).check_orders(due));
+    }
     if hub.side.is_none() {
         return (followers, loops);
     }

@@ -9,7 +9,7 @@
 //! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom model.
 //! 6. `directory`, `views`, [`dirty`], [`mirror`]: where orders live, what readers see, what changed since it was mirrored.
 //! 7. `shard`, `writer`, `replier`, `checkpointer`: the running parts, in the order in which a command meets them; [`recovery`].
-//! 8. [`reconcile`]: every stock counted in several ways.
+//! 8. [`check`]: the order service, asked before an order expires. [`reconcile`]: every stock counted in several ways.
 //! 9. [`engine`]: start, submit, read, stop.
 
 pub mod limits;
@@ -21,6 +21,7 @@ macro_rules! not_under_loom {
 }
 
 not_under_loom! {
+    pub mod check;
     pub mod checkpoint;
     pub mod clock;
     pub mod command;

@@ -1,4 +1,5 @@
-//! Ends cold orders whose time is over: at each interval, in small transactions, until none is due. Any number of servers may do so.
+//! Ends cold orders whose time is over: at each interval, in small transactions, until none is due. Any number of servers may do so. With
+//! an order service they are asked about instead.
 
 use std::time::Duration;
 
@@ -19,10 +20,14 @@ impl Hub {
                 () = side.stopped() => return,
                 () = tokio::time::sleep(pause) => {}
             }
-            let swept = side.noted(side.store.expire(self.context.clock.now(), max, false).await);
+            let swept = side.noted(side.store.expire(self.context.clock.now(), max, self.context.checks.is_some()).await);
             pause = match swept {
                 Ok(swept) => {
                     backoff.reset();
+                    if let Some(checks) = &self.context.checks {
+                        // Those that find no room are named again later.
+                        checks.places(swept.due.len()).fill(swept.due);
+                    }
                     add(&side.counters.swept, swept.expired as u64);
                     if let Some(dirty) = &self.context.dirty {
                         swept.changed.into_iter().for_each(|stock| dirty.mark(stock));
