@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 
 pub use crate::options::{AutoPromotion, EngineOptions, Parts, StartError, StoreOptions};
 pub use crate::placement::{HotSku, Moved};
-pub use crate::status::{FollowerStats, Health, ShardStats, Stats, StoreStats};
+pub use crate::spanning::SPANNING_STEPS;
+pub use crate::status::{FollowerStats, Health, ShardStats, SpanningStats, Stats, StoreStats};
 
 use crate::checkpointer;
 use crate::command::Command;
@@ -21,13 +22,16 @@ use crate::dirty::Dirty;
 use crate::hub::{Hub, Side, refusal_of};
 use crate::ids::{Lsn, ShardId, SkuId, WarehouseId, shard_of};
 use crate::journal::JournalReader;
-use crate::limits::{MAX_PAGE_ROWS, MAX_SHARDS, MAX_SKUS_PER_MOVE, MAX_WAITING_SLICES, TICK_MILLIS};
+use crate::limits::{
+    MAX_PAGE_ROWS, MAX_SHARDS, MAX_SKUS_PER_MOVE, MAX_WAITING_CHORES, MAX_WAITING_SLICES, TICK_MILLIS,
+};
 use crate::outcome::{Effect, Outcome, Refusal, StockView};
 use crate::placement::Asked;
 use crate::reconcile::{Reconcile, Reconciled, reconcile};
 use crate::recovery::recover_audited;
 use crate::replier;
 use crate::shard::shared::ShardShared;
+use crate::spanning::{Chore, Spanning};
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::state::State;
 use crate::store::{Anomaly, JournalRow};
@@ -56,7 +60,7 @@ struct Stoppable {
     replier: tokio::task::JoinHandle<()>,
     /// Followers, which flush once more at the end.
     followers: JoinSet<()>,
-    /// Sweeper, repair, moves by rate: ended where they stand.
+    /// Keeper, sweeper, repair, moves by rate: ended where they stand.
     loops: JoinSet<()>,
     writer: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
@@ -73,6 +77,7 @@ impl Engine {
         let Parts { journal, checkpoints, clock, store, dirty, before_decide, failpoint } = parts;
         let reader = journal.reader();
         let (to_checkpointer, for_checkpointer) = mpsc::channel(MAX_WAITING_SLICES);
+        let (to_keeper, for_keeper) = mpsc::channel(MAX_WAITING_CHORES);
         let (to_replier, for_replier) = mpsc::unbounded_channel();
         let context = Arc::new(Context {
             options,
@@ -82,6 +87,7 @@ impl Engine {
             inbox: Inbox::default(),
             checkpointer: to_checkpointer,
             replier: to_replier,
+            chores: to_keeper,
             poison: OnceLock::new(),
             journal_full: AtomicBool::new(false),
             with_store: store.is_some(),
@@ -104,7 +110,10 @@ impl Engine {
                 shared.shed.store(recovered.shed.0, Ordering::Release);
             }
             for order_no in recovered.state.order_numbers() {
-                context.directory.own(order_no, id);
+                match recovered.state.image_of_home(order_no) {
+                    Some(_) => context.directory.own_spanning(order_no, id),
+                    None => context.directory.own(order_no, id),
+                }
             }
             tracing::info!(shard = %id, lsn = %recovered.state.applied(), replayed = recovered.replayed, "recovered");
             shards.push(Arc::new(shared));
@@ -126,6 +135,7 @@ impl Engine {
             shards: shards.clone(),
             reader: Arc::clone(&reader),
             side,
+            spanning: Spanning::new(),
         });
         let counters = Arc::new(WriterCounters::default());
         let writer = {
@@ -143,7 +153,7 @@ impl Engine {
         let (supervisor, _) = supervisor.map_err(|error| spawn_error("supervisor", &error))?;
         let replier = tokio::spawn(replier::run(for_replier));
         let ticker = tokio::spawn(tick(context, shards));
-        let (followers, loops) = start_loops(&hub);
+        let (followers, loops) = start_loops(&hub, for_keeper);
         let parts = Stoppable { supervisor, ticker, replier, followers, loops, writer, checkpointer };
         let parts = Mutex::new(Some(parts));
         Ok(Self { running: Arc::new(Running { hub, counters, stopping: AtomicBool::new(false), parts }) })
@@ -315,6 +325,7 @@ impl Engine {
             journal_disk_bytes: reader.disk_bytes(),
             directory_orders: context.directory.len() as u64,
             store: hub.store_stats(),
+            spanning: hub.spanning_stats(),
         }
     }
 
@@ -331,6 +342,7 @@ impl Engine {
         let parts = unpoisoned(self.running.parts.lock()).take();
         let Some(parts) = parts else { return };
         let Stoppable { supervisor, ticker, replier, mut followers, mut loops, writer, checkpointer } = parts;
+        self.running.hub.spanning.stop().await;
         loops.shutdown().await;
         if let Some(side) = &self.running.hub.side {
             side.stop_tasks().await;
@@ -367,9 +379,11 @@ impl Engine {
     }
 }
 
-/// The background of an engine with a store: followers, and what may end anywhere.
-fn start_loops(hub: &Arc<Hub>) -> (JoinSet<()>, JoinSet<()>) {
+/// The background: followers, and what may end anywhere.
+fn start_loops(hub: &Arc<Hub>, chores: mpsc::Receiver<Chore>) -> (JoinSet<()>, JoinSet<()>) {
     let (mut followers, mut loops) = (JoinSet::new(), JoinSet::new());
+    let keeper = Arc::clone(hub);
+    loops.spawn(async move { keeper.keep(chores).await });
     if hub.side.is_none() {
         return (followers, loops);
     }
