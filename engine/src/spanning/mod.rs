@@ -18,7 +18,7 @@ mod reserve;
 pub(crate) use keeper::{Adopted, Chore};
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -75,6 +75,7 @@ pub(crate) struct Spanning {
     orders: Mutex<HashMap<OrderNo, Arc<UnderWay>>>,
     /// Commands under way; `None` once the engine stops.
     tasks: Mutex<Option<JoinSet<()>>>,
+    stopping: AtomicBool,
     pub counters: SpanningCounters,
 }
 
@@ -125,6 +126,7 @@ impl Spanning {
             permits: Arc::new(Semaphore::new(MAX_SPANNING_UNDER_WAY)),
             orders: Mutex::default(),
             tasks: Mutex::new(Some(JoinSet::new())),
+            stopping: AtomicBool::new(false),
             counters: SpanningCounters::default(),
         }
     }
@@ -170,6 +172,7 @@ impl Spanning {
 
     /// Takes nothing new and lets what is under way end, for a while. The rest is found again at the next start.
     pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
         let tasks = unpoisoned(self.tasks.lock()).take();
         let Some(mut tasks) = tasks else { return };
         let ended = async {
@@ -182,6 +185,11 @@ impl Spanning {
             tracing::warn!(left = tasks.len(), "orders over several places are left as they are; the next start goes on with them");
             tasks.shutdown().await;
         }
+    }
+
+    /// Whoever tries again and again ends now.
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 }
 

@@ -66,7 +66,8 @@ impl Hub {
         loop {
             let over = self.tell_once(&mut all, step, patience).await;
             let open = all.iter().any(|one| one.open);
-            if !open || Instant::now() >= patience.deadline() {
+            let stops = tries >= 2 && self.spanning.is_stopping();
+            if !open || stops || Instant::now() >= patience.deadline() {
                 break;
             }
             match over {

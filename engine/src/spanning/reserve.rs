@@ -210,6 +210,7 @@ impl Hub {
                     return self.abort(&releases).await;
                 }
                 Err(Refusal::JournalUnavailable) => return,
+                Err(_) if self.spanning.is_stopping() => return,
                 Err(_) => sleep(backoff.next()).await,
             }
         }
@@ -238,7 +239,6 @@ pub(super) fn release_orphan(order_no: crate::ids::OrderNo, sku_id: SkuId) -> Br
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::ids::AttemptId;
 
     #[test]
