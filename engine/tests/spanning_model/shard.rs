@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use hotstock_engine::checkpoint::{CheckpointEnd, Image, Stage};
 use hotstock_engine::event::{Change, Event};
-use hotstock_engine::ids::{Lsn, OrderNo, ShardId, SkuId};
+use hotstock_engine::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId};
 use hotstock_engine::state::{Capture, State};
 
 use crate::messages::{Reply, Slot};
@@ -98,7 +98,8 @@ impl Shard {
     }
 
     pub fn stage(&self, sku_id: &SkuId) -> Option<Stage> {
-        self.state.places().get(sku_id).map(|(stage, _)| *stage)
+        // Every SKU of this world has this warehouse.
+        self.state.image_of_stock(sku_id, WarehouseId(0)).map(|image| image.stage)
     }
 
     /// Whether an order that callers know lies here.
