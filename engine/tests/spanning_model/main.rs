@@ -36,7 +36,7 @@ const STEPS: u64 = 400;
 const CASES: u64 = 500;
 
 /// The last things that are printed of a failure.
-const TRACE: usize = 150;
+const TRACE: usize = 4_000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -57,6 +57,7 @@ fn fails(seed: u64, steps: u64) -> bool {
 fn tell(seed: u64) {
     let steps = (0..STEPS).find(|steps| fails(seed, *steps)).unwrap_or(STEPS);
     let run = std::cell::RefCell::new(None);
+    println!("--- again, to be told");
     let _ = catch_unwind(AssertUnwindSafe(|| {
         let mut traced = Run::new(seed, true);
         let trace = traced.tracer();

@@ -328,6 +328,11 @@ impl World {
             (_, Some(order_no)) => {
                 // The claim of its sender does not hold it here when its lines have moved.
                 let known = self.known_at(order_no);
+                let is_reserve = matches!(command.action, Action::Reserve(_));
+                if known.is_none() && is_reserve && self.under_way.iter().any(|(busy, _)| busy == order_no) {
+                    // It would be made in one place, and might have left it before the attempt comes to its home.
+                    return moved();
+                }
                 let here = match known {
                     Some(shard) => Target::Shard(shard) == to,
                     None => match self.route_of_unclaimed(order_no, command) {
