@@ -142,8 +142,16 @@ pub struct LineView {
 pub struct Serials {
     /// The first, at least 1.
     pub from: u64,
-    /// The last.
+    /// The last, at least `from`.
     pub to: u64,
+}
+
+impl Serials {
+    /// How many.
+    #[must_use]
+    pub fn count(self) -> u64 {
+        self.to.saturating_add(1).saturating_sub(self.from)
+    }
 }
 
 /// The levels of one stock after a change.

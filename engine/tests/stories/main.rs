@@ -4,11 +4,12 @@
 //! - [`orders`]: each row of the state diagram, repeats, mismatches. [`parts`]: parts of orders. [`late`]: late payments.
 //!   [`expiry`]: at, before and after the time; very many at once. [`stock`]: create, change, suspend, best effort.
 //!   [`limits`]: the bounds. [`memory`]: what is forgotten and what is not. [`checkpoints`]: what a restart finds.
-//!   [`moves`]: SKUs come and leave.
+//!   [`moves`]: SKUs come and leave. [`serials`]: serial numbers. [`choice`]: lines that may lie in any warehouse.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
 mod checkpoints;
+mod choice;
 mod expiry;
 mod late;
 mod limits;
@@ -16,5 +17,6 @@ mod memory;
 mod moves;
 mod orders;
 mod parts;
+mod serials;
 mod shop;
 mod stock;
