@@ -88,6 +88,9 @@ pub const MAX_ADOPTED_PER_EVENT: usize = 256;
 /// with 100,000 orders leaves in about 50 turns, between which commands are served.
 pub const MAX_LEAVING_EVENTS_PER_TURN: usize = 8;
 
+/// Lines of the orders that one `Split` event takes apart, give or take those of one order: as many branches are made at once.
+pub const MAX_SPLIT_LINES: usize = 1_000;
+
 /// SKUs that are promoted or demoted by one request. From the HTTP contract: the preheat of a sale.
 pub const MAX_SKUS_PER_MOVE: usize = 1_000;
 

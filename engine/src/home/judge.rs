@@ -1,1 +1,88 @@
-//! The rules of orders, applied to an order over several places: a small state of it and of stocks that have plenty decides.
+//! The rules of orders, applied to an order over several places: a small state of it and of stocks that have plenty decides. They are
+//! not written a second time.
+
+use super::words::{DecidedLine, DecisionKind};
+use crate::checkpoint::{Image, LineImage, OrderImage, Stage, StockImage};
+use crate::clock::Timestamp;
+use crate::command::{Action, Command, StockStatus};
+use crate::event::OrderRequest;
+use crate::ids::Lsn;
+use crate::limits::MAX_STOCK_UNITS;
+use crate::outcome::{Levels, LineView, OrderView, Serials};
+use crate::state::{Decision, Order, State};
+
+/// What one place that had all the lines, and enough of everything, would say.
+pub(super) fn decide(order: &OrderImage, action: &Action, now: Timestamp) -> Decision {
+    let mut images: Vec<Image> = order.lines.iter().map(|line| Image::Stock(plenty(line))).collect();
+    images.push(Image::Order(order.clone()));
+    let state = State::of_images(Lsn::ZERO, now, images).expect("each stock stands in an order once");
+    state.decide(&Command::from(action.clone()), now)
+}
+
+/// A stock with the units of a line, and as many others as there can be.
+fn plenty(line: &LineImage) -> StockImage {
+    let (reserved, sold) = (u64::from(line.held), u64::from(line.confirmed.saturating_sub(line.returned)));
+    let available = MAX_STOCK_UNITS.saturating_sub(reserved).saturating_sub(sold);
+    StockImage {
+        sku_id: line.sku_id.clone(),
+        warehouse_id: line.warehouse_id,
+        levels: Levels { available, reserved, sold, version: 0 },
+        status: StockStatus::OnSale,
+        initial: 0,
+        supplied: MAX_STOCK_UNITS,
+        forgotten_sold: 0,
+        lsn: Lsn::ZERO,
+        epoch: 0,
+        stage: Stage::Open,
+        // Serial numbers are given where the units are.
+        numbered: None,
+    }
+}
+
+/// Lets a decision change the counts of an order; `None` when it does not fit them.
+pub(super) fn apply(
+    order: &mut OrderImage,
+    kind: DecisionKind,
+    lines: &[DecidedLine],
+    request: Option<&OrderRequest>,
+) -> Option<()> {
+    let mut counted = Order::counting(order);
+    let moved = lines.iter().map(|line| (line.line, line.units));
+    match kind {
+        DecisionKind::Confirm => counted.sell(lines.iter().map(|l| (l.line, l.units, l.late)))?,
+        DecisionKind::Release => counted.release(moved, request.is_none())?,
+        DecisionKind::Expire => counted.expire(moved)?,
+        DecisionKind::Return => counted.take_back(moved)?,
+    }
+    counted.count_into(order);
+    order.requests.extend(request.cloned());
+    Some(())
+}
+
+/// An order as callers see it.
+pub(super) fn view(order: &OrderImage) -> OrderView {
+    let counted = Order::counting(order);
+    let line_view = |(index, line): (u16, &LineImage)| LineView {
+        sku_id: line.sku_id.clone(),
+        warehouse_id: line.warehouse_id,
+        quantity: line.quantity,
+        held: line.held,
+        confirmed: line.confirmed,
+        released: line.released,
+        returned: line.returned,
+        serials: serials_of(order, index),
+    };
+    OrderView {
+        order_no: order.order_no.clone(),
+        status: counted.status(),
+        created_at: order.created_at,
+        expires_at: counted.is_open().then_some(order.expires_at),
+        lines: (0..).zip(&order.lines).map(line_view).collect(),
+    }
+}
+
+fn serials_of(order: &OrderImage, line: u16) -> Option<Box<[Serials]>> {
+    let of_line = order.serials.iter().filter(|given| given.line == line).map(|given| given.serials);
+    let of_line: Vec<_> = of_line.collect();
+    (!of_line.is_empty()).then(|| of_line.into_boxed_slice())
+}

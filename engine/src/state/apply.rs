@@ -91,18 +91,11 @@ impl State {
             Change::Confirmed { order_no, request, lines } => {
                 lines.iter().try_for_each(|line| self.sell_units(lsn, line))?;
                 self.change_order(lsn, event, order_no, |order| {
+                    order.sell(lines.iter().map(|l| (l.line, l.held, l.late)))?;
                     for moved in lines {
                         if let Some(serials) = moved.serials() {
                             order.rare_mut().serials.push(LineSerials { line: moved.line, serials });
                         }
-                        let line = order.lines.get_mut(usize::from(moved.line))?;
-                        line.held = line.held.checked_sub(moved.held)?;
-                        line.released = line.released.checked_sub(moved.late)?;
-                        line.lapsed = line.lapsed.checked_sub(moved.late)?;
-                        line.confirmed = line.confirmed.checked_add(moved.held)?.checked_add(moved.late)?;
-                    }
-                    if order.lines.iter().all(|line| line.released == 0) {
-                        order.phase = Phase::Open;
                     }
                     note_request(order, request.as_ref());
                     Some(())
@@ -114,14 +107,7 @@ impl State {
                 self.move_all(lsn, moves)?;
                 let places = lines.iter().map(|l| (l.line, l.quantity));
                 self.change_order(lsn, event, order_no, |order| {
-                    give_back(order, places, request.is_none())?;
-                    if !order.is_open() {
-                        order.phase = Phase::Released;
-                        // Given back part by part until nothing was left, nothing sold: the whole order ended.
-                        if request.is_some() && order.sum(|line| line.confirmed) == 0 {
-                            order.lines.iter_mut().for_each(|line| line.lapsed = line.released);
-                        }
-                    }
+                    order.release(places, request.is_none())?;
                     note_request(order, request.as_ref());
                     Some(())
                 })
@@ -131,11 +117,7 @@ impl State {
                     lines.iter().map(|l| (&l.sku_id, l.warehouse_id, Delta::unhold(l.quantity), l.after));
                 self.move_all(lsn, moves)?;
                 let places = lines.iter().map(|l| (l.line, l.quantity));
-                self.change_order(lsn, event, order_no, |order| {
-                    give_back(order, places, true)?;
-                    order.phase = Phase::Expired;
-                    (!order.is_open()).then_some(())
-                })
+                self.change_order(lsn, event, order_no, |order| order.expire(places))
             }
             Change::Extended { order_no, ttl_seconds } => {
                 let expires_at = event.at.plus_seconds(u64::from(*ttl_seconds));
@@ -149,11 +131,7 @@ impl State {
                     lines.iter().map(|l| (&l.sku_id, l.warehouse_id, Delta::give_back(l.quantity), l.after));
                 self.move_all(lsn, moves)?;
                 self.change_order(lsn, event, order_no, |order| {
-                    for moved in lines {
-                        let line = order.lines.get_mut(usize::from(moved.line))?;
-                        line.returned = line.returned.checked_add(moved.quantity)?;
-                        (line.returned <= line.confirmed).then_some(())?;
-                    }
+                    order.take_back(lines.iter().map(|l| (l.line, l.quantity)))?;
                     note_request(order, Some(request));
                     Some(())
                 })
@@ -166,7 +144,8 @@ impl State {
             Change::Adopted { sku_id } => self.finish_adoption(lsn, sku_id),
             Change::Closed { skus } => skus.iter().try_for_each(|sku_id| self.close(lsn, sku_id)),
             Change::Shed { orders, sold, .. } => self.shed(lsn, orders, sold),
-            Change::Split { .. } | Change::Home(_) => todo!("TODO(core)"),
+            Change::Split { orders } => orders.iter().try_for_each(|order_no| self.split(lsn, order_no)),
+            Change::Home(change) => self.apply_home(lsn, event.at, change),
             Change::Withdrawn { sku_id, epoch } => self.withdraw(lsn, sku_id, *epoch),
         }
     }
@@ -277,7 +256,7 @@ impl State {
             }
             return Err(Corruption::new(lsn, format!("it makes order {} again", order.order_no)));
         }
-        self.last_order = self.put_order(order);
+        self.last_order = self.put_order(order, false);
         Ok(())
     }
 
@@ -334,6 +313,7 @@ impl State {
             match item {
                 Item::Order(place) => self.let_go(place, &mut net),
                 Item::Request(place) => self.take_request(place),
+                Item::Home(place) => self.let_go_home(place),
             }
         }
         self.note_forgotten_sold(lsn, sold, net)
@@ -343,7 +323,9 @@ impl State {
     pub(super) fn let_go(&mut self, place: u32, net: &mut BTreeMap<u32, u64>) {
         self.add_net_sold(place, net);
         let order = self.take_order(place).expect("what is forgotten is still there");
-        self.forgotten.push(order.order_no);
+        if !order.branch {
+            self.forgotten.push(order.order_no);
+        }
     }
 
     /// Takes over the totals of an event that lets go of orders, which sold `net`.
@@ -375,19 +357,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-/// Held units go back; by the end of the whole order, a late payment can take them again.
-fn give_back(order: &mut Order, places: impl Iterator<Item = (u16, u32)>, whole: bool) -> Option<()> {
-    for (place, quantity) in places {
-        let line = order.lines.get_mut(usize::from(place))?;
-        line.held = line.held.checked_sub(quantity)?;
-        line.released = line.released.checked_add(quantity)?;
-        if whole {
-            line.lapsed = line.lapsed.checked_add(quantity)?;
-        }
-    }
-    Some(())
 }
 
 fn note_request(order: &mut Order, request: Option<&OrderRequest>) {

@@ -16,7 +16,7 @@ use crate::outcome::{Levels, Serials};
 pub struct AuditReport {
     /// One entry per stock, by SKU and warehouse.
     pub stocks: Vec<StockAudit>,
-    /// Orders in memory.
+    /// Orders in memory; as in [`Sizes`](super::Sizes).
     pub orders: usize,
     /// Orders that hold units.
     pub open_orders: usize,
@@ -125,7 +125,8 @@ impl State {
         violations.extend(self.check_lying().err().map(Violation));
         violations.extend(self.check_remembered().err().map(Violation));
         stocks.sort_by(|a, b| (&a.sku_id, a.warehouse_id).cmp(&(&b.sku_id, b.warehouse_id)));
-        let (orders, open_orders) = self.orders.counts();
+        violations.extend(self.check_homes().into_iter().map(Violation));
+        let super::Sizes { orders, open_orders, .. } = self.sizes();
         AuditReport { stocks, orders, open_orders, violations }
     }
 
@@ -203,16 +204,19 @@ impl State {
         if lines == listed { Ok(()) } else { Err(format!("{lines} lines lie on stocks that list {listed}")) }
     }
 
-    /// What is remembered is exactly the ended orders and the requests, each by its last change.
+    /// What is remembered is exactly the ended orders (over several places: those whose branches know it) and the requests, each by its last
+    /// change.
     fn check_remembered(&self) -> Result<(), String> {
         let ended = self.orders.iter().filter(|order| !order.is_open()).count();
-        let must = ended + self.requests.len();
+        let done = self.homes.iter().filter(|home| home.is_done()).count();
+        let must = ended + done + self.requests.len();
         if self.remembered.len() != must {
             return Err(format!("{} entries are remembered and {must} must be", self.remembered.len()));
         }
         let right = |lsn, item| match item {
             Item::Order(place) => self.orders.get(place).is_some_and(|o| o.lsn == lsn && !o.is_open()),
             Item::Request(place) => self.requests.get(place).is_some_and(|r| r.lsn == lsn),
+            Item::Home(place) => self.homes.at_place(place).is_some_and(|h| h.order.lsn == lsn && h.is_done()),
         };
         match self.remembered.iter().find(|(lsn, item)| !right(*lsn, *item)) {
             Some((lsn, item)) => Err(format!("{item:?} is remembered at {lsn} and was changed elsewhere")),

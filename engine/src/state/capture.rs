@@ -24,6 +24,8 @@ enum Stage {
     #[default]
     Stocks,
     Orders,
+    /// Behind the orders: of an order that is split meanwhile, its home and all branches are captured, or else the order is.
+    Homes,
     Requests,
     Done,
 }
@@ -38,7 +40,11 @@ impl State {
             }
             Stage::Orders => {
                 let (images, to) = self.orders.images(&self.stocks, at.place, max);
-                (images.into_iter().map(Image::Order).collect(), to, self.orders.places(), Stage::Requests)
+                (images.into_iter().map(Image::Order).collect(), to, self.orders.places(), Stage::Homes)
+            }
+            Stage::Homes => {
+                let (images, to) = self.homes.images(at.place, max);
+                (images.into_iter().map(Image::Home).collect(), to, self.homes.places(), Stage::Requests)
             }
             Stage::Requests => {
                 let (images, to) = request_images(&self.requests, at.place, max);
@@ -141,7 +147,7 @@ impl State {
                 Image::Stock(image) => self.restore_stock(&image)?,
                 Image::Order(image) => self.restore_order(image)?,
                 Image::Request(image) => self.restore_request(image)?,
-                Image::Home(_) => todo!("TODO(core)"),
+                Image::Home(image) => self.restore_home(image)?,
             }
         }
         Ok(())
@@ -185,7 +191,7 @@ impl State {
         }
         let lsn = image.lsn;
         let order = self.order_of(image, lsn);
-        self.put_order(order);
+        self.put_order(order, false);
         Ok(())
     }
 

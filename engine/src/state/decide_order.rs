@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
+use super::deadlines::due_through;
 use super::order::{Order, OrderLine};
 use super::stock::{Delta, Stock};
 use super::{Decided, State, Verdict};
 use crate::checkpoint::Phase;
+use crate::clock::Timestamp;
 use crate::command::{Command, Confirm, Extend, Lines, Mode, Part, Release, Reserve, Return, StockStatus};
 use crate::event::{Change, ConfirmedLine, MovedLine, OrderRequest, ReservedLine};
-use crate::ids::{RequestId, SkuId};
+use crate::ids::{OrderNo, RequestId, SkuId};
 use crate::limits::MAX_REQUESTS_PER_ORDER;
 use crate::outcome::{Refusal, ShortLine};
 
@@ -244,8 +246,15 @@ impl State {
         Change::Expired { order_no: order.order_no.clone(), lines }
     }
 
+    /// A branch expires when its home says so, whatever its own time.
+    pub(super) fn decide_expire(&self, order_no: &OrderNo, now: Timestamp) -> Decided {
+        let (_, order) = self.known_order(order_no)?;
+        let over = order.branch || order.expires_at <= due_through(now);
+        Ok(if order.is_open() && over { Verdict::Change(self.expire(order)) } else { self.replay(order) })
+    }
+
     /// An order that was really reserved once.
-    fn live_order(&self, order_no: &crate::ids::OrderNo) -> Result<&Order, Refusal> {
+    fn live_order(&self, order_no: &OrderNo) -> Result<&Order, Refusal> {
         let (_, order) = self.known_order(order_no)?;
         match order.phase {
             Phase::Cancelled => Err(Refusal::OrderCancelled { order_no: order_no.clone() }),

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::order::{Order, OrderLine};
 use super::remembered::RequestKey;
 use super::{Decided, State, Verdict};
 use crate::checkpoint::{LineImage, LineSerials, OrderImage, RequestImage, Stage, StockImage};
@@ -12,8 +13,8 @@ use crate::command::{Command, InvalidField, Place};
 use crate::event::{Change, Event};
 use crate::ids::{OrderNo, SkuId};
 use crate::limits::{
-    MAX_ADOPTED_PER_EVENT, MAX_FORGOTTEN_STOCKS, MAX_ORDER_LINES, MAX_SKUS_PER_MOVE, MAX_STOCK_UNITS,
-    MAX_WAREHOUSES_PER_SKU,
+    MAX_ADOPTED_PER_EVENT, MAX_FORGOTTEN_STOCKS, MAX_ORDER_LINES, MAX_SKUS_PER_MOVE, MAX_SPLIT_LINES,
+    MAX_STOCK_UNITS, MAX_WAREHOUSES_PER_SKU,
 };
 use crate::outcome::{Answer, Refusal};
 
@@ -203,48 +204,48 @@ impl State {
         if closed.is_empty() {
             return Ok(Verdict::Nothing(Answer::Placed));
         }
-        let leaving: BTreeSet<u32> = closed.iter().flat_map(|sku_id| self.stocks.numbers(sku_id)).collect();
-        let leaves =
-            |number: u32| leaving.contains(&number) || self.stocks.get(number).stage == Stage::Closing;
-        for number in &leaving {
-            let stock = self.stocks.get(*number);
-            for lying in stock.orders.iter() {
-                let Some(order) = self.orders.get(lying.order) else { continue };
-                let spans = order.lines.len() > 1 && order.is_open();
-                if spans && !order.lines.iter().all(|line| leaves(line.stock)) {
-                    let (sku_id, order_no) = (stock.sku_id.clone(), order.order_no.clone());
-                    return Err(Refusal::OrdersSpan { sku_id, order_no });
-                }
-            }
-        }
         Ok(Verdict::Change(Change::Closed { skus: closed }))
     }
 
-    /// What is to be done next for a SKU that is closed: some of its orders leave, and when none is left the SKU does. The
-    /// caller applies it before it asks again.
+    /// What is to be done next for a SKU that is closed: some of its orders leave, and when none is left the SKU does. Open orders that
+    /// hold other SKUs too, which stay, are split before. The caller applies it before it asks again.
     #[must_use]
     pub fn next_leaving(&self, now: Timestamp) -> Option<Event> {
         let sku_id = &self.stocks.first_closing()?.sku_id;
         let mut places = BTreeSet::new();
         let mut orders: Vec<OrderNo> = Vec::new();
         let mut sold = BTreeMap::new();
+        let (mut spanning, mut spanning_lines) = (Vec::new(), 0);
         let lying = self.stocks.of_sku(sku_id).flat_map(|stock| stock.orders.iter().rev());
         for lying in lying {
-            if orders.len() >= MAX_ADOPTED_PER_EVENT || sold.len() >= MAX_FORGOTTEN_STOCKS {
+            let full = orders.len() >= MAX_ADOPTED_PER_EVENT || sold.len() >= MAX_FORGOTTEN_STOCKS;
+            if full || spanning_lines >= MAX_SPLIT_LINES {
                 break;
             }
             if let Some(order) = self.orders.get(lying.order).filter(|_| places.insert(lying.order)) {
+                if self.comes_apart(order) {
+                    spanning_lines += order.lines.len();
+                    spanning.push(order.order_no.clone());
+                }
                 orders.push(order.order_no.clone());
                 self.add_net_sold(lying.order, &mut sold);
             }
         }
         let sku_id = sku_id.clone();
-        let change = if orders.is_empty() {
+        let change = if !spanning.is_empty() {
+            Change::Split { orders: spanning }
+        } else if orders.is_empty() {
             Change::Withdrawn { epoch: self.epoch(&sku_id), sku_id }
         } else {
             Change::Shed { sku_id, orders, sold: self.forgotten_totals(sold) }
         };
         Some(Event { at: now.max(self.time), trace: None, change })
+    }
+
+    /// Whether an order that lies on a closing stock holds units and lies on others that stay.
+    fn comes_apart(&self, order: &Order) -> bool {
+        let leaves = |line: &OrderLine| self.stocks.get(line.stock).stage == Stage::Closing;
+        order.lines.len() > 1 && order.is_open() && !order.lines.iter().all(leaves)
     }
 
     fn epoch(&self, sku_id: &SkuId) -> u64 {
@@ -253,7 +254,7 @@ impl State {
 }
 
 /// Whether the counts of an order fit each other, and each stock stands in it once.
-fn check_counts(image: &OrderImage) -> Result<(), Refusal> {
+pub(crate) fn check_counts(image: &OrderImage) -> Result<(), Refusal> {
     let fits = |line: &LineImage| {
         let got = sum(&[line.held, line.confirmed, line.released].map(u64::from));
         got.is_some_and(|got| got <= u64::from(line.quantity))
@@ -272,6 +273,6 @@ fn sum(units: &[u64]) -> Option<u64> {
     units.iter().try_fold(0_u64, |sum, units| sum.checked_add(*units))
 }
 
-fn invalid(field: &str, problem: String) -> Refusal {
+pub(super) fn invalid(field: &str, problem: String) -> Refusal {
     InvalidField::new(field, problem).into()
 }

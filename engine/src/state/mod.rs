@@ -1,9 +1,10 @@
 //! The state machine of one shard: pure, synchronous, without clock or IO.
 //!
 //! - [`table`]: tables that grow in steps. [`stock`]: stocks and the arithmetic of their levels. [`order`]: orders and
-//!   their deadlines. [`remembered`]: what is known of ended orders and answered requests, and for how long.
+//!   their [`deadlines`]. [`remembered`]: what is known of ended orders and answered requests, and for how long.
 //! - [`State::decide`] (in [`decide_order`], [`decide_stock`], [`decide_place`]) answers a command or makes the event that carries
 //!   it out; [`State::apply`] (in [`apply`], [`moves`]) lets an event change the state, live and in recovery alike.
+//! - [`homes`]: orders over several places whose home is this shard ([`Homes`](crate::home::Homes)); they hold nothing here, their branches do.
 //! - [`capture`]: checkpoints in slices, and the state from one. [`audit`]: every invariant, recomputed.
 //!
 //! Live, an event goes through `decide`, `apply`, `answer`; in recovery through `apply` alone. The levels in the event are
@@ -12,9 +13,11 @@
 mod apply;
 mod audit;
 mod capture;
+mod deadlines;
 mod decide_order;
 mod decide_place;
 mod decide_stock;
+mod homes;
 mod moves;
 mod order;
 mod remembered;
@@ -23,7 +26,11 @@ mod table;
 
 pub use audit::{AuditReport, StockAudit, Violation};
 pub use capture::Capture;
+pub(crate) use decide_place::check_counts;
+pub(crate) use deadlines::{Deadlines, NO_DEADLINE, TAKEN};
+pub(crate) use order::Order;
 pub use stock::{Delta, LeftStock};
+pub(crate) use table::{Keyed, Room, Table};
 
 use std::collections::BTreeMap;
 
@@ -31,14 +38,13 @@ use crate::checkpoint::Stage;
 use crate::clock::Timestamp;
 use crate::command::{Action, Command};
 use crate::event::{Change, Event};
-use crate::home::HomeImage;
+use crate::home::Homes;
 use crate::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use crate::outcome::{Answer, Effect, OrderView, Outcome, Refusal, StockView};
 
-use order::{Order, Orders};
+use order::Orders;
 use remembered::{Item, Remembered, Requests, StockRequest};
 use stock::{Lying, Stock, Stocks};
-use table::Room;
 
 /// The state of one shard.
 #[derive(Debug, Clone)]
@@ -52,6 +58,7 @@ pub struct State {
     exact_from: Lsn,
     stocks: Stocks,
     orders: Orders,
+    homes: Homes,
     requests: Requests,
     remembered: Remembered,
     /// The place of the order that was changed last, so that the answer need not look for it.
@@ -101,6 +108,7 @@ impl State {
             exact_from: Lsn::ZERO,
             stocks: Stocks::new(room),
             orders: Orders::new(room),
+            homes: Homes::new(room),
             requests: Requests::new(room),
             remembered: Remembered::default(),
             last_order: 0,
@@ -131,6 +139,9 @@ impl State {
     #[must_use]
     pub fn decide(&self, command: &Command, now: Timestamp) -> Decision {
         let now = now.max(self.time);
+        if let Some(decision) = self.decide_at_home(command, now) {
+            return decision;
+        }
         let decided = match &command.action {
             Action::CreateStock(c) => self.decide_create(c),
             Action::ChangeStock(c) => self.decide_change(c),
@@ -142,7 +153,8 @@ impl State {
             Action::Return(c) => self.decide_return(c),
             Action::Place(place) => self.decide_place(place, command),
             Action::GetOrder(order_no) => self.known_order(order_no).map(|(_, order)| self.replay(order)),
-            Action::Expire(_) | Action::Home(_) => todo!("TODO(core)"),
+            Action::Expire(order_no) => self.decide_expire(order_no, now),
+            Action::Home(_) => unreachable!("decided above"),
         };
         let decided = match decided {
             Ok(Verdict::Change(_)) | Err(_) if self.is_moving(&command.action) => {
@@ -193,7 +205,7 @@ impl State {
             | Change::OrdersAdopted { .. }
             | Change::Adopted { .. }
             | Change::Closed { .. } => Answer::Placed,
-            Change::Home(_) => todo!("TODO(core)"),
+            Change::Home(change) => self.homes.answer(change),
             Change::Forgotten { .. } | Change::Split { .. } | Change::Shed { .. } | Change::Withdrawn { .. } => {
                 unreachable!("no command makes the shard forget")
             }
@@ -203,53 +215,32 @@ impl State {
     /// The event for the next order whose time is over, if there is one. The caller applies it before it asks again.
     #[must_use]
     pub fn next_expiry(&self, now: Timestamp) -> Option<Event> {
-        let order = self.orders.first_due(now)?;
-        Some(Event { at: now.max(self.time), trace: None, change: self.expire(order) })
+        let change = match self.orders.first_due(now) {
+            Some(order) => self.expire(order),
+            None => self.homes.next_expiry(now)?,
+        };
+        Some(Event { at: now.max(self.time), trace: None, change })
     }
 
     /// The latest expiry that [`State::next_expiry`] takes as over at `now`.
     #[must_use]
     pub fn due_through(now: Timestamp) -> Timestamp {
-        order::due_through(now)
+        deadlines::due_through(now)
     }
 
     /// The last change of an order, and the order; for reads whose durability the caller checks.
     #[must_use]
     pub fn order(&self, order_no: &OrderNo) -> Option<(Lsn, OrderView)> {
+        if let Some(found) = self.homes.view(order_no) {
+            return Some(found);
+        }
         self.orders.find(order_no).map(|(_, order)| (order.lsn, order.view(&self.stocks)))
     }
 
-    /// Up to `max` branches that are to ask their home now. They do not come again before the next start, or until they move: who took
-    /// them sees to it that they ask.
-    pub fn take_due_branches(&mut self, _now: Timestamp, _max: usize) -> Vec<OrderNo> {
-        Vec::new()
-    }
-
-    /// Up to `max` orders, also over several places, whose time is over, instead of their expiry, which somebody else is to be asked about. They
-    /// do not come again before the next start, unless they change or are [given back](State::give_back_due).
-    pub fn take_due_orders(&mut self, _now: Timestamp, _max: usize) -> Vec<OrderNo> {
-        Vec::new()
-    }
-
-    /// An order that was taken as due and not worked on is due again.
-    pub fn give_back_due(&mut self, _order_no: &OrderNo) {}
-
-    /// Up to `max` orders over several places whose branches are to be told something and nobody is at it: after an expiry, and after a
-    /// start. They do not come again before the next start: who took them sees to it that the branches are told.
-    pub fn take_unsent(&mut self, _max: usize) -> Vec<OrderNo> {
-        Vec::new()
-    }
-
-    /// An order over several places whose home is here, as an image.
-    #[must_use]
-    pub fn image_of_home(&self, _order_no: &OrderNo) -> Option<HomeImage> {
-        None
-    }
-
-    /// Whether there is such an order.
+    /// Whether there is such an order, or branch.
     #[must_use]
     pub fn knows_order(&self, order_no: &OrderNo) -> bool {
-        self.orders.find(order_no).is_some()
+        self.orders.find(order_no).is_some() || self.homes.knows(order_no)
     }
 
     /// The SKUs that are here, each with where it is on its way and its epoch.
@@ -259,9 +250,10 @@ impl State {
         stocks.map(|(_, stock)| (stock.sku_id.clone(), (stock.stage, stock.epoch))).collect()
     }
 
-    /// The numbers of all orders; to rebuild the directory.
+    /// The numbers of all orders whose home is here, not those of branches; to rebuild the directory.
     pub fn order_numbers(&self) -> impl Iterator<Item = &OrderNo> {
-        self.orders.iter().map(|order| &order.order_no)
+        let plain = self.orders.iter().filter(|order| !order.branch).map(|order| &order.order_no);
+        plain.chain(self.homes.iter().map(|home| &home.order.order_no))
     }
 
     /// The numbers of the stocks that changed since the last call.
@@ -289,6 +281,8 @@ impl State {
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         let (orders, open_orders) = self.orders.counts();
+        let (homes, open_homes) = self.homes.counts();
+        let (orders, open_orders) = (orders + homes, open_orders + open_homes);
         Sizes { stocks: self.stocks.len(), orders, open_orders, remembered: self.remembered.len() }
     }
 
@@ -301,10 +295,10 @@ impl State {
         Verdict::Nothing(Answer::Order { order: order.view(&self.stocks), effect: Effect::Replayed })
     }
 
-    /// Adds an order with everything that points at it.
-    fn put_order(&mut self, order: Order) -> u32 {
+    /// Adds an order with everything that points at it; `behind` as for [`Orders::insert`].
+    fn put_order(&mut self, order: Order, behind: bool) -> u32 {
         let (lsn, ended) = (order.lsn, !order.is_open());
-        let place = self.orders.insert(order);
+        let place = self.orders.insert(order, behind);
         let order = self.orders.get_mut(place).expect("just inserted");
         for (line, index) in order.lines.iter_mut().zip(0..) {
             line.index = self.stocks.lay(line.stock, Lying { order: place, line: index });
@@ -356,7 +350,8 @@ impl State {
     /// Sees to it that the order expires if and only if it can.
     fn settle(&mut self, place: u32) {
         let Some(order) = self.orders.get(place) else { return };
-        if order.is_open() && self.is_free(order) {
+        // A branch asks wherever it is.
+        if order.is_open() && (order.branch || self.is_free(order)) {
             self.orders.arm(place);
         } else {
             self.orders.disarm(place);
@@ -404,9 +399,9 @@ impl State {
 pub struct Sizes {
     /// Stocks, one per (sku, warehouse).
     pub stocks: usize,
-    /// Orders in memory.
+    /// Orders in memory; of an order over several places, the home and each branch.
     pub orders: usize,
-    /// Orders that hold units.
+    /// Orders that hold units; an order over several places counts once, at its home.
     pub open_orders: usize,
     /// Ended orders and request ids that are remembered.
     pub remembered: usize,

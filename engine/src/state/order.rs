@@ -1,9 +1,8 @@
-//! Orders: what one holds, where it stands, and the index of their deadlines.
-
-use std::collections::BTreeMap;
+//! Orders: what one holds, where it stands, and when each expires or, of a branch, asks its home.
 
 use smallvec::SmallVec;
 
+use super::deadlines::{Deadlines, NO_DEADLINE, TAKEN};
 use super::stock::Stocks;
 use super::table::{Keyed, Room, Table};
 use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase};
@@ -12,10 +11,6 @@ use crate::command::Mode;
 use crate::event::OrderRequest;
 use crate::ids::{BuyerId, Lsn, OrderNo};
 use crate::outcome::{LineView, OrderStatus, OrderView, Serials};
-
-/// Deadlines are kept to this many milliseconds, rounded up: an order is never expired early, and at most this late
-/// by the index.
-const DEADLINE_STEP_MILLIS: u64 = 100;
 
 /// An order in memory: about 140 bytes with one line.
 #[derive(Debug, Clone)]
@@ -32,7 +27,9 @@ pub struct Order {
     pub rare: Option<Box<Rare>>,
     pub mode: Mode,
     pub phase: Phase,
-    /// Its index in the list of its deadline, or [`NO_DEADLINE`].
+    /// A branch of an order over several places: it does not expire, it asks its home.
+    pub branch: bool,
+    /// Its index in the list of its deadline; [`NO_DEADLINE`]: it holds nothing, or a stock that it lies on is moving; [`TAKEN`].
     deadline_index: u32,
 }
 
@@ -44,9 +41,6 @@ pub struct Rare {
     /// Serial numbers that its lines got, as they came.
     pub serials: Vec<LineSerials>,
 }
-
-/// The order can't expire: it holds nothing, or a stock that it lies on is moving.
-const NO_DEADLINE: u32 = u32::MAX;
 
 /// A line of an order. held + confirmed + released = the units that it got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +86,7 @@ impl Keyed for Order {
 impl Order {
     pub fn new(order_no: OrderNo, at: Timestamp, lsn: Lsn) -> Self {
         Self {
+            branch: order_no.is_branch(),
             order_no,
             buyer_id: None,
             created_at: at,
@@ -119,6 +114,81 @@ impl Order {
     /// What few orders have, to add to it.
     pub fn rare_mut(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
+    }
+
+    /// The counts of an image alone: its lines lie on no stock.
+    pub fn counting(image: &OrderImage) -> Self {
+        let mut order = Self::new(image.order_no.clone(), image.created_at, image.lsn);
+        order.phase = image.phase;
+        order.lines = image.lines.iter().map(OrderLine::from).collect();
+        order
+    }
+
+    /// Gives its counts to the image that they were taken from.
+    pub fn count_into(&self, image: &mut OrderImage) {
+        image.phase = self.phase;
+        for (line, to) in self.lines.iter().zip(&mut image.lines) {
+            (to.held, to.confirmed, to.released) = (line.held, line.confirmed, line.released);
+            (to.returned, to.lapsed) = (line.returned, line.lapsed);
+        }
+    }
+
+    /// Held units are sold, and (`late`) units whose hold had ended. `None`, here and below: it has not that many.
+    pub fn sell(&mut self, lines: impl Iterator<Item = (u16, u32, u32)>) -> Option<()> {
+        for (index, held, late) in lines {
+            let line = self.lines.get_mut(usize::from(index))?;
+            line.held = line.held.checked_sub(held)?;
+            line.released = line.released.checked_sub(late)?;
+            line.lapsed = line.lapsed.checked_sub(late)?;
+            line.confirmed = line.confirmed.checked_add(held)?.checked_add(late)?;
+        }
+        if self.lines.iter().all(|line| line.released == 0) {
+            self.phase = Phase::Open;
+        }
+        Some(())
+    }
+
+    /// The caller gives held units back; `whole`: all of them.
+    pub fn release(&mut self, lines: impl Iterator<Item = (u16, u32)>, whole: bool) -> Option<()> {
+        self.give_back(lines, whole)?;
+        if !self.is_open() {
+            self.phase = Phase::Released;
+            // Given back part by part until nothing was left, nothing sold: the whole order ended.
+            if !whole && self.sum(|line| line.confirmed) == 0 {
+                self.lines.iter_mut().for_each(|line| line.lapsed = line.released);
+            }
+        }
+        Some(())
+    }
+
+    /// All held units go back because the time is over.
+    pub fn expire(&mut self, lines: impl Iterator<Item = (u16, u32)>) -> Option<()> {
+        self.give_back(lines, true)?;
+        self.phase = Phase::Expired;
+        (!self.is_open()).then_some(())
+    }
+
+    /// Held units go back; by the end of the whole order, a late payment can take them again.
+    fn give_back(&mut self, lines: impl Iterator<Item = (u16, u32)>, whole: bool) -> Option<()> {
+        for (index, quantity) in lines {
+            let line = self.lines.get_mut(usize::from(index))?;
+            line.held = line.held.checked_sub(quantity)?;
+            line.released = line.released.checked_add(quantity)?;
+            if whole {
+                line.lapsed = line.lapsed.checked_add(quantity)?;
+            }
+        }
+        Some(())
+    }
+
+    /// Sold units come back.
+    pub fn take_back(&mut self, lines: impl Iterator<Item = (u16, u32)>) -> Option<()> {
+        for (index, quantity) in lines {
+            let line = self.lines.get_mut(usize::from(index))?;
+            line.returned = line.returned.checked_add(quantity)?;
+            (line.returned <= line.confirmed).then_some(())?;
+        }
+        Some(())
     }
 
     /// The sum of one count over the lines.
@@ -224,15 +294,18 @@ fn show_serials(lines: &mut [LineView], serials: &[LineSerials]) {
 #[derive(Debug, Clone)]
 pub struct Orders {
     table: Table<Order>,
-    /// Deadline (in steps) → places of the orders that expire then. Holds exactly the open orders none of whose stocks is moving;
-    /// who changes an order or a stage sees to that with [`Orders::arm`].
-    deadlines: BTreeMap<u64, Vec<u32>>,
+    /// Of the open orders none of whose stocks is moving; who changes an order or a stage sees to that with [`Orders::arm`].
+    deadlines: Deadlines,
+    /// When open branches ask their homes.
+    asks: Deadlines,
     open: usize,
+    open_branches: usize,
 }
 
 impl Orders {
     pub fn new(room: Room) -> Self {
-        Self { table: Table::new(room), deadlines: BTreeMap::new(), open: 0 }
+        let (deadlines, asks) = (Deadlines::default(), Deadlines::default());
+        Self { table: Table::new(room), deadlines, asks, open: 0, open_branches: 0 }
     }
 
     pub fn find(&self, order_no: &OrderNo) -> Option<(u32, &Order)> {
@@ -258,9 +331,9 @@ impl Orders {
         self.table.places()
     }
 
-    /// Orders, and how many of them hold units.
+    /// Orders and branches, and how many orders (without branches) hold units.
     pub fn counts(&self) -> (usize, usize) {
-        (self.table.len(), self.open)
+        (self.table.len(), self.open - self.open_branches)
     }
 
     /// Up to `max` images from place `from` on, and the place after them.
@@ -274,16 +347,16 @@ impl Orders {
         self.table.get_mut(place)
     }
 
-    /// Adds an order, not armed yet.
-    pub fn insert(&mut self, order: Order) -> u32 {
-        self.open += usize::from(order.is_open());
-        self.table.insert(order)
+    /// Adds an order, not armed yet. `behind`: a running checkpoint that has not passed all places yet comes to it.
+    pub fn insert(&mut self, order: Order, behind: bool) -> u32 {
+        self.count(order.branch, false, order.is_open());
+        if behind { self.table.append(order) } else { self.table.insert(order) }
     }
 
     pub fn remove(&mut self, place: u32) -> Option<Order> {
         self.disarm(place);
         let order = self.table.remove(place)?;
-        self.open -= usize::from(order.is_open());
+        self.count(order.branch, order.is_open(), false);
         Some(order)
     }
 
@@ -292,95 +365,96 @@ impl Orders {
         let order = self.table.get_mut(place)?;
         let (was_open, was_at) = (order.is_open(), order.expires_at);
         let result = change(order);
-        let (open, at) = (order.is_open(), order.expires_at);
+        let (branch, open, at) = (order.branch, order.is_open(), order.expires_at);
         if !open || at != was_at {
             // It is listed under its old time.
             let index = std::mem::replace(&mut order.deadline_index, NO_DEADLINE);
-            self.drop_deadline(was_at, index);
+            self.drop_deadline(branch, was_at, index);
         }
-        self.open = self.open - usize::from(was_open) + usize::from(open);
+        self.count(branch, was_open, open);
         Some(result)
+    }
+
+    fn count(&mut self, branch: bool, was_open: bool, open: bool) {
+        self.open = self.open - usize::from(was_open) + usize::from(open);
+        if branch {
+            self.open_branches = self.open_branches - usize::from(was_open) + usize::from(open);
+        }
     }
 
     /// An open order whose time is over, the earliest first.
     pub fn first_due(&self, now: Timestamp) -> Option<&Order> {
-        let (step, places) = self.deadlines.first_key_value()?;
-        if step.saturating_mul(DEADLINE_STEP_MILLIS) > now.0 {
-            return None;
-        }
-        self.table.get(*places.last()?)
+        self.table.get(self.deadlines.first_due(now)?)
     }
 
-    /// From now on the order expires when its time is over.
+    /// Names up to `max` orders (or branches) that are due and takes them out of the index.
+    pub fn take_due(&mut self, branches: bool, now: Timestamp, max: usize) -> Vec<OrderNo> {
+        let mut taken = Vec::new();
+        while taken.len() < max {
+            let list = if branches { &self.asks } else { &self.deadlines };
+            let Some(place) = list.first_due(now) else { break };
+            self.disarm(place);
+            let order = self.table.get_mut(place).expect("an order leaves after its deadline");
+            order.deadline_index = TAKEN;
+            taken.push(order.order_no.clone());
+        }
+        taken
+    }
+
+    /// An order that was taken is in no index again; the caller arms it.
+    pub fn give_back_due(&mut self, place: u32) {
+        if let Some(order) = self.table.get_mut(place).filter(|order| order.deadline_index == TAKEN) {
+            order.deadline_index = NO_DEADLINE;
+        }
+    }
+
+    /// From now on the order expires, or the branch asks, when its time is over.
     pub fn arm(&mut self, place: u32) {
         let Some(order) = self.table.get_mut(place).filter(|order| order.deadline_index == NO_DEADLINE) else {
             return;
         };
-        let list = self.deadlines.entry(step_of(order.expires_at)).or_default();
-        order.deadline_index = u32::try_from(list.len()).expect("no more deadlines than places");
-        list.push(place);
+        let list = if order.branch { &mut self.asks } else { &mut self.deadlines };
+        order.deadline_index = list.add(order.expires_at, place);
     }
 
     /// From now on the order does not expire.
     pub fn disarm(&mut self, place: u32) {
         if let Some(order) = self.table.get_mut(place) {
             let (at, index) = (order.expires_at, std::mem::replace(&mut order.deadline_index, NO_DEADLINE));
-            self.drop_deadline(at, index);
+            let branch = order.branch;
+            self.drop_deadline(branch, at, index);
         }
     }
 
-    fn drop_deadline(&mut self, at: Timestamp, index: u32) {
-        let step = step_of(at);
-        let Some(list) = self.deadlines.get_mut(&step).filter(|_| index != NO_DEADLINE) else { return };
-        list.swap_remove(index as usize);
-        match list.get(index as usize) {
-            Some(moved) => {
-                if let Some(order) = self.table.get_mut(*moved) {
-                    order.deadline_index = index;
-                }
-            }
-            None if list.is_empty() => {
-                self.deadlines.remove(&step);
-            }
-            None => {}
+    fn drop_deadline(&mut self, branch: bool, at: Timestamp, index: u32) {
+        let list = if branch { &mut self.asks } else { &mut self.deadlines };
+        if let Some(order) = list.remove(at, index).and_then(|moved| self.table.get_mut(moved)) {
+            order.deadline_index = index;
         }
     }
 
-    /// Checks that the deadlines are those of the open orders that are free to expire. For the audit.
+    /// Checks that the deadlines are those of the open orders that are free to expire and were not taken; and the asks those of
+    /// branches. For the audit.
     pub fn check_deadlines(&self, free: impl Fn(&Order) -> bool) -> Result<(), String> {
-        let listed: usize = self.deadlines.values().map(Vec::len).sum();
-        let open = self.table.iter().filter(|order| order.is_open()).count();
-        if self.open != open {
-            return Err(format!("{open} orders hold units, {} are counted", self.open));
-        }
-        let armed = self.table.iter().filter(|order| order.is_open() && free(order)).count();
-        if listed != armed {
-            return Err(format!("{armed} orders can expire, {listed} deadlines are listed"));
-        }
-        for (step, list) in &self.deadlines {
-            for (index, place) in list.iter().enumerate() {
-                let right = |order: &Order| {
-                    order.is_open()
-                        && free(order)
-                        && step_of(order.expires_at) == *step
-                        && order.deadline_index as usize == index
-                };
-                if !self.table.get(*place).is_some_and(right) {
-                    return Err(format!("the deadline {step} lists place {place}, which is not due then"));
-                }
+        for branches in [false, true] {
+            let of_kind = || self.table.iter().filter(|order| order.branch == branches && order.is_open());
+            let open = of_kind().count();
+            let counted = if branches { self.open_branches } else { self.open - self.open_branches };
+            if counted != open {
+                return Err(format!("{open} orders hold units, {counted} are counted (branches: {branches})"));
             }
+            let due = |order: &Order| (branches || free(order)) && order.deadline_index != TAKEN;
+            let armed = of_kind().filter(|order| due(order)).count();
+            let right = |place, at_step, index| {
+                let order = self.table.get(place).filter(|order| order.branch == branches && order.is_open());
+                order.is_some_and(|order| {
+                    due(order) && Deadlines::step_of(order.expires_at) == at_step && order.deadline_index == index
+                })
+            };
+            if branches { &self.asks } else { &self.deadlines }.check(armed, right)?;
         }
         Ok(())
     }
-}
-
-/// What expires up to here is due at `now`: deadlines are kept in steps.
-pub fn due_through(now: Timestamp) -> Timestamp {
-    Timestamp(now.0 - now.0 % DEADLINE_STEP_MILLIS)
-}
-
-fn step_of(at: Timestamp) -> u64 {
-    at.0.div_ceil(DEADLINE_STEP_MILLIS)
 }
 
 #[cfg(test)]

@@ -86,6 +86,8 @@ pub type Remembered = BTreeSet<(Lsn, Item)>;
 pub enum Item {
     Order(u32),
     Request(u32),
+    /// An order over several places, at its home, that has ended and whose branches know it.
+    Home(u32),
 }
 
 impl State {
@@ -126,6 +128,7 @@ impl State {
         let at = match item {
             Item::Order(place) => self.orders.get(place).map(|order| order.changed_at),
             Item::Request(place) => self.requests.get(place).map(|request| request.at),
+            Item::Home(place) => self.homes.at_place(place).map(|home| home.order.changed_at),
         };
         at.expect("what is remembered is there")
     }

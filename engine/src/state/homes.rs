@@ -1,0 +1,171 @@
+//! Orders over several places, in the state of their home: what their events mean for what is remembered, and how a plain order becomes
+//! one. Also who is to ask or to be asked, and when.
+
+use super::decide_place::invalid;
+use super::remembered::Item;
+use super::{Corruption, Decision, State, Verdict};
+use crate::clock::Timestamp;
+use crate::command::{Action, Command};
+use crate::event::Event;
+use crate::home::{self, Applied, HomeChange, HomeImage, HomeStep};
+use crate::ids::{Lsn, OrderNo};
+
+impl State {
+    /// What is about an order over several places whose home is here, or is to be.
+    pub(super) fn decide_at_home(&self, command: &Command, now: Timestamp) -> Option<Decision> {
+        let Action::Home(step) = &command.action else {
+            let known = |order_no: &&OrderNo| self.homes.knows(order_no);
+            let here = !self.homes.is_empty() && command.order_no().filter(known).is_some();
+            return here.then(|| self.homes.decide(command, now));
+        };
+        let order_no = step.order_no();
+        if self.orders.find(order_no).is_none() || self.homes.knows(order_no) {
+            return Some(self.homes.decide(command, now));
+        }
+        // It lies in this place alone, or was released before it was reserved.
+        let decided = match &**step {
+            HomeStep::Reserve { reserve, .. } => self.decide_reserve(reserve, command),
+            HomeStep::Adopt(_) => Err(invalid("orders", format!("that are here already: {order_no}"))),
+            _ => return Some(self.homes.decide(command, now)),
+        };
+        Some(match decided {
+            Ok(Verdict::Change(change)) => Decision::Log(Event { at: now, trace: command.trace, change }),
+            Ok(Verdict::Nothing(answer)) => Decision::Answer(Ok(answer)),
+            Err(refusal) => Decision::Answer(Err(refusal)),
+        })
+    }
+
+    pub(super) fn apply_home(&mut self, lsn: Lsn, at: Timestamp, change: &HomeChange) -> Result<(), Corruption> {
+        let exact = lsn > self.exact_from;
+        let applied = self.homes.apply(lsn, at, change).map_err(|problem| Corruption::new(lsn, problem))?;
+        let place = match applied {
+            Applied::Made(place) => place,
+            Applied::Changed(place, was) => {
+                self.remembered.remove(&(was, Item::Home(place)));
+                place
+            }
+            Applied::Unknown if exact => {
+                let problem = format!("there is no order {} over several places", change.order_no());
+                return Err(Corruption::new(lsn, problem));
+            }
+            // The checkpoint was written after the order had been forgotten, or after this.
+            Applied::Known | Applied::Unknown => return Ok(()),
+        };
+        self.remember_home(place, lsn);
+        Ok(())
+    }
+
+    fn remember_home(&mut self, place: u32, lsn: Lsn) {
+        if self.homes.at_place(place).is_some_and(HomeImage::is_done) {
+            self.remembered.insert((lsn, Item::Home(place)));
+        }
+    }
+
+    pub(super) fn let_go_home(&mut self, place: u32) {
+        let image = self.homes.at_place(place).expect("what is forgotten is still there");
+        self.remembered.remove(&(image.order.lsn, Item::Home(place)));
+        if let Some(image) = self.homes.remove(place) {
+            self.forgotten.push(image.order.order_no);
+        }
+    }
+
+    pub(super) fn restore_home(&mut self, image: HomeImage) -> Result<(), Corruption> {
+        let (lsn, order_no) = (image.order.lsn, &image.order.order_no);
+        if let Some(place) = self.homes.place_of(order_no) {
+            // As with plain orders: forgotten and made again while the checkpoint ran.
+            let known = self.homes.at_place(place).map_or(Lsn::ZERO, |known| known.order.lsn);
+            if known >= lsn {
+                let problem = format!("order {order_no} over several places stands twice in it");
+                return Err(Corruption::new(lsn, problem));
+            }
+            self.remembered.remove(&(known, Item::Home(place)));
+            self.homes.remove(place);
+        }
+        let place = self.homes.insert(image);
+        self.remember_home(place, lsn);
+        Ok(())
+    }
+
+    /// A plain order becomes one over several places: its home is here, and branches lie where it lay.
+    pub(super) fn split(&mut self, lsn: Lsn, order_no: &OrderNo) -> Result<(), Corruption> {
+        let Some((place, order)) = self.orders.find(order_no) else {
+            if lsn <= self.exact_from {
+                return Ok(());
+            }
+            return Err(Corruption::new(lsn, format!("there is no order {order_no}")));
+        };
+        if order.lsn >= lsn {
+            return Ok(());
+        }
+        let image = order.image(&self.stocks);
+        self.take_order(place);
+        let (mut home, branches) = home::split(image);
+        for image in branches {
+            let known = self.orders.find(&image.order_no).is_some();
+            // Behind all others, so that a running checkpoint that has not captured the order comes to its branches. What it
+            // captured is newer.
+            if !known {
+                let branch = self.order_of(image, lsn);
+                self.put_order(branch, true);
+            }
+        }
+        if !self.homes.knows(order_no) {
+            home.order.lsn = lsn;
+            let place = self.homes.insert(home);
+            self.remember_home(place, lsn);
+        }
+        Ok(())
+    }
+
+    /// Up to `max` branches that are to ask their home now. They do not come again before the next start, or until they move: who took
+    /// them sees to it that they ask.
+    pub fn take_due_branches(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
+        self.orders.take_due(true, now, max)
+    }
+
+    /// Up to `max` orders, also over several places, whose time is over, instead of their expiry, which somebody else is to be asked about. They
+    /// do not come again before the next start, unless their expiry is moved, their SKU moves, or they are
+    /// [given back](State::give_back_due).
+    pub fn take_due_orders(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
+        let mut due = self.orders.take_due(false, now, max);
+        due.extend(self.homes.take_due(now, max - due.len()));
+        due
+    }
+
+    /// An order that was taken as due and not worked on is due again.
+    pub fn give_back_due(&mut self, order_no: &OrderNo) {
+        if self.homes.give_back_due(order_no) {
+            return;
+        }
+        if let Some((place, _)) = self.orders.find(order_no) {
+            self.orders.give_back_due(place);
+            self.settle(place);
+        }
+    }
+
+    /// Up to `max` orders over several places whose branches are to be told something and nobody is at it: after an expiry, and after a
+    /// start. They do not come again before the next start: who took them sees to it that the branches are told.
+    pub fn take_unsent(&mut self, max: usize) -> Vec<OrderNo> {
+        self.homes.take_unsent(max)
+    }
+
+    /// An order over several places whose home is here, as an image.
+    #[must_use]
+    pub fn image_of_home(&self, order_no: &OrderNo) -> Option<HomeImage> {
+        self.homes.image(order_no).cloned()
+    }
+
+    /// What does not hold of the orders over several places. For the audit.
+    pub(super) fn check_homes(&self) -> Vec<String> {
+        let mut problems = self.homes.check();
+        let twice = self.homes.iter().find(|home| self.orders.find(&home.order.order_no).is_some());
+        problems.extend(twice.map(|home| format!("order {} is here twice", home.order.order_no)));
+        let skus = |order: &super::Order| {
+            let branch = order.order_no.branch();
+            branch.is_some_and(|branch| order.lines.iter().all(|line| self.stocks.get(line.stock).sku_id == branch.sku_id))
+        };
+        let strays = self.orders.iter().filter(|order| order.branch && !skus(order));
+        problems.extend(strays.map(|order| format!("branch {} lies on other SKUs", order.order_no)));
+        problems
+    }
+}
