@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use crate::checkpoint::Phase;
 use crate::clock::Timestamp;
 use crate::command::{Command, InvalidField, Lines, StockStatus};
 use crate::ids::{OrderNo, SkuId, WarehouseId};
@@ -96,6 +97,23 @@ pub enum OrderStatus {
     PartiallyReturned,
     /// All confirmed units came back.
     Returned,
+}
+
+impl OrderStatus {
+    /// Where an order stands whose lines sum up to these units: held, confirmed, released, returned.
+    #[must_use]
+    pub fn of(phase: Phase, [held, confirmed, released, returned]: [u64; 4]) -> Self {
+        match phase {
+            Phase::Cancelled => Self::Cancelled,
+            _ if returned > 0 && returned == confirmed && held == 0 => Self::Returned,
+            _ if returned > 0 => Self::PartiallyReturned,
+            _ if confirmed > 0 && held == 0 && released == 0 => Self::Confirmed,
+            _ if confirmed > 0 => Self::PartiallyConfirmed,
+            _ if held > 0 => Self::Reserved,
+            Phase::Expired => Self::Expired,
+            Phase::Open | Phase::Released => Self::Released,
+        }
+    }
 }
 
 /// One line of an order. held + confirmed + released = the units that it got when it was reserved.

@@ -27,19 +27,29 @@ pub struct Teller<'a> {
     /// The SKUs that were created, with the prefix.
     pub skus: Vec<String>,
     between: Option<Between<'a>>,
-    /// Whether SKUs are created hot.
-    hot: bool,
+    place: Place,
+}
+
+/// Where SKUs are created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In a shard.
+    Hot,
+    /// In the store.
+    Cold,
+    /// B, D and Z in the store, the others in a shard: orders over several of them span places.
+    Mixed,
 }
 
 impl<'a> Teller<'a> {
-    pub fn new(address: &str, prefix: &str, hot: bool) -> Self {
+    pub fn new(address: &str, prefix: &str, place: Place) -> Self {
         Self {
             address: address.to_owned(),
             client: Client::default(),
             prefix: prefix.to_owned(),
             skus: Vec::new(),
             between: None,
-            hot,
+            place,
         }
     }
 
@@ -144,7 +154,8 @@ impl<'a> Teller<'a> {
                 if words.contains(&"serialized") {
                     put("serialized", true.into());
                 }
-                if self.hot {
+                let cold = ["B", "D", "Z"].iter().any(|cold| words[1].starts_with(cold));
+                if self.place == Place::Hot || self.place == Place::Mixed && !cold {
                     put("hot", true.into());
                 }
                 ("POST", "/v1/stock".into(), body)

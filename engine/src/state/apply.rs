@@ -92,9 +92,9 @@ impl State {
                 lines.iter().try_for_each(|line| self.sell_units(lsn, line))?;
                 self.change_order(lsn, event, order_no, |order| {
                     order.sell(lines.iter().map(|l| (l.line, l.held, l.late)))?;
-                    for moved in lines {
-                        if let Some(serials) = moved.serials() {
-                            order.rare_mut().serials.push(LineSerials { line: moved.line, serials });
+                    for line in lines {
+                        if let Some(serials) = line.serials() {
+                            order.rare_mut().serials.push(LineSerials { line: line.line, serials });
                         }
                     }
                     note_request(order, request.as_ref());

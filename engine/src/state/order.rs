@@ -101,21 +101,6 @@ impl Order {
         }
     }
 
-    /// Partial requests that it answered.
-    pub fn requests(&self) -> &[OrderRequest] {
-        self.rare.as_ref().map_or(&[], |rare| &rare.requests)
-    }
-
-    /// Serial numbers that its lines got, as they came.
-    pub fn serials(&self) -> &[LineSerials] {
-        self.rare.as_ref().map_or(&[], |rare| &rare.serials)
-    }
-
-    /// What few orders have, to add to it.
-    pub fn rare_mut(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
-    }
-
     /// The counts of an image alone: its lines lie on no stock.
     pub fn counting(image: &OrderImage) -> Self {
         let mut order = Self::new(image.order_no.clone(), image.created_at, image.lsn);
@@ -191,6 +176,21 @@ impl Order {
         Some(())
     }
 
+    /// Partial requests that it answered.
+    pub fn requests(&self) -> &[OrderRequest] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.requests)
+    }
+
+    /// Serial numbers that its lines got, as they came.
+    pub fn serials(&self) -> &[LineSerials] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.serials)
+    }
+
+    /// What few orders have, to add to it.
+    pub fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
     /// The sum of one count over the lines.
     pub fn sum(&self, count: impl Fn(&OrderLine) -> u32) -> u64 {
         self.lines.iter().map(|line| u64::from(count(line))).sum()
@@ -202,22 +202,13 @@ impl Order {
     }
 
     pub fn status(&self) -> OrderStatus {
-        let [held, confirmed, released, returned] = [
+        let units = [
             self.sum(|line| line.held),
             self.sum(|line| line.confirmed),
             self.sum(|line| line.released),
             self.sum(|line| line.returned),
         ];
-        match self.phase {
-            Phase::Cancelled => OrderStatus::Cancelled,
-            _ if returned > 0 && returned == confirmed && held == 0 => OrderStatus::Returned,
-            _ if returned > 0 => OrderStatus::PartiallyReturned,
-            _ if confirmed > 0 && held == 0 && released == 0 => OrderStatus::Confirmed,
-            _ if confirmed > 0 => OrderStatus::PartiallyConfirmed,
-            _ if held > 0 => OrderStatus::Reserved,
-            Phase::Expired => OrderStatus::Expired,
-            Phase::Open | Phase::Released => OrderStatus::Released,
-        }
+        OrderStatus::of(self.phase, units)
     }
 
     pub fn view(&self, stocks: &Stocks) -> OrderView {

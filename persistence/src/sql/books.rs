@@ -243,7 +243,7 @@ impl Work for Suspects<'_> {
         let args = stock().into_iter().chain(stock()).chain([self.max.into()]).collect();
         let suspect = |row: &Row| {
             let f = &mut row.fields();
-            let order_no = f.id(OrderNo::new)?;
+            let order_no = f.order_no()?;
             let (held, j_held, sold, j_sold) = (f.count()?, f.int()?, f.count()?, f.int()?);
             Ok(Suspect { order_no, held: (held, j_held), sold: (sold, j_sold) })
         };
@@ -280,7 +280,7 @@ fn anomaly(row: &Row) -> Result<Anomaly, StoreError> {
         at,
         kind,
         source: server.zip(shard).zip(lsn).map(|((server, shard), lsn)| (server, shard, lsn)),
-        order_no: f.id_or_null(OrderNo::new)?,
+        order_no: f.id_or_null(OrderNo::stored)?,
         sku_id: f.id_or_null(SkuId::new)?,
         detail: f.text()?.to_owned(),
     })
