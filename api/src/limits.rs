@@ -11,8 +11,8 @@ use hotstock_engine::mirror::Mirror;
 /// Operations of one batch request. From the HTTP contract.
 pub const MAX_BATCH_OPERATIONS: usize = 10_000;
 
-/// SKUs of one page of the list, when the caller does not say.
-pub const DEFAULT_PAGE_SKUS: usize = 100;
+/// SKUs, or orders, of one page of a list, when the caller does not say.
+pub const DEFAULT_PAGE_ROWS: usize = 100;
 
 /// Rows of one page of a SKU's journal, when the caller does not say, and at the most.
 pub const DEFAULT_JOURNAL_ROWS: usize = 100;

@@ -9,6 +9,7 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+pub use crate::list::OrderPage;
 pub use crate::options::{AutoPromotion, EngineOptions, Parts, StartError, StoreOptions};
 pub use crate::placement::{HotSku, Moved};
 pub use crate::status::{FollowerStats, Health, ShardStats, Stats, StoreStats};
@@ -31,7 +32,7 @@ use crate::replier;
 use crate::shard::shared::ShardShared;
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::state::State;
-use crate::store::{Anomaly, JournalRow};
+use crate::store::{Anomaly, JournalRow, OrderFilter};
 use crate::sync::{Inbox, unpoisoned};
 use crate::views::Views;
 use crate::writer::{self, COMMIT_BUCKETS, WriterCounters};
@@ -196,13 +197,31 @@ impl Engine {
         self.running.hub.stock_journal(sku_id, after, limit).await
     }
 
+    /// Orders after `after`, by number (as bytes), up to `limit` (1 to [`MAX_PAGE_ROWS`]) of those that the filter takes, hot and
+    /// cold; also what is durable and not flushed yet. An order that is there, and that the filter takes, from before the first page to
+    /// after the last is in exactly one page. A page may be shorter than asked for, or empty, and still have a next one.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnavailable`], also without a store, and when so much is not flushed that it would take too long. Those of a
+    /// read of an order.
+    pub async fn list_orders(
+        &self,
+        filter: &OrderFilter,
+        after: Option<&OrderNo>,
+        limit: usize,
+    ) -> Result<OrderPage, Refusal> {
+        self.running.hub.list_orders(filter, after, limit.clamp(1, MAX_PAGE_ROWS)).await
+    }
+
     /// The newest conflicts that the store has recorded, at most `max`, and how many there are. Without a store: none.
     ///
     /// # Errors
     /// [`Refusal::StoreUnavailable`].
     pub async fn anomalies(&self, max: usize) -> Result<(u64, Vec<Anomaly>), Refusal> {
         let Some(side) = &self.running.hub.side else { return Ok((0, Vec::new())) };
-        side.noted(side.store.anomalies(max).await).map_err(refusal_of)
+        let (count, mut newest) = side.noted(side.store.anomalies(max).await).map_err(refusal_of)?;
+        newest.iter_mut().for_each(Anomaly::tell_caller);
+        Ok((count, newest))
     }
 
     /// Makes SKUs hot, each with its open orders; at most [`MAX_SKUS_PER_MOVE`], the others are refused as overload. One that is

@@ -43,6 +43,7 @@ not_under_loom! {
     mod follower;
     mod history;
     mod hub;
+    mod list;
     mod options;
     mod placement;
     mod replier;

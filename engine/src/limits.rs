@@ -231,7 +231,11 @@ pub const DEFAULT_CHECK_GRACE_SECONDS: u32 = 60;
 /// those of callers.
 pub const MAX_CHECKS_CARRIED_AT_ONCE: usize = 64;
 
-/// SKUs in one page of the list.
+/// Orders of one page of the list of orders that are asked of their shards, because the store does not have their last change yet: some
+/// milliseconds of their time. What comes after them is the next page's.
+pub const MAX_LIST_LOOKS: usize = 2_048;
+
+/// SKUs, or orders, in one page of a list.
 pub const MAX_PAGE_ROWS: usize = 1_000;
 
 /// Stocks in one page, give or take the warehouses of its last SKU: new stocks can't be published while a page is read,

@@ -351,7 +351,7 @@ pub struct OrderBody<'a> {
 }
 
 /// Where an order stands.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the engine's OrderStatus says what each one means")]
 pub enum StatusName {
@@ -430,6 +430,21 @@ impl From<OrderStatus> for StatusName {
             OrderStatus::Cancelled => Self::Cancelled,
             OrderStatus::PartiallyReturned => Self::PartiallyReturned,
             OrderStatus::Returned => Self::Returned,
+        }
+    }
+}
+
+impl From<StatusName> for OrderStatus {
+    fn from(status: StatusName) -> Self {
+        match status {
+            StatusName::Reserved => Self::Reserved,
+            StatusName::PartiallyConfirmed => Self::PartiallyConfirmed,
+            StatusName::Confirmed => Self::Confirmed,
+            StatusName::Released => Self::Released,
+            StatusName::Expired => Self::Expired,
+            StatusName::Cancelled => Self::Cancelled,
+            StatusName::PartiallyReturned => Self::PartiallyReturned,
+            StatusName::Returned => Self::Returned,
         }
     }
 }

@@ -6,6 +6,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::InvalidField;
 use hotstock_engine::ids::{InvalidId, WarehouseId};
@@ -107,6 +109,23 @@ pub fn id<T>(
             format!("must be 1 to {max} bytes of text without control characters"),
         )
     })
+}
+
+/// A cursor is the name of the last row seen, wrapped so that nobody builds one.
+#[must_use]
+pub fn cursor_of(name: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(name)
+}
+
+/// Reads what [`cursor_of`] wrote; `new` is the constructor of the id.
+///
+/// # Errors
+/// [`InvalidField`] for anything else.
+pub fn of_cursor<T>(cursor: &str, new: impl FnOnce(&str) -> Result<T, InvalidId>) -> Result<T, InvalidField> {
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok();
+    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    text.and_then(|text| new(&text).ok())
+        .ok_or_else(|| InvalidField::new("cursor", "must be the next_cursor of a page"))
 }
 
 /// An integer of any size; what is beyond 64 bits is as far out of every bound as the ends of them.
