@@ -168,8 +168,9 @@ impl Parts {
         self
     }
 
-    /// Runs when a step of a move or of a flush is reached, with its name: `promote.{before_take, taken, begun, orders,
-    /// before_finish, finished}`, `demote.{before_close, closed, shed, withdrawn, before_flush, flushed}`, `flush.{before, after}`.
+    /// Runs when a step of a move, of a flush or of an order over several places is reached, with its name: `promote.{before_take, taken, begun, orders,
+    /// before_finish, finished}`, `demote.{before_close, closed, shed, withdrawn, before_flush, flushed}`, `flush.{before, after}`, and those of
+    /// [`SPANNING_STEPS`](crate::engine::SPANNING_STEPS).
     /// A test ends the process there. Release builds have no such steps.
     #[cfg(any(debug_assertions, feature = "testing"))]
     #[must_use]
