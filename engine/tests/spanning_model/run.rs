@@ -247,6 +247,11 @@ impl Run {
                 drop(world.deliver(to, &ask));
                 let told = if down { passing } else { unknown };
                 *slot.borrow_mut() = Some(vec![(Err(told), None)]);
+                drop(world);
+                // A shard answers as long as it runs.
+                if let Target::Shard(shard) = to {
+                    self.crash_shard(shard);
+                }
             }
             _ => {
                 // It arrives twice; the second answer is the one that is heard.
