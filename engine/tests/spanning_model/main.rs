@@ -30,10 +30,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use run::Run;
 
 /// Things that happen in one case.
-const STEPS: u64 = 400;
+const STEPS: u64 = 250;
 
 /// Cases of one test, of which there are several that run side by side.
-const CASES: u64 = 500;
+const CASES: u64 = 400;
 
 /// The last things that are printed of a failure.
 const TRACE: usize = 4_000;

@@ -197,7 +197,8 @@ impl Run {
     fn deliver(&mut self) {
         let count = self.server.look().messages.len();
         if count == 0 {
-            return;
+            // Everybody waits for the disk, or for time to pass.
+            return if self.roll(4) == 0 { self.pass() } else { self.sync() };
         }
         let index = self.pick(count);
         self.deliver_one(index);
@@ -476,7 +477,7 @@ impl Run {
             if !busy && !behind && world.clock >= end {
                 return;
             }
-            world.clock = world.clock.plus_millis(150);
+            world.clock = world.clock.plus_millis(250);
         }
         let world = self.server.look();
         let calls = self.calls.borrow();
