@@ -371,9 +371,10 @@ pub struct OrderLine<'a> {
     /// What.
     #[schema(example = "1001")]
     sku_id: &'a str,
-    /// Where.
+    /// Where; missing where none was chosen because there was nothing anywhere (best effort).
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 1)]
-    warehouse_id: u32,
+    warehouse_id: Option<u32>,
     /// Units asked for.
     #[schema(example = 2)]
     quantity: u32,
@@ -414,7 +415,7 @@ impl<'a> OrderBody<'a> {
 fn each_line<S: Serializer>(lines: &[LineView], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(lines.iter().map(|line| OrderLine {
         sku_id: line.sku_id.as_str(),
-        warehouse_id: line.warehouse_id.0,
+        warehouse_id: (line.warehouse_id != WarehouseId::ANY).then_some(line.warehouse_id.0),
         quantity: line.quantity,
         held: line.held,
         confirmed: line.confirmed,

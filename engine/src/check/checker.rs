@@ -151,7 +151,9 @@ impl Checker {
                 None => self.again.push_back(job),
             }
         }
-        while self.carrying < MAX_CHECKS_CARRIED_AT_ONCE && let Some(job) = self.settled.pop_front() {
+        while self.carrying < MAX_CHECKS_CARRIED_AT_ONCE
+            && let Some(job) = self.settled.pop_front()
+        {
             self.carrying += 1;
             self.carry(job);
         }
@@ -166,7 +168,8 @@ impl Checker {
     /// Looks whose grace is over.
     fn tick(&mut self) {
         let now = self.now();
-        let (over, rest) = std::mem::take(&mut self.again).into_iter().partition(|job: &Job| job.until <= now);
+        let (over, rest) =
+            std::mem::take(&mut self.again).into_iter().partition(|job: &Job| job.until <= now);
         self.again = rest;
         VecDeque::into_iter(over).for_each(|job| self.unanswered(job));
     }
@@ -216,7 +219,11 @@ impl Checker {
             Err(error) => (error.id(), None),
         };
         let Some(mut job) = self.jobs.remove(&id) else { return };
-        if job.then.is_some() { self.carrying -= 1 } else { self.asking -= 1 }
+        if job.then.is_some() {
+            self.carrying -= 1
+        } else {
+            self.asking -= 1
+        }
         match ran {
             Some(Ran::Asked(Ok(payment))) => {
                 let counters = &self.checks().counters;

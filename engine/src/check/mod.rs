@@ -136,7 +136,10 @@ pub(crate) struct Places<'a> {
 
 impl Checks {
     /// With the other end of the queue, for [`checker`].
-    pub fn new(service: Arc<dyn OrderCheck>, options: CheckOptions) -> (Self, mpsc::UnboundedReceiver<OrderNo>) {
+    pub fn new(
+        service: Arc<dyn OrderCheck>,
+        options: CheckOptions,
+    ) -> (Self, mpsc::UnboundedReceiver<OrderNo>) {
         let (due, orders) = mpsc::unbounded_channel();
         let room = Semaphore::new(MAX_WAITING_CHECKS);
         (Self { service, options, room, due, counters: CheckCounters::default() }, orders)

@@ -107,6 +107,12 @@ impl Reserve {
             if choice.is_open(index) && std::mem::replace(open, true) {
                 return Err(InvalidField::new(field, "is a second open line of its SKU"));
             }
+            // Nobody could tell it from an open one where there is room for a number only.
+            if !choice.is_open(index) && line.warehouse_id == WarehouseId::ANY {
+                let problem =
+                    format!("must be 0 to {} in an order that leaves warehouses open", u32::MAX - 1);
+                return Err(InvalidField::new(format!("{field}.warehouse_id"), problem));
+            }
             *sum = sum.saturating_add(line.quantity);
             if *sum > MAX_LINE_QUANTITY {
                 let problem = format!("makes a sum above {MAX_LINE_QUANTITY} for its SKU");
@@ -146,8 +152,14 @@ mod tests {
 
     #[test]
     fn open_and_named_lines_of_one_sku_are_summed_apart() {
-        let wishes =
-            [("a", None, 1), ("a", Some(1), 2), ("b", Some(1), 1), ("a", None, 3), ("a", Some(1), 4), ("b", None, 7)];
+        let wishes = [
+            ("a", None, 1),
+            ("a", Some(1), 2),
+            ("b", Some(1), 1),
+            ("a", None, 3),
+            ("a", Some(1), 4),
+            ("b", None, 7),
+        ];
         let (lines, open) = summed(&wishes).unwrap();
         let got: Vec<_> =
             lines.as_slice().iter().map(|l| (l.sku_id.as_str(), l.warehouse_id, l.quantity)).collect();
@@ -180,7 +192,8 @@ mod tests {
         for open in [&[][..], &[3], &[1, 0], &[1, 1]] {
             assert_eq!(field(with(open, 0)), "warehouses", "{open:?}");
         }
-        assert_eq!(field(with(&[0, 2], 0)), "lines[2]");
+        assert_eq!(field(with(&[0, 1, 2], 0)), "lines[2]");
+        assert_eq!(field(reserve(&[("a", None, 1), ("b", Some(u32::MAX), 1)])), "lines[1].warehouse_id");
         assert_eq!(field(with(&[0], MAX_WAREHOUSES_PER_SKU + 1)), "prefer");
         // Together they may come to lie on one stock.
         let much = reserve(&[("a", None, MAX_LINE_QUANTITY), ("a", Some(1), 1)]);

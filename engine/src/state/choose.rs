@@ -38,14 +38,19 @@ pub(super) struct Open {
 
 /// For each line, where its units come from: pieces of at least one unit, the best place first. `used` are the warehouses of
 /// the order's other lines.
-pub(super) fn choose(lines: &[Open], used: &[WarehouseId], prefer: &[WarehouseId]) -> Vec<Vec<(WarehouseId, u64)>> {
+pub(super) fn choose(
+    lines: &[Open],
+    used: &[WarehouseId],
+    prefer: &[WarehouseId],
+) -> Vec<Vec<(WarehouseId, u64)>> {
     if let [Open { units: 1.., there }] = lines
         && let [(only, _)] = there[..]
     {
         return vec![vec![(only, lines[0].units)]];
     }
     let depots = depots(lines, used, prefer);
-    let places: HashMap<WarehouseId, usize> = depots.iter().enumerate().map(|(place, depot)| (depot.id, place)).collect();
+    let places: HashMap<WarehouseId, usize> =
+        depots.iter().enumerate().map(|(place, depot)| (depot.id, place)).collect();
     let lines: Vec<Line> = lines.iter().map(|line| Line::new(line, &places)).collect();
     let fixed = depots.iter().take_while(|depot| depot.used).count();
     let chosen = cover(&lines, fixed, depots.len());
@@ -62,9 +67,14 @@ pub(super) fn choose(lines: &[Open], used: &[WarehouseId], prefer: &[WarehouseId
 /// The warehouses that an order whose SKUs lie in several places had best use, if its open lines were decided together: for the
 /// branches, which are decided apart. Each line with its units and the stocks of its SKU. A guess: the levels may have changed since.
 #[must_use]
-pub fn prefer_for_all(lines: &[(u32, Vec<StockView>)], used: &[WarehouseId], prefer: &[WarehouseId]) -> Vec<WarehouseId> {
+pub fn prefer_for_all(
+    lines: &[(u32, Vec<StockView>)],
+    used: &[WarehouseId],
+    prefer: &[WarehouseId],
+) -> Vec<WarehouseId> {
     let open = lines.iter().map(|(quantity, stocks)| {
-        let sold = stocks.iter().filter(|stock| stock.status == StockStatus::OnSale && stock.levels.available > 0);
+        let sold =
+            stocks.iter().filter(|stock| stock.status == StockStatus::OnSale && stock.levels.available > 0);
         let there: Vec<_> = sold.map(|stock| (stock.warehouse_id, stock.levels.available)).collect();
         Open { units: u64::from(*quantity).min(sum(&there)), there }
     });
@@ -150,7 +160,9 @@ impl Line {
         let mut largest = here.clone();
         largest.sort_by_key(|(_, units)| Reverse(*units));
         let (mut count, mut reached) = (0, 0_u64);
-        while reached < self.units && let Some((_, units)) = largest.get(count) {
+        while reached < self.units
+            && let Some((_, units)) = largest.get(count)
+        {
             reached = reached.saturating_add(*units);
             count += 1;
         }
@@ -178,7 +190,8 @@ impl Line {
             if picked.len() == count {
                 break;
             }
-            let others = largest.iter().filter(|(other, _)| other != place && picked.iter().all(|(p, _)| p != other));
+            let others =
+                largest.iter().filter(|(other, _)| other != place && picked.iter().all(|(p, _)| p != other));
             let others = others.take(count - picked.len() - 1);
             let all = others.chain(&picked).fold(*units, |sum, (_, units)| sum.saturating_add(*units));
             if all >= self.units {
@@ -225,7 +238,10 @@ fn cover(lines: &[Line], fixed: usize, depots: usize) -> Option<Vec<bool>> {
 fn one_for_all(lines: &[Line], depots: usize) -> Option<usize> {
     let mut served = vec![0; depots];
     for line in lines {
-        line.there.iter().filter(|(_, units)| *units >= line.units).for_each(|(place, _)| served[*place] += 1);
+        line.there
+            .iter()
+            .filter(|(_, units)| *units >= line.units)
+            .for_each(|(place, _)| served[*place] += 1);
     }
     served.iter().position(|served| *served == lines.len())
 }
@@ -235,9 +251,8 @@ fn tried(lines: &[Line], fixed: usize, fresh: usize) -> Vec<usize> {
     // The best warehouse is the highest bit, so that of sets of one size the better is the greater number.
     let has = |set: u32, place: usize| set >> (fresh - 1 - (place - fixed)) & 1 == 1;
     let enough = |set: u32| lines.iter().all(|line| line.had(|place| has(set, place)) >= line.units);
-    let sets = (1..=fresh).flat_map(|size| {
-        (0..1_u32 << fresh).rev().filter(move |set| set.count_ones() as usize == size)
-    });
+    let sets = (1..=fresh)
+        .flat_map(|size| (0..1_u32 << fresh).rev().filter(move |set| set.count_ones() as usize == size));
     // The set of all is enough, as each line has enough in all.
     let best = sets.into_iter().find(|set| enough(*set)).unwrap_or(u32::MAX);
     (fixed..fixed + fresh).filter(|place| has(best, *place)).collect()
@@ -257,7 +272,8 @@ fn one_by_one(lines: &[Line], depots: usize) -> Option<Vec<usize>> {
             line.there.iter().for_each(|(place, units)| serves[*place] += units.min(missing));
         }
         places.iter().for_each(|place| serves[*place] = 0);
-        let (best, _) = serves.iter().enumerate().max_by_key(|(place, serves)| (**serves, Reverse(*place)))?;
+        let (best, _) =
+            serves.iter().enumerate().max_by_key(|(place, serves)| (**serves, Reverse(*place)))?;
         places.push(best);
         for (line, missing) in lines.iter().zip(&mut missing) {
             *missing = missing.saturating_sub(line.had(|place| place == best));
@@ -312,7 +328,8 @@ mod tests {
                 assert_eq!(pieces.iter().filter(|(other, _)| other == id).count(), 1, "{pieces:?}");
             }
         }
-        let mut fresh: Vec<_> = pieces.iter().flatten().map(|(id, _)| *id).filter(|id| !used.contains(id)).collect();
+        let mut fresh: Vec<_> =
+            pieces.iter().flatten().map(|(id, _)| *id).filter(|id| !used.contains(id)).collect();
         fresh.sort_unstable();
         fresh.dedup();
         fresh

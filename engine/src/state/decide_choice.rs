@@ -65,7 +65,8 @@ impl State {
             }
             let numbers = self.stocks.numbers(&line.sku_id);
             let named = numbers.iter().map(|number| self.stocks.get(*number).warehouse_id);
-            let prefers = |id: &WarehouseId| choice.prefer.iter().position(|known| known == id).unwrap_or(usize::MAX);
+            let prefers =
+                |id: &WarehouseId| choice.prefer.iter().position(|known| known == id).unwrap_or(usize::MAX);
             let Some(nowhere) = named.min_by_key(|id| (prefers(id), *id)) else {
                 return Err(Refusal::UnknownSku { sku_id: line.sku_id.clone(), warehouse_id: None });
             };
@@ -118,17 +119,27 @@ impl State {
                     }
                     for (warehouse_id, units) in pieces {
                         let quantity = u32::try_from(units + std::mem::take(&mut beyond));
-                        placed.add(&line.sku_id, warehouse_id, quantity.expect("at most the quantity of the line"));
+                        placed.add(
+                            &line.sku_id,
+                            warehouse_id,
+                            quantity.expect("at most the quantity of the line"),
+                        );
                     }
                 }
             }
         }
         if placed.lines.len() > MAX_ORDER_LINES {
-            let problem = format!("would lie in more than {MAX_ORDER_LINES} stocks: ask for fewer SKUs or units at a time");
-            return Err(InvalidField::new("lines", problem).into());
+            return Err(too_many_stocks());
         }
         Ok(placed.lines)
     }
+}
+
+/// An order whose open lines are cut into more pieces than an order has lines.
+pub(crate) fn too_many_stocks() -> Refusal {
+    let problem =
+        format!("would lie in more than {MAX_ORDER_LINES} stocks: ask for fewer SKUs or units at a time");
+    InvalidField::new("lines", problem).into()
 }
 
 /// Lines, each stock once.

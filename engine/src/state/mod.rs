@@ -30,8 +30,9 @@ mod table;
 pub use audit::{AuditReport, StockAudit, Violation};
 pub use capture::Capture;
 pub use choose::prefer_for_all;
-pub(crate) use decide_place::check_counts;
 pub(crate) use deadlines::{Deadlines, NO_DEADLINE, TAKEN};
+pub(crate) use decide_choice::too_many_stocks;
+pub(crate) use decide_place::check_counts;
 pub(crate) use order::Order;
 pub use stock::{Delta, LeftStock};
 pub(crate) use table::{Keyed, Room, Table};
@@ -210,7 +211,10 @@ impl State {
             | Change::Adopted { .. }
             | Change::Closed { .. } => Answer::Placed,
             Change::Home(change) => self.homes.answer(change),
-            Change::Forgotten { .. } | Change::Split { .. } | Change::Shed { .. } | Change::Withdrawn { .. } => {
+            Change::Forgotten { .. }
+            | Change::Split { .. }
+            | Change::Shed { .. }
+            | Change::Withdrawn { .. } => {
                 unreachable!("no command makes the shard forget")
             }
         }
