@@ -366,7 +366,8 @@ pub struct PageQuery {
 mod tests {
     use super::*;
 
-    const DEFAULTS: Defaults = Defaults { warehouse_id: WarehouseId(7), ttl_seconds: 1_800 };
+    const DEFAULTS: Defaults =
+        Defaults { warehouse_id: WarehouseId(7), ttl_seconds: 1_800, prefer: Vec::new() };
 
     #[test]
     fn a_stock_may_begin_with_nothing_but_must_say_so() {

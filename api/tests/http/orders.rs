@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use hotstock_api::limits::Options;
+use hotstock_engine::ids::WarehouseId;
+use serde_json::{Value, json};
 
 use crate::support::{Fixture, must_come};
 
@@ -133,6 +135,48 @@ async fn best_effort_holds_what_there_is() {
     let body = json!({"order_no": "O", "lines": [{"sku_id": "a", "quantity": 5}], "mode": "best_effort"});
     let line = &client.post("/v1/reservations", body).await.expect(201)["lines"][0];
     assert_eq!((&line["quantity"], &line["held"]), (&json!(5), &json!(3)));
+}
+
+#[tokio::test]
+async fn lines_may_lie_in_any_warehouse() {
+    let prefer_warehouses = vec![WarehouseId(3)];
+    let fixture = Fixture::with_http(Options { prefer_warehouses, ..Options::default() }).await;
+    let mut client = fixture.client().await;
+    for (warehouse, quantity) in [(1, 2), (2, 5), (3, 5)] {
+        let body = json!({"sku_id": "a", "warehouse_id": warehouse, "quantity": quantity});
+        client.post("/v1/stock", body).await.expect(201);
+    }
+    let mut body = json!({"order_no": "O1", "lines": [{"sku_id": "a", "quantity": 4}], "warehouses": "any"});
+    let places = |answer: &Value| -> Vec<(u64, u64)> {
+        let lines = answer["lines"].as_array().unwrap().iter();
+        lines.map(|line| (line["warehouse_id"].as_u64().unwrap(), line["held"].as_u64().unwrap())).collect()
+    };
+    assert_eq!(places(&client.post("/v1/reservations", &body).await.expect(201)), [(3, 4)], "as configured");
+    let again = client.post("/v1/reservations", &body).await.expect(200);
+    assert_eq!((&again["replayed"], places(&again)), (&json!(true), vec![(3, 4)]));
+    (body["order_no"], body["prefer"]) = (json!("O2"), json!([2, 1]));
+    assert_eq!(
+        places(&client.post("/v1/reservations", &body).await.expect(201)),
+        [(2, 4)],
+        "as the caller prefers"
+    );
+    body["order_no"] = json!("O3");
+    assert_eq!(places(&client.post("/v1/reservations", &body).await.expect(201)), [(2, 1), (1, 2), (3, 1)]);
+    body["order_no"] = json!("O4");
+    let refused = client.post("/v1/reservations", &body).await;
+    assert_eq!(refused.code(), "insufficient_stock");
+    assert_eq!(refused.json()["lines"], json!([{"sku_id": "a", "requested": 4, "available": 0}]));
+    let mut named = body.clone();
+    named["lines"][0]["warehouse_id"] = json!(9);
+    assert_eq!(client.post("/v1/reservations", &named).await.code(), "unknown_sku", "who names one means it");
+    body["lines"][0]["sku_id"] = json!("x");
+    assert_eq!(client.post("/v1/reservations", &body).await.code(), "unknown_sku");
+    let operation = json!({"op": "reserve", "order_no": "O1", "lines": [{"sku_id": "a", "quantity": 4}], "warehouses": "any"});
+    let results = client.post("/v1/batch", json!({"operations": [operation]})).await.expect(200);
+    assert_eq!(
+        (&results["results"][0]["status"], &results["results"][0]["body"]["replayed"]),
+        (&json!(200), &json!(true))
+    );
 }
 
 #[tokio::test]

@@ -56,11 +56,13 @@ impl State {
                 }
                 Ok(())
             }
-            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, lines, .. } => {
+            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, lines } => {
                 let mut order = Order::new(order_no.clone(), event.at, lsn);
                 order.buyer_id.clone_from(buyer_id);
                 order.mode = *mode;
                 order.expires_at = event.at.plus_seconds(u64::from(*ttl_seconds));
+                let asked = asked.map(|fingerprint| OrderRequest { request_id: None, fingerprint });
+                note_request(&mut order, asked.as_ref());
                 for line in lines {
                     let (sku_id, warehouse_id) = (&line.sku_id, line.warehouse_id);
                     let stock = if line.held > 0 {

@@ -36,9 +36,11 @@ impl State {
         if !c.lines.as_slice().iter().all(|line| self.owns(&line.sku_id)) {
             return Err(Refusal::Moved(Box::new(command.clone())));
         }
-        let mut lines = SmallVec::<[ReservedLine; 1]>::with_capacity(c.lines.as_slice().len());
+        let chosen = c.choice.as_deref().map(|choice| self.chosen_lines(c, choice)).transpose()?;
+        let asked_lines = chosen.as_deref().unwrap_or(c.lines.as_slice());
+        let mut lines = SmallVec::<[ReservedLine; 1]>::with_capacity(asked_lines.len());
         let mut short = Vec::new();
-        for line in c.lines.as_slice() {
+        for line in asked_lines {
             let stock = self.stocks.get(self.stock_number(&line.sku_id, line.warehouse_id)?);
             let held = match (c.mode, sellable(stock)) {
                 (Mode::AllOrNothing, None) => {
@@ -73,7 +75,8 @@ impl State {
             buyer_id: c.buyer_id.clone(),
             mode: c.mode,
             ttl_seconds: c.ttl_seconds,
-            lines, asked: None 
+            lines,
+            asked: c.asked(),
         }))
     }
 
@@ -95,7 +98,14 @@ impl State {
     /// well send the time that is left.
     fn is_same(&self, order: &Order, c: &Reserve) -> bool {
         let lines = c.lines.as_slice();
-        if order.mode != c.mode || order.buyer_id != c.buyer_id || order.lines.len() != lines.len() {
+        if order.mode != c.mode || order.buyer_id != c.buyer_id {
+            return false;
+        }
+        if let Some(asked) = c.asked() {
+            let is_it = |request: &OrderRequest| request.request_id.is_none() && request.fingerprint == asked;
+            return order.requests().iter().any(is_it);
+        }
+        if order.lines.len() != lines.len() {
             return false;
         }
         let asked = lines
@@ -390,7 +400,7 @@ fn identify(
 }
 
 /// What can be sold of a stock, `None` when it is suspended.
-fn sellable(stock: &Stock) -> Option<u64> {
+pub(super) fn sellable(stock: &Stock) -> Option<u64> {
     (stock.status == StockStatus::OnSale).then_some(stock.levels.available)
 }
 

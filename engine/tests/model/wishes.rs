@@ -1,8 +1,8 @@
 //! What callers wish, drawn at random so that much of it meets: few names, few units, whole seconds.
 
 use hotstock_engine::command::{
-    Action, ChangeKind, ChangeStock, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release, Reserve,
-    Return, SetStatus, StockStatus,
+    Action, ChangeKind, ChangeStock, Choice, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part,
+    Release, Reserve, Return, SetStatus, StockStatus,
 };
 use hotstock_engine::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, WarehouseId};
 use hotstock_engine::limits::{MAX_LINE_QUANTITY, MAX_STOCK_UNITS};
@@ -38,6 +38,7 @@ pub struct World {
 
 impl World {
     pub const SMALL: World = World { skus: 3, warehouses: 2, orders: 6, lines: 4 };
+    pub const MANY_WAREHOUSES: World = World { skus: 2, warehouses: 4, orders: 6, lines: 3 };
     pub const WIDE: World = World { skus: 35, warehouses: 2, orders: 5, lines: 60 };
 }
 
@@ -131,6 +132,28 @@ fn reserve(world: World) -> impl Strategy<Value = Action> {
             let lines = lines.into_iter().map(|(s, w, quantity)| line_of(s, w, quantity));
             let lines = Lines::new(lines).ok()?;
             Some(Action::Reserve(Reserve { order_no, lines, ttl_seconds, buyer_id, mode, choice: None }))
+        },
+    )
+}
+
+/// An order some of whose lines may lie in any warehouse.
+pub fn open_reserve(world: World) -> impl Strategy<Value = Action> {
+    let sku_number = prop_oneof![30 => 0..world.skus, 1 => Just(world.skus)];
+    let warehouse = option::weighted(0.3, 0..world.warehouses);
+    let quantity = prop_oneof![40 => 1..6_u32, 1 => Just(MAX_LINE_QUANTITY / 4)];
+    let line = (sku_number, warehouse, quantity);
+    let lines = prop_oneof![2 => vec(line.clone(), 1..2), 1 => vec(line, 1..=world.lines)];
+    let mode = prop_oneof![2 => Just(Mode::AllOrNothing), 1 => Just(Mode::BestEffort)];
+    let prefer = vec((0..=world.warehouses).prop_map(WarehouseId), 0..3);
+    (order_no(world), lines, ttl(), mode, prefer).prop_filter_map(
+        "no line is open, or quantities sum up to too much",
+        |(order_no, lines, ttl_seconds, mode, prefer)| {
+            let line = |(s, w, quantity): (u32, Option<u32>, u32)| (sku(s), w.map(WarehouseId), quantity);
+            let (lines, open) = Lines::with_open(lines.into_iter().map(line)).ok()?;
+            let choice = Some(Box::new(Choice { open, prefer }));
+            let reserve =
+                Action::Reserve(Reserve { order_no, lines, ttl_seconds, buyer_id: None, mode, choice });
+            Command::from(reserve.clone()).validate().ok().map(|()| reserve)
         },
     )
 }

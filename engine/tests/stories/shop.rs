@@ -10,15 +10,15 @@
 //! expire                           -> O1
 //! ```
 //!
-//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said); levels are available/reserved/sold; `#1-3` in an order are the
-//! serial numbers 1 to 3. `wait` moves the clock by
+//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said), `A@any` in one that is to be chosen; levels are available/reserved/sold;
+//! `#1-3` in an order are the serial numbers 1 to 3. `wait` moves the clock by
 //! milliseconds; `expire` names the orders that expired, `forget` (window in milliseconds, max) those that were
-//! forgotten; `close` closes SKUs, `leave` lets them go. At its end a story is replayed from its journal, and must leave the same behind.
+//! forgotten; `close` closes SKUs, `leave` lets them go. A branch of an order over several places is written `O1/A`. At its end a story is replayed from its journal, and must leave the same behind.
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{
-    Action, ChangeKind, ChangeStock, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Place,
-    Release, Reserve, Return, SetStatus, StockStatus,
+    Action, ChangeKind, ChangeStock, Choice, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part,
+    Place, Release, Reserve, Return, SetStatus, StockStatus,
 };
 use hotstock_engine::event::{Change, Event};
 use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
@@ -115,8 +115,11 @@ impl Shop {
     fn expire(&mut self) -> String {
         let mut expired = Vec::new();
         while let Some(event) = self.state.next_expiry(self.clock) {
-            let Change::Expired { order_no, .. } = &event.change else { panic!("{event:?} expires nothing") };
-            expired.push(order_no.to_string());
+            expired.push(match &event.change {
+                Change::Expired { order_no, .. } => order_no.to_string(),
+                Change::Home(change) => change.order_no().to_string(),
+                other => panic!("{other:?} expires nothing"),
+            });
             self.log(event);
         }
         expired.sort();
@@ -129,9 +132,14 @@ impl Shop {
         while let Some(event) = self.state.next_leaving(self.clock) {
             left.push(match &event.change {
                 Change::Shed { orders, .. } => {
-                    let mut names: Vec<_> = orders.iter().map(ToString::to_string).collect();
+                    let mut names: Vec<_> = orders.iter().map(name_of).collect();
                     names.sort();
                     format!("shed {}", names.join(" "))
+                }
+                Change::Split { orders } => {
+                    let mut names: Vec<_> = orders.iter().map(ToString::to_string).collect();
+                    names.sort();
+                    format!("split {}", names.join(" "))
                 }
                 Change::Withdrawn { sku_id, .. } => format!("withdrawn {sku_id}"),
                 other => panic!("{other:?} lets nothing leave"),
@@ -170,11 +178,12 @@ impl Shop {
         assert_eq!(replayed.audit(), audit);
         for order_no in self.state.order_numbers() {
             assert_eq!(replayed.order(order_no), self.state.order(order_no));
+            assert_eq!(replayed.image_of_home(order_no), self.state.image_of_home(order_no));
         }
     }
 }
 
-fn action_of(words: &[&str]) -> Action {
+pub fn action_of(words: &[&str]) -> Action {
     let (what, rest) = words.split_first().expect("a row has a verb");
     let order_no = || OrderNo::new(rest[0]).expect("an order number comes first");
     let change = |kind| {
@@ -205,11 +214,11 @@ fn action_of(words: &[&str]) -> Action {
         "resume" => set_status(StockStatus::OnSale),
         "reserve" => Action::Reserve(Reserve {
             order_no: order_no(),
-            lines: lines_of(&rest[1..]).expect("a reserve has lines"),
+            lines: open_lines_of(&rest[1..]).0,
             ttl_seconds: option(rest, "ttl=").map_or(1800, |ttl| ttl.parse().expect("seconds")),
             buyer_id: option(rest, "buyer=").map(|buyer| BuyerId::new(buyer).expect("a buyer id")),
             mode: if rest.contains(&"best_effort") { Mode::BestEffort } else { Mode::AllOrNothing },
-            choice: None,
+            choice: choice_of(&rest[1..]),
         }),
         "confirm" => Action::Confirm(Confirm { order_no: order_no(), part: part_of(&rest[1..]) }),
         "release" => {
@@ -249,17 +258,48 @@ fn lines_of(words: &[&str]) -> Option<Lines> {
     (!lines.is_empty()).then(|| Lines::new(lines).expect("lines within their bounds"))
 }
 
+/// The lines of a reserve, and those of them that are open.
+fn open_lines_of(words: &[&str]) -> (Lines, Vec<u16>) {
+    let line = |(place, quantity): (&str, &str)| {
+        let quantity = quantity.parse().expect("a quantity");
+        match place.strip_suffix("@any") {
+            Some(sku) => (SkuId::new(sku).expect("a SKU"), None, quantity),
+            None => {
+                let (sku_id, warehouse_id) = place_of(place);
+                (sku_id, Some(warehouse_id), quantity)
+            }
+        }
+    };
+    let lines = words.iter().filter_map(|word| word.split_once(':')).map(line);
+    Lines::with_open(lines).expect("lines within their bounds")
+}
+
+fn choice_of(words: &[&str]) -> Option<Box<Choice>> {
+    let (_, open) = open_lines_of(words);
+    let prefer = option(words, "prefer=").into_iter().flat_map(|ids| ids.split(','));
+    let prefer = prefer.map(|id| WarehouseId(id.parse().expect("a warehouse"))).collect();
+    (!open.is_empty()).then(|| Box::new(Choice { open, prefer }))
+}
+
 fn option<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
     words.iter().find_map(|word| word.strip_prefix(name))
 }
 
-fn place_of(word: &str) -> (SkuId, WarehouseId) {
+pub fn place_of(word: &str) -> (SkuId, WarehouseId) {
     let (sku, warehouse) = word.split_once('@').unwrap_or((word, "1"));
     (SkuId::new(sku).expect("a SKU"), WarehouseId(warehouse.parse().expect("a warehouse")))
 }
 
-fn number(word: &str) -> u64 {
+pub fn number(word: &str) -> u64 {
     word.parse().expect("a number")
+}
+
+/// The number of an order; of a branch, its order and its SKU: `O1/A`.
+pub fn name_of(order_no: &OrderNo) -> String {
+    match order_no.branch() {
+        Some(branch) => format!("{}/{}", branch.order_no, branch.sku_id),
+        None => order_no.to_string(),
+    }
 }
 
 /// An outcome as it stands in a table.
@@ -272,7 +312,14 @@ pub fn text_of(outcome: Outcome) -> String {
             format!("{} {}", effect_text(effect), stocks.join(" "))
         }
         Ok(Answer::Placed) => "placed".to_owned(),
-        Ok(Answer::Decided { .. } | Answer::Pending(_)) => unreachable!("orders of one shard"),
+        Ok(Answer::Decided { order, effect, errands }) => {
+            let numbers: Vec<_> = errands.iter().map(|errand| errand.number.to_string()).collect();
+            format!("{} {} (to tell: {})", effect_text(effect), order_text(&order), numbers.join(" "))
+        }
+        Ok(Answer::Pending(errands)) => {
+            let numbers: Vec<_> = errands.iter().map(|errand| errand.number.to_string()).collect();
+            format!("to tell: {}", numbers.join(" "))
+        }
         Err(refusal) => refusal_text(refusal),
     }
 }
@@ -323,7 +370,11 @@ fn stock_text(stock: &StockView) -> String {
 }
 
 fn place_text(sku_id: &SkuId, warehouse_id: WarehouseId) -> String {
-    if warehouse_id.0 == 1 { sku_id.to_string() } else { format!("{sku_id}@{warehouse_id}") }
+    match warehouse_id {
+        WarehouseId(1) => sku_id.to_string(),
+        WarehouseId::ANY => format!("{sku_id}@any"),
+        WarehouseId(id) => format!("{sku_id}@{id}"),
+    }
 }
 
 fn refusal_text(refusal: Refusal) -> String {
@@ -340,6 +391,7 @@ fn refusal_text(refusal: Refusal) -> String {
         Refusal::RequestMismatch => "request_mismatch".to_owned(),
         Refusal::UnknownSku { sku_id, .. } => format!("unknown_sku {sku_id}"),
         Refusal::UnknownOrder { .. } => "unknown_order".to_owned(),
+        Refusal::Overloaded => "overloaded".to_owned(),
         Refusal::InsufficientStock { lines } => shorts("insufficient_stock", &lines),
         Refusal::OrderCancelled { .. } => "order_cancelled".to_owned(),
         Refusal::AlreadyConfirmed { .. } => "already_confirmed".to_owned(),
@@ -350,7 +402,6 @@ fn refusal_text(refusal: Refusal) -> String {
         Refusal::SkuSuspended { sku_id, .. } => format!("sku_suspended {sku_id}"),
         Refusal::StockExists { initial, .. } => format!("stock_exists {initial}"),
         Refusal::TooManyRequests { .. } => "too_many_requests".to_owned(),
-        Refusal::OrdersSpan { sku_id, order_no } => format!("orders_span {sku_id} {order_no}"),
         other => format!("{other:?}"),
     }
 }

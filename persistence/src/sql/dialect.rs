@@ -301,6 +301,14 @@ impl Dialect {
         }
     }
 
+    /// The number that the caller gave, of the number of an order or a branch.
+    pub fn of_caller(self, column: &str) -> String {
+        match self {
+            Self::Sqlite => format!("substr({column}, 1, instr({column} || char(31), char(31)) - 1)"),
+            Self::MySql => format!("SUBSTRING_INDEX({column}, CHAR(31), 1)"),
+        }
+    }
+
     /// The words before and after the values of an insert: `INSERT INTO t (…) VALUES` … what becomes of a row that exists.
     pub fn insert(self, table: &Table, existing: Existing) -> (String, String) {
         let (name, columns) = (table.name, table.columns.join(", "));

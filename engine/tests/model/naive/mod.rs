@@ -4,8 +4,10 @@
 //! counts and statuses are summed anew each time they are asked for. It shares the engine's words (commands,
 //! outcomes), and none of its state machine.
 //!
-//! - this file: stocks, levels, time, forgetting. [`order`]: one order and its deeds. [`protocol`]: the commands of orders.
+//! - this file: stocks, levels, time, forgetting. [`order`]: one order and its deeds. [`protocol`]: the commands of orders. [`choice`]: those that
+//!   leave warehouses open.
 
+mod choice;
 pub mod order;
 mod protocol;
 

@@ -2,10 +2,13 @@
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Line, Lines, Mode};
-use hotstock_engine::ids::{BuyerId, OrderNo, RequestId};
+use hotstock_engine::ids::{BuyerId, OrderNo, RequestId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{LineView, OrderStatus, OrderView, Serials};
 
 use super::Place;
+
+/// A line as a caller gives it: SKU, warehouse (`None`: any), units.
+pub type Wished = (SkuId, Option<WarehouseId>, u32);
 
 /// An order, or (without lines) the tombstone of one that was released before it was reserved.
 #[derive(Debug, Clone)]
@@ -16,8 +19,10 @@ pub struct Order {
     pub expires_at: Timestamp,
     pub changed_at: Timestamp,
     pub last_event: u64,
-    /// What was asked.
+    /// What was asked; of lines whose warehouse was chosen, where they came to lie.
     pub asked: Vec<Line>,
+    /// The lines as the caller gave them, where some of them named no warehouse.
+    pub wished: Option<Vec<Wished>>,
     /// How much of each line it got.
     pub got: Vec<u32>,
     pub deeds: Vec<Deed>,

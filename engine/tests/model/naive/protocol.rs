@@ -8,15 +8,16 @@ use hotstock_engine::ids::{OrderNo, RequestId};
 use hotstock_engine::limits::MAX_REQUESTS_PER_ORDER;
 use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal, Serials, ShortLine};
 
+use super::choice::wished;
 use super::order::{Content, Deed, Order, What};
 use super::{Naive, Place, short};
 
-fn place(line: &Line) -> Place {
+pub(super) fn place(line: &Line) -> Place {
     (line.sku_id.clone(), line.warehouse_id)
 }
 
 /// Whether the lines are the same, in whatever order.
-fn same_lines(one: &[Line], two: &[Line]) -> bool {
+fn same_lines<L: PartialEq>(one: &[L], two: &[L]) -> bool {
     one.len() == two.len() && one.iter().all(|line| two.contains(line))
 }
 
@@ -27,13 +28,16 @@ impl Naive {
             if order.is_cancelled() {
                 return Err(Refusal::OrderCancelled { order_no: c.order_no.clone() });
             }
-            let same =
-                order.mode == c.mode && order.buyer_id == c.buyer_id && same_lines(&order.asked, asked);
-            if !same {
+            let lines = match wished(c) {
+                Some(wished) => order.wished.as_ref().is_some_and(|known| same_lines(known, &wished)),
+                None => same_lines(&order.asked, asked),
+            };
+            if !(order.mode == c.mode && order.buyer_id == c.buyer_id && lines) {
                 return Err(Refusal::OrderMismatch { order_no: c.order_no.clone() });
             }
             return self.order_answer(&c.order_no, Effect::Replayed);
         }
+        assert!(c.choice.is_none(), "the model chooses no warehouses: it is told which");
         let mut shorts = Vec::new();
         let mut got = Vec::new();
         let mut suspended = 0;
@@ -77,6 +81,7 @@ impl Naive {
             changed_at: now,
             last_event,
             asked: asked.to_vec(),
+            wished: None,
             got,
             deeds: Vec::new(),
             requests: Vec::new(),
@@ -136,6 +141,7 @@ impl Naive {
                 changed_at: now,
                 last_event,
                 asked: Vec::new(),
+                wished: None,
                 got: Vec::new(),
                 deeds: Vec::new(),
                 requests: Vec::new(),
