@@ -5,16 +5,25 @@
 //!   [`expiry`]: at, before and after the time; very many at once. [`stock`]: create, change, suspend, best effort.
 //!   [`limits`]: the bounds. [`memory`]: what is forgotten and what is not. [`checkpoints`]: what a restart finds.
 //!   [`moves`]: SKUs come and leave.
+//! - [`mall`]: several shops and the orders over them. [`spanning`]: every command on such orders. [`doubt`]: what a crash or a
+//!   place that does not answer leaves. [`splits`]: orders that come apart because a SKU moves. [`homes`]: checkpoints, forgetting and
+//!   coming back of homes. [`same`]: nobody can tell several shops from one.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
 mod checkpoints;
+mod doubt;
 mod expiry;
+mod homes;
 mod late;
 mod limits;
+mod mall;
 mod memory;
 mod moves;
 mod orders;
 mod parts;
+mod same;
 mod shop;
+mod spanning;
+mod splits;
 mod stock;

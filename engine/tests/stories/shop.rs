@@ -11,7 +11,7 @@
 //!
 //! `A@7` is the SKU A in warehouse 7 (1 where nothing is said); levels are available/reserved/sold. `wait` moves the clock by
 //! milliseconds; `expire` names the orders that expired, `forget` (window in milliseconds, max) those that were
-//! forgotten; `close` closes SKUs, `leave` lets them go. At its end a story is replayed from its journal, and must leave the same behind.
+//! forgotten; `close` closes SKUs, `leave` lets them go. A branch of an order over several places is written `O1/A`. At its end a story is replayed from its journal, and must leave the same behind.
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{
@@ -113,8 +113,11 @@ impl Shop {
     fn expire(&mut self) -> String {
         let mut expired = Vec::new();
         while let Some(event) = self.state.next_expiry(self.clock) {
-            let Change::Expired { order_no, .. } = &event.change else { panic!("{event:?} expires nothing") };
-            expired.push(order_no.to_string());
+            expired.push(match &event.change {
+                Change::Expired { order_no, .. } => order_no.to_string(),
+                Change::Home(change) => change.order_no().to_string(),
+                other => panic!("{other:?} expires nothing"),
+            });
             self.log(event);
         }
         expired.sort();
@@ -127,9 +130,14 @@ impl Shop {
         while let Some(event) = self.state.next_leaving(self.clock) {
             left.push(match &event.change {
                 Change::Shed { orders, .. } => {
-                    let mut names: Vec<_> = orders.iter().map(ToString::to_string).collect();
+                    let mut names: Vec<_> = orders.iter().map(name_of).collect();
                     names.sort();
                     format!("shed {}", names.join(" "))
+                }
+                Change::Split { orders } => {
+                    let mut names: Vec<_> = orders.iter().map(ToString::to_string).collect();
+                    names.sort();
+                    format!("split {}", names.join(" "))
                 }
                 Change::Withdrawn { sku_id, .. } => format!("withdrawn {sku_id}"),
                 other => panic!("{other:?} lets nothing leave"),
@@ -168,11 +176,12 @@ impl Shop {
         assert_eq!(replayed.audit(), audit);
         for order_no in self.state.order_numbers() {
             assert_eq!(replayed.order(order_no), self.state.order(order_no));
+            assert_eq!(replayed.image_of_home(order_no), self.state.image_of_home(order_no));
         }
     }
 }
 
-fn action_of(words: &[&str]) -> Action {
+pub fn action_of(words: &[&str]) -> Action {
     let (what, rest) = words.split_first().expect("a row has a verb");
     let order_no = || OrderNo::new(rest[0]).expect("an order number comes first");
     let change = |kind| {
@@ -251,13 +260,21 @@ fn option<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
     words.iter().find_map(|word| word.strip_prefix(name))
 }
 
-fn place_of(word: &str) -> (SkuId, WarehouseId) {
+pub fn place_of(word: &str) -> (SkuId, WarehouseId) {
     let (sku, warehouse) = word.split_once('@').unwrap_or((word, "1"));
     (SkuId::new(sku).expect("a SKU"), WarehouseId(warehouse.parse().expect("a warehouse")))
 }
 
-fn number(word: &str) -> u64 {
+pub fn number(word: &str) -> u64 {
     word.parse().expect("a number")
+}
+
+/// The number of an order; of a branch, its order and its SKU: `O1/A`.
+pub fn name_of(order_no: &OrderNo) -> String {
+    match order_no.branch() {
+        Some(branch) => format!("{}/{}", branch.order_no, branch.sku_id),
+        None => order_no.to_string(),
+    }
 }
 
 /// An outcome as it stands in a table.
@@ -270,7 +287,14 @@ pub fn text_of(outcome: Outcome) -> String {
             format!("{} {}", effect_text(effect), stocks.join(" "))
         }
         Ok(Answer::Placed) => "placed".to_owned(),
-        Ok(Answer::Decided { .. } | Answer::Pending(_)) => unreachable!("orders of one shard"),
+        Ok(Answer::Decided { order, effect, errands }) => {
+            let numbers: Vec<_> = errands.iter().map(|errand| errand.number.to_string()).collect();
+            format!("{} {} (to tell: {})", effect_text(effect), order_text(&order), numbers.join(" "))
+        }
+        Ok(Answer::Pending(errands)) => {
+            let numbers: Vec<_> = errands.iter().map(|errand| errand.number.to_string()).collect();
+            format!("to tell: {}", numbers.join(" "))
+        }
         Err(refusal) => refusal_text(refusal),
     }
 }
@@ -336,6 +360,7 @@ fn refusal_text(refusal: Refusal) -> String {
         Refusal::RequestMismatch => "request_mismatch".to_owned(),
         Refusal::UnknownSku { sku_id, .. } => format!("unknown_sku {sku_id}"),
         Refusal::UnknownOrder { .. } => "unknown_order".to_owned(),
+        Refusal::Overloaded => "overloaded".to_owned(),
         Refusal::InsufficientStock { lines } => shorts("insufficient_stock", &lines),
         Refusal::OrderCancelled { .. } => "order_cancelled".to_owned(),
         Refusal::AlreadyConfirmed { .. } => "already_confirmed".to_owned(),
@@ -346,7 +371,6 @@ fn refusal_text(refusal: Refusal) -> String {
         Refusal::SkuSuspended { sku_id, .. } => format!("sku_suspended {sku_id}"),
         Refusal::StockExists { initial, .. } => format!("stock_exists {initial}"),
         Refusal::TooManyRequests { .. } => "too_many_requests".to_owned(),
-        Refusal::OrdersSpan { sku_id, order_no } => format!("orders_span {sku_id} {order_no}"),
         other => format!("{other:?}"),
     }
 }
