@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
 
+use crate::check::Checks;
 use crate::checkpointer::CheckpointMessage;
 use crate::clock::Clock;
 use crate::command::Command;
@@ -44,6 +45,8 @@ pub(crate) struct Context {
     pub with_store: bool,
     /// For those who follow with the newest levels.
     pub dirty: Option<Arc<Dirty>>,
+    /// With an order service: what is due is asked about before it expires.
+    pub checks: Option<Checks>,
     pub before_decide: Option<BeforeDecide>,
     pub failpoint: Option<Failpoint>,
 }

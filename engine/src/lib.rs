@@ -10,7 +10,7 @@
 //! 6. `directory`, `views`, [`dirty`], [`mirror`]: where orders live, what readers see, what changed since it was mirrored.
 //! 7. `shard`, `writer`, `replier`, `checkpointer`: the running parts, in the order in which a command meets them; [`recovery`].
 //! 8. [`home`], `spanning`: orders over several places: the pure protocol, and who brings its commands where they go.
-//! 9. [`reconcile`]: every stock counted in several ways.
+//! 9. [`check`]: the order service, asked before an order expires. [`reconcile`]: every stock counted in several ways.
 //! 10. [`engine`]: start, submit, read, stop.
 
 pub mod limits;
@@ -22,6 +22,7 @@ macro_rules! not_under_loom {
 }
 
 not_under_loom! {
+    pub mod check;
     pub mod checkpoint;
     pub mod clock;
     pub mod command;
@@ -43,6 +44,7 @@ not_under_loom! {
     mod follower;
     mod history;
     mod hub;
+    mod list;
     mod options;
     mod placement;
     mod replier;

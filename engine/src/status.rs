@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::check::CheckStats;
 use crate::hub::Hub;
 use crate::ids::{Lsn, ShardId};
 use crate::shard::shared::ShardShared;
@@ -41,6 +42,8 @@ pub struct Stats {
     pub directory_orders: u64,
     /// What concerns the store; `None` without one.
     pub store: Option<StoreStats>,
+    /// What became of orders that the order service was asked about; `None` without one.
+    pub checks: Option<CheckStats>,
     /// Orders over several places.
     pub spanning: SpanningStats,
 }

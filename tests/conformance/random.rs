@@ -14,7 +14,7 @@ pub struct Requests {
 
 impl Requests {
     pub fn new(seed: u64) -> Self {
-        let first = ["create A 20", "create A@2 5", "create B 9", "create C 3"];
+        let first = ["create A 20 serialized", "create A@2 5 serialized", "create B 9", "create C 3 serialized"];
         let first = first.iter().rev().map(|row| (*row).to_owned()).collect();
         Self { rng: Rng::with_seed(seed), orders: Vec::new(), made: 0, first }
     }
@@ -32,7 +32,10 @@ impl Requests {
             76..80 => format!("extend {} {}", self.order(), self.rng.u32(600..900)),
             80..92 => self.change(),
             92..96 => format!("{} {}", ["suspend", "resume", "resume"][self.rng.usize(0..3)], self.place()),
-            96..98 => format!("create {} {}", self.place(), [20, 5, 9, 3][self.rng.usize(0..4)]),
+            96..98 => {
+                let serialized = [" serialized", ""][self.rng.usize(0..2)];
+                format!("create {} {}{serialized}", self.place(), [20, 5, 9, 3][self.rng.usize(0..4)])
+            }
             _ => format!("stock {}", SKUS[self.rng.usize(0..3)]),
         }
     }

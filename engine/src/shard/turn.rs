@@ -131,6 +131,14 @@ impl Shard {
 
     /// `true`: more are due.
     fn expire(&mut self, now: Timestamp) -> bool {
+        if let Some(checks) = &self.context.checks {
+            // The order service is asked first, as far as there is room; the others stay due.
+            let places = checks.places(MAX_EXPIRIES_PER_TURN);
+            let due = self.state.take_due_orders(now, places.count());
+            let more = due.len() == MAX_EXPIRIES_PER_TURN;
+            places.fill(due);
+            return more;
+        }
         for done in 0..MAX_EXPIRIES_PER_TURN {
             let Some(event) = self.state.next_expiry(now) else {
                 self.count_expired(done);
