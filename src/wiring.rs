@@ -242,6 +242,7 @@ fn engine_options(config: &Config) -> EngineOptions {
         remember_max: config.orders.remember_max,
         checkpoint_events: config.checkpoint.events,
         store: store_options(config),
+        check: hotstock_engine::check::CheckOptions::default(),
     }
 }
 
@@ -276,6 +277,7 @@ fn http_options(config: &Config) -> hotstock_api::Options {
     hotstock_api::Options {
         default_warehouse_id: WarehouseId(config.engine.default_warehouse),
         default_ttl_seconds: config.orders.default_ttl_seconds,
+        prefer_warehouses: config.orders.prefer_warehouses.iter().copied().map(WarehouseId).collect(),
         admin_token_sha256: config.admin.token_sha256.0,
         admin_from_loopback: config.admin.from_loopback,
         mirror: None,

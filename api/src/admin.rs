@@ -12,9 +12,8 @@ use hotstock_engine::reconcile::Reconcile;
 use crate::app::{Call, Reply};
 use crate::body::{parse, parse_optional};
 use crate::codes::Code;
-use crate::limits::{DEFAULT_PAGE_SKUS, MAX_ANOMALIES};
+use crate::limits::{DEFAULT_PAGE_ROWS, MAX_ANOMALIES};
 use crate::problem::Problem;
-use crate::stock::{after_cursor, cursor_of};
 use crate::trace;
 use crate::wire::admin::{
     AnomaliesBody, AnomaliesQuery, AnomalyBody, HotBody, HotSkuBody, MovedAllBody, MovedBody, MovedOneBody,
@@ -22,6 +21,7 @@ use crate::wire::admin::{
 };
 use crate::wire::reconcile::{ReconcileBody, ReconciledBody};
 use crate::wire::stock::{PageQuery, sku_id};
+use crate::wire::values::{cursor_of, of_cursor};
 
 /// Which way SKUs are moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,12 +78,13 @@ pub async fn demote_all(call: Call) -> Result<Reply, Problem> {
 pub async fn hot(call: Call) -> Result<Reply, Problem> {
     let query: PageQuery = call.query()?;
     let max = i64::try_from(MAX_PAGE_ROWS).unwrap_or(i64::MAX);
-    let limit = query.limit.map_or(Ok(DEFAULT_PAGE_SKUS), |limit| limit.within("limit", 1..=max))?;
-    let after = query.cursor.map(|cursor| after_cursor(&cursor)).transpose()?;
+    let limit = query.limit.map_or(Ok(DEFAULT_PAGE_ROWS), |limit| limit.within("limit", 1..=max))?;
+    let after = query.cursor.map(|cursor| of_cursor(&cursor, SkuId::new)).transpose()?;
     let engine = &call.app.engine;
     let page = engine.hot(after.as_ref(), limit);
     let last = page.last().map(|sku| &sku.sku_id);
-    let next_cursor = last.filter(|last| !engine.hot(Some(last), 1).is_empty()).map(cursor_of);
+    let next_cursor =
+        last.filter(|last| !engine.hot(Some(last), 1).is_empty()).map(|last| cursor_of(last.as_str()));
     let items = page.iter().map(HotSkuBody::from).collect();
     Ok(Reply::json(StatusCode::OK, &HotBody { items, next_cursor }))
 }
@@ -116,7 +117,7 @@ pub async fn checkpoint(call: Call) -> Result<Reply, Problem> {
 pub async fn anomalies(call: Call) -> Result<Reply, Problem> {
     let query: AnomaliesQuery = call.query()?;
     let max = i64::try_from(MAX_ANOMALIES).unwrap_or(i64::MAX);
-    let limit = query.limit.map_or(Ok(DEFAULT_PAGE_SKUS), |limit| limit.within("limit", 1..=max))?;
+    let limit = query.limit.map_or(Ok(DEFAULT_PAGE_ROWS), |limit| limit.within("limit", 1..=max))?;
     let (count, anomalies) = call.app.engine.anomalies(limit).await?;
     let items = anomalies.iter().map(AnomalyBody::from).collect();
     Ok(Reply::json(StatusCode::OK, &AnomaliesBody { count, items }))
@@ -131,11 +132,14 @@ pub async fn anomalies(call: Call) -> Result<Reply, Problem> {
 pub async fn reconcile(call: Call) -> Result<Reply, Problem> {
     let body: ReconcileBody = parse_optional(call.body()?)?;
     let max = i64::try_from(MAX_PAGE_ROWS).unwrap_or(i64::MAX);
-    let limit = body.limit.map_or(Ok(DEFAULT_PAGE_SKUS), |limit| limit.within("limit", 1..=max))?;
-    let after = body.cursor.map(|cursor| after_cursor(&cursor)).transpose()?;
+    let limit = body.limit.map_or(Ok(DEFAULT_PAGE_ROWS), |limit| limit.within("limit", 1..=max))?;
+    let after = body.cursor.map(|cursor| of_cursor(&cursor, SkuId::new)).transpose()?;
     let mirror = call.app.options.mirror.as_ref().map(|link| Arc::clone(&link.mirror));
     let found = call.app.engine.reconcile(Reconcile { after, limit, fix: body.fix, mirror }).await?;
-    Ok(Reply::json(StatusCode::OK, &ReconciledBody::new(&found, found.next.as_ref().map(cursor_of))))
+    Ok(Reply::json(
+        StatusCode::OK,
+        &ReconciledBody::new(&found, found.next.as_ref().map(|last| cursor_of(last.as_str()))),
+    ))
 }
 
 fn shards_now(call: &Call) -> ShardsBody {

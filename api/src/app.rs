@@ -54,6 +54,7 @@ impl App {
             defaults: Defaults {
                 warehouse_id: options.default_warehouse_id,
                 ttl_seconds: options.default_ttl_seconds,
+                prefer: options.prefer_warehouses.clone(),
             },
             stopping: AtomicBool::new(false),
             body_room: Arc::new(Semaphore::new(room)),

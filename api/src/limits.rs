@@ -11,8 +11,8 @@ use hotstock_engine::mirror::Mirror;
 /// Operations of one batch request. From the HTTP contract.
 pub const MAX_BATCH_OPERATIONS: usize = 10_000;
 
-/// SKUs of one page of the list, when the caller does not say.
-pub const DEFAULT_PAGE_SKUS: usize = 100;
+/// SKUs, or orders, of one page of a list, when the caller does not say.
+pub const DEFAULT_PAGE_ROWS: usize = 100;
 
 /// Rows of one page of a SKU's journal, when the caller does not say, and at the most.
 pub const DEFAULT_JOURNAL_ROWS: usize = 100;
@@ -76,6 +76,9 @@ pub struct Options {
     pub default_warehouse_id: WarehouseId,
     /// How long a reservation holds when it does not say, in seconds. From the HTTP contract: half an hour.
     pub default_ttl_seconds: u32,
+    /// The warehouses that come first where any may serve and the caller prefers none, the best first. At most
+    /// [`MAX_WAREHOUSES_PER_SKU`](hotstock_engine::limits::MAX_WAREHOUSES_PER_SKU).
+    pub prefer_warehouses: Vec<WarehouseId>,
     /// The SHA-256 of the operators' token. None: there is none.
     pub admin_token_sha256: Option<[u8; 32]>,
     /// Whether, while there is no token, operators' requests are taken from this machine. Otherwise from nobody.
@@ -119,6 +122,7 @@ impl Default for Options {
         Self {
             default_warehouse_id: WarehouseId(1),
             default_ttl_seconds: 1_800,
+            prefer_warehouses: Vec::new(),
             admin_token_sha256: None,
             admin_from_loopback: true,
             mirror: None,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use hotstock_engine::engine::{Engine, FollowerStats, ShardStats, StoreStats};
+use hotstock_engine::engine::{Engine, FollowerStats, ShardStats, SpanningStats, StoreStats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text,
@@ -246,6 +246,60 @@ const STORE_METRICS: [StoreMetric; 18] = [
     store_counter("flushed_rows", "Rows that they wrote", |s| s.flushed_rows),
 ];
 
+/// A count of orders over several places.
+struct SpanningMetric {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    value: fn(&SpanningStats) -> u64,
+}
+
+const fn span_counter(
+    name: &'static str,
+    help: &'static str,
+    value: fn(&SpanningStats) -> u64,
+) -> SpanningMetric {
+    SpanningMetric { name, help, kind: MetricType::Counter, value }
+}
+
+const fn span_gauge(
+    name: &'static str,
+    help: &'static str,
+    value: fn(&SpanningStats) -> u64,
+) -> SpanningMetric {
+    SpanningMetric { name, help, kind: MetricType::Gauge, value }
+}
+
+/// Orders over several places.
+const SPANNING_METRICS: [SpanningMetric; 12] = [
+    span_counter("spanning_made", "Orders over several places that were made", |s| s.made),
+    span_counter("spanning_refused", "Reserves over several places that were refused", |s| s.refused),
+    span_counter(
+        "spanning_overloaded",
+        "Of their commands, those turned away because too many were under way",
+        |s| s.overloaded,
+    ),
+    span_gauge("spanning_under_way", "Commands of orders over several places that are under way", |s| {
+        s.under_way
+    }),
+    span_counter("spanning_attempts", "Attempts to hold their units", |s| s.attempts),
+    span_counter("spanning_branches_asked", "Branches whose home was asked after them", |s| s.branches_asked),
+    span_counter("spanning_orphans_released", "Branches that no order knew and that were released", |s| {
+        s.orphans_released
+    }),
+    span_counter("spanning_carries", "Times that branches were told what was decided", |s| s.carries),
+    span_counter("spanning_carries_retried", "Of those in the background, the ones to be repeated", |s| {
+        s.carries_retried
+    }),
+    span_gauge("spanning_chores_waiting", "Orders and branches that the background has before it", |s| {
+        s.chores_waiting
+    }),
+    span_counter("spanning_errands_refused", "Decisions that a branch did not take", |s| s.errands_refused),
+    span_counter("spanning_homes_adopted", "Orders that came back to their home from the store", |s| {
+        s.homes_adopted
+    }),
+];
+
 /// Name, help and value.
 type FollowerMetric = (&'static str, &'static str, fn(&FollowerStats) -> u64);
 
@@ -292,6 +346,10 @@ impl Collector for EngineMetrics {
         ];
         for (name, help, kind, value) in numbers {
             encode_number(encoder.encode_descriptor(name, help, None, kind)?, kind, value)?;
+        }
+        for metric in &SPANNING_METRICS {
+            let encoder = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
+            encode_number(encoder, metric.kind, (metric.value)(&stats.spanning))?;
         }
         if let Some(store) = &stats.store {
             store_metrics(&mut encoder, store, &self.0.followers())?;

@@ -19,7 +19,7 @@ use crate::{admin, batch, health, orders, stock};
             request is always safe. Errors are application/problem+json with a stable `code`."
     ),
     paths(
-        orders::reserve, orders::get, orders::confirm, orders::release, orders::extend, orders::return_units,
+        orders::reserve, orders::list, orders::get, orders::confirm, orders::release, orders::extend, orders::return_units,
         batch::batch,
         stock::create, stock::list, stock::get, stock::journal, stock::restock, stock::deduct, stock::adjust, stock::suspend, stock::resume,
         admin::promote, admin::demote, admin::promote_all, admin::demote_all, admin::hot, admin::shards, admin::checkpoint,

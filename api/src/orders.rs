@@ -3,14 +3,19 @@
 use axum::http::StatusCode;
 use hotstock_engine::command::Action;
 use hotstock_engine::ids::OrderNo;
+use hotstock_engine::limits::MAX_PAGE_ROWS;
 use hotstock_engine::outcome::Answer;
 
 use crate::app::{Call, Reply};
 use crate::body::{parse, parse_optional};
+use crate::limits::DEFAULT_PAGE_ROWS;
 use crate::problem::Problem;
 use crate::wire::answers::{AnyBody, created};
-use crate::wire::orders::{ConfirmBody, ExtendBody, OrderBody, ReleaseBody, ReserveBody, ReturnBody};
-use crate::wire::values::id;
+use crate::wire::list::{OrdersBody, OrdersQuery};
+use crate::wire::orders::{
+    ConfirmBody, ExtendBody, OrderBody, ReleaseBody, ReserveBody, ReturnBody, StatusName,
+};
+use crate::wire::values::{cursor_of, id, of_cursor};
 
 /// Holds stock for an order. The same request again gets the same answer.
 #[utoipa::path(
@@ -37,6 +42,28 @@ pub async fn get(call: Call) -> Result<Reply, Problem> {
         Answer::Order { order, .. } => Reply::json(StatusCode::OK, &OrderBody::new(order, false)),
         other => Reply::ok(other),
     })
+}
+
+/// Reads orders, page by page. What is durable is in it, flushed to the SQL store or not.
+#[utoipa::path(
+    get, path = "/v1/reservations", tag = "orders",
+    params(("status" = Option<Vec<StatusName>>, Query, explode = false,
+            description = "In one of these states; several with commas, or the parameter several times. Any where missing"),
+        ("sku_id" = Option<String>, Query, description = "With a line of this SKU"),
+        ("limit" = Option<u32>, Query, description = "Orders of the page, 1 to 1,000; 100 where missing"),
+        ("cursor" = Option<String>, Query, description = "The next_cursor of the page before")),
+    responses((status = 200, description = "One page", body = OrdersBody))
+)]
+pub async fn list(call: Call) -> Result<Reply, Problem> {
+    let query: OrdersQuery = call.query()?;
+    let max = i64::try_from(MAX_PAGE_ROWS).unwrap_or(i64::MAX);
+    let limit = query.limit.map_or(Ok(DEFAULT_PAGE_ROWS), |limit| limit.within("limit", 1..=max))?;
+    let after = query.cursor.as_ref().map(|cursor| of_cursor(cursor, OrderNo::new)).transpose()?;
+    let page = call.app.engine.list_orders(&query.filter()?, after.as_ref(), limit).await?;
+    // A read repeats nothing.
+    let items = page.orders.iter().map(|order| OrderBody::new(order, false)).collect();
+    let next_cursor = page.next.map(|last| cursor_of(last.as_str()));
+    Ok(Reply::json(StatusCode::OK, &OrdersBody { items, next_cursor }))
 }
 
 /// Turns what an order holds, or a part of it, into a sale. After expiry or release: takes the stock again, if it is

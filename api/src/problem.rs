@@ -238,9 +238,10 @@ pub struct ShortLineBody<'a> {
     /// What.
     #[schema(example = "1001")]
     sku_id: &'a str,
-    /// Where.
+    /// Where; missing where any warehouse would have done: then there is not enough in all of them together.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 1)]
-    warehouse_id: u32,
+    warehouse_id: Option<u32>,
     /// Units asked for.
     #[schema(example = 2)]
     requested: u64,
@@ -265,7 +266,7 @@ fn as_hex<S: Serializer>(trace: &TraceId, serializer: S) -> Result<S::Ok, S::Err
 fn each_short_line<S: Serializer>(lines: &Option<&[ShortLine]>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(lines.unwrap_or_default().iter().map(|line| ShortLineBody {
         sku_id: line.sku_id.as_str(),
-        warehouse_id: line.warehouse_id.0,
+        warehouse_id: (line.warehouse_id != WarehouseId::ANY).then_some(line.warehouse_id.0),
         requested: line.requested,
         available: line.available,
     }))
@@ -293,6 +294,15 @@ mod tests {
                 r#""lines":[{"sku_id":"1001","warehouse_id":1,"requested":2,"available":1}]}"#
             )
         );
+        let anywhere = ShortLine {
+            sku_id: SkuId::new("1001").unwrap(),
+            warehouse_id: WarehouseId::ANY,
+            requested: 2,
+            available: 1,
+        };
+        let problem = Problem::from(Refusal::InsufficientStock { lines: vec![anywhere] });
+        let json = serde_json::to_value(problem.body(TraceId([1; 16]))).unwrap();
+        assert_eq!(json["lines"], serde_json::json!([{"sku_id": "1001", "requested": 2, "available": 1}]));
         let field = Problem::from(InvalidField::new("ttl_seconds", "must be 1 to 604800"));
         let json = serde_json::to_value(field.body(TraceId([1; 16]))).unwrap();
         assert_eq!((json["field"].as_str(), json["status"].as_u64()), (Some("ttl_seconds"), Some(422)));

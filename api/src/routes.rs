@@ -21,6 +21,7 @@ use crate::{admin, auth, batch, health, orders, stock, trace};
 #[allow(missing_docs, reason = "`ROUTES` says what each one is")]
 pub enum Route {
     Reserve,
+    ListOrders,
     GetOrder,
     Confirm,
     Release,
@@ -158,6 +159,8 @@ pub const ROUTES: &[RouteInfo] = &[
             Code::SkuSuspended,
         ],
     ),
+    // What is not flushed yet is asked of the shards.
+    RouteInfo { query: true, submits: true, ..get(Route::ListOrders, "/v1/reservations", READS_STORE) },
     RouteInfo {
         submits: true,
         ..get(Route::GetOrder, "/v1/reservations/{order_no}", &[Code::InvalidField, Code::UnknownOrder])
@@ -322,6 +325,7 @@ pub fn router(app: &Arc<App>) -> Router {
 fn handler(app: &Arc<App>, info: &'static RouteInfo) -> Option<MethodRouter> {
     Some(match info.route {
         Route::Reserve => endpoint(app, info, orders::reserve),
+        Route::ListOrders => endpoint(app, info, orders::list),
         Route::GetOrder => endpoint(app, info, orders::get),
         Route::Confirm => endpoint(app, info, orders::confirm),
         Route::Release => endpoint(app, info, orders::release),

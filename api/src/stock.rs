@@ -1,9 +1,7 @@
 //! The requests about stock.
 
 use axum::http::StatusCode;
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use hotstock_engine::command::{ChangeKind, InvalidField, StockStatus};
+use hotstock_engine::command::{ChangeKind, StockStatus};
 use hotstock_engine::ids::SkuId;
 use hotstock_engine::limits::MAX_PAGE_ROWS;
 use hotstock_engine::outcome::{Answer, Refusal};
@@ -11,7 +9,7 @@ use hotstock_engine::outcome::{Answer, Refusal};
 use crate::admin::{Way, move_one};
 use crate::app::{Call, Reply};
 use crate::body::{parse, parse_optional};
-use crate::limits::{DEFAULT_JOURNAL_ROWS, DEFAULT_PAGE_SKUS, MAX_JOURNAL_ROWS};
+use crate::limits::{DEFAULT_JOURNAL_ROWS, DEFAULT_PAGE_ROWS, MAX_JOURNAL_ROWS};
 use crate::problem::Problem;
 use crate::wire::answers::{AnyBody, created};
 use crate::wire::history::{JournalBody, JournalQuery, Seen};
@@ -19,6 +17,7 @@ use crate::wire::stock::{
     ChangeBody, CreateBody, PageBody, PageQuery, SkuBody, SkuQuery, StatusBody, StockBody, one_warehouse,
     sku_id,
 };
+use crate::wire::values::{cursor_of, of_cursor};
 
 /// Creates the stock of a SKU in a warehouse; with `hot`, promotes the SKU as well.
 #[utoipa::path(
@@ -68,8 +67,8 @@ pub async fn get(call: Call) -> Result<Reply, Problem> {
 pub async fn list(call: Call) -> Result<Reply, Problem> {
     let query: PageQuery = call.query()?;
     let max = i64::try_from(MAX_PAGE_ROWS).unwrap_or(i64::MAX);
-    let limit = query.limit.map_or(Ok(DEFAULT_PAGE_SKUS), |limit| limit.within("limit", 1..=max))?;
-    let after = query.cursor.map(|cursor| after_cursor(&cursor)).transpose()?;
+    let limit = query.limit.map_or(Ok(DEFAULT_PAGE_ROWS), |limit| limit.within("limit", 1..=max))?;
+    let after = query.cursor.map(|cursor| of_cursor(&cursor, SkuId::new)).transpose()?;
     let engine = &call.app.engine;
     let page = engine.stock_page(after.as_ref(), limit).await?;
     // A page may be shorter than its limit and still not be the last, so the one after it is asked for.
@@ -79,7 +78,7 @@ pub async fn list(call: Call) -> Result<Reply, Problem> {
         None => None,
     };
     let items = page.iter().map(|stocks| SkuBody::new(stocks, None)).collect();
-    let next_cursor = more.map(cursor_of);
+    let next_cursor = more.map(|last| cursor_of(last.as_str()));
     Ok(Reply::json(StatusCode::OK, &PageBody { items, next_cursor }))
 }
 
@@ -173,20 +172,4 @@ async fn set_status(call: Call, status: StockStatus) -> Result<Reply, Problem> {
     let body: StatusBody = parse_optional(call.body()?)?;
     let action = body.action(sku_id(call.path_id())?, status)?;
     Ok(Reply::ok(&call.submit(action).await?))
-}
-
-/// A cursor is the name of the last SKU seen, wrapped so that nobody builds one.
-pub fn cursor_of(sku_id: &SkuId) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(sku_id.as_str())
-}
-
-/// Reads what [`cursor_of`] wrote.
-///
-/// # Errors
-/// [`InvalidField`] for anything else.
-pub fn after_cursor(cursor: &str) -> Result<SkuId, InvalidField> {
-    let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok();
-    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-    text.and_then(|text| SkuId::new(&text).ok())
-        .ok_or_else(|| InvalidField::new("cursor", "must be the next_cursor of a page"))
 }

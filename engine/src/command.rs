@@ -1,6 +1,10 @@
 //! What callers ask of the engine. Commands are checked when they are made, so that the state machine sees only
 //! well-formed ones: text within its bounds, lines summed, quantities positive.
 
+mod choice;
+
+pub use choice::Choice;
+
 use std::collections::HashMap;
 
 use smallvec::SmallVec;
@@ -166,24 +170,6 @@ pub struct Reserve {
     pub mode: Mode,
     /// Which lines lie in whatever warehouse has them; `None`: each where it says.
     pub choice: Option<Box<Choice>>,
-}
-
-/// The warehouses of some lines are chosen by whoever decides: one that can serve the whole order before others, else the fewest.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Choice {
-    /// The lines (their index) whose `warehouse_id` says nothing; each SKU at most once. At least one.
-    pub open: Vec<u16>,
-    /// Warehouses that come before all others, the best first.
-    pub prefer: Vec<WarehouseId>,
-}
-
-impl Reserve {
-    /// What was asked, as a number, when warehouses are to be chosen: the lines that they are chosen for without their warehouse, the
-    /// others with it; the same in any order. XXH3-64, stable: it is kept in the journal.
-    #[must_use]
-    pub fn asked(&self) -> Option<u64> {
-        self.choice.as_ref().map(|_| todo!("TODO(choice)"))
-    }
 }
 
 /// What a reservation does when it can't hold everything.
@@ -393,6 +379,7 @@ impl Command {
             {
                 Err(InvalidField::new("ttl_seconds", format!("must be 1 to {MAX_TTL_SECONDS}")))
             }
+            Action::Reserve(reserve) => reserve.check_choice(),
             _ => Ok(()),
         }
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
 
+use crate::check::Checks;
 use crate::checkpointer::CheckpointMessage;
 use crate::clock::Clock;
 use crate::command::Command;
@@ -12,6 +13,7 @@ use crate::directory::Directory;
 use crate::dirty::Dirty;
 use crate::engine::EngineOptions;
 use crate::replier::Replier;
+use crate::spanning::Chore;
 use crate::sync::Inbox;
 use crate::views::Views;
 use crate::writer::WriterMessage;
@@ -19,7 +21,7 @@ use crate::writer::WriterMessage;
 /// Runs before a command is decided; tests use it to make a shard panic.
 pub(crate) type BeforeDecide = Arc<dyn Fn(&Command) + Send + Sync>;
 
-/// Runs when a step of a move or of a flush is reached; tests make a crash of it.
+/// Runs when a step of a move, of a flush or of an order over several places is reached; tests make a crash of it.
 pub(crate) type Failpoint = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 pub(crate) struct Context {
@@ -33,6 +35,8 @@ pub(crate) struct Context {
     pub checkpointer: mpsc::Sender<CheckpointMessage>,
     /// The way of all answers that had to wait for the journal.
     pub replier: Replier,
+    /// The queue of the keeper; bounded by `MAX_WAITING_CHORES`.
+    pub chores: mpsc::Sender<Chore>,
     /// Why the journal can't be written any more. Set once, by the writer.
     pub poison: OnceLock<String>,
     /// The backlog on the disk has reached its cap: no new reservations.
@@ -41,6 +45,8 @@ pub(crate) struct Context {
     pub with_store: bool,
     /// For those who follow with the newest levels.
     pub dirty: Option<Arc<Dirty>>,
+    /// With an order service: what is due is asked about before it expires.
+    pub checks: Option<Checks>,
     pub before_decide: Option<BeforeDecide>,
     pub failpoint: Option<Failpoint>,
 }

@@ -7,6 +7,9 @@
 //!
 //! With one shard the shard itself knows which orders there are, and a second table of all orders would cost a quarter of
 //! the time of a reserve: there are entries only while a request is under way, and without a store none at all.
+//!
+//! An order over several places has an entry for as long as its home knows it, which says that it is one: also with one shard
+//! and a store. Its branches have none: each is where its SKU is.
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -42,6 +45,17 @@ struct Known {
     claims: u32,
     /// The order is there.
     own: bool,
+    /// It lies in several places.
+    spans: bool,
+}
+
+/// What [`Directory::claim`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claimed {
+    /// The order's home.
+    pub home: Home,
+    /// The order is known to be there; otherwise only requests that are under way say so.
+    pub is_there: bool,
 }
 
 /// The home of an order that needs no entry.
@@ -56,19 +70,26 @@ impl Directory {
 
     /// Takes a claim and gives the order's home: `wanted`, or where it is already.
     pub fn claim(&self, order_no: &OrderNo, wanted: Home) -> Home {
-        let Some(homes) = &self.homes else { return ONLY };
-        let new = Known { home: wanted, claims: 0, own: false };
-        let mut known = homes.entry(order_no.clone()).or_insert(new);
-        known.claims = known.claims.saturating_add(1);
-        known.home
+        self.look_and_claim(order_no, wanted).home
     }
 
-    /// Takes a claim if the order has a home.
-    pub fn claim_known(&self, order_no: &OrderNo) -> Option<Home> {
-        let Some(homes) = &self.homes else { return Some(ONLY) };
-        let mut known = homes.get_mut(order_no)?;
+    /// As [`Directory::claim`]; tells also whether the order is there.
+    pub fn look_and_claim(&self, order_no: &OrderNo, wanted: Home) -> Claimed {
+        let Some(homes) = &self.homes else { return Claimed { home: ONLY, is_there: false } };
+        let new = Known { home: wanted, claims: 0, own: false, spans: false };
+        let mut known = homes.entry(order_no.clone()).or_insert(new);
         known.claims = known.claims.saturating_add(1);
-        Some(known.home)
+        Claimed { home: known.home, is_there: known.own }
+    }
+
+    /// Whether an order that has no entry may be in a shard all the same.
+    pub fn is_silent(&self) -> bool {
+        !self.keeps
+    }
+
+    /// Whether an order is known to lie in several places.
+    pub fn spans(&self, order_no: &OrderNo) -> bool {
+        self.homes.as_ref().is_some_and(|homes| homes.get(order_no).is_some_and(|known| known.spans))
     }
 
     /// The home of the order, without a claim. With one shard that is it, unless a request says otherwise just now.
@@ -92,24 +113,33 @@ impl Directory {
 
     /// The order is in this shard, whatever requests under way believe.
     pub fn own(&self, order_no: &OrderNo, shard: ShardId) {
-        let Some(homes) = self.homes.as_ref().filter(|_| self.keeps) else { return };
+        if self.keeps {
+            self.put(order_no, shard, false);
+        }
+    }
+
+    /// The order lies in several places and this shard is its home.
+    pub fn own_spanning(&self, order_no: &OrderNo, shard: ShardId) {
+        self.put(order_no, shard, true);
+    }
+
+    fn put(&self, order_no: &OrderNo, shard: ShardId, spans: bool) {
+        let Some(homes) = &self.homes else { return };
         let home = Home::Shard(shard);
         match homes.entry(order_no.clone()) {
             Entry::Occupied(mut entry) => {
                 let known = entry.get_mut();
-                (known.home, known.own) = (home, true);
+                (known.home, known.own, known.spans) = (home, true, spans);
             }
             Entry::Vacant(entry) => {
-                entry.insert(Known { home, claims: 0, own: true });
+                entry.insert(Known { home, claims: 0, own: true, spans });
             }
         }
     }
 
     /// The order is not in its shard any more, or was not made after all.
     pub fn forget(&self, order_no: &OrderNo) {
-        if self.keeps {
-            self.change(order_no, |known| known.own = false);
-        }
+        self.change(order_no, |known| (known.own, known.spans) = (false, false));
     }
 
     fn change(&self, order_no: &OrderNo, change: impl FnOnce(&mut Known)) {
@@ -138,7 +168,7 @@ mod tests {
     fn the_first_claim_decides_and_the_last_give_back_closes() {
         let directory = Directory::new(8, false);
         let order = OrderNo::new("o").unwrap();
-        assert_eq!(directory.claim_known(&order), None);
+        assert_eq!(directory.home(&order), None);
         assert_eq!(directory.claim(&order, at(3)), at(3));
         assert_eq!(directory.claim(&order, at(5)), at(3), "the home stays where it is");
         directory.give_back(&order);
@@ -187,5 +217,21 @@ mod tests {
         assert_eq!(directory.len(), 1, "the claim of the request is still there");
         directory.made(&order);
         assert_eq!((directory.home(&order), directory.len()), (Some(at(0)), 0));
+    }
+
+    #[test]
+    fn an_order_over_several_places_has_an_entry_also_with_one_shard() {
+        let directory = Directory::new(1, true);
+        let order = OrderNo::new("o").unwrap();
+        let claimed = directory.look_and_claim(&order, at(0));
+        assert_eq!(claimed, Claimed { home: at(0), is_there: false });
+        directory.own_spanning(&order, ShardId(0));
+        directory.give_back(&order);
+        assert!(directory.spans(&order));
+        assert_eq!(directory.look_and_claim(&order, Home::Cold), Claimed { home: at(0), is_there: true });
+        directory.forget(&order);
+        assert!(!directory.spans(&order));
+        directory.give_back(&order);
+        assert_eq!(directory.len(), 0);
     }
 }

@@ -9,28 +9,34 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+pub use crate::list::OrderPage;
 pub use crate::options::{AutoPromotion, EngineOptions, Parts, StartError, StoreOptions};
 pub use crate::placement::{HotSku, Moved};
-pub use crate::status::{FollowerStats, Health, ShardStats, Stats, StoreStats};
+pub use crate::spanning::SPANNING_STEPS;
+pub use crate::status::{FollowerStats, Health, ShardStats, SpanningStats, Stats, StoreStats};
 
+use crate::check::Checks;
 use crate::checkpointer;
 use crate::command::Command;
 use crate::context::Context;
 use crate::directory::Directory;
 use crate::dirty::Dirty;
 use crate::hub::{Hub, Side, refusal_of};
-use crate::ids::{Lsn, ShardId, SkuId, WarehouseId, shard_of};
+use crate::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use crate::journal::JournalReader;
-use crate::limits::{MAX_PAGE_ROWS, MAX_SHARDS, MAX_SKUS_PER_MOVE, MAX_WAITING_SLICES, TICK_MILLIS};
+use crate::limits::{
+    MAX_PAGE_ROWS, MAX_SHARDS, MAX_SKUS_PER_MOVE, MAX_WAITING_CHORES, MAX_WAITING_SLICES, TICK_MILLIS,
+};
 use crate::outcome::{Effect, Outcome, Refusal, StockView};
 use crate::placement::Asked;
 use crate::reconcile::{Reconcile, Reconciled, reconcile};
 use crate::recovery::recover_audited;
 use crate::replier;
 use crate::shard::shared::ShardShared;
+use crate::spanning::{Chore, Spanning};
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::state::State;
-use crate::store::{Anomaly, JournalRow};
+use crate::store::{Anomaly, JournalRow, OrderFilter};
 use crate::sync::{Inbox, unpoisoned};
 use crate::views::Views;
 use crate::writer::{self, COMMIT_BUCKETS, WriterCounters};
@@ -56,7 +62,7 @@ struct Stoppable {
     replier: tokio::task::JoinHandle<()>,
     /// Followers, which flush once more at the end.
     followers: JoinSet<()>,
-    /// Sweeper, repair, moves by rate: ended where they stand.
+    /// Keeper, sweeper, repair, moves by rate, checker: ended where they stand.
     loops: JoinSet<()>,
     writer: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
@@ -70,10 +76,12 @@ impl Engine {
     pub async fn start(options: EngineOptions, parts: Parts) -> Result<Self, StartError> {
         let count = options.shards.clamp(1, MAX_SHARDS);
         let options = EngineOptions { shards: count, ..options };
-        let Parts { journal, checkpoints, clock, store, dirty, before_decide, failpoint } = parts;
+        let Parts { journal, checkpoints, clock, store, dirty, check, before_decide, failpoint } = parts;
         let reader = journal.reader();
         let (to_checkpointer, for_checkpointer) = mpsc::channel(MAX_WAITING_SLICES);
+        let (to_keeper, for_keeper) = mpsc::channel(MAX_WAITING_CHORES);
         let (to_replier, for_replier) = mpsc::unbounded_channel();
+        let (checks, due) = check.map(|check| Checks::new(check, options.check.clone())).unzip();
         let context = Arc::new(Context {
             options,
             clock,
@@ -82,10 +90,12 @@ impl Engine {
             inbox: Inbox::default(),
             checkpointer: to_checkpointer,
             replier: to_replier,
+            chores: to_keeper,
             poison: OnceLock::new(),
             journal_full: AtomicBool::new(false),
             with_store: store.is_some(),
             dirty,
+            checks,
             before_decide,
             failpoint,
         });
@@ -104,7 +114,10 @@ impl Engine {
                 shared.shed.store(recovered.shed.0, Ordering::Release);
             }
             for order_no in recovered.state.order_numbers() {
-                context.directory.own(order_no, id);
+                match recovered.state.image_of_home(order_no) {
+                    Some(_) => context.directory.own_spanning(order_no, id),
+                    None => context.directory.own(order_no, id),
+                }
             }
             tracing::info!(shard = %id, lsn = %recovered.state.applied(), replayed = recovered.replayed, "recovered");
             shards.push(Arc::new(shared));
@@ -126,6 +139,7 @@ impl Engine {
             shards: shards.clone(),
             reader: Arc::clone(&reader),
             side,
+            spanning: Spanning::new(),
         });
         let counters = Arc::new(WriterCounters::default());
         let writer = {
@@ -143,7 +157,7 @@ impl Engine {
         let (supervisor, _) = supervisor.map_err(|error| spawn_error("supervisor", &error))?;
         let replier = tokio::spawn(replier::run(for_replier));
         let ticker = tokio::spawn(tick(context, shards));
-        let (followers, loops) = start_loops(&hub);
+        let (followers, loops) = start_loops(&hub, for_keeper, due);
         let parts = Stoppable { supervisor, ticker, replier, followers, loops, writer, checkpointer };
         let parts = Mutex::new(Some(parts));
         Ok(Self { running: Arc::new(Running { hub, counters, stopping: AtomicBool::new(false), parts }) })
@@ -193,13 +207,31 @@ impl Engine {
         self.running.hub.stock_journal(sku_id, after, limit).await
     }
 
+    /// Orders after `after`, by number (as bytes), up to `limit` (1 to [`MAX_PAGE_ROWS`]) of those that the filter takes, hot and
+    /// cold; also what is durable and not flushed yet. An order that is there, and that the filter takes, from before the first page to
+    /// after the last is in exactly one page. A page may be shorter than asked for, or empty, and still have a next one.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnavailable`], also without a store, and when so much is not flushed that it would take too long. Those of a
+    /// read of an order.
+    pub async fn list_orders(
+        &self,
+        filter: &OrderFilter,
+        after: Option<&OrderNo>,
+        limit: usize,
+    ) -> Result<OrderPage, Refusal> {
+        self.running.hub.list_orders(filter, after, limit.clamp(1, MAX_PAGE_ROWS)).await
+    }
+
     /// The newest conflicts that the store has recorded, at most `max`, and how many there are. Without a store: none.
     ///
     /// # Errors
     /// [`Refusal::StoreUnavailable`].
     pub async fn anomalies(&self, max: usize) -> Result<(u64, Vec<Anomaly>), Refusal> {
         let Some(side) = &self.running.hub.side else { return Ok((0, Vec::new())) };
-        side.noted(side.store.anomalies(max).await).map_err(refusal_of)
+        let (count, mut newest) = side.noted(side.store.anomalies(max).await).map_err(refusal_of)?;
+        newest.iter_mut().for_each(Anomaly::tell_caller);
+        Ok((count, newest))
     }
 
     /// Makes SKUs hot, each with its open orders; at most [`MAX_SKUS_PER_MOVE`], the others are refused as overload. One that is
@@ -315,6 +347,8 @@ impl Engine {
             journal_disk_bytes: reader.disk_bytes(),
             directory_orders: context.directory.len() as u64,
             store: hub.store_stats(),
+            checks: context.checks.as_ref().map(Checks::stats),
+            spanning: hub.spanning_stats(),
         }
     }
 
@@ -331,6 +365,7 @@ impl Engine {
         let parts = unpoisoned(self.running.parts.lock()).take();
         let Some(parts) = parts else { return };
         let Stoppable { supervisor, ticker, replier, mut followers, mut loops, writer, checkpointer } = parts;
+        self.running.hub.spanning.stop().await;
         loops.shutdown().await;
         if let Some(side) = &self.running.hub.side {
             side.stop_tasks().await;
@@ -367,9 +402,18 @@ impl Engine {
     }
 }
 
-/// The background of an engine with a store: followers, and what may end anywhere.
-fn start_loops(hub: &Arc<Hub>) -> (JoinSet<()>, JoinSet<()>) {
+/// The background: followers of an engine with a store, and what may end anywhere.
+fn start_loops(
+    hub: &Arc<Hub>,
+    chores: mpsc::Receiver<Chore>,
+    due: Option<mpsc::UnboundedReceiver<OrderNo>>,
+) -> (JoinSet<()>, JoinSet<()>) {
     let (mut followers, mut loops) = (JoinSet::new(), JoinSet::new());
+    let keeper = Arc::clone(hub);
+    loops.spawn(async move { keeper.keep(chores).await });
+    if let Some(due) = due {
+        loops.spawn(Arc::clone(hub).check_orders(due));
+    }
     if hub.side.is_none() {
         return (followers, loops);
     }

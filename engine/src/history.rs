@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::event::{Change, Event};
+use crate::event::{Change, Event, StockMove};
 use crate::hub::{Hub, Side, refusal_of};
 use crate::ids::{Lsn, ShardId, SkuId, WarehouseId};
 use crate::journal::JournalError;
@@ -37,7 +37,11 @@ impl Hub {
                 };
                 rows.extend(new);
             }
-            return Ok(merged(rows, limit));
+            let mut rows = merged(rows, limit);
+            for JournalRow { change, .. } in &mut rows {
+                tell_caller(change);
+            }
+            return Ok(rows);
         }
         Err(Refusal::StoreUnavailable)
     }
@@ -125,6 +129,13 @@ fn is_ahead(levels: &HashMap<WarehouseId, Levels>, sku_id: &SkuId, event: &Event
         levels.get(warehouse_id).is_some_and(|levels| levels.version >= *version)
     };
     of == sku_id && warehouses.iter().any(ahead)
+}
+
+/// A branch is known to its caller as its order. The request_id of what a branch was told is its home's.
+fn tell_caller(change: &mut StockMove) {
+    if let Some(order_no) = change.order_no.as_ref().filter(|order_no| order_no.is_branch()) {
+        (change.order_no, change.request_id) = (Some(order_no.of_caller()), None);
+    }
 }
 
 /// By time, the rows of one warehouse by version; the first `limit`. Times of one warehouse never step back with its version, but for two

@@ -17,6 +17,7 @@ use crate::outcome::{Outcome, Refusal};
 use crate::placement::auto::Auto;
 use crate::placement::routes::Routes;
 use crate::shard::shared::{Envelope, ShardShared, give_back_claims};
+use crate::spanning::Spanning;
 use crate::store::{Store, StoreError};
 use crate::sync::unpoisoned;
 
@@ -29,6 +30,8 @@ pub(crate) struct Hub {
     pub reader: Arc<dyn JournalReader>,
     /// `None`: every SKU is hot.
     pub side: Option<Side>,
+    /// Orders over several places.
+    pub spanning: Spanning,
 }
 
 /// The side that faces the store.
@@ -99,6 +102,12 @@ pub(crate) fn add(counter: &AtomicU64, n: u64) {
 impl Hub {
     /// Has a shard decide a command, which took its claim if it needs one. A full gate gives it back.
     pub async fn ask(&self, shard: ShardId, command: Command, how: How) -> Outcome {
+        let answer = self.post(shard, command, how)?;
+        answer.await.unwrap_or(Err(Refusal::ShardRestarted))
+    }
+
+    /// As [`Hub::ask`]; whoever asks the shard after this returned is answered after it.
+    pub fn post(&self, shard: ShardId, command: Command, how: How) -> Result<oneshot::Receiver<Outcome>, Refusal> {
         let shared = self.enter(shard, std::slice::from_ref(&command))?;
         let (to, answer) = oneshot::channel();
         shared.mailbox.push([match how {
@@ -107,7 +116,7 @@ impl Hub {
             How::MayCancel => Envelope::Exact { command, may_cancel: true, to },
         }]);
         shared.wake();
-        answer.await.unwrap_or(Err(Refusal::ShardRestarted))
+        Ok(answer)
     }
 
     /// Has a shard decide commands without claims, one after the other.
@@ -142,6 +151,20 @@ impl Hub {
         shared.counters.overloaded.fetch_add(commands.len() as u64, Ordering::Relaxed);
         give_back_claims(commands, &self.context.directory);
         Err(Refusal::Overloaded)
+    }
+
+    /// Sends commands for branches to the shard that has their SKUs.
+    pub fn post_branches(&self, shard: ShardId, commands: Vec<Command>) -> Result<oneshot::Receiver<Vec<Outcome>>, Refusal> {
+        let shared = &self.shards[shard.index()];
+        let count = commands.len() as u64;
+        if !shared.gate.enter(count) {
+            shared.counters.overloaded.fetch_add(count, Ordering::Relaxed);
+            return Err(Refusal::Overloaded);
+        }
+        let (to, answers) = oneshot::channel();
+        shared.mailbox.push([Envelope::Branches(commands, to)]);
+        shared.wake();
+        Ok(answers)
     }
 
     pub fn arc(&self) -> Arc<Self> {

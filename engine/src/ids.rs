@@ -88,6 +88,11 @@ text_id!(
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WarehouseId(pub u32);
 
+impl WarehouseId {
+    /// Stands where no warehouse is named: in a line whose warehouse is to be chosen, and in the shortage of such a line.
+    pub const ANY: Self = Self(u32::MAX);
+}
+
 /// Tells the tries of an order's home to hold units apart: random, so that none is used twice, also not after a crash. 0 is what
 /// an order gets that lay in one place and was split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

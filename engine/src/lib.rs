@@ -9,8 +9,9 @@
 //! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom model.
 //! 6. `directory`, `views`, [`dirty`], [`mirror`]: where orders live, what readers see, what changed since it was mirrored.
 //! 7. `shard`, `writer`, `replier`, `checkpointer`: the running parts, in the order in which a command meets them; [`recovery`].
-//! 8. [`reconcile`]: every stock counted in several ways.
-//! 9. [`engine`]: start, submit, read, stop.
+//! 8. [`home`], `spanning`: orders over several places: the pure protocol, and who brings its commands where they go.
+//! 9. [`check`]: the order service, asked before an order expires. [`reconcile`]: every stock counted in several ways.
+//! 10. [`engine`]: start, submit, read, stop.
 
 pub mod limits;
 pub mod sync;
@@ -21,6 +22,7 @@ macro_rules! not_under_loom {
 }
 
 not_under_loom! {
+    pub mod check;
     pub mod checkpoint;
     pub mod clock;
     pub mod command;
@@ -42,12 +44,14 @@ not_under_loom! {
     mod follower;
     mod history;
     mod hub;
+    mod list;
     mod options;
     mod placement;
     mod replier;
     mod reads;
     mod router;
     mod shard;
+    mod spanning;
     mod status;
     mod sweeper;
     mod views;

@@ -62,9 +62,6 @@ pub const MAX_WAITING_SLICES: usize = 8;
 /// well inside the promised second.
 pub const TICK_MILLIS: u64 = 200;
 
-/// Tries to find an order's home when it moves between deciding where to go and arriving there.
-pub const MAX_ROUTE_TRIES: usize = 8;
-
 /// Rebuilds of one shard within [`SHARD_REBUILD_WINDOW_SECONDS`] before it is given up: a shard that panics on every
 /// start would otherwise read its journal for ever.
 pub const MAX_SHARD_REBUILDS: usize = 10;
@@ -124,9 +121,6 @@ pub const ORDER_LOCKS: usize = 64;
 
 /// The longest pause between two looks for a SKU or order that is on its way.
 pub const MAX_LOOK_PAUSE_MILLIS: u64 = 20;
-
-/// Lines of an order in several places that are looked at to say why else it would be refused; each may ask the store.
-pub const MAX_SPAN_CHECKS: usize = 32;
 
 /// Chains of one batch that are settled at the same time: as many as the store has connections, give or take.
 pub const MAX_BATCH_CHAINS: usize = 16;
@@ -218,7 +212,46 @@ pub const MAX_CARRIED_AT_ONCE: usize = 64;
 /// next tick.
 pub const MAX_WAITING_CHORES: usize = 65_536;
 
-/// SKUs in one page of the list.
+/// Chores that a shard names in one turn.
+pub const MAX_CHORES_PER_TURN: usize = 256;
+
+/// Times that a branch whose outcome is unknown is asked again for a caller who waits: a shard that was restarted is back by then, and
+/// one that fails on every try of this command must not be restarted for ever.
+pub const MAX_UNKNOWN_TRIES: u32 = 2;
+
+/// How long the caller of a refused reserve waits until the branches that held are released, so that who asks next finds their units.
+/// Those that can't be told by then ask by themselves.
+pub const ABORT_WAIT_MILLIS: u64 = 1_000;
+
+/// Times that the home is asked for an attempt whose outcome is unknown, in some seconds; after that its branches ask by themselves.
+pub const MAX_ABORT_TRIES: u32 = 8;
+
+/// Tries of a late payment whose units are held by the time that it needs others: each time somebody else has confirmed or released a
+/// part of the order meanwhile.
+pub const MAX_LATE_TRIES: usize = 4;
+
+/// How long orders over several places that are under way may take to end before the engine stops without them. A branch or home
+/// that is left in the middle is found by the next start.
+pub const SPANNING_STOP_MILLIS: u64 = 5_000;
+
+/// Orders whose time is over and that the order service is being asked about. Others stay due until there is room; some 300 bytes each.
+pub const MAX_WAITING_CHECKS: usize = 16_384;
+
+/// Questions to the order service under way at the same time: a service that takes 50 ms is asked some 300 times a second.
+pub const DEFAULT_CHECK_CONCURRENCY: usize = 16;
+
+/// How long the order service may take to say something of an order, in seconds: a restart of it. Its units are held for so long more.
+pub const DEFAULT_CHECK_GRACE_SECONDS: u32 = 60;
+
+/// Orders of which the service has spoken and that are confirmed or expired at the same time: as many as fill a commit, and few beside
+/// those of callers.
+pub const MAX_CHECKS_CARRIED_AT_ONCE: usize = 64;
+
+/// Orders of one page of the list of orders that are asked of their shards, because the store does not have their last change yet: some
+/// milliseconds of their time. What comes after them is the next page's.
+pub const MAX_LIST_LOOKS: usize = 2_048;
+
+/// SKUs, or orders, in one page of a list.
 pub const MAX_PAGE_ROWS: usize = 1_000;
 
 /// Stocks in one page, give or take the warehouses of its last SKU: new stocks can't be published while a page is read,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::check::{CheckOptions, OrderCheck};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 #[cfg(any(test, feature = "testing"))]
@@ -30,6 +31,8 @@ pub struct EngineOptions {
     pub remember_max: usize,
     /// A checkpoint of a shard begins after this many of its events (or as many as it has entries, if that is more).
     pub checkpoint_events: u64,
+    /// How the order service is asked; of no use without one.
+    pub check: CheckOptions,
     /// What concerns the SQL store; of no use without one.
     pub store: StoreOptions,
 }
@@ -42,6 +45,7 @@ impl Default for EngineOptions {
             remember_seconds: DEFAULT_REMEMBER_SECONDS,
             remember_max: DEFAULT_REMEMBER_MAX,
             checkpoint_events: DEFAULT_CHECKPOINT_EVENTS,
+            check: CheckOptions::default(),
             store: StoreOptions::default(),
         }
     }
@@ -126,6 +130,7 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     pub(crate) store: Option<(Arc<dyn Store>, ServerId)>,
     pub(crate) dirty: Option<Arc<Dirty>>,
+    pub(crate) check: Option<Arc<dyn OrderCheck>>,
     pub(crate) before_decide: Option<BeforeDecide>,
     pub(crate) failpoint: Option<Failpoint>,
 }
@@ -138,7 +143,7 @@ impl Parts {
         checkpoints: Arc<dyn CheckpointStore>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { journal, checkpoints, clock, store: None, dirty: None, before_decide: None, failpoint: None }
+        Self { journal, checkpoints, clock, store: None, dirty: None, check: None, before_decide: None, failpoint: None }
     }
 
     /// With a SQL store: SKUs are cold unless they are promoted, and what the shards log is flushed to it. `server` names this
@@ -156,8 +161,16 @@ impl Parts {
         self
     }
 
-    /// Runs when a step of a move or of a flush is reached, with its name: `promote.{before_take, taken, begun, orders,
-    /// before_finish, finished}`, `demote.{before_close, closed, shed, withdrawn, before_flush, flushed}`, `flush.{before, after}`.
+    /// Asks an order service before an order expires, see [`check`](crate::check).
+    #[must_use]
+    pub fn with_order_check(mut self, check: Arc<dyn OrderCheck>) -> Self {
+        self.check = Some(check);
+        self
+    }
+
+    /// Runs when a step of a move, of a flush or of an order over several places is reached, with its name: `promote.{before_take, taken, begun, orders,
+    /// before_finish, finished}`, `demote.{before_close, closed, shed, withdrawn, before_flush, flushed}`, `flush.{before, after}`, and those of
+    /// [`SPANNING_STEPS`](crate::engine::SPANNING_STEPS).
     /// A test ends the process there. Release builds have no such steps.
     #[cfg(any(debug_assertions, feature = "testing"))]
     #[must_use]

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::check::CheckStats;
 use crate::hub::Hub;
 use crate::ids::{Lsn, ShardId};
 use crate::shard::shared::ShardShared;
@@ -41,6 +42,39 @@ pub struct Stats {
     pub directory_orders: u64,
     /// What concerns the store; `None` without one.
     pub store: Option<StoreStats>,
+    /// What became of orders that the order service was asked about; `None` without one.
+    pub checks: Option<CheckStats>,
+    /// Orders over several places.
+    pub spanning: SpanningStats,
+}
+
+/// See [`Stats::spanning`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpanningStats {
+    /// Orders made.
+    pub made: u64,
+    /// Reserves refused, for whatever reason.
+    pub refused: u64,
+    /// Commands turned away because too many were under way.
+    pub overloaded: u64,
+    /// Commands under way.
+    pub under_way: u64,
+    /// Attempts to hold the units of an order, or of a late payment.
+    pub attempts: u64,
+    /// Branches whose home was asked after them.
+    pub branches_asked: u64,
+    /// Of those, the ones that no order knew and that were released.
+    pub orphans_released: u64,
+    /// Times that the branches of an order were told what was decided.
+    pub carries: u64,
+    /// Of those in the background, the ones that have to be repeated.
+    pub carries_retried: u64,
+    /// Orders and branches that the background has before it.
+    pub chores_waiting: u64,
+    /// Decisions that a branch did not take, which can't be while nobody changes rows by hand.
+    pub errands_refused: u64,
+    /// Orders that came back to their home from the store.
+    pub homes_adopted: u64,
 }
 
 /// See [`Stats::store`].
@@ -178,6 +212,26 @@ impl ShardStats {
 }
 
 impl Hub {
+    /// Counts of orders over several places.
+    pub(crate) fn spanning_stats(&self) -> SpanningStats {
+        let counters = &self.spanning.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        SpanningStats {
+            made: get(&counters.made),
+            refused: get(&counters.refused),
+            overloaded: get(&counters.overloaded),
+            under_way: self.spanning.under_way(),
+            attempts: get(&counters.attempts),
+            branches_asked: get(&counters.asked),
+            orphans_released: get(&counters.orphans_released),
+            carries: get(&counters.carries),
+            carries_retried: get(&counters.carries_retried),
+            chores_waiting: get(&counters.chores),
+            errands_refused: get(&counters.errands_refused),
+            homes_adopted: get(&counters.adopted),
+        }
+    }
+
     /// Counts of the side that faces the store.
     pub(crate) fn store_stats(&self) -> Option<StoreStats> {
         let side = self.side.as_ref()?;

@@ -20,11 +20,11 @@
 //! - **Gapless.** Every version of every stock has one row in the stock journal, hot or cold.
 //! - **Several servers** may use one store; none of them relies on memory of its own for what SQL decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 
-use crate::checkpoint::{LineImage, OrderImage, RequestImage, StockImage};
+use crate::checkpoint::{OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::event::{Event, StockMove};
@@ -95,7 +95,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`].
     async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockRow>>, StoreError>;
 
-    /// An order as it was last written, hot or cold, and the owners of its stocks (each once; `None` for cold).
+    /// An order in one place, or a branch, as it was last written, hot or cold, and the owners of its stocks (each once; `None` for
+    /// cold). Of an order over several places [`Store::home`] tells.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -158,7 +159,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`].
     async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<StockBooks>, StoreError>;
 
-    /// Up to `max` orders whose line for a stock is not what the journal of the stock says of them, by order_no.
+    /// Up to `max` orders whose line for a stock is not what the journal of the stock says of them, by order_no. An order and its
+    /// branches are counted as one, under the number that its caller knows.
     ///
     /// This default goes by the journal row by row and finds no line without a row in the journal; a store that can join does
     /// better.
@@ -206,7 +208,8 @@ pub enum ColdOutcome {
     /// All stocks that it is about have this one owner, which decides. Nothing was done.
     Elsewhere(Owner),
     /// It is about an order over several places, whose home decides. Nothing was done; but an order that had ended in one place, and
-    /// whose SKUs have come apart since, may just have become one over several.
+    /// whose SKUs have come apart since, may just have become one over several: at home on the server that has the others of its SKUs.
+    /// (Where two servers have some, no server can change it: it is [`ColdOutcome::Elsewhere`].)
     Home(Box<StoredHome>),
 }
 
@@ -228,6 +231,15 @@ pub struct OrderFilter {
     pub status: Vec<OrderStatus>,
     /// With a line of this SKU.
     pub sku_id: Option<SkuId>,
+}
+
+impl OrderFilter {
+    /// Whether an order is listed.
+    #[must_use]
+    pub fn takes(&self, order: &OrderView) -> bool {
+        let is_status = self.status.is_empty() || self.status.contains(&order.status);
+        is_status && self.sku_id.as_ref().is_none_or(|sku_id| order.lines.iter().any(|line| line.sku_id == *sku_id))
+    }
 }
 
 /// Who decides for a hot SKU.
@@ -290,7 +302,7 @@ pub enum Taken {
     Unknown,
     /// Another server or shard owns it.
     OwnedBy(Owner),
-    /// This open order also holds a SKU that would not be in the same place.
+    /// An open branch of this order lies on it, whose home is on another server: that one could not tell it anything any more.
     OrdersSpan(OrderNo),
 }
 
@@ -413,6 +425,13 @@ pub struct Anomaly {
     pub detail: String,
 }
 
+impl Anomaly {
+    /// With the order's number as its caller knows it.
+    pub(crate) fn tell_caller(&mut self) {
+        self.order_no = self.order_no.as_ref().map(OrderNo::of_caller);
+    }
+}
+
 /// The store could not do it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -443,7 +462,7 @@ async fn suspects_by_journal<S: Store + ?Sized>(
     max: usize,
 ) -> Result<Vec<Suspect>, StoreError> {
     let siblings = store.stock(sku_id, None).await?;
-    let mut sums: BTreeMap<OrderNo, [i64; 2]> = BTreeMap::new();
+    let mut sums: BTreeMap<OrderNo, ([i64; 2], BTreeSet<OrderNo>)> = BTreeMap::new();
     let (mut after, mut read) = (0, 0);
     loop {
         // No stock has so many versions: the other warehouses have nothing after that.
@@ -458,8 +477,10 @@ async fn suspects_by_journal<S: Store + ?Sized>(
         after = last.change.after.version;
         for StockMove { order_no, delta, .. } in rows.iter().map(|row| &row.change) {
             let Some(order_no) = order_no else { continue };
-            let [held, sold] = sums.entry(order_no.clone()).or_default();
+            // What was logged of an order before it came to lie in several places, and of its branches since, is one.
+            let ([held, sold], stored) = sums.entry(order_no.of_caller()).or_default();
             (*held, *sold) = (*held + delta.reserved, *sold + delta.sold);
+            stored.insert(order_no.clone());
         }
         read += rows.len();
         if read > MAX_RECONCILE_JOURNAL_ROWS {
@@ -467,13 +488,18 @@ async fn suspects_by_journal<S: Store + ?Sized>(
         }
     }
     let mut suspects = Vec::new();
-    for (order_no, [held, sold]) in sums {
-        let order = store.order(&order_no).await?;
-        let lines = order.iter().flat_map(|order| &order.image.lines);
-        let is_it = |line: &&LineImage| line.sku_id == *sku_id && line.warehouse_id == warehouse_id;
-        let line = lines.into_iter().find(is_it);
-        let (line_held, line_sold) =
-            line.map_or((0, 0), |line| (u64::from(line.held), u64::from(line.confirmed.saturating_sub(line.returned))));
+    for (order_no, ([held, sold], mut stored)) in sums {
+        stored.insert(order_no.clone());
+        stored.extend(store.home(&order_no).await?.iter().flat_map(|home| home.image.branches_of(sku_id)));
+        let (mut line_held, mut line_sold) = (0_u64, 0_u64);
+        for number in stored {
+            let order = store.order(&number).await?;
+            let lines = order.iter().flat_map(|order| &order.image.lines);
+            for line in lines.filter(|line| line.sku_id == *sku_id && line.warehouse_id == warehouse_id) {
+                line_held += u64::from(line.held);
+                line_sold += u64::from(line.confirmed.saturating_sub(line.returned));
+            }
+        }
         if i64::try_from(line_held) != Ok(held) || i64::try_from(line_sold) != Ok(sold) {
             suspects.push(Suspect { order_no, held: (line_held, held), sold: (line_sold, sold) });
         }

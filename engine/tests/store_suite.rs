@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use hotstock_engine::ids::ServerId;
 use hotstock_engine::store::Store;
 use hotstock_engine::testing::MemoryStore;
 use hotstock_engine::testing::store_suite::Subject;
@@ -12,8 +13,8 @@ use hotstock_engine::testing::store_suite::Subject;
 struct InMemory(MemoryStore);
 
 impl Subject for InMemory {
-    fn open(&self) -> Arc<dyn Store> {
-        Arc::new(self.0.session())
+    fn open_as(&self, server: ServerId, shards: u16) -> Arc<dyn Store> {
+        Arc::new(self.0.session_of(server, shards))
     }
 }
 

@@ -16,8 +16,8 @@ struct OnMariaDb {
 }
 
 impl Subject for OnMariaDb {
-    fn open(&self) -> Arc<dyn Store> {
-        Arc::new(SqlStore::open(&SqlOptions::new(&self.url), ServerId(1), 1).unwrap())
+    fn open_as(&self, server: ServerId, shards: u16) -> Arc<dyn Store> {
+        Arc::new(SqlStore::open(&SqlOptions::new(&self.url), server, shards).unwrap())
     }
 }
 

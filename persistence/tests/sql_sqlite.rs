@@ -19,9 +19,9 @@ impl OnSqlite {
 }
 
 impl Subject for OnSqlite {
-    fn open(&self) -> Arc<dyn Store> {
+    fn open_as(&self, server: ServerId, shards: u16) -> Arc<dyn Store> {
         let url = format!("sqlite:{}", self.0.path().join("store.sqlite").display());
-        Arc::new(SqlStore::open(&SqlOptions::new(url), ServerId(1), 1).unwrap())
+        Arc::new(SqlStore::open(&SqlOptions::new(url), server, shards).unwrap())
     }
 }
 

@@ -193,6 +193,14 @@ fn typed_like(like: &Value, text: &str) -> Result<Value, String> {
             .parse()
             .map(Value::Boolean)
             .map_err(|_| format!("is {text:?}, but must be true or false")),
+        Value::Array(_) => {
+            // `[2, 1]`, or shorter `2,1`.
+            let text = text.trim();
+            let list = if text.starts_with('[') { text.to_owned() } else { format!("[{text}]") };
+            let read: Result<BTreeMap<String, Value>, _> = toml::from_str(&format!("list = {list}"));
+            let list = read.ok().and_then(|mut read| read.remove("list"));
+            list.ok_or_else(|| format!("is {text:?}, but must be a list such as [2, 1]"))
+        }
         _ => Ok(Value::String(text.to_owned())),
     }
 }

@@ -10,7 +10,7 @@ mod values;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use hotstock_engine::limits::{MAX_SHARDS, MAX_TTL_SECONDS};
+use hotstock_engine::limits::{MAX_SHARDS, MAX_TTL_SECONDS, MAX_WAREHOUSES_PER_SKU};
 use serde::{Deserialize, Serialize};
 
 pub use layers::ConfigError;
@@ -81,6 +81,7 @@ pub struct Orders {
     pub default_ttl_seconds: u32,
     pub remember_hours: u64,
     pub remember_max: usize,
+    pub prefer_warehouses: Vec<u32>,
 }
 
 /// `[store]`
@@ -271,6 +272,10 @@ impl Config {
             let problem =
                 format!("is {demote_below}, but must be less than promotion.promote_above, {promote_above}");
             return Some(("promotion.demote_below", problem));
+        }
+        if self.orders.prefer_warehouses.len() > MAX_WAREHOUSES_PER_SKU {
+            let problem = format!("must have at most {MAX_WAREHOUSES_PER_SKU} entries");
+            return Some(("orders.prefer_warehouses", problem));
         }
         url("store.url", &self.store.url, &["mysql://", "sqlite://"])
             .or_else(|| url("mirror.redis_url", &self.mirror.redis_url, &["redis://", "rediss://"]))

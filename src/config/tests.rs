@@ -123,6 +123,25 @@ fn a_wrong_variable_is_named() {
 }
 
 #[test]
+fn a_list_is_said_in_brackets_or_without() {
+    let prefer = |text: &str| {
+        load_env("HOTSTOCK__ORDERS__PREFER_WAREHOUSES", text).map(|c| c.orders.prefer_warehouses)
+    };
+    for (text, list) in [("[2, 1]", &[2, 1][..]), ("2,1", &[2, 1]), ("7", &[7]), ("", &[]), ("[]", &[])] {
+        assert_eq!(prefer(text).unwrap(), list, "{text:?}");
+    }
+    for wrong in ["[2", "a", "2,1]\nx = 1", "[-1]", "[4294967296]", "['2']"] {
+        let error = prefer(wrong).unwrap_err();
+        assert!(
+            error.contains("variable HOTSTOCK__ORDERS__PREFER_WAREHOUSES: `orders.prefer_warehouses"),
+            "{error}"
+        );
+    }
+    assert!(prefer(&vec!["1"; 1_001].join(",")).unwrap_err().contains("at most 1000 entries"));
+    assert_eq!(load_text("[orders]\nprefer_warehouses = [3]\n").unwrap().orders.prefer_warehouses, [3]);
+}
+
+#[test]
 fn a_wrong_flag_is_named() {
     let error = Config::load(None, [], &[flag("--listen", "server.listen", "8080")]).unwrap_err().to_string();
     assert!(error.contains("flag --listen: `server.listen`"), "{error}");

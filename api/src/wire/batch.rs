@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::answers::AnyBody;
 use super::orders::{
     ConfirmBody, Defaults, ExtendBody, LineBodies, LineBody, ModeName, ReleaseBody, ReserveBody, ReturnBody,
-    order_no,
+    WarehousesName, order_no,
 };
 use super::stock::{ChangeBody, sku_id};
 use super::values::{Number, SkuText, Text};
@@ -60,6 +60,13 @@ pub struct Operation<'a> {
     #[serde(borrow)]
     #[schema(value_type = Option<ModeName>)]
     mode: Option<Text<'a>>,
+    /// Of reserve.
+    #[serde(borrow)]
+    #[schema(value_type = Option<WarehousesName>)]
+    warehouses: Option<Text<'a>>,
+    /// Of reserve.
+    #[schema(value_type = Option<Vec<u32>>, max_items = 1_000)]
+    prefer: Option<Vec<Number>>,
     /// Of confirm, release, return, restock, deduct, adjust.
     #[serde(borrow)]
     #[schema(value_type = Option<String>, max_length = 64)]
@@ -128,6 +135,8 @@ const REASON: Fields = 1 << 6;
 const SKU_ID: Fields = 1 << 7;
 const WAREHOUSE_ID: Fields = 1 << 8;
 const QUANTITY: Fields = 1 << 9;
+const WAREHOUSES: Fields = 1 << 10;
+const PREFER: Fields = 1 << 11;
 
 impl OpName {
     fn parse(text: &str) -> Option<Self> {
@@ -146,7 +155,7 @@ impl OpName {
 
     fn fields(self) -> Fields {
         match self {
-            Self::Reserve => ORDER_NO | LINES | TTL_SECONDS | BUYER_ID | MODE,
+            Self::Reserve => ORDER_NO | LINES | TTL_SECONDS | BUYER_ID | MODE | WAREHOUSES | PREFER,
             Self::Confirm | Self::Return => ORDER_NO | LINES | REQUEST_ID,
             Self::Release => ORDER_NO | LINES | REQUEST_ID | REASON,
             Self::Extend => ORDER_NO | TTL_SECONDS,
@@ -178,6 +187,8 @@ impl Operation<'_> {
                 ttl_seconds: self.ttl_seconds,
                 buyer_id: self.buyer_id,
                 mode: self.mode,
+                warehouses: self.warehouses,
+                prefer: self.prefer,
             }
             .action(defaults),
             OpName::Confirm => ConfirmBody { lines: self.lines, request_id: self.request_id }
@@ -223,6 +234,8 @@ impl Operation<'_> {
             (SKU_ID, "sku_id", self.sku_id.is_some()),
             (WAREHOUSE_ID, "warehouse_id", self.warehouse_id.is_some()),
             (QUANTITY, "quantity", self.quantity.is_some()),
+            (WAREHOUSES, "warehouses", self.warehouses.is_some()),
+            (PREFER, "prefer", self.prefer.is_some()),
         ];
         fields.into_iter().find_map(|(bit, name, given)| (given && allowed & bit == 0).then_some(name))
     }
@@ -252,7 +265,8 @@ mod tests {
 
     use super::*;
 
-    const DEFAULTS: Defaults = Defaults { warehouse_id: WarehouseId(7), ttl_seconds: 1_800 };
+    const DEFAULTS: Defaults =
+        Defaults { warehouse_id: WarehouseId(7), ttl_seconds: 1_800, prefer: Vec::new() };
 
     fn action(json: &str) -> Result<Action, OperationError> {
         serde_json::from_str::<Operation<'_>>(json).unwrap().action(&DEFAULTS)
@@ -266,7 +280,9 @@ mod tests {
         let cases = [
             (
                 "reserve",
-                format!(r#""order_no":"O",{line},"ttl_seconds":5,"buyer_id":"b","mode":"best_effort""#),
+                format!(
+                    r#""order_no":"O",{line},"ttl_seconds":5,"buyer_id":"b","mode":"best_effort","warehouses":"any","prefer":[2]"#
+                ),
                 "Reserve",
             ),
             ("confirm", format!(r#""order_no":"O",{line},"request_id":"r""#), "Confirm"),
@@ -291,6 +307,11 @@ mod tests {
             unknown("extend", "mode")
         );
         assert_eq!(action(r#"{"op":"confirm","order_no":"O","reason":"x"}"#), unknown("confirm", "reason"));
+        assert_eq!(action(r#"{"op":"confirm","order_no":"O","prefer":[1]}"#), unknown("confirm", "prefer"));
+        assert_eq!(
+            action(r#"{"op":"release","order_no":"O","warehouses":"any"}"#),
+            unknown("release", "warehouses")
+        );
         assert_eq!(
             action(r#"{"op":"reserve","order_no":"O","sku_id":"a","quantity":1}"#),
             unknown("reserve", "sku_id")

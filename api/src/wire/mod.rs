@@ -2,13 +2,14 @@
 //! is known outside of this crate.
 //!
 //! 1. [`values`]: text that borrows from the body, numbers, times, and objects that are really objects.
-//! 2. [`orders`], [`stock`], [`history`], [`batch`], [`admin`], [`reconcile`]: the bodies, by subject.
+//! 2. [`orders`], [`list`], [`stock`], [`history`], [`batch`], [`admin`], [`reconcile`]: the bodies, by subject.
 //! 3. [`answers`]: the body of whatever the engine answered.
 
 pub mod admin;
 pub mod answers;
 pub mod batch;
 pub mod history;
+pub mod list;
 pub mod orders;
 pub mod reconcile;
 pub mod stock;

@@ -1,24 +1,26 @@
 //! The bodies of orders.
 
 use hotstock_engine::command::{
-    Action, Confirm, Extend, InvalidField, Line, Lines, Mode, Part, Release, Reserve, Return,
+    Action, Choice, Confirm, Extend, InvalidField, Line, Lines, Mode, Part, Release, Reserve, Return,
 };
 use hotstock_engine::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, WarehouseId};
 use hotstock_engine::limits::{MAX_LINE_QUANTITY, MAX_TTL_SECONDS};
-use hotstock_engine::outcome::{LineView, OrderStatus, OrderView};
+use hotstock_engine::outcome::{LineView, OrderStatus, OrderView, Serials};
 use serde::{Deserialize, Serialize, Serializer};
 use smallvec::SmallVec;
 use utoipa::ToSchema;
 
-use super::values::{Number, Object, SkuText, Text, Time, id};
+use super::values::{Number, Object, SerialsBody, SkuText, Text, Time, each_range, id};
 
 /// What a request leaves out.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Defaults {
     /// The warehouse of a line or stock that names none.
     pub warehouse_id: WarehouseId,
     /// How long a reservation holds, in seconds.
     pub ttl_seconds: u32,
+    /// The warehouses that come first where any may serve, the best first.
+    pub prefer: Vec<WarehouseId>,
 }
 
 // In the bodies below a required field that is missing takes the value of an empty one, which is out of bounds: so both
@@ -32,7 +34,7 @@ pub struct LineBody<'a> {
     #[serde(borrow, default)]
     #[schema(value_type = String, required = true, max_length = 64, example = "1001")]
     pub sku_id: SkuText<'a>,
-    /// Where it lies; the configured default where missing.
+    /// Where it lies; the configured default where missing, unless the order says `"warehouses":"any"`.
     #[schema(value_type = Option<u32>, example = 1)]
     pub warehouse_id: Option<Number>,
     /// Units.
@@ -67,6 +69,23 @@ pub struct ReserveBody<'a> {
     #[serde(borrow)]
     #[schema(value_type = Option<ModeName>)]
     pub mode: Option<Text<'a>>,
+    /// `any`: a line without warehouse_id may lie in any warehouse, also in pieces. One that can serve the whole order comes first,
+    /// else as few as can be; the answer's lines say which. Enough stock in all is never refused.
+    #[serde(borrow)]
+    #[schema(value_type = Option<WarehousesName>)]
+    pub warehouses: Option<Text<'a>>,
+    /// With `"warehouses":"any"`: which come before others that would do as well, the best first. Of no account in a repeat.
+    #[schema(value_type = Option<Vec<u32>>, max_items = 1_000, example = json!([2, 1]))]
+    pub prefer: Option<Vec<Number>>,
+}
+
+/// Where lines that name no warehouse lie. (For the docs.)
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(dead_code, reason = "only its schema is used")]
+pub enum WarehousesName {
+    /// Wherever there is enough.
+    Any,
 }
 
 /// What a reservation does when it can't hold everything. (For the docs: bodies read it as text, so that another word
@@ -149,14 +168,36 @@ impl ReserveBody<'_> {
             Some("best_effort") => Mode::BestEffort,
             Some(_) => return Err(InvalidField::new("mode", "must be all_or_nothing or best_effort")),
         };
+        let order_no = order_no(&self.order_no)?;
+        let (lines, choice) = match self.warehouses.as_ref().map(|warehouses| &*warehouses.0) {
+            None if self.prefer.is_some() => {
+                return Err(InvalidField::new("prefer", "is of use only with \"warehouses\":\"any\""));
+            }
+            None => (lines(&self.lines, defaults)?, None),
+            Some("any") => {
+                let (lines, open) = open_lines(&self.lines, defaults)?;
+                let prefer = self.prefer(defaults)?;
+                // Every line may name its warehouse all the same.
+                (lines, (!open.is_empty()).then(|| Box::new(Choice { open, prefer })))
+            }
+            Some(_) => return Err(InvalidField::new("warehouses", "must be any, or missing")),
+        };
         Ok(Action::Reserve(Reserve {
-            order_no: order_no(&self.order_no)?,
-            lines: lines(&self.lines, defaults)?,
+            order_no,
+            lines,
             ttl_seconds,
             buyer_id: self.buyer_id.as_ref().map(|text| id("buyer_id", &text.0, BuyerId::new)).transpose()?,
             mode,
-            choice: None,
+            choice,
         }))
+    }
+
+    fn prefer(&self, defaults: &Defaults) -> Result<Vec<WarehouseId>, InvalidField> {
+        let Some(numbers) = &self.prefer else { return Ok(defaults.prefer.clone()) };
+        let one = |(index, number): (usize, &Number)| {
+            Number::warehouse(Some(*number), defaults.warehouse_id, format_args!("prefer[{index}]"))
+        };
+        numbers.iter().enumerate().map(one).collect()
     }
 }
 
@@ -268,6 +309,16 @@ fn lines(bodies: &LineBodies<'_>, defaults: &Defaults) -> Result<Lines, InvalidF
     bad.map_or(lines, Err)
 }
 
+/// The lines of an order that may lie in any warehouse, and which of them name none.
+fn open_lines(bodies: &LineBodies<'_>, defaults: &Defaults) -> Result<(Lines, Vec<u16>), InvalidField> {
+    let mut bad = None;
+    let lines = Lines::with_open(bodies.iter().enumerate().map_while(|(index, Object(body))| {
+        let line = line(index, body, defaults).map_err(|error| bad = Some(error)).ok()?;
+        Some((line.sku_id, body.warehouse_id.map(|_| line.warehouse_id), line.quantity))
+    }));
+    bad.map_or(lines, Err)
+}
+
 fn line(index: usize, body: &LineBody<'_>, defaults: &Defaults) -> Result<Line, InvalidField> {
     let sku_id = id(format_args!("lines[{index}].sku_id"), &body.sku_id.0, SkuId::new)?;
     let field = format_args!("lines[{index}].warehouse_id");
@@ -300,7 +351,7 @@ pub struct OrderBody<'a> {
 }
 
 /// Where an order stands.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the engine's OrderStatus says what each one means")]
 pub enum StatusName {
@@ -320,9 +371,10 @@ pub struct OrderLine<'a> {
     /// What.
     #[schema(example = "1001")]
     sku_id: &'a str,
-    /// Where.
+    /// Where; missing where none was chosen because there was nothing anywhere (best effort).
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 1)]
-    warehouse_id: u32,
+    warehouse_id: Option<u32>,
     /// Units asked for.
     #[schema(example = 2)]
     quantity: u32,
@@ -338,6 +390,11 @@ pub struct OrderLine<'a> {
     /// Units sold and returned.
     #[schema(example = 0)]
     returned: u32,
+    /// Of a SKU that was created with `"serialized": true`: the numbers of its confirmed units, one range for each confirm, in the
+    /// order in which they were given. Each is given once and never again, also when its unit is returned.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "each_range")]
+    #[schema(value_type = Option<Vec<SerialsBody>>)]
+    serials: Option<&'a [Serials]>,
 }
 
 impl<'a> OrderBody<'a> {
@@ -358,12 +415,13 @@ impl<'a> OrderBody<'a> {
 fn each_line<S: Serializer>(lines: &[LineView], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(lines.iter().map(|line| OrderLine {
         sku_id: line.sku_id.as_str(),
-        warehouse_id: line.warehouse_id.0,
+        warehouse_id: (line.warehouse_id != WarehouseId::ANY).then_some(line.warehouse_id.0),
         quantity: line.quantity,
         held: line.held,
         confirmed: line.confirmed,
         released: line.released,
         returned: line.returned,
+        serials: line.serials.as_deref(),
     }))
 }
 
@@ -382,13 +440,29 @@ impl From<OrderStatus> for StatusName {
     }
 }
 
+impl From<StatusName> for OrderStatus {
+    fn from(status: StatusName) -> Self {
+        match status {
+            StatusName::Reserved => Self::Reserved,
+            StatusName::PartiallyConfirmed => Self::PartiallyConfirmed,
+            StatusName::Confirmed => Self::Confirmed,
+            StatusName::Released => Self::Released,
+            StatusName::Expired => Self::Expired,
+            StatusName::Cancelled => Self::Cancelled,
+            StatusName::PartiallyReturned => Self::PartiallyReturned,
+            StatusName::Returned => Self::Returned,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use hotstock_engine::clock::Timestamp;
 
     use super::*;
 
-    const DEFAULTS: Defaults = Defaults { warehouse_id: WarehouseId(7), ttl_seconds: 1_800 };
+    const DEFAULTS: Defaults =
+        Defaults { warehouse_id: WarehouseId(7), ttl_seconds: 1_800, prefer: Vec::new() };
 
     fn reserve(json: &str) -> Result<Reserve, InvalidField> {
         let body: ReserveBody<'_> = serde_json::from_str(json).unwrap();
@@ -449,10 +523,45 @@ mod tests {
             (r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1}],"ttl_seconds":604801}"#, "ttl_seconds"),
             (r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1}],"buyer_id":""}"#, "buyer_id"),
             (r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1}],"mode":"most"}"#, "mode"),
+            (r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1}],"warehouses":"all"}"#, "warehouses"),
+            (r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1}],"prefer":[1]}"#, "prefer"),
+            (
+                r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1}],"warehouses":"any","prefer":[1,-1]}"#,
+                "prefer[1]",
+            ),
+            (r#"{"order_no":"O","lines":[],"warehouses":"any"}"#, "lines"),
+            (
+                r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1},{"sku_id":"a"}],"warehouses":"any"}"#,
+                "lines[1].quantity",
+            ),
         ];
         for (json, field) in cases {
             assert_eq!(reserve(json).unwrap_err().field, field, "{json}");
         }
+    }
+
+    #[test]
+    fn lines_without_warehouse_are_open_if_the_order_says_so() {
+        let lines = r#""order_no":"O","lines":[{"sku_id":"a","quantity":1},{"sku_id":"a","warehouse_id":7,"quantity":2},
+            {"sku_id":"b","warehouse_id":null,"quantity":3}]"#;
+        let named = reserve(&format!("{{{lines}}}")).unwrap();
+        assert_eq!((named.lines.as_slice().len(), named.choice), (2, None), "both lines of a are in 7");
+        let any = reserve(&format!(r#"{{{lines},"warehouses":"any","prefer":[2,1]}}"#)).unwrap();
+        let got: Vec<_> = any.lines.as_slice().iter().map(|l| (l.warehouse_id, l.quantity)).collect();
+        assert_eq!(got, [(WarehouseId::ANY, 1), (WarehouseId(7), 2), (WarehouseId::ANY, 3)]);
+        let choice = any.choice.unwrap();
+        assert_eq!((choice.open, choice.prefer), (vec![0, 2], vec![WarehouseId(2), WarehouseId(1)]));
+        let all_named =
+            r#"{"order_no":"O","lines":[{"sku_id":"a","warehouse_id":1,"quantity":1}],"warehouses":"any"}"#;
+        assert_eq!(reserve(all_named).unwrap().choice, None);
+        // Who prefers nothing has what is configured.
+        let body: ReserveBody<'_> = serde_json::from_str(
+            r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1}],"warehouses":"any"}"#,
+        )
+        .unwrap();
+        let action = body.action(&Defaults { prefer: vec![WarehouseId(4)], ..DEFAULTS }).unwrap();
+        let Action::Reserve(Reserve { choice, .. }) = action else { panic!("{action:?}") };
+        assert_eq!(choice.unwrap().prefer, [WarehouseId(4)]);
     }
 
     #[test]
@@ -515,6 +624,9 @@ mod tests {
                 r#""lines":[{"sku_id":"1001","warehouse_id":1,"quantity":2,"held":2,"confirmed":0,"released":0,"returned":0}]}"#
             )
         );
+        let ranges = [Serials { from: 1, to: 3 }, Serials { from: 7, to: 7 }];
+        order.lines[0].serials = Some(ranges.into());
+        assert!(json(&order).ends_with(r#""returned":0,"serials":[{"from":1,"to":3},{"from":7,"to":7}]}]}"#));
         order.expires_at = None;
         order.lines.clear();
         assert!(json(&order).ends_with(r#""expires_at":null,"lines":[]}"#));

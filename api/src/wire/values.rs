@@ -6,12 +6,16 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::InvalidField;
 use hotstock_engine::ids::{InvalidId, WarehouseId};
+use hotstock_engine::outcome::Serials;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 /// A JSON object and nothing else. Serde's derive also takes an array of the fields' values in their order, by which `[]`
 /// would be an empty object: a confirm of everything.
@@ -92,6 +96,26 @@ impl<'de: 'a, 'a> Deserialize<'de> for SkuText<'a> {
     }
 }
 
+/// Serial numbers that follow each other.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SerialsBody {
+    /// The first.
+    #[schema(example = 1, minimum = 1)]
+    from: u64,
+    /// The last.
+    #[schema(example = 3, minimum = 1)]
+    to: u64,
+}
+
+/// Writes serial numbers, of a field that is left out where there are none.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn each_range<S: Serializer>(ranges: &Option<&[Serials]>, serializer: S) -> Result<S::Ok, S::Error> {
+    let ranges = ranges.unwrap_or_default().iter();
+    serializer.collect_seq(ranges.map(|serials| SerialsBody { from: serials.from, to: serials.to }))
+}
+
 /// Makes an id of a text; `new` is the id's constructor. The field's name is written only when it is needed.
 ///
 /// # Errors
@@ -107,6 +131,23 @@ pub fn id<T>(
             format!("must be 1 to {max} bytes of text without control characters"),
         )
     })
+}
+
+/// A cursor is the name of the last row seen, wrapped so that nobody builds one.
+#[must_use]
+pub fn cursor_of(name: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(name)
+}
+
+/// Reads what [`cursor_of`] wrote; `new` is the constructor of the id.
+///
+/// # Errors
+/// [`InvalidField`] for anything else.
+pub fn of_cursor<T>(cursor: &str, new: impl FnOnce(&str) -> Result<T, InvalidId>) -> Result<T, InvalidField> {
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok();
+    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    text.and_then(|text| new(&text).ok())
+        .ok_or_else(|| InvalidField::new("cursor", "must be the next_cursor of a page"))
 }
 
 /// An integer of any size; what is beyond 64 bits is as far out of every bound as the ends of them.

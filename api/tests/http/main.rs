@@ -6,6 +6,7 @@ mod admin;
 mod batch;
 mod codes;
 mod connections;
+mod list;
 mod operators;
 mod orders;
 mod stock;

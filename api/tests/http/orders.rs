@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use hotstock_api::limits::Options;
+use hotstock_engine::ids::WarehouseId;
+use serde_json::{Value, json};
 
 use crate::support::{Fixture, must_come};
 
@@ -42,6 +44,31 @@ async fn an_order_lives_from_reserve_to_return() {
     let key = [("idempotency-key", "R-2")];
     let rest = client.request("POST", "/v1/reservations/ORD-1/return", &key, "{}").await;
     assert_eq!(rest.expect(200)["status"], "returned");
+}
+
+#[tokio::test]
+async fn an_order_shows_its_serial_numbers() {
+    let fixture = Fixture::start().await;
+    let mut client = fixture.client().await;
+    client.post("/v1/stock", json!({"sku_id": "a", "quantity": 9, "serialized": true})).await.expect(201);
+    client.create_stock("b", 9).await;
+    let lines = json!([{"sku_id": "a", "quantity": 4}, {"sku_id": "b", "quantity": 1}]);
+    let reserved =
+        client.post("/v1/reservations", json!({"order_no": "O", "lines": lines})).await.expect(201);
+    assert!(reserved["lines"][0].get("serials").is_none(), "only sold units have numbers");
+    let part = json!({"lines": [{"sku_id": "a", "quantity": 1}]});
+    let confirmed = client.post("/v1/reservations/O/confirm", &part).await.expect(200);
+    assert_eq!(confirmed["lines"][0]["serials"], json!([{"from": 1, "to": 1}]));
+    client.reserve("P", "a", 2).await.expect(201);
+    assert_eq!(client.confirm("P").await.expect(200)["lines"][0]["serials"], json!([{"from": 2, "to": 3}]));
+    let confirmed = client.confirm("O").await.expect(200);
+    assert_eq!(confirmed["lines"][0]["serials"], json!([{"from": 1, "to": 1}, {"from": 4, "to": 6}]));
+    assert!(confirmed["lines"][1].get("serials").is_none());
+    let again = client.confirm("O").await.expect(200);
+    assert_eq!((&again["replayed"], &again["lines"]), (&json!(true), &confirmed["lines"]));
+    let back = json!({"request_id": "R"});
+    let returned = client.post("/v1/reservations/P/return", back).await.expect(200);
+    assert_eq!(returned["lines"][0]["serials"], json!([{"from": 2, "to": 3}]));
 }
 
 #[tokio::test]
@@ -109,6 +136,48 @@ async fn best_effort_holds_what_there_is() {
     let body = json!({"order_no": "O", "lines": [{"sku_id": "a", "quantity": 5}], "mode": "best_effort"});
     let line = &client.post("/v1/reservations", body).await.expect(201)["lines"][0];
     assert_eq!((&line["quantity"], &line["held"]), (&json!(5), &json!(3)));
+}
+
+#[tokio::test]
+async fn lines_may_lie_in_any_warehouse() {
+    let prefer_warehouses = vec![WarehouseId(3)];
+    let fixture = Fixture::with_http(Options { prefer_warehouses, ..Options::default() }).await;
+    let mut client = fixture.client().await;
+    for (warehouse, quantity) in [(1, 2), (2, 5), (3, 5)] {
+        let body = json!({"sku_id": "a", "warehouse_id": warehouse, "quantity": quantity});
+        client.post("/v1/stock", body).await.expect(201);
+    }
+    let mut body = json!({"order_no": "O1", "lines": [{"sku_id": "a", "quantity": 4}], "warehouses": "any"});
+    let places = |answer: &Value| -> Vec<(u64, u64)> {
+        let lines = answer["lines"].as_array().unwrap().iter();
+        lines.map(|line| (line["warehouse_id"].as_u64().unwrap(), line["held"].as_u64().unwrap())).collect()
+    };
+    assert_eq!(places(&client.post("/v1/reservations", &body).await.expect(201)), [(3, 4)], "as configured");
+    let again = client.post("/v1/reservations", &body).await.expect(200);
+    assert_eq!((&again["replayed"], places(&again)), (&json!(true), vec![(3, 4)]));
+    (body["order_no"], body["prefer"]) = (json!("O2"), json!([2, 1]));
+    assert_eq!(
+        places(&client.post("/v1/reservations", &body).await.expect(201)),
+        [(2, 4)],
+        "as the caller prefers"
+    );
+    body["order_no"] = json!("O3");
+    assert_eq!(places(&client.post("/v1/reservations", &body).await.expect(201)), [(2, 1), (1, 2), (3, 1)]);
+    body["order_no"] = json!("O4");
+    let refused = client.post("/v1/reservations", &body).await;
+    assert_eq!(refused.code(), "insufficient_stock");
+    assert_eq!(refused.json()["lines"], json!([{"sku_id": "a", "requested": 4, "available": 0}]));
+    let mut named = body.clone();
+    named["lines"][0]["warehouse_id"] = json!(9);
+    assert_eq!(client.post("/v1/reservations", &named).await.code(), "unknown_sku", "who names one means it");
+    body["lines"][0]["sku_id"] = json!("x");
+    assert_eq!(client.post("/v1/reservations", &body).await.code(), "unknown_sku");
+    let operation = json!({"op": "reserve", "order_no": "O1", "lines": [{"sku_id": "a", "quantity": 4}], "warehouses": "any"});
+    let results = client.post("/v1/batch", json!({"operations": [operation]})).await.expect(200);
+    assert_eq!(
+        (&results["results"][0]["status"], &results["results"][0]["body"]["replayed"]),
+        (&json!(200), &json!(true))
+    );
 }
 
 #[tokio::test]

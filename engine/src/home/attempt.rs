@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use super::words::{BranchCommand, HeldLine};
 use crate::command::{Action, Choice, Command, Line, Lines, Mode, Release, Reserve};
 use crate::ids::{AttemptId, Branch, OrderNo, SkuId};
-use crate::limits::BRANCH_ASK_SECONDS;
+use crate::limits::{BRANCH_ASK_SECONDS, MAX_ORDER_LINES};
 use crate::outcome::{Answer, LineView, OrderView, Outcome, Refusal, ShortLine};
+use crate::state::too_many_stocks;
 
 /// What the answers to an attempt mean.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +57,14 @@ pub fn judge_reserve(reserve: &Reserve, attempt: AttemptId, answers: &[Outcome])
     let refusal = match first_transient(&branches) {
         Some(refusal) => refusal,
         None => match refused(reserve, &branches) {
-            None => return Judged::Held(held_lines(reserve, &branches)),
+            None => {
+                let lines = held_lines(reserve, &branches);
+                if lines.len() <= MAX_ORDER_LINES {
+                    return Judged::Held(lines);
+                }
+                // Open lines were cut into pieces, each SKU by itself.
+                too_many_stocks()
+            }
             Some(refusal) => refusal,
         },
     };
@@ -111,7 +119,8 @@ fn by_sku(lines: &[Line]) -> Vec<(SkuId, Vec<usize>)> {
 /// What is left of a choice for the lines of one SKU.
 fn choice_of(choice: &Choice, indexes: &[usize]) -> Option<Choice> {
     let is_open = |index: usize| choice.open.iter().any(|open| usize::from(*open) == index);
-    let open: Vec<u16> = (0..).zip(indexes).filter(|(_, index)| is_open(**index)).map(|(place, _)| place).collect();
+    let open: Vec<u16> =
+        (0..).zip(indexes).filter(|(_, index)| is_open(**index)).map(|(place, _)| place).collect();
     (!open.is_empty()).then(|| Choice { open, prefer: choice.prefer.clone() })
 }
 
@@ -146,7 +155,9 @@ fn end_of(answer: &Outcome) -> End<'_> {
     match answer {
         Ok(Answer::Order { order, .. }) if holds(order) => End::Held(&order.lines),
         // It asked its home before this attempt had come to its end, and was released; or was released before it was reserved.
-        Ok(_) | Err(Refusal::OrderCancelled { .. } | Refusal::OrderMismatch { .. }) => End::NotNow(Refusal::Overloaded),
+        Ok(_) | Err(Refusal::OrderCancelled { .. } | Refusal::OrderMismatch { .. }) => {
+            End::NotNow(Refusal::Overloaded)
+        }
         Err(refusal) => match refusal {
             Refusal::UnknownSku { .. }
             | Refusal::SkuSuspended { .. }
@@ -278,7 +289,9 @@ fn held_lines(reserve: &Reserve, branches: &[Tried<'_>]) -> Vec<HeldLine> {
                 }
             }
             // Best effort that got nothing of this SKU.
-            End::No(Refusal::InsufficientStock { lines: short }) if branch.indexes.iter().any(|i| chosen(*i)) => {
+            End::No(Refusal::InsufficientStock { lines: short })
+                if branch.indexes.iter().any(|i| chosen(*i)) =>
+            {
                 let quantity = |line: &ShortLine| u32::try_from(line.requested).unwrap_or(u32::MAX);
                 let nothing = short.iter().map(|line| HeldLine {
                     sku_id: line.sku_id.clone(),
@@ -291,7 +304,12 @@ fn held_lines(reserve: &Reserve, branches: &[Tried<'_>]) -> Vec<HeldLine> {
             End::No(_) | End::NotNow(_) | End::Unknown(_) => {
                 for index in &branch.indexes {
                     let Line { sku_id, warehouse_id, quantity } = lines[*index].clone();
-                    held.entry(*index).or_default().push(HeldLine { sku_id, warehouse_id, quantity, held: 0 });
+                    held.entry(*index).or_default().push(HeldLine {
+                        sku_id,
+                        warehouse_id,
+                        quantity,
+                        held: 0,
+                    });
                 }
             }
         }

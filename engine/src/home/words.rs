@@ -1,9 +1,11 @@
 //! What is asked of the home of an order, what it logs, and what it has its branches told.
 
+use std::collections::BTreeSet;
+
 use crate::checkpoint::{LineSerials, OrderImage};
 use crate::command::{Command, Confirm, Lines, Mode, Reserve};
 use crate::event::OrderRequest;
-use crate::ids::{AttemptId, BuyerId, OrderNo, Reason, SkuId, WarehouseId};
+use crate::ids::{AttemptId, Branch, BuyerId, OrderNo, Reason, SkuId, WarehouseId};
 
 /// See [`Action::Home`](crate::command::Action::Home). Each can be repeated. What callers ask about an order over several places
 /// (confirm, release, extend, return, read, a repeated reserve) comes as the command that it is.
@@ -210,6 +212,23 @@ pub struct HomeImage {
 }
 
 impl HomeImage {
+    /// The numbers of its branches, each once, by number.
+    #[must_use]
+    pub fn branches(&self) -> BTreeSet<OrderNo> {
+        let number = |share: &Share| {
+            let sku_id = self.order.lines.get(usize::from(share.line))?.sku_id.clone();
+            Some(Branch { order_no: self.order.order_no.clone(), sku_id, attempt: share.attempt }.number())
+        };
+        self.shares.iter().filter_map(number).collect()
+    }
+
+    /// Those of one SKU.
+    #[must_use]
+    pub fn branches_of(&self, sku_id: &SkuId) -> Vec<OrderNo> {
+        let is_of = |number: &OrderNo| number.branch().is_some_and(|branch| branch.sku_id == *sku_id);
+        self.branches().into_iter().filter(is_of).collect()
+    }
+
     /// A rough size, in lines of an event.
     pub(crate) fn weight(&self) -> usize {
         let pending = self.pending.iter().map(|decided| decided.shares.len()).sum::<usize>();

@@ -64,6 +64,15 @@ pub(crate) enum Look {
     Lost,
 }
 
+/// Which shards have the lines of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spread {
+    One(ShardId),
+    Several,
+    /// Not all of them are hot.
+    Other,
+}
+
 /// Where the lines of an order are.
 #[derive(Debug)]
 pub(crate) enum Where {
@@ -127,19 +136,24 @@ impl Routes {
         }
     }
 
-    /// The one shard that has all lines, if there is one. The quick look of the hot path.
-    pub fn hot(&self, lines: &Lines) -> Option<ShardId> {
-        let mut home = None;
+    /// Whether shards have all lines, and whether it is one. The quick look of the hot path.
+    pub fn spread(&self, lines: &Lines) -> Spread {
+        let mut spread = Spread::Other;
         for line in lines.as_slice() {
-            match self.routes.get(&line.sku_id).as_deref() {
-                Some(Route::Hot(hot)) if home.is_none_or(|home| home == hot.shard) => {
+            let shard = match self.routes.get(&line.sku_id).as_deref() {
+                Some(Route::Hot(hot)) => {
                     hot.hit();
-                    home = Some(hot.shard);
+                    hot.shard
                 }
-                _ => return None,
-            }
+                _ => return Spread::Other,
+            };
+            spread = match spread {
+                Spread::Other => Spread::One(shard),
+                Spread::One(one) if one == shard => spread,
+                Spread::One(_) | Spread::Several => Spread::Several,
+            };
         }
-        home
+        spread
     }
 
     /// Where SKUs are, together.

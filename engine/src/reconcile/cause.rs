@@ -66,7 +66,8 @@ impl<'a> Causes<'a> {
 
     async fn anomalies(&mut self) -> Result<&[Anomaly], StoreError> {
         if self.anomalies.is_none() {
-            let (_, newest) = self.store.anomalies(RECONCILE_ANOMALIES).await?;
+            let (_, mut newest) = self.store.anomalies(RECONCILE_ANOMALIES).await?;
+            newest.iter_mut().for_each(Anomaly::tell_caller);
             self.anomalies = Some(newest);
         }
         Ok(self.anomalies.as_deref().unwrap_or_default())

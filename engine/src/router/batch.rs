@@ -1,5 +1,5 @@
-//! Many commands of one caller: those that surely lie in a shard travel there together; the others are settled one by one, in
-//! chains of those about the same order or SKU, some chains at a time.
+//! Many commands of one caller: those that surely lie in a shard travel there together; the others, also those of orders over
+//! several places, are settled one by one, in chains of those about the same order or SKU, some chains at a time.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,11 +7,12 @@ use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::{look_again, spare};
+use super::First;
 use crate::command::{Action, Command};
 use crate::hub::{Hub, next_envelope};
-use crate::ids::{OrderNo, SkuId};
-use crate::limits::{MAX_BATCH_CHAINS, MAX_ROUTE_TRIES};
+use crate::directory::Home;
+use crate::ids::{OrderNo, ShardId, SkuId};
+use crate::limits::MAX_BATCH_CHAINS;
 use crate::outcome::{Answer, Effect, Outcome, Refusal};
 use crate::shard::shared::{Envelope, give_back_claims};
 
@@ -30,6 +31,14 @@ struct Sent {
 struct Load {
     places: Vec<(usize, Option<Command>)>,
     commands: Vec<Command>,
+}
+
+/// The SKUs of orders that the batch names: of those that were made before, and of those that it makes. Kept only when orders over
+/// several places are among them: their commands take longer, and what comes after them about the same SKUs must not overtake them.
+#[derive(Default)]
+struct Known {
+    orders: HashMap<OrderNo, Vec<SkuId>>,
+    is_kept: bool,
 }
 
 /// What commands are about.
@@ -51,12 +60,10 @@ impl Hub {
                 Err(invalid) => outcomes[index] = Err(invalid.into()),
             }
         }
+        let mut known = self.known_of(&left).await;
         let mut careful: Vec<Placed> = Vec::new();
-        for _ in 0..MAX_ROUTE_TRIES {
-            if left.is_empty() {
-                break;
-            }
-            let (sent, later) = self.send_all(std::mem::take(&mut left), &mut outcomes, &mut careful);
+        while !left.is_empty() {
+            let (sent, later) = self.send_all(std::mem::take(&mut left), &mut known, &mut outcomes, &mut careful);
             left = later;
             for Sent { places, answers } in sent {
                 let Ok(answers) = answers.await else {
@@ -67,9 +74,12 @@ impl Hub {
                 };
                 for ((index, spare), outcome) in places.into_iter().zip(answers) {
                     match (outcome, spare) {
-                        (Err(Refusal::Moved(back)), _) if self.side.is_some() => careful.push((index, *back)),
-                        (Err(Refusal::Moved(back)), _) => left.push((index, *back)),
-                        (outcome, Some(spare)) if look_again(&outcome).is_some() => careful.push((index, spare)),
+                        (Err(Refusal::Moved(back)), _) => careful.push((index, *back)),
+                        (outcome, Some(spare)) if self.look_again(&outcome).is_some() => careful.push((index, spare)),
+                        // Of an order that was not known to lie in several places.
+                        (outcome @ (Ok(Answer::Decided { .. }) | Err(Refusal::HoldFirst(_))), spare) => {
+                            outcomes[index] = self.conclude(spare.as_ref(), outcome).await;
+                        }
                         (outcome, _) => outcomes[index] = outcome,
                     }
                 }
@@ -78,8 +88,40 @@ impl Hub {
         }
         read_again(&mut careful, &outcomes);
         careful.sort_by_key(|(index, _)| *index);
-        self.settle_all(careful, &mut outcomes).await;
+        self.settle_all(careful, &known, &mut outcomes).await;
         outcomes
+    }
+
+    /// The SKUs of orders that were made before the batch.
+    async fn known_of(&self, commands: &[Placed]) -> Known {
+        let spans = |command: &Command| match &command.action {
+            Action::Reserve(c) => self.is_over_shards(&c.lines) || self.context.directory.spans(&c.order_no),
+            _ => command.order_no().is_some_and(|order_no| self.context.directory.spans(order_no)),
+        };
+        let mut known = Known::default();
+        if !commands.iter().any(|(_, command)| spans(command)) {
+            return known;
+        }
+        known.is_kept = true;
+        let mut asked: HashMap<ShardId, Vec<Command>> = HashMap::new();
+        let orders: HashSet<&OrderNo> = commands.iter().filter_map(|(_, command)| command.order_no()).collect();
+        for order_no in orders {
+            if let Some(Home::Shard(home)) = self.context.directory.home(order_no) {
+                asked.entry(home).or_default().push(Action::GetOrder(order_no.clone()).into());
+            }
+        }
+        let mut running = JoinSet::new();
+        for (home, commands) in asked {
+            let hub = self.arc();
+            running.spawn(async move { hub.ask_all(home, commands).await });
+        }
+        while let Some(read) = running.join_next().await {
+            match read {
+                Ok(outcomes) => outcomes.into_iter().for_each(|outcome| known.add(outcome)),
+                Err(error) => tracing::error!(%error, "orders of a batch could not be read"),
+            }
+        }
+        known
     }
 
     /// Sends commands to their shards, in order. Those that can't be sent get their outcome at once; those that have to
@@ -87,6 +129,7 @@ impl Hub {
     fn send_all(
         &self,
         commands: Vec<Placed>,
+        known: &mut Known,
         outcomes: &mut [Outcome],
         careful: &mut Vec<Placed>,
     ) -> (Vec<Sent>, Vec<Placed>) {
@@ -112,22 +155,24 @@ impl Hub {
                 }
                 (None, _) => false,
             };
-            if overtakes || looked_for.touch(&command) {
-                looked_for.add(&command);
+            known.note(&command);
+            let spans = known.is_kept && command.order_no().is_some_and(|order_no| self.context.directory.spans(order_no));
+            if overtakes || spans || looked_for.touch(&command, known) {
+                looked_for.add(&command, known);
                 careful.push((index, command));
                 continue;
             }
             let shard = match self.first(&command) {
-                None => {
-                    looked_for.add(&command);
+                First::Several | First::Unsure => {
+                    looked_for.add(&command, known);
                     careful.push((index, command));
                     continue;
                 }
-                Some(Err(refusal)) => {
+                First::Refused(refusal) => {
                     outcomes[index] = Err(refusal);
                     continue;
                 }
-                Some(Ok(shard)) => shard,
+                First::Shard(shard) => shard,
             };
             let load = &mut loads[shard.index()];
             if self.side.is_none() && self.is_away(&command, shard) {
@@ -138,7 +183,7 @@ impl Hub {
                     continue;
                 }
             }
-            load.places.push((index, self.side.as_ref().and_then(|_| spare(&command))));
+            load.places.push((index, self.spare(&command)));
             load.commands.push(command);
         }
         let mut sent = Vec::new();
@@ -163,12 +208,13 @@ impl Hub {
     }
 
     /// Settles commands, sorted by place, those of one chain one after the other.
-    async fn settle_all(&self, commands: Vec<Placed>, outcomes: &mut [Outcome]) {
-        if self.side.is_none() {
+    async fn settle_all(&self, commands: Vec<Placed>, known: &Known, outcomes: &mut [Outcome]) {
+        if commands.is_empty() {
             return;
         }
-        let together = names_skus_and_may_touch_others(&commands) || self.is_any_known_otherwise(&commands).await;
-        let mut chains = if together { vec![commands] } else { chains(commands) }.into_iter();
+        let together = self.side.is_some()
+            && (names_skus_and_may_touch_others(&commands, known) || self.is_any_known_otherwise(&commands).await);
+        let mut chains = if together { vec![commands] } else { chains(commands, known) }.into_iter();
         let mut running: JoinSet<Vec<(usize, Outcome)>> = JoinSet::new();
         loop {
             while running.len() < MAX_BATCH_CHAINS
@@ -178,7 +224,9 @@ impl Hub {
                 running.spawn(async move {
                     let mut answers = Vec::with_capacity(chain.len());
                     for (index, command) in chain {
-                        answers.push((index, hub.settle(hub.side(), command, false).await));
+                        let careful = hub.side.is_some();
+                        let outcome = if careful { hub.look_for(command, false).await } else { hub.submit(command).await };
+                        answers.push((index, outcome));
                     }
                     answers
                 });
@@ -255,14 +303,14 @@ fn read_again(careful: &mut Vec<Placed>, outcomes: &[Outcome]) {
 }
 
 impl Subjects {
-    fn touch(&self, command: &Command) -> bool {
+    fn touch(&self, command: &Command, known: &Known) -> bool {
         command.order_no().is_some_and(|order_no| self.orders.contains(order_no))
-            || (!self.skus.is_empty() && skus_of(command).iter().any(|sku_id| self.skus.contains(*sku_id)))
+            || (!self.skus.is_empty() && known.skus_of(command).any(|sku_id| self.skus.contains(sku_id)))
     }
 
-    fn add(&mut self, command: &Command) {
+    fn add(&mut self, command: &Command, known: &Known) {
         self.orders.extend(command.order_no().cloned());
-        self.skus.extend(skus_of(command).into_iter().cloned());
+        self.skus.extend(known.skus_of(command).cloned());
     }
 }
 
@@ -277,8 +325,33 @@ pub(crate) fn skus_of(command: &Command) -> Vec<&SkuId> {
     }
 }
 
+impl Known {
+    /// An order that was made before.
+    fn add(&mut self, read: Outcome) {
+        if let Ok(Answer::Order { order, .. }) = read {
+            let skus = order.lines.into_iter().map(|line| line.sku_id).collect();
+            self.orders.insert(order.order_no, skus);
+        }
+    }
+
+    /// An order that the batch makes.
+    fn note(&mut self, command: &Command) {
+        if let Action::Reserve(c) = &command.action
+            && self.is_kept
+        {
+            self.orders.entry(c.order_no.clone()).or_insert_with(|| skus_of(command).into_iter().cloned().collect());
+        }
+    }
+
+    /// The SKUs that a command names, and those of its order.
+    fn skus_of<'a>(&'a self, command: &'a Command) -> impl Iterator<Item = &'a SkuId> {
+        let of_order = command.order_no().filter(|_| self.is_kept).and_then(|order_no| self.orders.get(order_no));
+        skus_of(command).into_iter().chain(of_order.into_iter().flatten())
+    }
+}
+
 /// Puts commands that share an order or SKU, directly or through others, into one chain, in their order.
-fn chains(commands: Vec<Placed>) -> Vec<Vec<Placed>> {
+fn chains(commands: Vec<Placed>, known: &Known) -> Vec<Vec<Placed>> {
     // A forest over the places in `commands`; a root is its own parent.
     fn root(parents: &mut [usize], mut at: usize) -> usize {
         while parents[at] != at {
@@ -293,7 +366,8 @@ fn chains(commands: Vec<Placed>) -> Vec<Vec<Placed>> {
         let mut skus: HashMap<&SkuId, usize> = HashMap::new();
         for (at, (_, command)) in commands.iter().enumerate() {
             let earlier = command.order_no().and_then(|order_no| orders.insert(order_no, at));
-            let earlier = earlier.into_iter().chain(skus_of(command).into_iter().filter_map(|sku| skus.insert(sku, at)));
+            let mut earlier: Vec<usize> = earlier.into_iter().collect();
+            earlier.extend(known.skus_of(command).filter_map(|sku| skus.insert(sku, at)));
             for other in earlier {
                 let (one, other) = (root(&mut parents, at), root(&mut parents, other));
                 parents[one.max(other)] = one.min(other);
@@ -314,7 +388,7 @@ fn chains(commands: Vec<Placed>) -> Vec<Vec<Placed>> {
 
 /// A command of an order that was made before the batch may be about any SKU: beside commands that name SKUs, it makes one chain of
 /// all.
-fn names_skus_and_may_touch_others(commands: &[Placed]) -> bool {
+fn names_skus_and_may_touch_others(commands: &[Placed], known: &Known) -> bool {
     let mut made: HashSet<&OrderNo> = HashSet::new();
     let (mut names, mut touches) = (false, false);
     for (_, command) in commands {
@@ -324,7 +398,9 @@ fn names_skus_and_may_touch_others(commands: &[Placed]) -> bool {
                 made.insert(&c.order_no);
             }
             (Action::GetOrder(_), _) => {}
-            (_, Some(order_no)) => touches |= !made.contains(order_no),
+            (_, Some(order_no)) => {
+                touches |= !known.orders.contains_key(order_no) && !made.contains(order_no);
+            }
             (_, None) => names = true,
         }
     }
@@ -366,13 +442,13 @@ mod tests {
             reserve("o4", &["d", "a"]),
             confirm("o2"),
         ];
-        let chains = chains(commands.into_iter().enumerate().collect());
+        let chains = chains(commands.into_iter().enumerate().collect(), &Known::default());
         let places: Vec<Vec<usize>> = chains.iter().map(|c| c.iter().map(|(at, _)| *at).collect()).collect();
         assert_eq!(places, [vec![0, 2, 3, 4], vec![1, 5]]);
         // Orders that were made before may hold whatever the others name.
         let commands = vec![confirm("o1"), confirm("o2"), reserve("o3", &["a"])];
         let placed: Vec<Placed> = commands.into_iter().enumerate().collect();
-        assert!(names_skus_and_may_touch_others(&placed));
-        assert!(!names_skus_and_may_touch_others(&placed[..2]));
+        assert!(names_skus_and_may_touch_others(&placed, &Known::default()));
+        assert!(!names_skus_and_may_touch_others(&placed[..2], &Known::default()));
     }
 }

@@ -1,114 +1,169 @@
 //! Takes a command to where it is decided. Without a store: to the shard of its SKU or order. With one: SKUs that a shard has are looked
 //! up in the routes and their commands go straight to the shard (the quick way, here); everything else takes the
-//! way of [`settle`], which knows cold SKUs, moves, and orders that a shard has let go of. [`batch`] does so for many.
+//! way of [`settle`], which knows cold SKUs, moves, and orders that a shard has let go of. [`batch`] does so for many. A new order
+//! whose lines lie in several places goes to [`spanning`](crate::spanning); one that does already goes to its home like any other.
 
 mod batch;
 mod settle;
 
 pub(crate) use batch::skus_of;
+pub(crate) use settle::{Claim, Stored, is_known};
 
-use crate::command::{Action, Command, Release, Reserve};
+use crate::command::{Action, Command, Lines, Release, Reserve};
 use crate::directory::Home;
 use crate::hub::{How, Hub, Side};
 use crate::ids::{ShardId, shard_of, shard_of_order};
-use crate::limits::MAX_ROUTE_TRIES;
 use crate::outcome::{Outcome, Refusal};
+use crate::placement::routes::Spread;
 use crate::shard::shared::has_claim;
+
+/// Where a command goes at first. One that may make an order took a claim for its shard.
+enum First {
+    Shard(ShardId),
+    /// A reserve whose lines lie in several shards.
+    Several,
+    /// It has to be looked for.
+    Unsure,
+    Refused(Refusal),
+}
 
 impl Hub {
     /// Carries out a command.
     pub async fn submit(&self, command: Command) -> Outcome {
         command.validate()?;
-        let Some(side) = &self.side else { return self.submit_plain(command).await };
-        let Some(shard) = self.quick(side, &command) else { return self.settle(side, command, false).await };
-        let spare = spare(&command);
-        match self.ask(shard, command, How::Quick).await {
-            Err(Refusal::Moved(back)) => self.settle(side, *back, false).await,
-            outcome => match (look_again(&outcome), spare) {
-                (Some(unknown), Some(spare)) => self.settle(side, spare, unknown).await,
-                _ => outcome,
+        let shard = match self.first(&command) {
+            First::Shard(shard) => shard,
+            First::Several => return self.submit_several(command).await,
+            First::Unsure => return self.look_for(command, false).await,
+            First::Refused(refusal) => return Err(refusal),
+        };
+        let spare = self.spare(&command);
+        self.before_decision(&command);
+        match (self.ask(shard, command, How::Quick).await, spare) {
+            (Err(Refusal::Moved(back)), _) => self.look_for(*back, false).await,
+            (outcome, spare) => match (self.look_again(&outcome), spare) {
+                (Some(unknown), Some(spare)) => self.look_for(spare, unknown).await,
+                (_, spare) => self.conclude(spare.as_ref(), outcome).await,
             },
         }
     }
 
-    async fn submit_plain(&self, mut command: Command) -> Outcome {
-        for _ in 0..MAX_ROUTE_TRIES {
-            let shard = self.plain(&command)?;
-            match self.ask(shard, command, How::Quick).await {
-                Err(Refusal::Moved(back)) => command = *back,
-                outcome => return outcome,
-            }
+    async fn submit_several(&self, command: Command) -> Outcome {
+        let spare = self.side.is_some().then(|| command.clone());
+        match (self.span(command).await, spare) {
+            (Some(outcome), spare) => self.conclude(spare.as_ref(), outcome).await,
+            (None, Some(spare)) => self.look_for(spare, false).await,
+            // Without a store nothing moves.
+            (None, None) => Err(Refusal::Overloaded),
         }
-        Err(Refusal::Overloaded)
     }
 
-    /// Where a command goes at first; `None`: it has to be looked for. A command that may make an order takes a claim on the way.
-    fn first(&self, command: &Command) -> Option<Result<ShardId, Refusal>> {
+    /// The careful way. `unknown`: a shard was just asked and does not know the order.
+    async fn look_for(&self, command: Command, unknown: bool) -> Outcome {
         match &self.side {
-            None => Some(self.plain(command)),
-            Some(side) => self.quick(side, command).map(Ok),
+            Some(side) => self.settle(side, command, unknown).await,
+            None if matches!(command.action, Action::Reserve(_)) => {
+                let outcome = self.span(command).await.unwrap_or(Err(Refusal::Overloaded));
+                self.conclude(None, outcome).await
+            }
+            None => match self.plain(&command) {
+                First::Shard(shard) => {
+                    let outcome = self.ask(shard, command.clone(), How::Quick).await;
+                    self.conclude(Some(&command), outcome).await
+                }
+                First::Refused(refusal) => Err(refusal),
+                First::Several | First::Unsure => Err(Refusal::Overloaded),
+            },
+        }
+    }
+
+    /// Where a command goes at first.
+    fn first(&self, command: &Command) -> First {
+        match &self.side {
+            None => self.plain(command),
+            Some(side) => self.quick(side, command),
         }
     }
 
     /// The shard that surely decides a command, with a store.
-    fn quick(&self, side: &Side, command: &Command) -> Option<ShardId> {
+    fn quick(&self, side: &Side, command: &Command) -> First {
         let directory = &self.context.directory;
+        let one = |shard: Option<ShardId>| shard.map_or(First::Unsure, First::Shard);
         let home = match &command.action {
-            Action::CreateStock(c) => return side.routes.hot_one(&c.sku_id),
-            Action::ChangeStock(c) => return side.routes.hot_one(&c.sku_id),
-            Action::SetStatus(c) => return side.routes.hot_one(&c.sku_id),
+            Action::CreateStock(c) => return one(side.routes.hot_one(&c.sku_id)),
+            Action::ChangeStock(c) => return one(side.routes.hot_one(&c.sku_id)),
+            Action::SetStatus(c) => return one(side.routes.hot_one(&c.sku_id)),
             Action::Reserve(Reserve { order_no, lines, .. }) => {
-                let shard = side.routes.hot(lines)?;
+                let shard = match side.routes.spread(lines) {
+                    Spread::One(shard) => shard,
+                    Spread::Several => return First::Several,
+                    Spread::Other => return First::Unsure,
+                };
                 if directory.claim(order_no, Home::Shard(shard)) == Home::Shard(shard) {
-                    return Some(shard);
+                    return First::Shard(shard);
                 }
                 directory.give_back(order_no);
-                return None;
+                return First::Unsure;
             }
-            _ => directory.home(command.order_no()?)?,
+            _ => command.order_no().and_then(|order_no| directory.home(order_no)),
         };
-        let Home::Shard(shard) = home else { return None };
-        if has_claim(command) && directory.claim(command.order_no()?, home) != home {
-            directory.give_back(command.order_no()?);
-            return None;
+        let (Some(Home::Shard(shard)), Some(order_no)) = (home, command.order_no()) else { return First::Unsure };
+        let home = Home::Shard(shard);
+        if has_claim(command) && directory.claim(order_no, home) != home {
+            directory.give_back(order_no);
+            return First::Unsure;
         }
-        Some(shard)
+        First::Shard(shard)
     }
 
     /// The shard that decides a command, without a store.
-    fn plain(&self, command: &Command) -> Result<ShardId, Refusal> {
+    fn plain(&self, command: &Command) -> First {
         let directory = &self.context.directory;
         let count = self.context.options.shards;
         let home = match &command.action {
-            Action::CreateStock(c) => return Ok(shard_of(&c.sku_id, count)),
-            Action::ChangeStock(c) => return Ok(shard_of(&c.sku_id, count)),
-            Action::SetStatus(c) => return Ok(shard_of(&c.sku_id, count)),
+            Action::CreateStock(c) => return First::Shard(shard_of(&c.sku_id, count)),
+            Action::ChangeStock(c) => return First::Shard(shard_of(&c.sku_id, count)),
+            Action::SetStatus(c) => return First::Shard(shard_of(&c.sku_id, count)),
             Action::Reserve(Reserve { order_no, lines, .. }) => {
-                let home = shard_of(&lines.first().sku_id, count);
-                let one = count == 1 || lines.as_slice().iter().all(|line| shard_of(&line.sku_id, count) == home);
-                // Only the home of an order that is known can say whether lines in several shards are a mismatch.
-                let wanted = one.then_some(Home::Shard(home));
-                let known = match wanted {
-                    Some(wanted) => Some(directory.claim(order_no, wanted)),
-                    None => directory.claim_known(order_no),
-                };
-                known.ok_or(Refusal::SpansShards)?
+                if self.is_over_shards(lines) {
+                    return First::Several;
+                }
+                directory.claim(order_no, Home::Shard(shard_of(&lines.first().sku_id, count)))
             }
             Action::Release(Release { order_no, part: None, .. }) => {
                 directory.claim(order_no, Home::Shard(shard_of_order(order_no, count)))
             }
-            Action::Confirm(_) | Action::Release(_) | Action::Extend(_) | Action::Return(_) | Action::GetOrder(_) => {
+            Action::Confirm(_)
+            | Action::Release(_)
+            | Action::Extend(_)
+            | Action::Return(_)
+            | Action::GetOrder(_)
+            | Action::Expire(_) => {
                 let order_no = command.order_no().expect("these name an order");
-                let unknown = || Refusal::UnknownOrder { order_no: order_no.clone() };
-                directory.home(order_no).ok_or_else(unknown)?
+                match directory.home(order_no) {
+                    Some(home) => home,
+                    None => return First::Refused(Refusal::UnknownOrder { order_no: order_no.clone() }),
+                }
             }
-            // Only movers place, and they know where.
-            Action::Place(_) => return Err(Refusal::Overloaded),
-            Action::Expire(_) | Action::Home(_) => todo!("TODO(runtime)"),
+            // Movers and homes know where.
+            Action::Place(_) | Action::Home(_) => return First::Refused(Refusal::Overloaded),
         };
         match home {
-            Home::Shard(shard) => Ok(shard),
+            Home::Shard(shard) => First::Shard(shard),
             Home::Cold => unreachable!("without a store nothing is cold"),
+        }
+    }
+
+    /// Whether lines lie in several shards.
+    fn is_over_shards(&self, lines: &Lines) -> bool {
+        let count = self.context.options.shards;
+        match &self.side {
+            _ if count == 1 => false,
+            Some(side) => side.routes.spread(lines) == Spread::Several,
+            None => {
+                let first = shard_of(&lines.first().sku_id, count);
+                lines.as_slice().iter().any(|line| shard_of(&line.sku_id, count) != first)
+            }
         }
     }
 
@@ -120,19 +175,25 @@ impl Hub {
             _ => false,
         }
     }
-}
 
-/// A copy for the case that the shard does not know what the command is about. (A reserve comes back by itself; its copy
-/// would cost more.)
-fn spare(command: &Command) -> Option<Command> {
-    (!matches!(command.action, Action::Reserve(_))).then(|| command.clone())
-}
+    /// A copy for the case that the shard does not know what the command is about, or that a payment comes late for an order over
+    /// several places. (A reserve comes back by itself; its copy would cost more.)
+    fn spare(&self, command: &Command) -> Option<Command> {
+        let wanted = match &command.action {
+            Action::Reserve(_) => false,
+            Action::Confirm(_) => self.side.is_some() || self.shards.len() > 1,
+            _ => self.side.is_some(),
+        };
+        wanted.then(|| command.clone())
+    }
 
-/// Whether what a shard says may be otherwise elsewhere; `Some(true)`: it does not know the order.
-fn look_again(outcome: &Outcome) -> Option<bool> {
-    match outcome {
-        Err(Refusal::UnknownOrder { .. }) => Some(true),
-        Err(Refusal::UnknownSku { .. }) => Some(false),
-        _ => None,
+    /// Whether what a shard says may be otherwise elsewhere; `Some(true)`: it does not know the order.
+    fn look_again(&self, outcome: &Outcome) -> Option<bool> {
+        match outcome {
+            _ if self.side.is_none() => None,
+            Err(Refusal::UnknownOrder { .. }) => Some(true),
+            Err(Refusal::UnknownSku { .. }) => Some(false),
+            _ => None,
+        }
     }
 }

@@ -1,20 +1,23 @@
 //! The careful way of a command: looks where its SKUs and its order are, waits while they move, asks the shard or the store, and
 //! looks again when they had moved meanwhile. What it answers in the end was true at one moment in between.
+//!
+//! An order over several places that the store alone knows is taken in by its home first; only a read is answered from the store.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::command::{Action, Command, Mode, Place, Release, Reserve, StockStatus};
-use crate::directory::Home;
+use crate::command::{Action, Command, Place, Release, Reserve};
+use crate::directory::{Claimed, Home};
 use crate::hub::{How, Hub, Side, add, refusal_of};
 use crate::ids::{Lsn, OrderNo, ShardId, SkuId, shard_of_order};
-use crate::limits::{MAX_LOOK_PAUSE_MILLIS, MAX_SPAN_CHECKS};
+use crate::limits::MAX_LOOK_PAUSE_MILLIS;
 use crate::outcome::{Answer, Effect, Outcome, Refusal};
 use crate::placement::routes::{Look, Over, Where};
+use crate::spanning::Adopted;
 use crate::state::State;
-use crate::store::{ColdOutcome, Owner, StoredOrder};
+use crate::store::{ColdOutcome, Owner, StoredHome, StoredOrder};
 
 /// One look.
 enum Step {
@@ -31,29 +34,34 @@ type Looked = Result<Step, Refusal>;
 impl Hub {
     /// Carries out a command wherever it has to be. `unknown`: a shard was just asked and does not know the order.
     pub(super) async fn settle(&self, side: &Side, command: Command, unknown: bool) -> Outcome {
+        let outcome = self.settle_at(side, &command, unknown).await;
+        self.conclude(Some(&command), outcome).await
+    }
+
+    async fn settle_at(&self, side: &Side, command: &Command, unknown: bool) -> Outcome {
         let deadline = Instant::now() + Duration::from_millis(self.context.options.store.move_wait_ms);
         let mut tries = 0;
         loop {
             let unknown = unknown && tries == 0;
             let looked = match &command.action {
-                Action::CreateStock(c) => self.look_stock(side, &command, &c.sku_id).await,
-                Action::ChangeStock(c) => self.look_stock(side, &command, &c.sku_id).await,
-                Action::SetStatus(c) => self.look_stock(side, &command, &c.sku_id).await,
-                Action::Reserve(c) => self.look_reserve(side, &command, c, deadline).await,
+                Action::CreateStock(c) => self.look_stock(side, command, &c.sku_id).await,
+                Action::ChangeStock(c) => self.look_stock(side, command, &c.sku_id).await,
+                Action::SetStatus(c) => self.look_stock(side, command, &c.sku_id).await,
+                Action::Reserve(c) => self.look_reserve(side, command, c, deadline).await,
                 Action::Release(c @ Release { part: None, .. }) => {
-                    self.look_release(side, &command, &c.order_no, unknown, deadline).await
+                    self.look_release(side, command, &c.order_no, unknown, deadline).await
                 }
                 Action::Confirm(_)
                 | Action::Release(_)
                 | Action::Extend(_)
                 | Action::Return(_)
+                | Action::Expire(_)
                 | Action::GetOrder(_) => {
                     let order_no = command.order_no().expect("these name an order");
-                    self.look_order(side, &command, order_no, unknown, deadline).await
+                    self.look_order(side, command, order_no, unknown, deadline).await
                 }
-                // Only movers place, and they know where.
-                Action::Place(_) => Err(Refusal::Overloaded),
-                Action::Expire(_) | Action::Home(_) => todo!("TODO(runtime)"),
+                // Movers and homes know where.
+                Action::Place(_) | Action::Home(_) => Err(Refusal::Overloaded),
             };
             match looked? {
                 Step::Done(outcome) => return outcome,
@@ -90,7 +98,7 @@ impl Hub {
             Look::Cold => match self.ask_store(side, command).await? {
                 ColdOutcome::Done { outcome, .. } => Ok(Step::Done(outcome)),
                 ColdOutcome::Elsewhere(owner) => self.elsewhere(side, owner, sku_id),
-                ColdOutcome::Home(_) => todo!("TODO(runtime)"),
+                ColdOutcome::Home(_) => Ok(Step::Again),
             },
         }
     }
@@ -104,9 +112,16 @@ impl Hub {
             place => place,
         };
         let directory = &self.context.directory;
+        if matches!(place, Where::Mixed) {
+            return Ok(match self.span(command.clone()).await {
+                Some(outcome) => self.unless_moved(side, outcome, moves, skus),
+                None => self.look_known(side, command, c, moves, deadline).await?,
+            });
+        }
         if let Where::Hot(shard) = place {
             return match directory.claim(&c.order_no, Home::Shard(shard)) {
                 Home::Shard(home) => {
+                    self.before_decision(command);
                     let outcome = self.ask(home, command.clone(), How::Exact).await;
                     if home != shard && !is_known(&outcome) {
                         return Ok(Step::Again);
@@ -119,14 +134,14 @@ impl Hub {
                 }
             };
         }
-        // Cold, or in several places. A shard that knows the order says so; nobody can make it there meanwhile.
+        // Cold. A shard that knows the order says so; nobody can make it there meanwhile.
         let claim = Claim::take(self, &c.order_no, Home::Cold);
         if let Home::Shard(home) = claim.home {
             directory.claim(&c.order_no, claim.home);
             let outcome = self.ask(home, command.clone(), How::Exact).await;
             return Ok(if is_known(&outcome) { Step::Done(outcome) } else { Step::Again });
         }
-        if self.shards.len() == 1 {
+        if directory.is_silent() {
             let here = self.ask(ShardId(0), Action::GetOrder(c.order_no.clone()).into(), How::Exact).await;
             match here {
                 Ok(_) => {
@@ -140,14 +155,12 @@ impl Hub {
             }
         }
         self.until_shed(side, deadline).await?;
-        let outcome = match place {
-            Where::Mixed if self.stored(side, &c.order_no).await?.is_none() => {
-                let still = matches!(side.routes.place(skus()), Where::Mixed) && side.routes.moves(skus()) == moves;
-                return if still { Err(self.why_not(side, c).await?) } else { Ok(Step::Again) };
-            }
-            _ => self.ask_store(side, command).await?,
-        };
-        match outcome {
+        self.store_reserve(side, command, c).await
+    }
+
+    /// Has the store decide a reserve of cold SKUs, or of an order that it knows.
+    async fn store_reserve(&self, side: &Side, command: &Command, c: &Reserve) -> Looked {
+        match self.ask_store(side, command).await? {
             ColdOutcome::Done { outcome, .. } => Ok(Step::Done(outcome)),
             ColdOutcome::Elsewhere(owner) => {
                 // Of an order that exists, it is the owner of the order's own lines.
@@ -157,28 +170,55 @@ impl Hub {
                     Fetched::Order(stored) => self.repeat_of(side, command, &stored).await,
                 }
             }
-            ColdOutcome::Home(_) => todo!("TODO(runtime)"),
+            ColdOutcome::Home(stored) => self.at_home(command, &stored).await,
         }
     }
 
-    /// Why an order in several places is refused: as a shard would say it, if it would refuse it too.
-    async fn why_not(&self, side: &Side, c: &Reserve) -> Result<Refusal, Refusal> {
-        for line in c.lines.as_slice().iter().take(MAX_SPAN_CHECKS) {
-            let (sku_id, warehouse_id) = (line.sku_id.clone(), line.warehouse_id);
-            let stock = if matches!(side.routes.look(&sku_id), Look::Hot(_)) {
-                self.context.views.stock(&sku_id, Some(warehouse_id)).pop()
-            } else {
-                let rows = side.noted(side.store.stock(&sku_id, Some(warehouse_id)).await).map_err(refusal_of)?;
-                rows.into_iter().next().map(|row| row.view)
-            };
-            let Some(stock) = stock else {
-                return Ok(Refusal::UnknownSku { sku_id, warehouse_id: Some(warehouse_id) });
-            };
-            if c.mode == Mode::AllOrNothing && stock.status == StockStatus::Suspended {
-                return Ok(Refusal::SkuSuspended { sku_id, warehouse_id });
+    /// A reserve whose lines lay in several places when they were looked up, and that nobody tried to hold: an order that the store
+    /// knows, or one whose lines have come together since.
+    async fn look_known(&self, side: &Side, command: &Command, c: &Reserve, moves: u64, deadline: Instant) -> Looked {
+        if side.routes.moves(c.lines.as_slice().iter().map(|line| &line.sku_id)) != moves {
+            return Ok(Step::Again);
+        }
+        let claim = Claim::take(self, &c.order_no, Home::Cold);
+        if claim.home != Home::Cold {
+            return Ok(Step::Again);
+        }
+        match self.stored_before(side, &c.order_no, deadline).await? {
+            Stored::Unknown => Ok(Step::Again),
+            Stored::Known => self.store_reserve(side, command, c).await,
+            Stored::Home(stored) => {
+                // Its home takes a claim of its own.
+                drop(claim);
+                self.at_home(command, &stored).await
             }
         }
-        Ok(Refusal::SpansShards)
+    }
+
+    /// What the store knows of an order before it is made, with everything that left a shard.
+    pub(crate) async fn stored_before(&self, side: &Side, order_no: &OrderNo, deadline: Instant) -> Result<Stored, Refusal> {
+        self.until_shed(side, deadline).await?;
+        match self.ask_store(side, &Action::GetOrder(order_no.clone()).into()).await? {
+            ColdOutcome::Done { outcome: Err(Refusal::UnknownOrder { .. }), .. } => Ok(Stored::Unknown),
+            ColdOutcome::Done { .. } | ColdOutcome::Elsewhere(_) => Ok(Stored::Known),
+            ColdOutcome::Home(stored) => Ok(Stored::Home(stored)),
+        }
+    }
+
+    /// An order over several places that its home has let go of, or that the store made: a read is answered from the store, for
+    /// anything else the home takes it in.
+    async fn at_home(&self, command: &Command, stored: &StoredHome) -> Looked {
+        if matches!(command.action, Action::GetOrder(_)) {
+            let view = State::view_of(stored.image.order.clone()).ok_or(Refusal::StoreUnavailable)?;
+            return Ok(Step::Done(Ok(Answer::Order { order: view, effect: Effect::Replayed })));
+        }
+        match self.adopt_home(&stored.image.order.order_no).await? {
+            Adopted::There | Adopted::Unknown => Ok(Step::Again),
+            Adopted::Elsewhere => {
+                let first = stored.image.order.lines.first().ok_or(Refusal::StoreUnavailable)?;
+                Err(Refusal::OwnedElsewhere { sku_id: first.sku_id.clone() })
+            }
+        }
     }
 
     async fn look_release(
@@ -194,6 +234,7 @@ impl Hub {
         let Home::Shard(home) = claim.home else { return Ok(Step::Again) };
         if !unknown {
             self.context.directory.claim(order_no, claim.home);
+            self.before_decision(command);
             let outcome = self.ask(home, command.clone(), How::Exact).await;
             match outcome {
                 Err(Refusal::UnknownOrder { .. }) => {}
@@ -202,7 +243,8 @@ impl Hub {
             }
         }
         self.until_shed(side, deadline).await?;
-        if self.stored(side, order_no).await?.is_none() {
+        let home_stored = side.noted(side.store.home(order_no).await).map_err(refusal_of)?;
+        if home_stored.is_none() && self.stored(side, order_no).await?.is_none() {
             // Nobody knows it: it was released before it was reserved.
             self.context.directory.claim(order_no, claim.home);
             let outcome = self.ask(home, command.clone(), How::MayCancel).await;
@@ -222,9 +264,10 @@ impl Hub {
         let home = match self.context.directory.home(order_no) {
             Some(Home::Shard(home)) => Some(home),
             // A request for it is under way in the store; with one shard that says nothing about what the shard knows.
-            _ => (self.shards.len() == 1).then_some(ShardId(0)),
+            _ => self.context.directory.is_silent().then_some(ShardId(0)),
         };
         if !unknown && let Some(home) = home {
+            self.before_decision(command);
             match self.ask(home, command.clone(), How::Exact).await {
                 Err(Refusal::UnknownOrder { .. }) => {}
                 Err(Refusal::Moved(_)) => return self.until_still(side, home, order_no).await,
@@ -240,7 +283,7 @@ impl Hub {
         let owner = match self.ask_store(side, command).await? {
             ColdOutcome::Done { outcome, .. } => return Ok(Step::Done(outcome)),
             ColdOutcome::Elsewhere(owner) => owner,
-            ColdOutcome::Home(_) => todo!("TODO(runtime)"),
+            ColdOutcome::Home(stored) => return self.at_home(command, &stored).await,
         };
         match self.fetch(side, order_no, owner).await? {
             Fetched::Unknown => Ok(Step::Again),
@@ -392,17 +435,27 @@ struct Fetch<'a> {
     _lock: tokio::sync::MutexGuard<'a, ()>,
 }
 
+/// What the store knows of an order.
+pub(crate) enum Stored {
+    Unknown,
+    /// It lies in one place, or did when it ended.
+    Known,
+    Home(Box<StoredHome>),
+}
+
 /// A claim that is given back on drop.
-struct Claim<'a> {
+pub(crate) struct Claim<'a> {
     hub: &'a Hub,
     order_no: &'a OrderNo,
-    home: Home,
+    pub home: Home,
+    /// The order is known to be at its home.
+    pub is_there: bool,
 }
 
 impl<'a> Claim<'a> {
-    fn take(hub: &'a Hub, order_no: &'a OrderNo, wanted: Home) -> Self {
-        let home = hub.context.directory.claim(order_no, wanted);
-        Self { hub, order_no, home }
+    pub fn take(hub: &'a Hub, order_no: &'a OrderNo, wanted: Home) -> Self {
+        let Claimed { home, is_there } = hub.context.directory.look_and_claim(order_no, wanted);
+        Self { hub, order_no, home, is_there }
     }
 }
 
@@ -413,7 +466,7 @@ impl Drop for Claim<'_> {
 }
 
 /// Whether a shard that a reserve was sent to knows its order: it does not look at stock then.
-fn is_known(outcome: &Outcome) -> bool {
+pub(crate) fn is_known(outcome: &Outcome) -> bool {
     match outcome {
         Ok(Answer::Order { effect: Effect::Replayed, .. })
         | Err(Refusal::OrderMismatch { .. } | Refusal::OrderCancelled { .. }) => true,

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::command::{Action, Command, Release};
 use crate::directory::Directory;
+use crate::home::HomeStep;
 use crate::ids::{Lsn, ShardId};
 use crate::outcome::{Outcome, Refusal};
 use crate::sync::{Backlog, Durable, Gate, Mailbox, unpoisoned};
@@ -26,20 +27,34 @@ pub(crate) enum Envelope {
         may_cancel: bool,
         to: oneshot::Sender<Outcome>,
     },
+    /// For branches of an order over several places: exact, without claims, and a release leaves a tombstone.
+    Branches(Vec<Command>, oneshot::Sender<Vec<Outcome>>),
 }
 
 impl Envelope {
     pub fn commands(&self) -> &[Command] {
         match self {
             Self::One(command, _) | Self::Exact { command, .. } => std::slice::from_ref(command),
-            Self::Many(commands, _) => commands,
+            Self::Many(commands, _) | Self::Branches(commands, _) => commands,
+        }
+    }
+
+    /// Those that may have come with a claim.
+    pub fn claiming(&self) -> &[Command] {
+        match self {
+            Self::Branches(..) => &[],
+            _ => self.commands(),
         }
     }
 }
 
 /// Whether a command came with a claim in the directory: those that can make an order do.
 pub(crate) fn has_claim(command: &Command) -> bool {
-    matches!(&command.action, Action::Reserve(_) | Action::Release(Release { part: None, .. }))
+    match &command.action {
+        Action::Reserve(_) | Action::Release(Release { part: None, .. }) => true,
+        Action::Home(step) => matches!(**step, HomeStep::Reserve { .. }),
+        _ => false,
+    }
 }
 
 /// An answer that waits for its durability.
@@ -217,7 +232,7 @@ impl ShardShared {
         let mut mail = Vec::new();
         self.mailbox.take(&mut mail);
         for envelope in &mail {
-            give_back_claims(envelope.commands(), directory);
+            give_back_claims(envelope.claiming(), directory);
             drop(Permits::new(Arc::clone(self), envelope.commands().len() as u64));
         }
     }

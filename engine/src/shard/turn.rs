@@ -1,4 +1,4 @@
-//! What a shard does when it is woken: expire, forget, take the mail, decide and apply, let closed SKUs go, write a slice of a running checkpoint,
+//! What a shard does when it is woken: expire, name chores, forget, take the mail, decide and apply, let closed SKUs go, write a slice of a running checkpoint,
 //! hand over. Never waits; each part is bounded.
 
 use std::collections::VecDeque;
@@ -12,13 +12,15 @@ use crate::clock::Timestamp;
 use crate::command::{Action, Command, Release};
 use crate::context::Context;
 use crate::event::{Change, Event};
+use crate::home::HomeChange;
 use crate::ids::Lsn;
 use crate::journal::Group;
 use crate::limits::{
-    CHECKPOINT_ENTRIES_PER_TURN, MAX_COMMANDS_PER_TURN, MAX_EXPIRIES_PER_TURN, MAX_FORGOTTEN_EVENTS_PER_TURN,
+    CHECKPOINT_ENTRIES_PER_TURN, MAX_CHORES_PER_TURN, MAX_COMMANDS_PER_TURN, MAX_EXPIRIES_PER_TURN, MAX_FORGOTTEN_EVENTS_PER_TURN,
     MAX_LEAVING_EVENTS_PER_TURN, MAX_TURN_BYTES, MAX_UNSYNCED_BYTES,
 };
 use crate::outcome::{Outcome, Refusal};
+use crate::spanning::{Chore, STEP_SPLIT};
 use crate::state::{Capture, Decision, State};
 use crate::sync::StockCell;
 use crate::views::ViewUpdate;
@@ -116,6 +118,7 @@ impl Shard {
         let first = self.state.applied().next();
         let now = self.context.clock.now();
         let more_expire = self.expire(now);
+        let more_chores = self.name_chores(now);
         let more_forgotten = self.forget(now);
         self.take_mail();
         self.decide(now);
@@ -123,11 +126,19 @@ impl Shard {
         let more_leave = self.leave(now);
         let more_checkpoint = self.checkpoint();
         self.hand_over(first);
-        more_expire || more_forgotten || more_leave || more_checkpoint || !self.work.pending.is_empty()
+        more_expire || more_chores || more_forgotten || more_leave || more_checkpoint || !self.work.pending.is_empty()
     }
 
     /// `true`: more are due.
     fn expire(&mut self, now: Timestamp) -> bool {
+        if let Some(checks) = &self.context.checks {
+            // The order service is asked first, as far as there is room; the others stay due.
+            let places = checks.places(MAX_EXPIRIES_PER_TURN);
+            let due = self.state.take_due_orders(now, places.count());
+            let more = due.len() == MAX_EXPIRIES_PER_TURN;
+            places.fill(due);
+            return more;
+        }
         for done in 0..MAX_EXPIRIES_PER_TURN {
             let Some(event) = self.state.next_expiry(now) else {
                 self.count_expired(done);
@@ -141,6 +152,21 @@ impl Shard {
 
     fn count_expired(&self, orders: usize) {
         self.shared.counters.expired.fetch_add(orders as u64, Ordering::Relaxed);
+    }
+
+    /// Names branches that are to ask their home, and orders whose branches are to be told. What finds no room in the queue is named
+    /// at the next tick. `true`: there may be more.
+    fn name_chores(&mut self, now: Timestamp) -> bool {
+        for _ in 0..MAX_CHORES_PER_TURN {
+            let Ok(room) = self.context.chores.try_reserve() else { return false };
+            let chore = match self.state.take_due_branches(now, 1).pop() {
+                Some(branch) => Some(Chore::Ask(branch)),
+                None => self.state.take_unsent(1).pop().map(Chore::Carry),
+            };
+            let Some(chore) = chore else { return false };
+            room.send(chore);
+        }
+        true
     }
 
     /// `true`: more is to be forgotten.
@@ -166,6 +192,11 @@ impl Shard {
                 Change::Withdrawn { .. } => {
                     self.work.urgent = true;
                     "demote.withdrawn"
+                }
+                Change::Split { orders } => {
+                    let shard = self.shared.id;
+                    orders.iter().for_each(|order_no| self.context.directory.own_spanning(order_no, shard));
+                    STEP_SPLIT
                 }
                 _ => {
                     let lsn = self.state.applied().next();
@@ -202,13 +233,17 @@ impl Shard {
             let mut one = None;
             for index in 0..count {
                 let envelope = &self.work.pending[0];
-                let may_cancel = match envelope {
-                    Envelope::Exact { may_cancel, .. } => *may_cancel,
-                    Envelope::One(..) | Envelope::Many(..) => !self.context.with_store,
+                let manner = Manner {
+                    may_cancel: match envelope {
+                        Envelope::Exact { may_cancel, .. } => *may_cancel,
+                        Envelope::One(..) | Envelope::Many(..) => !self.context.with_store,
+                        Envelope::Branches(..) => true,
+                    },
+                    may_claim: !matches!(envelope, Envelope::Branches(..)),
                 };
-                let is_exact = matches!(envelope, Envelope::Exact { .. });
+                let is_exact = matches!(envelope, Envelope::Exact { .. } | Envelope::Branches(..));
                 let command = &envelope.commands()[index];
-                let (mut outcome, event) = run(&self.context, &mut self.state, command, may_cancel, now);
+                let (mut outcome, event) = run(&self.context, &mut self.state, command, manner, now);
                 if self.context.with_store && !is_exact {
                     come_back(&mut outcome, command);
                 }
@@ -223,7 +258,7 @@ impl Shard {
             self.work.front_decided = 0;
             let reply = match (self.work.pending.pop_front(), one) {
                 (Some(Envelope::One(_, to) | Envelope::Exact { to, .. }), Some(outcome)) => Reply::One(to, outcome),
-                (Some(Envelope::Many(_, to)), one) => Reply::Many(to, one.map_or(outcomes, |one| vec![one])),
+                (Some(Envelope::Many(_, to) | Envelope::Branches(_, to)), one) => Reply::Many(to, one.map_or(outcomes, |one| vec![one])),
                 (Some(Envelope::One(..) | Envelope::Exact { .. }) | None, _) => unreachable!("one command has one outcome"),
             };
             self.work.replies.push(reply);
@@ -353,7 +388,7 @@ impl Shard {
         while let Some(envelope) = self.work.pending.pop_front() {
             let count = envelope.commands().len() as u64;
             let _permits = Permits::new(Arc::clone(&self.shared), count);
-            give_back_claims(envelope.commands(), &self.context.directory);
+            give_back_claims(envelope.claiming(), &self.context.directory);
             let outcome = |command: &Command| match &command.action {
                 Action::GetOrder(order_no) => match self.state.order(order_no) {
                     Some((lsn, order)) if lsn <= durable => {
@@ -365,7 +400,9 @@ impl Shard {
             };
             match envelope {
                 Envelope::One(command, to) | Envelope::Exact { command, to, .. } => drop(to.send(outcome(&command))),
-                Envelope::Many(commands, to) => drop(to.send(commands.iter().map(outcome).collect())),
+                Envelope::Many(commands, to) | Envelope::Branches(commands, to) => {
+                    drop(to.send(commands.iter().map(outcome).collect()));
+                }
             }
         }
     }
@@ -394,12 +431,21 @@ fn would_cancel(state: &State, command: &Command) -> bool {
     }
 }
 
-/// Decides one command and applies its event. Unless it `may_cancel`, it leaves no tombstone: the store may know the order.
+/// How a command came.
+#[derive(Clone, Copy)]
+struct Manner {
+    /// Otherwise it leaves no tombstone: the store may know the order.
+    may_cancel: bool,
+    /// A command that can make an order came with a claim in the directory.
+    may_claim: bool,
+}
+
+/// Decides one command and applies its event.
 fn run(
     context: &Context,
     state: &mut State,
     command: &Command,
-    may_cancel: bool,
+    Manner { may_cancel, may_claim }: Manner,
     now: Timestamp,
 ) -> (Outcome, Option<Event>) {
     if let Some(fault) = &context.before_decide {
@@ -424,12 +470,23 @@ fn run(
         }
     };
     match event.as_ref().map(|event| &event.change) {
+        // Branches have no entry.
+        _ if !may_claim => {}
         // The entry is the order's own from here on.
         Some(Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. }) => {
             context.directory.made(order_no);
         }
         Some(Change::OrdersAdopted { orders, .. }) => {
-            orders.iter().for_each(|order| context.directory.own(&order.order_no, state.shard()));
+            let orders = orders.iter().map(|order| &order.order_no).filter(|order_no| !order_no.is_branch());
+            orders.for_each(|order_no| context.directory.own(order_no, state.shard()));
+        }
+        Some(Change::Home(change)) => {
+            if matches!(**change, HomeChange::Reserved { .. } | HomeChange::Adopted(_)) {
+                context.directory.own_spanning(change.order_no(), state.shard());
+            }
+            if has_claim(command) {
+                context.directory.give_back(change.order_no());
+            }
         }
         _ if has_claim(command) => {
             if let Some(order_no) = command.order_no() {
@@ -457,7 +514,8 @@ impl Drop for Work {
         // The decided ones of the first envelope gave theirs back, or made an order, whose event is below.
         let mut skip = self.front_decided;
         for envelope in &self.pending {
-            give_back_claims(&envelope.commands()[std::mem::take(&mut skip)..], &self.context.directory);
+            let claiming = envelope.claiming().get(std::mem::take(&mut skip)..).unwrap_or_default();
+            give_back_claims(claiming, &self.context.directory);
         }
         for event in &self.events {
             if let Some(order_no) = event.made_order() {
@@ -473,6 +531,10 @@ impl Event {
     fn made_order(&self) -> Option<&crate::ids::OrderNo> {
         match &self.change {
             Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. } => Some(order_no),
+            Change::Home(change) => match &**change {
+                HomeChange::Reserved { order_no, .. } => Some(order_no),
+                _ => None,
+            },
             _ => None,
         }
     }

@@ -1,5 +1,7 @@
 //! Decisions about orders: reserve, confirm, release, extend, expire, return.
 
+use std::collections::BTreeMap;
+
 use smallvec::SmallVec;
 
 use super::deadlines::due_through;
@@ -10,7 +12,7 @@ use crate::checkpoint::Phase;
 use crate::clock::Timestamp;
 use crate::command::{Command, Confirm, Extend, Lines, Mode, Part, Release, Reserve, Return, StockStatus};
 use crate::event::{Change, ConfirmedLine, MovedLine, OrderRequest, ReservedLine};
-use crate::ids::{OrderNo, RequestId};
+use crate::ids::{OrderNo, RequestId, SkuId};
 use crate::limits::MAX_REQUESTS_PER_ORDER;
 use crate::outcome::{Refusal, ShortLine};
 
@@ -34,9 +36,11 @@ impl State {
         if !c.lines.as_slice().iter().all(|line| self.owns(&line.sku_id)) {
             return Err(Refusal::Moved(Box::new(command.clone())));
         }
-        let mut lines = SmallVec::<[ReservedLine; 1]>::with_capacity(c.lines.as_slice().len());
+        let chosen = c.choice.as_deref().map(|choice| self.chosen_lines(c, choice)).transpose()?;
+        let asked_lines = chosen.as_deref().unwrap_or(c.lines.as_slice());
+        let mut lines = SmallVec::<[ReservedLine; 1]>::with_capacity(asked_lines.len());
         let mut short = Vec::new();
-        for line in c.lines.as_slice() {
+        for line in asked_lines {
             let stock = self.stocks.get(self.stock_number(&line.sku_id, line.warehouse_id)?);
             let held = match (c.mode, sellable(stock)) {
                 (Mode::AllOrNothing, None) => {
@@ -71,7 +75,8 @@ impl State {
             buyer_id: c.buyer_id.clone(),
             mode: c.mode,
             ttl_seconds: c.ttl_seconds,
-            lines, asked: None 
+            lines,
+            asked: c.asked(),
         }))
     }
 
@@ -93,7 +98,14 @@ impl State {
     /// well send the time that is left.
     fn is_same(&self, order: &Order, c: &Reserve) -> bool {
         let lines = c.lines.as_slice();
-        if order.mode != c.mode || order.buyer_id != c.buyer_id || order.lines.len() != lines.len() {
+        if order.mode != c.mode || order.buyer_id != c.buyer_id {
+            return false;
+        }
+        if let Some(asked) = c.asked() {
+            let is_it = |request: &OrderRequest| request.request_id.is_none() && request.fingerprint == asked;
+            return order.requests().iter().any(is_it);
+        }
+        if order.lines.len() != lines.len() {
             return false;
         }
         let asked = lines
@@ -145,6 +157,8 @@ impl State {
     ) -> Result<SmallVec<[ConfirmedLine; 1]>, Refusal> {
         let mut short = Vec::new();
         let mut sold = SmallVec::with_capacity(lines.len());
+        // Of SKUs that number their units: the number of the next.
+        let mut serials = BTreeMap::<&SkuId, u64>::new();
         for (wanted, held, late) in lines {
             let line = &order.lines[wanted.index()];
             let stock = self.stocks.get(line.stock);
@@ -154,13 +168,19 @@ impl State {
                 short.push(ShortLine { available: free, ..self.short(line, *late, 0) });
                 continue;
             }
+            let serial = stock.numbered.map(|_| {
+                let next = serials.entry(&stock.sku_id).or_insert_with(|| self.stocks.next_serial(&stock.sku_id));
+                let after = next.saturating_add(u64::from(*held)).saturating_add(u64::from(*late));
+                std::mem::replace(next, after)
+            });
             sold.push(ConfirmedLine {
                 line: wanted.line,
                 sku_id: stock.sku_id.clone(),
                 warehouse_id: stock.warehouse_id,
                 held: *held,
                 late: *late,
-                after: stock.levels.after(Delta::sell(*held, *late)).expect("what is held can be sold"), serial: None 
+                after: stock.levels.after(Delta::sell(*held, *late)).expect("what is held can be sold"),
+                serial,
             });
         }
         if short.is_empty() { Ok(sold) } else { Err(Refusal::LatePaymentNoStock { lines: short }) }
@@ -364,7 +384,7 @@ fn identify(
 ) -> Result<Identity, Refusal> {
     let content = lines.map_or(0, Lines::fingerprint);
     let fingerprint = xxhash_rust::xxh3::xxh3_64_with_seed(&content.to_le_bytes(), asked as u64);
-    let known = order.requests.as_deref().map_or(&[][..], Vec::as_slice);
+    let known = order.requests();
     let same_id = |request: &&OrderRequest| match request_id {
         Some(_) => request.request_id.as_ref() == request_id,
         None => request.request_id.is_none() && request.fingerprint == fingerprint,
@@ -380,7 +400,7 @@ fn identify(
 }
 
 /// What can be sold of a stock, `None` when it is suspended.
-fn sellable(stock: &Stock) -> Option<u64> {
+pub(super) fn sellable(stock: &Stock) -> Option<u64> {
     (stock.status == StockStatus::OnSale).then_some(stock.levels.available)
 }
 

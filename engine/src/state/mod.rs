@@ -2,8 +2,9 @@
 //!
 //! - [`table`]: tables that grow in steps. [`stock`]: stocks and the arithmetic of their levels. [`order`]: orders and
 //!   their [`deadlines`]. [`remembered`]: what is known of ended orders and answered requests, and for how long.
-//! - [`State::decide`] (in [`decide_order`], [`decide_stock`], [`decide_place`]) answers a command or makes the event that carries
-//!   it out; [`State::apply`] (in [`apply`], [`moves`]) lets an event change the state, live and in recovery alike.
+//! - [`State::decide`] (in [`decide_order`], [`decide_choice`] with [`choose`], [`decide_stock`], [`decide_place`]) answers a command
+//!   or makes the event that carries it out; [`State::apply`] (in [`apply`], [`moves`]) lets an event change the state, live and in
+//!   recovery alike.
 //! - [`homes`]: orders over several places whose home is this shard ([`Homes`](crate::home::Homes)); they hold nothing here, their branches do.
 //! - [`capture`]: checkpoints in slices, and the state from one. [`audit`]: every invariant, recomputed.
 //!
@@ -13,7 +14,9 @@
 mod apply;
 mod audit;
 mod capture;
+mod choose;
 mod deadlines;
+mod decide_choice;
 mod decide_order;
 mod decide_place;
 mod decide_stock;
@@ -26,8 +29,10 @@ mod table;
 
 pub use audit::{AuditReport, StockAudit, Violation};
 pub use capture::Capture;
-pub(crate) use decide_place::check_counts;
+pub use choose::prefer_for_all;
 pub(crate) use deadlines::{Deadlines, NO_DEADLINE, TAKEN};
+pub(crate) use decide_choice::too_many_stocks;
+pub(crate) use decide_place::check_counts;
 pub(crate) use order::Order;
 pub use stock::{Delta, LeftStock};
 pub(crate) use table::{Keyed, Room, Table};
@@ -97,6 +102,13 @@ impl State {
     #[must_use]
     pub fn new(shard: ShardId, shards: u16) -> Self {
         Self::with_room(shard, shards, Room::Shard)
+    }
+
+    /// As [`State::new`], with tables for a few entries, of which a test can make thousands.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn with_few(shard: ShardId, shards: u16) -> Self {
+        Self::with_room(shard, shards, Room::Few)
     }
 
     fn with_room(shard: ShardId, shards: u16, room: Room) -> Self {
@@ -206,7 +218,10 @@ impl State {
             | Change::Adopted { .. }
             | Change::Closed { .. } => Answer::Placed,
             Change::Home(change) => self.homes.answer(change),
-            Change::Forgotten { .. } | Change::Split { .. } | Change::Shed { .. } | Change::Withdrawn { .. } => {
+            Change::Forgotten { .. }
+            | Change::Split { .. }
+            | Change::Shed { .. }
+            | Change::Withdrawn { .. } => {
                 unreachable!("no command makes the shard forget")
             }
         }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use hotstock_engine::checkpoint::{CheckpointEnd, Image};
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::command::{Action, Command};
-use hotstock_engine::event::{Change, Event};
+use hotstock_engine::command::{Action, Command, Line};
+use hotstock_engine::event::{Change, Event, ReservedLine};
 use hotstock_engine::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{Levels, StockView};
 use hotstock_engine::state::{Capture, Decision, State};
@@ -117,8 +117,20 @@ impl Bench {
         let command = Command::from(action.clone());
         command.validate().expect("only valid commands are drawn");
         self.bring(action);
-        let expected = self.naive.carry_out(action, self.clock);
-        let got = match self.state.decide(&command, self.clock) {
+        let decision = self.state.decide(&command, self.clock);
+        let chosen = match &decision {
+            Decision::Log(Event { change: Change::Reserved { lines, .. }, .. }) => {
+                let line = |l: &ReservedLine| Line {
+                    sku_id: l.sku_id.clone(),
+                    warehouse_id: l.warehouse_id,
+                    quantity: l.quantity,
+                };
+                Some(lines.iter().map(line).collect::<Vec<_>>())
+            }
+            _ => None,
+        };
+        let expected = self.naive.carry_out_where(action, chosen.as_deref(), self.clock);
+        let got = match decision {
             Decision::Answer(outcome) => outcome,
             Decision::Log(event) => {
                 self.log(event.clone());
@@ -302,12 +314,20 @@ impl Bench {
 
         let audit = self.state.audit();
         assert_eq!(audit.violations, []);
+        let mut numbered = BTreeMap::<SkuId, u64>::new();
+        for stock in &audit.stocks {
+            *numbered.entry(stock.sku_id.clone()).or_default() += stock.numbered.unwrap_or(0);
+        }
+        for (sku_id, numbered) in numbered {
+            let highest = self.naive.highest.get(&sku_id).copied().unwrap_or(0);
+            assert_eq!(numbered, highest, "serial numbers of {sku_id}");
+        }
         let audited = audit.stocks.into_iter().map(|stock| StockView {
             sku_id: stock.sku_id,
             warehouse_id: stock.warehouse_id,
             levels: stock.levels,
             status: stock.status,
-            serialized: false,
+            serialized: stock.numbered.is_some(),
         });
         assert_eq!(audited.collect::<Vec<_>>(), views, "stocks as they are");
 

@@ -54,6 +54,16 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(config(128))]
+
+    /// Two SKUs in four warehouses: where the lines lie that may lie anywhere.
+    #[test]
+    fn warehouses_are_chosen_as_the_model_says(steps in steps(World::MANY_WAREHOUSES, 1..120)) {
+        run(steps);
+    }
+}
+
+proptest! {
     #![proptest_config(config(24))]
 
     /// Orders of up to sixty lines.

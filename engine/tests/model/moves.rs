@@ -38,8 +38,8 @@ impl Store {
 
     /// A stock as it left.
     pub fn stock_view(image: &StockImage) -> StockView {
-        let StockImage { sku_id, warehouse_id, levels, status, .. } = image.clone();
-        StockView { sku_id, warehouse_id, levels, status, serialized: false }
+        let StockImage { sku_id, warehouse_id, levels, status, numbered, .. } = image.clone();
+        StockView { sku_id, warehouse_id, levels, status, serialized: numbered.is_some() }
     }
 }
 

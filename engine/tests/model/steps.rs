@@ -7,7 +7,7 @@ use hotstock_engine::ids::SkuId;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::wishes::{PartWish, World, action, first_stocks, part, sku};
+use crate::wishes::{PartWish, World, action, first_stocks, open_reserve, part, sku};
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
@@ -71,6 +71,7 @@ pub fn steps(world: World, count: Range<usize>) -> impl Strategy<Value = Vec<Ste
 fn step(world: World) -> impl Strategy<Value = Step> {
     prop_oneof![
         40 => action(world).prop_map(Step::Do),
+        8 => open_reserve(world).prop_map(Step::Do),
         25 => part(world).prop_map(Step::DoPart),
         12 => (0..1000_usize).prop_map(Step::Again),
         12 => millis().prop_map(|millis| Step::Pass { millis }),

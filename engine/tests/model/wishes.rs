@@ -1,8 +1,8 @@
 //! What callers wish, drawn at random so that much of it meets: few names, few units, whole seconds.
 
 use hotstock_engine::command::{
-    Action, ChangeKind, ChangeStock, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release, Reserve,
-    Return, SetStatus, StockStatus,
+    Action, ChangeKind, ChangeStock, Choice, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part,
+    Release, Reserve, Return, SetStatus, StockStatus,
 };
 use hotstock_engine::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, WarehouseId};
 use hotstock_engine::limits::{MAX_LINE_QUANTITY, MAX_STOCK_UNITS};
@@ -38,6 +38,7 @@ pub struct World {
 
 impl World {
     pub const SMALL: World = World { skus: 3, warehouses: 2, orders: 6, lines: 4 };
+    pub const MANY_WAREHOUSES: World = World { skus: 2, warehouses: 4, orders: 6, lines: 3 };
     pub const WIDE: World = World { skus: 35, warehouses: 2, orders: 5, lines: 60 };
 }
 
@@ -70,6 +71,7 @@ impl PartWish {
 /// A stock of every SKU in every warehouse, to begin with.
 pub fn first_stocks(world: World) -> impl Strategy<Value = Vec<Action>> {
     let places = (0..world.skus).flat_map(|s| (0..world.warehouses).map(move |w| (s, w)));
+    let create = |s, w, quantity| create(s, w, quantity, is_serialized(s));
     let creates = places.map(|(s, w)| stock_quantity().prop_map(move |quantity| create(s, w, quantity)));
     creates.collect::<Vec<_>>()
 }
@@ -79,7 +81,8 @@ pub fn action(world: World) -> impl Strategy<Value = Action> {
     let w = world;
     let status = prop_oneof![2 => Just(StockStatus::OnSale), 1 => Just(StockStatus::Suspended)];
     prop_oneof![
-        1 => (0..=w.skus, 0..w.warehouses, stock_quantity()).prop_map(|(s, w, q)| create(s, w, q)),
+        1 => (0..=w.skus, 0..w.warehouses, stock_quantity(), prop::bool::weighted(0.1))
+            .prop_map(|(s, w, q, otherwise)| create(s, w, q, is_serialized(s) != otherwise)),
         5 => change(w),
         2 => (0..=w.skus, option::of(0..w.warehouses), status).prop_map(|(s, w, status)| {
             Action::SetStatus(SetStatus { sku_id: sku(s), warehouse_id: w.map(WarehouseId), status })
@@ -133,6 +136,28 @@ fn reserve(world: World) -> impl Strategy<Value = Action> {
     )
 }
 
+/// An order some of whose lines may lie in any warehouse.
+pub fn open_reserve(world: World) -> impl Strategy<Value = Action> {
+    let sku_number = prop_oneof![30 => 0..world.skus, 1 => Just(world.skus)];
+    let warehouse = option::weighted(0.3, 0..world.warehouses);
+    let quantity = prop_oneof![40 => 1..6_u32, 1 => Just(MAX_LINE_QUANTITY / 4)];
+    let line = (sku_number, warehouse, quantity);
+    let lines = prop_oneof![2 => vec(line.clone(), 1..2), 1 => vec(line, 1..=world.lines)];
+    let mode = prop_oneof![2 => Just(Mode::AllOrNothing), 1 => Just(Mode::BestEffort)];
+    let prefer = vec((0..=world.warehouses).prop_map(WarehouseId), 0..3);
+    (order_no(world), lines, ttl(), mode, prefer).prop_filter_map(
+        "no line is open, or quantities sum up to too much",
+        |(order_no, lines, ttl_seconds, mode, prefer)| {
+            let line = |(s, w, quantity): (u32, Option<u32>, u32)| (sku(s), w.map(WarehouseId), quantity);
+            let (lines, open) = Lines::with_open(lines.into_iter().map(line)).ok()?;
+            let choice = Some(Box::new(Choice { open, prefer }));
+            let reserve =
+                Action::Reserve(Reserve { order_no, lines, ttl_seconds, buyer_id: None, mode, choice });
+            Command::from(reserve.clone()).validate().ok().map(|()| reserve)
+        },
+    )
+}
+
 /// A part of any order.
 pub fn part(world: World) -> impl Strategy<Value = PartWish> {
     let kind = prop_oneof![
@@ -150,13 +175,13 @@ pub fn part(world: World) -> impl Strategy<Value = PartWish> {
     })
 }
 
-fn create(s: u32, w: u32, quantity: u64) -> Action {
-    Action::CreateStock(CreateStock {
-        sku_id: sku(s),
-        warehouse_id: WarehouseId(w),
-        quantity,
-        serialized: false,
-    })
+/// Every other SKU numbers its units.
+fn is_serialized(s: u32) -> bool {
+    s.is_multiple_of(2)
+}
+
+fn create(s: u32, w: u32, quantity: u64, serialized: bool) -> Action {
+    Action::CreateStock(CreateStock { sku_id: sku(s), warehouse_id: WarehouseId(w), quantity, serialized })
 }
 
 fn line_of(s: u32, w: u32, quantity: u32) -> Line {

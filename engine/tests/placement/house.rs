@@ -21,12 +21,12 @@ pub struct House {
 
 impl House {
     pub fn new() -> Self {
-        Self { world: World::new(), store: MemoryStore::default() }
+        Self { world: World::new(), store: MemoryStore::default().session_of(SERVER, 1) }
     }
 
     /// An engine with so many shards; everything in the background as quick as it can be.
     pub async fn start(&self, shards: u16) -> Engine {
-        self.start_with(options(shards), &self.store.session()).await
+        self.start_with(options(shards), &self.store.session_of(SERVER, shards)).await
     }
 
     pub async fn start_with(&self, options: EngineOptions, session: &MemoryStore) -> Engine {

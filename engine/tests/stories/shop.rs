@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! create A 10                      -> created A 10/0/0
+//! create B@7 10 serialized         -> created B@7 10/0/0 serialized
 //! reserve O1 A:2 B@7:1 ttl=60      -> created reserved A:2[held 2] B@7:1[held 1]
 //! confirm O1 A:1 id=R1             -> changed partially_confirmed …
 //! levels A                         -> 8/1/1
@@ -9,14 +10,15 @@
 //! expire                           -> O1
 //! ```
 //!
-//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said); levels are available/reserved/sold. `wait` moves the clock by
+//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said), `A@any` in one that is to be chosen; levels are available/reserved/sold;
+//! `#1-3` in an order are the serial numbers 1 to 3. `wait` moves the clock by
 //! milliseconds; `expire` names the orders that expired, `forget` (window in milliseconds, max) those that were
 //! forgotten; `close` closes SKUs, `leave` lets them go. A branch of an order over several places is written `O1/A`. At its end a story is replayed from its journal, and must leave the same behind.
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{
-    Action, ChangeKind, ChangeStock, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Place,
-    Release, Reserve, Return, SetStatus, StockStatus,
+    Action, ChangeKind, ChangeStock, Choice, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part,
+    Place, Release, Reserve, Return, SetStatus, StockStatus,
 };
 use hotstock_engine::event::{Change, Event};
 use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
@@ -202,7 +204,7 @@ pub fn action_of(words: &[&str]) -> Action {
                 sku_id,
                 warehouse_id,
                 quantity: number(rest[1]),
-                serialized: false,
+                serialized: rest.contains(&"serialized"),
             })
         }
         "restock" => change(ChangeKind::Restock),
@@ -212,11 +214,11 @@ pub fn action_of(words: &[&str]) -> Action {
         "resume" => set_status(StockStatus::OnSale),
         "reserve" => Action::Reserve(Reserve {
             order_no: order_no(),
-            lines: lines_of(&rest[1..]).expect("a reserve has lines"),
+            lines: open_lines_of(&rest[1..]).0,
             ttl_seconds: option(rest, "ttl=").map_or(1800, |ttl| ttl.parse().expect("seconds")),
             buyer_id: option(rest, "buyer=").map(|buyer| BuyerId::new(buyer).expect("a buyer id")),
             mode: if rest.contains(&"best_effort") { Mode::BestEffort } else { Mode::AllOrNothing },
-            choice: None,
+            choice: choice_of(&rest[1..]),
         }),
         "confirm" => Action::Confirm(Confirm { order_no: order_no(), part: part_of(&rest[1..]) }),
         "release" => {
@@ -254,6 +256,29 @@ fn lines_of(words: &[&str]) -> Option<Lines> {
         })
         .collect();
     (!lines.is_empty()).then(|| Lines::new(lines).expect("lines within their bounds"))
+}
+
+/// The lines of a reserve, and those of them that are open.
+fn open_lines_of(words: &[&str]) -> (Lines, Vec<u16>) {
+    let line = |(place, quantity): (&str, &str)| {
+        let quantity = quantity.parse().expect("a quantity");
+        match place.strip_suffix("@any") {
+            Some(sku) => (SkuId::new(sku).expect("a SKU"), None, quantity),
+            None => {
+                let (sku_id, warehouse_id) = place_of(place);
+                (sku_id, Some(warehouse_id), quantity)
+            }
+        }
+    };
+    let lines = words.iter().filter_map(|word| word.split_once(':')).map(line);
+    Lines::with_open(lines).expect("lines within their bounds")
+}
+
+fn choice_of(words: &[&str]) -> Option<Box<Choice>> {
+    let (_, open) = open_lines_of(words);
+    let prefer = option(words, "prefer=").into_iter().flat_map(|ids| ids.split(','));
+    let prefer = prefer.map(|id| WarehouseId(id.parse().expect("a warehouse"))).collect();
+    (!open.is_empty()).then(|| Box::new(Choice { open, prefer }))
 }
 
 fn option<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
@@ -331,7 +356,8 @@ fn line_text(line: &LineView) -> String {
         ("returned", line.returned),
     ];
     let counts = counts.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}"));
-    let counts = counts.collect::<Vec<_>>().join(" ");
+    let serials = line.serials.iter().flatten().map(|serials| format!("#{}-{}", serials.from, serials.to));
+    let counts = counts.chain(serials).collect::<Vec<_>>().join(" ");
     format!("{}:{}[{counts}]", place_text(&line.sku_id, line.warehouse_id), line.quantity)
 }
 
@@ -339,11 +365,16 @@ fn stock_text(stock: &StockView) -> String {
     let l = stock.levels;
     let suspended = if stock.status == StockStatus::Suspended { " suspended" } else { "" };
     let place = place_text(&stock.sku_id, stock.warehouse_id);
-    format!("{place} {}/{}/{}{suspended}", l.available, l.reserved, l.sold)
+    let serialized = if stock.serialized { " serialized" } else { "" };
+    format!("{place} {}/{}/{}{serialized}{suspended}", l.available, l.reserved, l.sold)
 }
 
 fn place_text(sku_id: &SkuId, warehouse_id: WarehouseId) -> String {
-    if warehouse_id.0 == 1 { sku_id.to_string() } else { format!("{sku_id}@{warehouse_id}") }
+    match warehouse_id {
+        WarehouseId(1) => sku_id.to_string(),
+        WarehouseId::ANY => format!("{sku_id}@any"),
+        WarehouseId(id) => format!("{sku_id}@{id}"),
+    }
 }
 
 fn refusal_text(refusal: Refusal) -> String {

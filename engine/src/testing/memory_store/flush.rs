@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::tables::{Tables, Touched, is_open, moves_of};
+use super::tables::{Me, Tables, Touched, is_open, moves_of};
 use crate::checkpoint::{OrderImage, Phase};
 use crate::clock::Timestamp;
 use crate::event::{Change, Event};
+use crate::home::HomeChange;
 use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId};
 use crate::store::{Anomaly, FlushBatch, Flushed, Owner, StoreError};
 
@@ -13,7 +14,7 @@ use crate::store::{Anomaly, FlushBatch, Flushed, Owner, StoreError};
 type Conflict = Option<(OrderNo, bool)>;
 
 impl Tables {
-    pub fn flush(&mut self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
+    pub fn flush(&mut self, me: Me, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
         let FlushBatch { server, shard, after, events } = batch;
         let follows = |(at, (lsn, _)): (u64, &(Lsn, Event))| *lsn == after.plus(at + 1);
         if events.is_empty() || !(0..).zip(events).all(follows) {
@@ -39,7 +40,7 @@ impl Tables {
         while done < events.len() {
             // A part ends before an order whose number the store has: what is logged of it from there on is another order's.
             let (part, conflict) = self.part(server, shard, &events[done..]);
-            flushed.rows += self.flush_part(server, shard, after.plus(done as u64), part)?;
+            flushed.rows += self.flush_part(me, server, shard, after.plus(done as u64), part)?;
             done += part.len();
             if let Some((order_no, same)) = conflict {
                 let (lsn, event) = &events[done];
@@ -93,12 +94,16 @@ impl Tables {
                 // Forgotten and made again: the newer one counts.
                 return (&events[..at], None);
             }
-            let (Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. }) = &event.change
-            else {
-                continue;
+            let order_no = match &event.change {
+                Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. } => order_no,
+                Change::Home(change) => match &**change {
+                    HomeChange::Reserved { order_no, .. } => order_no,
+                    _ => continue,
+                },
+                _ => continue,
             };
             let known = self.orders.get(order_no);
-            let is_new = made.insert(order_no) && known.is_none();
+            let is_new = made.insert(order_no) && known.is_none() && !self.homes.contains_key(order_no);
             if !is_new && !self.strangers.contains(&(server, shard, order_no.clone())) {
                 let is_cancelled = matches!(event.change, Change::Cancelled { .. });
                 let same = is_cancelled && known.is_some_and(|known| known.image.phase == Phase::Cancelled);
@@ -110,6 +115,7 @@ impl Tables {
 
     fn flush_part(
         &mut self,
+        me: Me,
         server: ServerId,
         shard: ShardId,
         after: Lsn,
@@ -117,8 +123,10 @@ impl Tables {
     ) -> Result<u64, StoreError> {
         let mut touched = Touched::default();
         events.iter().for_each(|(_, event)| touched.add(event));
+        self.add_numbered(&mut touched);
         let stranger = |order_no: &&OrderNo| self.strangers.contains(&(server, shard, (*order_no).clone()));
-        let strangers: BTreeSet<OrderNo> = touched.orders.iter().filter(stranger).cloned().collect();
+        let orders = touched.orders.iter().chain(&touched.homes);
+        let strangers: BTreeSet<OrderNo> = orders.filter(stranger).cloned().collect();
         // A request that is there was forgotten by the shard and made again.
         let requests = std::mem::take(&mut touched.requests);
         let (mut state, _) = self.state_of(after, &touched, &strangers, Timestamp::default())?;
@@ -132,13 +140,19 @@ impl Tables {
                 state.apply(*lsn, event)?;
             }
         }
+        for (_, event) in events {
+            if let Change::Split { orders } = &event.change {
+                let homes = orders.iter().filter_map(|order_no| state.image_of_home(order_no));
+                homes.for_each(|home| touched.orders.extend(home.branches()));
+            }
+        }
         let mut rows = 0;
         for (moves, lsn, event) in moves {
             rows += moves.len() as u64;
             self.write_moves(moves, event, Some((server, shard, lsn)));
         }
         let at = events.last().map_or(Timestamp::default(), |(_, event)| event.at);
-        rows += self.write_back(&state, &touched, &strangers, Some((server, shard)), at).len() as u64;
+        rows += self.write_back(me, &state, &touched, &strangers, Some((server, shard)), at).len() as u64;
         events.iter().for_each(|(_, event)| self.place(event, server));
         Ok(rows)
     }
@@ -147,7 +161,7 @@ impl Tables {
     fn place(&mut self, event: &Event, server: ServerId) {
         match &event.change {
             Change::OrdersAdopted { orders, .. } => {
-                orders.iter().for_each(|order| self.set_due(&order.order_no, false));
+                orders.iter().for_each(|order| self.set_due(&order.order_no, None));
             }
             Change::Withdrawn { sku_id, epoch } => {
                 let ends = |owner: &Owner| owner.server == server && owner.epoch == *epoch;
@@ -155,8 +169,9 @@ impl Tables {
                     self.set_owner(sku_id, None);
                     let of_sku = |image: &OrderImage| image.lines.iter().any(|line| line.sku_id == *sku_id);
                     let due = self.orders.values().filter(|kept| is_open(&kept.image) && of_sku(&kept.image));
-                    let due: Vec<OrderNo> = due.map(|kept| kept.image.order_no.clone()).collect();
-                    due.iter().for_each(|order_no| self.set_due(order_no, true));
+                    let due = due.map(|kept| (kept.image.order_no.clone(), kept.image.expires_at));
+                    let due: Vec<(OrderNo, Timestamp)> = due.collect();
+                    due.iter().for_each(|(order_no, at)| self.set_due(order_no, Some(*at)));
                 }
             }
             _ => {}
@@ -202,15 +217,21 @@ impl Touched {
             | Change::Adopted { .. }
             | Change::Closed { .. }
             | Change::Shed { .. }
-            | Change::Split { .. }
-            | Change::Home(_)
             | Change::Withdrawn { .. } => {}
+            Change::Split { orders } => {
+                self.orders.extend(orders.iter().cloned());
+                self.homes.extend(orders.iter().cloned());
+            }
+            Change::Home(change) => drop(self.homes.insert(change.order_no().clone())),
         }
     }
 }
 
 /// Whether an event only moves entries into a shard or out of it.
 fn is_step(event: &Event) -> bool {
+    if let Change::Home(change) = &event.change {
+        return matches!(**change, HomeChange::Adopted(_));
+    }
     matches!(
         event.change,
         Change::AdoptionBegun { .. }

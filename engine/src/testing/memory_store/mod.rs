@@ -2,7 +2,9 @@
 //! database does; each engine works through a session of its own, which can be cut off like a lost connection.
 
 mod books;
+mod cold;
 mod flush;
+mod place;
 mod tables;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -17,18 +19,24 @@ use crate::command::Command;
 use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
 use crate::outcome::OrderView;
 use crate::store::{
-    Anomaly, ColdOutcome, Expired, FlushBatch, Flushed, Moving, Owner, Repaired, StockBooks, StockRow, Store,
-    StoreError, StoredJournal, StoredOrder, Taken,
+    Anomaly, ColdOutcome, Expired, FlushBatch, Flushed, Moving, OrderFilter, Owner, Repaired, StockBooks,
+    StockRow, Store, StoreError, StoredHome, StoredJournal, StoredOrder, Taken,
 };
-use crate::store::{OrderFilter, StoredHome};
 use crate::sync::unpoisoned;
-use tables::Tables;
+use tables::{Me, Tables};
 
-/// What is kept, and a session on it. Clones are the same session.
-#[derive(Clone, Default)]
+/// What is kept, and a session on it, of server 1 with one shard where nothing else is said. Clones are the same session.
+#[derive(Clone)]
 pub struct MemoryStore {
     tables: Arc<Mutex<Tables>>,
     faults: Arc<Faults>,
+    me: Me,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self { tables: Arc::default(), faults: Arc::default(), me: Me { server: ServerId(1), shards: 1 } }
+    }
 }
 
 /// The faults of a session.
@@ -56,10 +64,16 @@ impl Default for Faults {
 }
 
 impl MemoryStore {
-    /// Another session on the same tables, without the faults of this one.
+    /// Another session of the same server on the same tables, without the faults of this one.
     #[must_use]
     pub fn session(&self) -> Self {
-        Self { tables: Arc::clone(&self.tables), faults: Arc::default() }
+        self.session_of(self.me.server, self.me.shards)
+    }
+
+    /// A session of a server with so many shards.
+    #[must_use]
+    pub fn session_of(&self, server: ServerId, shards: u16) -> Self {
+        Self { tables: Arc::clone(&self.tables), faults: Arc::default(), me: Me { server, shards } }
     }
 
     /// From now on every call is [`StoreError::Unavailable`].
@@ -156,35 +170,55 @@ impl MemoryStore {
     }
 }
 
-#[async_trait]
-impl Store for MemoryStore {
-    async fn submit(&self, command: &Command, now: Timestamp) -> Result<ColdOutcome, StoreError> {
-        match self.write(|tables| tables.submit(command, now)).await {
-            // As the contract says: tried again once.
-            Err(StoreError::OutcomeUnknown(_)) => self.write(|tables| tables.submit(command, now)).await,
+impl MemoryStore {
+    /// As the contract says of commands: tried again once when the outcome is unknown.
+    async fn write_twice<T>(
+        &self,
+        write: impl Fn(&mut Tables) -> Result<T, StoreError> + Send + Sync,
+    ) -> Result<T, StoreError> {
+        match self.write(&write).await {
+            Err(StoreError::OutcomeUnknown(_)) => self.write(&write).await,
             answer => answer,
         }
     }
+}
 
-    async fn expire(&self, now: Timestamp, max: usize, _ask_first: bool) -> Result<Expired, StoreError> {
-        self.write(|tables| tables.expire(now, max)).await
+#[async_trait]
+impl Store for MemoryStore {
+    async fn submit(&self, command: &Command, now: Timestamp) -> Result<ColdOutcome, StoreError> {
+        self.write_twice(|tables| tables.submit(self.me, command, now)).await
     }
 
-    async fn leave_to_home(&self, _branches: &[OrderNo]) -> Result<(), StoreError> {
-        todo!("TODO(store)")
+    async fn submit_all(&self, commands: &[Command], now: Timestamp) -> Result<Vec<ColdOutcome>, StoreError> {
+        let all = |tables: &mut Tables| {
+            commands.iter().map(|command| tables.submit(self.me, command, now)).collect()
+        };
+        self.write_twice(all).await
     }
 
-    async fn home(&self, _order_no: &OrderNo) -> Result<Option<StoredHome>, StoreError> {
-        Ok(None)
+    async fn expire(&self, now: Timestamp, max: usize, ask_first: bool) -> Result<Expired, StoreError> {
+        self.write(|tables| tables.expire(self.me, now, max, ask_first)).await
+    }
+
+    async fn leave_to_home(&self, branches: &[OrderNo]) -> Result<(), StoreError> {
+        self.write(|tables| {
+            tables.leave_to_home(branches);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn home(&self, order_no: &OrderNo) -> Result<Option<StoredHome>, StoreError> {
+        self.read(|tables| tables.home(order_no)).await
     }
 
     async fn list(
         &self,
-        _filter: &OrderFilter,
-        _after: Option<&OrderNo>,
-        _limit: usize,
+        filter: &OrderFilter,
+        after: Option<&OrderNo>,
+        limit: usize,
     ) -> Result<Vec<OrderView>, StoreError> {
-        todo!("TODO(store)")
+        self.read(|tables| tables.list(filter, after, limit)).await
     }
 
     async fn stock(
@@ -208,7 +242,7 @@ impl Store for MemoryStore {
     }
 
     async fn take(&self, skus: &[SkuId], server: ServerId, shard: ShardId) -> Result<Vec<Taken>, StoreError> {
-        self.write(|tables| Ok(tables.take(skus, server, shard))).await
+        self.write(|tables| Ok(tables.take(self.me, skus, server, shard))).await
     }
 
     async fn orders_of(
@@ -244,7 +278,7 @@ impl Store for MemoryStore {
 
     async fn flush(&self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
         self.pass(&self.faults.flushes_held).await;
-        self.write(|tables| tables.flush(batch)).await
+        self.write(|tables| tables.flush(self.me, batch)).await
     }
 
     async fn stock_journal(

@@ -1,5 +1,5 @@
-//! The tables of the store in memory. Each method is a transaction: one lock is held over it, and nothing is written before all of it
-//! is decided.
+//! The tables of the store in memory: reads of them, and the small states that transactions decide with. Each method is a
+//! transaction: one lock is held over it, and nothing is written before all of it is decided.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
@@ -8,12 +8,11 @@ use crate::checkpoint::{Image, OrderImage, RequestImage, Stage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{Action, Command};
 use crate::event::{Event, StockMove};
+use crate::home::HomeImage;
 use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
-use crate::outcome::{Refusal, StockView};
-use crate::state::{Corruption, Decision, State};
-use crate::store::{
-    Anomaly, ColdOutcome, Expired, JournalRow, Moving, Owner, StockRow, StoreError, StoredOrder, Taken,
-};
+use crate::outcome::{OrderView, StockView};
+use crate::state::{Corruption, State};
+use crate::store::{Anomaly, JournalRow, OrderFilter, Owner, StockRow, StoreError, StoredHome, StoredOrder};
 
 pub(super) type Place = (SkuId, WarehouseId);
 
@@ -21,7 +20,10 @@ pub(super) type Place = (SkuId, WarehouseId);
 #[derive(Default)]
 pub(super) struct Tables {
     pub stocks: BTreeMap<Place, Kept>,
+    /// Also branches, under their numbers.
     pub orders: BTreeMap<OrderNo, KeptOrder>,
+    /// Orders over several places.
+    pub homes: BTreeMap<OrderNo, KeptHome>,
     pub requests: BTreeMap<(SkuId, RequestId), RequestImage>,
     pub journal: BTreeMap<(SkuId, WarehouseId, u64), JournalRow>,
     pub watermarks: HashMap<(ServerId, ShardId), Lsn>,
@@ -40,8 +42,25 @@ pub(super) struct Kept {
 
 pub(super) struct KeptOrder {
     pub image: OrderImage,
-    /// The sweeper looks at it.
-    pub due: bool,
+    /// From when on the sweeper looks at it; `None`: it does not.
+    pub due: Option<Timestamp>,
+    /// Of a branch: the server that its home is on.
+    pub server: Option<ServerId>,
+}
+
+pub(super) struct KeptHome {
+    pub server: ServerId,
+    pub shard: ShardId,
+    pub image: HomeImage,
+    /// As of an order; `None` also once the home has it.
+    pub due: Option<Timestamp>,
+}
+
+/// Whose session a transaction is of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Me {
+    pub server: ServerId,
+    pub shards: u16,
 }
 
 /// What a transaction is about.
@@ -49,6 +68,7 @@ pub(super) struct KeptOrder {
 pub(super) struct Touched {
     pub stocks: BTreeSet<Place>,
     pub orders: BTreeSet<OrderNo>,
+    pub homes: BTreeSet<OrderNo>,
     pub requests: BTreeSet<(SkuId, RequestId)>,
 }
 
@@ -59,67 +79,6 @@ impl From<Corruption> for StoreError {
 }
 
 impl Tables {
-    pub fn submit(&mut self, command: &Command, now: Timestamp) -> Result<ColdOutcome, StoreError> {
-        let touched = self.touched_by(command);
-        // An order that is there is decided where its own lines are.
-        let of_order: Option<BTreeSet<Place>> = command.order_no().and_then(|order_no| {
-            self.orders.get(order_no).filter(|kept| !kept.image.lines.is_empty())?;
-            Some(self.places_of(order_no).collect())
-        });
-        let owners = self.owners(of_order.as_ref().unwrap_or(&touched.stocks));
-        if let [Some(owner)] = owners.iter().collect::<Vec<_>>()[..] {
-            return Ok(ColdOutcome::Elsewhere(*owner));
-        }
-        let mixed = owners.iter().any(Option::is_some);
-        let (mut state, now) = self.state_of(Lsn::ZERO, &touched, &BTreeSet::new(), now)?;
-        let event = match state.decide(command, now) {
-            Decision::Answer(outcome) => return Ok(ColdOutcome::Done { outcome, changed: Vec::new() }),
-            Decision::Log(_) if mixed => {
-                return Ok(ColdOutcome::Done { outcome: Err(Refusal::SpansShards), changed: Vec::new() });
-            }
-            Decision::Log(event) => event,
-        };
-        let moves = moves_of(&state, &event);
-        state.apply(Lsn(1), &event)?;
-        let outcome = Ok(state.answer(&event));
-        self.write_moves(moves, &event, None);
-        let changed = self.write_back(&state, &touched, &BTreeSet::new(), None, event.at);
-        Ok(ColdOutcome::Done { outcome, changed })
-    }
-
-    pub fn expire(&mut self, now: Timestamp, max: usize) -> Result<Expired, StoreError> {
-        let due = self
-            .orders
-            .iter()
-            .filter(|(_, kept)| kept.due && kept.image.expires_at <= State::due_through(now));
-        let mut due: Vec<_> = due.map(|(order_no, kept)| (kept.image.expires_at, order_no.clone())).collect();
-        due.sort_unstable();
-        due.truncate(max);
-        let mut expired = Expired { seen: due.len(), ..Expired::default() };
-        let mut changed: BTreeMap<Place, StockView> = BTreeMap::new();
-        for (_, order_no) in due {
-            let mut touched = Touched::default();
-            touched.orders.insert(order_no.clone());
-            touched.stocks.extend(self.places_of(&order_no));
-            if self.owners(&touched.stocks).iter().any(Option::is_some) {
-                // Whoever owns them lets it expire.
-                self.set_due(&order_no, false);
-                continue;
-            }
-            let (mut state, now) = self.state_of(Lsn::ZERO, &touched, &BTreeSet::new(), now)?;
-            let Some(event) = state.next_expiry(now) else { continue };
-            let moves = moves_of(&state, &event);
-            state.apply(Lsn(1), &event)?;
-            self.write_moves(moves, &event, None);
-            for stock in self.write_back(&state, &touched, &BTreeSet::new(), None, event.at) {
-                changed.insert((stock.sku_id.clone(), stock.warehouse_id), stock);
-            }
-            expired.expired += 1;
-        }
-        expired.changed = changed.into_values().collect();
-        Ok(expired)
-    }
-
     pub fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Vec<StockRow> {
         let rows =
             self.of_sku(sku_id).filter(|kept| warehouse_id.is_none_or(|w| w == kept.image.warehouse_id));
@@ -145,88 +104,22 @@ impl Tables {
         Some(StoredOrder { image, owners: owners.into_iter().collect() })
     }
 
-    pub fn take(&mut self, skus: &[SkuId], server: ServerId, shard: ShardId) -> Vec<Taken> {
-        let mut refused: HashMap<SkuId, Taken> = HashMap::new();
-        for sku_id in skus {
-            let owner = self.of_sku(sku_id).next().map(|kept| kept.owner);
-            match owner {
-                None => drop(refused.insert(sku_id.clone(), Taken::Unknown)),
-                Some(Some(owner)) if (owner.server, owner.shard) != (server, shard) => {
-                    refused.insert(sku_id.clone(), Taken::OwnedBy(owner));
-                }
-                Some(_) => {}
-            }
-        }
-        // Without one that can't come, others may not come either.
-        loop {
-            let comes = |sku_id: &SkuId| {
-                (skus.contains(sku_id) && !refused.contains_key(sku_id))
-                    || self
-                        .owner_of(sku_id)
-                        .is_some_and(|owner| (owner.server, owner.shard) == (server, shard))
-            };
-            let spanning = self.orders.values().find_map(|kept| {
-                let lines = &kept.image.lines;
-                if !is_open(&kept.image) || lines.iter().all(|line| comes(&line.sku_id)) {
-                    return None;
-                }
-                let comes = lines
-                    .iter()
-                    .find(|line| skus.contains(&line.sku_id) && !refused.contains_key(&line.sku_id))?;
-                Some((comes.sku_id.clone(), kept.image.order_no.clone()))
-            });
-            let Some((sku_id, order_no)) = spanning else { break };
-            refused.insert(sku_id, Taken::OrdersSpan(order_no));
-        }
-        let mut taken = Vec::with_capacity(skus.len());
-        for sku_id in skus {
-            if let Some(refused) = refused.get(sku_id) {
-                taken.push(refused.clone());
-                continue;
-            }
-            let epoch = match self.owner_of(sku_id) {
-                Some(owner) => owner.epoch,
-                None => self.of_sku(sku_id).map(|kept| kept.epoch).max().unwrap_or(0) + 1,
-            };
-            self.set_owner(sku_id, Some(Owner { server, shard, epoch }));
-            let stocks = self.of_sku(sku_id).map(|kept| StockImage { epoch, ..kept.image.clone() }).collect();
-            taken.push(Taken::Owned { epoch, stocks });
-        }
-        taken
+    pub fn home(&self, order_no: &OrderNo) -> Option<StoredHome> {
+        let KeptHome { server, shard, image, .. } = self.homes.get(order_no)?;
+        Some(StoredHome { server: *server, shard: *shard, image: image.clone() })
     }
 
-    pub fn orders_of(&self, moving: &Moving, after: Option<&OrderNo>, max: usize) -> Vec<OrderImage> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let ours = |owner: Option<Owner>| {
-            owner.is_some_and(|owner| (owner.server, owner.shard) == (moving.server, moving.shard))
-        };
-        let moves = |image: &OrderImage| {
-            image.lines.iter().any(|line| line.sku_id == moving.sku_id)
-                && (is_open(image)
-                    || (image.changed_at >= moving.since
-                        && image.lines.iter().all(|line| ours(self.owner_of(&line.sku_id)))))
-        };
-        let orders = self.orders.range((from, Bound::Unbounded)).map(|(_, kept)| &kept.image);
-        orders.filter(|image| moves(image)).take(max).cloned().collect()
-    }
-
-    pub fn requests_of(&self, moving: &Moving, after: Option<&RequestId>, max: usize) -> Vec<RequestImage> {
-        let of_sku = self
-            .requests
-            .values()
-            .filter(|request| request.sku_id == moving.sku_id && request.at >= moving.since);
-        let after = of_sku.filter(|request| after.is_none_or(|after| request.request_id > *after));
-        after.take(max).cloned().collect()
-    }
-
-    pub fn owned(&self, server: ServerId, after: Option<&SkuId>, max: usize) -> Vec<(SkuId, Owner)> {
-        let mut owned: BTreeMap<SkuId, Owner> = BTreeMap::new();
-        for kept in self.after(after) {
-            if let Some(owner) = kept.owner.filter(|owner| owner.server == server) {
-                owned.insert(kept.image.sku_id.clone(), owner);
-            }
-        }
-        owned.into_iter().take(max).collect()
+    pub fn list(&self, filter: &OrderFilter, after: Option<&OrderNo>, limit: usize) -> Vec<OrderView> {
+        let from = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let plain = self.orders.range::<OrderNo, _>(from).filter(|(order_no, _)| !order_no.is_branch());
+        let plain = plain.map(|(_, kept)| &kept.image);
+        let homes = self.homes.range::<OrderNo, _>(from).map(|(_, kept)| &kept.image.order);
+        let view = |image: &OrderImage| State::view_of(image.clone()).filter(|view| filter.takes(view));
+        let mut listed: Vec<OrderView> = plain.filter_map(view).take(limit).collect();
+        listed.extend(homes.filter_map(view).take(limit));
+        listed.sort_by(|a, b| a.order_no.cmp(&b.order_no));
+        listed.truncate(limit);
+        listed
     }
 
     pub fn watermark(&self, server: ServerId, shard: ShardId) -> Lsn {
@@ -264,6 +157,9 @@ impl Tables {
         let sku_id = match &command.action {
             Action::Reserve(c) => {
                 touched.stocks.extend(c.lines.as_slice().iter().map(|l| (l.sku_id.clone(), l.warehouse_id)));
+                for line in c.lines.as_slice().iter().filter(|_| c.choice.is_some()) {
+                    touched.stocks.extend(self.warehouses_of(&line.sku_id));
+                }
                 None
             }
             Action::CreateStock(c) => {
@@ -278,9 +174,23 @@ impl Tables {
             _ => None,
         };
         if let Some(sku_id) = sku_id {
-            touched.stocks.extend(self.of_sku(sku_id).map(|kept| (sku_id.clone(), kept.image.warehouse_id)));
+            touched.stocks.extend(self.warehouses_of(sku_id));
         }
+        self.add_numbered(&mut touched);
         touched
+    }
+
+    /// Serial numbers go on from those of all warehouses.
+    pub(super) fn add_numbered(&self, touched: &mut Touched) {
+        let is_numbered = |sku_id: &&SkuId| self.of_sku(sku_id).any(|kept| kept.image.numbered.is_some());
+        let skus: BTreeSet<&SkuId> = touched.stocks.iter().map(|(sku_id, _)| sku_id).collect();
+        let places = skus.into_iter().filter(is_numbered).flat_map(|sku_id| self.warehouses_of(sku_id));
+        let places: Vec<Place> = places.collect();
+        touched.stocks.extend(places);
+    }
+
+    fn warehouses_of(&self, sku_id: &SkuId) -> Vec<Place> {
+        self.of_sku(sku_id).map(|kept| (sku_id.clone(), kept.image.warehouse_id)).collect()
     }
 
     /// A small state of what is touched, but for these orders; and a time not before any of it.
@@ -300,6 +210,10 @@ impl Tables {
         for kept in touched.orders.difference(without).filter_map(|order_no| self.orders.get(order_no)) {
             now = now.max(kept.image.changed_at);
             images.push(Image::Order(kept.image.clone()));
+        }
+        for kept in touched.homes.difference(without).filter_map(|order_no| self.homes.get(order_no)) {
+            now = now.max(kept.image.order.changed_at);
+            images.push(Image::Home(kept.image.clone()));
         }
         images.extend(
             touched.requests.iter().filter_map(|key| self.requests.get(key)).cloned().map(Image::Request),
@@ -322,9 +236,10 @@ impl Tables {
         }
     }
 
-    /// Writes what is touched as it is in the state. Gives the stocks that changed.
+    /// Writes what is touched as it is in the state, of cold SKUs or `by` a shard. Gives the stocks that changed.
     pub(super) fn write_back(
         &mut self,
+        me: Me,
         state: &State,
         touched: &Touched,
         without: &BTreeSet<OrderNo>,
@@ -350,8 +265,29 @@ impl Tables {
         for order_no in touched.orders.difference(without) {
             let Some(mut image) = state.image_of_order(order_no) else { continue };
             image.lsn = Lsn::ZERO;
-            let due = by.is_none() && is_open(&image);
-            self.orders.insert(order_no.clone(), KeptOrder { image, due });
+            let known = self.orders.get(order_no);
+            let due = match known {
+                _ if by.is_some() || !is_open(&image) => None,
+                // Left to its home, it is so for good.
+                Some(known) if order_no.is_branch() => known.due,
+                _ => Some(image.expires_at),
+            };
+            let server = match (by, known) {
+                (Some((server, _)), _) => server,
+                (None, Some(KeptOrder { server: Some(server), .. })) => *server,
+                (None, _) => me.server,
+            };
+            let server = order_no.is_branch().then_some(server);
+            self.orders.insert(order_no.clone(), KeptOrder { image, due, server });
+        }
+        for order_no in touched.homes.difference(without) {
+            let (Some(mut image), Some((server, shard))) = (state.image_of_home(order_no), by) else {
+                continue;
+            };
+            image.order.lsn = Lsn::ZERO;
+            // Of one that was split: in its place there are branches.
+            self.orders.remove(order_no);
+            self.homes.insert(order_no.clone(), KeptHome { server, shard, image, due: None });
         }
         for key in &touched.requests {
             let Some(mut image) = state.image_of_request(&key.0, &key.1) else { continue };
@@ -361,7 +297,7 @@ impl Tables {
         changed
     }
 
-    pub(super) fn set_due(&mut self, order_no: &OrderNo, due: bool) {
+    pub(super) fn set_due(&mut self, order_no: &OrderNo, due: Option<Timestamp>) {
         if let Some(kept) = self.orders.get_mut(order_no) {
             kept.due = due;
         }
@@ -405,9 +341,7 @@ pub(super) fn is_open(image: &OrderImage) -> bool {
 }
 
 pub(super) fn row(kept: &Kept) -> StockRow {
-    let StockImage { sku_id, warehouse_id, levels, status, .. } = kept.image.clone();
-    StockRow {
-        view: StockView { sku_id, warehouse_id, levels, status, serialized: false },
-        owner: kept.owner,
-    }
+    let StockImage { sku_id, warehouse_id, levels, status, numbered, .. } = kept.image.clone();
+    let serialized = numbered.is_some();
+    StockRow { view: StockView { sku_id, warehouse_id, levels, status, serialized }, owner: kept.owner }
 }

@@ -3,9 +3,11 @@
 //!
 //! - [`commands`]: cold commands and expiry, beside a shard's state machine and from many tasks at once.
 //! - [`moves`]: owners, and what goes with a SKU.
+//! - [`spanning`]: orders over several places, and the list of orders.
 
 pub mod commands;
 pub mod moves;
+pub mod spanning;
 
 use std::sync::Arc;
 
@@ -13,17 +15,23 @@ use crate::clock::Timestamp;
 use crate::command::{
     Action, ChangeKind, ChangeStock, Command, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve,
 };
-use crate::ids::{OrderNo, RequestId, SkuId, WarehouseId};
+use crate::ids::{OrderNo, RequestId, ServerId, SkuId, WarehouseId};
 use crate::outcome::{Levels, Outcome};
 use crate::store::{ColdOutcome, Store};
 
 pub use commands::*;
 pub use moves::*;
+pub use spanning::*;
 
 /// A store under test: one database, which nobody else uses.
 pub trait Subject: Send + Sync {
-    /// Opens it as another server would.
-    fn open(&self) -> Arc<dyn Store>;
+    /// Opens it for this server, which has so many shards.
+    fn open_as(&self, server: ServerId, shards: u16) -> Arc<dyn Store>;
+
+    /// Opens it once more, as a server would.
+    fn open(&self) -> Arc<dyn Store> {
+        self.open_as(ServerId(1), 1)
+    }
 }
 
 /// Makes one test of every function of the suite. `$subject` is an expression for a fresh [`Subject`]. After `together` it is
@@ -44,8 +52,12 @@ macro_rules! store_suite {
             reads_show_what_was_written
             a_request_id_that_many_use_changes_the_stock_once
             what_has_an_owner_is_decided_elsewhere
-            what_lies_in_several_places_is_not_moved
-            open_orders_hold_their_skus_together
+            branches_lie_like_orders
+            commands_go_together
+            due_orders_are_asked_about_first
+            an_order_come_apart_gets_a_home
+            open_orders_come_apart_with_their_skus
+            orders_are_listed_page_by_page
             a_warehouse_that_is_added_meanwhile_goes_along
             after_a_sku_is_taken_nothing_changes_it
             orders_and_requests_go_along_page_by_page

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::{
-    HOUR, NOW, Subject, W1, confirm, create, done, levels, order_no, outcome, release, request_id, reserve,
-    restock, sku,
+    HOUR, NOW, Subject, W1, confirm, create, done, levels, order_no, release, request_id, reserve, restock,
+    sku,
 };
 use crate::checkpoint::StockImage;
 use crate::clock::Timestamp;
-use crate::command::{Action, Command, Line, Lines, Mode, Reserve, Return, SetStatus, StockStatus};
+use crate::command::{Action, Command, Line, Lines, Mode, Reserve, SetStatus, StockStatus};
 use crate::ids::{Lsn, OrderNo, ServerId, ShardId, SkuId, WarehouseId};
-use crate::outcome::{Answer, Effect, OrderStatus, Refusal};
 use crate::store::{ColdOutcome, Moving, Owner, Store, Taken};
 
 const SERVER: ServerId = ServerId(7);
@@ -96,70 +95,6 @@ pub async fn what_has_an_owner_is_decided_elsewhere(subject: &dyn Subject) {
     );
     let rows = store.stock(&sku("b"), None).await.expect("the store is there");
     assert_eq!(rows[0].owner, Some(Owner { shard: ShardId(1), ..owner }));
-}
-
-/// An order whose SKUs lie in several places: what changes nothing is answered, all else is refused.
-pub async fn what_lies_in_several_places_is_not_moved(subject: &dyn Subject) {
-    let store = subject.open();
-    for name in ["a", "b", "c"] {
-        done(&*store, &create(name, W1, 10), NOW).await;
-    }
-    done(&*store, &reserve("paid", &["a", "b"], HOUR), NOW).await;
-    done(&*store, &confirm("paid"), NOW).await;
-    done(&*store, &reserve("lapsed", &["a", "b"], HOUR), NOW).await;
-    done(&*store, &release("lapsed"), NOW).await;
-    taken(&*store, &["a"]).await;
-
-    for command in
-        [confirm("paid"), reserve("paid", &["b", "a"], HOUR), Action::GetOrder(order_no("paid")).into()]
-    {
-        let answer = outcome(&*store, &command, NOW).await;
-        let Ok(Answer::Order { order, effect: Effect::Replayed }) = answer else {
-            panic!("{command:?}: {answer:?}")
-        };
-        assert_eq!(order.status, OrderStatus::Confirmed);
-    }
-    let mismatch = outcome(&*store, &reserve("paid", &["b"], HOUR), NOW).await;
-    assert_eq!(mismatch, Err(Refusal::OrderMismatch { order_no: order_no("paid") }));
-    let back = Return { order_no: order_no("paid"), request_id: request_id("r"), lines: None };
-    let unknown = reserve("new", &["b", "nothing"], HOUR);
-    for command in [Action::Return(back).into(), confirm("lapsed"), reserve("new", &["b", "a"], HOUR)] {
-        assert_eq!(outcome(&*store, &command, NOW).await, Err(Refusal::SpansShards), "{command:?}");
-    }
-    assert!(matches!(outcome(&*store, &unknown, NOW).await, Err(Refusal::UnknownSku { .. })));
-    // Two shards are several places too.
-    assert!(matches!(take(&*store, &["b"], OTHER, SHARD).await[..], [Taken::Owned { epoch: 1, .. }]));
-    assert_eq!(outcome(&*store, &reserve("new", &["a", "b"], HOUR), NOW).await, Err(Refusal::SpansShards));
-    // What is cold goes on.
-    done(&*store, &reserve("cold", &["c"], HOUR), NOW).await;
-    assert_eq!([levels(&*store, "a").await.version, levels(&*store, "b").await.version], [5, 5]);
-}
-
-/// A SKU that an open order links to others goes with them or not at all.
-pub async fn open_orders_hold_their_skus_together(subject: &dyn Subject) {
-    let store = subject.open();
-    for name in ["a", "b", "c", "d", "e", "f"] {
-        done(&*store, &create(name, W1, 10), NOW).await;
-    }
-    done(&*store, &reserve("ab", &["a", "b"], HOUR), NOW).await;
-    done(&*store, &reserve("bc", &["b", "c"], HOUR), NOW).await;
-    done(&*store, &reserve("e", &["e", "f"], HOUR), NOW).await;
-    done(&*store, &release("e"), NOW).await;
-    // a needs b, b needs c, which stays: neither goes. d and e are free.
-    let results = take(&*store, &["a", "b", "d", "e"], SERVER, SHARD).await;
-    let spans = |name| Taken::OrdersSpan(order_no(name));
-    assert_eq!(results[1], spans("bc"));
-    assert_eq!(results[0], spans("ab"));
-    assert!(matches!(results[2..], [Taken::Owned { .. }, Taken::Owned { .. }]));
-    for name in ["a", "b", "c"] {
-        assert_eq!(store.stock(&sku(name), None).await.expect("the store is there")[0].owner, None);
-    }
-    assert_eq!(taken(&*store, &["c", "a", "b"]).await.len(), 3);
-    // Ended, it holds nobody; and what the shard has already is in the same place.
-    done(&*store, &create("g", W1, 10), NOW).await;
-    done(&*store, &reserve("fg", &["f", "g"], HOUR), NOW).await;
-    assert_eq!(take(&*store, &["f"], SERVER, SHARD).await, [spans("fg")]);
-    assert_eq!(taken(&*store, &["f", "g", "a"]).await.len(), 3);
 }
 
 /// Warehouses are added while the SKU is taken: afterwards all have one owner, or were refused.

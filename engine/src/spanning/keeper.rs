@@ -1,0 +1,307 @@
+//! The background of orders over several places: asks the homes of branches that were not heard of, carries decisions that nobody else
+//! carries, and takes homes back from the store. Whatever fails is tried again for as long as the engine runs, with growing pauses
+//! in which it takes no place of the others.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::carry::Carried;
+use super::reserve::release_orphan;
+use super::{STEP_ADOPT, STEP_ASK, STEP_EXPIRED, is_transient};
+use crate::command::Action;
+use crate::home::{Asked, Errand, HomeStep};
+use crate::hub::{How, Hub, add};
+use crate::ids::{AttemptId, Branch, OrderNo, ShardId};
+use crate::limits::{CARRY_WAIT_MILLIS, MAX_CARRIED_AT_ONCE, MAX_WAITING_CHORES};
+use crate::outcome::{Answer, Outcome, Refusal};
+use crate::placement::Backoff;
+use crate::spanning::places::Patience;
+use crate::store::StoredHome;
+
+/// Something to be done in the background.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Chore {
+    /// This branch of a shard asks its home.
+    Ask(OrderNo),
+    /// This branch in the store asks its home.
+    AskCold(OrderNo),
+    /// The branches of this order are to be told what is pending.
+    Carry(OrderNo),
+    /// The store names this order over several places, whose home is on this server.
+    Adopt(OrderNo),
+}
+
+/// What came of it.
+enum Kept {
+    Done,
+    /// Not yet.
+    Later,
+}
+
+/// The chores that are known: one each, whatever names it again meanwhile.
+#[derive(Default)]
+struct Chores {
+    known: HashMap<Chore, Known>,
+    /// When those are due that are not under way.
+    due: BTreeMap<(Instant, u64), Chore>,
+    /// Tells those apart that are due at the same time.
+    count: u64,
+}
+
+#[derive(Default)]
+struct Known {
+    backoff: Backoff,
+    /// It was named again while it was under way.
+    again: bool,
+}
+
+impl Chores {
+    fn put(&mut self, chore: Chore) {
+        if let Some(known) = self.known.get_mut(&chore) {
+            known.again = true;
+            return;
+        }
+        self.known.insert(chore.clone(), Known::default());
+        self.wait(chore, Instant::now());
+    }
+
+    fn wait(&mut self, chore: Chore, until: Instant) {
+        self.count += 1;
+        self.due.insert((until, self.count), chore);
+    }
+
+    fn take_due(&mut self, now: Instant) -> Option<Chore> {
+        let first = self.due.first_entry()?;
+        (first.key().0 <= now).then(|| first.remove())
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.due.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    fn ended(&mut self, chore: Chore, kept: &Kept) {
+        let Some(known) = self.known.get_mut(&chore) else { return };
+        let pause = match kept {
+            Kept::Done if !std::mem::take(&mut known.again) => {
+                self.known.remove(&chore);
+                return;
+            }
+            Kept::Done => {
+                known.backoff.reset();
+                std::time::Duration::ZERO
+            }
+            Kept::Later => known.backoff.next(),
+        };
+        self.wait(chore, Instant::now() + pause);
+    }
+}
+
+impl Hub {
+    /// The loop; ends with the engine.
+    pub async fn keep(&self, mut named: mpsc::Receiver<Chore>) {
+        let mut chores = Chores::default();
+        let mut running: JoinSet<(Chore, Kept)> = JoinSet::new();
+        // By the id of the task: what a task that panicked was at.
+        let mut at: HashMap<tokio::task::Id, Chore> = HashMap::new();
+        loop {
+            while running.len() < MAX_CARRIED_AT_ONCE
+                && let Some(chore) = chores.take_due(Instant::now())
+            {
+                let hub = self.arc();
+                let doing = chore.clone();
+                let task = running.spawn(async move {
+                    let kept = hub.do_chore(&doing).await;
+                    (doing, kept)
+                });
+                at.insert(task.id(), chore);
+            }
+            self.spanning.counters.chores.store(chores.known.len() as u64, Ordering::Relaxed);
+            let next = chores.next_due().filter(|_| running.len() < MAX_CARRIED_AT_ONCE);
+            let rest = async {
+                match next {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                chore = named.recv(), if chores.known.len() < MAX_WAITING_CHORES => match chore {
+                    Some(chore) => chores.put(chore),
+                    None => return,
+                },
+                Some(ended) = running.join_next_with_id() => match ended {
+                    Ok((id, (chore, kept))) => {
+                        at.remove(&id);
+                        chores.ended(chore, &kept);
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "a chore of an order over several places failed");
+                        if let Some(chore) = at.remove(&error.id()) {
+                            chores.ended(chore, &Kept::Later);
+                        }
+                    }
+                },
+                () = rest => {}
+            }
+        }
+    }
+
+    async fn do_chore(&self, chore: &Chore) -> Kept {
+        match chore {
+            Chore::Ask(number) | Chore::AskCold(number) => match number.branch() {
+                Some(branch) => self.ask_home(number, branch, matches!(chore, Chore::AskCold(_))).await,
+                None => Kept::Done,
+            },
+            Chore::Carry(order_no) => self.carry_pending(order_no).await,
+            Chore::Adopt(order_no) => match self.adopt_home(order_no).await {
+                Ok(_) => Kept::Done,
+                Err(refusal) => kept_of(&refusal),
+            },
+        }
+    }
+
+    /// A branch was not heard of for a while: its home either knows it, or it is released.
+    async fn ask_home(&self, number: &OrderNo, branch: Branch, is_cold: bool) -> Kept {
+        let Branch { order_no, sku_id, attempt } = branch;
+        if self.spanning.is_under_way(&order_no, attempt) {
+            return Kept::Later;
+        }
+        add(&self.spanning.counters.asked, 1);
+        self.before(STEP_ASK);
+        let home = self.home_of(&order_no);
+        let asked = Asked { order_no: order_no.clone(), attempt };
+        let known = match self.ask(home, Action::Home(Box::new(HomeStep::Ask(asked))).into(), How::Exact).await {
+            Ok(_) => true,
+            Err(Refusal::UnknownOrder { .. }) => match self.knows_stored(&order_no, attempt).await {
+                Ok(known) => known,
+                Err(refusal) => return kept_of(&refusal),
+            },
+            Err(refusal) => return kept_of(&refusal),
+        };
+        self.after(STEP_ASK);
+        if known {
+            let Some(side) = self.side.as_ref().filter(|_| is_cold) else { return Kept::Done };
+            let left = side.noted(side.store.leave_to_home(std::slice::from_ref(number)).await);
+            return if left.is_ok() { Kept::Done } else { Kept::Later };
+        }
+        let until = Instant::now() + std::time::Duration::from_millis(CARRY_WAIT_MILLIS);
+        let released = self.tell(&[release_orphan(number.clone(), sku_id.clone())], super::STEP_ABORT, Patience::Firm(until)).await;
+        match released.into_iter().next() {
+            Some(Ok(_)) => {
+                add(&self.spanning.counters.orphans_released, 1);
+                tracing::info!(%order_no, %sku_id, "a branch whose order was not made is released");
+                Kept::Done
+            }
+            Some(Err(refusal)) => kept_of(&refusal),
+            None => Kept::Done,
+        }
+    }
+
+    /// Whether the order knows an attempt, as the store has it: its home may have let go of it, or never had it.
+    async fn knows_stored(&self, order_no: &OrderNo, attempt: AttemptId) -> Result<bool, Refusal> {
+        let Some(side) = &self.side else { return Ok(false) };
+        let stored = side.noted(side.store.home(order_no).await).map_err(crate::hub::refusal_of)?;
+        let knows = |home: &StoredHome| home.image.shares.iter().any(|share| share.attempt == attempt);
+        Ok(stored.as_ref().is_some_and(knows))
+    }
+
+    /// Tells branches what their home has decided and nobody told them yet.
+    async fn carry_pending(&self, order_no: &OrderNo) -> Kept {
+        let entered = self.spanning.enter(order_no);
+        let mut through = entered.lock().await;
+        let home = self.home_of(order_no);
+        let errands = match self.pending(home, order_no).await {
+            Ok(errands) if errands.is_empty() => return Kept::Done,
+            Ok(errands) => errands,
+            Err(refusal) => return kept_of(&refusal),
+        };
+        let expires = |errand: &Errand| errand.commands.iter().any(|branch| matches!(branch.command.action, Action::Expire(_)));
+        if errands.iter().any(expires) {
+            self.context.failpoint(STEP_EXPIRED);
+        }
+        // The home says that they are pending: whoever told them before could not report it.
+        *through = 0;
+        let carried = self.carry(&errands, &mut through).await;
+        let lines = match self.lines_for(home, order_no, &carried).await {
+            Ok(lines) => lines,
+            Err(refusal) => return kept_of(&refusal),
+        };
+        let reported = self.report_carried(home, &entered, &carried, &lines);
+        if self.is_reported(reported).await && carried.all {
+            return Kept::Done;
+        }
+        add(&self.spanning.counters.carries_retried, 1);
+        Kept::Later
+    }
+
+    async fn pending(&self, home: ShardId, order_no: &OrderNo) -> Result<Vec<Errand>, Refusal> {
+        match self.ask(home, Action::Home(Box::new(HomeStep::Pending(order_no.clone()))).into(), How::Exact).await {
+            Ok(Answer::Pending(errands)) => Ok(errands),
+            Ok(_) => Ok(Vec::new()),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// The lines of an order, if there is something to be said of them.
+    async fn lines_for(&self, home: ShardId, order_no: &OrderNo, carried: &Carried) -> Result<Vec<crate::outcome::LineView>, Refusal> {
+        if carried.serials.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.ask(home, Action::GetOrder(order_no.clone()).into(), How::Exact).await {
+            Ok(Answer::Order { order, .. }) => Ok(order.lines.into_vec()),
+            Ok(_) => Ok(Vec::new()),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Takes an order over several places in from the store, whose home is on this server and does not know it. The image is read under
+    /// the order's lock and after the home said that it does not know it: what the store has then is the newest.
+    pub async fn adopt_home(&self, order_no: &OrderNo) -> Result<Adopted, Refusal> {
+        let Some(side) = &self.side else { return Ok(Adopted::Unknown) };
+        let _lock = side.lock_of(order_no).lock().await;
+        let stored = side.noted(side.store.home(order_no).await).map_err(crate::hub::refusal_of)?;
+        let Some(StoredHome { server, shard, .. }) = stored else { return Ok(Adopted::Unknown) };
+        if server != side.server || shard.index() >= self.shards.len() {
+            return Ok(Adopted::Elsewhere);
+        }
+        match self.ask(shard, Action::GetOrder(order_no.clone()).into(), How::Exact).await {
+            Err(Refusal::UnknownOrder { .. }) => {}
+            Ok(_) => return Ok(Adopted::There),
+            Err(refusal) => return Err(refusal),
+        }
+        let stored = side.noted(side.store.home(order_no).await).map_err(crate::hub::refusal_of)?;
+        let Some(StoredHome { image, .. }) = stored else { return Ok(Adopted::Unknown) };
+        add(&self.spanning.counters.adopted, 1);
+        self.before(STEP_ADOPT);
+        let outcome: Outcome = self.ask(shard, Action::Home(Box::new(HomeStep::Adopt(Box::new(image)))).into(), How::Exact).await;
+        self.after(STEP_ADOPT);
+        outcome.map(|_| Adopted::There)
+    }
+}
+
+/// See [`Hub::adopt_home`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Adopted {
+    /// Its home has it.
+    There,
+    /// The home is on another server.
+    Elsewhere,
+    /// The store has no such order.
+    Unknown,
+}
+
+/// Whether a refusal is worth another try.
+fn kept_of(refusal: &Refusal) -> Kept {
+    match refusal {
+        // The order was forgotten, so nothing can be pending; or nothing is written any more until the next start.
+        Refusal::UnknownOrder { .. } | Refusal::JournalUnavailable => Kept::Done,
+        refusal if is_transient(refusal) => Kept::Later,
+        refusal => {
+            tracing::error!(%refusal, "a chore of an order over several places is refused");
+            Kept::Done
+        }
+    }
+}
