@@ -218,9 +218,12 @@ impl Server {
         let step = HomeStep::Reserve { reserve: reserve.clone(), attempt, lines };
         let step = Command::from(Action::Home(Box::new(step)));
         let tries = self.world().rng.u32(1..4);
+        let mut unsure = false;
         for _ in 0..tries {
             let (outcome, then) = self.ask_one(home, step.clone()).await;
-            if is_unknown(&outcome) {
+            unsure |= is_unknown(&outcome);
+            if unsure && (is_unknown(&outcome) || is_passing(&outcome)) {
+                // That nothing happened now says nothing of the first try.
                 continue;
             }
             if let Ok(Answer::Order { effect: Effect::Created, .. }) = &outcome {
