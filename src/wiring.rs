@@ -242,6 +242,7 @@ fn engine_options(config: &Config) -> EngineOptions {
         remember_max: config.orders.remember_max,
         checkpoint_events: config.checkpoint.events,
         store: store_options(config),
+        check: hotstock_engine::check::CheckOptions::default(),
     }
 }
 

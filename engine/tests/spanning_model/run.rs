@@ -197,7 +197,8 @@ impl Run {
     fn deliver(&mut self) {
         let count = self.server.look().messages.len();
         if count == 0 {
-            return;
+            // Everybody waits for the disk, or for time to pass.
+            return if self.roll(4) == 0 { self.pass() } else { self.sync() };
         }
         let index = self.pick(count);
         self.deliver_one(index);
@@ -247,6 +248,11 @@ impl Run {
                 drop(world.deliver(to, &ask));
                 let told = if down { passing } else { unknown };
                 *slot.borrow_mut() = Some(vec![(Err(told), None)]);
+                drop(world);
+                // A shard answers as long as it runs.
+                if let Target::Shard(shard) = to {
+                    self.crash_shard(shard);
+                }
             }
             _ => {
                 // It arrives twice; the second answer is the one that is heard.
@@ -476,7 +482,7 @@ impl Run {
             if !busy && !behind && world.clock >= end {
                 return;
             }
-            world.clock = world.clock.plus_millis(150);
+            world.clock = world.clock.plus_millis(250);
         }
         let world = self.server.look();
         let calls = self.calls.borrow();

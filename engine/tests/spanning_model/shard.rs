@@ -62,11 +62,11 @@ impl Shard {
         Self {
             id,
             shards,
-            state: State::new(id, shards),
+            state: State::with_few(id, shards),
             journal: Vec::new(),
             durable: 0,
             flushed: 0,
-            shadow: State::new(id, shards),
+            shadow: State::with_few(id, shards),
             waiting: Vec::new(),
             undo: Vec::new(),
             shed: BTreeMap::new(),
@@ -188,7 +188,7 @@ impl Shard {
 
     /// The state from the whole journal.
     pub fn replayed(&self) -> State {
-        let mut state = State::new(self.id, self.shards);
+        let mut state = State::with_few(self.id, self.shards);
         for event in &self.journal {
             state.apply(state.applied().next(), event).expect("what was applied can be replayed");
         }
