@@ -205,10 +205,16 @@ pub struct Replay {
     /// Where the SKUs lie
     #[arg(long, value_enum, default_value_t = Place::Hot)]
     pub place: Place,
-    /// Every line of an invoice is an order of its own. Needed with --place churn, since the SKUs of one order must lie in one place
-    #[arg(long, required_if_eq("place", "churn"))]
+    /// Every line of an invoice is an order of its own
+    #[arg(long)]
     pub by_line: bool,
-    /// What the random moves of --place churn follow from
+    /// Shards of the server inside
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1_024), conflicts_with = "url")]
+    pub shards: u16,
+    /// Callers at the same time. What belongs to one customer is played in its order; with one caller everything is
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    pub callers: u16,
+    /// What the random choice of --place mixed and the random moves of --place churn follow from
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 }
@@ -220,6 +226,8 @@ pub enum Place {
     Hot,
     /// In the SQL store, as they are created
     Cold,
+    /// A random third of them in the SQL store, the others in shards
+    Mixed,
     /// A random third of them is promoted and demoted again and again while the orders come
     Churn,
 }

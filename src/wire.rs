@@ -70,8 +70,29 @@ pub struct ChangeStock<'a> {
 /// What we read of an order.
 #[derive(Debug, Deserialize)]
 pub struct Order {
+    /// Where it stands.
+    pub status: String,
     /// Whether the request had been answered before.
     pub replayed: bool,
+    /// What became of what it asked for.
+    pub lines: Vec<OrderLine>,
+}
+
+/// What we read of a line of an order.
+#[derive(Debug, Deserialize)]
+pub struct OrderLine {
+    /// What.
+    pub sku_id: String,
+    /// Units asked for.
+    pub quantity: u32,
+    /// Units held now.
+    pub held: u32,
+    /// Units confirmed so far.
+    pub confirmed: u32,
+    /// Units given back without being sold.
+    pub released: u32,
+    /// Units sold and returned.
+    pub returned: u32,
 }
 
 /// What we read of the answer to a change of stock.
@@ -89,6 +110,20 @@ pub struct Problem {
     /// For people.
     #[serde(default)]
     pub detail: String,
+    /// Of a refusal for want of stock: the lines that are short.
+    #[serde(default)]
+    pub lines: Vec<ShortLine>,
+}
+
+/// A line that could not be served.
+#[derive(Debug, Deserialize)]
+pub struct ShortLine {
+    /// What.
+    pub sku_id: String,
+    /// Units asked for.
+    pub requested: i64,
+    /// Units there were.
+    pub available: i64,
 }
 
 /// The levels of a SKU over all warehouses.

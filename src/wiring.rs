@@ -255,6 +255,7 @@ fn engine_options(config: &Config) -> EngineOptions {
             concurrency: config.orders.check_concurrency,
         },
         store: store_options(config),
+        check: hotstock_engine::check::CheckOptions::default(),
     }
 }
 

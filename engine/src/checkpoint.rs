@@ -160,7 +160,7 @@ pub struct LineSerials {
 impl OrderImage {
     /// A rough size, in lines of an event.
     pub(crate) fn weight(&self) -> usize {
-        4 + 2 * self.lines.len() + self.requests.len()
+        4 + 2 * self.lines.len() + self.requests.len() + self.serials.len()
     }
 }
 

@@ -402,7 +402,7 @@ impl Engine {
     }
 }
 
-/// The background: followers, and what may end anywhere.
+/// The background: followers of an engine with a store, and what may end anywhere.
 fn start_loops(
     hub: &Arc<Hub>,
     chores: mpsc::Receiver<Chore>,

@@ -212,23 +212,6 @@ pub const MAX_CARRIED_AT_ONCE: usize = 64;
 /// next tick.
 pub const MAX_WAITING_CHORES: usize = 65_536;
 
-/// Orders whose time is over and that the order service is being asked about. Others stay due until there is room; some 300 bytes each.
-pub const MAX_WAITING_CHECKS: usize = 16_384;
-
-/// Questions to the order service under way at the same time: a service that takes 50 ms is asked some 300 times a second.
-pub const DEFAULT_CHECK_CONCURRENCY: usize = 16;
-
-/// How long the order service may take to say something of an order, in seconds: a restart of it. Its units are held for so long more.
-pub const DEFAULT_CHECK_GRACE_SECONDS: u32 = 60;
-
-/// Orders of which the service has spoken and that are confirmed or expired at the same time: as many as fill a commit, and few beside
-/// those of callers.
-pub const MAX_CHECKS_CARRIED_AT_ONCE: usize = 64;
-
-/// Orders of one page of the list of orders that are asked of their shards, because the store does not have their last change yet: some
-/// milliseconds of their time. What comes after them is the next page's.
-pub const MAX_LIST_LOOKS: usize = 2_048;
-
 /// Chores that a shard names in one turn.
 pub const MAX_CHORES_PER_TURN: usize = 256;
 
@@ -250,6 +233,23 @@ pub const MAX_LATE_TRIES: usize = 4;
 /// How long orders over several places that are under way may take to end before the engine stops without them. A branch or home
 /// that is left in the middle is found by the next start.
 pub const SPANNING_STOP_MILLIS: u64 = 5_000;
+
+/// Orders whose time is over and that the order service is being asked about. Others stay due until there is room; some 300 bytes each.
+pub const MAX_WAITING_CHECKS: usize = 16_384;
+
+/// Questions to the order service under way at the same time: a service that takes 50 ms is asked some 300 times a second.
+pub const DEFAULT_CHECK_CONCURRENCY: usize = 16;
+
+/// How long the order service may take to say something of an order, in seconds: a restart of it. Its units are held for so long more.
+pub const DEFAULT_CHECK_GRACE_SECONDS: u32 = 60;
+
+/// Orders of which the service has spoken and that are confirmed or expired at the same time: as many as fill a commit, and few beside
+/// those of callers.
+pub const MAX_CHECKS_CARRIED_AT_ONCE: usize = 64;
+
+/// Orders of one page of the list of orders that are asked of their shards, because the store does not have their last change yet: some
+/// milliseconds of their time. What comes after them is the next page's.
+pub const MAX_LIST_LOOKS: usize = 2_048;
 
 /// SKUs, or orders, in one page of a list.
 pub const MAX_PAGE_ROWS: usize = 1_000;

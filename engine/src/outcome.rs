@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use crate::checkpoint::Phase;
 use crate::clock::Timestamp;
 use crate::command::{Command, InvalidField, Lines, StockStatus};
 use crate::ids::{OrderNo, SkuId, WarehouseId};
@@ -98,6 +99,23 @@ pub enum OrderStatus {
     Returned,
 }
 
+impl OrderStatus {
+    /// Where an order stands whose lines sum up to these units: held, confirmed, released, returned.
+    #[must_use]
+    pub fn of(phase: Phase, [held, confirmed, released, returned]: [u64; 4]) -> Self {
+        match phase {
+            Phase::Cancelled => Self::Cancelled,
+            _ if returned > 0 && returned == confirmed && held == 0 => Self::Returned,
+            _ if returned > 0 => Self::PartiallyReturned,
+            _ if confirmed > 0 && held == 0 && released == 0 => Self::Confirmed,
+            _ if confirmed > 0 => Self::PartiallyConfirmed,
+            _ if held > 0 => Self::Reserved,
+            Phase::Expired => Self::Expired,
+            Phase::Open | Phase::Released => Self::Released,
+        }
+    }
+}
+
 /// One line of an order. held + confirmed + released = the units that it got when it was reserved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LineView {
@@ -124,8 +142,16 @@ pub struct LineView {
 pub struct Serials {
     /// The first, at least 1.
     pub from: u64,
-    /// The last.
+    /// The last, at least `from`.
     pub to: u64,
+}
+
+impl Serials {
+    /// How many.
+    #[must_use]
+    pub fn count(self) -> u64 {
+        self.to.saturating_add(1).saturating_sub(self.from)
+    }
 }
 
 /// The levels of one stock after a change.

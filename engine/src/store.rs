@@ -95,7 +95,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`].
     async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockRow>>, StoreError>;
 
-    /// An order as it was last written, hot or cold, and the owners of its stocks (each once; `None` for cold).
+    /// An order in one place, or a branch, as it was last written, hot or cold, and the owners of its stocks (each once; `None` for
+    /// cold). Of an order over several places [`Store::home`] tells.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -207,7 +208,8 @@ pub enum ColdOutcome {
     /// All stocks that it is about have this one owner, which decides. Nothing was done.
     Elsewhere(Owner),
     /// It is about an order over several places, whose home decides. Nothing was done; but an order that had ended in one place, and
-    /// whose SKUs have come apart since, may just have become one over several.
+    /// whose SKUs have come apart since, may just have become one over several: at home on the server that has the others of its SKUs.
+    /// (Where two servers have some, no server can change it: it is [`ColdOutcome::Elsewhere`].)
     Home(Box<StoredHome>),
 }
 
@@ -300,7 +302,7 @@ pub enum Taken {
     Unknown,
     /// Another server or shard owns it.
     OwnedBy(Owner),
-    /// This open order also holds a SKU that would not be in the same place.
+    /// An open branch of this order lies on it, whose home is on another server: that one could not tell it anything any more.
     OrdersSpan(OrderNo),
 }
 

@@ -1,6 +1,6 @@
 //! Ends cold orders whose time is over: at each interval, in small transactions, until none is due. Any number of servers may do so. With
 //! an order service they are asked about instead. Branches that are to ask their home, and homes that the store made or took over, go to
-//! the keeper. What finds no room here or there is named again when it is due again.
+//! the keeper; what finds no room there is named again when it is due again.
 
 use std::time::Duration;
 

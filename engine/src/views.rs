@@ -33,7 +33,7 @@ impl Views {
     /// Publishes levels. By the journal writer, or by whoever recovers a shard that is not running.
     pub fn publish(&self, update: ViewUpdate) {
         let ViewUpdate { cell, stock, new } = update;
-        cell.store(to_cell(stock.levels, stock.status));
+        cell.store(to_cell(&stock));
         if new {
             unpoisoned(self.cells.write()).insert((stock.sku_id, stock.warehouse_id), cell);
         }
@@ -59,7 +59,8 @@ impl Views {
 
     /// Up to `limit` SKUs after `after`, by name, each with its stocks; fewer when they have very many stocks.
     pub fn page(&self, after: Option<&SkuId>, limit: usize) -> Vec<Vec<StockView>> {
-        let from = after.map_or(Bound::Unbounded, |sku| Bound::Excluded((sku.clone(), WarehouseId(u32::MAX))));
+        let from =
+            after.map_or(Bound::Unbounded, |sku| Bound::Excluded((sku.clone(), WarehouseId(u32::MAX))));
         let cells = unpoisoned(self.cells.read());
         let mut page: Vec<Vec<StockView>> = Vec::new();
         for (rows, stock) in cells.range((from, Bound::Unbounded)).map(view).enumerate() {
@@ -75,18 +76,26 @@ impl Views {
 }
 
 fn view(((sku_id, warehouse_id), cell): (&Key, &Arc<StockCell>)) -> StockView {
-    let (levels, status) = from_cell(cell.load());
-    StockView { sku_id: sku_id.clone(), warehouse_id: *warehouse_id, levels, status, serialized: false  }
+    let [available, reserved, sold, version, flags] = cell.load();
+    let status = if flags & SUSPENDED == 0 { StockStatus::OnSale } else { StockStatus::Suspended };
+    StockView {
+        sku_id: sku_id.clone(),
+        warehouse_id: *warehouse_id,
+        levels: Levels { available, reserved, sold, version },
+        status,
+        serialized: flags & SERIALIZED != 0,
+    }
 }
 
-fn to_cell(levels: Levels, status: StockStatus) -> CellValue {
-    let status = u64::from(status == StockStatus::Suspended);
-    [levels.available, levels.reserved, levels.sold, levels.version, status]
-}
+/// The bits of the last number in a cell.
+const SUSPENDED: u64 = 1;
+const SERIALIZED: u64 = 2;
 
-fn from_cell([available, reserved, sold, version, status]: CellValue) -> (Levels, StockStatus) {
-    let status = if status == 0 { StockStatus::OnSale } else { StockStatus::Suspended };
-    (Levels { available, reserved, sold, version }, status)
+fn to_cell(stock: &StockView) -> CellValue {
+    let StockView { levels, status, serialized, .. } = stock;
+    let suspended = if *status == StockStatus::Suspended { SUSPENDED } else { 0 };
+    let serialized = if *serialized { SERIALIZED } else { 0 };
+    [levels.available, levels.reserved, levels.sold, levels.version, suspended | serialized]
 }
 
 #[cfg(test)]
@@ -96,8 +105,23 @@ mod tests {
     fn publish(views: &Views, sku: &str, warehouse: u32, available: u64) {
         let levels = Levels { available, reserved: 0, sold: 0, version: 1 };
         let (sku_id, warehouse_id) = (SkuId::new(sku).unwrap(), WarehouseId(warehouse));
-        let stock = StockView { sku_id, warehouse_id, levels, status: StockStatus::OnSale, serialized: false  };
+        let stock =
+            StockView { sku_id, warehouse_id, levels, status: StockStatus::OnSale, serialized: false };
         views.publish(ViewUpdate { cell: Arc::default(), stock, new: true });
+    }
+
+    #[test]
+    fn a_stock_is_shown_as_it_was_published() {
+        let views = Views::default();
+        let levels = Levels { available: 1, reserved: 2, sold: 3, version: 4 };
+        for status in [StockStatus::OnSale, StockStatus::Suspended] {
+            for serialized in [false, true] {
+                let (sku_id, warehouse_id) = (SkuId::new("a").unwrap(), WarehouseId(1));
+                let stock = StockView { sku_id, warehouse_id, levels, status, serialized };
+                views.publish(ViewUpdate { cell: Arc::default(), stock: stock.clone(), new: true });
+                assert_eq!(views.stock(&stock.sku_id, None), [stock]);
+            }
+        }
     }
 
     #[test]

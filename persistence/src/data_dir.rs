@@ -27,7 +27,8 @@ use crate::sql::IdentityCheck;
 /// journal, whose records it would take for a torn tail.
 ///
 /// - 2: the journal and the checkpoints may hold entries of format version 2.
-const FORMAT: u32 = 2;
+/// - 3: likewise of format version 3.
+const FORMAT: u32 = 3;
 
 const TITLE: &str = "hotstock data directory. Do not edit: the shards of every SKU depend on it.";
 

@@ -32,10 +32,11 @@ pub const MAX_BACKOFF: Duration = Duration::from_millis(250);
 /// of them nothing and the database no storm when it comes back.
 pub const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
-/// How long the migrations may take, and a second server waits for the first one's.
-pub const MIGRATE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the migrations may take, and a second server waits for the first one's: the second migration
+/// writes every order, and there may be many millions. A first start that takes longer than this needs `hotstock migrate` with more patience.
+pub const MIGRATE_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// Rows of one multi-row statement. The widest row has 18 columns, so that this makes 2,304 marks: SQLite takes 32,766,
+/// Rows of one multi-row statement. The widest row has 19 columns, so that this makes 2,432 marks: SQLite takes 32,766,
 /// MySQL 65,535.
 pub const MAX_ROWS_PER_STATEMENT: usize = 128;
 
@@ -51,6 +52,13 @@ pub const MAX_DETAIL_BYTES: usize = 1_000;
 /// A due order that a shard decides is looked at again after this long: by then the shard's own expiry is flushed, or
 /// the order came back.
 pub const POSTPONE_MILLIS: u64 = 15_000;
+
+/// Orders that one transaction of a promotion splits, because some of their SKUs stay: as many as a shard adopts with one event, some
+/// thousand rows.
+pub const MAX_SPLIT_PER_TRANSACTION: usize = 256;
+
+/// Such transactions before one promotion: some half a million orders.
+pub const MAX_SPLIT_PAGES: usize = 4_096;
 
 /// Prepared statements that a connection keeps. Lists are cut to powers of two, so there are few texts.
 pub const STATEMENTS_PER_CONNECTION: usize = 256;
@@ -96,6 +104,6 @@ pub const MAX_MIRROR_MILLIS: u64 = 60_000;
 pub const MAX_MIRROR_PREFIX_BYTES: usize = 64;
 
 const _: () = assert!(MAX_ROWS_PER_STATEMENT.is_power_of_two() && MAX_KEYS_PER_STATEMENT.is_power_of_two());
-const _: () = assert!(MAX_ROWS_PER_STATEMENT * 18 < 32_766);
+const _: () = assert!(MAX_ROWS_PER_STATEMENT * 19 < 32_766);
 const _: () = assert!(MIRROR_FIRST_PAUSE_MILLIS < MIRROR_LAST_PAUSE_MILLIS);
 const _: () = assert!(MIRROR_CHECK_MILLIS + MAX_MIRROR_MILLIS < MIRROR_MARK_SECONDS * 1_000);

@@ -102,15 +102,15 @@ fn a_changed_meta_is_refused() {
         content.replace("shards = 3", "shards = 4"),
         content.replace("shards = 3\n", ""),
         String::new(),
-        content.replace("format = 2", "format = x"),
+        content.replace("format = 3", "format = x"),
         format!("{content}\n"),
     ] {
         fs::write(&meta, changed).unwrap();
         let error = DataDir::open(&path, Some(3)).unwrap_err();
         assert!(matches!(error, DataDirError::Damaged { .. }), "{error}");
     }
-    fs::write(&meta, content.replace("format = 2", "format = 3")).unwrap();
-    assert!(matches!(DataDir::open(&path, Some(3)), Err(DataDirError::OtherFormat { has: 3, .. })));
+    fs::write(&meta, content.replace("format = 3", "format = 4")).unwrap();
+    assert!(matches!(DataDir::open(&path, Some(3)), Err(DataDirError::OtherFormat { has: 4, .. })));
     fs::write(&meta, content).unwrap();
     DataDir::open(&path, Some(3)).unwrap();
 }

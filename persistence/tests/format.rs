@@ -2,7 +2,8 @@
 //!
 //! `fixtures/v1/data` was written by the first version: the journal of two shards with events of every kind, a cut one
 //! among them, in a sealed segment and one that a crash left open, and a checkpoint. `fixtures/v1/expected.txt`
-//! says what is in it. `fixtures/v2` is the same with the events of moves, and all kinds of entries in the checkpoint. To write a new version's: `cargo nextest run -p hotstock-persistence --run-ignored only write_`.
+//! says what is in it. `fixtures/v2` is the same with the events of moves, and all kinds of entries in the checkpoint.
+//! `fixtures/v3` has orders over several places, branches, serial numbers and chosen warehouses too. To write a new version's: `cargo nextest run -p hotstock-persistence --run-ignored only write_`.
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
 
@@ -24,7 +25,7 @@ use hotstock_persistence::journal::JournalOptions;
 const OPTIONS: JournalOptions = JournalOptions { segment_bytes: 1 << 20, zeros: 0 };
 
 /// The version that this program writes.
-const CURRENT: u8 = 2;
+const CURRENT: u8 = 3;
 
 fn fixture(version: u8) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/v{version}"))
@@ -84,6 +85,11 @@ fn version_2_is_read() {
 }
 
 #[test]
+fn version_3_is_read() {
+    assert_read(3);
+}
+
+#[test]
 #[ignore = "writes the fixture of the current version"]
 fn write_the_fixture() {
     let path = fixture(CURRENT).join("data");
@@ -98,17 +104,18 @@ fn write_the_fixture() {
     drop(journal);
     let mut journal = data.journal(OPTIONS).unwrap();
     let mut cut = vec![samples::large_event(5, 60)];
-    cut.extend(events(40..46));
+    cut.extend(events(54..60));
     journal
         .commit(&[
             Group { shard: ShardId(1), first: Lsn(1), events: cut },
-            Group { shard: ShardId(0), first: Lsn(37), events: events(46..60) },
+            Group { shard: ShardId(0), first: Lsn(samples::KINDS * 2 + 1), events: events(60..74) },
         ])
         .unwrap();
     let mut checkpoint = data.checkpoints().create(ShardId(1), Lsn(3)).unwrap();
     let images = (0..6).flat_map(|seed| {
         let (stock, order) = (samples::stock_image(seed), samples::order_image(seed));
-        [Image::Stock(stock), Image::Order(order), Image::Request(samples::request_image(seed))]
+        let home = Image::Home(samples::home_image(seed));
+        [Image::Stock(stock), Image::Order(order), Image::Request(samples::request_image(seed)), home]
     });
     checkpoint.write(&images.collect::<Vec<_>>()).unwrap();
     checkpoint.finish(CheckpointEnd { end: Lsn(7), time: Timestamp(1_700_000_000_009) }).unwrap();

@@ -14,7 +14,8 @@ pub struct Requests {
 
 impl Requests {
     pub fn new(seed: u64) -> Self {
-        let first = ["create A 20", "create A@2 5", "create B 9", "create C 3"];
+        let first =
+            ["create A 20 serialized", "create A@2 5 serialized", "create B 9", "create C 3 serialized"];
         let first = first.iter().rev().map(|row| (*row).to_owned()).collect();
         Self { rng: Rng::with_seed(seed), orders: Vec::new(), made: 0, first }
     }
@@ -32,7 +33,10 @@ impl Requests {
             76..80 => format!("extend {} {}", self.order(), self.rng.u32(600..900)),
             80..92 => self.change(),
             92..96 => format!("{} {}", ["suspend", "resume", "resume"][self.rng.usize(0..3)], self.place()),
-            96..98 => format!("create {} {}", self.place(), [20, 5, 9, 3][self.rng.usize(0..4)]),
+            96..98 => {
+                let serialized = [" serialized", ""][self.rng.usize(0..2)];
+                format!("create {} {}{serialized}", self.place(), [20, 5, 9, 3][self.rng.usize(0..4)])
+            }
             _ => format!("stock {}", SKUS[self.rng.usize(0..3)]),
         }
     }
@@ -50,10 +54,14 @@ impl Requests {
         ["A", "A", "A@2", "B", "C", "Z"][self.rng.usize(0..6)]
     }
 
+    fn unknown(&mut self) -> String {
+        self.made += 1;
+        format!("N{}", self.made)
+    }
+
     fn order(&mut self) -> String {
         if self.orders.is_empty() || self.rng.u8(0..12) == 0 {
-            self.made += 1;
-            return format!("N{}", self.made);
+            return self.unknown();
         }
         let recent = self.orders.len().saturating_sub(8);
         self.orders[self.rng.usize(recent..self.orders.len())].0.clone()
@@ -74,7 +82,14 @@ impl Requests {
             return self.orders[again].1.clone();
         }
         self.made += 1;
-        let order = if self.rng.u8(0..12) == 0 { self.order() } else { format!("O{}", self.made) };
+        if !self.orders.is_empty() && self.rng.u8(0..12) == 0 {
+            // A known number with more of the same: a mismatch. With other SKUs, which may lie elsewhere, it is another matter: a reserve of
+            // hot SKUs does not ask the store whether it knows the number.
+            let known = self.rng.usize(0..self.orders.len());
+            let (head, tail) = self.orders[known].1.split_once(" ttl=").unwrap_or_default();
+            return format!("{head}9 ttl={tail}");
+        }
+        let order = if self.rng.u8(0..12) == 0 { self.unknown() } else { format!("O{}", self.made) };
         let best = if self.rng.u8(0..4) == 0 { " best_effort" } else { "" };
         let buyer = if self.rng.bool() { " buyer=u" } else { "" };
         format!("reserve {order}{} ttl=3600{buyer}{best}", self.lines())

@@ -161,4 +161,56 @@ pub const TABLES: &[(&str, &str)] = &[
          reserve O4 A:1          -> 201 reserved A:1[held 1]
          suspend Z               -> 404 unknown_sku",
     ),
+    (
+        "serial-numbers",
+        "create A 9 serialized   -> 201 A 9/0/0 serialized
+         create A 9 serialized   -> 200 A 9/0/0 serialized replayed
+         create A 9              -> 422 invalid_field serialized
+         create A@2 9            -> 422 invalid_field serialized
+         create B 9              -> 201 B 9/0/0
+         create B 9 serialized   -> 422 invalid_field serialized
+         reserve O1 A:3 B:1      -> 201 reserved A:3[held 3] B:1[held 1]
+         reserve O2 A:2          -> 201 reserved A:2[held 2]
+         reserve O3 A:1          -> 201 reserved A:1[held 1]
+         confirm O2              -> 200 confirmed A:2[confirmed 2 #1-2]
+         confirm O2              -> 200 confirmed replayed A:2[confirmed 2 #1-2]
+         release O3              -> 200 released A:1[released 1]
+         confirm O1 A:1          -> 200 partially_confirmed A:3[held 2 confirmed 1 #3-3] B:1[held 1]
+         return O2 id=R1         -> 200 returned A:2[confirmed 2 returned 2 #1-2]
+         confirm O3              -> 200 confirmed A:1[confirmed 1 #4-4]
+         confirm O1              -> 200 confirmed A:3[confirmed 3 #3-3 #5-6] B:1[confirmed 1]
+         get O1                  -> 200 confirmed A:3[confirmed 3 #3-3 #5-6] B:1[confirmed 1]
+         reserve O1 A:3 B:1      -> 200 confirmed replayed A:3[confirmed 3 #3-3 #5-6] B:1[confirmed 1]
+         stock A                 -> 200 A 5/0/4 serialized
+         reserve O4 A:9          -> 409 insufficient_stock A:9/5
+         reserve O5 A:5          -> 201 reserved A:5[held 5]
+         confirm O5              -> 200 confirmed A:5[confirmed 5 #7-11]",
+    ),
+    (
+        "serial-numbers-of-warehouses",
+        "create A 9 serialized   -> 201 A 9/0/0 serialized
+         create A@2 9 serialized -> 201 A@2 9/0/0 serialized
+         reserve O1 A@2:2 A:3    -> 201 reserved A@2:2[held 2] A:3[held 3]
+         reserve O2 A:1          -> 201 reserved A:1[held 1]
+         confirm O2              -> 200 confirmed A:1[confirmed 1 #1-1]
+         confirm O1              -> 200 confirmed A@2:2[confirmed 2 #2-3] A:3[confirmed 3 #4-6]
+         create A@3 1 serialized -> 201 A@3 1/0/0 serialized
+         reserve O3 A@3:1        -> 201 reserved A@3:1[held 1]
+         confirm O3              -> 200 confirmed A@3:1[confirmed 1 #7-7]
+         reserve O4 A@2:1        -> 201 reserved A@2:1[held 1]
+         confirm O4              -> 200 confirmed A@2:1[confirmed 1 #8-8]
+         suspend A               -> 200 A 5/0/4 serialized suspended A@2 6/0/3 serialized suspended A@3 0/0/1 serialized suspended",
+    ),
+    (
+        "serial-numbers-late",
+        "create A 5 serialized   -> 201 A 5/0/0 serialized
+         reserve O1 A:3 ttl=1    -> 201 reserved A:3[held 3]
+         reserve O2 A:2          -> 201 reserved A:2[held 2]
+         expired O1              -> expired A:3[released 3]
+         confirm O2              -> 200 confirmed A:2[confirmed 2 #1-2]
+         confirm O1              -> 200 confirmed A:3[confirmed 3 #3-5]
+         return O1 A:3 id=R1     -> 200 returned A:3[confirmed 3 returned 3 #3-5]
+         reserve O3 A:3          -> 201 reserved A:3[held 3]
+         confirm O3              -> 200 confirmed A:3[confirmed 3 #6-8]",
+    ),
 ];

@@ -5,9 +5,11 @@
 //! reserve O1 A:2 B@7:1 ttl=60      -> 201 reserved A:2[held 2] B@7:1[held 1]
 //! confirm O1 A:1 id=R1             -> 200 partially_confirmed A:2[held 1 confirmed 1] …
 //! stock A                          -> 200 A 7/1/1
+//! create S 5 serialized            -> 201 S 5/0/0 serialized
 //! ```
 //!
-//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said); levels are available/reserved/sold. Names are unique on the server:
+//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said); levels are available/reserved/sold; `#1-3` in an order are the serial
+//! numbers 1 to 3. Names are unique on the server:
 //! the teller puts a prefix of its own before them, and takes it off what it prints.
 
 use serde_json::{Value, json};
@@ -25,19 +27,29 @@ pub struct Teller<'a> {
     /// The SKUs that were created, with the prefix.
     pub skus: Vec<String>,
     between: Option<Between<'a>>,
-    /// Whether SKUs are created hot.
-    hot: bool,
+    place: Place,
+}
+
+/// Where SKUs are created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In a shard.
+    Hot,
+    /// In the store.
+    Cold,
+    /// B, D and Z in the store, the others in a shard: orders over several of them span places.
+    Mixed,
 }
 
 impl<'a> Teller<'a> {
-    pub fn new(address: &str, prefix: &str, hot: bool) -> Self {
+    pub fn new(address: &str, prefix: &str, place: Place) -> Self {
         Self {
             address: address.to_owned(),
             client: Client::default(),
             prefix: prefix.to_owned(),
             skus: Vec::new(),
             between: None,
-            hot,
+            place,
         }
     }
 
@@ -139,7 +151,11 @@ impl<'a> Teller<'a> {
                 put("sku_id", sku_id.into());
                 put("warehouse_id", warehouse_id.into());
                 put("quantity", words[2].parse::<i64>().unwrap().into());
-                if self.hot {
+                if words.contains(&"serialized") {
+                    put("serialized", true.into());
+                }
+                let cold = ["B", "D", "Z"].iter().any(|cold| words[1].starts_with(cold));
+                if self.place == Place::Hot || self.place == Place::Mixed && !cold {
                     put("hot", true.into());
                 }
                 ("POST", "/v1/stock".into(), body)
@@ -222,7 +238,8 @@ impl<'a> Teller<'a> {
         }
         let levels = |of: &Value| {
             let suspended = if of["status"] == "suspended" { " suspended" } else { "" };
-            format!("{}/{}/{}{suspended}", of["available"], of["reserved"], of["sold"])
+            let serialized = if of["serialized"] == true { " serialized" } else { "" };
+            format!("{}/{}/{}{serialized}{suspended}", of["available"], of["reserved"], of["sold"])
         };
         if let Some(status) = answer["status"].as_str().filter(|_| answer["order_no"].is_string()) {
             let line = |line: &Value| {
@@ -230,8 +247,10 @@ impl<'a> Teller<'a> {
                 let counts =
                     ["held", "confirmed", "released", "returned"].map(|name| (name, line[name].as_u64()));
                 let counts = counts.iter().filter(|(_, count)| *count != Some(0));
-                let counts: Vec<_> =
-                    counts.map(|(name, count)| format!("{name} {}", count.unwrap_or(9))).collect();
+                let counts = counts.map(|(name, count)| format!("{name} {}", count.unwrap_or(9)));
+                let serials = line["serials"].as_array().into_iter().flatten();
+                let serials = serials.map(|serials| format!("#{}-{}", serials["from"], serials["to"]));
+                let counts: Vec<_> = counts.chain(serials).collect();
                 format!(" {place}:{}[{}]", line["quantity"], counts.join(" "))
             };
             let lines: String = answer["lines"].as_array().into_iter().flatten().map(line).collect();

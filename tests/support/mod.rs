@@ -58,6 +58,15 @@ impl Server {
         self.child.wait().unwrap().code()
     }
 
+    /// Waits until the process has ended by itself, killed at a failpoint.
+    pub fn until_killed(mut self) {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(std::time::Instant::now() < deadline, "it was not killed at its failpoint");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits for the end of the process that was started, after the one that it runs was asked to end.
     pub fn end_after_child(mut self) -> Option<i32> {
         let mut rest = String::new();

@@ -5,12 +5,13 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hotstock_engine::command::InvalidField;
 use hotstock_engine::ids::WarehouseId;
 use hotstock_engine::limits::MAX_WAREHOUSES_PER_SKU;
+use hotstock_engine::outcome::Serials;
 use hotstock_engine::store::JournalRow;
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::stock::LevelsBody;
-use super::values::{Number, Time};
+use super::values::{Number, SerialsBody, Time, each_range};
 
 /// `GET /v1/stock/{sku_id}/journal`.
 #[derive(Debug, Serialize, ToSchema)]
@@ -52,6 +53,10 @@ pub struct JournalRowBody<'a> {
     /// The trace of the caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
+    /// The serial numbers that confirmed units got, of a SKU that gives such.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "each_range")]
+    #[schema(value_type = Option<Vec<SerialsBody>>)]
+    serials: Option<&'a [Serials]>,
     /// What it changed.
     delta: DeltaBody,
     /// The levels after it.
@@ -93,6 +98,7 @@ impl<'a> From<&'a JournalRow> for JournalRowBody<'a> {
             request_id: change.request_id.as_ref().map(|id| id.as_str()),
             reason: change.reason.as_ref().map(|reason| reason.as_str()),
             trace_id: row.trace.map(|trace| trace.to_string()),
+            serials: change.serials.is_some().then(|| change.serials.as_slice()),
             delta: DeltaBody {
                 available: change.delta.available,
                 reserved: change.delta.reserved,

@@ -5,12 +5,12 @@ use hotstock_engine::command::{
 };
 use hotstock_engine::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, WarehouseId};
 use hotstock_engine::limits::{MAX_LINE_QUANTITY, MAX_TTL_SECONDS};
-use hotstock_engine::outcome::{LineView, OrderStatus, OrderView};
+use hotstock_engine::outcome::{LineView, OrderStatus, OrderView, Serials};
 use serde::{Deserialize, Serialize, Serializer};
 use smallvec::SmallVec;
 use utoipa::ToSchema;
 
-use super::values::{Number, Object, SkuText, Text, Time, id};
+use super::values::{Number, Object, SerialsBody, SkuText, Text, Time, each_range, id};
 
 /// What a request leaves out.
 #[derive(Debug, Clone)]
@@ -390,6 +390,11 @@ pub struct OrderLine<'a> {
     /// Units sold and returned.
     #[schema(example = 0)]
     returned: u32,
+    /// Of a SKU that was created with `"serialized": true`: the numbers of its confirmed units, one range for each confirm, in the
+    /// order in which they were given. Each is given once and never again, also when its unit is returned.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "each_range")]
+    #[schema(value_type = Option<Vec<SerialsBody>>)]
+    serials: Option<&'a [Serials]>,
 }
 
 impl<'a> OrderBody<'a> {
@@ -416,6 +421,7 @@ fn each_line<S: Serializer>(lines: &[LineView], serializer: S) -> Result<S::Ok, 
         confirmed: line.confirmed,
         released: line.released,
         returned: line.returned,
+        serials: line.serials.as_deref(),
     }))
 }
 
@@ -618,6 +624,9 @@ mod tests {
                 r#""lines":[{"sku_id":"1001","warehouse_id":1,"quantity":2,"held":2,"confirmed":0,"released":0,"returned":0}]}"#
             )
         );
+        let ranges = [Serials { from: 1, to: 3 }, Serials { from: 7, to: 7 }];
+        order.lines[0].serials = Some(ranges.into());
+        assert!(json(&order).ends_with(r#""returned":0,"serials":[{"from":1,"to":3},{"from":7,"to":7}]}]}"#));
         order.expires_at = None;
         order.lines.clear();
         assert!(json(&order).ends_with(r#""expires_at":null,"lines":[]}"#));

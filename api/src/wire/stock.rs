@@ -30,6 +30,9 @@ pub struct CreateBody<'a> {
     #[serde(default = "missing")]
     #[schema(value_type = u64, required = true, minimum = 0, maximum = 1_000_000_000_000_000_u64, example = 100)]
     pub quantity: Number,
+    /// Give each unit that is confirmed a serial number. The same in all warehouses of the SKU.
+    #[serde(default)]
+    pub serialized: bool,
     /// Promote the SKU at once: created and hot in one request, which can be repeated.
     #[serde(default)]
     pub hot: bool,
@@ -80,7 +83,7 @@ impl CreateBody<'_> {
             sku_id: sku_id(&self.sku_id.0)?,
             warehouse_id: warehouse_id(self.warehouse_id, defaults)?,
             quantity: self.quantity.within("quantity", 0..=MAX_UNITS)?,
-            serialized: false,
+            serialized: self.serialized,
         }))
     }
 }
@@ -190,6 +193,9 @@ pub struct WarehouseBody {
     /// Counts the changes of this stock.
     #[schema(example = 17)]
     version: u64,
+    /// Each unit that is confirmed gets a serial number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serialized: Option<bool>,
 }
 
 impl From<&StockView> for WarehouseBody {
@@ -204,6 +210,7 @@ impl From<&StockView> for WarehouseBody {
             quantity: levels.quantity(),
             status: stock.status.into(),
             version: levels.version,
+            serialized: stock.serialized.then_some(true),
         }
     }
 }
@@ -367,7 +374,10 @@ mod tests {
         let create = |json: &str| serde_json::from_str::<CreateBody<'_>>(json).unwrap().action(&DEFAULTS);
         let sku_id = SkuId::new("1001").unwrap();
         let expected = CreateStock { sku_id, warehouse_id: WarehouseId(7), quantity: 0, serialized: false };
-        assert_eq!(create(r#"{"sku_id":1001,"quantity":0}"#), Ok(Action::CreateStock(expected)));
+        assert_eq!(create(r#"{"sku_id":1001,"quantity":0}"#), Ok(Action::CreateStock(expected.clone())));
+        let serialized = CreateStock { serialized: true, ..expected };
+        let got = create(r#"{"sku_id":1001,"quantity":0,"serialized":true}"#);
+        assert_eq!(got, Ok(Action::CreateStock(serialized)));
         assert_eq!(create(r#"{"sku_id":1001}"#).unwrap_err().field, "quantity");
         assert_eq!(create(r#"{"sku_id":"a","quantity":-1}"#).unwrap_err().field, "quantity");
         assert_eq!(create(r#"{"quantity":1}"#).unwrap_err().field, "sku_id");
@@ -420,6 +430,14 @@ mod tests {
             concat!(
                 r#"{"sku_id":"1001","warehouse_id":1,"available":98,"reserved":2,"sold":1,"on_hand":100,"quantity":101,"#,
                 r#""status":"on_sale","version":17,"replayed":false}"#
+            )
+        );
+        let serialized = StockView { serialized: true, ..stocks[1].clone() };
+        assert_eq!(
+            serde_json::to_string(&StockBody::new(&serialized, false)).unwrap(),
+            concat!(
+                r#"{"sku_id":"1001","warehouse_id":2,"available":5,"reserved":2,"sold":1,"on_hand":7,"quantity":8,"#,
+                r#""status":"suspended","version":17,"serialized":true,"replayed":false}"#
             )
         );
     }

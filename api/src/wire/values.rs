@@ -11,9 +11,11 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::InvalidField;
 use hotstock_engine::ids::{InvalidId, WarehouseId};
+use hotstock_engine::outcome::Serials;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 /// A JSON object and nothing else. Serde's derive also takes an array of the fields' values in their order, by which `[]`
 /// would be an empty object: a confirm of everything.
@@ -92,6 +94,26 @@ impl<'de: 'a, 'a> Deserialize<'de> for SkuText<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(TextVisitor { integers: true }).map(Self)
     }
+}
+
+/// Serial numbers that follow each other.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SerialsBody {
+    /// The first.
+    #[schema(example = 1, minimum = 1)]
+    from: u64,
+    /// The last.
+    #[schema(example = 3, minimum = 1)]
+    to: u64,
+}
+
+/// Writes serial numbers, of a field that is left out where there are none.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn each_range<S: Serializer>(ranges: &Option<&[Serials]>, serializer: S) -> Result<S::Ok, S::Error> {
+    let ranges = ranges.unwrap_or_default().iter();
+    serializer.collect_seq(ranges.map(|serials| SerialsBody { from: serials.from, to: serials.to }))
 }
 
 /// Makes an id of a text; `new` is the id's constructor. The field's name is written only when it is needed.

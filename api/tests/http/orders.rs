@@ -47,6 +47,31 @@ async fn an_order_lives_from_reserve_to_return() {
 }
 
 #[tokio::test]
+async fn an_order_shows_its_serial_numbers() {
+    let fixture = Fixture::start().await;
+    let mut client = fixture.client().await;
+    client.post("/v1/stock", json!({"sku_id": "a", "quantity": 9, "serialized": true})).await.expect(201);
+    client.create_stock("b", 9).await;
+    let lines = json!([{"sku_id": "a", "quantity": 4}, {"sku_id": "b", "quantity": 1}]);
+    let reserved =
+        client.post("/v1/reservations", json!({"order_no": "O", "lines": lines})).await.expect(201);
+    assert!(reserved["lines"][0].get("serials").is_none(), "only sold units have numbers");
+    let part = json!({"lines": [{"sku_id": "a", "quantity": 1}]});
+    let confirmed = client.post("/v1/reservations/O/confirm", &part).await.expect(200);
+    assert_eq!(confirmed["lines"][0]["serials"], json!([{"from": 1, "to": 1}]));
+    client.reserve("P", "a", 2).await.expect(201);
+    assert_eq!(client.confirm("P").await.expect(200)["lines"][0]["serials"], json!([{"from": 2, "to": 3}]));
+    let confirmed = client.confirm("O").await.expect(200);
+    assert_eq!(confirmed["lines"][0]["serials"], json!([{"from": 1, "to": 1}, {"from": 4, "to": 6}]));
+    assert!(confirmed["lines"][1].get("serials").is_none());
+    let again = client.confirm("O").await.expect(200);
+    assert_eq!((&again["replayed"], &again["lines"]), (&json!(true), &confirmed["lines"]));
+    let back = json!({"request_id": "R"});
+    let returned = client.post("/v1/reservations/P/return", back).await.expect(200);
+    assert_eq!(returned["lines"][0]["serials"], json!([{"from": 2, "to": 3}]));
+}
+
+#[tokio::test]
 async fn an_order_expires() {
     let fixture = Fixture::start().await;
     let mut client = fixture.client().await;

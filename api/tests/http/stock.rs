@@ -21,6 +21,25 @@ async fn stock_is_created_once() {
 }
 
 #[tokio::test]
+async fn a_sku_numbers_its_units_or_does_not() {
+    let fixture = Fixture::start().await;
+    let mut client = fixture.client().await;
+    let mut body = json!({"sku_id": "a", "quantity": 5, "serialized": true});
+    let mut expected = json!({"sku_id": "a", "warehouse_id": 1, "available": 5, "reserved": 0, "sold": 0,
+        "on_hand": 5, "quantity": 5, "status": "on_sale", "version": 1, "serialized": true, "replayed": false});
+    assert_eq!(client.post("/v1/stock", &body).await.expect(201), expected);
+    expected["replayed"] = json!(true);
+    assert_eq!(client.post("/v1/stock", &body).await.expect(200), expected);
+    assert_eq!(client.get("/v1/stock/a").await.expect(200)["warehouses"][0]["serialized"], true);
+    body["serialized"] = json!(false);
+    client.post("/v1/stock", &body).await.expect_field("invalid_field", "serialized");
+    body["warehouse_id"] = json!(2);
+    client.post("/v1/stock", &body).await.expect_field("invalid_field", "serialized");
+    body["serialized"] = json!("yes");
+    assert_eq!(client.post("/v1/stock", &body).await.code(), "malformed_request");
+}
+
+#[tokio::test]
 async fn a_sku_is_read_over_its_warehouses() {
     let fixture = Fixture::start().await;
     let mut client = fixture.client().await;

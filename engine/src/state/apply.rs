@@ -8,9 +8,9 @@ use super::order::{Order, OrderLine};
 use super::remembered::{Item, RequestKey, StockRequest};
 use super::stock::Delta;
 use super::{Corruption, State, Stock};
-use crate::checkpoint::Phase;
+use crate::checkpoint::{LineSerials, Phase};
 use crate::command::ChangeKind;
-use crate::event::{Change, Event, ForgottenSold, OrderRequest};
+use crate::event::{Change, ConfirmedLine, Event, ForgottenSold, OrderRequest};
 use crate::ids::{Lsn, OrderNo, SkuId, WarehouseId};
 use crate::outcome::Levels;
 
@@ -34,8 +34,8 @@ impl State {
 
     fn apply_change(&mut self, lsn: Lsn, event: &Event) -> Result<(), Corruption> {
         match &event.change {
-            Change::StockCreated { sku_id, warehouse_id, quantity, .. } => {
-                self.create_stock(lsn, sku_id, *warehouse_id, *quantity)
+            Change::StockCreated { sku_id, warehouse_id, quantity, serialized } => {
+                self.create_stock(lsn, sku_id, *warehouse_id, *quantity, *serialized)
             }
             Change::StockChanged { sku_id, warehouse_id, kind, delta, request_id, after, .. } => {
                 self.move_units(lsn, sku_id, *warehouse_id, Delta::supply(*delta), *after)?;
@@ -91,12 +91,14 @@ impl State {
                 self.insert_order(order)
             }
             Change::Confirmed { order_no, request, lines } => {
-                for line in lines {
-                    let delta = Delta::sell(line.held, line.late);
-                    self.move_units(lsn, &line.sku_id, line.warehouse_id, delta, line.after)?;
-                }
+                lines.iter().try_for_each(|line| self.sell_units(lsn, line))?;
                 self.change_order(lsn, event, order_no, |order| {
                     order.sell(lines.iter().map(|l| (l.line, l.held, l.late)))?;
+                    for line in lines {
+                        if let Some(serials) = line.serials() {
+                            order.rare_mut().serials.push(LineSerials { line: line.line, serials });
+                        }
+                    }
                     note_request(order, request.as_ref());
                     Some(())
                 })
@@ -156,9 +158,15 @@ impl State {
         sku_id: &SkuId,
         warehouse_id: WarehouseId,
         quantity: u64,
+        serialized: bool,
     ) -> Result<(), Corruption> {
+        let exact = lsn > self.exact_from;
+        let other = self.stocks.of_sku(sku_id).next();
+        if exact && other.is_some_and(|other| other.numbered.is_some() != serialized) {
+            return Err(Corruption::new(lsn, format!("other stocks of SKU {sku_id} are numbered otherwise")));
+        }
         // Of a SKU that came from the store: it goes back there with the other warehouses.
-        let epoch = self.stocks.of_sku(sku_id).next().map_or(0, |stock| stock.epoch);
+        let epoch = other.map_or(0, |stock| stock.epoch);
         let number = self.stocks.place(sku_id, warehouse_id);
         let known = self.stocks.get(number);
         if !known.awaited && known.lsn < lsn {
@@ -172,6 +180,7 @@ impl State {
             stock.initial = quantity;
             stock.supplied = quantity;
             stock.epoch = epoch;
+            stock.numbered = serialized.then_some(0);
             Levels::default().after(Delta::supply(i64::try_from(quantity).ok()?))
         })
     }
@@ -186,12 +195,27 @@ impl State {
         after: Levels,
     ) -> Result<u32, Corruption> {
         let number = self.stocks.place(sku_id, warehouse_id);
-        self.change_stock(number, lsn, after, |stock| {
-            let outside = delta.available.checked_add(delta.reserved)?.checked_add(delta.sold)?;
-            stock.supplied = stock.supplied.checked_add_signed(outside)?;
-            stock.levels.after(delta)
-        })?;
+        self.change_stock(number, lsn, after, |stock| stock.moved(delta))?;
         Ok(number)
+    }
+
+    /// Sells units of one stock, and gives them their serial numbers.
+    fn sell_units(&mut self, lsn: Lsn, line: &ConfirmedLine) -> Result<(), Corruption> {
+        let ConfirmedLine { sku_id, warehouse_id, .. } = line;
+        let number = self.stocks.place(sku_id, *warehouse_id);
+        // Before a checkpoint is at its end, its stocks of the SKU are of different moments.
+        if lsn > self.exact_from {
+            let numbered = self.stocks.get(number).numbered;
+            let expected = numbered.map(|_| self.stocks.next_serial(sku_id));
+            if line.serial != expected {
+                let problem = format!("SKU {sku_id}: {expected:?} is the next serial number, not {:?}", line.serial);
+                return Err(Corruption::new(lsn, problem));
+            }
+        }
+        self.change_stock(number, lsn, line.after, |stock| {
+            stock.give(line.serials())?;
+            stock.moved(Delta::sell(line.held, line.late))
+        })
     }
 
     /// Lets an event change a stock that is there. One that is not left before the checkpoint came to it, or comes back before its
@@ -339,6 +363,6 @@ impl State {
 
 fn note_request(order: &mut Order, request: Option<&OrderRequest>) {
     if let Some(request) = request {
-        order.requests.get_or_insert_default().push(request.clone());
+        order.rare_mut().requests.push(request.clone());
     }
 }

@@ -1,14 +1,15 @@
 //! Every invariant of a shard, recomputed from its entries. Run on recovery, by `verify` and by tests.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::stock::Lying;
 use super::State;
 use super::remembered::Item;
-use crate::checkpoint::{Phase, Stage};
+use crate::checkpoint::{LineSerials, Phase, Stage};
 use crate::command::StockStatus;
 use crate::ids::{SkuId, WarehouseId};
-use crate::outcome::Levels;
+use crate::outcome::{Levels, Serials};
 
 /// What the audit counted.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +43,8 @@ pub struct StockAudit {
     pub sold_by_orders: u64,
     /// Orders that hold units of it.
     pub open_orders: u64,
+    /// Serial numbers given so far here; `None`: its units get none.
+    pub numbered: Option<u64>,
 }
 
 /// An invariant that does not hold.
@@ -76,6 +79,7 @@ impl State {
                 held_by_orders: 0,
                 sold_by_orders: stock.forgotten_sold,
                 open_orders: 0,
+                numbered: stock.numbered,
             })
             .collect();
         for order in self.orders.iter() {
@@ -117,12 +121,60 @@ impl State {
             check("sold", stock.levels.sold, stock.sold_by_orders);
         }
         violations.extend(self.orders.check_deadlines(|order| self.is_free(order)).err().map(Violation));
+        violations.extend(self.check_serials().into_iter().map(Violation));
         violations.extend(self.check_lying().err().map(Violation));
         violations.extend(self.check_remembered().err().map(Violation));
         stocks.sort_by(|a, b| (&a.sku_id, a.warehouse_id).cmp(&(&b.sku_id, b.warehouse_id)));
         violations.extend(self.check_homes().into_iter().map(Violation));
         let super::Sizes { orders, open_orders, .. } = self.sizes();
         AuditReport { stocks, orders, open_orders, violations }
+    }
+
+    /// No serial number was given twice, and none that the stocks of its SKU don't count; every unit that was confirmed and is known has
+    /// one. Numbers of orders that are not here can't be looked at.
+    fn check_serials(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut units_on: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut given: BTreeMap<&SkuId, Vec<Serials>> = BTreeMap::new();
+        for order in self.orders.iter() {
+            let mut numbers = vec![0; if order.serials().is_empty() { 0 } else { order.lines.len() }];
+            for LineSerials { line, serials } in order.serials() {
+                match (order.lines.get(usize::from(*line)), numbers.get_mut(usize::from(*line))) {
+                    (Some(line), Some(number)) if (1..=serials.to).contains(&serials.from) => {
+                        *number += serials.count();
+                        given.entry(&self.stocks.get(line.stock).sku_id).or_default().push(*serials);
+                    }
+                    _ => wrong.push(format!("order {}: {serials:?} of line {line} make no sense", order.order_no)),
+                }
+            }
+            for (line, units) in order.lines.iter().zip(numbers.into_iter().chain(std::iter::repeat(0))) {
+                let numbered = self.stocks.get(line.stock).numbered.is_some();
+                let must = if numbered { u64::from(line.confirmed) } else { 0 };
+                if units != must {
+                    wrong.push(format!("order {}: {units} serial numbers and not {must} of {line:?}", order.order_no));
+                }
+                if units > 0 {
+                    *units_on.entry(line.stock).or_default() += units;
+                }
+            }
+        }
+        for (number, stock) in self.stocks.iter() {
+            let Some(numbered) = stock.numbered else { continue };
+            let known = units_on.get(&number).map_or(0, |units| units.saturating_add(stock.forgotten_sold));
+            if numbered < known.max(stock.levels.sold) {
+                let (sku_id, warehouse_id) = (&stock.sku_id, stock.warehouse_id);
+                wrong.push(format!("SKU {sku_id} in warehouse {warehouse_id}: {numbered} serial numbers are too few"));
+            }
+        }
+        for (sku_id, mut ranges) in given {
+            let next = self.stocks.next_serial(sku_id);
+            ranges.sort_by_key(|serials| serials.from);
+            let twice = ranges.windows(2).any(|two| two[1].from <= two[0].to);
+            if twice || ranges.last().is_some_and(|last| last.to >= next) {
+                wrong.push(format!("SKU {sku_id}: the serial numbers below {next} were not given once each"));
+            }
+        }
+        wrong
     }
 
     /// Every stock is really there, and lists exactly the lines that lie on it.

@@ -1,6 +1,6 @@
 //! Checkpoints: the state as images, slice by slice between batches, and the state from images.
 
-use super::order::{Order, OrderLine};
+use super::order::{Order, OrderLine, Rare};
 use super::remembered::{RequestKey, StockRequest, request_images};
 use super::table::Room;
 use super::{Corruption, State, Stock};
@@ -207,7 +207,8 @@ impl State {
         let lines = image.lines.iter();
         let mut place = |line: &LineImage| self.stocks.place(&line.sku_id, line.warehouse_id);
         order.lines = lines.map(|line| OrderLine { stock: place(line), ..OrderLine::from(line) }).collect();
-        order.requests = (!image.requests.is_empty()).then(|| Box::new(image.requests));
+        let (requests, serials) = (image.requests, image.serials);
+        order.rare = (!requests.is_empty() || !serials.is_empty()).then(|| Box::new(Rare { requests, serials }));
         order
     }
 

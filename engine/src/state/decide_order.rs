@@ -1,5 +1,7 @@
 //! Decisions about orders: reserve, confirm, release, extend, expire, return.
 
+use std::collections::BTreeMap;
+
 use smallvec::SmallVec;
 
 use super::deadlines::due_through;
@@ -10,7 +12,7 @@ use crate::checkpoint::Phase;
 use crate::clock::Timestamp;
 use crate::command::{Command, Confirm, Extend, Lines, Mode, Part, Release, Reserve, Return, StockStatus};
 use crate::event::{Change, ConfirmedLine, MovedLine, OrderRequest, ReservedLine};
-use crate::ids::{OrderNo, RequestId};
+use crate::ids::{OrderNo, RequestId, SkuId};
 use crate::limits::MAX_REQUESTS_PER_ORDER;
 use crate::outcome::{Refusal, ShortLine};
 
@@ -101,7 +103,7 @@ impl State {
         }
         if let Some(asked) = c.asked() {
             let is_it = |request: &OrderRequest| request.request_id.is_none() && request.fingerprint == asked;
-            return order.requests.iter().flat_map(|requests| requests.iter()).any(is_it);
+            return order.requests().iter().any(is_it);
         }
         if order.lines.len() != lines.len() {
             return false;
@@ -155,6 +157,8 @@ impl State {
     ) -> Result<SmallVec<[ConfirmedLine; 1]>, Refusal> {
         let mut short = Vec::new();
         let mut sold = SmallVec::with_capacity(lines.len());
+        // Of SKUs that number their units: the number of the next.
+        let mut serials = BTreeMap::<&SkuId, u64>::new();
         for (wanted, held, late) in lines {
             let line = &order.lines[wanted.index()];
             let stock = self.stocks.get(line.stock);
@@ -164,13 +168,19 @@ impl State {
                 short.push(ShortLine { available: free, ..self.short(line, *late, 0) });
                 continue;
             }
+            let serial = stock.numbered.map(|_| {
+                let next = serials.entry(&stock.sku_id).or_insert_with(|| self.stocks.next_serial(&stock.sku_id));
+                let after = next.saturating_add(u64::from(*held)).saturating_add(u64::from(*late));
+                std::mem::replace(next, after)
+            });
             sold.push(ConfirmedLine {
                 line: wanted.line,
                 sku_id: stock.sku_id.clone(),
                 warehouse_id: stock.warehouse_id,
                 held: *held,
                 late: *late,
-                after: stock.levels.after(Delta::sell(*held, *late)).expect("what is held can be sold"), serial: None 
+                after: stock.levels.after(Delta::sell(*held, *late)).expect("what is held can be sold"),
+                serial,
             });
         }
         if short.is_empty() { Ok(sold) } else { Err(Refusal::LatePaymentNoStock { lines: short }) }
@@ -374,7 +384,7 @@ fn identify(
 ) -> Result<Identity, Refusal> {
     let content = lines.map_or(0, Lines::fingerprint);
     let fingerprint = xxhash_rust::xxh3::xxh3_64_with_seed(&content.to_le_bytes(), asked as u64);
-    let known = order.requests.as_deref().map_or(&[][..], Vec::as_slice);
+    let known = order.requests();
     let same_id = |request: &&OrderRequest| match request_id {
         Some(_) => request.request_id.as_ref() == request_id,
         None => request.request_id.is_none() && request.fingerprint == fingerprint,

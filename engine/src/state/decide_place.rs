@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::order::{Order, OrderLine};
 use super::remembered::RequestKey;
 use super::{Decided, State, Verdict};
-use crate::checkpoint::{LineImage, OrderImage, RequestImage, Stage, StockImage};
+use crate::checkpoint::{LineImage, LineSerials, OrderImage, RequestImage, Stage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{Command, InvalidField, Place};
 use crate::event::{Change, Event};
@@ -65,7 +65,10 @@ impl State {
             let number = self.stocks.find(sku_id, image.warehouse_id);
             // Of a begin that was not finished, orders may be here already.
             let sold_here = number.map_or(0, |number| self.sold_by_orders_on(number));
+            let numbered_alike = image.numbered.is_some() == stocks[0].numbered.is_some();
             let sound = image.sku_id == *sku_id
+                && numbered_alike
+                && image.numbered.is_none_or(|numbered| numbered >= image.levels.sold)
                 && warehouses.insert(image.warehouse_id)
                 && image.supplied <= MAX_STOCK_UNITS
                 && sum(&[image.levels.available, image.levels.reserved, image.levels.sold]) == Some(image.supplied);
@@ -97,7 +100,7 @@ impl State {
         let mut names = BTreeSet::new();
         let mut net = BTreeMap::<u32, u64>::new();
         for image in orders {
-            if self.orders.find(&image.order_no).is_some() || !names.insert(&image.order_no) {
+            if self.knows_order(&image.order_no) || !names.insert(&image.order_no) {
                 continue;
             }
             check_counts(image)?;
@@ -105,6 +108,7 @@ impl State {
                 Offer::LeaveOut => continue,
                 Offer::Take => adopted.push(image.clone()),
             }
+            self.check_numbers(image)?;
             for line in &image.lines {
                 if let Some(number) = self.stocks.find(&line.sku_id, line.warehouse_id) {
                     *net.entry(number).or_default() += u64::from(line.confirmed - line.returned);
@@ -163,6 +167,28 @@ impl State {
             }
         }
         Ok(Offer::Take)
+    }
+
+    /// Whether the lines of an order that comes have the serial numbers of all units that they sold, where their SKU gives such, and no
+    /// others.
+    fn check_numbers(&self, image: &OrderImage) -> Result<(), Refusal> {
+        let wrong = || invalid("orders", format!("have wrong serial numbers: {}", image.order_no));
+        let mut units = vec![0_u64; image.lines.len()];
+        for LineSerials { line, serials } in &image.serials {
+            let place = usize::from(*line);
+            let line = image.lines.get(place).ok_or_else(wrong)?;
+            let given = (1..self.stocks.next_serial(&line.sku_id)).contains(&serials.to);
+            if !given || !(1..=serials.to).contains(&serials.from) {
+                return Err(wrong());
+            }
+            units[place] = units[place].saturating_add(serials.count());
+        }
+        let fits = |(line, units): (&LineImage, u64)| {
+            let number = self.stocks.find(&line.sku_id, line.warehouse_id);
+            let numbered = number.is_some_and(|number| self.stocks.get(number).numbered.is_some());
+            units == if numbered { u64::from(line.confirmed) } else { 0 }
+        };
+        if image.lines.iter().zip(units).all(fits) { Ok(()) } else { Err(wrong()) }
     }
 
     fn decide_close(&self, skus: &[SkuId], moved: impl Fn() -> Refusal) -> Decided {

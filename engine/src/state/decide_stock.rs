@@ -16,7 +16,11 @@ impl State {
             if stock.initial != c.quantity {
                 return Err(Refusal::StockExists { initial: stock.initial, stock: stock.view() });
             }
+            same_numbering(stock, c)?;
             return Ok(Verdict::Nothing(Answer::Stock { stock: stock.view(), effect: Effect::Replayed }));
+        }
+        if let Some(other) = self.stocks.of_sku(&c.sku_id).next() {
+            same_numbering(other, c)?;
         }
         if self.stocks.of_sku(&c.sku_id).count() >= MAX_WAREHOUSES_PER_SKU {
             let problem = format!("would be more than {MAX_WAREHOUSES_PER_SKU} warehouses of one SKU");
@@ -25,7 +29,8 @@ impl State {
         Ok(Verdict::Change(Change::StockCreated {
             sku_id: c.sku_id.clone(),
             warehouse_id: c.warehouse_id,
-            quantity: c.quantity, serialized: false 
+            quantity: c.quantity,
+            serialized: c.serialized,
         }))
     }
 
@@ -35,9 +40,7 @@ impl State {
             if request.fingerprint != change_fingerprint(c.kind, c.warehouse_id, c.quantity) {
                 return Err(Refusal::RequestMismatch);
             }
-            let status = self.stock(&c.sku_id, c.warehouse_id)?.status;
-            let levels = request.after;
-            let stock = StockView { sku_id: c.sku_id.clone(), warehouse_id: c.warehouse_id, levels, status, serialized: false  };
+            let stock = StockView { levels: request.after, ..self.stock(&c.sku_id, c.warehouse_id)?.view() };
             return Ok(Verdict::Nothing(Answer::Stock { stock, effect: Effect::Replayed }));
         }
         let stock = self.stock(&c.sku_id, c.warehouse_id)?;
@@ -94,6 +97,15 @@ impl State {
             .find(sku_id, warehouse_id)
             .ok_or_else(|| Refusal::UnknownSku { sku_id: sku_id.clone(), warehouse_id: Some(warehouse_id) })
     }
+}
+
+/// All stocks of a SKU number their units, or none does.
+fn same_numbering(known: &super::Stock, c: &CreateStock) -> Result<(), InvalidField> {
+    let serialized = known.numbered.is_some();
+    if serialized == c.serialized {
+        return Ok(());
+    }
+    Err(InvalidField::new("serialized", format!("must be {serialized}, as SKU {} was created", c.sku_id)))
 }
 
 /// The content of a stock request as a number; XXH3-64, stable.

@@ -5,12 +5,12 @@ use smallvec::SmallVec;
 use super::deadlines::{Deadlines, NO_DEADLINE, TAKEN};
 use super::stock::Stocks;
 use super::table::{Keyed, Room, Table};
-use crate::checkpoint::{LineImage, OrderImage, Phase};
+use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase};
 use crate::clock::Timestamp;
 use crate::command::Mode;
 use crate::event::OrderRequest;
 use crate::ids::{BuyerId, Lsn, OrderNo};
-use crate::outcome::{LineView, OrderStatus, OrderView};
+use crate::outcome::{LineView, OrderStatus, OrderView, Serials};
 
 /// An order in memory: about 140 bytes with one line.
 #[derive(Debug, Clone)]
@@ -23,15 +23,23 @@ pub struct Order {
     /// Its last change.
     pub lsn: Lsn,
     pub lines: SmallVec<[OrderLine; 1]>,
-    /// Partial requests that it answered; rare, so not inline.
-    #[expect(clippy::box_collection, reason = "8 bytes instead of 24 in every order that has none")]
-    pub requests: Option<Box<Vec<OrderRequest>>>,
+    /// What few orders have: 8 bytes in every order that has none of it.
+    pub rare: Option<Box<Rare>>,
     pub mode: Mode,
     pub phase: Phase,
     /// A branch of an order over several places: it does not expire, it asks its home.
     pub branch: bool,
     /// Its index in the list of its deadline; [`NO_DEADLINE`]: it holds nothing, or a stock that it lies on is moving; [`TAKEN`].
     deadline_index: u32,
+}
+
+/// What few orders have.
+#[derive(Debug, Clone, Default)]
+pub struct Rare {
+    /// Partial requests that it answered.
+    pub requests: Vec<OrderRequest>,
+    /// Serial numbers that its lines got, as they came.
+    pub serials: Vec<LineSerials>,
 }
 
 /// A line of an order. held + confirmed + released = the units that it got.
@@ -86,7 +94,7 @@ impl Order {
             changed_at: at,
             lsn,
             lines: SmallVec::new(),
-            requests: None,
+            rare: None,
             mode: Mode::AllOrNothing,
             phase: Phase::Open,
             deadline_index: NO_DEADLINE,
@@ -168,6 +176,21 @@ impl Order {
         Some(())
     }
 
+    /// Partial requests that it answered.
+    pub fn requests(&self) -> &[OrderRequest] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.requests)
+    }
+
+    /// Serial numbers that its lines got, as they came.
+    pub fn serials(&self) -> &[LineSerials] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.serials)
+    }
+
+    /// What few orders have, to add to it.
+    pub fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
     /// The sum of one count over the lines.
     pub fn sum(&self, count: impl Fn(&OrderLine) -> u32) -> u64 {
         self.lines.iter().map(|line| u64::from(count(line))).sum()
@@ -179,22 +202,13 @@ impl Order {
     }
 
     pub fn status(&self) -> OrderStatus {
-        let [held, confirmed, released, returned] = [
+        let units = [
             self.sum(|line| line.held),
             self.sum(|line| line.confirmed),
             self.sum(|line| line.released),
             self.sum(|line| line.returned),
         ];
-        match self.phase {
-            Phase::Cancelled => OrderStatus::Cancelled,
-            _ if returned > 0 && returned == confirmed && held == 0 => OrderStatus::Returned,
-            _ if returned > 0 => OrderStatus::PartiallyReturned,
-            _ if confirmed > 0 && held == 0 && released == 0 => OrderStatus::Confirmed,
-            _ if confirmed > 0 => OrderStatus::PartiallyConfirmed,
-            _ if held > 0 => OrderStatus::Reserved,
-            Phase::Expired => OrderStatus::Expired,
-            Phase::Open | Phase::Released => OrderStatus::Released,
-        }
+        OrderStatus::of(self.phase, units)
     }
 
     pub fn view(&self, stocks: &Stocks) -> OrderView {
@@ -207,16 +221,21 @@ impl Order {
                 held: line.held,
                 confirmed: line.confirmed,
                 released: line.released,
-                returned: line.returned, serials: None 
+                returned: line.returned,
+                serials: None,
             }
         };
-        OrderView {
+        let mut view = OrderView {
             order_no: self.order_no.clone(),
             status: self.status(),
             created_at: self.created_at,
             expires_at: self.is_open().then_some(self.expires_at),
             lines: self.lines.iter().map(line_view).collect(),
+        };
+        if !self.serials().is_empty() {
+            show_serials(&mut view.lines, self.serials());
         }
+        view
     }
 
     pub fn image(&self, stocks: &Stocks) -> OrderImage {
@@ -243,8 +262,22 @@ impl Order {
             changed_at: self.changed_at,
             lsn: self.lsn,
             lines: self.lines.iter().map(line_image).collect(),
-            requests: self.requests.as_deref().cloned().unwrap_or_default(), serials: Vec::new() 
+            requests: self.requests().to_vec(),
+            serials: self.serials().to_vec(),
         }
+    }
+}
+
+/// Gives the lines the serial numbers that they got.
+fn show_serials(lines: &mut [LineView], serials: &[LineSerials]) {
+    let mut by_line: Vec<Vec<Serials>> = vec![Vec::new(); lines.len()];
+    for given in serials {
+        if let Some(list) = by_line.get_mut(usize::from(given.line)) {
+            list.push(given.serials);
+        }
+    }
+    for (line, list) in lines.iter_mut().zip(by_line) {
+        line.serials = (!list.is_empty()).then(|| list.into_boxed_slice());
     }
 }
 
@@ -412,5 +445,17 @@ impl Orders {
             if branches { &self.asks } else { &self.deadlines }.check(armed, right)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There are millions of them. Who makes them larger does so on purpose.
+    #[test]
+    fn an_order_without_anything_rare_is_small() {
+        assert_eq!(size_of::<Order>(), 144);
+        assert_eq!(size_of::<Option<Box<Rare>>>(), size_of::<usize>());
     }
 }

@@ -10,7 +10,7 @@ use crate::checkpoint::{Stage, StockImage};
 use crate::command::StockStatus;
 use crate::ids::{Lsn, SkuId, WarehouseId};
 use crate::limits::MAX_STOCK_UNITS;
-use crate::outcome::{Levels, StockView};
+use crate::outcome::{Levels, Serials, StockView};
 
 /// Units that move between the levels of one stock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,6 +82,8 @@ pub(crate) struct Stock {
     pub lsn: Lsn,
     /// Counts the promotions of its SKU.
     pub epoch: u64,
+    /// Serial numbers given to units that were confirmed here; `None`: they get none. All stocks of a SKU agree.
+    pub numbered: Option<u64>,
     /// Whether the shard decides for it. Changed by [`Stocks::set_stage`] alone.
     pub stage: Stage,
     /// Only a name so far: an event that is still to be replayed brings the stock, or lets it leave before it was captured.
@@ -117,7 +119,8 @@ impl Stock {
             sku_id: self.sku_id.clone(),
             warehouse_id: self.warehouse_id,
             levels: self.levels,
-            status: self.status, serialized: false 
+            status: self.status,
+            serialized: self.numbered.is_some(),
         }
     }
 
@@ -132,7 +135,27 @@ impl Stock {
             forgotten_sold: self.forgotten_sold,
             lsn: self.lsn,
             epoch: self.epoch,
-            stage: self.stage, numbered: None 
+            stage: self.stage,
+            numbered: self.numbered,
+        }
+    }
+
+    /// Units of an event move. Gives the levels after, `None` when it does not fit.
+    pub fn moved(&mut self, delta: Delta) -> Option<Levels> {
+        let outside = delta.available.checked_add(delta.reserved)?.checked_add(delta.sold)?;
+        self.supplied = self.supplied.checked_add_signed(outside)?;
+        self.levels.after(delta)
+    }
+
+    /// Units that are confirmed got these numbers. `None` when that does not fit.
+    pub fn give(&mut self, serials: Option<Serials>) -> Option<()> {
+        match (&mut self.numbered, serials) {
+            (None, None) => Some(()),
+            (Some(numbered), Some(serials)) => {
+                *numbered = numbered.checked_add(serials.count())?;
+                Some(())
+            }
+            _ => None,
         }
     }
 }
@@ -194,6 +217,12 @@ impl Stocks {
     pub fn numbers(&self, sku_id: &SkuId) -> SmallVec<[u32; 4]> {
         let sku = self.skus.by_key(sku_id);
         sku.into_iter().flat_map(|sku| &sku.stocks).map(|(_, number)| *number).collect()
+    }
+
+    /// The serial number that the next confirmed unit of a SKU gets: above all that its warehouses have given.
+    pub fn next_serial(&self, sku_id: &SkuId) -> u64 {
+        // One for each unit ever sold: 2^64 is out of reach.
+        self.of_sku(sku_id).filter_map(|stock| stock.numbered).fold(1, u64::saturating_add)
     }
 
     /// Where a SKU is on its way; `None` when the shard has no stock of it.
@@ -327,6 +356,7 @@ impl Stocks {
             forgotten_sold: 0,
             lsn: Lsn::ZERO,
             epoch: 0,
+            numbered: None,
             stage: Stage::Open,
             awaited: true,
             orders: Chunked::default(),
@@ -352,6 +382,7 @@ impl Stocks {
         stock.forgotten_sold = image.forgotten_sold;
         stock.lsn = lsn;
         stock.epoch = image.epoch;
+        stock.numbered = image.numbered;
         stock.awaited = false;
         self.touch(number);
     }

@@ -2,15 +2,16 @@
 
 use smallvec::SmallVec;
 
-use crate::checkpoint::{LineImage, OrderImage, Phase, RequestImage, Stage, StockImage};
+use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase, RequestImage, Stage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{ChangeKind, Mode, StockStatus};
 use crate::event::{Change, ConfirmedLine, Event, ForgottenSold, MovedLine, OrderRequest, ReservedLine};
-use crate::ids::{BuyerId, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
-use crate::outcome::Levels;
+use crate::home::{Decided, DecidedLine, DecisionKind, HeldLine, HomeChange, HomeImage, Share};
+use crate::ids::{AttemptId, Branch, BuyerId, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
+use crate::outcome::{Levels, Serials};
 
 /// Kinds of events that [`event`] goes through.
-pub const KINDS: u64 = 18;
+pub const KINDS: u64 = 27;
 
 /// An event that differs from that of any other `seed`; [`KINDS`] in a row are of every kind.
 #[must_use]
@@ -104,8 +105,116 @@ fn change(seed: u64) -> Change {
             orders: (0..seed % 5).map(|place| order_no(seed + place)).collect(),
             sold: (0..seed % 3).map(forgotten).collect(),
         },
-        _ => Change::Withdrawn { sku_id: sku(seed), epoch: u64::MAX - seed },
+        17 => Change::Withdrawn { sku_id: sku(seed), epoch: u64::MAX - seed },
+        18 => Change::StockCreated {
+            sku_id: sku(seed),
+            warehouse_id: WarehouseId(2),
+            quantity: seed,
+            serialized: true,
+        },
+        19 => chosen(seed),
+        20 => Change::Confirmed {
+            order_no: branch_no(seed),
+            request: order_request(seed),
+            lines: lines(seed, |seed| ConfirmedLine {
+                serial: (!seed.is_multiple_of(3)).then_some(u64::MAX >> (seed % 64)),
+                ..confirmed_line(seed)
+            }),
+        },
+        21 => Change::Split { orders: (0..seed % 4).map(|place| order_no(seed + place)).collect() },
+        kind => Change::Home(Box::new(home_change(kind, seed))),
     }
+}
+
+fn home_change(kind: u64, seed: u64) -> HomeChange {
+    let order_no = order_no(seed);
+    match kind {
+        22 => HomeChange::Reserved {
+            order_no,
+            buyer_id: BuyerId::new(&format!("u{seed}")).ok().filter(|_| seed.is_multiple_of(2)),
+            mode: [Mode::AllOrNothing, Mode::BestEffort][(seed % 2) as usize],
+            ttl_seconds: 1 + u32::from(low(seed)),
+            asked: seed.is_multiple_of(3).then_some(u64::MAX - seed),
+            attempt: AttemptId(u64::MAX / (seed + 1)),
+            lines: (0..=seed % 3).map(|place| held_line(seed + place)).collect(),
+        },
+        23 => HomeChange::Decided {
+            order_no,
+            kind: decision(seed),
+            request: order_request(seed),
+            reason: reason(seed),
+            attempt: seed.is_multiple_of(2).then_some(AttemptId(seed << 40)),
+            lines: (0..=seed % 3).map(|place| decided_line(seed + place)).collect(),
+        },
+        24 => HomeChange::Extended { order_no, ttl_seconds: 604_800 },
+        25 => HomeChange::Carried {
+            order_no,
+            through: seed,
+            serials: (0..seed % 3).map(|place| line_serials(seed + place)).collect(),
+        },
+        _ => HomeChange::Adopted(Box::new(home_image(seed))),
+    }
+}
+
+/// An order over several places, as a checkpoint or the store holds it, that differs from that of any other `seed`.
+#[must_use]
+pub fn home_image(seed: u64) -> HomeImage {
+    let share = |place: u64| Share {
+        attempt: AttemptId(place << 33),
+        line: low(place),
+        held: low(place).into(),
+        confirmed: low(place / 2).into(),
+        released: low(place / 3).into(),
+        returned: low(place / 5).into(),
+    };
+    let decided = |place: u64| Decided {
+        number: place,
+        kind: decision(place),
+        reason: reason(place),
+        shares: (0..place % 3).map(|share| (low(share), 1_000_000_000)).collect(),
+        whole: place.is_multiple_of(2),
+    };
+    HomeImage {
+        order: OrderImage { serials: vec![line_serials(seed)], ..order_image(seed) },
+        shares: (0..seed % 4).map(|place| share(seed + place)).collect(),
+        decisions: seed,
+        pending: (0..seed % 3).map(|place| decided(seed + place)).collect(),
+    }
+}
+
+fn chosen(seed: u64) -> Change {
+    let Change::Reserved { order_no, buyer_id, mode, ttl_seconds, lines, .. } = reserved(seed, 2) else {
+        unreachable!("it reserves")
+    };
+    Change::Reserved { order_no, buyer_id, mode, ttl_seconds, lines, asked: Some(u64::MAX - seed) }
+}
+
+fn held_line(seed: u64) -> HeldLine {
+    HeldLine {
+        sku_id: sku(seed),
+        warehouse_id: warehouse(seed),
+        quantity: 1_000_000_000,
+        held: low(seed).into(),
+    }
+}
+
+fn decided_line(seed: u64) -> DecidedLine {
+    DecidedLine { line: low(seed), units: low(seed / 2).into(), late: low(seed / 3).into() }
+}
+
+fn decision(seed: u64) -> DecisionKind {
+    [DecisionKind::Confirm, DecisionKind::Release, DecisionKind::Expire, DecisionKind::Return]
+        [(seed % 4) as usize]
+}
+
+fn line_serials(seed: u64) -> LineSerials {
+    LineSerials { line: low(seed), serials: Serials { from: seed + 1, to: (seed + 1) << 20 } }
+}
+
+/// The longest number that is stored, but for a few bytes.
+fn branch_no(seed: u64) -> OrderNo {
+    let sku_id = SkuId::new(&format!("{seed:064}")).expect("64 digits are a SKU");
+    Branch { order_no: order_no(seed), sku_id, attempt: AttemptId(u64::MAX - seed) }.number()
 }
 
 /// A stock, as a checkpoint or an adoption holds it, that differs from that of any other `seed`.
@@ -122,7 +231,7 @@ pub fn stock_image(seed: u64) -> StockImage {
         lsn: Lsn(seed),
         epoch: seed << 7,
         stage: [Stage::Open, Stage::Adopting, Stage::Closing][(seed % 3) as usize],
-        numbered: None,
+        numbered: seed.is_multiple_of(5).then_some(seed << 21),
     }
 }
 
@@ -150,7 +259,7 @@ pub fn order_image(seed: u64) -> OrderImage {
         lsn: Lsn(seed),
         lines: (0..seed % 4).map(|place| line(seed + place)).collect(),
         requests: (0..seed % 3).filter_map(|place| order_request(seed + place)).collect(),
-        serials: Vec::new(),
+        serials: (0..seed % 5).filter(|_| seed.is_multiple_of(2)).map(line_serials).collect(),
     }
 }
 

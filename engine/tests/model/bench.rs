@@ -314,12 +314,20 @@ impl Bench {
 
         let audit = self.state.audit();
         assert_eq!(audit.violations, []);
+        let mut numbered = BTreeMap::<SkuId, u64>::new();
+        for stock in &audit.stocks {
+            *numbered.entry(stock.sku_id.clone()).or_default() += stock.numbered.unwrap_or(0);
+        }
+        for (sku_id, numbered) in numbered {
+            let highest = self.naive.highest.get(&sku_id).copied().unwrap_or(0);
+            assert_eq!(numbered, highest, "serial numbers of {sku_id}");
+        }
         let audited = audit.stocks.into_iter().map(|stock| StockView {
             sku_id: stock.sku_id,
             warehouse_id: stock.warehouse_id,
             levels: stock.levels,
             status: stock.status,
-            serialized: false,
+            serialized: stock.numbered.is_some(),
         });
         assert_eq!(audited.collect::<Vec<_>>(), views, "stocks as they are");
 

@@ -38,36 +38,20 @@ impl Store {
 
     /// A stock as it left.
     pub fn stock_view(image: &StockImage) -> StockView {
-        let StockImage { sku_id, warehouse_id, levels, status, .. } = image.clone();
-        StockView { sku_id, warehouse_id, levels, status, serialized: false }
+        let StockImage { sku_id, warehouse_id, levels, status, numbered, .. } = image.clone();
+        StockView { sku_id, warehouse_id, levels, status, serialized: numbered.is_some() }
     }
 }
 
 impl Bench {
-    /// Closes SKUs, or is told why not.
+    /// Closes SKUs, with all that share open orders with them, or is told why not. (Orders that come apart become orders over several places,
+    /// of which this model knows nothing; the simulation of several shards does.)
     pub fn close(&mut self, skus: Vec<SkuId>) {
+        let skus: Vec<_> = self.together(skus.into_iter().collect()).into_iter().collect();
         let adopting = skus.iter().any(|sku| self.stage(sku) == Some(Stage::Adopting));
-        let open = |sku: &&SkuId| self.stage(sku) == Some(Stage::Open);
-        let leaving: BTreeSet<_> = skus.iter().filter(open).cloned().collect();
-        let stays = |sku: &SkuId| !leaving.contains(sku) && self.stage(sku) != Some(Stage::Closing);
-        let spanning: BTreeSet<_> = self
-            .naive
-            .orders
-            .iter()
-            .filter(|(_, order)| order.is_open())
-            .filter(|(_, order)| order.asked.iter().any(|line| leaving.contains(&line.sku_id)))
-            .filter(|(_, order)| order.asked.iter().any(|line| stays(&line.sku_id)))
-            .map(|(order_no, _)| order_no.clone())
-            .collect();
         match self.place(Place::Close { skus }) {
             Err(Refusal::Moved(_)) => assert!(adopting),
-            Err(Refusal::OrdersSpan { order_no, sku_id }) => {
-                assert!(
-                    spanning.contains(&order_no) && leaving.contains(&sku_id),
-                    "{order_no} of {spanning:?}"
-                );
-            }
-            Ok(Answer::Placed) => assert!(!adopting && spanning.is_empty(), "{spanning:?}"),
+            Ok(Answer::Placed) => assert!(!adopting),
             other => panic!("{other:?}"),
         }
     }

@@ -71,6 +71,7 @@ impl PartWish {
 /// A stock of every SKU in every warehouse, to begin with.
 pub fn first_stocks(world: World) -> impl Strategy<Value = Vec<Action>> {
     let places = (0..world.skus).flat_map(|s| (0..world.warehouses).map(move |w| (s, w)));
+    let create = |s, w, quantity| create(s, w, quantity, is_serialized(s));
     let creates = places.map(|(s, w)| stock_quantity().prop_map(move |quantity| create(s, w, quantity)));
     creates.collect::<Vec<_>>()
 }
@@ -80,7 +81,8 @@ pub fn action(world: World) -> impl Strategy<Value = Action> {
     let w = world;
     let status = prop_oneof![2 => Just(StockStatus::OnSale), 1 => Just(StockStatus::Suspended)];
     prop_oneof![
-        1 => (0..=w.skus, 0..w.warehouses, stock_quantity()).prop_map(|(s, w, q)| create(s, w, q)),
+        1 => (0..=w.skus, 0..w.warehouses, stock_quantity(), prop::bool::weighted(0.1))
+            .prop_map(|(s, w, q, otherwise)| create(s, w, q, is_serialized(s) != otherwise)),
         5 => change(w),
         2 => (0..=w.skus, option::of(0..w.warehouses), status).prop_map(|(s, w, status)| {
             Action::SetStatus(SetStatus { sku_id: sku(s), warehouse_id: w.map(WarehouseId), status })
@@ -173,13 +175,13 @@ pub fn part(world: World) -> impl Strategy<Value = PartWish> {
     })
 }
 
-fn create(s: u32, w: u32, quantity: u64) -> Action {
-    Action::CreateStock(CreateStock {
-        sku_id: sku(s),
-        warehouse_id: WarehouseId(w),
-        quantity,
-        serialized: false,
-    })
+/// Every other SKU numbers its units.
+fn is_serialized(s: u32) -> bool {
+    s.is_multiple_of(2)
+}
+
+fn create(s: u32, w: u32, quantity: u64, serialized: bool) -> Action {
+    Action::CreateStock(CreateStock { sku_id: sku(s), warehouse_id: WarehouseId(w), quantity, serialized })
 }
 
 fn line_of(s: u32, w: u32, quantity: u32) -> Line {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! create A 10                      -> created A 10/0/0
+//! create B@7 10 serialized         -> created B@7 10/0/0 serialized
 //! reserve O1 A:2 B@7:1 ttl=60      -> created reserved A:2[held 2] B@7:1[held 1]
 //! confirm O1 A:1 id=R1             -> changed partially_confirmed …
 //! levels A                         -> 8/1/1
@@ -9,9 +10,10 @@
 //! expire                           -> O1
 //! ```
 //!
-//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said), `A@any` in one that is to be chosen; levels are available/reserved/sold. `wait` moves the clock by
+//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said), `A@any` in one that is to be chosen; levels are available/reserved/sold;
+//! `#1-3` in an order are the serial numbers 1 to 3. `wait` moves the clock by
 //! milliseconds; `expire` names the orders that expired, `forget` (window in milliseconds, max) those that were
-//! forgotten; `close` closes SKUs, `leave` lets them go. At its end a story is replayed from its journal, and must leave the same behind.
+//! forgotten; `close` closes SKUs, `leave` lets them go. A branch of an order over several places is written `O1/A`. At its end a story is replayed from its journal, and must leave the same behind.
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{
@@ -113,8 +115,11 @@ impl Shop {
     fn expire(&mut self) -> String {
         let mut expired = Vec::new();
         while let Some(event) = self.state.next_expiry(self.clock) {
-            let Change::Expired { order_no, .. } = &event.change else { panic!("{event:?} expires nothing") };
-            expired.push(order_no.to_string());
+            expired.push(match &event.change {
+                Change::Expired { order_no, .. } => order_no.to_string(),
+                Change::Home(change) => change.order_no().to_string(),
+                other => panic!("{other:?} expires nothing"),
+            });
             self.log(event);
         }
         expired.sort();
@@ -127,9 +132,14 @@ impl Shop {
         while let Some(event) = self.state.next_leaving(self.clock) {
             left.push(match &event.change {
                 Change::Shed { orders, .. } => {
-                    let mut names: Vec<_> = orders.iter().map(ToString::to_string).collect();
+                    let mut names: Vec<_> = orders.iter().map(name_of).collect();
                     names.sort();
                     format!("shed {}", names.join(" "))
+                }
+                Change::Split { orders } => {
+                    let mut names: Vec<_> = orders.iter().map(ToString::to_string).collect();
+                    names.sort();
+                    format!("split {}", names.join(" "))
                 }
                 Change::Withdrawn { sku_id, .. } => format!("withdrawn {sku_id}"),
                 other => panic!("{other:?} lets nothing leave"),
@@ -168,11 +178,12 @@ impl Shop {
         assert_eq!(replayed.audit(), audit);
         for order_no in self.state.order_numbers() {
             assert_eq!(replayed.order(order_no), self.state.order(order_no));
+            assert_eq!(replayed.image_of_home(order_no), self.state.image_of_home(order_no));
         }
     }
 }
 
-fn action_of(words: &[&str]) -> Action {
+pub fn action_of(words: &[&str]) -> Action {
     let (what, rest) = words.split_first().expect("a row has a verb");
     let order_no = || OrderNo::new(rest[0]).expect("an order number comes first");
     let change = |kind| {
@@ -193,7 +204,7 @@ fn action_of(words: &[&str]) -> Action {
                 sku_id,
                 warehouse_id,
                 quantity: number(rest[1]),
-                serialized: false,
+                serialized: rest.contains(&"serialized"),
             })
         }
         "restock" => change(ChangeKind::Restock),
@@ -274,13 +285,21 @@ fn option<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
     words.iter().find_map(|word| word.strip_prefix(name))
 }
 
-fn place_of(word: &str) -> (SkuId, WarehouseId) {
+pub fn place_of(word: &str) -> (SkuId, WarehouseId) {
     let (sku, warehouse) = word.split_once('@').unwrap_or((word, "1"));
     (SkuId::new(sku).expect("a SKU"), WarehouseId(warehouse.parse().expect("a warehouse")))
 }
 
-fn number(word: &str) -> u64 {
+pub fn number(word: &str) -> u64 {
     word.parse().expect("a number")
+}
+
+/// The number of an order; of a branch, its order and its SKU: `O1/A`.
+pub fn name_of(order_no: &OrderNo) -> String {
+    match order_no.branch() {
+        Some(branch) => format!("{}/{}", branch.order_no, branch.sku_id),
+        None => order_no.to_string(),
+    }
 }
 
 /// An outcome as it stands in a table.
@@ -293,7 +312,14 @@ pub fn text_of(outcome: Outcome) -> String {
             format!("{} {}", effect_text(effect), stocks.join(" "))
         }
         Ok(Answer::Placed) => "placed".to_owned(),
-        Ok(Answer::Decided { .. } | Answer::Pending(_)) => unreachable!("orders of one shard"),
+        Ok(Answer::Decided { order, effect, errands }) => {
+            let numbers: Vec<_> = errands.iter().map(|errand| errand.number.to_string()).collect();
+            format!("{} {} (to tell: {})", effect_text(effect), order_text(&order), numbers.join(" "))
+        }
+        Ok(Answer::Pending(errands)) => {
+            let numbers: Vec<_> = errands.iter().map(|errand| errand.number.to_string()).collect();
+            format!("to tell: {}", numbers.join(" "))
+        }
         Err(refusal) => refusal_text(refusal),
     }
 }
@@ -330,7 +356,8 @@ fn line_text(line: &LineView) -> String {
         ("returned", line.returned),
     ];
     let counts = counts.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}"));
-    let counts = counts.collect::<Vec<_>>().join(" ");
+    let serials = line.serials.iter().flatten().map(|serials| format!("#{}-{}", serials.from, serials.to));
+    let counts = counts.chain(serials).collect::<Vec<_>>().join(" ");
     format!("{}:{}[{counts}]", place_text(&line.sku_id, line.warehouse_id), line.quantity)
 }
 
@@ -338,7 +365,8 @@ fn stock_text(stock: &StockView) -> String {
     let l = stock.levels;
     let suspended = if stock.status == StockStatus::Suspended { " suspended" } else { "" };
     let place = place_text(&stock.sku_id, stock.warehouse_id);
-    format!("{place} {}/{}/{}{suspended}", l.available, l.reserved, l.sold)
+    let serialized = if stock.serialized { " serialized" } else { "" };
+    format!("{place} {}/{}/{}{serialized}{suspended}", l.available, l.reserved, l.sold)
 }
 
 fn place_text(sku_id: &SkuId, warehouse_id: WarehouseId) -> String {
@@ -363,6 +391,7 @@ fn refusal_text(refusal: Refusal) -> String {
         Refusal::RequestMismatch => "request_mismatch".to_owned(),
         Refusal::UnknownSku { sku_id, .. } => format!("unknown_sku {sku_id}"),
         Refusal::UnknownOrder { .. } => "unknown_order".to_owned(),
+        Refusal::Overloaded => "overloaded".to_owned(),
         Refusal::InsufficientStock { lines } => shorts("insufficient_stock", &lines),
         Refusal::OrderCancelled { .. } => "order_cancelled".to_owned(),
         Refusal::AlreadyConfirmed { .. } => "already_confirmed".to_owned(),
@@ -373,7 +402,6 @@ fn refusal_text(refusal: Refusal) -> String {
         Refusal::SkuSuspended { sku_id, .. } => format!("sku_suspended {sku_id}"),
         Refusal::StockExists { initial, .. } => format!("stock_exists {initial}"),
         Refusal::TooManyRequests { .. } => "too_many_requests".to_owned(),
-        Refusal::OrdersSpan { sku_id, order_no } => format!("orders_span {sku_id} {order_no}"),
         other => format!("{other:?}"),
     }
 }

@@ -11,12 +11,15 @@ use super::words::{
     mode_number, put, put_id, put_levels, put_line_serials, put_list, put_option, put_order_request,
     put_stock, status, status_number, wrong,
 };
-use super::{Dec, Enc, Malformed, append, front};
+use super::{Dec, Enc, FORMAT_VERSION, Malformed, append, front};
 
 const STOCK: u8 = 1;
 const ORDER: u8 = 2;
 const REQUEST: u8 = 3;
 const HOME: u8 = 4;
+
+/// The first format version that knows orders over several places.
+const FIRST_WITH_HOMES: u8 = 3;
 
 /// Set in the byte of a stage when a count of serial numbers follows it, and in that of a mode when serial numbers follow the order.
 const NUMBERED: u8 = 0x80;
@@ -32,6 +35,27 @@ pub fn encode_image(image: &Image, out: &mut Vec<u8>) {
 /// [`Malformed`] when it is cut short or breaks the bounds of the engine's types.
 pub fn decode_image(bytes: &mut &[u8], version: u8) -> Result<Image, Malformed> {
     Ok(get_image(&mut front(bytes), version)?)
+}
+
+/// An order over several places as bytes of their own: the format version, then the entry.
+#[must_use]
+pub fn encode_home(home: &HomeImage) -> Vec<u8> {
+    let mut bytes = vec![FORMAT_VERSION];
+    append(&mut bytes, |e| put_home_image(e, home));
+    bytes
+}
+
+/// Reads what [`encode_home`] of this or an earlier version wrote.
+///
+/// # Errors
+/// [`Malformed`] when the version is a later one, or the bytes are cut short, too many or break the bounds of the engine's types.
+pub fn decode_home(bytes: &[u8]) -> Result<HomeImage, Malformed> {
+    let Some((version, mut rest)) = bytes.split_first() else { return Err(Malformed::new("it is empty")) };
+    if !(FIRST_WITH_HOMES..=FORMAT_VERSION).contains(version) {
+        return Err(Malformed::new(format!("format version {version}")));
+    }
+    let home = get_home_image(&mut front(&mut rest))?;
+    if rest.is_empty() { Ok(home) } else { Err(Malformed::new("it is too long")) }
 }
 
 fn put_image(e: &mut impl Enc, image: &Image) -> Result<(), EncodeError> {

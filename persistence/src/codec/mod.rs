@@ -11,7 +11,7 @@ mod image;
 mod words;
 
 pub use event::{decode_event, encode_event};
-pub use image::{decode_image, encode_image};
+pub use image::{decode_home, decode_image, encode_home, encode_image};
 
 use bincode::config::{Configuration, standard};
 use bincode::de::read::{BorrowReader, Reader};
@@ -24,7 +24,8 @@ use bincode::error::{DecodeError, EncodeError};
 ///
 /// - 1: without moves. A stock has no epoch and no stage.
 /// - 2: events of moves; the epoch and the stage of a stock.
-pub const FORMAT_VERSION: u8 = 2;
+/// - 3: orders over several places and their branches, whose numbers are longer; serial numbers; chosen warehouses.
+pub const FORMAT_VERSION: u8 = 3;
 
 /// Whether this program reads what a container with this version holds.
 pub(crate) fn is_read(version: u8) -> bool {

@@ -231,23 +231,27 @@ impl Work for Suspects<'_> {
     const ACCESS: Access = Access::One;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Vec<Suspect>, SqlError> {
-        // Both sides added up by order, so that an order which only one of them knows is found too.
-        let sql = "SELECT order_no, CAST(SUM(held) AS SIGNED), CAST(SUM(j_held) AS SIGNED), CAST(SUM(sold) AS SIGNED), \
+        // Both sides added up by order, so that an order which only one of them knows is found too; branches with their order, which
+        // may have been in one place before.
+        let order_no = tx.dialect().of_caller("order_no");
+        let sql = format!(
+            "SELECT order_no, CAST(SUM(held) AS SIGNED), CAST(SUM(j_held) AS SIGNED), CAST(SUM(sold) AS SIGNED), \
              CAST(SUM(j_sold) AS SIGNED) FROM ( \
-             SELECT order_no, held, 0 AS j_held, confirmed - returned AS sold, 0 AS j_sold FROM order_lines \
+             SELECT {order_no} AS order_no, held, 0 AS j_held, confirmed - returned AS sold, 0 AS j_sold FROM order_lines \
              WHERE sku_id = ? AND warehouse_id = ? \
-             UNION ALL SELECT order_no, 0, d_reserved, 0, d_sold FROM stock_journal \
+             UNION ALL SELECT {order_no}, 0, d_reserved, 0, d_sold FROM stock_journal \
              WHERE sku_id = ? AND warehouse_id = ? AND order_no IS NOT NULL) both_sides \
-             GROUP BY order_no HAVING SUM(held) <> SUM(j_held) OR SUM(sold) <> SUM(j_sold) ORDER BY order_no LIMIT ?";
+             GROUP BY order_no HAVING SUM(held) <> SUM(j_held) OR SUM(sold) <> SUM(j_sold) ORDER BY order_no LIMIT ?"
+        );
         let stock = || [Arg::from(self.sku_id), self.warehouse_id.into()];
         let args = stock().into_iter().chain(stock()).chain([self.max.into()]).collect();
         let suspect = |row: &Row| {
             let f = &mut row.fields();
-            let order_no = f.id(OrderNo::new)?;
+            let order_no = f.order_no()?;
             let (held, j_held, sold, j_sold) = (f.count()?, f.int()?, f.count()?, f.int()?);
             Ok(Suspect { order_no, held: (held, j_held), sold: (sold, j_sold) })
         };
-        Ok(tx.rows(sql, args).await?.iter().map(suspect).collect::<Result<_, StoreError>>()?)
+        Ok(tx.rows(&sql, args).await?.iter().map(suspect).collect::<Result<_, StoreError>>()?)
     }
 }
 
@@ -280,7 +284,7 @@ fn anomaly(row: &Row) -> Result<Anomaly, StoreError> {
         at,
         kind,
         source: server.zip(shard).zip(lsn).map(|((server, shard), lsn)| (server, shard, lsn)),
-        order_no: f.id_or_null(OrderNo::new)?,
+        order_no: f.id_or_null(OrderNo::stored)?,
         sku_id: f.id_or_null(SkuId::new)?,
         detail: f.text()?.to_owned(),
     })

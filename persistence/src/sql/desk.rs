@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::checkpoint::{Image, OrderImage, RequestImage};
+use hotstock_engine::clock::Timestamp;
 use hotstock_engine::event::{Change, Event};
-use hotstock_engine::ids::{Lsn, OrderNo, SkuId, WarehouseId};
+use hotstock_engine::ids::{Lsn, OrderNo, ServerId, SkuId, WarehouseId};
 use hotstock_engine::limits::MAX_STOCK_UNITS;
 use hotstock_engine::outcome::StockView;
 use hotstock_engine::state::{Corruption, State};
@@ -22,11 +23,17 @@ use super::statements::write;
 pub(super) struct Desk {
     pub state: State,
     stocks: BTreeMap<StockKey, StockEntry>,
-    /// Requests that were there, by order.
-    orders: BTreeMap<OrderNo, usize>,
+    /// Orders that were there.
+    orders: BTreeMap<OrderNo, Known>,
     changed_orders: BTreeSet<OrderNo>,
     new_requests: Vec<RequestImage>,
     journal: Vec<JournalRow>,
+}
+
+/// What the rows of an order said that its image does not.
+struct Known {
+    requests: usize,
+    due_at: Option<Timestamp>,
 }
 
 impl Desk {
@@ -40,8 +47,11 @@ impl Desk {
         let times = times.chain(orders.iter().map(|order| order.image.changed_at));
         let time = times.chain(request.iter().map(|request| request.at)).max().unwrap_or_default();
         let stocks: BTreeMap<_, _> = stocks.into_iter().map(|entry| (entry.key(), entry)).collect();
-        let known = orders.iter().map(|order| (order.image.order_no.clone(), order.image.requests.len()));
-        let known = known.collect();
+        let known = |order: &OrderEntry| {
+            let known = Known { requests: order.image.requests.len(), due_at: order.due_at };
+            (order.image.order_no.clone(), known)
+        };
+        let known = orders.iter().map(known).collect();
         let mut images: Vec<_> = stocks.values().map(|entry| Image::Stock(entry.image.clone())).collect();
         images.extend(orders.into_iter().map(|order| Image::Order(order.image)));
         images.extend(request.map(Image::Request));
@@ -51,15 +61,16 @@ impl Desk {
         Ok(Self { state, stocks, orders: known, changed_orders, new_requests, journal })
     }
 
-    /// Lets an event change the state.
-    pub fn apply(&mut self, event: &Event) -> Result<(), StoreError> {
+    /// Lets an event change the state, and names the stocks that it moves.
+    pub fn apply(&mut self, event: &Event) -> Result<Vec<StockKey>, StoreError> {
         let state = &self.state;
         let levels = |sku_id: &SkuId, warehouse_id: WarehouseId| {
             state.image_of_stock(sku_id, warehouse_id).map(|image| image.levels)
         };
-        let moves = event.stock_moves(levels).into_iter();
+        let moves = event.stock_moves(levels);
+        let moved = moves.iter().map(|change| (change.sku_id.clone(), change.warehouse_id)).collect();
         let (at, trace) = (event.at, event.trace);
-        self.journal.extend(moves.map(|change| JournalRow { change, at, trace, source: None }));
+        self.journal.extend(moves.into_iter().map(|change| JournalRow { change, at, trace, source: None }));
         self.state.apply(self.state.applied().next(), event).map_err(misfit)?;
         match &event.change {
             Change::Reserved { order_no, .. }
@@ -76,11 +87,11 @@ impl Desk {
             }
             _ => {}
         }
-        Ok(())
+        Ok(moved)
     }
 
-    /// Writes what changed, and gives the stocks that did.
-    pub async fn write(mut self, tx: &mut dyn Tx) -> Result<Vec<StockView>, SqlError> {
+    /// Writes what changed, branches in the name of a server, and gives the stocks that changed.
+    pub async fn write(mut self, tx: &mut dyn Tx, server: ServerId) -> Result<Vec<StockView>, SqlError> {
         let mut changed = Vec::new();
         let at = self.state.time();
         for number in self.state.take_touched() {
@@ -95,7 +106,7 @@ impl Desk {
                 None => insert_stock(tx, &after).await?,
             }
         }
-        self.write_orders(tx).await?;
+        self.write_orders(tx, server).await?;
         let requests = self.new_requests.iter().map(rows::stock_request_row).collect();
         write(tx, &STOCK_REQUESTS, Existing::Refused, requests).await?;
         let journal = self.journal.iter().map(rows::journal_row).collect();
@@ -103,7 +114,7 @@ impl Desk {
         Ok(changed)
     }
 
-    async fn write_orders(&self, tx: &mut dyn Tx) -> Result<(), SqlError> {
+    async fn write_orders(&self, tx: &mut dyn Tx, server: ServerId) -> Result<(), SqlError> {
         // A new order is only inserted: were it there by now, it would have to be decided again.
         for existing in [Existing::Replaced, Existing::Refused] {
             let is_new = existing == Existing::Refused;
@@ -114,10 +125,20 @@ impl Desk {
                     continue;
                 }
                 let image = self.state.image_of_order(order_no).ok_or_else(|| broken("an order got lost"))?;
-                let due_at = is_open(&image).then_some(image.expires_at);
+                let due_at = match known {
+                    // When a branch is to ask its home is not changed by what its home has it do.
+                    Some(known) if order_no.is_branch() => known.due_at,
+                    _ => Some(image.expires_at),
+                };
+                let due_at = due_at.filter(|_| is_open(&image));
                 lines.extend(rows::line_rows(&image));
-                requests.extend(rows::request_rows(&image, known.copied().unwrap_or(0)));
-                orders.push(rows::order_row(&OrderEntry { image, due_at, source: None }));
+                requests.extend(rows::request_rows(&image, known.map_or(0, |known| known.requests)));
+                orders.push(rows::order_row(&OrderEntry {
+                    image,
+                    due_at,
+                    source: None,
+                    writer: Some(server),
+                }));
             }
             write(tx, &ORDERS, existing, orders).await?;
             write(tx, &ORDER_LINES, existing, lines).await?;
@@ -131,7 +152,7 @@ impl Desk {
 async fn update_stock(tx: &mut dyn Tx, before: &StockEntry, after: &StockEntry) -> Result<(), SqlError> {
     let (was, is) = (before.image.levels, after.image.levels);
     let sql = "UPDATE stock SET available = ?, reserved = ?, sold = ?, version = ?, status = ?, supplied = ?, \
-               lsn = 0, changed_at = ? \
+               numbered = ?, lsn = 0, changed_at = ? \
                WHERE sku_id = ? AND warehouse_id = ? AND owner_server IS NULL AND version = ? AND available >= ?";
     let args: Vec<Arg> = vec![
         is.available.into(),
@@ -140,6 +161,7 @@ async fn update_stock(tx: &mut dyn Tx, before: &StockEntry, after: &StockEntry) 
         is.version.into(),
         rows::status_name(after.image.status).into(),
         after.image.supplied.into(),
+        after.image.numbered.into(),
         after.changed_at.into(),
         (&after.image.sku_id).into(),
         after.image.warehouse_id.into(),

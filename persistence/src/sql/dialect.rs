@@ -30,6 +30,7 @@ pub(super) enum Arg {
     Null,
     Int(i64),
     Text(String),
+    Bytes(Vec<u8>),
 }
 
 macro_rules! arg_of_text {
@@ -40,6 +41,12 @@ macro_rules! arg_of_text {
             }
         }
     )+};
+}
+
+impl From<Vec<u8>> for Arg {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
 }
 
 arg_of_text!(SkuId, OrderNo, RequestId, BuyerId, Reason);
@@ -156,6 +163,11 @@ impl Fields<'_> {
         u64::try_from(value).map_err(|_| broken(format!("column {} is {value}", self.next)))
     }
 
+    pub fn count_or_null(&mut self) -> Result<Option<u64>, StoreError> {
+        let value = self.int_or_null()?;
+        value.map(u64::try_from).transpose().map_err(|_| broken(format!("column {} is below 0", self.next)))
+    }
+
     /// A number of a smaller type.
     pub fn small<T: TryFrom<i64>>(&mut self) -> Result<T, StoreError> {
         let value = self.int()?;
@@ -180,6 +192,19 @@ impl Fields<'_> {
     pub fn text(&mut self) -> Result<&str, StoreError> {
         let place = self.next + 1;
         self.text_or_null()?.ok_or_else(|| broken(format!("column {place} is NULL")))
+    }
+
+    pub fn bytes_or_null(&mut self) -> Result<Option<&[u8]>, StoreError> {
+        let column = self.step();
+        match self.row {
+            Row::Sqlite(row) => row.try_get(column).map_err(broken),
+            Row::MySql(row) => row.try_get(column).map_err(broken),
+        }
+    }
+
+    /// The number of an order: a caller's or a branch's.
+    pub fn order_no(&mut self) -> Result<OrderNo, StoreError> {
+        self.id(OrderNo::stored)
     }
 
     /// A text id; `new` checks its bounds.
@@ -273,6 +298,14 @@ impl Dialect {
         match self {
             Self::Sqlite => "",
             Self::MySql => " FOR UPDATE SKIP LOCKED",
+        }
+    }
+
+    /// The number that the caller gave, of the number of an order or a branch.
+    pub fn of_caller(self, column: &str) -> String {
+        match self {
+            Self::Sqlite => format!("substr({column}, 1, instr({column} || char(31), char(31)) - 1)"),
+            Self::MySql => format!("SUBSTRING_INDEX({column}, CHAR(31), 1)"),
         }
     }
 

@@ -7,7 +7,8 @@
 //!   [`session`]: connections with bounded waits. [`error`]: what can go wrong.
 //! - [`statements`]: over many rows or keys. [`rows`]: stocks, orders and requests as rows and back.
 //! - [`desk`]: a small [`State`](hotstock_engine::state::State) of the rows of one transaction, and what it changed, written back.
-//! - [`cold`]: commands. [`sweep`]: expiry. [`place`]: SKUs go to shards. [`pages`]: reads. [`flush`]: what shards logged comes in.
+//! - [`cold`]: commands. [`sweep`]: what is due. [`place`]: SKUs go to shards. [`pages`], [`list`]: reads. [`flush`]: what shards logged
+//!   comes in.
 //! - [`recover`]: a server takes over what a lost one owned.
 //!   [`history`]: the stock journal. [`books`]: counting and repair.
 //! - `SqlStore` (here): connects when it is first needed, runs a piece of work in a transaction, again when others were in the way.
@@ -25,6 +26,7 @@ mod dialect;
 mod error;
 mod flush;
 mod history;
+mod list;
 mod mysql;
 mod pages;
 mod place;

@@ -94,7 +94,10 @@ async fn migrate(conn: &mut MySqlConnection) -> Result<(), StoreError> {
         let forget = sqlx::query("DELETE FROM _sqlx_migrations WHERE success = FALSE");
         forget.execute(&mut *conn).await.map_err(schema::failed)?;
     }
-    let migrator = schema::migrator(include_str!("migrations/mysql/0001_first.sql"));
+    let migrator = schema::migrator([
+        include_str!("migrations/mysql/0001_first.sql"),
+        include_str!("migrations/mysql/0002_several_places.sql"),
+    ]);
     migrator.run_direct(None, conn, false).await.map_err(schema::not_migrated)
 }
 
@@ -166,6 +169,7 @@ fn arguments(args: Vec<Arg>) -> Result<MySqlArguments, sqlx::Error> {
             Arg::Null => arguments.add(None::<i64>),
             Arg::Int(value) => arguments.add(value),
             Arg::Text(text) => arguments.add(text.into_bytes()),
+            Arg::Bytes(bytes) => arguments.add(bytes),
         };
         added.map_err(sqlx::Error::Encode)?;
     }

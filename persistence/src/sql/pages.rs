@@ -80,15 +80,15 @@ impl Work for Order<'_> {
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
         let mut found = rows::load_orders(tx, std::slice::from_ref(self.order_no), Lock::No).await?;
-        let Some(entry) = found.pop() else { return Ok(None) };
-        let stocks = rows::load_stocks(tx, &rows::stocks_of([&entry.image]), Lock::No).await?;
+        let Some(image) = found.pop().map(|order| order.image) else { return Ok(None) };
+        let stocks = rows::load_stocks(tx, &rows::stocks_of([&image]), Lock::No).await?;
         let mut owners: Vec<Option<Owner>> = Vec::new();
         for stock in stocks {
             if !owners.contains(&stock.owner) {
                 owners.push(stock.owner);
             }
         }
-        Ok(Some(StoredOrder { image: entry.image, owners }))
+        Ok(Some(StoredOrder { image, owners }))
     }
 }
 

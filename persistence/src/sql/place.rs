@@ -4,29 +4,40 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::checkpoint::{OrderImage, RequestImage};
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::ids::{OrderNo, RequestId, ServerId, ShardId, SkuId};
+use hotstock_engine::ids::{OrderNo, RequestId, ServerId, ShardId, SkuId, shard_of_order};
 use hotstock_engine::store::{Moving, Owner, StoreError, Taken};
 
 use super::dialect::{Access, Arg, Tx};
 use super::error::{SqlError, broken};
 use super::rows::{
-    self, Lock, OrderEntry, StockEntry, find_stock, in_key_order, load_orders, load_skus, load_stocks,
-    request_image,
+    self, Linked, Lock, OrderEntry, StockEntry, find_stock, in_key_order, is_open, load_orders, load_skus,
+    load_stocks, request_image, write_split,
 };
 use super::statements::{marks, rows_in};
 use super::{SqlStore, Work};
-use crate::limits::{MAX_KEYS_PER_STATEMENT, MAX_TRIES};
+use crate::limits::{MAX_KEYS_PER_STATEMENT, MAX_SPLIT_PAGES, MAX_SPLIT_PER_TRANSACTION, MAX_TRIES};
 
-/// See [`Store::take`](hotstock_engine::store::Store::take).
+/// See [`Store::take`](hotstock_engine::store::Store::take). Many orders that a SKU leaves behind become orders over several places
+/// first, in transactions of their own; the last ones with the take.
 pub(super) async fn take(
     store: &SqlStore,
     skus: &[SkuId],
     server: ServerId,
     shard: ShardId,
 ) -> Result<Vec<Taken>, StoreError> {
-    let taken = store.run(&Take { skus: in_key_order(skus.to_vec()), server, shard }).await?;
-    let of = |sku_id| taken.get(sku_id).cloned().unwrap_or(Taken::Unknown);
-    Ok(skus.iter().map(of).collect())
+    let take = Take { skus: in_key_order(skus.to_vec()), server, shard, shards: store.shards };
+    for _ in 0..MAX_SPLIT_PAGES {
+        match store.run(&take).await? {
+            Step::Taken(taken) => {
+                let of = |sku_id| taken.get(sku_id).cloned().unwrap_or(Taken::Unknown);
+                return Ok(skus.iter().map(of).collect());
+            }
+            Step::Split(links) => {
+                store.run(&SplitPage { take: &take, links }).await?;
+            }
+        }
+    }
+    Err(StoreError::Busy("orders over several SKUs are made again and again".to_owned()))
 }
 
 struct Take {
@@ -34,34 +45,107 @@ struct Take {
     skus: Vec<SkuId>,
     server: ServerId,
     shard: ShardId,
+    /// How many shards the server has.
+    shards: u16,
+}
+
+/// What one transaction came to.
+enum Step {
+    Taken(BTreeMap<SkuId, Taken>),
+    /// Nothing yet: there are too many orders to be split.
+    Split(Links),
+}
+
+/// SKUs that go, and those which are linked to them by open orders and would be elsewhere.
+#[derive(Debug, Default)]
+struct Links {
+    going: Vec<SkuId>,
+    staying: Vec<SkuId>,
 }
 
 impl Work for Take {
-    type Done = BTreeMap<SkuId, Taken>;
+    type Done = Step;
 
     const ACCESS: Access = Access::Write;
 
-    async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Step, SqlError> {
+        // Order rows are locked before stock rows, so this first look is a guess.
+        let stocks = by_sku(load_skus(tx, &self.skus, Lock::No).await?);
+        let going = self.going(tx, &stocks).await?.0;
+        let links = self.links(tx, &stocks, &going).await?;
+        let spanning = links.orders(tx, MAX_SPLIT_PER_TRANSACTION + 1).await?;
+        if spanning.len() > MAX_SPLIT_PER_TRANSACTION {
+            return Ok(Step::Split(links));
+        }
+        let mut orders = load_orders(tx, &spanning, Lock::Yes).await?;
+
         // With these rows locked no order can begin or end to hold one of the SKUs.
         let mut stocks = by_sku(load_skus(tx, &self.skus, Lock::Yes).await?);
-        let mut taken: BTreeMap<_, _> =
-            stocks.iter().filter_map(|(sku_id, rows)| Some((sku_id.clone(), self.refused(rows)?))).collect();
-        let mut going: BTreeSet<SkuId> =
-            stocks.keys().filter(|sku_id| !taken.contains_key(*sku_id)).cloned().collect();
-        for (sku_id, order_no) in self.spanning(tx, &stocks, &mut going).await? {
-            taken.insert(sku_id, Taken::OrdersSpan(order_no));
+        let (going, mut taken) = self.going(tx, &stocks).await?;
+        let links = self.links(tx, &stocks, &going).await?;
+        let mut made = links.orders(tx, MAX_SPLIT_PER_TRANSACTION + 1).await?;
+        made.retain(|order_no| !spanning.contains(order_no));
+        if made.len() > MAX_SPLIT_PER_TRANSACTION {
+            return Ok(Step::Split(links));
         }
+        // Made since the first look: few. Whoever holds one of these rows and waits for a stock is in our way, and the database tells
+        // one of us to start again.
+        orders.extend(load_orders(tx, &made, Lock::Yes).await?);
+        self.split(tx, orders).await?;
         for _ in 0..MAX_TRIES {
             self.give(tx, &stocks, &going).await?;
             let again: Vec<_> = going.iter().cloned().collect();
             stocks = by_sku(load_skus(tx, &again, Lock::Yes).await?);
             if !stocks.values().flatten().any(|stock| stock.owner.is_none()) {
                 taken.extend(stocks.into_iter().map(|(sku_id, rows)| (sku_id, owned(rows))));
-                return Ok(taken);
+                return Ok(Step::Taken(taken));
             }
             // A warehouse was added meanwhile.
         }
         Err(SqlError::Retry("warehouses are added again and again".to_owned()))
+    }
+}
+
+/// Splits some of the orders that a take finds in its way.
+struct SplitPage<'a> {
+    take: &'a Take,
+    links: Links,
+}
+
+impl Work for SplitPage<'_> {
+    type Done = ();
+
+    const ACCESS: Access = Access::Write;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<(), SqlError> {
+        let order_nos = self.links.orders(tx, MAX_SPLIT_PER_TRANSACTION).await?;
+        let orders = load_orders(tx, &order_nos, Lock::Yes).await?;
+        self.take.split(tx, orders).await
+    }
+}
+
+impl Links {
+    /// Up to `max` open orders that hold a SKU which goes and one which stays; sorted.
+    async fn orders(&self, tx: &mut dyn Tx, max: usize) -> Result<Vec<OrderNo>, SqlError> {
+        let mut found = BTreeSet::new();
+        for staying in &self.staying {
+            for going in self.going.chunks(MAX_KEYS_PER_STATEMENT) {
+                let sql = format!(
+                    "SELECT other.order_no FROM order_lines other JOIN order_lines l ON l.order_no = other.order_no \
+                     WHERE other.sku_id = ? AND other.open = 1 AND other.linked = 1 AND l.sku_id IN ({}) \
+                     GROUP BY other.order_no ORDER BY other.order_no LIMIT ?",
+                    marks(going.len())
+                );
+                let args = std::iter::once(Arg::from(staying)).chain(going.iter().map(Arg::from));
+                for row in tx.rows(&sql, args.chain([max.into()]).collect()).await? {
+                    found.insert(row.fields().order_no()?);
+                }
+            }
+            if found.len() >= max {
+                break;
+            }
+        }
+        Ok(found.into_iter().take(max).collect())
     }
 }
 
@@ -88,48 +172,84 @@ impl Take {
         Some(Taken::OwnedBy(other))
     }
 
-    /// Takes those out of `going` that an open order links to a SKU which would be elsewhere, with such an order. Those
-    /// that the shard owns already stay.
-    async fn spanning(
+    /// The SKUs that the shard gets, and what becomes of the others.
+    async fn going(
         &self,
         tx: &mut dyn Tx,
         stocks: &BTreeMap<SkuId, Vec<StockEntry>>,
-        going: &mut BTreeSet<SkuId>,
+    ) -> Result<(BTreeSet<SkuId>, BTreeMap<SkuId, Taken>), SqlError> {
+        let mut taken: BTreeMap<_, _> =
+            stocks.iter().filter_map(|(sku_id, rows)| Some((sku_id.clone(), self.refused(rows)?))).collect();
+        let mut going: BTreeSet<SkuId> =
+            stocks.keys().filter(|sku_id| !taken.contains_key(*sku_id)).cloned().collect();
+        for (sku_id, order_no) in self.held_elsewhere(tx, stocks, &going).await? {
+            going.remove(&sku_id);
+            taken.insert(sku_id, Taken::OrdersSpan(order_no.of_caller()));
+        }
+        Ok((going, taken))
+    }
+
+    /// Those that are new to the shard.
+    fn new_skus(stocks: &BTreeMap<SkuId, Vec<StockEntry>>, going: &BTreeSet<SkuId>) -> Vec<SkuId> {
+        let is_new = |sku_id: &&SkuId| stocks[*sku_id].iter().all(|stock| stock.owner.is_none());
+        going.iter().filter(is_new).cloned().collect()
+    }
+
+    /// SKUs with an open branch whose home is on another server, with such a branch. That server could not tell it anything any more.
+    async fn held_elsewhere(
+        &self,
+        tx: &mut dyn Tx,
+        stocks: &BTreeMap<SkuId, Vec<StockEntry>>,
+        going: &BTreeSet<SkuId>,
     ) -> Result<Vec<(SkuId, OrderNo)>, SqlError> {
-        let new = |sku_id: &&SkuId| stocks[*sku_id].iter().all(|stock| stock.owner.is_none());
-        let asked: Vec<SkuId> = going.iter().filter(new).cloned().collect();
+        let head = format!(
+            "SELECT l.sku_id, MIN(l.order_no) FROM order_lines l JOIN orders o ON o.order_no = l.order_no \
+             WHERE l.open = 1 AND l.linked = {} AND o.home_server <> '{}' AND",
+            Linked::Home as i64,
+            self.server
+        );
+        let rows =
+            rows_in(tx, &head, "l.sku_id", &Self::new_skus(stocks, going), " GROUP BY l.sku_id").await?;
+        let held = rows.iter().map(|row| {
+            let f = &mut row.fields();
+            Ok((f.id(SkuId::new)?, f.order_no()?))
+        });
+        Ok(held.collect::<Result<_, StoreError>>()?)
+    }
+
+    /// The SKUs that open orders link to those which go, and which would be elsewhere.
+    async fn links(
+        &self,
+        tx: &mut dyn Tx,
+        stocks: &BTreeMap<SkuId, Vec<StockEntry>>,
+        going: &BTreeSet<SkuId>,
+    ) -> Result<Links, SqlError> {
+        let new = Self::new_skus(stocks, going);
         let links = rows_in(
             tx,
-            "SELECT l.sku_id, other.sku_id, MIN(l.order_no) FROM order_lines l \
-             JOIN order_lines other ON other.order_no = l.order_no \
+            "SELECT other.sku_id FROM order_lines l JOIN order_lines other ON other.order_no = l.order_no \
              WHERE l.open = 1 AND l.linked = 1 AND other.sku_id <> l.sku_id AND",
             "l.sku_id",
-            &asked,
-            " GROUP BY l.sku_id, other.sku_id",
+            &new,
+            " GROUP BY other.sku_id",
         )
         .await?;
-        let links = links.iter().map(|row| {
-            let f = &mut row.fields();
-            Ok((f.id(SkuId::new)?, f.id(SkuId::new)?, f.id(OrderNo::new)?))
-        });
-        let links = links.collect::<Result<Vec<_>, StoreError>>()?;
-        let outside: Vec<_> =
-            links.iter().map(|(_, other, _)| other.clone()).filter(|o| !going.contains(o)).collect();
-        let outside = by_sku(load_skus(tx, &in_key_order(outside), Lock::No).await?);
-        let is_here = |stocks: &Vec<StockEntry>| {
-            stocks.iter().all(|stock| stock.owner.is_some_and(|owner| self.is_ours(owner)))
+        let linked = links.iter().map(|row| row.fields().id(SkuId::new)).collect::<Result<Vec<_>, _>>()?;
+        let outside = in_key_order(linked.into_iter().filter(|other| !going.contains(other)).collect());
+        let there = by_sku(load_skus(tx, &outside, Lock::No).await?);
+        let is_here = |sku_id: &SkuId| {
+            let is_ours = |stock: &StockEntry| stock.owner.is_some_and(|owner| self.is_ours(owner));
+            there.get(sku_id).is_some_and(|stocks| stocks.iter().all(is_ours))
         };
-        let here: BTreeSet<_> =
-            outside.iter().filter(|(_, stocks)| is_here(stocks)).map(|(id, _)| id).collect();
-        let mut span = Vec::new();
-        // One that stays behind may keep others back, so until no more do.
-        loop {
-            let stays = |sku_id: &SkuId| !going.contains(sku_id) && !here.contains(sku_id);
-            let held_back = links.iter().find(|(sku_id, other, _)| going.contains(sku_id) && stays(other));
-            let Some((sku_id, _, order_no)) = held_back else { return Ok(span) };
-            going.remove(sku_id);
-            span.push((sku_id.clone(), order_no.clone()));
-        }
+        let staying = outside.into_iter().filter(|sku_id| !is_here(sku_id)).collect();
+        Ok(Links { going: new, staying })
+    }
+
+    /// Makes orders, whose rows are locked, orders over several places with their homes on the server.
+    async fn split(&self, tx: &mut dyn Tx, orders: Vec<OrderEntry>) -> Result<(), SqlError> {
+        let open = orders.into_iter().map(|order| order.image).filter(is_open);
+        let home = |order_no: &OrderNo| shard_of_order(order_no, self.shards);
+        write_split(tx, open.collect(), self.server, home).await.map(drop)
     }
 
     /// Gives the rows without owner of these SKUs to the shard, in one epoch per SKU.
@@ -174,7 +294,7 @@ pub(super) struct OrdersOf<'a> {
 
 /// Where a page begins.
 enum Place {
-    Open { linked: bool, after: String },
+    Open { linked: Linked, after: String },
     Ended { since: Timestamp, after: String },
 }
 
@@ -201,10 +321,10 @@ impl Work for OrdersOf<'_> {
             }
             place = match (place, last) {
                 (Place::Open { linked, .. }, Some((after, _))) if full => Place::Open { linked, after },
-                (Place::Open { linked: false, .. }, _) => Place::Open { linked: true, after: String::new() },
-                (Place::Open { linked: true, .. }, _) => {
-                    Place::Ended { since: self.moving.since, after: String::new() }
-                }
+                (Place::Open { linked, .. }, _) => match linked.next() {
+                    Some(linked) => Place::Open { linked, after: String::new() },
+                    None => Place::Ended { since: self.moving.since, after: String::new() },
+                },
                 (Place::Ended { .. }, Some((after, since))) if full => Place::Ended { since, after },
                 (Place::Ended { .. }, _) => break,
             };
@@ -215,12 +335,14 @@ impl Work for OrdersOf<'_> {
 
 impl OrdersOf<'_> {
     async fn first_place(&self, tx: &mut dyn Tx) -> Result<Place, SqlError> {
-        let Some(after) = self.after else { return Ok(Place::Open { linked: false, after: String::new() }) };
+        let Some(after) = self.after else {
+            return Ok(Place::Open { linked: Linked::Alone, after: String::new() });
+        };
         let sql = "SELECT open, linked, changed_at FROM order_lines WHERE order_no = ? AND sku_id = ?";
         let rows = tx.rows(sql, vec![after.into(), (&self.moving.sku_id).into()]).await?;
         let row = rows.first().ok_or_else(|| broken(format!("order {after} is not of this SKU")))?;
         let f = &mut row.fields();
-        let (open, linked, since) = (f.flag()?, f.flag()?, f.time()?);
+        let (open, linked, since) = (f.flag()?, Linked::numbered(f.int()?)?, f.time()?);
         let after = after.as_str().to_owned();
         Ok(if open { Place::Open { linked, after } } else { Place::Ended { since, after } })
     }
@@ -248,8 +370,7 @@ impl OrdersOf<'_> {
             ),
         };
         let rows = tx.rows(sql, args).await?;
-        let mut order_nos =
-            rows.iter().map(|row| row.fields().id(OrderNo::new)).collect::<Result<Vec<_>, _>>()?;
+        let mut order_nos = rows.iter().map(|row| row.fields().order_no()).collect::<Result<Vec<_>, _>>()?;
         order_nos.dedup();
         Ok((order_nos, rows.len() == max))
     }

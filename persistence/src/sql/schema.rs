@@ -11,11 +11,11 @@ use super::error::broken;
 use crate::limits::MIGRATE_TIMEOUT;
 
 /// All migrations of a database, in their order. One that was released is never changed: a new one is added.
-pub(super) fn migrator(first: &'static str) -> Migrator {
+pub(super) fn migrator([first, several_places]: [&'static str; 2]) -> Migrator {
     let migration = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    let migrations = vec![migration(1, "first", first)];
+    let migrations = vec![migration(1, "first", first), migration(2, "several places", several_places)];
     // Both databases are locked by the caller.
     Migrator { migrations: Cow::Owned(migrations), locking: false, ..Migrator::DEFAULT }
 }

@@ -73,7 +73,10 @@ impl Backend for Sqlite {
         let work = async {
             // sqlx locks nothing in SQLite: the write lock around all of it keeps a second server out.
             let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(schema::failed)?;
-            let migrator = schema::migrator(include_str!("migrations/sqlite/0001_first.sql"));
+            let migrator = schema::migrator([
+                include_str!("migrations/sqlite/0001_first.sql"),
+                include_str!("migrations/sqlite/0002_several_places.sql"),
+            ]);
             migrator.run_direct(None, &mut *tx, false).await.map_err(schema::not_migrated)?;
             tx.commit().await.map_err(schema::failed)
         };
@@ -148,6 +151,7 @@ fn arguments(args: Vec<Arg>) -> Result<SqliteArguments, sqlx::Error> {
             Arg::Null => arguments.add(None::<i64>),
             Arg::Int(value) => arguments.add(value),
             Arg::Text(text) => arguments.add(text),
+            Arg::Bytes(bytes) => arguments.add(bytes),
         };
         added.map_err(sqlx::Error::Encode)?;
     }

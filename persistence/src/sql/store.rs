@@ -13,7 +13,7 @@ use hotstock_engine::store::{
 };
 use hotstock_engine::store::{OrderFilter, StoredHome};
 
-use super::{SqlStore, books, cold, flush, history, pages, place, sweep};
+use super::{SqlStore, books, cold, flush, history, list, pages, place, sweep};
 
 #[async_trait]
 impl Store for SqlStore {
@@ -21,25 +21,29 @@ impl Store for SqlStore {
         cold::submit(self, command, now).await
     }
 
-    async fn leave_to_home(&self, _branches: &[OrderNo]) -> Result<(), StoreError> {
-        todo!("TODO(sql)")
+    async fn submit_all(&self, commands: &[Command], now: Timestamp) -> Result<Vec<ColdOutcome>, StoreError> {
+        cold::submit_all(self, commands, now).await
     }
 
-    async fn home(&self, _order_no: &OrderNo) -> Result<Option<StoredHome>, StoreError> {
-        Ok(None)
+    async fn expire(&self, now: Timestamp, max: usize, ask_first: bool) -> Result<Expired, StoreError> {
+        self.run(&sweep::Sweep { now, max, ask_first, server: self.server }).await
+    }
+
+    async fn leave_to_home(&self, branches: &[OrderNo]) -> Result<(), StoreError> {
+        self.run(&sweep::LeaveToHome { branches }).await
+    }
+
+    async fn home(&self, order_no: &OrderNo) -> Result<Option<StoredHome>, StoreError> {
+        self.run(&list::Home { order_no }).await
     }
 
     async fn list(
         &self,
-        _filter: &OrderFilter,
-        _after: Option<&OrderNo>,
-        _limit: usize,
+        filter: &OrderFilter,
+        after: Option<&OrderNo>,
+        limit: usize,
     ) -> Result<Vec<OrderView>, StoreError> {
-        todo!("TODO(sql)")
-    }
-
-    async fn expire(&self, now: Timestamp, max: usize, _ask_first: bool) -> Result<Expired, StoreError> {
-        self.run(&sweep::Sweep { now, max }).await
+        self.run(&list::List { filter, after, limit }).await
     }
 
     async fn stock(

@@ -118,7 +118,7 @@ pub fn raw_records(raw: &[u8]) -> Vec<RawRecord> {
         raw[at..at + bytes].iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
     };
     (0..raw.len().saturating_sub(42))
-        .filter(|at| raw[*at..].starts_with(b"\xF5HSJ\x02"))
+        .filter(|at| raw[*at..].starts_with(b"\xF5HSJ\x03"))
         .map(|at| RawRecord {
             at,
             end: at + 42 + number(at + 6, 2) as usize,

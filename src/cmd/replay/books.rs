@@ -30,6 +30,14 @@ impl Books {
         self.0.entry(sku_id.clone()).or_default().sold += units;
     }
 
+    /// Adds what another caller did.
+    pub fn add(&mut self, other: &Self) {
+        for (sku_id, entry) in &other.0 {
+            self.supply(sku_id, entry.supplied);
+            self.sell(sku_id, entry.sold);
+        }
+    }
+
     /// How many SKUs there are.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -131,6 +139,16 @@ impl Tally {
         count.times += 1;
         count.units += units;
         count.known += u64::from(known);
+    }
+
+    /// Adds what another caller counted.
+    pub fn add(&mut self, other: &Self) {
+        for (what, count) in &other.0 {
+            let sum = self.0.entry(*what).or_default();
+            sum.times += count.times;
+            sum.units += count.units;
+            sum.known += count.known;
+        }
     }
 
     /// How many changed something on the server now.

@@ -3,18 +3,23 @@
 //! - [`file`]: what the file asks for, in time order.
 //! - [`player`]: how each part is played, and why a second replay changes nothing.
 //! - [`ledger`]: which order a cancellation belongs to.
-//! - [`books`]: what must be true afterwards.
+//! - [`books`], [`orders`]: what must be true of the stock and of every order afterwards.
 //! - [`churn`]: SKUs that are promoted and demoted all the time meanwhile.
 
 mod books;
 mod churn;
 mod file;
 mod ledger;
+mod orders;
 mod player;
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::task::JoinSet;
 
 use crate::cli::{Place, Replay};
 use crate::client::{Connection, Target};
@@ -25,8 +30,9 @@ use crate::wire::Way;
 use crate::{wire, wiring};
 use books::Books;
 use churn::Churn;
-use file::OrderFile;
-use player::Player;
+use file::{Document, OrderFile};
+use orders::Orders;
+use player::{Player, Tally};
 
 /// Rows that were left out and differences of the audit are listed up to here; more are counted.
 const MAX_LISTED: usize = 20;
@@ -47,6 +53,7 @@ pub async fn run(args: Replay) -> Result<(), Failure> {
             tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
         let mut config = Config::defaults();
         config.server.listen.set_port(0);
+        config.engine.shards = args.shards;
         config.data.dir = args.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
         if let Some(store) = &args.store {
             config.store.url = store.clone().into();
@@ -61,11 +68,15 @@ pub async fn run(args: Replay) -> Result<(), Failure> {
 
 async fn play(file: &OrderFile, target: &Target, args: &Replay) -> Result<(), Failure> {
     let mut books = Books::default();
+    let mut plenty = HashSet::new();
     let skus: Vec<(String, u64)> = file
         .enough_for_all()
         .into_iter()
         .map(|(sku_id, enough)| {
             let units = args.stock.unwrap_or(enough);
+            if units >= enough {
+                plenty.insert(sku_id.clone());
+            }
             books.supply(&sku_id, i64::try_from(units).unwrap_or(i64::MAX));
             (sku_id.to_string(), units)
         })
@@ -86,6 +97,16 @@ async fn play(file: &OrderFile, target: &Target, args: &Replay) -> Result<(), Fa
             say(format_args!("{} SKUs are hot, {moved} of them promoted now", names.len()));
             None
         }
+        Place::Mixed => {
+            let cold = names.len().div_ceil(3);
+            fastrand::Rng::with_seed(args.seed).shuffle(&mut names);
+            let moved = wire::move_all(target, Way::Promote, &names[cold..]).await?;
+            say(format_args!(
+                "{} SKUs are hot, {moved} of them promoted now; {cold} are cold",
+                names.len() - cold
+            ));
+            None
+        }
         Place::Churn => Some(Churn::start(target, names, args.seed)),
     };
 
@@ -94,27 +115,64 @@ async fn play(file: &OrderFile, target: &Target, args: &Replay) -> Result<(), Fa
             .expect("the template is a constant"),
     );
     let began = Instant::now();
-    let mut player = Player::new(Connection::new(target.clone()), books);
-    for document in &file.documents {
-        player.play(document).await?;
-        bar.inc(1);
+    let mut callers = JoinSet::new();
+    let plenty = Arc::new(plenty);
+    for documents in shares(&file.documents, usize::from(args.callers)) {
+        let mut player = Player::new(Connection::new(target.clone()), Arc::clone(&plenty));
+        let bar = bar.clone();
+        callers.spawn(async move {
+            for document in documents {
+                player.play(&document).await?;
+                bar.inc(1);
+            }
+            Ok::<_, Failure>(player)
+        });
+    }
+    let (mut orders, mut tally) = (Orders::default(), Tally::default());
+    while let Some(done) = callers.join_next().await {
+        let player = done.map_err(|error| Failure::other("playing", error))??;
+        books.add(&player.books);
+        orders.add(player.orders);
+        tally.add(&player.tally);
     }
     bar.finish_and_clear();
     if let Some(churn) = churn {
         say(churn.stop().await?);
     }
     let seconds = began.elapsed().as_secs_f64();
-    say(format_args!("played in {seconds:.1} s, one after the other\n\n{}", player.tally.table()));
-    match player.tally.new_ones() {
+    let how = if args.callers == 1 {
+        "one after the other".to_owned()
+    } else {
+        format!("by {} callers", args.callers)
+    };
+    say(format_args!("played in {seconds:.1} s, {how}\n\n{}", tally.table()));
+    match tally.new_ones() {
         0 => say(format_args!("nothing new: the server knew every one of them, and changed nothing")),
         n => say(format_args!("{n} were new to the server")),
     }
-    audit(&player.books, target).await
+    audit(&books, &orders, target).await
 }
 
-async fn audit(books: &Books, target: &Target) -> Result<(), Failure> {
-    let on_server = wire::all_stock(&mut Connection::new(target.clone())).await?;
-    let differences = books.differences(&on_server);
+/// Deals the documents out: those of one customer go to one caller, because a cancellation brings back what was bought before; each
+/// caller has its own in the order of the file.
+fn shares(documents: &[Document], callers: usize) -> Vec<Vec<Document>> {
+    // The same in every run, so that a second replay asks the same.
+    let hasher = BuildHasherDefault::<DefaultHasher>::default();
+    let mut shares = vec![Vec::new(); callers];
+    for (place, document) in documents.iter().enumerate() {
+        let caller = match &document.customer {
+            Some(customer) => usize::try_from(hasher.hash_one(customer) % callers as u64).unwrap_or(0),
+            None => place % callers,
+        };
+        shares[caller].push(document.clone());
+    }
+    shares
+}
+
+async fn audit(books: &Books, orders: &Orders, target: &Target) -> Result<(), Failure> {
+    let mut connection = Connection::new(target.clone());
+    let mut differences = orders.differences(&mut connection).await?;
+    differences.extend(books.differences(&wire::all_stock(&mut connection).await?));
     let total = books.total();
     if differences.is_empty() {
         let available = total.supplied - total.sold;
@@ -125,11 +183,15 @@ async fn audit(books: &Books, target: &Target) -> Result<(), Failure> {
             total.supplied,
             total.sold
         ));
+        say(format_args!("audit: {} orders are as they were answered", orders.len()));
         say(format_args!("final stock {}", books.fingerprint()));
         return Ok(());
     }
     list("audit", &differences);
-    Err(Failure::Audit(format!("audit: {} differences between the answers and the stock", differences.len())))
+    Err(Failure::Audit(format!(
+        "audit: {} differences between the answers and what the server has",
+        differences.len()
+    )))
 }
 
 fn list(what: &str, lines: &[String]) {

@@ -5,11 +5,16 @@
 //! - a refused order is released at once: that leaves a tombstone, and its number is refused for good (`order_cancelled`);
 //! - a refused correction leaves the same tombstone under its own number, which is looked for before it is sent.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use hotstock_engine::ids::SkuId;
 
-use super::books::{Books, Happened, Tally};
+pub use super::books::Tally;
+use super::books::{Books, Happened};
 use super::file::{Document, Kind};
 use super::ledger::Ledger;
+use super::orders::{Orders, wrong_refusal};
 use crate::client::{Connection, segment};
 use crate::failure::Failure;
 use crate::wire;
@@ -22,16 +27,21 @@ const TTL_SECONDS: u32 = 604_800;
 pub struct Player {
     connection: Connection,
     ledger: Ledger,
-    /// What must be true on the server.
+    /// SKUs of which there is enough for everybody.
+    plenty: Arc<HashSet<SkuId>>,
+    /// What this caller did to the stock of the server.
     pub books: Books,
+    /// What its orders must be.
+    pub orders: Orders,
     /// What happened.
     pub tally: Tally,
 }
 
 impl Player {
-    /// A player whose books know what was stocked.
-    pub fn new(connection: Connection, books: Books) -> Self {
-        Self { connection, ledger: Ledger::default(), books, tally: Tally::default() }
+    /// A player that has done nothing yet.
+    pub fn new(connection: Connection, plenty: Arc<HashSet<SkuId>>) -> Self {
+        let (ledger, books) = (Ledger::default(), Books::default());
+        Self { connection, ledger, plenty, books, orders: Orders::default(), tally: Tally::default() }
     }
 
     /// Plays one document.
@@ -61,7 +71,17 @@ impl Player {
         let sold = match (status, self.code()) {
             (200 | 201, _) => true,
             (409, Some(code)) if code == "insufficient_stock" || code == "order_cancelled" => {
+                if code == "insufficient_stock" {
+                    let short = self.connection.json::<wire::Problem>()?.lines;
+                    let wrong = wrong_refusal(&document.lines, &short, |sku_id| self.plenty.contains(sku_id));
+                    if let Some(wrong) = wrong {
+                        return Err(Failure::Audit(format!(
+                            "the refusal of order {number} can't be right: {wrong}"
+                        )));
+                    }
+                }
                 self.close(number).await?;
+                self.orders.refused(number);
                 self.tally.count(Happened::Refused, units, code == "order_cancelled");
                 false
             }
@@ -74,6 +94,7 @@ impl Player {
             }
             let known = self.connection.json::<wire::Order>()?.replayed;
             self.tally.count(Happened::Sold, units, known);
+            self.orders.sold(number, &document.lines);
         }
         for (sku_id, units) in &document.lines {
             self.ledger.bought(document.customer.as_ref(), sku_id, *units, number, sold);
@@ -120,6 +141,7 @@ impl Player {
             }
             let known = self.connection.json::<wire::Order>()?.replayed;
             self.tally.count(Happened::Returned, back.iter().map(|(_, units)| units).sum(), known);
+            self.orders.returned(&invoice, &back);
             for (sku_id, units) in &back {
                 self.books.sell(sku_id, -units);
             }

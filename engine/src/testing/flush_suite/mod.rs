@@ -2,12 +2,19 @@
 //! implementation calls [`flush_suite!`](crate::flush_suite), which makes one test of every function here.
 
 mod hot;
+mod spanning;
 
 use std::collections::BTreeMap;
 
 pub use hot::{
     Hot, W1, W2, confirm, create, extend, give_back, lines, order, part, release, reserve, restock,
     set_status, sku,
+};
+
+pub use spanning::{
+    a_home_comes_from_the_store, a_home_whose_number_is_there_is_left_alone,
+    an_order_that_was_split_is_taken_in, any_batches_of_homes_give_the_same_rows, branches_that_left_ask,
+    what_a_home_logs_is_taken_in,
 };
 
 use crate::checkpoint::{Image, OrderImage, Phase};
@@ -36,6 +43,12 @@ macro_rules! flush_suite {
             a_sku_goes_back_and_forth
             the_journal_comes_in_pages
             books_balance_page_by_page
+            what_a_home_logs_is_taken_in
+            any_batches_of_homes_give_the_same_rows
+            an_order_that_was_split_is_taken_in
+            branches_that_left_ask
+            a_home_whose_number_is_there_is_left_alone
+            a_home_comes_from_the_store
         );
     };
     (@tests $store:expr; $($name:ident)*) => {

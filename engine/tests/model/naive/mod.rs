@@ -32,6 +32,8 @@ pub struct Naive {
     pub shelves: BTreeMap<Place, Shelf>,
     pub orders: BTreeMap<OrderNo, Order>,
     pub changes: BTreeMap<(SkuId, RequestId), AnsweredChange>,
+    /// The highest serial number that a unit of a SKU ever got.
+    pub highest: BTreeMap<SkuId, u64>,
     /// Orders that are known and can't be forgotten here now: the SKU that they lie on is away.
     pub elsewhere: BTreeSet<OrderNo>,
     /// The time of the last event.
@@ -48,6 +50,8 @@ pub struct Shelf {
     /// How often anything of it changed.
     pub version: u64,
     pub status: StockStatus,
+    /// Each unit that is sold gets a number.
+    pub serialized: bool,
     /// Units sold and not returned, of each order that was forgotten.
     pub sold_by_forgotten: Vec<u64>,
 }
@@ -116,7 +120,7 @@ impl Naive {
             warehouse_id,
             levels: self.levels(place),
             status: self.shelves[place].status,
-            serialized: false,
+            serialized: self.shelves[place].serialized,
         }
     }
 
@@ -187,11 +191,15 @@ impl Naive {
                 let initial = u64::try_from(shelf.supplies[0]).expect("not negative");
                 return Err(Refusal::StockExists { initial, stock: self.stock_view(&place) });
             }
+            _ if self.shelves.iter().any(|(p, s)| p.0 == place.0 && s.serialized != c.serialized) => {
+                return Err(InvalidField::new("serialized", "").into());
+            }
             Some(_) => Effect::Replayed,
             None => {
                 self.log(now);
-                let (status, sold_by_forgotten) = (StockStatus::OnSale, Vec::new());
-                let shelf = Shelf { supplies: vec![quantity], version: 1, status, sold_by_forgotten };
+                let (status, serialized, sold_by_forgotten) = (StockStatus::OnSale, c.serialized, Vec::new());
+                let shelf =
+                    Shelf { supplies: vec![quantity], version: 1, status, serialized, sold_by_forgotten };
                 self.shelves.insert(place.clone(), shelf);
                 Effect::Created
             }

@@ -3,7 +3,7 @@
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Line, Lines, Mode};
 use hotstock_engine::ids::{BuyerId, OrderNo, RequestId, SkuId, WarehouseId};
-use hotstock_engine::outcome::{LineView, OrderStatus, OrderView};
+use hotstock_engine::outcome::{LineView, OrderStatus, OrderView, Serials};
 
 use super::Place;
 
@@ -35,6 +35,14 @@ pub struct Order {
 pub struct Deed {
     pub what: What,
     pub units: Vec<(usize, u32)>,
+    /// The serial numbers that the units of a line got.
+    pub numbers: Vec<(usize, Serials)>,
+}
+
+impl Deed {
+    pub fn new(what: What, units: Vec<(usize, u32)>) -> Self {
+        Self { what, units, numbers: Vec::new() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +161,9 @@ impl Order {
     }
 
     fn line_view(&self, line: usize) -> LineView {
+        let numbers = self.deeds.iter().flat_map(|deed| &deed.numbers);
+        let numbers: Vec<_> =
+            numbers.filter(|(index, _)| *index == line).map(|(_, serials)| *serials).collect();
         LineView {
             sku_id: self.asked[line].sku_id.clone(),
             warehouse_id: self.asked[line].warehouse_id,
@@ -161,7 +172,7 @@ impl Order {
             confirmed: self.confirmed(line),
             released: self.released(line),
             returned: self.returned(line),
-            serials: None,
+            serials: (!numbers.is_empty()).then(|| numbers.into()),
         }
     }
 

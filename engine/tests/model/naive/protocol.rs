@@ -6,7 +6,7 @@ use hotstock_engine::command::{
 };
 use hotstock_engine::ids::{OrderNo, RequestId};
 use hotstock_engine::limits::MAX_REQUESTS_PER_ORDER;
-use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal, ShortLine};
+use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal, Serials, ShortLine};
 
 use super::choice::wished;
 use super::order::{Content, Deed, Order, What};
@@ -124,7 +124,7 @@ impl Naive {
             }
         }
         let what = if open { What::Sold } else { What::SoldLate };
-        self.carry_deed(&c.order_no, Deed { what, units: wanted }, request, now)
+        self.carry_deed(&c.order_no, Deed::new(what, wanted), request, now)
     }
 
     pub(super) fn release(&mut self, c: &Release, now: Timestamp) -> Outcome {
@@ -170,7 +170,7 @@ impl Naive {
             return Err(Refusal::ExceedsHold { lines: shorts });
         }
         let what = if c.part.is_some() { What::PartReleased } else { What::Released };
-        self.carry_deed(&c.order_no, Deed { what, units: wanted }, request, now)
+        self.carry_deed(&c.order_no, Deed::new(what, wanted), request, now)
     }
 
     pub(super) fn extend(&mut self, c: &Extend, now: Timestamp) -> Outcome {
@@ -202,7 +202,7 @@ impl Naive {
             let lines = asked.map(|line| short(&place(line), u64::from(line.quantity), 0)).collect();
             return Err(Refusal::NothingToReturn { lines });
         }
-        self.carry_deed(&c.order_no, Deed { what: What::Returned, units: wanted }, request, now)
+        self.carry_deed(&c.order_no, Deed::new(What::Returned, wanted), request, now)
     }
 
     /// Lets an order's time be over.
@@ -215,13 +215,13 @@ impl Naive {
         );
         assert!(order.is_open(), "order {order_no} holds nothing");
         let units = wanted(order, None, |line| order.held(line)).expect("all of it is in it");
-        self.carry_deed(order_no, Deed { what: What::Expired, units }, None, now.max(self.time))
+        self.carry_deed(order_no, Deed::new(What::Expired, units), None, now.max(self.time))
     }
 
     fn carry_deed(
         &mut self,
         order_no: &OrderNo,
-        deed: Deed,
+        mut deed: Deed,
         request: Option<(Option<RequestId>, Content)>,
         now: Timestamp,
     ) -> Outcome {
@@ -229,6 +229,17 @@ impl Naive {
         for (line, _) in &deed.units {
             let place = place(&self.orders[order_no].asked[*line]);
             self.touch(&place);
+        }
+        if matches!(deed.what, What::Sold | What::SoldLate) {
+            for (line, units) in &deed.units {
+                let place = place(&self.orders[order_no].asked[*line]);
+                if self.shelves[&place].serialized {
+                    let highest = self.highest.entry(place.0).or_default();
+                    let from = *highest + 1;
+                    *highest += u64::from(*units);
+                    deed.numbers.push((*line, Serials { from, to: *highest }));
+                }
+            }
         }
         let order = self.orders.get_mut(order_no).expect("the caller has looked");
         order.deeds.push(deed);

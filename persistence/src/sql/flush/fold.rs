@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use hotstock_engine::checkpoint::{Image, RequestImage, StockImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::event::{Change, Event, StockMove};
-use hotstock_engine::ids::{Lsn, OrderNo, ServerId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::home::HomeChange;
+use hotstock_engine::ids::{Branch, Lsn, OrderNo, ServerId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::outcome::Levels;
 use hotstock_engine::state::State;
 use hotstock_engine::store::{Anomaly, JournalRow, Owner, StoreError};
 
 use super::super::error::broken;
-use super::super::rows::{OrderEntry, StockEntry, StockKey};
+use super::super::rows::{HomeEntry, OrderEntry, StockEntry, StockKey};
 
 /// What a part of a batch does to the tables.
 #[derive(Debug, Default)]
@@ -27,6 +28,12 @@ pub(super) struct Folded {
     pub made: Vec<OrderEntry>,
     /// Orders that were there, and how many of their requests were.
     pub changed: Vec<(OrderEntry, usize)>,
+    /// Orders over several places that are new.
+    pub homes_made: Vec<HomeEntry>,
+    /// Those that were there, perhaps as orders in one place.
+    pub homes_changed: Vec<HomeEntry>,
+    /// Of those, the ones that were in one place.
+    pub split: Vec<OrderNo>,
     /// Stock requests.
     pub requests: Vec<RequestImage>,
     /// In the order of the events.
@@ -46,6 +53,8 @@ pub(super) struct Loaded {
     pub stocks: Vec<StockEntry>,
     /// The orders that it changes.
     pub orders: Vec<OrderEntry>,
+    /// Likewise those over several places.
+    pub homes: Vec<HomeEntry>,
     /// Orders whose rows in the store are about another order of that number. They are left alone.
     pub conflicts: HashSet<OrderNo>,
 }
@@ -130,6 +139,8 @@ struct Fold {
     known: HashMap<OrderNo, usize>,
     made: BTreeSet<OrderNo>,
     changed: BTreeSet<OrderNo>,
+    homes_made: BTreeSet<OrderNo>,
+    homes_changed: BTreeSet<OrderNo>,
     /// Orders whose rows are not written.
     left_alone: HashSet<OrderNo>,
     folded: Folded,
@@ -137,13 +148,14 @@ struct Fold {
 
 impl Fold {
     fn new(server: ServerId, shard: ShardId, loaded: Loaded, at: Lsn) -> Result<Self, StoreError> {
-        let Loaded { stocks, orders, conflicts } = loaded;
+        let Loaded { stocks, orders, homes, conflicts } = loaded;
         let owner = |stock: &StockEntry| Some((stock.image.sku_id.clone(), stock.owner?));
         let owners = stocks.iter().filter_map(owner).collect();
         let known: HashMap<_, _> =
             orders.iter().map(|order| (order.image.order_no.clone(), order.image.requests.len())).collect();
         let images = stocks.into_iter().map(|stock| Image::Stock(stock.image));
-        let images = images.chain(orders.into_iter().map(|order| Image::Order(order.image))).collect();
+        let images = images.chain(orders.into_iter().map(|order| Image::Order(order.image)));
+        let images = images.chain(homes.into_iter().map(|home| Image::Home(home.home))).collect();
         let state = State::of_images(at, Timestamp::default(), images).map_err(broken)?;
         Ok(Self {
             server,
@@ -155,6 +167,8 @@ impl Fold {
             known,
             made: BTreeSet::new(),
             changed: BTreeSet::new(),
+            homes_made: BTreeSet::new(),
+            homes_changed: BTreeSet::new(),
             left_alone: conflicts,
             folded: Folded::default(),
         })
@@ -175,6 +189,7 @@ impl Fold {
                 self.pass_over(lsn, event)?;
                 self.folded.withdrawn.push((sku_id.clone(), *epoch));
             }
+            Change::Split { orders } => self.split(lsn, event, orders)?,
             change => {
                 if let Change::StockCreated { sku_id, warehouse_id, .. } = change {
                     if self.state.image_of_stock(sku_id, *warehouse_id).is_some() {
@@ -217,6 +232,42 @@ impl Fold {
         Ok(())
     }
 
+    /// Orders become orders over several places. Those whose rows are left alone don't.
+    fn split(&mut self, lsn: Lsn, event: &Event, orders: &[OrderNo]) -> Result<(), StoreError> {
+        let mut here = Vec::with_capacity(orders.len());
+        for order_no in orders {
+            if self.state.image_of_order(order_no).is_some() && !self.left_alone.contains(order_no) {
+                here.push(order_no.clone());
+            } else if self.left_alone.insert(order_no.clone()) {
+                let detail = "the shard splits an order that the store does not have".to_owned();
+                self.anomaly(lsn, event.at, "order_missing", Some(order_no), None, detail);
+            }
+        }
+        if here.is_empty() {
+            return self.pass_over(lsn, event);
+        }
+        let change = Change::Split { orders: here.clone() };
+        self.state.apply(lsn, &Event { change, ..event.clone() }).map_err(broken)?;
+        for order_no in here {
+            let home = self.state.image_of_home(&order_no);
+            let home = home.ok_or_else(|| broken(format!("order {order_no} was not split")))?;
+            self.made.extend(home.shares.iter().filter_map(|share| {
+                let line = home.order.lines.get(usize::from(share.line))?;
+                let (sku_id, attempt) = (line.sku_id.clone(), share.attempt);
+                Some(Branch { order_no: order_no.clone(), sku_id, attempt }.number())
+            }));
+            // One that was made in this part has no rows yet.
+            if self.made.remove(&order_no) {
+                self.homes_made.insert(order_no);
+            } else {
+                self.changed.remove(&order_no);
+                self.folded.split.push(order_no.clone());
+                self.homes_changed.insert(order_no);
+            }
+        }
+        Ok(())
+    }
+
     fn pass_over(&mut self, lsn: Lsn, event: &Event) -> Result<(), StoreError> {
         self.state.pass_over(lsn, event).map_err(broken)
     }
@@ -230,7 +281,13 @@ impl Fold {
         if self.left_alone.contains(order_no) || self.made.contains(order_no) {
             return;
         }
-        if matches!(event.change, Change::Reserved { .. } | Change::Cancelled { .. }) {
+        if let Change::Home(change) = &event.change {
+            if matches!(**change, HomeChange::Reserved { .. }) {
+                self.homes_made.insert(order_no.clone());
+            } else if !self.homes_made.contains(order_no) {
+                self.homes_changed.insert(order_no.clone());
+            }
+        } else if matches!(event.change, Change::Reserved { .. } | Change::Cancelled { .. }) {
             self.made.insert(order_no.clone());
         } else if self.known.contains_key(order_no) {
             self.changed.insert(order_no.clone());
@@ -278,8 +335,22 @@ impl Fold {
                 .image_of_order(order_no)
                 .ok_or_else(|| broken(format!("order {order_no} was lost")))?;
             let source = Some((self.server, self.shard, image.lsn));
-            Ok::<_, StoreError>(OrderEntry { image, due_at: None, source })
+            Ok::<_, StoreError>(OrderEntry { image, due_at: None, source, writer: Some(self.server) })
         };
+        let home = |order_no: &OrderNo| {
+            let home = self.state.image_of_home(order_no);
+            let home = home.ok_or_else(|| broken(format!("order {order_no} was lost")))?;
+            let (server, shard) = (self.server, self.shard);
+            let source = Some((server, shard, home.order.lsn));
+            Ok::<_, StoreError>(HomeEntry { home, server, shard, due_at: None, source })
+        };
+        let written = |order_no: &&OrderNo| !self.left_alone.contains(*order_no);
+        for order_no in self.homes_made.iter().filter(written) {
+            self.folded.homes_made.push(home(order_no)?);
+        }
+        for order_no in self.homes_changed.iter().filter(written) {
+            self.folded.homes_changed.push(home(order_no)?);
+        }
         for order_no in self.made.iter().filter(|order_no| !self.left_alone.contains(*order_no)) {
             self.folded.made.push(entry(order_no)?);
         }
@@ -301,6 +372,7 @@ fn order_of(change: &Change) -> Option<&OrderNo> {
         | Change::Expired { order_no, .. }
         | Change::Extended { order_no, .. }
         | Change::Returned { order_no, .. } => Some(order_no),
+        Change::Home(change) => Some(change.order_no()),
         _ => None,
     }
 }

@@ -6,6 +6,8 @@
 //!
 //! Orders that the events make are inserted blindly. When one is there already, the transaction starts over and looks: the row stays,
 //! the stocks and their journal are written, and the conflict is recorded; later events of that order leave its row alone too.
+//!
+//! An order over several places is one row, written whole whenever its home changes it. Its branches are orders like any other.
 
 mod fold;
 mod touch;
@@ -15,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hotstock_engine::checkpoint::Phase;
 use hotstock_engine::event::Change;
+use hotstock_engine::home::HomeChange;
 use hotstock_engine::ids::{Lsn, OrderNo, ServerId, ShardId, SkuId};
 use hotstock_engine::store::{Anomaly, FlushBatch, Flushed, StoreError};
 
@@ -22,7 +25,7 @@ use super::dialect::{Access, Arg, Existing, Table, Tx};
 use super::error::{SqlError, broken};
 use super::rows::{
     self, Lock, ORDER_LINES, ORDER_REQUESTS, ORDERS, STOCK, STOCK_JOURNAL, STOCK_REQUESTS, StockEntry,
-    load_orders, load_skus,
+    drop_parts, find_orders, load_skus, write_homes,
 };
 use super::statements::{execute_in, rows_in, write};
 use super::{SqlStore, Work};
@@ -158,9 +161,15 @@ impl Flush<'_> {
             if careful { self.look_for_made(tx, part, &mut loaded.conflicts).await? } else { Vec::new() };
         let orders: Vec<_> =
             part.orders.iter().filter(|order_no| !loaded.conflicts.contains(*order_no)).cloned().collect();
-        loaded.orders = load_orders(tx, &orders, Lock::Yes).await?;
+        let found_orders = find_orders(tx, &orders, Lock::Yes).await?;
+        (loaded.orders, loaded.homes) = (found_orders.orders, found_orders.homes);
+        // Another server has taken the order over.
+        let lost = loaded.homes.iter().find(|home| home.server != self.batch.server);
+        if let Some(sku_id) = lost.and_then(|home| home.home.order.lines.first()).map(|line| &line.sku_id) {
+            return Err(StoreError::Fenced { sku_id: sku_id.clone() }.into());
+        }
         let mut skus = part.skus.clone();
-        for order in loaded.orders.iter().filter(|order| part.extended.contains(&order.image.order_no)) {
+        for order in loaded.orders.iter().filter(|order| part.whole.contains(&order.image.order_no)) {
             skus.extend(order.image.lines.iter().map(|line| line.sku_id.clone()));
         }
         let skus: Vec<_> = skus.into_iter().collect();
@@ -189,7 +198,7 @@ impl Flush<'_> {
             let ours = (f.server_or_null()?, f.shard_or_null()?)
                 == (Some(self.batch.server), Some(self.batch.shard));
             if kind && ours {
-                conflicts.insert(f.id(OrderNo::new)?);
+                conflicts.insert(f.order_no()?);
             }
         }
         Ok(conflicts)
@@ -205,28 +214,37 @@ impl Flush<'_> {
         let made: BTreeSet<_> = part.made.iter().cloned().collect();
         let made: Vec<_> = made.into_iter().collect();
         let mut found = Vec::new();
-        for known in load_orders(tx, &made, Lock::Yes).await? {
-            let order_no = known.image.order_no;
+        let known = find_orders(tx, &made, Lock::Yes).await?;
+        let images = known.orders.into_iter().map(|order| order.image);
+        for known in images.chain(known.homes.into_iter().map(|home| home.home.order)) {
+            let order_no = known.order_no;
             let events = &self.batch.events[part.events.clone()];
             let makes = events.iter().find(|(_, event)| match &event.change {
                 Change::Reserved { order_no: made, .. } | Change::Cancelled { order_no: made, .. } => {
                     *made == order_no
                 }
+                Change::Home(change) => {
+                    matches!(**change, HomeChange::Reserved { .. }) && *change.order_no() == order_no
+                }
                 _ => false,
             });
             let Some((lsn, event)) = makes else { continue };
+            let holds = |lines: usize, units: u64| Some(format!("{lines} lines that hold {units} units"));
             let asked = match &event.change {
                 Change::Reserved { lines, .. } => {
-                    let units: u64 = lines.iter().map(|line| u64::from(line.held)).sum();
-                    Some(format!("{} lines that hold {units} units", lines.len()))
+                    holds(lines.len(), lines.iter().map(|line| u64::from(line.held)).sum())
                 }
-                _ => {
-                    (known.image.phase != Phase::Cancelled).then(|| "a release before the reserve".to_owned())
-                }
+                Change::Home(change) => match &**change {
+                    HomeChange::Reserved { lines, .. } => {
+                        holds(lines.len(), lines.iter().map(|line| u64::from(line.held)).sum())
+                    }
+                    _ => None,
+                },
+                _ => (known.phase != Phase::Cancelled).then(|| "a release before the reserve".to_owned()),
             };
             if let Some(asked) = asked {
-                let held: u64 = known.image.lines.iter().map(|line| u64::from(line.held)).sum();
-                let (lines, phase) = (known.image.lines.len(), rows::phase_name(known.image.phase));
+                let held: u64 = known.lines.iter().map(|line| u64::from(line.held)).sum();
+                let (lines, phase) = (known.lines.len(), rows::phase_name(known.phase));
                 found.push(Anomaly {
                     at: event.at,
                     kind: ORDER_EXISTS.to_owned(),
@@ -235,7 +253,7 @@ impl Flush<'_> {
                     sku_id: None,
                     detail: format!(
                         "the store has it made at {} with {lines} lines, {phase}, holding {held} units; the shard makes it at {} with {asked}",
-                        known.image.created_at.0, event.at.0
+                        known.created_at.0, event.at.0
                     ),
                 });
             }
@@ -262,8 +280,12 @@ impl Flush<'_> {
 
     async fn write(&self, tx: &mut dyn Tx, folded: Folded) -> Result<u64, SqlError> {
         let FlushBatch { server, shard, .. } = self.batch;
-        let Folded { stocks, created, made, changed, requests, journal, shed, withdrawn, anomalies } = folded;
+        let Folded { stocks, created, made, changed, requests, journal, shed, withdrawn, anomalies, .. } =
+            folded;
         let mut rows = 0;
+        rows += drop_parts(tx, &folded.split).await?;
+        rows += write_homes(tx, &folded.homes_made, Existing::Refused).await?;
+        rows += write_homes(tx, &folded.homes_changed, Existing::Replaced).await?;
         let new = made.iter().map(rows::order_row).collect();
         rows += write(tx, &ORDERS, Existing::Refused, new).await?;
         let new = made.iter().flat_map(|order| rows::line_rows(&order.image)).collect();
@@ -349,7 +371,7 @@ async fn make_sku_due(tx: &mut dyn Tx, sku_id: &SkuId) -> Result<u64, SqlError> 
     let missing = "SELECT l.order_no FROM order_lines l JOIN orders o ON o.order_no = l.order_no \
          WHERE l.sku_id = ? AND l.open = 1 AND o.open = 1 AND (o.due_at IS NULL OR o.due_at <> o.expires_at) ORDER BY l.order_no";
     let rows = tx.rows(missing, vec![sku_id.into()]).await?;
-    let mut missing = rows.iter().map(|row| row.fields().id(OrderNo::new)).collect::<Result<Vec<_>, _>>()?;
+    let mut missing = rows.iter().map(|row| row.fields().order_no()).collect::<Result<Vec<_>, _>>()?;
     missing.dedup();
     make_due(tx, &missing).await
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
 use hotstock_engine::event::{Change, Event};
+use hotstock_engine::home::HomeChange;
 use hotstock_engine::ids::{Lsn, OrderNo, RequestId, SkuId};
 
 /// Events that can be applied to one small state, and what they touch.
@@ -15,8 +16,10 @@ pub(super) struct Part {
     pub orders: BTreeSet<OrderNo>,
     /// Orders that they make.
     pub made: HashSet<OrderNo>,
-    /// Of `orders`, those that are extended: all their SKUs are touched.
-    pub extended: BTreeSet<OrderNo>,
+    /// Of `orders`, those that are extended or split: all their SKUs are touched.
+    pub whole: BTreeSet<OrderNo>,
+    /// Orders over several places that come back from the store in them.
+    pub adopted: HashSet<OrderNo>,
     /// SKUs that the shard must own for them.
     pub skus: BTreeSet<SkuId>,
     /// SKUs that get a stock.
@@ -44,8 +47,11 @@ pub(super) fn parts(events: &[(Lsn, Event)]) -> Vec<Part> {
 impl Part {
     fn repeats(&self, change: &Change) -> bool {
         match change {
-            Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. } => {
-                self.made.contains(order_no) || self.orders.contains(order_no)
+            Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. } => self.knows(order_no),
+            Change::Home(change) => {
+                // One that comes back from the store was forgotten by then, too.
+                let begins = matches!(**change, HomeChange::Reserved { .. } | HomeChange::Adopted(_));
+                begins && self.knows(change.order_no())
             }
             Change::StockChanged { sku_id, request_id, .. } => {
                 self.requests.contains(&(sku_id.clone(), request_id.clone()))
@@ -86,25 +92,43 @@ impl Part {
                 self.order(order_no);
                 self.lines(lines.iter().map(|line| &line.sku_id));
             }
-            Change::Extended { order_no, .. } => {
-                self.order(order_no);
-                if self.orders.contains(order_no) {
-                    self.extended.insert(order_no.clone());
+            Change::Extended { order_no, .. } => self.whole_order(order_no),
+            Change::Split { orders } => orders.iter().for_each(|order_no| self.whole_order(order_no)),
+            Change::Home(change) => match &**change {
+                HomeChange::Reserved { order_no, .. } => {
+                    self.made.insert(order_no.clone());
                 }
-            }
+                HomeChange::Decided { order_no, .. }
+                | HomeChange::Extended { order_no, .. }
+                | HomeChange::Carried { order_no, .. } => self.order(order_no),
+                // The store has it; what is there is written over.
+                HomeChange::Adopted(image) => {
+                    self.adopted.insert(image.order.order_no.clone());
+                }
+            },
             // The store has what these tell of.
             Change::Forgotten { .. }
             | Change::AdoptionBegun { .. }
             | Change::OrdersAdopted { .. }
             | Change::Adopted { .. }
             | Change::Closed { .. } => {}
-            Change::Split { .. } | Change::Home(_) => todo!("TODO(sql)"),
         }
     }
 
+    fn knows(&self, order_no: &OrderNo) -> bool {
+        self.made.contains(order_no) || self.orders.contains(order_no) || self.adopted.contains(order_no)
+    }
+
     fn order(&mut self, order_no: &OrderNo) {
-        if !self.made.contains(order_no) {
+        if !self.made.contains(order_no) && !self.adopted.contains(order_no) {
             self.orders.insert(order_no.clone());
+        }
+    }
+
+    fn whole_order(&mut self, order_no: &OrderNo) {
+        self.order(order_no);
+        if self.orders.contains(order_no) {
+            self.whole.insert(order_no.clone());
         }
     }
 

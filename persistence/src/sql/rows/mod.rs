@@ -1,21 +1,24 @@
 //! Stocks, orders, requests and journal entries as rows and back.
 
+mod homes;
 mod orders;
 
-use hotstock_engine::checkpoint::{OrderImage, Phase, RequestImage, Stage, StockImage};
+use hotstock_engine::checkpoint::{LineImage, OrderImage, Phase, RequestImage, Stage, StockImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Mode, StockStatus};
 use hotstock_engine::event::{MoveKind, StockMove};
+use hotstock_engine::home::HomeImage;
 use hotstock_engine::ids::{Lsn, OrderNo, Reason, RequestId, ServerId, ShardId, SkuId, WarehouseId};
-use hotstock_engine::outcome::{Levels, StockView};
+use hotstock_engine::outcome::{Levels, OrderStatus, Serials, StockView};
 use hotstock_engine::state::Delta;
-use hotstock_engine::store::{JournalRow, Owner, StockRow, StoreError};
+use hotstock_engine::store::{JournalRow, Owner, StockRow, StoreError, StoredHome};
 
 use crate::sql::dialect::{Arg, Fields, Row, Table, Tx};
 use crate::sql::error::{SqlError, broken};
 use crate::sql::statements::{rows_in, rows_of_stocks};
 
-pub(in crate::sql) use orders::{complete, line_rows, load_orders, order_row, request_rows};
+pub(in crate::sql) use homes::{drop_parts, is_under_way, write_homes, write_split};
+pub(in crate::sql) use orders::{complete, find_orders, line_rows, load_orders, order_row, request_rows};
 
 /// All columns of `stock`.
 pub(in crate::sql) const STOCK: Table = Table {
@@ -35,6 +38,7 @@ pub(in crate::sql) const STOCK: Table = Table {
         "epoch",
         "lsn",
         "changed_at",
+        "numbered",
     ],
     keys: 2,
 };
@@ -56,6 +60,12 @@ pub(in crate::sql) const ORDERS: Table = Table {
         "shard",
         "lsn",
         "requests",
+        "kind",
+        "status",
+        "home_server",
+        "home_shard",
+        "record",
+        "serials",
     ],
     keys: 1,
 };
@@ -124,9 +134,14 @@ pub(in crate::sql) const STOCK_JOURNAL: Table = Table {
         "server",
         "shard",
         "lsn",
+        "serial_from",
     ],
     keys: 3,
 };
+
+/// All columns of `home_lines`.
+pub(in crate::sql) const HOME_LINES: Table =
+    Table { name: "home_lines", columns: &["sku_id", "order_no"], keys: 2 };
 
 /// The name of a stock.
 pub(in crate::sql) type StockKey = (SkuId, WarehouseId);
@@ -167,6 +182,37 @@ pub(in crate::sql) struct OrderEntry {
     pub due_at: Option<Timestamp>,
     /// The last event of a shard that changed it; `None`: SQL did.
     pub source: Option<Source>,
+    /// Of a branch: the server that wrote it last, which lets it ask its home when nobody else does.
+    pub writer: Option<ServerId>,
+}
+
+/// An order over several places.
+#[derive(Debug, Clone)]
+pub(in crate::sql) struct HomeEntry {
+    /// Without LSN.
+    pub home: HomeImage,
+    pub server: ServerId,
+    pub shard: ShardId,
+    /// When its home is to take it in; `None`: the home has it, or it is over.
+    pub due_at: Option<Timestamp>,
+    /// The last event of a shard that changed it; `None`: SQL did.
+    pub source: Option<Source>,
+}
+
+impl HomeEntry {
+    /// As the engine knows it.
+    pub fn stored(self) -> StoredHome {
+        StoredHome { server: self.server, shard: self.shard, image: self.home }
+    }
+}
+
+/// Orders of either kind.
+#[derive(Debug, Clone, Default)]
+pub(in crate::sql) struct Found {
+    /// In one place, and branches.
+    pub orders: Vec<OrderEntry>,
+    /// Over several places.
+    pub homes: Vec<HomeEntry>,
 }
 
 /// A stock as callers see it.
@@ -177,7 +223,7 @@ pub(in crate::sql) fn view_of(image: &StockImage) -> StockView {
         warehouse_id: *warehouse_id,
         levels: *levels,
         status: *status,
-        serialized: false,
+        serialized: image.numbered.is_some(),
     }
 }
 
@@ -186,9 +232,67 @@ pub(in crate::sql) fn is_open(image: &OrderImage) -> bool {
     image.lines.iter().any(|line| line.held > 0)
 }
 
-/// Whether an order has lines of more than one SKU.
-pub(in crate::sql) fn is_linked(image: &OrderImage) -> bool {
-    image.lines.windows(2).any(|pair| pair[0].sku_id != pair[1].sku_id)
+/// What links an order of several SKUs together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sql) enum Linked {
+    /// It has lines of one SKU.
+    Alone = 0,
+    /// It has lines of more than one.
+    Lines = 1,
+    /// It is a branch: its home does.
+    Home = 2,
+}
+
+impl Linked {
+    /// What links an order.
+    pub fn of(image: &OrderImage) -> Self {
+        if image.order_no.is_branch() {
+            Self::Home
+        } else if image.lines.windows(2).any(|pair| pair[0].sku_id != pair[1].sku_id) {
+            Self::Lines
+        } else {
+            Self::Alone
+        }
+    }
+}
+
+impl Linked {
+    /// That of a row.
+    pub fn numbered(number: i64) -> Result<Self, StoreError> {
+        match number {
+            0 => Ok(Self::Alone),
+            1 => Ok(Self::Lines),
+            2 => Ok(Self::Home),
+            _ => Err(broken(format!("a link of kind {number}"))),
+        }
+    }
+
+    /// The next one in the order of the index.
+    pub fn next(self) -> Option<Self> {
+        match self {
+            Self::Alone => Some(Self::Lines),
+            Self::Lines => Some(Self::Home),
+            Self::Home => None,
+        }
+    }
+}
+
+impl From<Linked> for Arg {
+    fn from(linked: Linked) -> Self {
+        Self::Int(linked as i64)
+    }
+}
+
+/// The state of an order.
+pub(in crate::sql) fn status_of(image: &OrderImage) -> OrderStatus {
+    let sum = |count: fn(&LineImage) -> u32| image.lines.iter().map(|line| u64::from(count(line))).sum();
+    let units = [
+        sum(|line| line.held),
+        sum(|line| line.confirmed),
+        sum(|line| line.released),
+        sum(|line| line.returned),
+    ];
+    OrderStatus::of(image.phase, units)
 }
 
 /// The stocks that an order is about, in the order in which they are locked.
@@ -250,6 +354,13 @@ pub(in crate::sql) async fn load_skus(
     Ok(rows.iter().map(stock_entry).collect::<Result<_, _>>()?)
 }
 
+/// Those of these SKUs whose units get serial numbers; that never changes. `skus` are sorted.
+pub(in crate::sql) async fn serialized_skus(tx: &mut dyn Tx, skus: &[SkuId]) -> Result<Vec<SkuId>, SqlError> {
+    let head = "SELECT sku_id FROM stock WHERE numbered IS NOT NULL AND";
+    let rows = rows_in(tx, head, "sku_id", skus, " GROUP BY sku_id").await?;
+    Ok(rows.iter().map(|row| row.fields().id(SkuId::new)).collect::<Result<_, _>>()?)
+}
+
 /// Whether rows are locked until the end of the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sql) enum Lock {
@@ -274,6 +385,7 @@ pub(in crate::sql) fn stock_entry(row: &Row) -> Result<StockEntry, StoreError> {
     let (status, initial, supplied) = (status(f.text()?)?, f.count()?, f.count()?);
     let (server, shard, epoch) = (f.server_or_null()?, f.shard_or_null()?, f.count()?);
     let (lsn, changed_at) = (f.lsn()?, f.time()?);
+    let numbered = f.count_or_null()?;
     let owner = match (server, shard) {
         (Some(server), Some(shard)) => Some(Owner { server, shard, epoch }),
         (None, None) => None,
@@ -290,7 +402,7 @@ pub(in crate::sql) fn stock_entry(row: &Row) -> Result<StockEntry, StoreError> {
         lsn: Lsn::ZERO,
         epoch,
         stage: Stage::Open,
-        numbered: None,
+        numbered,
     };
     Ok(StockEntry { image, owner, lsn, changed_at })
 }
@@ -314,6 +426,7 @@ pub(in crate::sql) fn stock_row(entry: &StockEntry) -> Vec<Arg> {
         image.epoch.into(),
         (*lsn).into(),
         (*changed_at).into(),
+        image.numbered.into(),
     ]
 }
 
@@ -358,15 +471,17 @@ pub(in crate::sql) fn journal_entry(row: &Row) -> Result<JournalRow, StoreError>
     let (sku_id, warehouse_id, version, at) = (f.id(SkuId::new)?, f.warehouse()?, f.count()?, f.time()?);
     let kind = f.text()?;
     let kind = MoveKind::named(kind).ok_or_else(|| broken(format!("a journal row of kind {kind}")))?;
-    let (order_no, request_id) = (f.id_or_null(OrderNo::new)?, f.id_or_null(RequestId::new)?);
+    let (order_no, request_id) = (f.id_or_null(OrderNo::stored)?, f.id_or_null(RequestId::new)?);
     let reason = f.id_or_null(Reason::new)?;
     let delta = Delta { available: f.int()?, reserved: f.int()?, sold: f.int()? };
     let after = Levels { available: f.count()?, reserved: f.count()?, sold: f.count()?, version };
     let (trace, server, shard) = (f.trace_or_null()?, f.server_or_null()?, f.shard_or_null()?);
-    let lsn = f.int_or_null()?.map(|lsn| u64::try_from(lsn).map(Lsn)).transpose().map_err(broken)?;
+    let (lsn, serial_from) = (f.count_or_null()?.map(Lsn), f.count_or_null()?);
+    let units = delta.sold.unsigned_abs();
+    let serials = serial_from.map(|from| Serials { from, to: from.saturating_add(units).saturating_sub(1) });
     let source = server.zip(shard).zip(lsn).map(|((server, shard), lsn)| (server, shard, lsn));
     let change =
-        StockMove { sku_id, warehouse_id, kind, order_no, request_id, reason, delta, after, serials: None };
+        StockMove { sku_id, warehouse_id, kind, order_no, request_id, reason, delta, after, serials };
     Ok(JournalRow { change, at, trace, source })
 }
 
@@ -392,6 +507,7 @@ pub(in crate::sql) fn journal_row(entry: &JournalRow) -> Vec<Arg> {
         source.map(|(server, _, _)| server).into(),
         source.map(|(_, shard, _)| shard).into(),
         source.map(|(_, _, lsn)| lsn).into(),
+        change.serials.map(|serials| serials.from).into(),
     ]
 }
 
@@ -432,3 +548,29 @@ named!(phase_name, phase, Phase, "phase", {
     Phase::Expired => "expired",
     Phase::Cancelled => "cancelled",
 });
+
+/// The name of a state, as the list is asked for it.
+pub(in crate::sql) fn order_status_name(status: OrderStatus) -> &'static str {
+    match status {
+        OrderStatus::Reserved => "reserved",
+        OrderStatus::PartiallyConfirmed => "partially_confirmed",
+        OrderStatus::Confirmed => "confirmed",
+        OrderStatus::Released => "released",
+        OrderStatus::Expired => "expired",
+        OrderStatus::Cancelled => "cancelled",
+        OrderStatus::PartiallyReturned => "partially_returned",
+        OrderStatus::Returned => "returned",
+    }
+}
+
+/// All states of orders.
+pub(in crate::sql) const STATUSES: [OrderStatus; 8] = [
+    OrderStatus::Reserved,
+    OrderStatus::PartiallyConfirmed,
+    OrderStatus::Confirmed,
+    OrderStatus::Released,
+    OrderStatus::Expired,
+    OrderStatus::Cancelled,
+    OrderStatus::PartiallyReturned,
+    OrderStatus::Returned,
+];

@@ -1,0 +1,283 @@
+//! Serial numbers: which unit gets which, and that none is given twice.
+
+use hotstock_engine::checkpoint::{LineSerials, OrderImage, StockImage};
+use hotstock_engine::command::{Action, Place};
+use hotstock_engine::event::Change;
+use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
+use hotstock_engine::outcome::{Answer, Outcome, Serials};
+
+use crate::mall::mall;
+use crate::shop::{Shop, story, text_of};
+
+/// A unit gets its number when it is sold; what was only held never had one, and what comes back keeps its own.
+#[test]
+fn numbers_are_given_in_the_order_of_sales() {
+    story(
+        "create A 9 serialized          -> created A 9/0/0 serialized
+         reserve O1 A:3 ttl=1           -> created reserved A:3[held 3]
+         reserve O2 A:2                 -> created reserved A:2[held 2]
+         reserve O3 A:1                 -> created reserved A:1[held 1]
+         confirm O2                     -> changed confirmed A:2[confirmed 2 #1-2]
+         confirm O2                     -> replayed confirmed A:2[confirmed 2 #1-2]
+         release O3                     -> changed released A:1[released 1]
+         confirm O1 A:1 id=R1           -> changed partially_confirmed A:3[held 2 confirmed 1 #3-3]
+         wait 1000                      ->
+         expire                         -> O1
+         return O2 R1                   -> changed returned A:2[confirmed 2 returned 2 #1-2]
+         reserve O4 A:2                 -> created reserved A:2[held 2]
+         confirm O4                     -> changed confirmed A:2[confirmed 2 #4-5]
+         confirm O1                     -> changed confirmed A:3[confirmed 3 #3-3 #6-7]
+         confirm O3                     -> changed confirmed A:1[confirmed 1 #8-8]
+         restart                        ->
+         confirm O1 A:1 id=R1           -> replayed confirmed A:3[confirmed 3 #3-3 #6-7]
+         get O4                         -> replayed confirmed A:2[confirmed 2 #4-5]
+         return O4 R1 A:1               -> changed partially_returned A:2[confirmed 2 returned 1 #4-5]
+         reserve O5 A:1                 -> created reserved A:1[held 1]
+         confirm O5                     -> changed confirmed A:1[confirmed 1 #9-9]",
+    );
+}
+
+/// A late payment that takes both held and given back units, in one go.
+#[test]
+fn a_late_payment_gets_one_range() {
+    story(
+        "create A 5 serialized          -> created A 5/0/0 serialized
+         reserve O1 A:3                 -> created reserved A:3[held 3]
+         confirm O1 A:2                 -> changed partially_confirmed A:3[held 1 confirmed 2 #1-2]
+         release O1                     -> changed partially_confirmed A:3[confirmed 2 released 1 #1-2]
+         restock A 1 R1                 -> changed A 4/0/2 serialized
+         deduct A 4 R2                  -> changed A 0/0/2 serialized
+         confirm O1                     -> late_payment_no_stock A 0 of 1
+         restock A 4 R3                 -> changed A 4/0/2 serialized
+         restock A 1 R1                 -> replayed A 4/0/2 serialized
+         confirm O1                     -> changed confirmed A:3[confirmed 3 #1-2 #3-3]",
+    );
+}
+
+/// The numbers are those of the SKU, wherever it lies.
+#[test]
+fn warehouses_share_the_numbers() {
+    story(
+        "create A 9 serialized          -> created A 9/0/0 serialized
+         create A@2 9 serialized        -> created A@2 9/0/0 serialized
+         create B 9                     -> created B 9/0/0
+         create C 9 serialized          -> created C 9/0/0 serialized
+         reserve O1 A@2:2 C:1 A:3 B:1   -> created reserved A@2:2[held 2] C:1[held 1] A:3[held 3] B:1[held 1]
+         reserve O2 A:1                 -> created reserved A:1[held 1]
+         confirm O2                     -> changed confirmed A:1[confirmed 1 #1-1]
+         confirm O1                     -> changed confirmed A@2:2[confirmed 2 #2-3] C:1[confirmed 1 #1-1] A:3[confirmed 3 #4-6] B:1[confirmed 1]
+         reserve O3 A@2:2 A:2           -> created reserved A@2:2[held 2] A:2[held 2]
+         confirm O3 A:1 A@2:1           -> changed partially_confirmed A@2:2[held 1 confirmed 1 #8-8] A:2[held 1 confirmed 1 #7-7]
+         create A@3 1 serialized        -> created A@3 1/0/0 serialized
+         reserve O4 A@3:1               -> created reserved A@3:1[held 1]
+         confirm O4                     -> changed confirmed A@3:1[confirmed 1 #9-9]
+         suspend A                      -> changed A 3/1/5 serialized suspended A@2 5/1/3 serialized suspended A@3 0/0/1 serialized suspended
+         confirm O3                     -> changed confirmed A@2:2[confirmed 2 #8-8 #10-10] A:2[confirmed 2 #7-7 #11-11]",
+    );
+}
+
+#[test]
+fn all_stocks_of_a_sku_agree() {
+    story(
+        "create A 5 serialized          -> created A 5/0/0 serialized
+         create A 5 serialized          -> replayed A 5/0/0 serialized
+         create A 5                     -> invalid_field serialized
+         create A 6                     -> stock_exists 5
+         create A@2 5                   -> invalid_field serialized
+         create A@2 5 serialized        -> created A@2 5/0/0 serialized
+         create B 5                     -> created B 5/0/0
+         create B 5 serialized          -> invalid_field serialized
+         create B@2 5 serialized        -> invalid_field serialized
+         create B@2 5                   -> created B@2 5/0/0",
+    );
+}
+
+/// What is forgotten keeps its numbers.
+#[test]
+fn forgotten_orders_give_no_number_free() {
+    story(
+        "create A 9 serialized          -> created A 9/0/0 serialized
+         reserve O1 A:3                 -> created reserved A:3[held 3]
+         confirm O1                     -> changed confirmed A:3[confirmed 3 #1-3]
+         return O1 R1                   -> changed returned A:3[confirmed 3 returned 3 #1-3]
+         reserve O2 A:2                 -> created reserved A:2[held 2]
+         confirm O2                     -> changed confirmed A:2[confirmed 2 #4-5]
+         wait 1                         ->
+         forget 0 99                    -> O1 O2
+         reserve O1 A:1                 -> created reserved A:1[held 1]
+         confirm O1                     -> changed confirmed A:1[confirmed 1 #6-6]",
+    );
+}
+
+/// The stocks of A, and an order with its numbers, as they leave a shop.
+fn packed() -> (Vec<StockImage>, OrderImage) {
+    let mut shop = Shop::default();
+    shop.tell(
+        "create A 9 serialized          -> created A 9/0/0 serialized
+         create A@2 9 serialized        -> created A@2 9/0/0 serialized
+         reserve O0 A@2:2               -> created reserved A@2:2[held 2]
+         confirm O0                     -> changed confirmed A@2:2[confirmed 2 #1-2]
+         reserve O1 A:3                 -> created reserved A:3[held 3]
+         confirm O1 A:2                 -> changed partially_confirmed A:3[held 1 confirmed 2 #3-4]",
+    );
+    let sku_id = sku("A");
+    let stock = |warehouse| shop.state.image_of_stock(&sku_id, WarehouseId(warehouse)).unwrap();
+    let order = shop.state.image_of_order(&OrderNo::new("O1").unwrap()).unwrap();
+    (vec![stock(1), stock(2)], order)
+}
+
+fn sku(name: &str) -> SkuId {
+    SkuId::new(name).unwrap()
+}
+
+fn place(shop: &mut Shop, place: Place) -> Outcome {
+    shop.send(Action::Place(Box::new(place)))
+}
+
+fn begin(shop: &mut Shop, stocks: Vec<StockImage>) -> Outcome {
+    place(shop, Place::Begin { sku_id: sku("A"), epoch: 1, stocks })
+}
+
+fn bring(shop: &mut Shop, order: OrderImage) -> Outcome {
+    place(shop, Place::Orders { sku_id: Some(sku("A")), orders: vec![order], requests: Vec::new() })
+}
+
+/// O0 stays away; its numbers are counted all the same.
+#[test]
+fn a_sku_moves_with_its_numbers() {
+    let (stocks, order) = packed();
+    let mut shop = Shop::default();
+    assert_eq!(begin(&mut shop, stocks), Ok(Answer::Placed));
+    assert_eq!(bring(&mut shop, order), Ok(Answer::Placed));
+    assert_eq!(place(&mut shop, Place::Finish { sku_id: sku("A") }), Ok(Answer::Placed));
+    shop.tell(
+        "confirm O1 A:2                 -> replayed partially_confirmed A:3[held 1 confirmed 2 #3-4]
+         create A@3 5                   -> invalid_field serialized
+         create A@3 5 serialized        -> created A@3 5/0/0 serialized
+         reserve O2 A@3:1               -> created reserved A@3:1[held 1]
+         confirm O2                     -> changed confirmed A@3:1[confirmed 1 #5-5]
+         confirm O1                     -> changed confirmed A:3[confirmed 3 #3-4 #6-6]
+         restart                        ->
+         get O1                         -> replayed confirmed A:3[confirmed 3 #3-4 #6-6]",
+    );
+    shop.check();
+    assert_eq!(shop.say("close A"), "placed");
+    assert_eq!(shop.say("leave"), "shed O1 O2, withdrawn A");
+    shop.check();
+}
+
+#[test]
+fn numbers_that_make_no_sense_are_not_taken() {
+    let (stocks, order) = packed();
+    let refused = |outcome: Outcome, field: &str| {
+        assert!(text_of(outcome.clone()).starts_with(&format!("invalid_field {field}")), "{outcome:?}");
+    };
+    let mut shop = Shop::default();
+    for (numbered, count) in [(None, 2), (Some(1), 1)] {
+        let mut wrong = stocks.clone();
+        wrong[1].numbered = numbered;
+        refused(begin(&mut shop, wrong), "stocks");
+        assert_eq!(shop.log.len(), 0, "{count} of 2 numbers");
+    }
+    assert_eq!(begin(&mut shop, stocks), Ok(Answer::Placed));
+    let range = |line, from, to| LineSerials { line, serials: Serials { from, to } };
+    let wrong = [
+        vec![],
+        vec![range(0, 3, 3)],
+        vec![range(0, 3, 5)],
+        vec![range(0, 4, 5)],
+        vec![range(0, 0, 1)],
+        vec![range(0, 4, 3)],
+        vec![range(1, 3, 4)],
+        vec![range(0, 3, 4), range(0, 1, 1)],
+    ];
+    for serials in wrong {
+        refused(bring(&mut shop, OrderImage { serials, ..order.clone() }), "orders");
+    }
+    assert_eq!(bring(&mut shop, order), Ok(Answer::Placed));
+}
+
+/// The same number is computed again from the journal; another is found at once.
+#[test]
+fn an_event_with_another_number_is_refused() {
+    let mut shop = Shop::default();
+    shop.tell(
+        "create A 9 serialized          -> created A 9/0/0 serialized
+         create B 9                     -> created B 9/0/0
+         reserve O1 A:1 B:1             -> created reserved A:1[held 1] B:1[held 1]
+         confirm O1                     -> changed confirmed A:1[confirmed 1 #1-1] B:1[confirmed 1]",
+    );
+    let event = shop.log.pop().unwrap();
+    let before = shop.replayed();
+    for (line, serial) in [(0, None), (0, Some(0)), (0, Some(2)), (1, Some(1))] {
+        let mut wrong = event.clone();
+        let Change::Confirmed { lines, .. } = &mut wrong.change else { panic!("{wrong:?}") };
+        lines[line].serial = serial;
+        let mut state = before.clone();
+        state.apply(state.applied().next(), &wrong).expect_err("it gives another number");
+    }
+    before.clone().apply(before.applied().next(), &event).expect("it gives the right one");
+}
+
+/// An order over several shops: each branch gives the numbers of its SKU when it is told, the home keeps them.
+#[test]
+fn an_order_over_several_places_keeps_the_numbers_of_its_branches() {
+    mall(
+        "create A 9 serialized          -> created A 9/0/0 serialized
+         create A@2 9 serialized        -> created A@2 9/0/0 serialized
+         create B 9                     -> created B 9/0/0
+         create N 9 serialized          -> created N 9/0/0 serialized
+         reserve O0 A:1                 -> created reserved A:1[held 1]
+         reserve O1 A:3 N:2 A@2:1 B:1 ttl=60 -> created reserved A:3[held 3] N:2[held 2] A@2:1[held 1] B:1[held 1]
+         confirm O1 A:1 N:1             -> changed partially_confirmed A:3[held 2 confirmed 1 #1-1] N:2[held 1 confirmed 1 #1-1] A@2:1[held 1] B:1[held 1]
+         confirm O0                     -> changed confirmed A:1[confirmed 1 #2-2]
+         confirm O1 A:1 A@2:1           -> changed partially_confirmed A:3[held 1 confirmed 2 #1-1 #3-3] N:2[held 1 confirmed 1 #1-1] A@2:1[confirmed 1 #4-4] B:1[held 1]
+         return O1 R1 A:1               -> changed partially_returned A:3[held 1 confirmed 2 returned 1 #1-1 #3-3] N:2[held 1 confirmed 1 #1-1] A@2:1[confirmed 1 #4-4] B:1[held 1]
+         restart                        ->
+         wait 60000                     ->
+         expire                         -> O1
+         carry                          -> O1
+         confirm O1                     -> changed partially_returned A:3[confirmed 3 returned 1 #1-1 #3-3 #5-5] N:2[confirmed 2 #1-1 #2-2] A@2:1[confirmed 1 #4-4] B:1[confirmed 1]
+         confirm O1 A:1 N:1             -> replayed partially_returned A:3[confirmed 3 returned 1 #1-1 #3-3 #5-5] N:2[confirmed 2 #1-1 #2-2] A@2:1[confirmed 1 #4-4] B:1[confirmed 1]
+         reserve O2 A@2:1 N:1           -> created reserved A@2:1[held 1] N:1[held 1]
+         confirm O2                     -> changed confirmed A@2:1[confirmed 1 #6-6] N:1[confirmed 1 #3-3]",
+    );
+}
+
+/// What a place was told while its answer was lost: the number was given, and the home learns of it.
+#[test]
+fn a_number_that_was_given_is_told_again() {
+    mall(
+        "create A 9 serialized          -> created A 9/0/0 serialized
+         create N 9                     -> created N 9/0/0
+         reserve O1 A:2 N:2             -> created reserved A:2[held 2] N:2[held 2]
+         mute 0                         ->
+         confirm O1                     -> changed confirmed A:2[confirmed 2] N:2[confirmed 2]
+         hears 0                        ->
+         reserve O2 A:1                 -> created reserved A:1[held 1]
+         confirm O2                     -> changed confirmed A:1[confirmed 1 #3-3]
+         restart                        ->
+         carry                          -> O1
+         get O1                         -> replayed confirmed A:2[confirmed 2 #1-2] N:2[confirmed 2]
+         move A 1                       ->
+         get O1                         -> replayed confirmed A:2[confirmed 2 #1-2] N:2[confirmed 2]",
+    );
+}
+
+/// An order of one shop comes apart with the numbers that it has.
+#[test]
+fn an_order_comes_apart_with_its_numbers() {
+    mall(
+        "create A 9 serialized          -> created A 9/0/0 serialized
+         create B 9 serialized          -> created B 9/0/0 serialized
+         reserve O1 B:2 A:3             -> created reserved B:2[held 2] A:3[held 3]
+         confirm O1 A:2 id=R1           -> changed partially_confirmed B:2[held 2] A:3[held 1 confirmed 2 #1-2]
+         move A 1                       -> split O1
+         get O1                         -> replayed partially_confirmed B:2[held 2] A:3[held 1 confirmed 2 #1-2]
+         reserve O2 A:1                 -> created reserved A:1[held 1]
+         confirm O2                     -> changed confirmed A:1[confirmed 1 #3-3]
+         confirm O1                     -> changed confirmed B:2[confirmed 2 #1-2] A:3[confirmed 3 #1-2 #4-4]
+         restart                        ->
+         confirm O1 A:2 id=R1           -> replayed confirmed B:2[confirmed 2 #1-2] A:3[confirmed 3 #1-2 #4-4]",
+    );
+}

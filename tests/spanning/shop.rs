@@ -1,0 +1,193 @@
+//! A server of eight shards with SKUs in known places, requests that are repeated until they are answered, and the books of all of it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hotstock_engine::ids::{SkuId, shard_of};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{Client, Server, hotstock};
+
+pub const SHARDS: u16 = 8;
+
+/// Short intervals, so that background work does not keep the tests waiting; small checkpoints, so that some lie between kills.
+const SETTINGS: [&str; 5] = [
+    "log.level=error",
+    "engine.shards=8",
+    "store.flush_interval_ms=20",
+    "store.sweep_interval_ms=50",
+    "checkpoint.events=200",
+];
+
+/// Everything is settled within this: branches ask after three seconds, expiries come a second late at the most.
+const SETTLED_WITHIN: Duration = Duration::from_secs(40);
+
+/// A data directory, its server, and one caller.
+pub struct Shop {
+    data: PathBuf,
+    pub client: Client,
+    pub server: Option<Server>,
+    /// SKUs and their units.
+    stocked: Vec<(String, i64)>,
+    /// Orders that may exist.
+    pub orders: Vec<String>,
+}
+
+/// A name for a SKU that lies in this shard when it is hot.
+pub fn sku_in(shard: u16, prefix: &str) -> String {
+    let lies_there = |name: &String| shard_of(&SkuId::new(name).unwrap(), SHARDS).0 == shard;
+    (0..).map(|number| format!("{prefix}{number}")).find(lies_there).unwrap()
+}
+
+impl Shop {
+    pub fn open(dir: &Path) -> Self {
+        let data = dir.join("data");
+        let server = Some(start(&data, None));
+        Self { data, client: Client::default(), server, stocked: Vec::new(), orders: Vec::new() }
+    }
+
+    pub fn address(&self) -> &str {
+        &self.server.as_ref().unwrap().address
+    }
+
+    pub fn stock(&mut self, sku_id: &str, units: i64, hot: bool) {
+        let body = json!({ "sku_id": sku_id, "quantity": units, "hot": hot });
+        let (status, answer) = self.ask("/v1/stock", &body);
+        assert_eq!(status, 201, "{answer}");
+        self.stocked.push((sku_id.to_owned(), units));
+    }
+
+    /// One request to a server that is there.
+    pub fn ask(&mut self, path: &str, body: &Value) -> (u16, Value) {
+        let address = self.address().to_owned();
+        self.client.call(&address, "POST", path, &body.to_string()).unwrap()
+    }
+
+    pub fn get(&mut self, path: &str) -> (u16, Value) {
+        let address = self.address().to_owned();
+        self.client.call(&address, "GET", path, "").unwrap()
+    }
+
+    /// Repeats a request until it is answered with something that says what happened.
+    pub fn settle(&mut self, path: &str, body: &Value) -> (u16, Value) {
+        let deadline = Instant::now() + SETTLED_WITHIN;
+        loop {
+            let (status, answer) = self.ask(path, body);
+            if status < 500 {
+                return (status, answer);
+            }
+            assert!(Instant::now() < deadline, "{path} {body}: {status} {answer}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Starts the server again so that it is killed the n-th time that it reaches a step.
+    pub fn arm(&mut self, step: &str, hit: u32) {
+        self.stop();
+        self.server = Some(start(&self.data, Some(format!("{step}:{hit}"))));
+    }
+
+    /// The server was killed, or will be; starts it again without a step.
+    pub fn after_the_kill(&mut self) {
+        self.server.take().unwrap().until_killed();
+        self.server = Some(start(&self.data, None));
+    }
+
+    /// The server was killed, or will be; starts it again so that it is killed at another step.
+    pub fn arm_after_the_kill(&mut self, step: &str, hit: u32) {
+        self.server.take().unwrap().until_killed();
+        self.server = Some(start(&self.data, Some(format!("{step}:{hit}"))));
+    }
+
+    /// Asks a server that will be killed on the way. What it may answer before is not known to be true.
+    pub fn ask_in_vain(&mut self, path: &str, body: &Value) {
+        let address = self.address().to_owned();
+        let _ = self.client.call(&address, "POST", path, &body.to_string());
+    }
+
+    fn stop(&mut self) {
+        if let Some(server) = self.server.take() {
+            assert_eq!(server.end(Signal::TERM), Some(0));
+        }
+    }
+
+    /// Where an order stands.
+    pub fn status_of(&mut self, order_no: &str) -> String {
+        let (status, answer) = self.get(&format!("/v1/reservations/{order_no}"));
+        assert_eq!(status, 200, "{order_no}: {answer}");
+        answer["status"].as_str().unwrap().to_owned()
+    }
+
+    pub fn until_status(&mut self, order_no: &str, wanted: &str) {
+        let deadline = Instant::now() + SETTLED_WITHIN;
+        while self.status_of(order_no) != wanted {
+            assert!(Instant::now() < deadline, "{order_no} is never {wanted}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// In the end every unit that is held or sold is held or sold by an order, in every place; nothing else is. Then the
+    /// books agree, and so does `verify`.
+    pub fn audit(mut self) {
+        let orders = std::mem::take(&mut self.orders);
+        let deadline = Instant::now() + SETTLED_WITHIN;
+        loop {
+            let wrong = self.differences(&orders);
+            if wrong.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{wrong:#?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let (status, answer) = self.ask("/v1/admin/reconcile", &json!({}));
+        assert_eq!((status, answer["differences"].as_array().map(Vec::len)), (200, Some(0)), "{answer}");
+        self.stop();
+        let output =
+            Command::new(hotstock()).args(["verify", "--data-dir"]).arg(&self.data).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Where the levels are not what the orders make them.
+    fn differences(&mut self, orders: &[String]) -> Vec<String> {
+        let mut units: std::collections::BTreeMap<String, (i64, i64)> = Default::default();
+        for order_no in orders {
+            let (status, answer) = self.get(&format!("/v1/reservations/{order_no}"));
+            if status == 404 {
+                continue;
+            }
+            for line in answer["lines"].as_array().unwrap() {
+                let count = |name: &str| line[name].as_i64().unwrap();
+                let sum = units.entry(line["sku_id"].as_str().unwrap().to_owned()).or_default();
+                sum.0 += count("held");
+                sum.1 += count("confirmed") - count("returned");
+            }
+        }
+        let mut wrong = Vec::new();
+        for (sku_id, stocked) in self.stocked.clone() {
+            let (status, answer) = self.get(&format!("/v1/stock/{sku_id}"));
+            assert_eq!(status, 200, "{answer}");
+            let level = |name: &str| answer["total"][name].as_i64().unwrap();
+            let (held, sold) = units.get(&sku_id).copied().unwrap_or_default();
+            let (there, expected) =
+                ([level("available"), level("reserved"), level("sold")], [stocked - held - sold, held, sold]);
+            if there != expected {
+                wrong.push(format!("{sku_id}: {there:?}, but the orders make {expected:?}"));
+            }
+        }
+        wrong
+    }
+}
+
+fn start(data: &Path, failpoint: Option<String>) -> Server {
+    let mut command = Command::new(hotstock());
+    command.arg("serve").args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data);
+    for setting in SETTINGS {
+        command.args(["--set", setting]);
+    }
+    if let Some(failpoint) = failpoint {
+        command.env("HOTSTOCK_FAILPOINT", failpoint);
+    }
+    Server::spawn(command)
+}
