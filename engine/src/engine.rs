@@ -125,7 +125,7 @@ impl Engine {
         }
         let starts: Vec<Lsn> = states.iter().map(State::applied).collect();
         let side = store.map(|(store, server)| {
-            let side = Side::new(store, server, context.options.store.cold_permits, &starts);
+            let side = Side::new(store, server, &context.options, &starts);
             for state in &states {
                 for (sku_id, (stage, epoch)) in state.places() {
                     side.routes.recovered(&sku_id, state.shard(), epoch, stage, context.clock.now());

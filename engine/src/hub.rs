@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::command::Command;
 use crate::context::Context;
+use crate::engine::EngineOptions;
 use crate::ids::{Lsn, OrderNo, ServerId, ShardId, SkuId};
 use crate::journal::JournalReader;
 use crate::limits::{MAX_COMMANDS_PER_ENVELOPE, MAX_TURN_BYTES, ORDER_LOCKS};
@@ -203,7 +204,8 @@ pub(crate) fn next_envelope(commands: &mut std::iter::Peekable<impl Iterator<Ite
 
 impl Side {
     /// For shards whose journals are durable up to `starts`.
-    pub fn new(store: Arc<dyn Store>, server: ServerId, cold_permits: u32, starts: &[Lsn]) -> Self {
+    pub fn new(store: Arc<dyn Store>, server: ServerId, options: &EngineOptions, starts: &[Lsn]) -> Self {
+        let cold_permits = options.store.cold_permits;
         let follow = |start: &Lsn| Follow {
             flushed: watch::Sender::new(Lsn::ZERO),
             wake: Notify::new(),
@@ -215,7 +217,7 @@ impl Side {
         Self {
             store,
             server,
-            routes: Routes::new(),
+            routes: Routes::new(options.remember_seconds),
             gate: Semaphore::new(usize::try_from(cold_permits).unwrap_or(Semaphore::MAX_PERMITS).max(1)),
             counters: SideCounters::default(),
             auto: Auto::new(),

@@ -14,7 +14,8 @@ pub struct Requests {
 
 impl Requests {
     pub fn new(seed: u64) -> Self {
-        let first = ["create A 20 serialized", "create A@2 5 serialized", "create B 9", "create C 3 serialized"];
+        let first =
+            ["create A 20 serialized", "create A@2 5 serialized", "create B 9", "create C 3 serialized"];
         let first = first.iter().rev().map(|row| (*row).to_owned()).collect();
         Self { rng: Rng::with_seed(seed), orders: Vec::new(), made: 0, first }
     }

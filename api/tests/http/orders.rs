@@ -53,7 +53,8 @@ async fn an_order_shows_its_serial_numbers() {
     client.post("/v1/stock", json!({"sku_id": "a", "quantity": 9, "serialized": true})).await.expect(201);
     client.create_stock("b", 9).await;
     let lines = json!([{"sku_id": "a", "quantity": 4}, {"sku_id": "b", "quantity": 1}]);
-    let reserved = client.post("/v1/reservations", json!({"order_no": "O", "lines": lines})).await.expect(201);
+    let reserved =
+        client.post("/v1/reservations", json!({"order_no": "O", "lines": lines})).await.expect(201);
     assert!(reserved["lines"][0].get("serials").is_none(), "only sold units have numbers");
     let part = json!({"lines": [{"sku_id": "a", "quantity": 1}]});
     let confirmed = client.post("/v1/reservations/O/confirm", &part).await.expect(200);

@@ -181,12 +181,7 @@ fn is_serialized(s: u32) -> bool {
 }
 
 fn create(s: u32, w: u32, quantity: u64, serialized: bool) -> Action {
-    Action::CreateStock(CreateStock {
-        sku_id: sku(s),
-        warehouse_id: WarehouseId(w),
-        quantity,
-        serialized,
-    })
+    Action::CreateStock(CreateStock { sku_id: sku(s), warehouse_id: WarehouseId(w), quantity, serialized })
 }
 
 fn line_of(s: u32, w: u32, quantity: u32) -> Line {

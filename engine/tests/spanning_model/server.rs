@@ -121,7 +121,9 @@ impl Server {
             match outcome {
                 Err(Refusal::Moved(_)) => self.pause(10).await,
                 Err(Refusal::HoldFirst(lines)) => {
-                    let Action::Confirm(confirm) = &command.action else { panic!("{command:?} needs late units") };
+                    let Action::Confirm(confirm) = &command.action else {
+                        panic!("{command:?} needs late units")
+                    };
                     match self.late(confirm, lines).await {
                         Some(answer) => return answer,
                         None => continue,
@@ -196,7 +198,12 @@ impl Server {
         Some((self.decided(outcome).await, then))
     }
 
-    async fn try_reserve(&self, reserve: &Reserve, attempt: AttemptId, home: Target) -> (Outcome, Option<Order>) {
+    async fn try_reserve(
+        &self,
+        reserve: &Reserve,
+        attempt: AttemptId,
+        home: Target,
+    ) -> (Outcome, Option<Order>) {
         self.world().saw("attempts");
         let branches = branches_of(reserve, attempt);
         let answers = self.hold(&branches).await;
@@ -253,7 +260,9 @@ impl Server {
         self.world().saw("late attempts");
         let branches = branches_of_late(&confirm.order_no, &lines, attempt);
         let answers = self.hold(&branches).await;
-        if let Judged::Refused { refusal, releases } = judge_late(&confirm.order_no, &lines, attempt, &answers) {
+        if let Judged::Refused { refusal, releases } =
+            judge_late(&confirm.order_no, &lines, attempt, &answers)
+        {
             self.give_back(releases).await;
             return Some((Err(refusal), None));
         }
@@ -292,13 +301,18 @@ impl Server {
             let commands: Vec<_> = together.iter().map(|i| branches[*i].command.clone()).collect();
             let server = self.clone();
             async move {
-                if commands.is_empty() { Vec::new() } else { server.ask(Target::Store, Ask::Commands(commands)).await }
+                if commands.is_empty() {
+                    Vec::new()
+                } else {
+                    server.ask(Target::Store, Ask::Commands(commands)).await
+                }
             }
         };
         let alone: Vec<usize> = (0..branches.len()).filter(|i| !together.contains(i)).collect();
         let tell = |i: &usize| {
             let (server, branch) = (self.clone(), branches[*i].clone());
-            Box::pin(async move { server.tell(&branch, ATTEMPT_TRIES).await }) as Pin<Box<dyn Future<Output = Outcome>>>
+            Box::pin(async move { server.tell(&branch, ATTEMPT_TRIES).await })
+                as Pin<Box<dyn Future<Output = Outcome>>>
         };
         let single = all(alone.iter().map(tell).collect());
         let mut single = Box::pin(single);
@@ -339,7 +353,8 @@ impl Server {
     async fn give_back(&self, releases: Vec<BranchCommand>) {
         let tell = |branch: BranchCommand| {
             let server = self.clone();
-            Box::pin(async move { drop(server.tell(&branch, ATTEMPT_TRIES).await) }) as Pin<Box<dyn Future<Output = ()>>>
+            Box::pin(async move { drop(server.tell(&branch, ATTEMPT_TRIES).await) })
+                as Pin<Box<dyn Future<Output = ()>>>
         };
         all(releases.into_iter().map(tell).collect()).await;
     }
@@ -396,7 +411,10 @@ impl Server {
         self.world().saw("decisions carried");
         let step = || HomeStep::Carried { order_no: order_no.clone(), through, serials: Vec::new() };
         let carried = self.ask_home(order_no, step).await;
-        assert!(carried.is_ok() || matches!(carried, Err(Refusal::UnknownOrder { .. })), "{order_no}: {carried:?}");
+        assert!(
+            carried.is_ok() || matches!(carried, Err(Refusal::UnknownOrder { .. })),
+            "{order_no}: {carried:?}"
+        );
     }
 
     /// A branch asks its home; one that its home does not know is released.
@@ -418,7 +436,9 @@ impl Server {
                 self.world().saw("branches released by presumed abort");
                 let release = Release { order_no: number, part: None, reason: None };
                 let command = Command::from(Action::Release(release));
-                self.tell(&BranchCommand { sku_id: branch.sku_id, command }, u32::MAX).await.expect("a release is taken");
+                self.tell(&BranchCommand { sku_id: branch.sku_id, command }, u32::MAX)
+                    .await
+                    .expect("a release is taken");
             }
             other => panic!("{asked:?} asks: {other:?}"),
         }
@@ -478,7 +498,8 @@ impl Server {
             let world = self.look();
             let ours = world.sql.owners.get(sku_id).is_some_and(|owner| owner.0 == shard);
             let stage = world.shards[shard].stage(sku_id);
-            ours && !world.shards[shard].withdrawn.contains_key(sku_id) && matches!(stage, None | Some(Stage::Adopting))
+            ours && !world.shards[shard].withdrawn.contains_key(sku_id)
+                && matches!(stage, None | Some(Stage::Adopting))
         };
         loop {
             let rest: Vec<SkuId> = skus.iter().filter(|sku_id| coming(sku_id)).cloned().collect();

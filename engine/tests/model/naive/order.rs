@@ -162,7 +162,8 @@ impl Order {
 
     fn line_view(&self, line: usize) -> LineView {
         let numbers = self.deeds.iter().flat_map(|deed| &deed.numbers);
-        let numbers: Vec<_> = numbers.filter(|(index, _)| *index == line).map(|(_, serials)| *serials).collect();
+        let numbers: Vec<_> =
+            numbers.filter(|(index, _)| *index == line).map(|(_, serials)| *serials).collect();
         LineView {
             sku_id: self.asked[line].sku_id.clone(),
             warehouse_id: self.asked[line].warehouse_id,
