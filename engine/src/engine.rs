@@ -155,7 +155,7 @@ impl Engine {
             SupervisorArguments { context: Arc::clone(&context), shards: shards.clone(), states, reader, checkpoints };
         let supervisor = Supervisor::spawn(None, Supervisor, arguments).await;
         let (supervisor, _) = supervisor.map_err(|error| spawn_error("supervisor", &error))?;
-        let replier = tokio::spawn(replier::run(for_replier));
+        let replier = tokio::spawn(replier::run(for_replier, context.chores.clone()));
         let ticker = tokio::spawn(tick(context, shards));
         let (followers, loops) = start_loops(&hub, for_keeper, due);
         let parts = Stoppable { supervisor, ticker, replier, followers, loops, writer, checkpointer };

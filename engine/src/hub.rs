@@ -17,7 +17,7 @@ use crate::limits::{MAX_COMMANDS_PER_ENVELOPE, MAX_TURN_BYTES, ORDER_LOCKS};
 use crate::outcome::{Outcome, Refusal};
 use crate::placement::auto::Auto;
 use crate::placement::routes::Routes;
-use crate::shard::shared::{Envelope, ShardShared, give_back_claims};
+use crate::shard::shared::{Awaited, Envelope, ShardShared, give_back_claims};
 use crate::spanning::Spanning;
 use crate::store::{Store, StoreError};
 use crate::sync::unpoisoned;
@@ -103,8 +103,8 @@ pub(crate) fn add(counter: &AtomicU64, n: u64) {
 impl Hub {
     /// Has a shard decide a command, which took its claim if it needs one. A full gate gives it back.
     pub async fn ask(&self, shard: ShardId, command: Command, how: How) -> Outcome {
-        let answer = self.post(shard, command, how)?;
-        answer.await.unwrap_or(Err(Refusal::ShardRestarted))
+        let mut answer = Awaited::new(self.post(shard, command, how)?, &self.context.chores);
+        answer.get().await.unwrap_or(Err(Refusal::ShardRestarted))
     }
 
     /// As [`Hub::ask`]; whoever asks the shard after this returned is answered after it.

@@ -300,7 +300,7 @@ pub enum Taken {
     Unknown,
     /// Another server or shard owns it.
     OwnedBy(Owner),
-    /// This open order also holds a SKU that would not be in the same place.
+    /// This open order over several places holds it, and its home is on another server, which could not tell its branch anything any more.
     OrdersSpan(OrderNo),
 }
 

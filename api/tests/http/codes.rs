@@ -64,7 +64,6 @@ async fn produce(code: Code) -> Answer {
             client.post("/v1/stock/a/restock", restock(1)).await.expect(200);
             client.post("/v1/stock/a/restock", restock(2)).await
         }
-        Code::OrderSpansShards => spans_shards().await,
         Code::UnknownSku => {
             let (_fixture, mut client) = with_ten().await;
             client.reserve("O", "b", 1).await
@@ -198,17 +197,6 @@ async fn journal_full() -> Answer {
     client.reserve("before", "a", 1).await;
     until(|| fixture.engine.stats().store.is_some_and(|store| store.journal_full)).await;
     client.reserve("O", "a", 1).await
-}
-
-async fn spans_shards() -> Answer {
-    let engine = EngineOptions { shards: 2, ..EngineOptions::default() };
-    let fixture = Fixture::with(engine, Options::default()).await;
-    let mut client = fixture.client().await;
-    let shard = |name: &str| shard_of(&SkuId::new(name).unwrap(), 2);
-    let names: Vec<String> = (0..100).map(|number| format!("s{number}")).collect();
-    let other = names.iter().find(|name| shard(name) != shard(&names[0])).unwrap();
-    let lines = json!([{"sku_id": names[0], "quantity": 1}, {"sku_id": other, "quantity": 1}]);
-    client.post("/v1/reservations", json!({"order_no": "O", "lines": lines})).await
 }
 
 async fn too_many_parts() -> Answer {

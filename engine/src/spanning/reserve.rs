@@ -91,7 +91,7 @@ impl Hub {
             Some(_) => shard_of_order(&c.order_no, count),
         };
         // Until this is given back nobody makes the order elsewhere.
-        let claim = Claim::take(self, &c.order_no, Home::Shard(wanted));
+        let mut claim = Claim::take(self, &c.order_no, Home::Shard(wanted));
         let home = match claim.home {
             Home::Shard(home) if claim.is_there || home == wanted => home,
             _ => return Ok(Looked::Again),
@@ -132,6 +132,7 @@ impl Hub {
                 }
             }
         }
+        claim.begin_attempt();
         let outcome = self.attempt(order, home, c, deadline, to).await;
         let counters = &self.spanning.counters;
         match &outcome {

@@ -10,7 +10,7 @@ use hotstock_engine::command::{Command, Mode};
 use hotstock_engine::engine::{Engine, Health, SPANNING_STEPS};
 use hotstock_engine::outcome::OrderStatus;
 
-use crate::house::{House, SERVER, demote, options, promote};
+use crate::house::{House, SERVER, demote, options, promote, until};
 use crate::shop::{cart, check_rest, confirm_part, give_back, is_unknown, read, skus};
 use crate::support::{confirm, create, release};
 
@@ -71,9 +71,17 @@ async fn scene(engine: &Engine, house: &House, names: &[String]) -> Vec<(Command
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    drop(demote(engine, &names[0]).await);
+    // A move may wait for a journal that it will never see again.
+    let is_cut = || async { until(|| engine.health() != Health::Ready).await };
+    tokio::select! {
+        moved = demote(engine, &names[0]) => drop(moved),
+        () = is_cut() => {}
+    }
     ask(confirm("late")).await;
-    drop(promote(engine, &names[0]).await);
+    tokio::select! {
+        moved = promote(engine, &names[0]) => drop(moved),
+        () = is_cut() => {}
+    }
     asked
 }
 
