@@ -185,8 +185,8 @@ impl Decide<'_> {
         let Some(order) = order.filter(|_| alone) else {
             return Ok(Step::Ended(ColdOutcome::Elsewhere(first)));
         };
-        let shards =
-            if first.server == self.server { self.shards } else { shards_of(tx, first.server).await? };
+        let known = if first.server == self.server { None } else { shards_of(tx, first.server).await? };
+        let shards = known.unwrap_or(self.shards);
         let home = |order_no: &OrderNo| shard_of_order(order_no, shards);
         let homes = write_split(tx, vec![order.clone()], first.server, home).await?;
         let home = homes.into_iter().next().ok_or_else(|| broken("an order that was split got lost"))?;
@@ -195,9 +195,9 @@ impl Decide<'_> {
 }
 
 /// How many shards a server has, as it said when it last opened the store.
-async fn shards_of(tx: &mut dyn Tx, server: ServerId) -> Result<u16, SqlError> {
+async fn shards_of(tx: &mut dyn Tx, server: ServerId) -> Result<Option<u16>, SqlError> {
     let rows = tx.rows("SELECT shards FROM servers WHERE server_id = ?", vec![server.into()]).await?;
-    Ok(rows.first().map_or(Ok(1), |row| row.fields().small())?)
+    Ok(rows.first().map(|row| row.fields().small()).transpose()?)
 }
 
 /// What rests on the levels of a hot stock, which are not known here, is not said.

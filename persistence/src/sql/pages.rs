@@ -79,11 +79,8 @@ impl Work for Order<'_> {
     const ACCESS: Access = Access::Read;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
-        let found = rows::find_orders(tx, std::slice::from_ref(self.order_no), Lock::No).await?;
-        let order = found.orders.into_iter().map(|order| order.image);
-        let Some(image) = order.chain(found.homes.into_iter().map(|home| home.home.order)).next() else {
-            return Ok(None);
-        };
+        let mut found = rows::load_orders(tx, std::slice::from_ref(self.order_no), Lock::No).await?;
+        let Some(image) = found.pop().map(|order| order.image) else { return Ok(None) };
         let stocks = rows::load_stocks(tx, &rows::stocks_of([&image]), Lock::No).await?;
         let mut owners: Vec<Option<Owner>> = Vec::new();
         for stock in stocks {

@@ -77,15 +77,20 @@ impl Work for Take {
         if spanning.len() > MAX_SPLIT_PER_TRANSACTION {
             return Ok(Step::Split(links));
         }
-        let orders = load_orders(tx, &spanning, Lock::Yes).await?;
+        let mut orders = load_orders(tx, &spanning, Lock::Yes).await?;
 
         // With these rows locked no order can begin or end to hold one of the SKUs.
         let mut stocks = by_sku(load_skus(tx, &self.skus, Lock::Yes).await?);
         let (going, mut taken) = self.going(tx, &stocks).await?;
-        let left = self.links(tx, &stocks, &going).await?.orders(tx, MAX_SPLIT_PER_TRANSACTION + 1).await?;
-        if left.iter().any(|order_no| !spanning.contains(order_no)) {
-            return Err(SqlError::Retry("orders were made meanwhile".to_owned()));
+        let links = self.links(tx, &stocks, &going).await?;
+        let mut made = links.orders(tx, MAX_SPLIT_PER_TRANSACTION + 1).await?;
+        made.retain(|order_no| !spanning.contains(order_no));
+        if made.len() > MAX_SPLIT_PER_TRANSACTION {
+            return Ok(Step::Split(links));
         }
+        // Made since the first look: few. Whoever holds one of these rows and waits for a stock is in our way, and the database tells
+        // one of us to start again.
+        orders.extend(load_orders(tx, &made, Lock::Yes).await?);
         self.split(tx, orders).await?;
         for _ in 0..MAX_TRIES {
             self.give(tx, &stocks, &going).await?;

@@ -1,15 +1,15 @@
 //! Branches of cold SKUs: reserved together, changed like orders, and due to ask.
 
-use hotstock_engine::command::Action;
-use hotstock_engine::ids::{ServerId, ShardId};
+use hotstock_engine::command::{Action, Choice, Line, Lines, Mode, Reserve};
+use hotstock_engine::ids::{ServerId, ShardId, WarehouseId};
 use hotstock_engine::limits::BRANCH_ASK_SECONDS;
 use hotstock_engine::outcome::{Effect, OrderStatus, Refusal};
 use hotstock_engine::store::{ColdOutcome, Expired, Owner, Store};
 use hotstock_persistence::limits::POSTPONE_MILLIS;
 
 use crate::support::{
-    Base, NOW, balance, branch, confirm, create, done, give_back, hold, levels, order, order_of, release,
-    reserve, reserve_as, sku,
+    Base, NOW, W1, balance, branch, confirm, create, create_in, done, give_back, hold, levels, order,
+    order_of, release, reserve, reserve_as, sku,
 };
 
 /// One transaction, each answered as if it had come alone, and again the same.
@@ -103,6 +103,28 @@ pub async fn one_of_many_that_another_decides_is_named(base: &Base) {
     let both = store.submit(&reserve("p", &[("a", 1), ("b", 1)]), NOW).await.unwrap();
     assert_eq!(both, ColdOutcome::Elsewhere(owner));
     assert_eq!(levels(&store, "a").await, [9, 1, 0]);
+    balance(&store).await;
+}
+
+/// An order whose warehouse is open sees all of them.
+pub async fn every_warehouse_is_there_to_choose_from(base: &Base) {
+    let store = base.open(1, 1);
+    for (warehouse, units) in [(1, 1), (2, 5), (3, 2)] {
+        done(&store, &create_in("a", warehouse, units)).await;
+    }
+    let line = Line { sku_id: sku("a"), warehouse_id: W1, quantity: 4 };
+    let command = Action::Reserve(Reserve {
+        order_no: order("o"),
+        lines: Lines::new([line]).unwrap(),
+        ttl_seconds: 60,
+        buyer_id: None,
+        mode: Mode::AllOrNothing,
+        choice: Some(Box::new(Choice { open: vec![0], prefer: Vec::new() })),
+    });
+    let outcome = store.submit(&command.into(), NOW).await.unwrap();
+    let (view, _) = order_of(&outcome);
+    let from: Vec<_> = view.lines.iter().map(|line| (line.warehouse_id, line.held)).collect();
+    assert_eq!(from, [(WarehouseId(2), 4)]);
     balance(&store).await;
 }
 

@@ -39,6 +39,7 @@ on_both! {
     cold::branches_of_an_order_are_reserved_together
     cold::branches_are_sold_and_given_back_like_orders
     cold::one_of_many_that_another_decides_is_named
+    cold::every_warehouse_is_there_to_choose_from
     cold::due_branches_ask_and_do_not_expire
     cold::an_order_service_may_be_asked_first
     apart::a_sku_that_goes_leaves_branches_behind

@@ -38,7 +38,13 @@ impl Tables {
                 Decision::Log(_) | Decision::Answer(Err(Refusal::LatePaymentNoStock { .. })),
                 Some(order_no),
             ) if owner.is_some() => {
-                self.split(&order_no.clone(), me);
+                let server = owner.map_or(me.server, |owner| owner.server);
+                if let Some(owner) =
+                    owner.filter(|_| owners.iter().flatten().any(|other| other.server != server))
+                {
+                    return Ok(ColdOutcome::Elsewhere(owner));
+                }
+                self.split(&order_no.clone(), Me { server, ..me });
                 let home = self.home(order_no).ok_or_else(|| StoreError::Inconsistent("no home".into()))?;
                 return Ok(ColdOutcome::Home(Box::new(home)));
             }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use hotstock_engine::checkpoint::OrderImage;
-use hotstock_engine::clock::Timestamp;
 use hotstock_engine::home::{HomeImage, split};
 use hotstock_engine::ids::{Lsn, OrderNo, ServerId, ShardId};
 
@@ -77,7 +76,7 @@ pub(in crate::sql) async fn drop_parts(tx: &mut dyn Tx, order_nos: &[OrderNo]) -
 }
 
 /// Makes orders in one place, whose rows are locked, orders over several: the home of each is where `home` says and takes it in when it
-/// is asked for or due; its branches, which are cold or about to be given away, ask when they are due.
+/// is asked for or due. The branches need not ask: their home is there.
 pub(in crate::sql) async fn write_split(
     tx: &mut dyn Tx,
     orders: Vec<OrderImage>,
@@ -90,13 +89,10 @@ pub(in crate::sql) async fn write_split(
     for order in orders {
         let (home_image, parts) = split(order);
         let shard = home(&home_image.order.order_no);
-        let due = |image: &OrderImage| -> Option<Timestamp> { is_open(image).then_some(image.expires_at) };
-        let due_at = due(&home_image.order);
+        let due_at = is_open(&home_image.order).then_some(home_image.order.expires_at);
         homes.push(HomeEntry { home: home_image, server, shard, due_at, source: None });
-        branches.extend(parts.into_iter().map(|image| {
-            let due_at = due(&image);
-            OrderEntry { image, due_at, source: None, writer: Some(server) }
-        }));
+        let branch = |image| OrderEntry { image, due_at: None, source: None, writer: Some(server) };
+        branches.extend(parts.into_iter().map(branch));
     }
     write_homes(tx, &homes, Existing::Replaced).await?;
     write(tx, &ORDERS, Existing::Refused, branches.iter().map(order_row).collect()).await?;
