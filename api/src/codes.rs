@@ -13,7 +13,6 @@ pub enum Code {
     InvalidField,
     OrderMismatch,
     RequestMismatch,
-    OrderSpansShards,
     UnknownSku,
     UnknownOrder,
     InsufficientStock,
@@ -122,13 +121,6 @@ pub const TABLE: &[CodeInfo] = &[
         "The request_id was used before with other content."
     ),
     row!(
-        OrderSpansShards,
-        "order_spans_shards",
-        422,
-        "The lines lie in more than one shard",
-        "Orders over several shards are not supported yet. Start with one shard until they are, or order the SKUs apart."
-    ),
-    row!(
         UnknownSku,
         "unknown_sku",
         404,
@@ -216,8 +208,8 @@ pub const TABLE: &[CodeInfo] = &[
         OrdersSpan,
         "orders_span",
         409,
-        "Open orders hold other SKUs too",
-        "The SKU was not moved: an open order holds it and a SKU that would not be in the same place. Move them together, or wait until the order ended."
+        "An order of another server holds the SKU",
+        "The SKU was not moved: an open order over several places holds it, and the home of the order is on another server. Wait until the order ended."
     ),
     row!(
         OwnedElsewhere,

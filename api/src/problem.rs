@@ -146,7 +146,6 @@ impl From<Refusal> for Problem {
             | Refusal::AlreadyConfirmed { .. }
             | Refusal::OrderEnded { .. }
             | Refusal::TooManyRequests { .. }
-            | Refusal::SpansShards
             | Refusal::Overloaded
             | Refusal::JournalFull
             | Refusal::StoreUnavailable
@@ -177,7 +176,6 @@ fn code_of(refusal: &Refusal) -> Code {
         Refusal::SkuSuspended { .. } => Code::SkuSuspended,
         Refusal::StockExists { .. } => Code::StockExists,
         Refusal::TooManyRequests { .. } => Code::TooManyRequestsForOrder,
-        Refusal::SpansShards => Code::OrderSpansShards,
         // These two never leave the engine; if one did, nothing would have happened, which is what `overloaded` says.
         Refusal::Overloaded | Refusal::Moved(_) | Refusal::HoldFirst(_) => Code::Overloaded,
         Refusal::JournalFull => Code::JournalFull,

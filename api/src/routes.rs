@@ -151,7 +151,6 @@ pub const ROUTES: &[RouteInfo] = &[
         "/v1/reservations",
         &[
             Code::OrderMismatch,
-            Code::OrderSpansShards,
             Code::JournalFull,
             Code::UnknownSku,
             Code::InsufficientStock,
@@ -170,7 +169,6 @@ pub const ROUTES: &[RouteInfo] = &[
         "/v1/reservations/{order_no}/confirm",
         &[
             Code::RequestMismatch,
-            Code::OrderSpansShards,
             Code::UnknownOrder,
             Code::OrderCancelled,
             Code::ExceedsHold,
@@ -183,7 +181,6 @@ pub const ROUTES: &[RouteInfo] = &[
         "/v1/reservations/{order_no}/release",
         &[
             Code::RequestMismatch,
-            Code::OrderSpansShards,
             Code::UnknownOrder,
             Code::AlreadyConfirmed,
             Code::ExceedsHold,
@@ -193,14 +190,13 @@ pub const ROUTES: &[RouteInfo] = &[
     post(
         Route::Extend,
         "/v1/reservations/{order_no}/extend",
-        &[Code::OrderSpansShards, Code::UnknownOrder, Code::OrderCancelled, Code::OrderEnded],
+        &[Code::UnknownOrder, Code::OrderCancelled, Code::OrderEnded],
     ),
     post(
         Route::Return,
         "/v1/reservations/{order_no}/return",
         &[
             Code::RequestMismatch,
-            Code::OrderSpansShards,
             Code::UnknownOrder,
             Code::OrderCancelled,
             Code::NothingToReturn,

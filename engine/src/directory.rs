@@ -47,6 +47,8 @@ struct Known {
     own: bool,
     /// It lies in several places.
     spans: bool,
+    /// Units of it are just being held in several places.
+    attempted: bool,
 }
 
 /// What [`Directory::claim`] found.
@@ -75,11 +77,16 @@ impl Directory {
 
     /// As [`Directory::claim`]; tells also whether the order is there.
     pub fn look_and_claim(&self, order_no: &OrderNo, wanted: Home) -> Claimed {
-        let Some(homes) = &self.homes else { return Claimed { home: ONLY, is_there: false } };
-        let new = Known { home: wanted, claims: 0, own: false, spans: false };
+        let Some(homes) = &self.homes else { return Claimed { home: ONLY, is_there: false, is_attempted: false } };
+        let new = Known { home: wanted, claims: 0, own: false, spans: false, attempted: false };
         let mut known = homes.entry(order_no.clone()).or_insert(new);
         known.claims = known.claims.saturating_add(1);
-        Claimed { home: known.home, is_there: known.own }
+        Claimed { home: known.home, is_there: known.own, is_attempted: known.attempted }
+    }
+
+    /// Whoever holds a claim begins to hold units of the order in several places, or has ended it.
+    pub fn set_attempted(&self, order_no: &OrderNo, attempted: bool) {
+        self.change(order_no, |known| known.attempted = attempted);
     }
 
     /// Whether an order that has no entry may be in a shard all the same.
@@ -132,7 +139,7 @@ impl Directory {
                 (known.home, known.own, known.spans) = (home, true, spans);
             }
             Entry::Vacant(entry) => {
-                entry.insert(Known { home, claims: 0, own: true, spans });
+                entry.insert(Known { home, claims: 0, own: true, spans, attempted: false });
             }
         }
     }
@@ -224,11 +231,11 @@ mod tests {
         let directory = Directory::new(1, true);
         let order = OrderNo::new("o").unwrap();
         let claimed = directory.look_and_claim(&order, at(0));
-        assert_eq!(claimed, Claimed { home: at(0), is_there: false });
+        assert_eq!(claimed, Claimed { home: at(0), is_there: false, is_attempted: false });
         directory.own_spanning(&order, ShardId(0));
         directory.give_back(&order);
         assert!(directory.spans(&order));
-        assert_eq!(directory.look_and_claim(&order, Home::Cold), Claimed { home: at(0), is_there: true });
+        assert_eq!(directory.look_and_claim(&order, Home::Cold), Claimed { home: at(0), is_there: true, is_attempted: false });
         directory.forget(&order);
         assert!(!directory.spans(&order));
         directory.give_back(&order);

@@ -125,7 +125,7 @@ impl Engine {
         }
         let starts: Vec<Lsn> = states.iter().map(State::applied).collect();
         let side = store.map(|(store, server)| {
-            let side = Side::new(store, server, context.options.store.cold_permits, &starts);
+            let side = Side::new(store, server, &context.options, &starts);
             for state in &states {
                 for (sku_id, (stage, epoch)) in state.places() {
                     side.routes.recovered(&sku_id, state.shard(), epoch, stage, context.clock.now());
@@ -155,7 +155,7 @@ impl Engine {
             SupervisorArguments { context: Arc::clone(&context), shards: shards.clone(), states, reader, checkpoints };
         let supervisor = Supervisor::spawn(None, Supervisor, arguments).await;
         let (supervisor, _) = supervisor.map_err(|error| spawn_error("supervisor", &error))?;
-        let replier = tokio::spawn(replier::run(for_replier));
+        let replier = tokio::spawn(replier::run(for_replier, context.chores.clone()));
         let ticker = tokio::spawn(tick(context, shards));
         let (followers, loops) = start_loops(&hub, for_keeper, due);
         let parts = Stoppable { supervisor, ticker, replier, followers, loops, writer, checkpointer };

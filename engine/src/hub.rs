@@ -10,13 +10,14 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::command::Command;
 use crate::context::Context;
+use crate::engine::EngineOptions;
 use crate::ids::{Lsn, OrderNo, ServerId, ShardId, SkuId};
 use crate::journal::JournalReader;
 use crate::limits::{MAX_COMMANDS_PER_ENVELOPE, MAX_TURN_BYTES, ORDER_LOCKS};
 use crate::outcome::{Outcome, Refusal};
 use crate::placement::auto::Auto;
 use crate::placement::routes::Routes;
-use crate::shard::shared::{Envelope, ShardShared, give_back_claims};
+use crate::shard::shared::{Awaited, Envelope, ShardShared, give_back_claims};
 use crate::spanning::Spanning;
 use crate::store::{Store, StoreError};
 use crate::sync::unpoisoned;
@@ -102,8 +103,8 @@ pub(crate) fn add(counter: &AtomicU64, n: u64) {
 impl Hub {
     /// Has a shard decide a command, which took its claim if it needs one. A full gate gives it back.
     pub async fn ask(&self, shard: ShardId, command: Command, how: How) -> Outcome {
-        let answer = self.post(shard, command, how)?;
-        answer.await.unwrap_or(Err(Refusal::ShardRestarted))
+        let mut answer = Awaited::new(self.post(shard, command, how)?, &self.context.chores);
+        answer.get().await.unwrap_or(Err(Refusal::ShardRestarted))
     }
 
     /// As [`Hub::ask`]; whoever asks the shard after this returned is answered after it.
@@ -203,7 +204,8 @@ pub(crate) fn next_envelope(commands: &mut std::iter::Peekable<impl Iterator<Ite
 
 impl Side {
     /// For shards whose journals are durable up to `starts`.
-    pub fn new(store: Arc<dyn Store>, server: ServerId, cold_permits: u32, starts: &[Lsn]) -> Self {
+    pub fn new(store: Arc<dyn Store>, server: ServerId, options: &EngineOptions, starts: &[Lsn]) -> Self {
+        let cold_permits = options.store.cold_permits;
         let follow = |start: &Lsn| Follow {
             flushed: watch::Sender::new(Lsn::ZERO),
             wake: Notify::new(),
@@ -215,7 +217,7 @@ impl Side {
         Self {
             store,
             server,
-            routes: Routes::new(),
+            routes: Routes::new(options.remember_seconds),
             gate: Semaphore::new(usize::try_from(cold_permits).unwrap_or(Semaphore::MAX_PERMITS).max(1)),
             counters: SideCounters::default(),
             auto: Auto::new(),

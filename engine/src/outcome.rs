@@ -303,9 +303,6 @@ pub enum Refusal {
         /// The order.
         order_no: OrderNo,
     },
-    /// The lines lie in more than one shard, which this version does not take.
-    #[error("the lines of this order lie in more than one shard")]
-    SpansShards,
     /// The gate of the shard is full, or the engine is stopping: nothing happened, come again.
     #[error("too many requests are under way")]
     Overloaded,
@@ -318,8 +315,8 @@ pub enum Refusal {
     /// The SQL store was lost while it committed; outcome unknown.
     #[error("the store was lost while it committed: whether this took effect is unknown")]
     OutcomeUnknown,
-    /// A SKU can't be moved because an open order also holds a SKU that would not be in the same place.
-    #[error("order {order_no} holds SKU {sku_id} and others that would not be in the same place: move them together, or wait until it ended")]
+    /// A SKU can't be made hot here because an open order over several places, whose home is on another server, holds it.
+    #[error("order {order_no}, whose home is on another server, holds SKU {sku_id}: wait until it ended")]
     OrdersSpan {
         /// The SKU that was to move.
         sku_id: SkuId,

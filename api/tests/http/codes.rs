@@ -64,7 +64,6 @@ async fn produce(code: Code) -> Answer {
             client.post("/v1/stock/a/restock", restock(1)).await.expect(200);
             client.post("/v1/stock/a/restock", restock(2)).await
         }
-        Code::OrderSpansShards => spans_shards().await,
         Code::UnknownSku => {
             let (_fixture, mut client) = with_ten().await;
             client.reserve("O", "b", 1).await
@@ -132,11 +131,26 @@ async fn produce(code: Code) -> Answer {
             client.reserve("O", "a", 1).await
         }
         Code::OrdersSpan => {
-            let (_fixture, mut client) = with_store().await;
+            let (fixture, mut client) = with_store().await;
             client.create_stock("a", 10).await;
-            client.create_stock("b", 10).await;
-            let lines = json!([{"sku_id": "a", "quantity": 1}, {"sku_id": "b", "quantity": 1}]);
-            client.post("/v1/reservations", json!({"order_no": "O", "lines": lines})).await.expect(201);
+            // What an order over several places, at home on another server, holds of the SKU.
+            let branch = Branch {
+                order_no: OrderNo::new("O").unwrap(),
+                sku_id: SkuId::new("a").unwrap(),
+                attempt: AttemptId(5),
+            };
+            let line = Line { sku_id: branch.sku_id.clone(), warehouse_id: WarehouseId(1), quantity: 1 };
+            let hold = Action::Reserve(Reserve {
+                order_no: branch.number(),
+                lines: Lines::new([line]).unwrap(),
+                ttl_seconds: 900,
+                buyer_id: None,
+                mode: Mode::AllOrNothing,
+                choice: None,
+            });
+            let other = fixture.store().session_of(ServerId(7), 1);
+            let held = other.submit(&hold.into(), Timestamp(1)).await.unwrap();
+            assert!(matches!(held, ColdOutcome::Done { outcome: Ok(_), .. }), "{held:?}");
             client.post("/v1/admin/skus/a/promote", json!({})).await
         }
         Code::OwnedElsewhere => {
@@ -198,17 +212,6 @@ async fn journal_full() -> Answer {
     client.reserve("before", "a", 1).await;
     until(|| fixture.engine.stats().store.is_some_and(|store| store.journal_full)).await;
     client.reserve("O", "a", 1).await
-}
-
-async fn spans_shards() -> Answer {
-    let engine = EngineOptions { shards: 2, ..EngineOptions::default() };
-    let fixture = Fixture::with(engine, Options::default()).await;
-    let mut client = fixture.client().await;
-    let shard = |name: &str| shard_of(&SkuId::new(name).unwrap(), 2);
-    let names: Vec<String> = (0..100).map(|number| format!("s{number}")).collect();
-    let other = names.iter().find(|name| shard(name) != shard(&names[0])).unwrap();
-    let lines = json!([{"sku_id": names[0], "quantity": 1}, {"sku_id": other, "quantity": 1}]);
-    client.post("/v1/reservations", json!({"order_no": "O", "lines": lines})).await
 }
 
 async fn too_many_parts() -> Answer {

@@ -202,7 +202,7 @@ mod tests {
 
     impl Run {
         fn new() -> Self {
-            let run = Self { auto: Auto::new(), routes: Routes::new(), now: Timestamp(1_000) };
+            let run = Self { auto: Auto::new(), routes: Routes::new(60), now: Timestamp(1_000) };
             run.auto.look(run.now, &run.routes, &options());
             run
         }
@@ -219,7 +219,7 @@ mod tests {
             let wanted = self.auto.look(self.now, &self.routes, &options());
             for sku_id in &wanted.promote {
                 self.routes.begin(sku_id, Stage::Adopting, ShardId(0), true);
-                self.routes.arrived(sku_id, ShardId(0), 1, self.now);
+                self.routes.arrived(sku_id, ShardId(0), 1, self.now, false);
             }
             for sku_id in &wanted.demote {
                 self.routes.begin(sku_id, Stage::Closing, ShardId(0), true);
@@ -289,7 +289,7 @@ mod tests {
         let mut run = Run::new();
         let off = AutoPromotion { promote: false, demote: false, ..options() };
         run.routes.begin(&sku("hot"), Stage::Adopting, ShardId(0), true);
-        run.routes.arrived(&sku("hot"), ShardId(0), 1, run.now);
+        run.routes.arrived(&sku("hot"), ShardId(0), 1, run.now, false);
         for _ in 0..200 {
             (0..200).for_each(|_| run.auto.note(&request("busy")));
             run.now = run.now.plus_seconds(1);

@@ -88,8 +88,7 @@ impl Hub {
         drop(report.send(results));
     }
 
-    /// Closes SKUs whose routes say that they move; gives those that are closed. One with an open order that would not lie
-    /// in one place stays, and the others are tried again without it.
+    /// Closes SKUs whose routes say that they move; gives those that are closed.
     async fn close(&self, shard: ShardId, mut moving: Vec<SkuId>, results: &mut Results) -> Vec<SkuId> {
         let side = self.side();
         let mut backoff = Backoff::default();
@@ -99,11 +98,6 @@ impl Hub {
                 Err(refusal) => refusal,
             };
             match &refusal {
-                Refusal::OrdersSpan { sku_id, .. } if moving.contains(sku_id) => {
-                    side.routes.stays(sku_id, self.context.clock.now());
-                    moving.retain(|moving| moving != sku_id);
-                    results.push((sku_id.clone(), Err(refusal.clone())));
-                }
                 // Nothing happened, or nobody knows: it is asked again.
                 Refusal::Overloaded | Refusal::ShardRestarted | Refusal::Moved(_) => sleep(backoff.next()).await,
                 _ => {

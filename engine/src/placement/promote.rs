@@ -16,13 +16,16 @@ use crate::checkpoint::{OrderImage, RequestImage, Stage, StockImage};
 use crate::command::{Action, Command, Place};
 use crate::event::rough_bytes;
 use crate::hub::{How, Hub, add, refusal_of};
-use crate::ids::{RequestId, ShardId, SkuId, shard_of};
+use crate::ids::{AttemptId, RequestId, ShardId, SkuId, shard_of};
 use crate::limits::{MAX_ADOPTED_PER_EVENT, MAX_ADOPTIONS_AT_ONCE, MAX_MOVE_SECONDS, MAX_TURN_BYTES};
 use crate::outcome::{Answer, Effect, Outcome, Refusal};
 use crate::store::{Moving, StoreError, Taken};
 
 /// The results of a move, by SKU.
 pub(super) type Results = Vec<(SkuId, Result<Moved, Refusal>)>;
+
+/// What an order gets that lay in one place and was split.
+const SPLIT: AttemptId = AttemptId(0);
 
 /// A SKU that the store has given to a shard.
 struct Adoption {
@@ -194,8 +197,10 @@ impl Hub {
         self.context.failpoint("promote.before_finish");
         let finish = |adoption: &Adoption| place(Place::Finish { sku_id: adoption.sku_id.clone() });
         self.place_all(shard, adoptions.iter().map(finish).collect()).await?;
-        for Adoption { sku_id, epoch, .. } in adoptions {
-            side.routes.arrived(&sku_id, shard, epoch, self.context.clock.now());
+        for Adoption { sku_id, epoch, stocks } in adoptions {
+            // Its creation is the first change of a stock.
+            let had_orders = stocks.iter().any(|stock| stock.levels.version > 1);
+            side.routes.arrived(&sku_id, shard, epoch, self.context.clock.now(), had_orders);
             moving.retain(|moving| *moving != sku_id);
             let orders = orders.get(&sku_id).copied().unwrap_or(0);
             match asked {
@@ -275,6 +280,13 @@ impl Hub {
     async fn adopt_page(&self, shard: ShardId, sku_id: &SkuId, page: Vec<OrderImage>) -> Result<(), Halt> {
         let mut part = Vec::new();
         let mut bytes = 0;
+        // The store made branches of orders whose SKUs come apart, and their home with them. It has to be in its shard before anybody
+        // finds the SKU hot, and its orders' numbers free.
+        for branch in page.iter().filter_map(|order| order.order_no.branch()).filter(|branch| branch.attempt == SPLIT) {
+            if !self.context.directory.spans(&branch.order_no) {
+                self.adopt_home(&branch.order_no).await.map_err(Halt::Shard)?;
+            }
+        }
         for order in page {
             let weight = rough_bytes(2 + order.lines.len() + order.requests.len());
             if !part.is_empty() && bytes + weight > MAX_TURN_BYTES {

@@ -25,6 +25,8 @@ pub(crate) struct Routes {
     routes: DashMap<SkuId, Route, RandomState>,
     moves: Box<[AtomicU64]>,
     hasher: RandomState,
+    /// How long ended orders are remembered, in milliseconds.
+    remembered: u64,
 }
 
 enum Route {
@@ -48,6 +50,8 @@ struct Hot {
     epoch: u64,
     auto: bool,
     since: Timestamp,
+    /// Until then the store may remember ended orders that hold it and did not come with it, because their SKUs have come apart.
+    left_until: Timestamp,
     /// Requests for it, counted when it became hot by itself.
     hits: AtomicU64,
 }
@@ -107,9 +111,26 @@ pub(crate) struct AutoHot {
 }
 
 impl Routes {
-    pub fn new() -> Self {
+    /// For shards that remember ended orders for so many seconds.
+    pub fn new(remember_seconds: u64) -> Self {
         let moves = (0..MOVE_COUNTS).map(|_| AtomicU64::new(0)).collect();
-        Self { routes: DashMap::default(), moves, hasher: RandomState::default() }
+        let remembered = remember_seconds.saturating_mul(1000);
+        Self { routes: DashMap::default(), moves, hasher: RandomState::default(), remembered }
+    }
+
+    /// A SKU that is hot from now on. `had_orders`: there may be ended orders of it that are in the store alone.
+    fn hot(&self, (shard, epoch, auto): (ShardId, u64, bool), now: Timestamp, had_orders: bool) -> Route {
+        let left_until = if had_orders { Timestamp(now.0.saturating_add(self.remembered)) } else { Timestamp::default() };
+        Route::Hot(Hot { shard, epoch, auto, since: now, left_until, hits: AtomicU64::new(0) })
+    }
+
+    /// Whether the store may remember an order of a SKU that its shard does not know: one that had ended, over SKUs that went to different
+    /// places afterwards.
+    pub fn may_have_left_orders(&self, sku_id: &SkuId, now: Timestamp) -> bool {
+        match self.routes.get(sku_id).as_deref() {
+            Some(Route::Hot(hot)) => now < hot.left_until,
+            _ => true,
+        }
     }
 
     /// Where a SKU is.
@@ -219,7 +240,7 @@ impl Routes {
     pub fn recovered(&self, sku_id: &SkuId, shard: ShardId, epoch: u64, stage: Stage, now: Timestamp) {
         let auto = false;
         let route = match stage {
-            Stage::Open => Route::Hot(Hot { shard, epoch, auto, since: now, hits: AtomicU64::new(0) }),
+            Stage::Open => self.hot((shard, epoch, auto), now, true),
             Stage::Adopting | Stage::Closing => {
                 Route::Moving { shard, epoch, stage, auto, over: watch::Sender::new(()) }
             }
@@ -228,11 +249,11 @@ impl Routes {
         self.moved(sku_id);
     }
 
-    /// A move into a shard has ended.
-    pub fn arrived(&self, sku_id: &SkuId, shard: ShardId, epoch: u64, now: Timestamp) {
+    /// A move into a shard has ended. `had_orders`: it had orders before.
+    pub fn arrived(&self, sku_id: &SkuId, shard: ShardId, epoch: u64, now: Timestamp, had_orders: bool) {
         let auto = matches!(self.routes.get(sku_id).as_deref(), Some(Route::Moving { auto: true, .. }));
-        let hot = Hot { shard, epoch, auto, since: now, hits: AtomicU64::new(0) };
-        drop(self.routes.insert(sku_id.clone(), Route::Hot(hot)));
+        let hot = self.hot((shard, epoch, auto), now, had_orders);
+        drop(self.routes.insert(sku_id.clone(), hot));
         self.moved(sku_id);
     }
 
@@ -242,9 +263,8 @@ impl Routes {
             Some(Route::Moving { shard, epoch, auto, .. }) => Some((*shard, *epoch, *auto)),
             _ => None,
         };
-        if let Some((shard, epoch, auto)) = was {
-            let hot = Hot { shard, epoch, auto, since: now, hits: AtomicU64::new(0) };
-            drop(self.routes.insert(sku_id.clone(), Route::Hot(hot)));
+        if let Some(was) = was {
+            drop(self.routes.insert(sku_id.clone(), self.hot(was, now, true)));
             self.moved(sku_id);
         }
     }
@@ -348,14 +368,14 @@ mod tests {
 
     #[test]
     fn a_move_is_begun_once_and_ended_for_all_who_wait() {
-        let routes = Routes::new();
+        let routes = Routes::new(60);
         let (a, shard, now) = (sku("a"), ShardId(3), Timestamp(1));
         assert!(matches!(routes.begin(&a, Stage::Adopting, shard, false), Begun::Started));
         let Begun::Busy(over) = routes.begin(&a, Stage::Closing, shard, false) else { panic!("it is moving") };
         let Look::Moving(also) = routes.look(&a) else { panic!("it is moving") };
         assert!(over.has_changed().is_ok() && also.has_changed().is_ok(), "it is under way");
         let moves = routes.moves([&a]);
-        routes.arrived(&a, shard, 7, now);
+        routes.arrived(&a, shard, 7, now, false);
         assert!(over.has_changed().is_err() && also.has_changed().is_err(), "it is over");
         assert_ne!(routes.moves([&a]), moves);
         let again = routes.begin(&a, Stage::Adopting, shard, false);
@@ -371,7 +391,7 @@ mod tests {
 
     #[test]
     fn an_order_is_where_all_its_lines_are() {
-        let routes = Routes::new();
+        let routes = Routes::new(60);
         let [a, b, c, d] = ["a", "b", "c", "d"].map(sku);
         let (one, two, now) = (ShardId(1), ShardId(2), Timestamp(1));
         routes.recovered(&a, one, 1, Stage::Open, now);

@@ -14,7 +14,7 @@ use crate::directory::Home;
 use crate::ids::{OrderNo, ShardId, SkuId};
 use crate::limits::MAX_BATCH_CHAINS;
 use crate::outcome::{Answer, Effect, Outcome, Refusal};
-use crate::shard::shared::{Envelope, give_back_claims};
+use crate::shard::shared::{Awaited, Envelope, give_back_claims};
 
 /// A command with its place in the batch.
 type Placed = (usize, Command);
@@ -65,23 +65,30 @@ impl Hub {
         while !left.is_empty() {
             let (sent, later) = self.send_all(std::mem::take(&mut left), &mut known, &mut outcomes, &mut careful);
             left = later;
-            for Sent { places, answers } in sent {
-                let Ok(answers) = answers.await else {
+            let chores = &self.context.chores;
+            let waiting: Vec<_> = sent.into_iter().map(|sent| (sent.places, Awaited::new(sent.answers, chores))).collect();
+            for (places, mut answers) in waiting {
+                let Some(answers) = answers.get().await else {
                     for (index, _) in places {
                         outcomes[index] = Err(Refusal::ShardRestarted);
                     }
                     continue;
                 };
+                // Of orders that were not known to lie in several places. Whoever goes away meanwhile leaves them to the keeper.
+                let mut decided = Vec::new();
                 for ((index, spare), outcome) in places.into_iter().zip(answers) {
                     match (outcome, spare) {
                         (Err(Refusal::Moved(back)), _) => careful.push((index, *back)),
                         (outcome, Some(spare)) if self.look_again(&outcome).is_some() => careful.push((index, spare)),
-                        // Of an order that was not known to lie in several places.
                         (outcome @ (Ok(Answer::Decided { .. }) | Err(Refusal::HoldFirst(_))), spare) => {
-                            outcomes[index] = self.conclude(spare.as_ref(), outcome).await;
+                            let hub = self.arc();
+                            decided.push((index, tokio::spawn(async move { hub.conclude(spare.as_ref(), outcome).await })));
                         }
                         (outcome, _) => outcomes[index] = outcome,
                     }
+                }
+                for (index, concluded) in decided {
+                    outcomes[index] = concluded.await.unwrap_or(Err(Refusal::ShardRestarted));
                 }
             }
             left.sort_by_key(|(index, _)| *index);

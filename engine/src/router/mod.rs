@@ -99,7 +99,8 @@ impl Hub {
                     Spread::Several => return First::Several,
                     Spread::Other => return First::Unsure,
                 };
-                if directory.claim(order_no, Home::Shard(shard)) == Home::Shard(shard) {
+                let claimed = directory.look_and_claim(order_no, Home::Shard(shard));
+                if claimed.home == Home::Shard(shard) && !claimed.is_attempted {
                     return First::Shard(shard);
                 }
                 directory.give_back(order_no);
@@ -128,7 +129,13 @@ impl Hub {
                 if self.is_over_shards(lines) {
                     return First::Several;
                 }
-                directory.claim(order_no, Home::Shard(shard_of(&lines.first().sku_id, count)))
+                let claimed = directory.look_and_claim(order_no, Home::Shard(shard_of(&lines.first().sku_id, count)));
+                if claimed.is_attempted {
+                    // Behind the attempt, under the order's lock.
+                    directory.give_back(order_no);
+                    return First::Several;
+                }
+                claimed.home
             }
             Action::Release(Release { order_no, part: None, .. }) => {
                 directory.claim(order_no, Home::Shard(shard_of_order(order_no, count)))

@@ -119,8 +119,9 @@ impl Hub {
             });
         }
         if let Where::Hot(shard) = place {
-            return match directory.claim(&c.order_no, Home::Shard(shard)) {
-                Home::Shard(home) => {
+            let claimed = directory.look_and_claim(&c.order_no, Home::Shard(shard));
+            return match claimed.home {
+                Home::Shard(home) if !claimed.is_attempted => {
                     self.before_decision(command);
                     let outcome = self.ask(home, command.clone(), How::Exact).await;
                     if home != shard && !is_known(&outcome) {
@@ -128,7 +129,7 @@ impl Hub {
                     }
                     Ok(self.unless_moved(side, outcome, moves, skus))
                 }
-                Home::Cold => {
+                Home::Shard(_) | Home::Cold => {
                     directory.give_back(&c.order_no);
                     Ok(Step::Again)
                 }
@@ -450,17 +451,27 @@ pub(crate) struct Claim<'a> {
     pub home: Home,
     /// The order is known to be at its home.
     pub is_there: bool,
+    attempts: bool,
 }
 
 impl<'a> Claim<'a> {
     pub fn take(hub: &'a Hub, order_no: &'a OrderNo, wanted: Home) -> Self {
-        let Claimed { home, is_there } = hub.context.directory.look_and_claim(order_no, wanted);
-        Self { hub, order_no, home, is_there }
+        let Claimed { home, is_there, .. } = hub.context.directory.look_and_claim(order_no, wanted);
+        Self { hub, order_no, home, is_there, attempts: false }
+    }
+
+    /// From here on, until it is given back, nobody else makes the order in its home.
+    pub fn begin_attempt(&mut self) {
+        self.attempts = true;
+        self.hub.context.directory.set_attempted(self.order_no, true);
     }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
+        if self.attempts {
+            self.hub.context.directory.set_attempted(self.order_no, false);
+        }
         self.hub.context.directory.give_back(self.order_no);
     }
 }

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ractor::ActorRef;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::command::{Action, Command, Release};
 use crate::directory::Directory;
 use crate::home::HomeStep;
 use crate::ids::{Lsn, ShardId};
-use crate::outcome::{Outcome, Refusal};
+use crate::outcome::{Answer, Outcome, Refusal};
+use crate::spanning::Chore;
 use crate::sync::{Backlog, Durable, Gate, Mailbox, unpoisoned};
 
 /// Commands with the way back to their caller.
@@ -65,11 +66,20 @@ pub(crate) enum Reply {
 }
 
 impl Reply {
-    /// Answers. A caller that went away does not matter: the command took effect.
-    pub fn send(self) {
+    /// Answers. A caller that went away does not matter: the command took effect, and what is still to be told to branches goes to the
+    /// keeper.
+    pub fn send(self, chores: &mpsc::Sender<Chore>) {
         match self {
-            Self::One(to, outcome) => drop(to.send(outcome)),
-            Self::Many(to, outcomes) => drop(to.send(outcomes)),
+            Self::One(to, outcome) => {
+                if let Err(outcome) = to.send(outcome) {
+                    leave_to_keeper(std::slice::from_ref(&outcome), chores);
+                }
+            }
+            Self::Many(to, outcomes) => {
+                if let Err(outcomes) = to.send(outcomes) {
+                    leave_to_keeper(&outcomes, chores);
+                }
+            }
         }
     }
 
@@ -80,6 +90,61 @@ impl Reply {
             Self::Many(to, outcomes) => {
                 drop(to.send(outcomes.iter().map(|_| Err(Refusal::JournalUnavailable)).collect()));
             }
+        }
+    }
+}
+
+/// Of answers that nobody took: those that tell what branches are to be told.
+pub(crate) fn leave_to_keeper(outcomes: &[Outcome], chores: &mpsc::Sender<Chore>) {
+    for outcome in outcomes {
+        if let Ok(Answer::Decided { order, .. }) = outcome
+            && chores.try_send(Chore::Carry(order.order_no.clone())).is_err()
+        {
+            tracing::error!(order_no = %order.order_no, "too much waits to be told to branches; this order waits for the next start");
+        }
+    }
+}
+
+/// An answer that is waited for. Should whoever waits go away, an answer that is there by then is not lost.
+pub(crate) struct Awaited<'a, T: Outcomes> {
+    answer: oneshot::Receiver<T>,
+    chores: &'a mpsc::Sender<Chore>,
+}
+
+/// What a shard answers: one or several outcomes.
+pub(crate) trait Outcomes {
+    fn all(&self) -> &[Outcome];
+}
+
+impl Outcomes for Outcome {
+    fn all(&self) -> &[Outcome] {
+        std::slice::from_ref(self)
+    }
+}
+
+impl Outcomes for Vec<Outcome> {
+    fn all(&self) -> &[Outcome] {
+        self
+    }
+}
+
+impl<'a, T: Outcomes> Awaited<'a, T> {
+    pub fn new(answer: oneshot::Receiver<T>, chores: &'a mpsc::Sender<Chore>) -> Self {
+        Self { answer, chores }
+    }
+
+    /// `None`: the shard failed while it held the command.
+    pub async fn get(&mut self) -> Option<T> {
+        (&mut self.answer).await.ok()
+    }
+}
+
+impl<T: Outcomes> Drop for Awaited<'_, T> {
+    fn drop(&mut self) {
+        // From here on the sender knows that nobody listens.
+        self.answer.close();
+        if let Ok(answer) = self.answer.try_recv() {
+            leave_to_keeper(answer.all(), self.chores);
         }
     }
 }

@@ -286,7 +286,7 @@ impl Shard {
         let events = std::mem::take(&mut self.work.events);
         if events.is_empty() && self.shared.durable_lsn() >= last {
             drop(permits);
-            replies.into_iter().for_each(Reply::send);
+            replies.into_iter().for_each(|reply| reply.send(&self.context.chores));
             return;
         }
         if events.is_empty() && replies.is_empty() {

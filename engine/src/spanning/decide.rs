@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::carry::with_serials;
 use super::places::Patience;
-use super::{Entered, STEP_DECIDE, STEP_LATE, STEP_LATE_HOLD, is_unknown};
+use super::{Adopted, Entered, STEP_DECIDE, STEP_LATE, STEP_LATE_HOLD, is_unknown};
 use crate::command::{Action, Command, Confirm, Line, Lines};
 use crate::directory::Home;
 use crate::home::attempt::{Judged, branches_of_late, judge_late};
@@ -132,8 +132,14 @@ impl Hub {
         let order_no = confirm.order_no.clone();
         let entered = self.spanning.enter(&order_no);
         let mut through = entered.lock().await;
+        // Units that an expiry or release just gives back may be the ones that are needed.
+        let home = self.home_of(&order_no);
+        if let Ok(errands) = self.pending(home, &order_no).await
+            && !errands.is_empty()
+        {
+            self.carry_in_background(home, &entered, &errands, &mut through).await;
+        }
         for _ in 0..MAX_LATE_TRIES {
-            let home = self.home_of(&order_no);
             let attempt = entered.attempt();
             let branches = branches_of_late(&order_no, &lines, attempt.id);
             let answers = self.tell(&branches, STEP_LATE_HOLD, Patience::Attempt(deadline)).await;
@@ -146,9 +152,14 @@ impl Hub {
                 }
             };
             let step = HomeStep::Late { confirm: confirm.clone(), attempt: attempt.id, lines: as_lines(&held, &lines) };
+            let step = Command::from(Action::Home(Box::new(step)));
             self.before(STEP_LATE);
-            let outcome = self.ask(home, Action::Home(Box::new(step)).into(), How::Exact).await;
+            let mut outcome = self.ask(home, step.clone(), How::Exact).await;
             self.after(STEP_LATE);
+            if matches!(outcome, Err(Refusal::UnknownOrder { .. })) && matches!(self.adopt_home(&order_no).await, Ok(Adopted::There)) {
+                // It had come back from the store for this, and was forgotten again meanwhile.
+                outcome = self.ask(home, step, How::Exact).await;
+            }
             match outcome {
                 Ok(Answer::Decided { order, effect, errands }) => {
                     if effect == Effect::Replayed {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::carry::Carried;
 use super::reserve::release_orphan;
-use super::{STEP_ADOPT, STEP_ASK, STEP_EXPIRED, is_transient};
+use super::{Entered, STEP_ADOPT, STEP_ASK, STEP_EXPIRED, is_transient};
 use crate::command::Action;
 use crate::home::{Asked, Errand, HomeStep};
 use crate::hub::{How, Hub, add};
@@ -224,20 +224,23 @@ impl Hub {
         }
         // The home says that they are pending: whoever told them before could not report it.
         *through = 0;
-        let carried = self.carry(&errands, &mut through).await;
-        let lines = match self.lines_for(home, order_no, &carried).await {
-            Ok(lines) => lines,
-            Err(refusal) => return kept_of(&refusal),
-        };
-        let reported = self.report_carried(home, &entered, &carried, &lines);
-        if self.is_reported(reported).await && carried.all {
+        if self.carry_in_background(home, &entered, &errands, &mut through).await {
             return Kept::Done;
         }
         add(&self.spanning.counters.carries_retried, 1);
         Kept::Later
     }
 
-    async fn pending(&self, home: ShardId, order_no: &OrderNo) -> Result<Vec<Errand>, Refusal> {
+    /// Tells branches what is pending, and the home that they were told. The lock is held. `false`: it has to be done again.
+    pub(super) async fn carry_in_background(&self, home: ShardId, entered: &Entered<'_>, errands: &[Errand], through: &mut u64) -> bool {
+        let carried = self.carry(errands, through).await;
+        let Ok(lines) = self.lines_for(home, &entered.order_no, &carried).await else { return false };
+        let reported = self.report_carried(home, entered, &carried, &lines);
+        self.is_reported(reported).await && carried.all
+    }
+
+    /// What the branches of an order are to be told.
+    pub(super) async fn pending(&self, home: ShardId, order_no: &OrderNo) -> Result<Vec<Errand>, Refusal> {
         match self.ask(home, Action::Home(Box::new(HomeStep::Pending(order_no.clone()))).into(), How::Exact).await {
             Ok(Answer::Pending(errands)) => Ok(errands),
             Ok(_) => Ok(Vec::new()),

@@ -91,7 +91,7 @@ impl Hub {
             Some(_) => shard_of_order(&c.order_no, count),
         };
         // Until this is given back nobody makes the order elsewhere.
-        let claim = Claim::take(self, &c.order_no, Home::Shard(wanted));
+        let mut claim = Claim::take(self, &c.order_no, Home::Shard(wanted));
         let home = match claim.home {
             Home::Shard(home) if claim.is_there || home == wanted => home,
             _ => return Ok(Looked::Again),
@@ -118,14 +118,21 @@ impl Hub {
                 Where::Hot(_) | Where::Cold => return Ok(Looked::Elsewhere),
                 Where::Mixed => {}
             }
-            // Orders whose SKUs are all hot came into the shards with them.
-            if skus().any(|sku_id| side.routes.hot_one(sku_id).is_none()) {
-                match self.stored_before(side, &c.order_no, deadline).await? {
-                    Stored::Unknown => {}
-                    Stored::Known | Stored::Home(_) => return Ok(Looked::Elsewhere),
+            // Orders of SKUs that became hot before they had any are where their SKUs are.
+            let now = self.context.clock.now();
+            let is_hot = skus().all(|sku_id| side.routes.hot_one(sku_id).is_some());
+            let asks = skus().any(|sku_id| side.routes.may_have_left_orders(sku_id, now));
+            if asks && !(is_hot && side.is_down()) {
+                match self.stored_before(side, &c.order_no, deadline).await {
+                    Ok(Stored::Unknown) => {}
+                    Ok(Stored::Known | Stored::Home(_)) => return Ok(Looked::Elsewhere),
+                    // Hot SKUs go on without the store.
+                    Err(_) if is_hot => {}
+                    Err(refusal) => return Err(refusal),
                 }
             }
         }
+        claim.begin_attempt();
         let outcome = self.attempt(order, home, c, deadline, to).await;
         let counters = &self.spanning.counters;
         match &outcome {

@@ -121,21 +121,9 @@ impl Pair {
         }
         let now = self.house.world.clock.now();
         let expected = self.naive.carry_out(&action, now);
-        let got = self.submit(&action).await;
+        let got = self.engine.submit(action.clone().into()).await;
         assert_eq!(plain(got), plain(expected), "(engine left, model right) at {action:?}");
         self.sent.push(action);
-    }
-
-    /// An order whose SKUs lie in several places is refused; brought together they are what the model knows.
-    async fn submit(&self, action: &Action) -> Outcome {
-        for tries in 0_u32.. {
-            let got = self.engine.submit(action.clone().into()).await;
-            if got != Err(Refusal::SpansShards) || tries > 3 {
-                return got;
-            }
-            self.bring_together(tries.is_multiple_of(2)).await;
-        }
-        unreachable!("it returns")
     }
 
     /// Everything cold, or with one shard everything hot: all in one place.

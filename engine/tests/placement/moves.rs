@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hotstock_engine::engine::{Engine, EngineOptions};
-use hotstock_engine::outcome::{Effect, OrderStatus, Refusal};
+use hotstock_engine::outcome::{Answer, Effect, OrderStatus, Refusal};
 
 use crate::house::{House, demote, levels, options, order, promote};
 use crate::support::{confirm, create, get, lines, release, reserve, reserve_lines, sku};
@@ -138,33 +138,36 @@ async fn movers_of_one_sku_take_turns() {
 }
 
 #[tokio::test]
-async fn linked_skus_move_together_or_not_at_all() {
+async fn a_sku_moves_whatever_orders_hold_it_with_others() {
     let house = House::new();
     let engine = house.start(1).await;
     for name in ["a", "b", "c"] {
         engine.submit(create(name, 9)).await.unwrap();
     }
     engine.submit(reserve_lines("ab", lines(&[("a", 1), ("b", 1)]))).await.unwrap();
-    assert!(matches!(promote(&engine, "a").await, Err(Refusal::OrdersSpan { .. })));
+    engine.submit(reserve_lines("sold", lines(&[("a", 1), ("b", 1)]))).await.unwrap();
+    order(engine.submit(confirm("sold")).await);
+    assert!(promote(&engine, "a").await.is_ok());
     engine.submit(reserve("o", "a", 1)).await.unwrap();
+    assert_eq!(order(engine.submit(get("ab")).await).status, OrderStatus::Reserved);
     let results = engine.promote(&[sku("c"), sku("a"), sku("none"), sku("b"), sku("a")]).await;
     let came: Vec<bool> = results.iter().map(|(_, result)| result.is_ok()).collect();
     assert_eq!(came, [true, true, false, true, true], "{results:?}");
-    assert!(matches!(demote(&engine, "b").await, Err(Refusal::OrdersSpan { .. })));
-    // It is still hot, and works.
-    assert_eq!(engine.hot(None, 10).len(), 3);
-    engine.submit(reserve("o2", "b", 1)).await.unwrap();
-    let results = engine.demote(&[sku("a"), sku("c")]).await;
-    assert!(matches!(results[0].1, Err(Refusal::OrdersSpan { .. })), "{results:?}");
-    assert!(results[1].1.is_ok(), "{results:?}");
-    order(engine.submit(release("ab")).await);
-    // Both open and ended orders move now.
-    assert!(demote(&engine, "a").await.is_ok());
-    assert_eq!(order(engine.submit(get("ab")).await).status, OrderStatus::Released);
-    // It lies on a cold and a hot SKU now: nothing can take its units again.
-    assert_eq!(engine.submit(confirm("ab")).await, Err(Refusal::SpansShards));
+    engine.submit(reserve_lines("bc", lines(&[("b", 1), ("c", 1)]))).await.unwrap();
     assert!(demote(&engine, "b").await.is_ok());
+    assert_eq!(engine.hot(None, 10).len(), 2);
+    engine.submit(reserve("o2", "b", 1)).await.unwrap();
+    assert_eq!(order(engine.submit(confirm("bc")).await).status, OrderStatus::Confirmed);
+    assert!(demote(&engine, "a").await.is_ok() && demote(&engine, "c").await.is_ok());
+    assert_eq!(order(engine.submit(release("ab")).await).status, OrderStatus::Released);
+    // It takes its units again, wherever they are.
+    assert!(promote(&engine, "b").await.is_ok());
     assert_eq!(order(engine.submit(confirm("ab")).await).status, OrderStatus::Confirmed);
+    // Its SKUs have come apart since it ended.
+    let again = engine.submit(reserve_lines("sold", lines(&[("a", 1), ("b", 1)]))).await;
+    assert!(matches!(again, Ok(Answer::Order { effect: Effect::Replayed, .. })), "{again:?}");
+    assert_eq!(levels(&engine, "a").await, (6, 1, 2));
+    assert_eq!(levels(&engine, "b").await, (5, 1, 3));
     engine.stop().await;
     house.check_books().await;
 }

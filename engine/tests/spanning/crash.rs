@@ -1,1 +1,150 @@
-//! TODO
+//! A crash at every step of an order over several places: from that moment on nothing reaches the disk or the store. After the next start
+//! the order is as its home logged it, in all its places, and the same request again gets that answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use hotstock_engine::command::{Command, Mode};
+use hotstock_engine::engine::{Engine, Health, SPANNING_STEPS};
+use hotstock_engine::outcome::OrderStatus;
+
+use crate::house::{House, SERVER, demote, options, promote, until};
+use crate::shop::{cart, check_rest, confirm_part, give_back, is_unknown, read, skus};
+use crate::support::{confirm, create, release};
+
+/// Which of the SKUs are hot.
+#[derive(Clone, Copy, Debug)]
+enum Places {
+    /// All, in several shards.
+    Hot,
+    /// The last is cold.
+    Mixed,
+}
+
+/// An engine that is cut off from journal and store when it comes to the `nth` passing of a step.
+async fn fragile(house: &House, step: &'static str, nth: u32) -> (Engine, Arc<AtomicU32>) {
+    let session = house.store.session_of(SERVER, 3);
+    let passed = Arc::new(AtomicU32::new(0));
+    let (journal, cut, count) = (house.world.journal.clone(), session.clone(), Arc::clone(&passed));
+    let failpoint = move |reached: &'static str| {
+        if reached == step && count.fetch_add(1, Ordering::SeqCst) + 1 == nth {
+            journal.fail_next();
+            cut.cut();
+        }
+    };
+    let parts = house.world.parts().with_store(Arc::new(session), SERVER).failpoint(Arc::new(failpoint));
+    (Engine::start(options(3), parts).await.unwrap(), passed)
+}
+
+/// What is asked of one engine, and where the crash comes. Each order is asked for what it is then asked for again.
+async fn scene(engine: &Engine, house: &House, names: &[String]) -> Vec<(Command, bool)> {
+    let of: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 2)).collect();
+    let one: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    let too_many: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 500)).collect();
+    let short = [(of[0].0, 1), (of[1].0, 500), (of[2].0, 1)];
+    let mut asked = Vec::new();
+    let mut ask = async |command: Command| {
+        let outcome = engine.submit(command.clone()).await;
+        asked.push((command, outcome.is_ok()));
+    };
+    ask(cart("kept", &of, Mode::AllOrNothing, 900)).await;
+    ask(cart("short", &short, Mode::AllOrNothing, 900)).await;
+    ask(cart("none", &too_many, Mode::AllOrNothing, 900)).await;
+    ask(cart("sold", &of, Mode::AllOrNothing, 900)).await;
+    ask(confirm_part("sold", &one, Some("first"))).await;
+    ask(confirm("sold")).await;
+    ask(give_back("sold", Some(&one), "back")).await;
+    ask(cart("left", &of, Mode::BestEffort, 900)).await;
+    ask(release("left")).await;
+    ask(cart("late", &of, Mode::AllOrNothing, 5)).await;
+    house.world.clock.advance(Duration::from_secs(6));
+    // Until it has expired, or nothing is logged any more.
+    for _ in 0..2_000 {
+        let is_over = match engine.submit(crate::support::get("late")).await {
+            Ok(hotstock_engine::outcome::Answer::Order { order, .. }) => order.status == OrderStatus::Expired,
+            _ => true,
+        };
+        if is_over {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // A move may wait for a journal that it will never see again.
+    let is_cut = || async { until(|| engine.health() != Health::Ready).await };
+    tokio::select! {
+        moved = demote(engine, &names[0]) => drop(moved),
+        () = is_cut() => {}
+    }
+    ask(confirm("late")).await;
+    tokio::select! {
+        moved = promote(engine, &names[0]) => drop(moved),
+        () = is_cut() => {}
+    }
+    asked
+}
+
+/// What the steps of a scene are, whether they are all passed by it.
+const NOT_IN_A_SCENE: [&str; 4] =
+    ["span.ask.before", "span.ask.after", "span.adopt.before", "span.adopt.after"];
+
+async fn crash_at(step: &'static str, nth: u32, places: Places) -> u32 {
+    let what = format!("{step} {nth}, {places:?}");
+    let house = House::new();
+    let names = skus(3, 3);
+    let engine = house.start(3).await;
+    for name in &names {
+        engine.submit(create(name, 100)).await.unwrap();
+    }
+    let hot = if matches!(places, Places::Hot) { &names[..] } else { &names[..2] };
+    for name in hot {
+        promote(&engine, name).await.unwrap();
+    }
+    engine.stop().await;
+
+    let (engine, passed) = fragile(&house, step, nth).await;
+    let asked = scene(&engine, &house, &names).await;
+    engine.stop().await;
+
+    let engine = house.start(3).await;
+    assert_eq!(engine.health(), Health::Ready, "{what}");
+    // Long enough for every branch to have asked.
+    house.world.clock.advance(Duration::from_secs(4));
+    for (command, was_taken) in &asked {
+        let again = engine.submit(command.clone()).await;
+        assert!(!is_unknown(&again), "{what}: {command:?} {again:?}");
+        assert!(again.is_ok() || !was_taken, "{what}: {command:?} was taken, and now {again:?}");
+    }
+    let supplied: BTreeMap<String, u64> = names.iter().map(|name| (name.clone(), 100)).collect();
+    let orders = ["kept", "short", "none", "sold", "left", "late"].map(String::from);
+    check_rest(&engine, &supplied, &orders, &what).await;
+    assert_eq!(read(&engine, "kept").await.unwrap().status, OrderStatus::Reserved, "{what}");
+    assert_eq!(read(&engine, "sold").await.unwrap().status, OrderStatus::PartiallyReturned, "{what}");
+    assert_eq!(read(&engine, "short").await, None, "{what}");
+    engine.stop().await;
+    passed.load(Ordering::SeqCst)
+}
+
+async fn crash_at_every_step(places: Places) {
+    for step in SPANNING_STEPS {
+        let mut passed = 0;
+        for nth in 1..=4 {
+            passed = crash_at(step, nth, places).await;
+            if passed < nth {
+                break;
+            }
+        }
+        assert!(passed > 0 || NOT_IN_A_SCENE.contains(step), "{step} is a step of it");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_at_every_step_over_shards() {
+    crash_at_every_step(Places::Hot).await;
+}
+
+#[tokio::test]
+async fn a_crash_at_every_step_hot_and_cold() {
+    crash_at_every_step(Places::Mixed).await;
+}

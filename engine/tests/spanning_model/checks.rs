@@ -45,7 +45,7 @@ pub fn explain(world: &World, command: &Command, since: u64, outcome: &Outcome) 
             assert!(world.supplied.keys().all(|place| place.0 != *sku_id), "{command:?}: {outcome:?}");
         }
         Err(
-            Refusal::HoldFirst(_) | Refusal::Moved(_) | Refusal::OrdersSpan { .. } | Refusal::SpansShards,
+            Refusal::HoldFirst(_) | Refusal::Moved(_) | Refusal::OrdersSpan { .. },
         ) => {
             panic!("{command:?} is told {outcome:?}");
         }
