@@ -30,7 +30,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use run::Run;
 
 /// Things that happen in one case.
-const STEPS: u64 = 250;
+const STEPS: u64 = 300;
 
 /// Cases of one test, of which there are several that run side by side.
 const CASES: u64 = 400;
@@ -120,6 +120,7 @@ const MUST_BE_SEEN: &[&str] = &[
     "orders expired",
     "orders made over several places",
     "promotions",
+    "starts from a checkpoint",
 ];
 
 /// Quiet: the cases that fail are told in the end.

@@ -151,6 +151,11 @@ impl Shard {
         }
     }
 
+    /// Whether a start would find a checkpoint that some events have come after.
+    pub fn has_checkpoint(&self) -> bool {
+        self.newest.as_ref().is_some_and(|saved| saved.begin.0 < self.durable as u64)
+    }
+
     /// Everything in memory is gone, and what was not durable but for `kept` of it. Gives the answers that nobody will
     /// give any more, and what the model takes back, newest first.
     pub fn crash(&mut self, kept: usize) -> (Vec<Slot>, Vec<Undo>) {
