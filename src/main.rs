@@ -10,6 +10,7 @@ mod config;
 #[cfg(debug_assertions)]
 mod failpoint;
 mod failure;
+mod order_check;
 mod store;
 mod wire;
 mod wiring;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hotstock_api::limits::{MirrorCounts, MirrorLink};
+use hotstock_engine::check::{CheckOptions, Unanswered};
 use hotstock_engine::clock::{Clock, Timestamp};
 use hotstock_engine::dirty::Dirty;
 use hotstock_engine::engine::{AutoPromotion, Engine, EngineOptions, Parts, StartError, StoreOptions};
@@ -21,6 +22,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::order_check::HttpOrderCheck;
 
 /// The wall clock; the engine sees time only through this.
 struct WallClock;
@@ -142,6 +144,9 @@ pub async fn start(config: &Config, books: Books) -> Result<System, Failure> {
         parts = parts.with_dirty(Arc::clone(&dirty));
         mirror = Some((options, dirty));
     }
+    if let Some(check) = HttpOrderCheck::new(&config.orders)? {
+        parts = parts.with_order_check(Arc::new(check));
+    }
     #[cfg(debug_assertions)]
     let parts = crate::failpoint::set(parts)?;
     let engine = Engine::start(engine_options(config), parts).await?;
@@ -241,7 +246,16 @@ fn engine_options(config: &Config) -> EngineOptions {
         remember_seconds: config.orders.remember_hours * 3_600,
         remember_max: config.orders.remember_max,
         checkpoint_events: config.checkpoint.events,
+        check: CheckOptions {
+            grace_seconds: config.orders.check_grace_seconds,
+            unanswered: match config.orders.check_unanswered {
+                crate::config::Unanswered::Release => Unanswered::Release,
+                crate::config::Unanswered::Keep => Unanswered::Keep,
+            },
+            concurrency: config.orders.check_concurrency,
+        },
         store: store_options(config),
+        check: hotstock_engine::check::CheckOptions::default(),
     }
 }
 

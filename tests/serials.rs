@@ -32,12 +32,13 @@ const WAREHOUSES: [u32; 2] = [1, 2];
 /// Units of each SKU in each warehouse: some run out.
 const UNITS: u64 = 300;
 
-const SETTINGS: [&str; 6] = [
+const SETTINGS: [&str; 7] = [
     "engine.shards=8",
     "checkpoint.events=300",
     "store.flush_interval_ms=20",
     "store.sweep_interval_ms=50",
     "journal.segment_bytes=131072",
+    "journal.zeros_bytes=131072",
     "log.level=error",
 ];
 
@@ -124,9 +125,10 @@ impl Arena {
                     return (status, answer);
                 }
                 Ok((status, answer)) => last = format!("{status} {answer}"),
-                // The server was killed and may have carried it out.
                 Err(error) => {
-                    self.cut_off.fetch_add(1, Ordering::Relaxed);
+                    // The server was killed and may have carried it out, unless it is not there yet.
+                    let sent = error.kind() != std::io::ErrorKind::ConnectionRefused;
+                    self.cut_off.fetch_add(u64::from(sent), Ordering::Relaxed);
                     last = error.to_string();
                 }
             }

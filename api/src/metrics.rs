@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use hotstock_engine::check::CheckStats;
 use hotstock_engine::engine::{Engine, FollowerStats, ShardStats, SpanningStats, StoreStats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -351,6 +352,9 @@ impl Collector for EngineMetrics {
             let encoder = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
             encode_number(encoder, metric.kind, (metric.value)(&stats.spanning))?;
         }
+        if let Some(checks) = &stats.checks {
+            check_metrics(&mut encoder, checks)?;
+        }
         if let Some(store) = &stats.store {
             store_metrics(&mut encoder, store, &self.0.followers())?;
         }
@@ -391,6 +395,37 @@ impl Collector for MirrorMetrics {
         }
         Ok(())
     }
+}
+
+fn check_metrics(encoder: &mut DescriptorEncoder<'_>, stats: &CheckStats) -> fmt::Result {
+    let numbers = [
+        (
+            "order_checks_waiting",
+            "Orders whose time is over and that wait for an answer of the order service, or for what follows from it",
+            MetricType::Gauge,
+            stats.waiting,
+        ),
+        ("order_checks", "Questions to the order service", MetricType::Counter, stats.asked),
+        ("order_check_failures", "Of those, the ones without an answer", MetricType::Counter, stats.failed),
+    ];
+    for (name, help, kind, value) in numbers {
+        encode_number(encoder.encode_descriptor(name, help, None, kind)?, kind, value)?;
+    }
+    let help = "Orders by what the order service said (paid, unpaid, cancelled), what became of those of which it said nothing in time \
+        (released, kept), and paid ones that could not be confirmed any more (refused)";
+    let mut family = encoder.encode_descriptor("order_check_outcomes", help, None, MetricType::Counter)?;
+    let outcomes = [
+        ("paid", stats.paid),
+        ("unpaid", stats.unpaid),
+        ("cancelled", stats.cancelled),
+        ("released", stats.released),
+        ("kept", stats.kept),
+        ("refused", stats.refused),
+    ];
+    for (outcome, count) in outcomes {
+        encode_number(family.encode_family(&[("outcome", outcome)])?, MetricType::Counter, count)?;
+    }
+    Ok(())
 }
 
 fn store_metrics(

@@ -19,6 +19,12 @@
 //!   when, has no second effect.
 //! - **Gapless.** Every version of every stock has one row in the stock journal, hot or cold.
 //! - **Several servers** may use one store; none of them relies on memory of its own for what SQL decides.
+//! - **Orders over several places** ([`home`](crate::home)) lie here as their home wrote them last, beside their branches, which are orders of
+//!   one SKU under numbers of their own. The store decides about branches as about any order, but they fall due for asking and never
+//!   expire; about the order itself its home alone decides. Either an order lies here plain or at a home, never both.
+//! - **Coming apart.** A plain order whose SKUs come to lie in several places becomes one over several, in the transaction that needs it
+//!   to: an open one when one of its SKUs is taken, an ended one when a command would change it. No unit moves, no version changes, and
+//!   callers see the same order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +42,9 @@ use crate::outcome::{Levels, OrderStatus, OrderView, Outcome, StockView};
 /// The SQL store. Methods may be called from many tasks at once; a dropped future leaves nothing half done.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Carries out a command on cold SKUs or on an order that SQL decides, in one transaction. Conflicts with others (deadlock, lock
+    /// Carries out a command on cold SKUs or on an order that SQL decides, in one transaction. An order that is there is decided
+    /// where its own lines are; one over several places is [`ColdOutcome::Home`] to every command, also to a read. Of an order whose SKUs have come
+    /// apart, what changes nothing is answered; a refusal that rests on the stock of a hot SKU, whose rows are old, is not. Conflicts with others (deadlock, lock
     /// timeout, a row that changed) are retried within a bound. A commit whose outcome is unknown is tried again once, which
     /// is harmless because every command can be repeated.
     ///
@@ -58,19 +66,23 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Looks at up to `max` orders that are due, of this server or of none. Cold orders are expired, or with `ask_first` put off and
-    /// named in [`Expired::due`]. Branches and homes are put off and named. Any number of servers may do so.
+    /// named in [`Expired::due`]. Branches and homes are put off and named: branches of reserves that this server sent, or that left its
+    /// shards, when their time to ask has come and until they are [left to their home](Store::leave_to_home); homes that are to be on this
+    /// server and that their shard has not taken in, when the order's time is over. What was put off comes again some seconds later,
+    /// unless it ended. Any number of servers may do so.
     ///
     /// # Errors
     /// [`StoreError`]; what was expired stays so.
     async fn expire(&self, now: Timestamp, max: usize, ask_first: bool) -> Result<Expired, StoreError>;
 
-    /// Cold branches whose home knows them: from now on they are its concern and not due any more.
+    /// Cold branches whose home knows them: from now on they are its concern and not due any more, until they have been in a shard and
+    /// left it again. Numbers that are not known are passed over.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn leave_to_home(&self, branches: &[OrderNo]) -> Result<(), StoreError>;
 
-    /// An order over several places as it was last written, and its home.
+    /// An order over several places as it was last written, and its home; `None` for one that lies in one place.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -103,7 +115,8 @@ pub trait Store: Send + Sync + 'static {
     async fn order(&self, order_no: &OrderNo) -> Result<Option<StoredOrder>, StoreError>;
 
     /// Gives SKUs an owner: all or, where one can't be taken, those that can (see [`Taken`]). A SKU that the shard owns already is
-    /// given again as it is.
+    /// given again as it is. Open orders that also hold a SKU which stays come apart: their home is on `server`, in the shard that
+    /// [`shard_of_order`](crate::ids::shard_of_order) says for its shards; that one takes them in when they are needed there.
     ///
     /// # Errors
     /// [`StoreError`]; after an unknown outcome it can be repeated.
@@ -135,7 +148,8 @@ pub trait Store: Send + Sync + 'static {
     async fn watermark(&self, server: ServerId, shard: ShardId) -> Result<Lsn, StoreError>;
 
     /// Takes in events of a shard, in one transaction with its watermark. When the watermark is not `batch.after`, nothing is written
-    /// and the answer tells where it is.
+    /// and the answer tells where it is. Homes that the events are about are at home in this shard from then on, and not due here any
+    /// more; branches that leave with a SKU are of this server, and due.
     ///
     /// # Errors
     /// [`StoreError::Fenced`] when a SKU that the events are about has another owner or epoch; the others as usual.
@@ -205,7 +219,8 @@ pub enum ColdOutcome {
         /// For the mirror.
         changed: Vec<StockView>,
     },
-    /// All stocks that it is about have this one owner, which decides. Nothing was done.
+    /// A stock that it is about has this owner: all of them, so that it decides; or, of a new order, some, so that nobody decides alone.
+    /// Nothing was done.
     Elsewhere(Owner),
     /// It is about an order over several places, whose home decides. Nothing was done; but an order that had ended in one place, and
     /// whose SKUs have come apart since, may just have become one over several: at home on the server that has the others of its SKUs.
@@ -264,7 +279,7 @@ pub struct Expired {
     pub changed: Vec<StockView>,
     /// Cold orders whose order service is to be asked first.
     pub due: Vec<OrderNo>,
-    /// Branches of this server that are to ask their home.
+    /// Cold branches of this server that are to ask their home.
     pub branches: Vec<OrderNo>,
     /// Orders over several places whose home is on this server, as the store has them: to be taken in there.
     pub homes: Vec<OrderNo>,

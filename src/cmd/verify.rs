@@ -3,7 +3,7 @@
 
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::ids::ShardId;
-use hotstock_engine::recovery::{Recovered, recover};
+use hotstock_engine::recovery::{Recovered, check_homes, recover};
 use hotstock_engine::state::{AuditReport, StockAudit};
 use hotstock_persistence::data_dir::DataDir;
 use hotstock_persistence::journal::JournalOptions;
@@ -11,6 +11,9 @@ use hotstock_persistence::journal::JournalOptions;
 use crate::cli::Verify;
 use crate::cmd::say;
 use crate::failure::Failure;
+
+/// Orders that are named one by one; a table of all would hide the rest.
+const MAX_NAMED: usize = 10;
 
 /// Verifies.
 ///
@@ -25,6 +28,7 @@ pub fn run(args: &Verify) -> Result<(), Failure> {
     let checkpoints = data_dir.checkpoints();
 
     let mut totals = Totals::default();
+    let mut states = Vec::new();
     for shard in (0..data_dir.shards()).map(ShardId) {
         let Recovered { state, checkpoint, replayed, .. } =
             recover(shard, data_dir.shards(), reader.as_ref(), &checkpoints)?;
@@ -44,6 +48,28 @@ pub fn run(args: &Verify) -> Result<(), Failure> {
             return Err(Failure::Audit(format!("shard {shard}: {first}{more}")));
         }
         totals.add(&audit);
+        states.push(state);
+    }
+    let homes = check_homes(&states);
+    if let Some(first) = homes.violations.first() {
+        let more = homes.violations.len() - 1;
+        return Err(Failure::Audit(format!("{first} (and {more} more orders over several places)")));
+    }
+    if homes.homes > 0 {
+        say(format_args!(
+            "{} orders over several places; {} have to be told to their places",
+            homes.homes, homes.pending
+        ));
+    }
+    for number in homes.asking.iter().take(MAX_NAMED) {
+        let sku_id = number.branch().map(|branch| branch.sku_id.to_string()).unwrap_or_default();
+        say(format_args!(
+            "order {} holds units of SKU {sku_id}, and its home is not here: it is asked for, and they are released if nobody knows it",
+            number.of_caller()
+        ));
+    }
+    if homes.asking.len() > MAX_NAMED {
+        say(format_args!("(and {} more)", homes.asking.len() - MAX_NAMED));
     }
     say(totals.text());
     Ok(())

@@ -82,6 +82,19 @@ pub struct Orders {
     pub remember_hours: u64,
     pub remember_max: usize,
     pub prefer_warehouses: Vec<u32>,
+    pub check_url: Secret,
+    pub check_timeout_ms: u64,
+    pub check_grace_seconds: u32,
+    pub check_unanswered: Unanswered,
+    pub check_concurrency: usize,
+}
+
+/// `orders.check_unanswered`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unanswered {
+    Release,
+    Keep,
 }
 
 /// `[store]`
@@ -209,7 +222,7 @@ impl Config {
             self.server;
         // Each key with the least and the most that makes sense.
         let Store { connections, flush_events, sweep_batch, cold_permits, .. } = self.store;
-        let bounds: [(&'static str, u64, u64, u64); 36] = [
+        let bounds: [(&'static str, u64, u64, u64); 39] = [
             ("server.max_connections", as_u64(max_connections), 1, 1_000_000),
             ("server.max_body_bytes", as_u64(max_body_bytes), 1024, 1 << 30),
             ("server.max_batch_body_bytes", as_u64(max_batch_body_bytes), 1024, 1 << 30),
@@ -228,6 +241,10 @@ impl Config {
             ("orders.default_ttl_seconds", self.orders.default_ttl_seconds.into(), 1, MAX_TTL_SECONDS.into()),
             ("orders.remember_hours", self.orders.remember_hours, 1, 24 * 366),
             ("orders.remember_max", as_u64(self.orders.remember_max), 1, 1 << 32),
+            ("orders.check_timeout_ms", self.orders.check_timeout_ms, 1, 60_000),
+            // A day: longer than any service is away, and an extension by it is within the bounds.
+            ("orders.check_grace_seconds", self.orders.check_grace_seconds.into(), 1, 24 * 3_600),
+            ("orders.check_concurrency", as_u64(self.orders.check_concurrency), 1, 1_024),
             ("store.connections", connections.into(), 1, 1_000),
             ("store.acquire_timeout_ms", self.store.acquire_timeout_ms, 1, MAX_MILLIS),
             ("store.statement_timeout_ms", self.store.statement_timeout_ms, 1, MAX_MILLIS),
@@ -278,6 +295,11 @@ impl Config {
             return Some(("orders.prefer_warehouses", problem));
         }
         url("store.url", &self.store.url, &["mysql://", "sqlite://"])
+            .or_else(|| url("orders.check_url", &self.orders.check_url, &["http://", "https://"]))
+            .or_else(|| {
+                let has_more = self.orders.check_url.expose().contains(['?', '#', '@']);
+                has_more.then(|| ("orders.check_url", "must have no user, query or fragment".to_owned()))
+            })
             .or_else(|| url("mirror.redis_url", &self.mirror.redis_url, &["redis://", "rediss://"]))
             .or_else(|| {
                 let prefix = &self.mirror.key_prefix;

@@ -166,6 +166,9 @@ fn what_does_not_fit_together_is_named_and_no_password_told() {
         ("[store]\nurl = \"postgres://root:s3cret@db\"\n", "store.url"),
         ("[mirror]\nredis_url = \"http://:s3cret@db\"\n", "mirror.redis_url"),
         ("[mirror]\nkey_prefix = \"\"\n", "mirror.key_prefix"),
+        ("[orders]\ncheck_url = \"ftp://root:s3cret@shop\"\n", "orders.check_url"),
+        ("[orders]\ncheck_url = \"http://root:s3cret@shop/orders\"\n", "orders.check_url"),
+        ("[orders]\ncheck_url = \"http://shop/orders?key=s3cret\"\n", "orders.check_url"),
         ("[admin]\ntoken_sha256 = \"s3cret\"\n", "admin.token_sha256"),
         ("[store]\nconnections = 0\n", "store.connections"),
     ] {

@@ -54,10 +54,14 @@ impl Requests {
         ["A", "A", "A@2", "B", "C", "Z"][self.rng.usize(0..6)]
     }
 
+    fn unknown(&mut self) -> String {
+        self.made += 1;
+        format!("N{}", self.made)
+    }
+
     fn order(&mut self) -> String {
         if self.orders.is_empty() || self.rng.u8(0..12) == 0 {
-            self.made += 1;
-            return format!("N{}", self.made);
+            return self.unknown();
         }
         let recent = self.orders.len().saturating_sub(8);
         self.orders[self.rng.usize(recent..self.orders.len())].0.clone()
@@ -78,7 +82,14 @@ impl Requests {
             return self.orders[again].1.clone();
         }
         self.made += 1;
-        let order = if self.rng.u8(0..12) == 0 { self.order() } else { format!("O{}", self.made) };
+        if !self.orders.is_empty() && self.rng.u8(0..12) == 0 {
+            // A known number with more of the same: a mismatch. With other SKUs, which may lie elsewhere, it is another matter: a reserve of
+            // hot SKUs does not ask the store whether it knows the number.
+            let known = self.rng.usize(0..self.orders.len());
+            let (head, tail) = self.orders[known].1.split_once(" ttl=").unwrap_or_default();
+            return format!("{head}9 ttl={tail}");
+        }
+        let order = if self.rng.u8(0..12) == 0 { self.unknown() } else { format!("O{}", self.made) };
         let best = if self.rng.u8(0..4) == 0 { " best_effort" } else { "" };
         let buyer = if self.rng.bool() { " buyer=u" } else { "" };
         format!("reserve {order}{} ttl=3600{buyer}{best}", self.lines())

@@ -121,9 +121,10 @@ fn kill_at(step: &str, hits: u32, play: Play, then: Then) {
                 assert_eq!(shop.status_of(&order_no), "confirmed", "{about}");
             }
             Play::Ask => {
-                killed(&mut shop, "span.home.before", 1, "/v1/reservations", &reserve);
+                shop.arm("span.home.before", 1);
+                shop.ask_in_vain("/v1/reservations", &reserve);
                 // Nobody asks for anything: the branches do.
-                shop.arm(step, hit);
+                shop.arm_after_the_kill(step, hit);
                 shop.after_the_kill();
                 expect(&mut shop, "/v1/reservations", &reserve, 201, then, &about);
             }

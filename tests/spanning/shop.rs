@@ -95,6 +95,12 @@ impl Shop {
         self.server = Some(start(&self.data, None));
     }
 
+    /// The server was killed, or will be; starts it again so that it is killed at another step.
+    pub fn arm_after_the_kill(&mut self, step: &str, hit: u32) {
+        self.server.take().unwrap().until_killed();
+        self.server = Some(start(&self.data, Some(format!("{step}:{hit}"))));
+    }
+
     /// Asks a server that will be killed on the way. What it may answer before is not known to be true.
     pub fn ask_in_vain(&mut self, path: &str, body: &Value) {
         let address = self.address().to_owned();

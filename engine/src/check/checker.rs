@@ -55,6 +55,8 @@ struct Job {
 /// What follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
+    /// Whether it is due at all: it was named again while it was worked on.
+    Look,
     Confirm,
     Expire,
     Extend,
@@ -127,10 +129,12 @@ impl Checker {
     }
 
     fn done(&mut self, order_no: OrderNo) {
-        if self.known.remove(&order_no) == Some(true) {
-            self.known.insert(order_no.clone(), false);
-            self.begin(order_no);
+        if self.known.get_mut(&order_no).is_some_and(std::mem::take) {
+            let until = self.now();
+            let (then, backoff) = (Some(Then::Look), Backoff::default());
+            self.settled.push_back(Job { order_no, until, then, backoff });
         } else {
+            self.known.remove(&order_no);
             self.checks().room.add_permits(1);
         }
     }
@@ -200,6 +204,7 @@ impl Checker {
         let extend_by = self.checks().options.grace_seconds;
         let task = self.running.spawn(async move {
             Ran::Carried(match then {
+                Some(Then::Look) => hub.submit(Action::GetOrder(order_no).into()).await,
                 Some(Then::Confirm) => hub.confirm_open(order_no).await,
                 Some(Then::Extend) => {
                     let ttl_seconds = extend_by.clamp(1, MAX_TTL_SECONDS);
@@ -244,6 +249,13 @@ impl Checker {
             }
             Some(Ran::Carried(outcome)) => match outcome {
                 Err(refusal) if may_pass(&refusal) => self.rest(job),
+                Ok(Answer::Order { order, .. }) if job.then == Some(Then::Look) => {
+                    if order.expires_at.is_some_and(|at| at <= self.now()) {
+                        self.begin(job.order_no);
+                    } else {
+                        self.done(job.order_no);
+                    }
+                }
                 Err(refusal) if job.then == Some(Then::Confirm) => {
                     add(&self.checks().counters.refused, 1);
                     tracing::warn!(order_no = %job.order_no, %refusal, "a paid order can't be confirmed");

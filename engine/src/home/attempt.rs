@@ -78,7 +78,7 @@ pub fn judge_late(order_no: &OrderNo, lines: &Lines, attempt: AttemptId, answers
     let reserve = late_reserve(order_no, lines);
     let branches = branches(&reserve, answers);
     let refusal = first_transient(&branches).or_else(|| {
-        let short = short_lines(reserve.lines.as_slice(), &branches);
+        let short = short_lines(&reserve, &branches);
         (!short.is_empty()).then_some(Refusal::LatePaymentNoStock { lines: short })
     });
     match refusal {
@@ -204,7 +204,7 @@ fn refused(reserve: &Reserve, branches: &[Tried<'_>]) -> Option<Refusal> {
         return Some(refusal.clone());
     }
     if reserve.mode == Mode::AllOrNothing {
-        let short = short_lines(lines, branches);
+        let short = short_lines(reserve, branches);
         return (!short.is_empty()).then_some(Refusal::InsufficientStock { lines: short });
     }
     if branches.iter().any(|branch| matches!(branch.end, End::Held(_))) {
@@ -213,7 +213,7 @@ fn refused(reserve: &Reserve, branches: &[Tried<'_>]) -> Option<Refusal> {
     let suspended = |branch: &Tried<'_>| matches!(branch.end, End::No(Refusal::SkuSuspended { .. }));
     Some(match branches.first().map(|branch| &branch.end) {
         Some(End::No(refusal)) if branches.iter().all(suspended) => (*refusal).clone(),
-        _ => Refusal::InsufficientStock { lines: short_lines(lines, branches) },
+        _ => Refusal::InsufficientStock { lines: short_lines(reserve, branches) },
     })
 }
 
@@ -230,7 +230,8 @@ fn line_of(branch: &Tried<'_>, lines: &[Line], refusal: &Refusal) -> usize {
 }
 
 /// Everything that is short, in the order of the request.
-fn short_lines(lines: &[Line], branches: &[Tried<'_>]) -> Vec<ShortLine> {
+fn short_lines(reserve: &Reserve, branches: &[Tried<'_>]) -> Vec<ShortLine> {
+    let (lines, all_or_nothing) = (reserve.lines.as_slice(), reserve.mode == Mode::AllOrNothing);
     let mut short: BTreeMap<usize, Vec<ShortLine>> = BTreeMap::new();
     for branch in branches {
         match &branch.end {
@@ -242,7 +243,12 @@ fn short_lines(lines: &[Line], branches: &[Tried<'_>]) -> Vec<ShortLine> {
                     short.entry(index).or_default().push(line.clone());
                 }
             }
-            // Of a suspended SKU nothing can be held, however much there is.
+            // Of a suspended SKU nothing can be held, however much there is: best effort is refused so only when all its lines are, all or
+            // nothing (a late payment) names the first.
+            End::No(refusal) if all_or_nothing => {
+                let index = line_of(branch, lines, refusal);
+                short.entry(index).or_default().push(short_line(&lines[index]));
+            }
             End::No(_) => {
                 for index in &branch.indexes {
                     short.entry(*index).or_default().push(short_line(&lines[*index]));
@@ -325,4 +331,202 @@ fn releases(order_no: &OrderNo, attempt: AttemptId, branches: &[Tried<'_>]) -> V
         BranchCommand { sku_id: branch.sku_id.clone(), command }
     };
     branches.iter().filter(may_hold).map(release).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::SmallVec;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::ids::WarehouseId;
+    use crate::outcome::{Effect, OrderStatus};
+
+    const ATTEMPT: AttemptId = AttemptId(7);
+
+    fn sku(name: &str) -> SkuId {
+        SkuId::new(name).unwrap()
+    }
+
+    /// `A1:3`: three of A in warehouse 1.
+    fn line(text: &str) -> Line {
+        let (place, quantity) = text.split_once(':').unwrap();
+        let (name, warehouse) = place.split_at(1);
+        let warehouse_id = WarehouseId(warehouse.parse().unwrap());
+        Line { sku_id: sku(name), warehouse_id, quantity: quantity.parse().unwrap() }
+    }
+
+    fn reserve(lines: &str, mode: Mode) -> Reserve {
+        Reserve {
+            order_no: OrderNo::new("O1").unwrap(),
+            lines: Lines::new(lines.split(' ').map(line)).unwrap(),
+            ttl_seconds: 600,
+            buyer_id: None,
+            mode,
+            choice: None,
+        }
+    }
+
+    /// A branch that holds `A1:3=2` (two of three) and so on.
+    fn holds(lines: &str) -> Outcome {
+        let line_view = |text: &str| {
+            let (asked, held) = text.split_once('=').unwrap();
+            let Line { sku_id, warehouse_id, quantity } = line(asked);
+            let held = held.parse().unwrap();
+            let (confirmed, released, returned, serials) = (0, 0, 0, None);
+            LineView { sku_id, warehouse_id, quantity, held, confirmed, released, returned, serials }
+        };
+        let lines: SmallVec<[LineView; 1]> = lines.split(' ').map(line_view).collect();
+        let order = OrderView {
+            order_no: OrderNo::new("B").unwrap(),
+            status: OrderStatus::Reserved,
+            created_at: Timestamp(0),
+            expires_at: None,
+            lines,
+        };
+        Ok(Answer::Order { order, effect: Effect::Created })
+    }
+
+    fn short(lines: &str) -> Outcome {
+        let short = |text: &str| {
+            let (asked, available) = text.split_once('=').unwrap();
+            ShortLine { available: available.parse().unwrap(), ..short_line(&line(asked)) }
+        };
+        Err(Refusal::InsufficientStock { lines: lines.split(' ').map(short).collect() })
+    }
+
+    fn suspended(place: &str) -> Outcome {
+        let Line { sku_id, warehouse_id, .. } = line(&format!("{place}:1"));
+        Err(Refusal::SkuSuspended { sku_id, warehouse_id })
+    }
+
+    fn unknown(place: &str) -> Outcome {
+        let Line { sku_id, warehouse_id, .. } = line(&format!("{place}:1"));
+        Err(Refusal::UnknownSku { sku_id, warehouse_id: Some(warehouse_id) })
+    }
+
+    /// What was judged, as text: the held lines, or the refusal and whose branches are released.
+    fn text(judged: Judged) -> String {
+        match judged {
+            Judged::Held(lines) => {
+                let line = |l: &HeldLine| format!("{}{}:{}={}", l.sku_id, l.warehouse_id, l.quantity, l.held);
+                format!("held {}", lines.iter().map(line).collect::<Vec<_>>().join(" "))
+            }
+            Judged::Refused { refusal, releases } => {
+                for release in &releases {
+                    let branch = release.command.order_no().and_then(OrderNo::branch).unwrap();
+                    assert_eq!((branch.attempt, &branch.sku_id), (ATTEMPT, &release.sku_id));
+                    assert!(matches!(&release.command.action, Action::Release(Release { part: None, .. })));
+                }
+                let line = |l: &ShortLine| format!(" {}{}:{}={}", l.sku_id, l.warehouse_id, l.requested, l.available);
+                let lines = |lines: &[ShortLine]| lines.iter().map(line).collect::<String>();
+                let refusal = match refusal {
+                    Refusal::InsufficientStock { lines: short } => format!("short{}", lines(&short)),
+                    Refusal::LatePaymentNoStock { lines: short } => format!("late{}", lines(&short)),
+                    Refusal::SkuSuspended { sku_id, warehouse_id } => format!("suspended {sku_id}{warehouse_id}"),
+                    Refusal::UnknownSku { sku_id, .. } => format!("unknown {sku_id}"),
+                    other => format!("{other:?}"),
+                };
+                let released: String = releases.iter().map(|release| format!(" {}", release.sku_id)).collect();
+                format!("{refusal}; release{released}")
+            }
+        }
+    }
+
+    #[test]
+    fn each_sku_has_one_branch() {
+        let reserve = Reserve {
+            choice: Some(Box::new(Choice { open: vec![2, 3], prefer: vec![WarehouseId(2)] })),
+            ..reserve("B1:1 A2:2 B2:3 C1:4 A1:5", Mode::BestEffort)
+        };
+        let branches = branches_of(&reserve, ATTEMPT);
+        let text = branches.iter().map(|branch| {
+            let Action::Reserve(c) = &branch.command.action else { panic!("{branch:?}") };
+            let of = c.order_no.branch().unwrap();
+            assert_eq!((of.order_no.as_str(), of.attempt, &of.sku_id), ("O1", ATTEMPT, &branch.sku_id));
+            assert_eq!((c.mode, c.ttl_seconds), (Mode::BestEffort, BRANCH_ASK_SECONDS));
+            let line = |l: &Line| format!("{}{}:{}", l.sku_id, l.warehouse_id, l.quantity);
+            let lines = c.lines.as_slice().iter().map(line).collect::<Vec<_>>().join(" ");
+            format!("{lines} {:?}", c.choice.as_ref().map(|choice| &choice.open))
+        });
+        assert_eq!(text.collect::<Vec<_>>(), ["B1:1 B2:3 Some([1])", "A2:2 A1:5 None", "C1:4 Some([0])"]);
+    }
+
+    /// (the request, the answers of its branches, what they mean)
+    #[test]
+    fn all_or_nothing_is_judged_as_one_place_would() {
+        let all = |lines: &str, answers: &[Outcome]| {
+            text(judge_reserve(&reserve(lines, Mode::AllOrNothing), ATTEMPT, answers))
+        };
+        let lost = || Err(Refusal::ShardRestarted);
+        let rows: [(&str, Vec<Outcome>, &str); 14] = [
+            ("B1:1 A1:2 B2:3", vec![holds("B1:1=1 B2:3=3"), holds("A1:2=2")], "held B1:1=1 A1:2=2 B2:3=3"),
+            ("B1:1 A1:2 B2:3", vec![holds("B1:1=1 B2:3=3"), short("A1:2=0")], "short A1:2=0; release B"),
+            ("B1:1 A1:2 B2:3", vec![short("B1:1=0 B2:3=2"), short("A1:2=1")], "short B1:1=0 A1:2=1 B2:3=2; release"),
+            ("B1:1 A1:2", vec![short("B1:1=0"), unknown("A1")], "unknown A; release"),
+            ("B1:1 A1:2", vec![suspended("B1"), unknown("A1")], "suspended B1; release"),
+            ("A1:2 B1:1", vec![unknown("A1"), suspended("B1")], "unknown A; release"),
+            ("A1:1 B1:1 A2:1", vec![unknown("A2"), suspended("B1")], "suspended B1; release"),
+            ("A1:1 B1:1", vec![short("A1:1=0"), suspended("B1")], "suspended B1; release"),
+            ("A1:1 B1:1", vec![lost(), suspended("B1")], "Overloaded; release A"),
+            ("A1:1 B1:1", vec![holds("A1:1=1"), Err(Refusal::JournalFull)], "JournalFull; release A"),
+            ("A1:1 B1:1", vec![Err(Refusal::OutcomeUnknown), holds("B1:1=1")], "StoreUnavailable; release A B"),
+            ("A1:1 B1:1", vec![holds("A1:1=1"), Err(Refusal::StoreUnavailable)], "StoreUnavailable; release A"),
+            // Released behind the back of this attempt, as a home that did not know it had said.
+            ("A1:1 B1:1", vec![holds("A1:1=0"), holds("B1:1=1")], "Overloaded; release B"),
+            ("A1:1 B1:1", vec![holds("A1:1=1")], "Overloaded; release A B"),
+        ];
+        for (lines, answers, expected) in rows {
+            assert_eq!(all(lines, &answers), expected, "{lines} {answers:?}");
+        }
+    }
+
+    #[test]
+    fn best_effort_is_judged_as_one_place_would() {
+        let best =
+            |lines: &str, answers: &[Outcome]| text(judge_reserve(&reserve(lines, Mode::BestEffort), ATTEMPT, answers));
+        let rows: [(&str, Vec<Outcome>, &str); 6] = [
+            ("B1:1 A1:2 B2:3", vec![holds("B1:1=1 B2:3=0"), holds("A1:2=1")], "held B1:1=1 A1:2=1 B2:3=0"),
+            ("B1:1 A1:2 B2:3", vec![short("B1:1=0 B2:3=0"), holds("A1:2=1")], "held B1:1=0 A1:2=1 B2:3=0"),
+            ("B1:1 A1:2", vec![suspended("B1"), holds("A1:2=1")], "held B1:1=0 A1:2=1"),
+            ("B1:1 A1:2", vec![suspended("B1"), suspended("A1")], "suspended B1; release"),
+            ("B1:1 A1:2", vec![suspended("B1"), short("A1:2=0")], "short B1:1=0 A1:2=0; release"),
+            ("B1:1 A1:2", vec![holds("B1:1=1"), unknown("A1")], "unknown A; release B"),
+        ];
+        for (lines, answers, expected) in rows {
+            assert_eq!(best(lines, &answers), expected, "{lines} {answers:?}");
+        }
+    }
+
+    #[test]
+    fn a_late_payment_says_that_there_is_no_stock() {
+        let late = |lines: &str, answers: &[Outcome]| {
+            let Reserve { order_no, lines, .. } = reserve(lines, Mode::AllOrNothing);
+            text(judge_late(&order_no, &lines, ATTEMPT, answers))
+        };
+        let rows: [(&str, Vec<Outcome>, &str); 4] = [
+            ("B1:1 A1:2", vec![holds("B1:1=1"), holds("A1:2=2")], "held B1:1=1 A1:2=2"),
+            ("B1:1 A1:2", vec![holds("B1:1=1"), short("A1:2=1")], "late A1:2=1; release B"),
+            ("B1:1 A1:2 B2:1", vec![suspended("B2"), unknown("A1")], "late A1:2=0 B2:1=0; release"),
+            ("B1:1 A1:2", vec![Err(Refusal::JournalUnavailable), short("A1:2=1")], "Overloaded; release B"),
+        ];
+        for (lines, answers, expected) in rows {
+            assert_eq!(late(lines, &answers), expected, "{lines} {answers:?}");
+        }
+    }
+
+    /// Warehouses that were chosen stand where their line stood.
+    #[test]
+    fn chosen_warehouses_are_named() {
+        let asked = |mode| Reserve {
+            choice: Some(Box::new(Choice { open: vec![1], prefer: Vec::new() })),
+            ..reserve("B1:1 A1:5 C1:1", mode)
+        };
+        let answers = [holds("B1:1=1"), holds("A3:4=4 A7:1=1"), holds("C1:1=1")];
+        let judged = judge_reserve(&asked(Mode::AllOrNothing), ATTEMPT, &answers);
+        assert_eq!(text(judged), "held B1:1=1 A3:4=4 A7:1=1 C1:1=1");
+        let answers = [holds("B1:1=1"), short("A3:5=0"), holds("C1:1=1")];
+        let judged = judge_reserve(&asked(Mode::BestEffort), ATTEMPT, &answers);
+        assert_eq!(text(judged), "held B1:1=1 A3:5=0 C1:1=1");
+    }
 }

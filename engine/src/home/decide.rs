@@ -16,15 +16,15 @@ struct Late<'a> {
 }
 
 impl Homes {
-    /// Answers a command about an order that is here (or a step that makes it be here), or makes the event that carries it out.
+    /// Answers a command about an order that is here, or a step, or makes the event that carries it out.
     pub(crate) fn decide(&self, command: &Command, now: Timestamp) -> Decision {
         let log = |change| Decision::Log(Event { at: now, trace: command.trace, change: Change::Home(Box::new(change)) });
         let decided = match &command.action {
             Action::Home(step) => self.decide_step(step, now),
-            action => match command.order_no().and_then(|order_no| self.image(order_no)) {
-                Some(image) => decide_order(image, action, None, now),
-                None => Err(Refusal::Overloaded),
-            },
+            action => {
+                let image = command.order_no().and_then(|order_no| self.image(order_no));
+                decide_order(image.expect("the caller has looked"), action, None, now)
+            }
         };
         match decided {
             Ok(Told::Log(change)) => log(change),

@@ -1,6 +1,8 @@
 //! The rules of orders, applied to an order over several places: a small state of it and of stocks that have plenty decides. They are
 //! not written a second time.
 
+use std::collections::HashMap;
+
 use super::words::{DecidedLine, DecisionKind};
 use crate::checkpoint::{Image, LineImage, OrderImage, Stage, StockImage};
 use crate::clock::Timestamp;
@@ -62,6 +64,10 @@ pub(super) fn apply(
 /// An order as callers see it.
 pub(super) fn view(order: &OrderImage) -> OrderView {
     let counted = Order::counting(order);
+    let mut serials: HashMap<u16, Vec<Serials>> = HashMap::new();
+    for given in &order.serials {
+        serials.entry(given.line).or_default().push(given.serials);
+    }
     let line_view = |(index, line): (u16, &LineImage)| LineView {
         sku_id: line.sku_id.clone(),
         warehouse_id: line.warehouse_id,
@@ -70,7 +76,7 @@ pub(super) fn view(order: &OrderImage) -> OrderView {
         confirmed: line.confirmed,
         released: line.released,
         returned: line.returned,
-        serials: serials_of(order, index),
+        serials: serials.remove(&index).map(Vec::into_boxed_slice),
     };
     OrderView {
         order_no: order.order_no.clone(),
@@ -79,10 +85,4 @@ pub(super) fn view(order: &OrderImage) -> OrderView {
         expires_at: counted.is_open().then_some(order.expires_at),
         lines: (0..).zip(&order.lines).map(line_view).collect(),
     }
-}
-
-fn serials_of(order: &OrderImage, line: u16) -> Option<Box<[Serials]>> {
-    let of_line = order.serials.iter().filter(|given| given.line == line).map(|given| given.serials);
-    let of_line: Vec<_> = of_line.collect();
-    (!of_line.is_empty()).then(|| of_line.into_boxed_slice())
 }

@@ -1,12 +1,12 @@
 //! Which branch has which units of an order, and what it is told. Of several branches that have units of one line, the oldest gives
 //! first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::words::{BranchCommand, Decided, DecidedLine, DecisionKind, Errand, HeldLine, HomeImage, Share};
 use crate::checkpoint::{LineImage, OrderImage};
 use crate::command::{Action, Command, Confirm, Line, Lines, Part, Release, Return};
-use crate::ids::{AttemptId, Branch, OrderNo, RequestId};
+use crate::ids::{AttemptId, Branch, OrderNo, RequestId, SkuId};
 use crate::state::check_counts;
 
 /// The shares of an order that was just made: each line that holds something has one.
@@ -27,15 +27,17 @@ pub(super) fn take(
     lines: &[DecidedLine],
     attempt: Option<AttemptId>,
 ) -> Option<(Vec<(u16, u32)>, bool)> {
+    let by_line = by_line(image);
     let mut taken = Vec::with_capacity(lines.len());
     for line in lines {
         let mut left = line.units;
-        let of_line = (0..).zip(&mut image.shares).filter(|(_, share)| share.line == line.line);
-        for (index, share) in of_line {
+        // Oldest first: new shares come behind the others.
+        for index in by_line.get(usize::from(line.line))? {
+            let share = &mut image.shares[usize::from(*index)];
             let units = left.min(has(share, kind));
             if units > 0 {
                 give(share, kind, units);
-                taken.push((index, units));
+                taken.push((*index, units));
                 left -= units;
             }
         }
@@ -48,8 +50,32 @@ pub(super) fn take(
         image.shares.push(share);
         taken.push((index, line.late));
     }
-    let whole = kind != DecisionKind::Return && taken.iter().all(|(index, _)| is_spent(image, *index));
+    let whole = kind != DecisionKind::Return && {
+        let holding = holding_branches(image);
+        !taken.iter().any(|(index, _)| holding.contains(&branch_key(image, *index)))
+    };
     Some((taken, whole))
+}
+
+/// The shares of each line, by their index.
+fn by_line(image: &HomeImage) -> Vec<Vec<u16>> {
+    let mut by_line = vec![Vec::new(); image.order.lines.len()];
+    for (index, share) in (0..).zip(&image.shares) {
+        by_line[usize::from(share.line)].push(index);
+    }
+    by_line
+}
+
+/// The branch that a share lies in.
+fn branch_key(image: &HomeImage, index: u16) -> (AttemptId, &SkuId) {
+    let share = &image.shares[usize::from(index)];
+    (share.attempt, &image.order.lines[usize::from(share.line)].sku_id)
+}
+
+/// The branches that hold units.
+fn holding_branches(image: &HomeImage) -> HashSet<(AttemptId, &SkuId)> {
+    let holding = (0..).zip(&image.shares).filter(|(_, share)| share.held > 0);
+    holding.map(|(index, _)| branch_key(image, index)).collect()
 }
 
 /// What a share can give to a decision.
@@ -71,33 +97,26 @@ fn give(share: &mut Share, kind: DecisionKind, units: u32) {
     }
 }
 
-/// Whether the branch of a share holds nothing any more.
-fn is_spent(image: &HomeImage, index: u16) -> bool {
-    let branch = |share: &Share| Some((share.attempt, &image.order.lines.get(usize::from(share.line))?.sku_id));
-    let Some(of) = image.shares.get(usize::from(index)) else { return false };
-    image.shares.iter().filter(|share| branch(share) == branch(of)).all(|share| share.held == 0)
-}
-
 /// A decision as commands, one for each branch.
 pub(super) fn errand(image: &HomeImage, decided: &Decided) -> Errand {
-    let mut branches: Vec<(Branch, Vec<Line>)> = Vec::new();
+    let mut places: HashMap<(AttemptId, &SkuId), usize> = HashMap::new();
+    let mut branches: Vec<((AttemptId, &SkuId), Vec<Line>)> = Vec::new();
     for (index, units) in &decided.shares {
         let share = &image.shares[usize::from(*index)];
         let line = &image.order.lines[usize::from(share.line)];
-        let (sku_id, warehouse_id) = (line.sku_id.clone(), line.warehouse_id);
-        let line = Line { sku_id, warehouse_id, quantity: *units };
-        match branches.iter_mut().find(|(b, _)| b.attempt == share.attempt && b.sku_id == line.sku_id) {
+        let key = branch_key(image, *index);
+        let place = *places.entry(key).or_insert(branches.len());
+        let line = Line { sku_id: line.sku_id.clone(), warehouse_id: line.warehouse_id, quantity: *units };
+        match branches.get_mut(place) {
             Some((_, lines)) => lines.push(line),
-            None => {
-                let (order_no, sku_id) = (image.order.order_no.clone(), line.sku_id.clone());
-                branches.push((Branch { order_no, sku_id, attempt: share.attempt }, vec![line]));
-            }
+            None => branches.push((key, vec![line])),
         }
     }
-    let command = |(branch, lines): (Branch, Vec<Line>)| {
+    let command = |((attempt, sku_id), lines): ((AttemptId, &SkuId), Vec<Line>)| {
+        let (order_no, sku_id) = (image.order.order_no.clone(), sku_id.clone());
+        let number = Branch { order_no, sku_id: sku_id.clone(), attempt }.number();
         let lines = Lines::new(lines).expect("the lines of an order are within the bounds, and so are some of them");
-        let action = action_of(decided, branch.number(), lines);
-        BranchCommand { sku_id: branch.sku_id, command: Command::from(action) }
+        BranchCommand { sku_id, command: Command::from(action_of(decided, number, lines)) }
     };
     Errand { number: decided.number, commands: branches.into_iter().map(command).collect() }
 }
@@ -132,23 +151,20 @@ pub(super) fn check(image: &HomeImage) -> Result<(), String> {
         return wrong("its counts make no sense".to_owned());
     }
     let mut once = BTreeSet::new();
+    let mut sums = vec![[0_u64; 4]; lines.len()];
     for share in &image.shares {
-        let known = usize::from(share.line) < lines.len() && once.insert((share.attempt, share.line));
-        if !known || share.returned > share.confirmed {
-            return wrong(format!("{share:?} makes no sense"));
+        let Share { attempt, line, held, confirmed, released, returned } = *share;
+        let known = sums.get_mut(usize::from(line)).filter(|_| once.insert((attempt, line)) && returned <= confirmed);
+        let Some(sums) = known else { return wrong(format!("{share:?} makes no sense")) };
+        for (sum, units) in sums.iter_mut().zip([held, confirmed, returned, released]) {
+            *sum += u64::from(units);
         }
     }
-    for (index, line) in (0..).zip(lines) {
-        let sum = |count: fn(&Share) -> u32| {
-            image.shares.iter().filter(|share| share.line == index).map(|share| u64::from(count(share))).sum::<u64>()
-        };
+    for (line, sums) in lines.iter().zip(sums) {
         let LineImage { held, confirmed, returned, released, .. } = *line;
-        let fits = sum(|s| s.held) == u64::from(held)
-            && sum(|s| s.confirmed) == u64::from(confirmed)
-            && sum(|s| s.returned) == u64::from(returned)
-            // What a late payment took was released by another share.
-            && sum(|s| s.released) >= u64::from(released);
-        if !fits {
+        let [of_line @ .., released] = [held, confirmed, returned, released].map(u64::from);
+        // What a late payment took was released by another share.
+        if sums[..3] != of_line || sums[3] < released {
             return wrong(format!("its shares are not those of {line:?}"));
         }
     }
@@ -162,4 +178,115 @@ pub(super) fn check(image: &HomeImage) -> Result<(), String> {
         before = decided.number;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Phase;
+    use crate::clock::Timestamp;
+    use crate::command::Mode;
+    use crate::ids::{Lsn, WarehouseId};
+
+    const OLD: AttemptId = AttemptId(1);
+    const NEW: AttemptId = AttemptId(2);
+
+    /// Three lines, two of them of A; what is held of each.
+    fn image(held: [u32; 3]) -> HomeImage {
+        let line = |(name, warehouse, held): (&str, u32, u32)| LineImage {
+            sku_id: SkuId::new(name).unwrap(),
+            warehouse_id: WarehouseId(warehouse),
+            quantity: held,
+            held,
+            confirmed: 0,
+            released: 0,
+            returned: 0,
+            lapsed: 0,
+        };
+        let order = OrderImage {
+            order_no: OrderNo::new("O1").unwrap(),
+            buyer_id: None,
+            mode: Mode::AllOrNothing,
+            phase: Phase::Open,
+            created_at: Timestamp(0),
+            expires_at: Timestamp(0),
+            changed_at: Timestamp(0),
+            lsn: Lsn(1),
+            lines: [("A", 1, held[0]), ("B", 1, held[1]), ("A", 2, held[2])].map(line).to_vec(),
+            requests: Vec::new(),
+            serials: Vec::new(),
+        };
+        let shares = (0..).zip(held).map(|(line, held)| share(OLD, line, held)).collect();
+        HomeImage { order, shares, decisions: 0, pending: Vec::new() }
+    }
+
+    fn decide(image: &mut HomeImage, kind: DecisionKind, lines: &[(u16, u32, u32)]) -> Option<(Vec<(u16, u32)>, bool)> {
+        let lines: Vec<_> = lines.iter().map(|&(line, units, late)| DecidedLine { line, units, late }).collect();
+        take(image, kind, &lines, Some(NEW))
+    }
+
+    /// The commands of a decision, as text.
+    fn told(image: &HomeImage, kind: DecisionKind, (shares, whole): (Vec<(u16, u32)>, bool)) -> Vec<String> {
+        let errand = errand(image, &Decided { number: 3, kind, reason: None, shares, whole });
+        let lines = |lines: &Lines| {
+            let line = |line: &Line| format!(" {}{}:{}", line.sku_id, line.warehouse_id, line.quantity);
+            lines.as_slice().iter().map(line).collect::<String>()
+        };
+        let part = |part: &Option<Part>| match part {
+            Some(Part { lines: of, request_id }) => format!("{} {}", lines(of), request_id.as_ref().unwrap()),
+            None => " all".to_owned(),
+        };
+        let command = |command: &BranchCommand| {
+            let branch = command.command.order_no().and_then(OrderNo::branch).unwrap();
+            assert_eq!(branch.sku_id, command.sku_id);
+            let what = match &command.command.action {
+                Action::Confirm(c) => format!("confirm{}", part(&c.part)),
+                Action::Release(c) => format!("release{}", part(&c.part)),
+                Action::Expire(_) => "expire".to_owned(),
+                Action::Return(c) => format!("return{} {}", lines(c.lines.as_ref().unwrap()), c.request_id),
+                other => panic!("{other:?}"),
+            };
+            format!("{}#{} {what}", branch.sku_id, branch.attempt.0)
+        };
+        errand.commands.iter().map(command).collect()
+    }
+
+    #[test]
+    fn a_branch_that_is_taken_whole_is_told_so() {
+        let mut image = image([2, 1, 3]);
+        let taken = decide(&mut image, DecisionKind::Confirm, &[(0, 2, 0)]).unwrap();
+        assert_eq!(taken, (vec![(0, 2)], false), "the branch of A holds another line");
+        assert_eq!(told(&image, DecisionKind::Confirm, taken), ["A#1 confirm A1:2 d3"]);
+        let taken = decide(&mut image, DecisionKind::Release, &[(2, 3, 0)]).unwrap();
+        assert_eq!(taken, (vec![(2, 3)], true), "what is left of it");
+        assert_eq!(told(&image, DecisionKind::Release, taken), ["A#1 release all"]);
+        let taken = decide(&mut image, DecisionKind::Expire, &[(1, 1, 0)]).unwrap();
+        assert_eq!(told(&image, DecisionKind::Expire, taken), ["B#1 expire"]);
+        assert_eq!(decide(&mut image, DecisionKind::Confirm, &[(1, 1, 0)]), None, "nothing is held");
+        let taken = decide(&mut image, DecisionKind::Return, &[(0, 2, 0)]).unwrap();
+        assert_eq!(told(&image, DecisionKind::Return, taken), ["A#1 return A1:2 d3"]);
+        assert_eq!(decide(&mut image, DecisionKind::Return, &[(0, 1, 0)]), None, "nothing is sold");
+    }
+
+    #[test]
+    fn one_branch_that_is_not_taken_whole_makes_parts_of_all() {
+        let mut image = image([2, 1, 3]);
+        let taken = decide(&mut image, DecisionKind::Release, &[(0, 2, 0), (1, 1, 0), (2, 2, 0)]).unwrap();
+        assert_eq!(told(&image, DecisionKind::Release, taken), ["A#1 release A1:2 A2:2 d3", "B#1 release B1:1 d3"]);
+        assert_eq!(image.shares[2], Share { released: 2, ..share(OLD, 2, 1) });
+    }
+
+    /// Late units lie in a branch of their own, behind the others; what comes back leaves the oldest first.
+    #[test]
+    fn the_oldest_share_gives_first() {
+        let mut image = image([2, 1, 3]);
+        decide(&mut image, DecisionKind::Confirm, &[(0, 1, 0)]).unwrap();
+        decide(&mut image, DecisionKind::Release, &[(0, 1, 0), (1, 1, 0), (2, 3, 0)]).unwrap();
+        let taken = decide(&mut image, DecisionKind::Confirm, &[(0, 0, 1), (2, 0, 2)]).unwrap();
+        assert_eq!(taken, (vec![(3, 1), (4, 2)], true));
+        assert_eq!(told(&image, DecisionKind::Confirm, taken), ["A#2 confirm all"]);
+        let taken = decide(&mut image, DecisionKind::Return, &[(0, 2, 0)]).unwrap();
+        assert_eq!(taken, (vec![(0, 1), (3, 1)], false));
+        assert_eq!(told(&image, DecisionKind::Return, taken), ["A#1 return A1:1 d3", "A#2 return A1:1 d3"]);
+    }
 }

@@ -1,5 +1,7 @@
 //! An order in one place becomes one over several, because one of its SKUs moves away. No unit moves.
 
+use std::collections::HashMap;
+
 use super::words::{HomeImage, Share};
 use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase};
 use crate::ids::{AttemptId, Branch, SkuId};
@@ -12,13 +14,14 @@ const FIRST: AttemptId = AttemptId(0);
 #[must_use]
 pub fn split(order: OrderImage) -> (HomeImage, Vec<OrderImage>) {
     let got = |line: &LineImage| line.held > 0 || line.confirmed > 0 || line.released > 0;
+    let mut places: HashMap<&SkuId, usize> = HashMap::new();
     let mut skus: Vec<(&SkuId, Vec<u16>)> = Vec::new();
     let mut shares = Vec::with_capacity(order.lines.len());
     for (index, line) in (0..).zip(&order.lines).filter(|(_, line)| got(line)) {
         let LineImage { held, confirmed, released, returned, .. } = *line;
         shares.push(Share { attempt: FIRST, line: index, held, confirmed, released, returned });
-        // The lines of one SKU mostly follow each other.
-        match skus.iter_mut().rev().find(|(sku_id, _)| **sku_id == line.sku_id) {
+        let place = *places.entry(&line.sku_id).or_insert(skus.len());
+        match skus.get_mut(place) {
             Some((_, lines)) => lines.push(index),
             None => skus.push((&line.sku_id, vec![index])),
         }

@@ -33,8 +33,13 @@ struct Load {
     commands: Vec<Command>,
 }
 
-/// The SKUs of orders over several places that the batch names, as far as they can be known before.
-type Spanning = HashMap<OrderNo, Vec<SkuId>>;
+/// The SKUs of orders that the batch names: of those that were made before, and of those that it makes. Kept only when orders over
+/// several places are among them: their commands take longer, and what comes after them about the same SKUs must not overtake them.
+#[derive(Default)]
+struct Known {
+    orders: HashMap<OrderNo, Vec<SkuId>>,
+    is_kept: bool,
+}
 
 /// What commands are about.
 #[derive(Default)]
@@ -55,10 +60,10 @@ impl Hub {
                 Err(invalid) => outcomes[index] = Err(invalid.into()),
             }
         }
-        let spanning = self.spanning_of(&left).await;
+        let mut known = self.known_of(&left).await;
         let mut careful: Vec<Placed> = Vec::new();
         while !left.is_empty() {
-            let (sent, later) = self.send_all(std::mem::take(&mut left), &spanning, &mut outcomes, &mut careful);
+            let (sent, later) = self.send_all(std::mem::take(&mut left), &mut known, &mut outcomes, &mut careful);
             left = later;
             for Sent { places, answers } in sent {
                 let Ok(answers) = answers.await else {
@@ -83,44 +88,40 @@ impl Hub {
         }
         read_again(&mut careful, &outcomes);
         careful.sort_by_key(|(index, _)| *index);
-        self.settle_all(careful, &spanning, &mut outcomes).await;
+        self.settle_all(careful, &known, &mut outcomes).await;
         outcomes
     }
 
-    /// The SKUs of orders that were made before the batch, that lie in several places, and that it goes on with.
-    async fn spanning_of(&self, commands: &[Placed]) -> Spanning {
-        let mut spanning = Spanning::new();
+    /// The SKUs of orders that were made before the batch.
+    async fn known_of(&self, commands: &[Placed]) -> Known {
+        let spans = |command: &Command| match &command.action {
+            Action::Reserve(c) => self.is_over_shards(&c.lines) || self.context.directory.spans(&c.order_no),
+            _ => command.order_no().is_some_and(|order_no| self.context.directory.spans(order_no)),
+        };
+        let mut known = Known::default();
+        if !commands.iter().any(|(_, command)| spans(command)) {
+            return known;
+        }
+        known.is_kept = true;
         let mut asked: HashMap<ShardId, Vec<Command>> = HashMap::new();
-        for (_, command) in commands {
-            let Some(order_no) = command.order_no().filter(|order_no| self.context.directory.spans(order_no)) else { continue };
-            if let Some(Home::Shard(home)) = self.context.directory.home(order_no)
-                && spanning.insert(order_no.clone(), Vec::new()).is_none()
-            {
+        let orders: HashSet<&OrderNo> = commands.iter().filter_map(|(_, command)| command.order_no()).collect();
+        for order_no in orders {
+            if let Some(Home::Shard(home)) = self.context.directory.home(order_no) {
                 asked.entry(home).or_default().push(Action::GetOrder(order_no.clone()).into());
             }
         }
-        let mut waiting = asked.into_iter();
         let mut running = JoinSet::new();
-        loop {
-            while running.len() < MAX_BATCH_CHAINS
-                && let Some((home, commands)) = waiting.next()
-            {
-                let hub = self.arc();
-                running.spawn(async move { hub.ask_all(home, commands).await });
-            }
-            match running.join_next().await {
-                None => return spanning,
-                Some(Ok(outcomes)) => {
-                    for outcome in outcomes {
-                        if let Ok(Answer::Order { order, .. }) = outcome {
-                            let skus = order.lines.into_iter().map(|line| line.sku_id).collect();
-                            spanning.insert(order.order_no, skus);
-                        }
-                    }
-                }
-                Some(Err(error)) => tracing::error!(%error, "orders of a batch could not be read"),
+        for (home, commands) in asked {
+            let hub = self.arc();
+            running.spawn(async move { hub.ask_all(home, commands).await });
+        }
+        while let Some(read) = running.join_next().await {
+            match read {
+                Ok(outcomes) => outcomes.into_iter().for_each(|outcome| known.add(outcome)),
+                Err(error) => tracing::error!(%error, "orders of a batch could not be read"),
             }
         }
+        known
     }
 
     /// Sends commands to their shards, in order. Those that can't be sent get their outcome at once; those that have to
@@ -128,7 +129,7 @@ impl Hub {
     fn send_all(
         &self,
         commands: Vec<Placed>,
-        spanning: &Spanning,
+        known: &mut Known,
         outcomes: &mut [Outcome],
         careful: &mut Vec<Placed>,
     ) -> (Vec<Sent>, Vec<Placed>) {
@@ -154,15 +155,16 @@ impl Hub {
                 }
                 (None, _) => false,
             };
-            let spans = command.order_no().is_some_and(|order_no| spanning.contains_key(order_no));
-            if overtakes || spans || looked_for.touch(&command) {
-                looked_for.add(&command, spanning);
+            known.note(&command);
+            let spans = known.is_kept && command.order_no().is_some_and(|order_no| self.context.directory.spans(order_no));
+            if overtakes || spans || looked_for.touch(&command, known) {
+                looked_for.add(&command, known);
                 careful.push((index, command));
                 continue;
             }
             let shard = match self.first(&command) {
                 First::Several | First::Unsure => {
-                    looked_for.add(&command, spanning);
+                    looked_for.add(&command, known);
                     careful.push((index, command));
                     continue;
                 }
@@ -206,13 +208,13 @@ impl Hub {
     }
 
     /// Settles commands, sorted by place, those of one chain one after the other.
-    async fn settle_all(&self, commands: Vec<Placed>, spanning: &Spanning, outcomes: &mut [Outcome]) {
+    async fn settle_all(&self, commands: Vec<Placed>, known: &Known, outcomes: &mut [Outcome]) {
         if commands.is_empty() {
             return;
         }
         let together = self.side.is_some()
-            && (names_skus_and_may_touch_others(&commands, spanning) || self.is_any_known_otherwise(&commands).await);
-        let mut chains = if together { vec![commands] } else { chains(commands, spanning) }.into_iter();
+            && (names_skus_and_may_touch_others(&commands, known) || self.is_any_known_otherwise(&commands).await);
+        let mut chains = if together { vec![commands] } else { chains(commands, known) }.into_iter();
         let mut running: JoinSet<Vec<(usize, Outcome)>> = JoinSet::new();
         loop {
             while running.len() < MAX_BATCH_CHAINS
@@ -301,14 +303,14 @@ fn read_again(careful: &mut Vec<Placed>, outcomes: &[Outcome]) {
 }
 
 impl Subjects {
-    fn touch(&self, command: &Command) -> bool {
+    fn touch(&self, command: &Command, known: &Known) -> bool {
         command.order_no().is_some_and(|order_no| self.orders.contains(order_no))
-            || (!self.skus.is_empty() && skus_of(command).iter().any(|sku_id| self.skus.contains(*sku_id)))
+            || (!self.skus.is_empty() && known.skus_of(command).any(|sku_id| self.skus.contains(sku_id)))
     }
 
-    fn add(&mut self, command: &Command, spanning: &Spanning) {
+    fn add(&mut self, command: &Command, known: &Known) {
         self.orders.extend(command.order_no().cloned());
-        self.skus.extend(all_skus_of(command, spanning).cloned());
+        self.skus.extend(known.skus_of(command).cloned());
     }
 }
 
@@ -323,14 +325,33 @@ pub(crate) fn skus_of(command: &Command) -> Vec<&SkuId> {
     }
 }
 
-/// The SKUs that a command names, and those of its order as far as they are known.
-fn all_skus_of<'a>(command: &'a Command, spanning: &'a Spanning) -> impl Iterator<Item = &'a SkuId> {
-    let of_order = command.order_no().and_then(|order_no| spanning.get(order_no));
-    skus_of(command).into_iter().chain(of_order.into_iter().flatten())
+impl Known {
+    /// An order that was made before.
+    fn add(&mut self, read: Outcome) {
+        if let Ok(Answer::Order { order, .. }) = read {
+            let skus = order.lines.into_iter().map(|line| line.sku_id).collect();
+            self.orders.insert(order.order_no, skus);
+        }
+    }
+
+    /// An order that the batch makes.
+    fn note(&mut self, command: &Command) {
+        if let Action::Reserve(c) = &command.action
+            && self.is_kept
+        {
+            self.orders.entry(c.order_no.clone()).or_insert_with(|| skus_of(command).into_iter().cloned().collect());
+        }
+    }
+
+    /// The SKUs that a command names, and those of its order.
+    fn skus_of<'a>(&'a self, command: &'a Command) -> impl Iterator<Item = &'a SkuId> {
+        let of_order = command.order_no().filter(|_| self.is_kept).and_then(|order_no| self.orders.get(order_no));
+        skus_of(command).into_iter().chain(of_order.into_iter().flatten())
+    }
 }
 
 /// Puts commands that share an order or SKU, directly or through others, into one chain, in their order.
-fn chains(commands: Vec<Placed>, spanning: &Spanning) -> Vec<Vec<Placed>> {
+fn chains(commands: Vec<Placed>, known: &Known) -> Vec<Vec<Placed>> {
     // A forest over the places in `commands`; a root is its own parent.
     fn root(parents: &mut [usize], mut at: usize) -> usize {
         while parents[at] != at {
@@ -346,7 +367,7 @@ fn chains(commands: Vec<Placed>, spanning: &Spanning) -> Vec<Vec<Placed>> {
         for (at, (_, command)) in commands.iter().enumerate() {
             let earlier = command.order_no().and_then(|order_no| orders.insert(order_no, at));
             let mut earlier: Vec<usize> = earlier.into_iter().collect();
-            earlier.extend(all_skus_of(command, spanning).filter_map(|sku| skus.insert(sku, at)));
+            earlier.extend(known.skus_of(command).filter_map(|sku| skus.insert(sku, at)));
             for other in earlier {
                 let (one, other) = (root(&mut parents, at), root(&mut parents, other));
                 parents[one.max(other)] = one.min(other);
@@ -367,7 +388,7 @@ fn chains(commands: Vec<Placed>, spanning: &Spanning) -> Vec<Vec<Placed>> {
 
 /// A command of an order that was made before the batch may be about any SKU: beside commands that name SKUs, it makes one chain of
 /// all.
-fn names_skus_and_may_touch_others(commands: &[Placed], spanning: &Spanning) -> bool {
+fn names_skus_and_may_touch_others(commands: &[Placed], known: &Known) -> bool {
     let mut made: HashSet<&OrderNo> = HashSet::new();
     let (mut names, mut touches) = (false, false);
     for (_, command) in commands {
@@ -378,8 +399,7 @@ fn names_skus_and_may_touch_others(commands: &[Placed], spanning: &Spanning) -> 
             }
             (Action::GetOrder(_), _) => {}
             (_, Some(order_no)) => {
-                let known = spanning.get(order_no).is_some_and(|skus| !skus.is_empty());
-                touches |= !known && !made.contains(order_no);
+                touches |= !known.orders.contains_key(order_no) && !made.contains(order_no);
             }
             (_, None) => names = true,
         }
@@ -422,13 +442,13 @@ mod tests {
             reserve("o4", &["d", "a"]),
             confirm("o2"),
         ];
-        let chains = chains(commands.into_iter().enumerate().collect(), &Spanning::new());
+        let chains = chains(commands.into_iter().enumerate().collect(), &Known::default());
         let places: Vec<Vec<usize>> = chains.iter().map(|c| c.iter().map(|(at, _)| *at).collect()).collect();
         assert_eq!(places, [vec![0, 2, 3, 4], vec![1, 5]]);
         // Orders that were made before may hold whatever the others name.
         let commands = vec![confirm("o1"), confirm("o2"), reserve("o3", &["a"])];
         let placed: Vec<Placed> = commands.into_iter().enumerate().collect();
-        assert!(names_skus_and_may_touch_others(&placed, &Spanning::new()));
-        assert!(!names_skus_and_may_touch_others(&placed[..2], &Spanning::new()));
+        assert!(names_skus_and_may_touch_others(&placed, &Known::default()));
+        assert!(!names_skus_and_may_touch_others(&placed[..2], &Known::default()));
     }
 }

@@ -9,7 +9,7 @@ mod settle;
 pub(crate) use batch::skus_of;
 pub(crate) use settle::{Claim, Stored, is_known};
 
-use crate::command::{Action, Command, Release, Reserve};
+use crate::command::{Action, Command, Lines, Release, Reserve};
 use crate::directory::Home;
 use crate::hub::{How, Hub, Side};
 use crate::ids::{ShardId, shard_of, shard_of_order};
@@ -125,11 +125,10 @@ impl Hub {
             Action::ChangeStock(c) => return First::Shard(shard_of(&c.sku_id, count)),
             Action::SetStatus(c) => return First::Shard(shard_of(&c.sku_id, count)),
             Action::Reserve(Reserve { order_no, lines, .. }) => {
-                let home = shard_of(&lines.first().sku_id, count);
-                if count > 1 && lines.as_slice().iter().any(|line| shard_of(&line.sku_id, count) != home) {
+                if self.is_over_shards(lines) {
                     return First::Several;
                 }
-                directory.claim(order_no, Home::Shard(home))
+                directory.claim(order_no, Home::Shard(shard_of(&lines.first().sku_id, count)))
             }
             Action::Release(Release { order_no, part: None, .. }) => {
                 directory.claim(order_no, Home::Shard(shard_of_order(order_no, count)))
@@ -152,6 +151,19 @@ impl Hub {
         match home {
             Home::Shard(shard) => First::Shard(shard),
             Home::Cold => unreachable!("without a store nothing is cold"),
+        }
+    }
+
+    /// Whether lines lie in several shards.
+    fn is_over_shards(&self, lines: &Lines) -> bool {
+        let count = self.context.options.shards;
+        match &self.side {
+            _ if count == 1 => false,
+            Some(side) => side.routes.spread(lines) == Spread::Several,
+            None => {
+                let first = shard_of(&lines.first().sku_id, count);
+                lines.as_slice().iter().any(|line| shard_of(&line.sku_id, count) != first)
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::command::{Action, Command, Release};
 use crate::context::Context;
 use crate::event::{Change, Event};
-use crate::home::HomeChange;
+use crate::home::{DecisionKind, HomeChange};
 use crate::ids::Lsn;
 use crate::journal::Group;
 use crate::limits::{
@@ -224,7 +224,7 @@ impl Shard {
 
     /// Decides what is pending, up to the bounds of a turn; always at least one envelope.
     fn decide(&mut self, now: Timestamp) {
-        let (mut commands, mut refusals, mut bytes) = (0, 0, 0);
+        let (mut commands, mut refusals, mut expired, mut bytes) = (0, 0, 0, 0);
         while commands < MAX_COMMANDS_PER_TURN && bytes < MAX_TURN_BYTES {
             // It stays at the front while it is worked on, so that a panic finds it there.
             let Some(envelope) = self.work.pending.front() else { break };
@@ -249,6 +249,7 @@ impl Shard {
                 }
                 bytes += event.as_ref().map_or(0, Event::weight);
                 refusals += u64::from(outcome.is_err());
+                expired += usize::from(event.as_ref().is_some_and(Event::is_expiry));
                 self.work.events.extend(event);
                 self.work.front_decided = index + 1;
                 if count == 1 { one = Some(outcome) } else { outcomes.push(outcome) }
@@ -266,6 +267,7 @@ impl Shard {
         let counters = &self.shared.counters;
         counters.commands.fetch_add(commands as u64, Ordering::Relaxed);
         counters.refusals.fetch_add(refusals, Ordering::Relaxed);
+        self.count_expired(expired);
     }
 
     /// Applies an event that no command asked for.
@@ -527,6 +529,17 @@ impl Drop for Work {
 }
 
 impl Event {
+    /// Whether an order expired; its branches are no orders of their own.
+    fn is_expiry(&self) -> bool {
+        match &self.change {
+            Change::Expired { order_no, .. } => !order_no.is_branch(),
+            Change::Home(change) => {
+                matches!(&**change, HomeChange::Decided { kind: DecisionKind::Expire, .. })
+            }
+            _ => false,
+        }
+    }
+
     /// The order that the event made.
     fn made_order(&self) -> Option<&crate::ids::OrderNo> {
         match &self.change {

@@ -49,12 +49,13 @@ impl State {
                 }
                 (_, free) => at_most(free.unwrap_or(0), line.quantity),
             };
+            // Of a suspended SKU nothing can be had, as a late payment is told too.
             if held < line.quantity {
                 short.push(ShortLine {
                     sku_id: line.sku_id.clone(),
                     warehouse_id: line.warehouse_id,
                     requested: u64::from(line.quantity),
-                    available: stock.levels.available,
+                    available: sellable(stock).unwrap_or(0),
                 });
             }
             let moved = if held == 0 { Some(stock.levels) } else { stock.levels.after(Delta::hold(held)) };

@@ -100,7 +100,7 @@ impl State {
         let mut names = BTreeSet::new();
         let mut net = BTreeMap::<u32, u64>::new();
         for image in orders {
-            if self.orders.find(&image.order_no).is_some() || !names.insert(&image.order_no) {
+            if self.knows_order(&image.order_no) || !names.insert(&image.order_no) {
                 continue;
             }
             check_counts(image)?;

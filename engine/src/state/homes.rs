@@ -4,6 +4,7 @@
 use super::decide_place::invalid;
 use super::remembered::Item;
 use super::{Corruption, Decision, State, Verdict};
+use crate::checkpoint::OrderImage;
 use crate::clock::Timestamp;
 use crate::command::{Action, Command};
 use crate::event::Event;
@@ -153,6 +154,16 @@ impl State {
     #[must_use]
     pub fn image_of_home(&self, order_no: &OrderNo) -> Option<HomeImage> {
         self.homes.image(order_no).cloned()
+    }
+
+    /// The orders over several places whose home is here.
+    pub fn homes(&self) -> impl Iterator<Item = &HomeImage> {
+        self.homes.iter()
+    }
+
+    /// The branches that are here, as images.
+    pub fn branches(&self) -> impl Iterator<Item = OrderImage> {
+        self.orders.iter().filter(|order| order.branch).map(|order| order.image(&self.stocks))
     }
 
     /// What does not hold of the orders over several places. For the audit.

@@ -104,6 +104,13 @@ impl State {
         Self::with_room(shard, shards, Room::Shard)
     }
 
+    /// As [`State::new`], with tables for a few entries, of which a test can make thousands.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn with_few(shard: ShardId, shards: u16) -> Self {
+        Self::with_room(shard, shards, Room::Few)
+    }
+
     fn with_room(shard: ShardId, shards: u16, room: Room) -> Self {
         Self {
             shard,

@@ -10,6 +10,7 @@ mod support;
 mod cold;
 mod crash;
 mod house;
+mod list;
 mod model;
 mod moves;
 #[allow(dead_code, reason = "the state machine's test asks it for more")]

@@ -127,26 +127,26 @@ impl Run {
     fn step(&mut self) {
         self.server.world().step += 1;
         match self.roll(200) {
-            0..24 if self.open_calls.len() < 8 => self.call(),
-            0..90 => self.deliver(),
-            90..118 => self.sync(),
-            118..138 => self.turn(),
-            138..146 => self.flush(),
-            146..152 => self.sweep(),
-            152..168 => self.pass(),
+            0..32 if self.open_calls.len() < 12 => self.call(),
+            0..100 => self.deliver(),
+            100..126 => self.sync(),
+            126..144 => self.turn(),
+            144..152 => self.flush(),
+            152..157 => self.sweep(),
+            157..168 => self.pass(),
             168..176 => {
                 let shard = self.pick_shard();
-                let places = self.pick(6) + 1;
+                let places = self.pick(20) + 1;
                 self.server.world().shards[shard].checkpoint(places);
             }
-            176..182 => self.draw_promotion(),
-            182..186 => self.draw_demotion(),
-            186..192 if self.faults => self.deliver_badly(),
-            192..194 if self.faults => {
+            176..181 => self.draw_promotion(),
+            181..188 => self.draw_demotion(),
+            188..193 if self.faults => self.deliver_badly(),
+            193 if self.faults => {
                 let shard = self.pick_shard();
                 self.crash_shard(shard);
             }
-            194 if self.faults => self.crash_server(),
+            194 if self.faults && self.roll(2) == 0 => self.crash_server(),
             195..198 if self.faults => {
                 let mut world = self.server.world();
                 // Down for a while, then up for longer.
@@ -197,7 +197,8 @@ impl Run {
     fn deliver(&mut self) {
         let count = self.server.look().messages.len();
         if count == 0 {
-            return;
+            // Everybody waits for the disk, or for time to pass.
+            return if self.roll(4) == 0 { self.pass() } else { self.sync() };
         }
         let index = self.pick(count);
         self.deliver_one(index);
@@ -247,6 +248,11 @@ impl Run {
                 drop(world.deliver(to, &ask));
                 let told = if down { passing } else { unknown };
                 *slot.borrow_mut() = Some(vec![(Err(told), None)]);
+                drop(world);
+                // A shard answers as long as it runs.
+                if let Target::Shard(shard) = to {
+                    self.crash_shard(shard);
+                }
             }
             _ => {
                 // It arrives twice; the second answer is the one that is heard.
@@ -361,6 +367,9 @@ impl Run {
         let mut world = self.server.world();
         world.saw("crashes of a shard");
         world.say(|| format!("shard {shard} crashes"));
+        if world.shards[shard].has_checkpoint() {
+            world.saw("starts from a checkpoint");
+        }
         let at_most = world.shards[shard].journal.len() - world.shards[shard].durable;
         let kept = world.rng.usize(0..=at_most);
         let (slots, undo) = world.shards[shard].crash(kept);
@@ -457,12 +466,16 @@ impl Run {
         for _ in 0..ROUNDS {
             self.server.world().step += 1;
             self.go_on();
-            while !self.server.look().messages.is_empty() {
-                let count = self.server.look().messages.len();
-                let index = self.pick(count);
-                self.deliver_one(index);
-            }
             let count = self.server.look().shards.len();
+            for _ in 0..self.roll(8) {
+                while !self.server.look().messages.is_empty() {
+                    let messages = self.server.look().messages.len();
+                    let index = self.pick(messages);
+                    self.deliver_one(index);
+                }
+                (0..count).for_each(|shard| put(self.server.world().shards[shard].sync(usize::MAX)));
+                self.go_on();
+            }
             for shard in 0..count {
                 self.turn_of(shard);
                 put(self.server.world().shards[shard].sync(usize::MAX));
@@ -476,7 +489,7 @@ impl Run {
             if !busy && !behind && world.clock >= end {
                 return;
             }
-            world.clock = world.clock.plus_millis(150);
+            world.clock = world.clock.plus_millis(250);
         }
         let world = self.server.look();
         let calls = self.calls.borrow();

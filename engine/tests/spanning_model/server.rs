@@ -218,9 +218,12 @@ impl Server {
         let step = HomeStep::Reserve { reserve: reserve.clone(), attempt, lines };
         let step = Command::from(Action::Home(Box::new(step)));
         let tries = self.world().rng.u32(1..4);
+        let mut unsure = false;
         for _ in 0..tries {
             let (outcome, then) = self.ask_one(home, step.clone()).await;
-            if is_unknown(&outcome) {
+            unsure |= is_unknown(&outcome);
+            if unsure && (is_unknown(&outcome) || is_passing(&outcome)) {
+                // That nothing happened now says nothing of the first try.
                 continue;
             }
             if let Ok(Answer::Order { effect: Effect::Created, .. }) = &outcome {
@@ -267,7 +270,16 @@ impl Server {
             return Some((Err(refusal), None));
         }
         let step = HomeStep::Late { confirm: confirm.clone(), attempt, lines };
-        let (outcome, then) = self.ask_one(home, Action::Home(Box::new(step)).into()).await;
+        let (mut home, mut tries) = (home, TRIES);
+        let (outcome, then) = loop {
+            let (outcome, then) = self.ask_one(home, Action::Home(Box::new(step.clone())).into()).await;
+            if !matches!(outcome, Err(Refusal::Moved(_))) || tries == 0 {
+                break (outcome, then);
+            }
+            // An order that ended long ago was forgotten again in between.
+            home = self.home_of(&confirm.order_no).await?;
+            tries -= 1;
+        };
         match &outcome {
             _ if is_unknown(&outcome) => {}
             Ok(Answer::Decided { effect: Effect::Changed, .. }) => self.world().saw("late payments taken"),

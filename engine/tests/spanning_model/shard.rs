@@ -62,11 +62,11 @@ impl Shard {
         Self {
             id,
             shards,
-            state: State::new(id, shards),
+            state: State::with_few(id, shards),
             journal: Vec::new(),
             durable: 0,
             flushed: 0,
-            shadow: State::new(id, shards),
+            shadow: State::with_few(id, shards),
             waiting: Vec::new(),
             undo: Vec::new(),
             shed: BTreeMap::new(),
@@ -151,6 +151,11 @@ impl Shard {
         }
     }
 
+    /// Whether a start would find a checkpoint that some events have come after.
+    pub fn has_checkpoint(&self) -> bool {
+        self.newest.as_ref().is_some_and(|saved| saved.begin.0 < self.durable as u64)
+    }
+
     /// Everything in memory is gone, and what was not durable but for `kept` of it. Gives the answers that nobody will
     /// give any more, and what the model takes back, newest first.
     pub fn crash(&mut self, kept: usize) -> (Vec<Slot>, Vec<Undo>) {
@@ -188,7 +193,7 @@ impl Shard {
 
     /// The state from the whole journal.
     pub fn replayed(&self) -> State {
-        let mut state = State::new(self.id, self.shards);
+        let mut state = State::with_few(self.id, self.shards);
         for event in &self.journal {
             state.apply(state.applied().next(), event).expect("what was applied can be replayed");
         }

@@ -118,6 +118,18 @@ impl Sql {
         orders.chain(homes.map(|(order_no, _)| Due::Home(order_no.clone()))).take(max).collect()
     }
 
+    /// Whether all SKUs of an order are here. Two that leave together with it come one after the other.
+    pub fn is_all_cold(&self, order_no: &OrderNo) -> bool {
+        self.orders[order_no].image.lines.iter().all(|line| self.is_cold(&line.sku_id))
+    }
+
+    /// Whoever has its SKUs looks at it.
+    pub fn not_due(&mut self, order_no: &OrderNo) {
+        if let Some(row) = self.orders.get_mut(order_no) {
+            row.due = None;
+        }
+    }
+
     /// A row is looked at again in a second.
     pub fn put_off(&mut self, order_no: &OrderNo, now: Timestamp) {
         let later = now.plus_seconds(1);

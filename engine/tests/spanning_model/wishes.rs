@@ -25,7 +25,7 @@ pub fn sku(number: u32) -> SkuId {
 pub fn first_stocks(names: Names, rng: &mut Rng) -> Vec<Action> {
     let places = (0..names.skus).flat_map(|s| (0..names.warehouses).map(move |w| (s, w)));
     let create = |(s, w): (u32, u32)| {
-        let (sku_id, warehouse_id, quantity) = (sku(s), WarehouseId(w), rng.u64(0..14));
+        let (sku_id, warehouse_id, quantity) = (sku(s), WarehouseId(w), rng.u64(0..24));
         Action::CreateStock(CreateStock { sku_id, warehouse_id, quantity, serialized: false })
     };
     places.map(create).collect()
@@ -72,11 +72,11 @@ pub fn wish(names: Names, rng: &mut Rng, orders: &Orders, number: u64) -> Action
 }
 
 fn reserve(names: Names, rng: &mut Rng, order_no: OrderNo) -> Action {
-    let count = if rng.u32(0..4) == 0 { 1 } else { rng.usize(2..7) };
+    let count = if rng.u32(0..5) == 0 { 1 } else { rng.usize(2..7) };
     // One more SKU than there are, now and then.
     let skus = names.skus + u32::from(rng.u32(0..20) == 0);
     let line = |_| {
-        let quantity = if rng.u32(0..12) == 0 { 9 } else { rng.u32(1..4) };
+        let quantity = if rng.u32(0..16) == 0 { 9 } else { rng.u32(1..4) };
         Line {
             sku_id: sku(rng.u32(0..skus)),
             warehouse_id: WarehouseId(rng.u32(0..names.warehouses)),

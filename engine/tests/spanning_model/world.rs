@@ -576,6 +576,7 @@ impl World {
                     self.sql.put_off(&order_no, self.clock);
                     homes.push(order_no);
                 }
+                Due::Order(order_no) if !self.sql.is_all_cold(&order_no) => self.sql.not_due(&order_no),
                 Due::Order(order_no) => {
                     let command = Command::from(Action::Expire(order_no.clone()));
                     let mut state = self.sql.state_for(&command, self.clock);

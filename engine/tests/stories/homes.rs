@@ -215,12 +215,12 @@ fn due_orders_are_taken_once() {
 fn a_checkpoint_with_homes_may_be_fuzzy() {
     const STORY: &str = "
         create A 90 | create B 90 | create C 90
-        reserve O1 A:1 B:1 | reserve O2 A:1 B:1 C:1 | reserve O3 B:1 C:1 | reserve O4 A:1 | reserve O5 A:1 C:1
-        confirm O5 | release O4 | forget 0 99
+        reserve O4 A:1 | reserve O5 A:1 C:1 | reserve O1 A:1 B:1 | reserve O2 A:1 B:1 C:1 | reserve O3 B:1 C:1
+        confirm O5 | release O4 | wait 1 | forget 0 99 | get O1 | get O1
         close A | split | leave
         confirm O1 B:1 | release O2 | wait 10 | reserve O6 B:2 | reserve O7 B:2 C:2
         close C | split | split | leave
-        extend O7 60 | release O6 | confirm O3 | wait 2000000 | expire | forget 0 99 | reserve O4 B:1";
+        extend O7 60 | release O6 | confirm O3 | wait 2000000 | expire | wait 1 | forget 0 99 | reserve O4 B:1";
     let steps: Vec<_> = STORY.split(['|', '\n']).map(str::trim).filter(|step| !step.is_empty()).collect();
     let carry_out = |shop: &mut Shop, step: &str| match step {
         // One event of those that let SKUs go.

@@ -7,7 +7,7 @@
 //!   [`moves`]: SKUs come and leave. [`serials`]: serial numbers. [`choice`]: lines that may lie in any warehouse.
 //! - [`mall`]: several shops and the orders over them. [`spanning`]: every command on such orders. [`doubt`]: what a crash or a
 //!   place that does not answer leaves. [`splits`]: orders that come apart because a SKU moves. [`homes`]: checkpoints, forgetting and
-//!   coming back of homes.
+//!   coming back of homes. [`same`]: nobody can tell several shops from one.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
@@ -23,6 +23,7 @@ mod memory;
 mod moves;
 mod orders;
 mod parts;
+mod same;
 mod serials;
 mod shop;
 mod spanning;

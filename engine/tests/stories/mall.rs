@@ -15,12 +15,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hotstock_engine::checkpoint::{LineSerials, StockImage};
+use hotstock_engine::checkpoint::{LineSerials, OrderImage, StockImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Action, Confirm, Place, Reserve};
 use hotstock_engine::event::Change;
 use hotstock_engine::home::attempt::{Judged, branches_of, branches_of_late, judge_late, judge_reserve};
-use hotstock_engine::home::{Asked, BranchCommand, Errand, HomeImage, HomeStep};
+use hotstock_engine::home::{Asked, BranchCommand, Errand, HomeImage, HomeStep, split};
 use hotstock_engine::ids::{AttemptId, OrderNo, SkuId, WarehouseId};
 use hotstock_engine::outcome::{Answer, Outcome, Refusal};
 
@@ -61,7 +61,8 @@ impl Mall {
         }
     }
 
-    fn say(&mut self, sent: &str) -> String {
+    /// Carries out one row and gives the answer as text.
+    pub fn say(&mut self, sent: &str) -> String {
         let words: Vec<_> = sent.split_whitespace().collect();
         let shop = || usize::try_from(number(words[1])).unwrap();
         match words[0] {
@@ -159,7 +160,7 @@ impl Mall {
             }
             return self.reserve(reserve);
         }
-        let home = *self.directory.entry(order_no.clone()).or_insert(HOME);
+        let home = self.directory.get(&order_no).copied().unwrap_or(HOME);
         let outcome = match self.to(home, action.clone()) {
             Err(Refusal::HoldFirst(lines)) => {
                 let Action::Confirm(confirm) = action else { panic!("only a confirm pays late") };
@@ -167,6 +168,9 @@ impl Mall {
             }
             outcome => outcome,
         };
+        if outcome.is_ok() {
+            self.directory.insert(order_no.clone(), home);
+        }
         self.answer(home, &order_no, outcome)
     }
 
@@ -297,10 +301,10 @@ impl Mall {
         let shop = &mut self.shops[from];
         let close = Action::Place(Box::new(Place::Close { skus: vec![sku_id.clone()] }));
         assert_eq!(shop.send(close), Ok(Answer::Placed));
-        let (mut split, mut orders, mut stocks) = (Vec::new(), Vec::new(), Vec::<StockImage>::new());
+        let (mut apart, mut orders, mut stocks) = (Vec::new(), Vec::new(), Vec::<StockImage>::new());
         while let Some(event) = shop.state.next_leaving(shop.clock) {
             match &event.change {
-                Change::Split { orders } => split.extend(orders.clone()),
+                Change::Split { orders } => apart.extend(orders.clone()),
                 Change::Shed { orders: shed, .. } => {
                     orders.extend(shed.iter().map(|order_no| shop.state.image_of_order(order_no).unwrap()));
                 }
@@ -313,14 +317,42 @@ impl Mall {
             }
             shop.log(event);
         }
-        let shop = &mut self.shops[to];
-        let mut place = |place| assert_eq!(shop.send(Action::Place(Box::new(place))), Ok(Answer::Placed));
-        place(Place::Begin { sku_id: sku_id.clone(), epoch, stocks });
-        place(Place::Orders { sku_id: Some(sku_id.clone()), orders, requests: Vec::new() });
-        place(Place::Finish { sku_id: sku_id.clone() });
+        let orders = self.take_apart(orders, &sku_id, from);
+        for order_no in orders.iter().map(|order| &order.order_no).filter(|order_no| !order_no.is_branch()) {
+            self.directory.insert(order_no.clone(), to);
+        }
+        self.bring(to, Place::Begin { sku_id: sku_id.clone(), epoch, stocks });
+        self.bring(to, Place::Orders { sku_id: Some(sku_id.clone()), orders, requests: Vec::new() });
+        self.bring(to, Place::Finish { sku_id: sku_id.clone() });
         self.moved.insert(sku_id, to);
-        let names: Vec<_> = split.iter().map(ToString::to_string).collect();
+        let names: Vec<_> = apart.iter().map(ToString::to_string).collect();
         if names.is_empty() { String::new() } else { format!("split {}", names.join(" ")) }
+    }
+
+    fn bring(&mut self, shop: usize, place: Place) {
+        let outcome = self.shops[shop].send(Action::Place(Box::new(place)));
+        assert_eq!(outcome, Ok(Answer::Placed));
+    }
+
+    /// Ended orders that lie on SKUs which stay behind become orders over several places when they are needed again; the store does that.
+    fn take_apart(&mut self, orders: Vec<OrderImage>, sku_id: &SkuId, from: usize) -> Vec<OrderImage> {
+        let mut along = Vec::new();
+        for order in orders {
+            if order.lines.iter().all(|line| line.sku_id == *sku_id) {
+                along.push(order);
+                continue;
+            }
+            let (home, branches) = split(order);
+            self.directory.insert(home.order.order_no.clone(), HOME);
+            assert_eq!(self.step(HOME, HomeStep::Adopt(Box::new(home))), Ok(Answer::Placed));
+            let goes = |branch: &OrderImage| branch.order_no.branch().unwrap().sku_id == *sku_id;
+            let (go, stay): (Vec<_>, Vec<_>) = branches.into_iter().partition(goes);
+            along.extend(go);
+            if !stay.is_empty() {
+                self.bring(from, Place::Orders { sku_id: None, orders: stay, requests: Vec::new() });
+            }
+        }
+        along
     }
 
     /// Every shop is sound and comes back the same; each order has its units where it says, once its branches were told.

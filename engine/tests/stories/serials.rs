@@ -6,6 +6,7 @@ use hotstock_engine::event::Change;
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
 use hotstock_engine::outcome::{Answer, Outcome, Serials};
 
+use crate::mall::mall;
 use crate::shop::{Shop, story, text_of};
 
 /// A unit gets its number when it is sold; what was only held never had one, and what comes back keeps its own.
@@ -216,4 +217,67 @@ fn an_event_with_another_number_is_refused() {
         state.apply(state.applied().next(), &wrong).expect_err("it gives another number");
     }
     before.clone().apply(before.applied().next(), &event).expect("it gives the right one");
+}
+
+/// An order over several shops: each branch gives the numbers of its SKU when it is told, the home keeps them.
+#[test]
+fn an_order_over_several_places_keeps_the_numbers_of_its_branches() {
+    mall(
+        "create A 9 serialized          -> created A 9/0/0 serialized
+         create A@2 9 serialized        -> created A@2 9/0/0 serialized
+         create B 9                     -> created B 9/0/0
+         create N 9 serialized          -> created N 9/0/0 serialized
+         reserve O0 A:1                 -> created reserved A:1[held 1]
+         reserve O1 A:3 N:2 A@2:1 B:1 ttl=60 -> created reserved A:3[held 3] N:2[held 2] A@2:1[held 1] B:1[held 1]
+         confirm O1 A:1 N:1             -> changed partially_confirmed A:3[held 2 confirmed 1 #1-1] N:2[held 1 confirmed 1 #1-1] A@2:1[held 1] B:1[held 1]
+         confirm O0                     -> changed confirmed A:1[confirmed 1 #2-2]
+         confirm O1 A:1 A@2:1           -> changed partially_confirmed A:3[held 1 confirmed 2 #1-1 #3-3] N:2[held 1 confirmed 1 #1-1] A@2:1[confirmed 1 #4-4] B:1[held 1]
+         return O1 R1 A:1               -> changed partially_returned A:3[held 1 confirmed 2 returned 1 #1-1 #3-3] N:2[held 1 confirmed 1 #1-1] A@2:1[confirmed 1 #4-4] B:1[held 1]
+         restart                        ->
+         wait 60000                     ->
+         expire                         -> O1
+         carry                          -> O1
+         confirm O1                     -> changed partially_returned A:3[confirmed 3 returned 1 #1-1 #3-3 #5-5] N:2[confirmed 2 #1-1 #2-2] A@2:1[confirmed 1 #4-4] B:1[confirmed 1]
+         confirm O1 A:1 N:1             -> replayed partially_returned A:3[confirmed 3 returned 1 #1-1 #3-3 #5-5] N:2[confirmed 2 #1-1 #2-2] A@2:1[confirmed 1 #4-4] B:1[confirmed 1]
+         reserve O2 A@2:1 N:1           -> created reserved A@2:1[held 1] N:1[held 1]
+         confirm O2                     -> changed confirmed A@2:1[confirmed 1 #6-6] N:1[confirmed 1 #3-3]",
+    );
+}
+
+/// What a place was told while its answer was lost: the number was given, and the home learns of it.
+#[test]
+fn a_number_that_was_given_is_told_again() {
+    mall(
+        "create A 9 serialized          -> created A 9/0/0 serialized
+         create N 9                     -> created N 9/0/0
+         reserve O1 A:2 N:2             -> created reserved A:2[held 2] N:2[held 2]
+         mute 0                         ->
+         confirm O1                     -> changed confirmed A:2[confirmed 2] N:2[confirmed 2]
+         hears 0                        ->
+         reserve O2 A:1                 -> created reserved A:1[held 1]
+         confirm O2                     -> changed confirmed A:1[confirmed 1 #3-3]
+         restart                        ->
+         carry                          -> O1
+         get O1                         -> replayed confirmed A:2[confirmed 2 #1-2] N:2[confirmed 2]
+         move A 1                       ->
+         get O1                         -> replayed confirmed A:2[confirmed 2 #1-2] N:2[confirmed 2]",
+    );
+}
+
+/// An order of one shop comes apart with the numbers that it has.
+#[test]
+fn an_order_comes_apart_with_its_numbers() {
+    mall(
+        "create A 9 serialized          -> created A 9/0/0 serialized
+         create B 9 serialized          -> created B 9/0/0 serialized
+         reserve O1 B:2 A:3             -> created reserved B:2[held 2] A:3[held 3]
+         confirm O1 A:2 id=R1           -> changed partially_confirmed B:2[held 2] A:3[held 1 confirmed 2 #1-2]
+         move A 1                       -> split O1
+         get O1                         -> replayed partially_confirmed B:2[held 2] A:3[held 1 confirmed 2 #1-2]
+         reserve O2 A:1                 -> created reserved A:1[held 1]
+         confirm O2                     -> changed confirmed A:1[confirmed 1 #3-3]
+         confirm O1                     -> changed confirmed B:2[confirmed 2 #1-2] A:3[confirmed 3 #1-2 #4-4]
+         restart                        ->
+         confirm O1 A:2 id=R1           -> replayed confirmed B:2[confirmed 2 #1-2] A:3[confirmed 3 #1-2 #4-4]",
+    );
 }

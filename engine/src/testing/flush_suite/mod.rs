@@ -19,11 +19,12 @@ pub use spanning::{
 
 use crate::checkpoint::{Image, OrderImage, Phase};
 use crate::clock::Timestamp;
-use crate::command::StockStatus;
+use crate::command::{Action, CreateStock, Line, Lines, Mode, Reserve, StockStatus};
 use crate::event::Change;
 use crate::ids::{Lsn, SkuId, WarehouseId};
+use crate::outcome::{Answer, OrderView};
 use crate::state::State;
-use crate::store::{ColdOutcome, JournalRow, Moving, Store, StoreError, Taken};
+use crate::store::{ColdOutcome, JournalRow, Moving, OrderFilter, Store, StoreError, Taken};
 
 /// Makes one test of every function of the suite. `$store` is an async expression for a pair: whatever the store needs to live, and a
 /// fresh store.
@@ -41,6 +42,7 @@ macro_rules! flush_suite {
             a_sku_of_another_is_fenced
             what_was_withdrawn_is_cold
             a_sku_goes_back_and_forth
+            serial_numbers_go_on_hot_and_cold
             the_journal_comes_in_pages
             books_balance_page_by_page
             what_a_home_logs_is_taken_in
@@ -452,6 +454,74 @@ pub async fn a_sku_goes_back_and_forth(store: &dyn Store) {
     let stored = store.order(&order("hot-0")).await.expect("it reads").expect("it is there");
     assert_eq!(stored.owners, [None]);
     assert_eq!(store.anomalies(1).await.expect("it reads").0, 0);
+}
+
+/// Numbers are given once in all warehouses together, wherever the SKU is, and stay with orders and journal.
+pub async fn serial_numbers_go_on_hot_and_cold(store: &dyn Store) {
+    let mut hot = Hot::new(1);
+    for warehouse_id in [W1, W2] {
+        hot.must(Action::CreateStock(CreateStock {
+            sku_id: sku("a"),
+            warehouse_id,
+            quantity: 20,
+            serialized: true,
+        }));
+    }
+    let both = |number: &str, one: u32, two: u32| {
+        let line = |warehouse_id, quantity| Line { sku_id: sku("a"), warehouse_id, quantity };
+        let lines = Lines::new([line(W1, one), line(W2, two)]).expect("two small lines");
+        let (buyer_id, mode) = (None, Mode::AllOrNothing);
+        Action::Reserve(Reserve {
+            order_no: order(number),
+            lines,
+            ttl_seconds: 600,
+            buyer_id,
+            mode,
+            choice: None,
+        })
+    };
+    for (number, one, two) in [("o-1", 3, 2), ("o-2", 1, 1), ("o-3", 1, 4)] {
+        hot.must(both(number, one, two));
+    }
+    hot.must(confirm("o-1", part(&[("a", 2)], "c-1")));
+    hot.must(confirm("o-2", None));
+    hot.must(confirm("o-1", None));
+    hot.must(give_back("o-1", &[("a", 1)], "back-1"));
+    while !hot.events.is_empty() {
+        hot.flush(store, 3).await.expect("it flushes");
+    }
+    check(store, &hot, &[("a", W1), ("a", W2)], &["o-1", "o-2", "o-3"]).await;
+    hot.log(Change::Closed { skus: vec![sku("a")] });
+    hot.log(Change::Withdrawn { sku_id: sku("a"), epoch: 0 });
+    hot.flush_all(store).await;
+    let cold = store.submit(&confirm("o-3", None).into(), hot.now).await.expect("it answers");
+    let ColdOutcome::Done { outcome: Ok(Answer::Order { order: view, .. }), changed } = cold else {
+        panic!("{cold:?}")
+    };
+    let given = |view: &OrderView| -> Vec<(u64, u64)> {
+        let serials = view.lines.iter().filter_map(|line| line.serials.as_deref()).flatten();
+        serials.map(|serials| (serials.from, serials.to)).collect()
+    };
+    // 1 and 2, then 3 and 4, then 5 to 7 were given hot.
+    assert_eq!(given(&view), [(8, 8), (9, 12)]);
+    assert!(changed.iter().all(|stock| stock.serialized));
+    let listed = store.list(&OrderFilter::default(), None, 9).await.expect("it reads");
+    let given: BTreeMap<_, _> = listed.iter().map(|view| (view.order_no.as_str(), given(view))).collect();
+    let expected = [
+        ("o-1", vec![(1, 2), (5, 5), (6, 7)]),
+        ("o-2", vec![(3, 3), (4, 4)]),
+        ("o-3", vec![(8, 8), (9, 12)]),
+    ];
+    assert_eq!(given, BTreeMap::from(expected));
+    let rows = journal(store, &sku("a")).await;
+    let mut serials: Vec<_> =
+        rows.iter().filter_map(|row| row.change.serials).flat_map(|s| s.from..=s.to).collect();
+    serials.sort_unstable();
+    assert_eq!(serials, (1..=12).collect::<Vec<_>>());
+    let taken = store.take(&[sku("a")], hot.server, hot.shard).await.expect("it takes");
+    let [Taken::Owned { stocks, .. }] = &taken[..] else { panic!("{taken:?}") };
+    let numbered: Vec<_> = stocks.iter().map(|stock| stock.numbered).collect();
+    assert_eq!(numbered, [Some(5), Some(7)]);
 }
 
 /// Each warehouse from its version on, and the watermark with it.

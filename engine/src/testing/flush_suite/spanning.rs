@@ -410,13 +410,15 @@ pub async fn a_home_comes_from_the_store(store: &dyn Store) {
         "it is not at home yet"
     );
     hot.must(Action::Home(Box::new(HomeStep::Adopt(Box::new(home.image.clone())))));
+    hot.flush_all(store).await;
+    check_homes(store, &hot, &["o"]).await;
+    let due = due.plus_seconds(9_999);
+    assert_eq!(store.expire(due, 9, false).await.expect("it looks").seen, 0, "its home has it");
     let decided = hot.run(confirm("o", part(&[("a", 1), ("b", 1)], "p-1")));
     let Ok(Answer::Decided { errands, order: view, .. }) = decided else { panic!("{decided:?}") };
     assert_eq!(view.status, OrderStatus::PartiallyConfirmed);
     hot.flush_all(store).await;
     check_homes(store, &hot, &["o"]).await;
-    let due = due.plus_seconds(9_999);
-    assert_eq!(store.expire(due, 9, false).await.expect("it looks").seen, 0, "its home has it");
     for branch in errands.into_iter().flat_map(|errand| errand.commands) {
         if branch.sku_id == sku("a") {
             hot.must(branch.command.action);

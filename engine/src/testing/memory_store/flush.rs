@@ -153,22 +153,15 @@ impl Tables {
         }
         let at = events.last().map_or(Timestamp::default(), |(_, event)| event.at);
         rows += self.write_back(me, &state, &touched, &strangers, Some((server, shard)), at).len() as u64;
-        events.iter().for_each(|(_, event)| self.place(event, server, shard));
+        events.iter().for_each(|(_, event)| self.place(event, server));
         Ok(rows)
     }
 
     /// What a step of a move means for the store.
-    fn place(&mut self, event: &Event, server: ServerId, shard: ShardId) {
+    fn place(&mut self, event: &Event, server: ServerId) {
         match &event.change {
             Change::OrdersAdopted { orders, .. } => {
                 orders.iter().for_each(|order| self.set_due(&order.order_no, None));
-            }
-            Change::Home(change) => {
-                if let HomeChange::Adopted(image) = &**change
-                    && let Some(home) = self.homes.get_mut(&image.order.order_no)
-                {
-                    (home.server, home.shard, home.due) = (server, shard, None);
-                }
             }
             Change::Withdrawn { sku_id, epoch } => {
                 let ends = |owner: &Owner| owner.server == server && owner.epoch == *epoch;

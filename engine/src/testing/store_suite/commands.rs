@@ -12,8 +12,8 @@ use super::{
 use crate::checkpoint::OrderImage;
 use crate::clock::Timestamp;
 use crate::command::{
-    Action, ChangeKind, ChangeStock, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release,
-    Reserve, Return, SetStatus, StockStatus,
+    Action, ChangeKind, ChangeStock, Choice, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part,
+    Release, Reserve, Return, SetStatus, StockStatus,
 };
 use crate::ids::{BuyerId, Lsn, OrderNo, ShardId, SkuId, TraceId, WarehouseId};
 use crate::outcome::{Answer, Effect, Outcome, Refusal, StockView};
@@ -58,6 +58,12 @@ impl Dice {
         Lines::new((0..count).map(line).collect::<Vec<_>>()).expect("a few small lines")
     }
 
+    /// The first line may lie anywhere.
+    fn choice(&mut self) -> Option<Box<Choice>> {
+        let prefer = (0..self.roll(3)).map(|_| self.warehouse()).collect();
+        (self.roll(4) == 0).then(|| Box::new(Choice { open: vec![0], prefer }))
+    }
+
     fn part(&mut self) -> Option<Part> {
         let part = self.roll(2) == 0;
         part.then(|| Part {
@@ -72,7 +78,8 @@ impl Dice {
                 sku_id: self.sku(),
                 warehouse_id: self.warehouse(),
                 quantity: [20, 20, 20, 7][usize::try_from(self.roll(4)).unwrap_or(0)],
-                serialized: false,
+                // All warehouses of a SKU agree, or the last one is refused.
+                serialized: self.roll(2) == 0,
             }),
             1..=2 => Action::ChangeStock(ChangeStock {
                 sku_id: self.sku(),
@@ -94,7 +101,7 @@ impl Dice {
                 ttl_seconds: self.small(30),
                 buyer_id: (self.roll(9) == 0).then(|| BuyerId::new("Käufer").expect("a short text")),
                 mode: if self.roll(3) == 0 { Mode::BestEffort } else { Mode::AllOrNothing },
-                choice: None,
+                choice: self.choice(),
             }),
             10..=12 => Action::Confirm(Confirm { order_no: self.order(), part: self.part() }),
             13..=14 => Action::Release(Release { order_no: self.order(), part: self.part(), reason: None }),

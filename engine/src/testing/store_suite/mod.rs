@@ -58,6 +58,7 @@ macro_rules! store_suite {
             an_order_come_apart_gets_a_home
             open_orders_come_apart_with_their_skus
             orders_are_listed_page_by_page
+            any_warehouse_serves_a_line_that_is_open
             a_warehouse_that_is_added_meanwhile_goes_along
             after_a_sku_is_taken_nothing_changes_it
             orders_and_requests_go_along_page_by_page

@@ -352,6 +352,12 @@ pub async fn open_orders_come_apart_with_their_skus(subject: &dyn Subject) {
     let along = store.orders_of(&moving, None, 9).await.expect("the store is there");
     let along: Vec<_> = along.into_iter().map(|order| order.order_no).collect();
     assert_eq!(along, [order_no("ab"), branch("bc", "b", 0)]);
+    // Its rows in the journal, from before and from since, are one order's.
+    let number = branch("bc", "c", 0);
+    done(&*store, &confirm_of(&number), NOW).await;
+    for name in ["b", "c"] {
+        assert_eq!(store.suspects(&sku(name), W1, 9).await, Ok(Vec::new()), "SKU {name}");
+    }
     // Its home is not told yet: the sweep of its server names it when its time is over, once in a while; never its branches.
     let over = NOW.plus_seconds(u64::from(HOUR) + 60);
     let other = store.expire(over, 9, false).await.expect("the store is there");
