@@ -58,6 +58,8 @@ pub struct Claimed {
     pub home: Home,
     /// The order is known to be there; otherwise only requests that are under way say so.
     pub is_there: bool,
+    /// Its units are just being held in several places: whether it is made is not decided yet.
+    pub is_attempted: bool,
 }
 
 /// The home of an order that needs no entry.
