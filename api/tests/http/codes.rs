@@ -5,11 +5,12 @@ use std::time::Duration;
 use hotstock_api::Options;
 use hotstock_api::auth::hash;
 use hotstock_api::codes::{Code, TABLE};
-use hotstock_engine::command::{Action, Command, CreateStock, Release};
+use hotstock_engine::clock::Timestamp;
+use hotstock_engine::command::{Action, Command, CreateStock, Line, Lines, Mode, Release, Reserve};
 use hotstock_engine::engine::{EngineOptions, StoreOptions};
-use hotstock_engine::ids::{ServerId, ShardId, SkuId, WarehouseId, shard_of};
+use hotstock_engine::ids::{AttemptId, Branch, OrderNo, ServerId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::limits::MAX_REQUESTS_PER_ORDER;
-use hotstock_engine::store::{Store as _, Taken};
+use hotstock_engine::store::{ColdOutcome, Store as _, Taken};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 

@@ -7,7 +7,7 @@ use hotstock_engine::clock::Clock as _;
 use hotstock_engine::command::{Action, Command};
 use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::SkuId;
-use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal};
+use hotstock_engine::outcome::{Answer, Effect, Refusal};
 use hotstock_engine::testing::MemoryStore;
 use proptest::collection::vec;
 use proptest::prelude::*;

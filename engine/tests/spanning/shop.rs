@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use hotstock_engine::command::{Action, Command, Confirm, Mode, Part, Release, Reserve, Return};
+use hotstock_engine::command::{Action, Command, Confirm, Mode, Part, Reserve, Return};
 use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{RequestId, ShardId, shard_of};
-use hotstock_engine::outcome::{Answer, Effect, OrderView, Outcome, Refusal};
+use hotstock_engine::outcome::{Answer, OrderView, Outcome, Refusal};
 
 use crate::house::{levels, until};
 use crate::support::{get, lines, order_no, sku};
@@ -35,11 +35,6 @@ pub fn confirm_part(order: &str, of: &[(&str, u32)], request: Option<&str>) -> C
     Action::Confirm(Confirm { order_no: order_no(order), part: Some(part(of, request)) }).into()
 }
 
-pub fn release_part(order: &str, of: &[(&str, u32)], request: Option<&str>) -> Command {
-    let part = Some(part(of, request));
-    Action::Release(Release { order_no: order_no(order), part, reason: None }).into()
-}
-
 pub fn give_back(order: &str, of: Option<&[(&str, u32)]>, request: &str) -> Command {
     let request_id = RequestId::new(request).unwrap();
     Action::Return(Return { order_no: order_no(order), request_id, lines: of.map(lines) }).into()
@@ -50,13 +45,6 @@ pub fn is_unknown(outcome: &Outcome) -> bool {
         matches!(refusal, Refusal::OutcomeUnknown | Refusal::JournalUnavailable | Refusal::ShardRestarted)
     };
     outcome.as_ref().is_err_and(unknown)
-}
-
-pub fn effect(outcome: &Outcome) -> Option<Effect> {
-    match outcome {
-        Ok(Answer::Order { effect, .. }) => Some(*effect),
-        _ => None,
-    }
 }
 
 /// Waits until a condition that has to be asked for holds; the test harness bounds the time.

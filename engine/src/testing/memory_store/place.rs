@@ -16,7 +16,16 @@ impl Tables {
             match self.of_sku(sku_id).next().map(|kept| kept.owner) {
                 None => drop(refused.insert(sku_id, Taken::Unknown)),
                 Some(Some(owner)) if !is_here(owner) => drop(refused.insert(sku_id, Taken::OwnedBy(owner))),
-                Some(_) => {}
+                Some(owner) => {
+                    let foreign = |(order_no, kept): (&OrderNo, &super::tables::KeptOrder)| {
+                        let holds =
+                            kept.image.lines.iter().any(|line| line.sku_id == *sku_id && line.held > 0);
+                        let is_foreign = kept.server.is_some_and(|home| home != server);
+                        (holds && is_foreign && owner.is_none()).then(|| order_no.of_caller())
+                    };
+                    let held = self.orders.iter().find_map(foreign);
+                    held.map(|order_no| refused.insert(sku_id, Taken::OrdersSpan(order_no)));
+                }
             }
         }
         let comes = |sku_id: &SkuId| skus.contains(sku_id) && !refused.contains_key(sku_id);
