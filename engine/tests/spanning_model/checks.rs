@@ -6,7 +6,7 @@ use hotstock_engine::checkpoint::OrderImage;
 use hotstock_engine::command::{Action, Command, StockStatus};
 use hotstock_engine::home::HomeImage;
 use hotstock_engine::ids::{Branch, OrderNo};
-use hotstock_engine::outcome::{Outcome, OrderView, Refusal, ShortLine};
+use hotstock_engine::outcome::{OrderView, Outcome, Refusal, ShortLine};
 use hotstock_engine::state::State;
 
 use crate::naive::Place;
@@ -23,7 +23,11 @@ pub fn explain(world: &World, command: &Command, since: u64, outcome: &Outcome) 
             let said = line.available == available || (suspended && line.available == 0);
             said && (suspended || available < line.requested)
         });
-        assert!(so, "{command:?} since {since}: {line:?} of {outcome:?} never was so: {:?}", world.levels.get(&place));
+        assert!(
+            so,
+            "{command:?} since {since}: {line:?} of {outcome:?} never was so: {:?}",
+            world.levels.get(&place)
+        );
     };
     match outcome {
         Err(Refusal::InsufficientStock { lines } | Refusal::LatePaymentNoStock { lines }) => {
@@ -32,12 +36,17 @@ pub fn explain(world: &World, command: &Command, since: u64, outcome: &Outcome) 
         }
         Err(Refusal::SkuSuspended { sku_id, warehouse_id }) => {
             let place = (sku_id.clone(), *warehouse_id);
-            assert!(world.was(&place, since, |_, status| status == StockStatus::Suspended), "{command:?}: {outcome:?}");
+            assert!(
+                world.was(&place, since, |_, status| status == StockStatus::Suspended),
+                "{command:?}: {outcome:?}"
+            );
         }
         Err(Refusal::UnknownSku { sku_id, .. }) => {
             assert!(world.supplied.keys().all(|place| place.0 != *sku_id), "{command:?}: {outcome:?}");
         }
-        Err(Refusal::HoldFirst(_) | Refusal::Moved(_) | Refusal::OrdersSpan { .. } | Refusal::SpansShards) => {
+        Err(
+            Refusal::HoldFirst(_) | Refusal::Moved(_) | Refusal::OrdersSpan { .. } | Refusal::SpansShards,
+        ) => {
             panic!("{command:?} is told {outcome:?}");
         }
         _ => {}
@@ -51,9 +60,17 @@ pub fn at_rest(world: &World) {
     for shard in &world.shards {
         let live = Shard::contents(&shard.state);
         assert_eq!(live, Shard::contents(&shard.replayed()), "shard {}: live (left) and replayed", shard.id);
-        assert_eq!(live, Shard::contents(&shard.shadow), "shard {}: live (left) and as the store follows", shard.id);
+        assert_eq!(
+            live,
+            Shard::contents(&shard.shadow),
+            "shard {}: live (left) and as the store follows",
+            shard.id
+        );
     }
-    assert!(world.claims.is_empty() && world.locked.is_empty() && world.under_way.is_empty(), "something is under way");
+    assert!(
+        world.claims.is_empty() && world.locked.is_empty() && world.under_way.is_empty(),
+        "something is under way"
+    );
     let mut held: BTreeMap<Place, u64> = BTreeMap::new();
     let mut sold: BTreeMap<Place, u64> = BTreeMap::new();
     for order in world.orders.values() {
@@ -66,7 +83,11 @@ pub fn at_rest(world: &World) {
     for (place, supplied) in &world.supplied {
         let (levels, _) = world.stock(place).expect("every stock is somewhere");
         let expected = (held.get(place).copied().unwrap_or(0), sold.get(place).copied().unwrap_or(0));
-        assert_eq!((levels.reserved, levels.sold), expected, "reserved and sold of {place:?} and (right) by the model");
+        assert_eq!(
+            (levels.reserved, levels.sold),
+            expected,
+            "reserved and sold of {place:?} and (right) by the model"
+        );
         assert_eq!(i64::try_from(levels.quantity()), Ok(*supplied), "units of {place:?}: {levels:?}");
     }
     for (order_no, order) in &world.orders {
@@ -107,8 +128,10 @@ fn homes_agree(world: &World) {
         for share in &image.shares {
             let line = &image.order.lines[usize::from(share.line)];
             let number = branch(&image, share.line, share.attempt).number();
-            let known = image_of(world, &number).unwrap_or_else(|| panic!("{number:?} of {share:?} is nowhere"));
-            let lying = known.lines.iter().find(|l| (&l.sku_id, l.warehouse_id) == (&line.sku_id, line.warehouse_id));
+            let known =
+                image_of(world, &number).unwrap_or_else(|| panic!("{number:?} of {share:?} is nowhere"));
+            let lying =
+                known.lines.iter().find(|l| (&l.sku_id, l.warehouse_id) == (&line.sku_id, line.warehouse_id));
             let lying = lying.map(|l| (l.held, l.confirmed, l.released, l.returned));
             let said = (share.held, share.confirmed, share.released, share.returned);
             assert_eq!(lying, Some(said), "{number:?}: as it lies there, and (right) as its home says");
@@ -117,7 +140,8 @@ fn homes_agree(world: &World) {
     for row in world.sql.orders.values().filter(|row| row.image.order_no.is_branch() && is_open(&row.image)) {
         let branch = row.image.order_no.branch().expect("it is one");
         let home = world.sql.homes.get(&branch.order_no);
-        let knows = home.is_some_and(|home| home.image.shares.iter().any(|share| share.attempt == branch.attempt));
+        let knows =
+            home.is_some_and(|home| home.image.shares.iter().any(|share| share.attempt == branch.attempt));
         assert!(knows, "{branch:?} holds units, and no home knows of it");
     }
 }

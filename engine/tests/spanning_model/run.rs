@@ -353,7 +353,8 @@ impl Run {
         let skus: Vec<SkuId> = {
             let mut world = self.server.world();
             let all = world.shards[shard].state.places();
-            let open = all.into_iter().filter(|(_, (stage, _))| *stage == Stage::Open).map(|(sku_id, _)| sku_id);
+            let open =
+                all.into_iter().filter(|(_, (stage, _))| *stage == Stage::Open).map(|(sku_id, _)| sku_id);
             open.collect::<Vec<_>>().into_iter().filter(|_| world.rng.bool()).take(2).collect()
         };
         if !skus.is_empty() {
@@ -384,7 +385,11 @@ impl Run {
             !goes
         });
         let shard = &world.shards[shard];
-        assert_eq!(Shard::contents(&shard.state), Shard::contents(&shard.replayed()), "restored (left) and replayed");
+        assert_eq!(
+            Shard::contents(&shard.state),
+            Shard::contents(&shard.replayed()),
+            "restored (left) and replayed"
+        );
     }
 
     fn crash_server(&mut self) {

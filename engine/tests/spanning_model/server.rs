@@ -14,6 +14,7 @@ use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal};
 
 use crate::messages::{Ask, Reply, Target, all, until};
 use crate::naive::order::Order;
+use crate::sql::is_open;
 use crate::world::{Route, World};
 
 /// Looks at a place before a command is given up: far more than a move takes here.
@@ -121,7 +122,9 @@ impl Server {
             match outcome {
                 Err(Refusal::Moved(_)) => self.pause(10).await,
                 Err(Refusal::HoldFirst(lines)) => {
-                    let Action::Confirm(confirm) = &command.action else { panic!("{command:?} needs late units") };
+                    let Action::Confirm(confirm) = &command.action else {
+                        panic!("{command:?} needs late units")
+                    };
                     match self.late(confirm, lines).await {
                         Some(answer) => return answer,
                         None => continue,
@@ -196,7 +199,12 @@ impl Server {
         Some((self.decided(outcome).await, then))
     }
 
-    async fn try_reserve(&self, reserve: &Reserve, attempt: AttemptId, home: Target) -> (Outcome, Option<Order>) {
+    async fn try_reserve(
+        &self,
+        reserve: &Reserve,
+        attempt: AttemptId,
+        home: Target,
+    ) -> (Outcome, Option<Order>) {
         self.world().saw("attempts");
         let branches = branches_of(reserve, attempt);
         let answers = self.hold(&branches).await;
@@ -204,7 +212,10 @@ impl Server {
             Judged::Held(lines) => lines,
             Judged::Refused { refusal, releases } => {
                 self.world().saw("attempts refused");
-                self.give_back(releases).await;
+                if self.give_back(releases).await {
+                    // The caller is told when all of it is free again, and not before.
+                    branches.iter().for_each(|branch| assert_free(&self.look(), branch));
+                }
                 return (Err(refusal), None);
             }
         };
@@ -254,9 +265,14 @@ impl Server {
         home: Target,
     ) -> Option<(Outcome, Option<Order>)> {
         self.world().saw("late attempts");
+        if self.world().rng.u32(0..4) == 0 {
+            self.probe_late(confirm, &lines, home).await;
+        }
         let branches = branches_of_late(&confirm.order_no, &lines, attempt);
         let answers = self.hold(&branches).await;
-        if let Judged::Refused { refusal, releases } = judge_late(&confirm.order_no, &lines, attempt, &answers) {
+        if let Judged::Refused { refusal, releases } =
+            judge_late(&confirm.order_no, &lines, attempt, &answers)
+        {
             self.give_back(releases).await;
             return Some((Err(refusal), None));
         }
@@ -275,12 +291,26 @@ impl Server {
             _ if is_unknown(&outcome) => {}
             Ok(Answer::Decided { effect: Effect::Changed, .. }) => self.world().saw("late payments taken"),
             // It did not need them, or needs others.
-            _ => self.give_back(aborts(&branches)).await,
+            _ => {
+                self.give_back(aborts(&branches)).await;
+            }
         }
         match outcome {
             Err(Refusal::HoldFirst(_) | Refusal::Moved(_)) => None,
             outcome => Some((outcome, then)),
         }
+    }
+
+    /// A home takes no late units but those that it named, whoever says that they are held; the model looks at what it answers.
+    async fn probe_late(&self, confirm: &Confirm, lines: &Lines, home: Target) {
+        let mut others = lines.as_slice().to_vec();
+        others[0].quantity += 1;
+        let lines = Lines::new(others).expect("one more is within the bounds");
+        let attempt = self.world().new_attempt();
+        let step = HomeStep::Late { confirm: confirm.clone(), attempt, lines };
+        let (outcome, _) = self.ask_one(home, Action::Home(Box::new(step)).into()).await;
+        let sold = matches!(outcome, Ok(Answer::Decided { effect: Effect::Changed, .. }));
+        assert!(!sold, "{confirm:?} takes units that nobody holds: {outcome:?}");
     }
 
     fn begin_attempt(&self, order_no: &OrderNo) -> AttemptId {
@@ -304,13 +334,18 @@ impl Server {
             let commands: Vec<_> = together.iter().map(|i| branches[*i].command.clone()).collect();
             let server = self.clone();
             async move {
-                if commands.is_empty() { Vec::new() } else { server.ask(Target::Store, Ask::Commands(commands)).await }
+                if commands.is_empty() {
+                    Vec::new()
+                } else {
+                    server.ask(Target::Store, Ask::Commands(commands)).await
+                }
             }
         };
         let alone: Vec<usize> = (0..branches.len()).filter(|i| !together.contains(i)).collect();
         let tell = |i: &usize| {
             let (server, branch) = (self.clone(), branches[*i].clone());
-            Box::pin(async move { server.tell(&branch, ATTEMPT_TRIES).await }) as Pin<Box<dyn Future<Output = Outcome>>>
+            Box::pin(async move { server.tell(&branch, ATTEMPT_TRIES).await })
+                as Pin<Box<dyn Future<Output = Outcome>>>
         };
         let single = all(alone.iter().map(tell).collect());
         let mut single = Box::pin(single);
@@ -347,13 +382,14 @@ impl Server {
         answers.into_iter().map(|answer| answer.expect("each is in one of the two")).collect()
     }
 
-    /// Releases the branches of an attempt. What does not hear of it asks by itself.
-    async fn give_back(&self, releases: Vec<BranchCommand>) {
+    /// Releases the branches of an attempt; whether all have heard of it. What does not asks by itself.
+    async fn give_back(&self, releases: Vec<BranchCommand>) -> bool {
         let tell = |branch: BranchCommand| {
             let server = self.clone();
-            Box::pin(async move { drop(server.tell(&branch, ATTEMPT_TRIES).await) }) as Pin<Box<dyn Future<Output = ()>>>
+            Box::pin(async move { server.tell(&branch, ATTEMPT_TRIES).await.is_ok() })
+                as Pin<Box<dyn Future<Output = bool>>>
         };
-        all(releases.into_iter().map(tell).collect()).await;
+        all(releases.into_iter().map(tell).collect()).await.into_iter().all(|told| told)
     }
 
     /// A command for a branch, to where its SKU is; again while nobody knows what became of it, or for a reason that goes by.
@@ -408,7 +444,10 @@ impl Server {
         self.world().saw("decisions carried");
         let step = || HomeStep::Carried { order_no: order_no.clone(), through, serials: Vec::new() };
         let carried = self.ask_home(order_no, step).await;
-        assert!(carried.is_ok() || matches!(carried, Err(Refusal::UnknownOrder { .. })), "{order_no}: {carried:?}");
+        assert!(
+            carried.is_ok() || matches!(carried, Err(Refusal::UnknownOrder { .. })),
+            "{order_no}: {carried:?}"
+        );
     }
 
     /// A branch asks its home; one that its home does not know is released.
@@ -430,7 +469,9 @@ impl Server {
                 self.world().saw("branches released by presumed abort");
                 let release = Release { order_no: number, part: None, reason: None };
                 let command = Command::from(Action::Release(release));
-                self.tell(&BranchCommand { sku_id: branch.sku_id, command }, u32::MAX).await.expect("a release is taken");
+                self.tell(&BranchCommand { sku_id: branch.sku_id, command }, u32::MAX)
+                    .await
+                    .expect("a release is taken");
             }
             other => panic!("{asked:?} asks: {other:?}"),
         }
@@ -490,7 +531,8 @@ impl Server {
             let world = self.look();
             let ours = world.sql.owners.get(sku_id).is_some_and(|owner| owner.0 == shard);
             let stage = world.shards[shard].stage(sku_id);
-            ours && !world.shards[shard].withdrawn.contains_key(sku_id) && matches!(stage, None | Some(Stage::Adopting))
+            ours && !world.shards[shard].withdrawn.contains_key(sku_id)
+                && matches!(stage, None | Some(Stage::Adopting))
         };
         loop {
             let rest: Vec<SkuId> = skus.iter().filter(|sku_id| coming(sku_id)).cloned().collect();
@@ -533,6 +575,21 @@ impl Server {
             other => panic!("a demotion: {other:?}"),
         }
     }
+}
+
+/// A branch holds nothing, wherever it lies.
+fn assert_free(world: &World, branch: &BranchCommand) {
+    let number = branch.command.order_no().expect("it is about a branch");
+    let image = match world.place_of(&branch.sku_id) {
+        Some(Target::Shard(shard)) => world.shards[shard].state.image_of_order(number),
+        Some(Target::Store) => world.sql.orders.get(number).map(|row| row.image.clone()),
+        // On its way between two places, neither of which may know all of it.
+        None => None,
+    };
+    assert!(
+        !image.as_ref().is_some_and(is_open),
+        "the order is refused, and {number:?} still holds: {image:?}"
+    );
 }
 
 /// The releases of the branches of an attempt.

@@ -91,7 +91,9 @@ impl Shard {
     fn note(&mut self, event: &Event) {
         let lsn = self.journal.len() + 1;
         match &event.change {
-            Change::Shed { orders, .. } => self.shed.extend(orders.iter().map(|order_no| (order_no.clone(), lsn))),
+            Change::Shed { orders, .. } => {
+                self.shed.extend(orders.iter().map(|order_no| (order_no.clone(), lsn)))
+            }
             Change::Withdrawn { sku_id, .. } => drop(self.withdrawn.insert(sku_id.clone(), lsn)),
             _ => {}
         }
@@ -112,7 +114,8 @@ impl Shard {
         self.durable = self.journal.len().min(self.durable.saturating_add(events));
         let durable = self.durable;
         self.undo.retain(|(lsn, _)| *lsn > durable);
-        let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|(lsn, ..)| *lsn <= durable);
+        let (ready, waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|(lsn, ..)| *lsn <= durable);
         self.waiting = waiting;
         let ready: Vec<(usize, Slot, Reply)> = ready;
         ready.into_iter().map(|(_, slot, reply)| (slot, reply)).collect()

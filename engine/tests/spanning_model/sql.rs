@@ -83,7 +83,10 @@ impl Sql {
     /// Writes back what a command touched.
     pub fn write_back(&mut self, state: &State, command: &Command) {
         let places = self.touched(command);
-        assert!(places.iter().all(|(sku_id, _)| self.is_cold(sku_id)), "a hot SKU is changed in SQL: {command:?}");
+        assert!(
+            places.iter().all(|(sku_id, _)| self.is_cold(sku_id)),
+            "a hot SKU is changed in SQL: {command:?}"
+        );
         for (sku_id, warehouse_id) in places {
             if let Some(image) = state.image_of_stock(&sku_id, warehouse_id) {
                 self.stocks.insert((sku_id, warehouse_id), as_row(image));
@@ -138,16 +141,20 @@ impl Sql {
     /// Gives cold SKUs to a shard; open orders over them and others that don't come are split.
     pub fn take(&mut self, skus: &[SkuId], shard: usize) {
         let taken: Vec<&SkuId> = skus.iter().filter(|sku_id| self.is_cold(sku_id)).collect();
-        let on = |row: &OrderRow, comes: bool| row.image.lines.iter().any(|l| taken.contains(&&l.sku_id) == comes);
+        let on =
+            |row: &OrderRow, comes: bool| row.image.lines.iter().any(|l| taken.contains(&&l.sku_id) == comes);
         let open = self.orders.values().filter(|row| is_open(&row.image) && on(row, true));
-        let apart: Vec<OrderNo> = open.filter(|row| on(row, false)).map(|row| row.image.order_no.clone()).collect();
+        let apart: Vec<OrderNo> =
+            open.filter(|row| on(row, false)).map(|row| row.image.order_no.clone()).collect();
         let taken: Vec<SkuId> = taken.into_iter().cloned().collect();
         apart.iter().for_each(|order_no| self.split(order_no));
         for sku_id in taken {
             let epoch = self.epochs.entry(sku_id.clone()).or_default();
             *epoch += 1;
             self.owners.insert(sku_id.clone(), (shard, *epoch));
-            for row in self.orders.values_mut().filter(|row| row.image.lines.iter().any(|l| l.sku_id == sku_id)) {
+            for row in
+                self.orders.values_mut().filter(|row| row.image.lines.iter().any(|l| l.sku_id == sku_id))
+            {
                 row.due = None;
             }
         }
@@ -194,15 +201,22 @@ impl Sql {
     fn flush_one(&mut self, shadow: &mut State, index: usize, lsn: Lsn, event: &Event) {
         self.time = self.time.max(event.at);
         if let Change::Withdrawn { sku_id, epoch } = &event.change {
-            assert_eq!(self.owners.remove(sku_id), Some((index, *epoch)), "{sku_id} leaves who does not own it");
+            assert_eq!(
+                self.owners.remove(sku_id),
+                Some((index, *epoch)),
+                "{sku_id} leaves who does not own it"
+            );
             let places: Vec<Place> = self.stocks.keys().filter(|place| place.0 == *sku_id).cloned().collect();
             for (sku_id, warehouse_id) in places {
-                let image = shadow.image_of_stock(&sku_id, warehouse_id).expect("all its warehouses were here");
+                let image =
+                    shadow.image_of_stock(&sku_id, warehouse_id).expect("all its warehouses were here");
                 self.stocks.insert((sku_id, warehouse_id), as_row(image));
             }
             let at = event.at;
             let ask = at.plus_seconds(u64::from(BRANCH_ASK_SECONDS));
-            for row in self.orders.values_mut().filter(|row| row.image.lines.iter().any(|l| l.sku_id == *sku_id)) {
+            for row in
+                self.orders.values_mut().filter(|row| row.image.lines.iter().any(|l| l.sku_id == *sku_id))
+            {
                 let due = if row.image.order_no.is_branch() { ask } else { row.image.expires_at };
                 row.due = is_open(&row.image).then_some(due);
             }
@@ -210,7 +224,8 @@ impl Sql {
         shadow.apply(lsn, event).expect("what was applied can be replayed");
         for order_no in touched_by(&event.change) {
             if let Some(image) = shadow.image_of_home(&order_no) {
-                self.homes.insert(order_no.clone(), HomeRow { image: image.clone(), shard: index, due: None });
+                self.homes
+                    .insert(order_no.clone(), HomeRow { image: image.clone(), shard: index, due: None });
                 if let Change::Split { .. } = &event.change {
                     self.orders.remove(&order_no);
                     for line in &image.order.lines {
@@ -236,14 +251,18 @@ impl Sql {
     fn touched(&self, command: &Command) -> BTreeSet<Place> {
         let row = command.order_no().and_then(|order_no| self.orders.get(order_no));
         let lines = row.into_iter().flat_map(|row| &row.image.lines);
-        let mut touched: BTreeSet<Place> = lines.map(|line| (line.sku_id.clone(), line.warehouse_id)).collect();
+        let mut touched: BTreeSet<Place> =
+            lines.map(|line| (line.sku_id.clone(), line.warehouse_id)).collect();
         match &command.action {
             Action::Reserve(c) => {
-                touched.extend(c.lines.as_slice().iter().map(|line| (line.sku_id.clone(), line.warehouse_id)));
+                touched
+                    .extend(c.lines.as_slice().iter().map(|line| (line.sku_id.clone(), line.warehouse_id)));
             }
             Action::ChangeStock(c) => drop(touched.insert((c.sku_id.clone(), c.warehouse_id))),
             Action::CreateStock(c) => drop(touched.insert((c.sku_id.clone(), c.warehouse_id))),
-            Action::SetStatus(c) => touched.extend(self.stocks.keys().filter(|place| place.0 == c.sku_id).cloned()),
+            Action::SetStatus(c) => {
+                touched.extend(self.stocks.keys().filter(|place| place.0 == c.sku_id).cloned())
+            }
             _ => {}
         }
         touched

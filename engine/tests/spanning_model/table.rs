@@ -59,7 +59,8 @@ pub fn foresee(
 
 /// The time of an order is over.
 pub fn foresee_expiry(orders: &Orders, order_no: &OrderNo, now: Timestamp) -> Foreseen {
-    let (mut naive, known) = model_of(orders, order_no, &Action::GetOrder(order_no.clone()), now, |_| Some(PLENTY));
+    let (mut naive, known) =
+        model_of(orders, order_no, &Action::GetOrder(order_no.clone()), now, |_| Some(PLENTY));
     assert!(known, "{order_no} expires and nobody has made it");
     let outcome = naive.expire(order_no, now);
     Foreseen::new(order_no.clone(), outcome, naive.orders.remove(order_no))
@@ -70,7 +71,10 @@ pub fn foresee_made(reserve: &Reserve, held: &[HeldLine], now: Timestamp) -> For
     let asked = reserve.lines.as_slice();
     assert_eq!(asked.len(), held.len(), "every line of {reserve:?} once in {held:?}");
     for (line, held) in asked.iter().zip(held) {
-        assert_eq!((&line.sku_id, line.warehouse_id, line.quantity), (&held.sku_id, held.warehouse_id, held.quantity));
+        assert_eq!(
+            (&line.sku_id, line.warehouse_id, line.quantity),
+            (&held.sku_id, held.warehouse_id, held.quantity)
+        );
         assert!(held.held <= line.quantity, "{held:?}");
         assert!(reserve.mode == Mode::BestEffort || held.held == line.quantity, "{held:?} of all or nothing");
     }
@@ -96,7 +100,9 @@ pub fn foresee_made(reserve: &Reserve, held: &[HeldLine], now: Timestamp) -> For
 /// The units that the last deed of an order took again after its hold had ended; nothing when it was another deed.
 pub fn taken_late(order: Option<&Order>) -> BTreeSet<(Place, u32)> {
     let Some(order) = order else { return BTreeSet::new() };
-    let Some(deed) = order.deeds.last().filter(|deed| deed.what == What::SoldLate) else { return BTreeSet::new() };
+    let Some(deed) = order.deeds.last().filter(|deed| deed.what == What::SoldLate) else {
+        return BTreeSet::new();
+    };
     let of_line = |(line, units): &(usize, u32)| {
         let line = &order.asked[*line];
         ((line.sku_id.clone(), line.warehouse_id), *units)
@@ -139,7 +145,13 @@ fn model_of(
         let own = known.and_then(|order| order.lines_at(&place));
         let own = own.map_or(0, |line| u64::from(line.held + line.confirmed - line.returned));
         let supplied = i64::try_from(available + own).expect("few units");
-        let shelf = Shelf { supplies: vec![supplied], version: 0, status, sold_by_forgotten: Vec::new(), serialized: false };
+        let shelf = Shelf {
+            supplies: vec![supplied],
+            version: 0,
+            status,
+            sold_by_forgotten: Vec::new(),
+            serialized: false,
+        };
         naive.shelves.insert(place, shelf);
     }
     naive.orders.extend(known.map(|order| (order_no.clone(), order.clone())));

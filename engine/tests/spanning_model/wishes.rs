@@ -2,8 +2,8 @@
 
 use fastrand::Rng;
 use hotstock_engine::command::{
-    Action, ChangeKind, ChangeStock, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release, Reserve, Return,
-    SetStatus, StockStatus,
+    Action, ChangeKind, ChangeStock, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release, Reserve,
+    Return, SetStatus, StockStatus,
 };
 use hotstock_engine::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, WarehouseId};
 
@@ -51,10 +51,18 @@ pub fn wish(names: Names, rng: &mut Rng, orders: &Orders, number: u64) -> Action
         88..91 => Action::GetOrder(known),
         91..97 => {
             let kind = [ChangeKind::Restock, ChangeKind::Deduct][rng.usize(..2)];
-            let (sku_id, warehouse_id) = (sku(rng.u32(0..names.skus)), WarehouseId(rng.u32(0..names.warehouses)));
+            let (sku_id, warehouse_id) =
+                (sku(rng.u32(0..names.skus)), WarehouseId(rng.u32(0..names.warehouses)));
             let request_id = RequestId::new(&format!("C{number}")).unwrap();
             let quantity = rng.i64(1..4);
-            Action::ChangeStock(ChangeStock { sku_id, warehouse_id, kind, quantity, request_id, reason: None })
+            Action::ChangeStock(ChangeStock {
+                sku_id,
+                warehouse_id,
+                kind,
+                quantity,
+                request_id,
+                reason: None,
+            })
         }
         _ => {
             let status = if rng.u32(0..3) == 0 { StockStatus::Suspended } else { StockStatus::OnSale };
@@ -69,7 +77,11 @@ fn reserve(names: Names, rng: &mut Rng, order_no: OrderNo) -> Action {
     let skus = names.skus + u32::from(rng.u32(0..20) == 0);
     let line = |_| {
         let quantity = if rng.u32(0..16) == 0 { 9 } else { rng.u32(1..4) };
-        Line { sku_id: sku(rng.u32(0..skus)), warehouse_id: WarehouseId(rng.u32(0..names.warehouses)), quantity }
+        Line {
+            sku_id: sku(rng.u32(0..skus)),
+            warehouse_id: WarehouseId(rng.u32(0..names.warehouses)),
+            quantity,
+        }
     };
     let lines: Vec<Line> = (0..count).map(line).collect();
     let lines = Lines::new(lines).expect("few small lines");
@@ -82,7 +94,8 @@ fn part(rng: &mut Rng, orders: &Orders, order_no: OrderNo) -> Action {
     let foreign = Line { sku_id: sku(0), warehouse_id: WarehouseId(0), quantity: 1 };
     let asked: &[Line] = orders.get(&order_no).map_or(&[], |order| &order.asked);
     let pick = |_| {
-        let line = if asked.is_empty() || rng.u32(0..15) == 0 { &foreign } else { &asked[rng.usize(..asked.len())] };
+        let line =
+            if asked.is_empty() || rng.u32(0..15) == 0 { &foreign } else { &asked[rng.usize(..asked.len())] };
         Line { quantity: rng.u32(1..3), ..line.clone() }
     };
     let count = 1 + usize::from(asked.len() > 1);

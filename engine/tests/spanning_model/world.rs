@@ -241,7 +241,9 @@ impl World {
             },
             (Ask::Split(order_no), Target::Store) => {
                 let get = Command::from(Action::GetOrder(order_no.clone()));
-                if self.known_at(order_no).is_none() && self.route_of_unclaimed(order_no, &get) == Route::Split {
+                if self.known_at(order_no).is_none()
+                    && self.route_of_unclaimed(order_no, &get) == Route::Split
+                {
                     self.sql.split(order_no);
                     self.saw("ended orders split");
                 }
@@ -287,7 +289,8 @@ impl World {
     fn bring_back(&mut self, shard: usize, order_no: &OrderNo) -> Option<Outcome> {
         let image = self.sql.orders.get(order_no)?.image.clone();
         let here = |sku_id| self.place_of(sku_id) == Some(Target::Shard(shard));
-        let known = self.shards.iter().any(|shard| shard.knows(order_no) || shard.shed.contains_key(order_no));
+        let known =
+            self.shards.iter().any(|shard| shard.knows(order_no) || shard.shed.contains_key(order_no));
         if known || is_open(&image) || !image.lines.iter().all(|line| here(&line.sku_id)) {
             return None;
         }
@@ -377,7 +380,12 @@ impl World {
         (outcome, then)
     }
 
-    fn decide_at(&mut self, index: usize, command: &Command, foresight: Foresight) -> (Outcome, Option<Order>) {
+    fn decide_at(
+        &mut self,
+        index: usize,
+        command: &Command,
+        foresight: Foresight,
+    ) -> (Outcome, Option<Order>) {
         let now = self.clock;
         let foreseen = self.foresee(&self.shards[index].state, command, foresight);
         let lsn = self.shards[index].journal.len() + 1;
@@ -451,14 +459,21 @@ impl World {
             }
             other => other.clone(),
         };
-        assert_eq!(plain(outcome.clone()), plain(expected), "(left: the engine, right: the model) of {order_no}");
+        assert_eq!(
+            plain(outcome.clone()),
+            plain(expected),
+            "(left: the engine, right: the model) of {order_no}"
+        );
         let changes = matches!(&outcome, Ok(Answer::Order { effect, .. }) if *effect != Effect::Replayed);
         assert_eq!(changes, logged, "{order_no}: what changes it is logged, nothing else: {outcome:?}");
         if changes {
             if at_home {
                 let late = taken_late(after.as_ref());
                 let held = held_late.unwrap_or_default();
-                assert!(late.is_empty() || late == held, "{order_no}: {late:?} is sold late, {held:?} is held for it");
+                assert!(
+                    late.is_empty() || late == held,
+                    "{order_no}: {late:?} is sold late, {held:?} is held for it"
+                );
             }
             let after = after.expect("it was changed");
             let before = self.orders.insert(order_no.clone(), after);
@@ -475,7 +490,9 @@ impl World {
             Change::StockCreated { sku_id, warehouse_id, quantity, .. } => {
                 ((sku_id.clone(), *warehouse_id), i64::try_from(*quantity).expect("few units"))
             }
-            Change::StockChanged { sku_id, warehouse_id, delta, .. } => ((sku_id.clone(), *warehouse_id), *delta),
+            Change::StockChanged { sku_id, warehouse_id, delta, .. } => {
+                ((sku_id.clone(), *warehouse_id), *delta)
+            }
             _ => return,
         };
         *self.supplied.entry(place.clone()).or_default() += units;
@@ -601,7 +618,8 @@ impl World {
         for place in places {
             let Some((levels, status)) = self.stock(&place) else { continue };
             let known = self.levels.entry(place).or_default();
-            if known.last().is_none_or(|(_, available, was)| (*available, *was) != (levels.available, status)) {
+            if known.last().is_none_or(|(_, available, was)| (*available, *was) != (levels.available, status))
+            {
                 known.push((step, levels.available, status));
             }
         }
