@@ -44,9 +44,7 @@ pub fn explain(world: &World, command: &Command, since: u64, outcome: &Outcome) 
         Err(Refusal::UnknownSku { sku_id, .. }) => {
             assert!(world.supplied.keys().all(|place| place.0 != *sku_id), "{command:?}: {outcome:?}");
         }
-        Err(
-            Refusal::HoldFirst(_) | Refusal::Moved(_) | Refusal::OrdersSpan { .. } | Refusal::SpansShards,
-        ) => {
+        Err(Refusal::HoldFirst(_) | Refusal::Moved(_)) => {
             panic!("{command:?} is told {outcome:?}");
         }
         _ => {}
