@@ -64,12 +64,14 @@ impl HttpOrderCheck {
             return Ok(None);
         }
         let url = config.check_url.expose().trim_end_matches('/').to_owned();
-        let parsed: Uri = url.parse().map_err(|error| Failure::Usage(format!("orders.check_url: {error}")))?;
+        let parsed: Uri =
+            url.parse().map_err(|error| Failure::Usage(format!("orders.check_url: {error}")))?;
         if parsed.host().is_none_or(str::is_empty) {
             return Err(Failure::Usage("orders.check_url: names no host".to_owned()));
         }
         let https = HttpsConnectorBuilder::new().with_native_roots();
-        let https = https.map_err(|error| Failure::other("orders.check_url: the system's certificates", error))?;
+        let https =
+            https.map_err(|error| Failure::other("orders.check_url: the system's certificates", error))?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(IDLE_SECONDS))
@@ -91,7 +93,8 @@ impl HttpOrderCheck {
         }
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
         let body = body.map_err(|error| format!("the answer can't be read: {error}"))?.to_bytes();
-        let said: Said = serde_json::from_slice(&body).map_err(|error| format!("the answer is none: {error}"))?;
+        let said: Said =
+            serde_json::from_slice(&body).map_err(|error| format!("the answer is none: {error}"))?;
         Ok(match said.status {
             Status::Paid => Payment::Paid,
             Status::Unpaid => Payment::Unpaid,

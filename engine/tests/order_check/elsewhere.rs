@@ -24,7 +24,11 @@ struct House {
 
 impl House {
     fn new() -> Self {
-        Self { world: World::new(), store: MemoryStore::default().session_of(SERVER, 2), service: Arc::default() }
+        Self {
+            world: World::new(),
+            store: MemoryStore::default().session_of(SERVER, 2),
+            service: Arc::default(),
+        }
     }
 
     async fn start(&self) -> Engine {

@@ -16,7 +16,9 @@ async fn what_is_paid_is_sold_and_what_is_not_goes_back() {
     let shop = Shop::new();
     let engine = shop.start(1, CheckOptions::default()).await;
     engine.submit(create("a", 100)).await.unwrap();
-    for (order, quantity, says) in [("paid", 1, Say::Paid), ("unpaid", 10, Say::Unpaid), ("no", 50, Say::Cancelled)] {
+    for (order, quantity, says) in
+        [("paid", 1, Say::Paid), ("unpaid", 10, Say::Unpaid), ("no", 50, Say::Cancelled)]
+    {
         engine.submit(reserve(order, "a", quantity)).await.unwrap();
         shop.service.tell(order, &[says]);
     }
@@ -105,7 +107,10 @@ async fn what_the_caller_did_meanwhile_stands() {
     until(async || shop.service.asked().len() == 3).await;
     engine.submit(confirm("sold")).await.unwrap();
     engine.submit(release("back")).await.unwrap();
-    engine.submit(Action::Extend(Extend { order_no: order_no("longer"), ttl_seconds: 60 }).into()).await.unwrap();
+    engine
+        .submit(Action::Extend(Extend { order_no: order_no("longer"), ttl_seconds: 60 }).into())
+        .await
+        .unwrap();
     shop.service.let_go();
     until_idle(&engine).await;
     assert_eq!(read(&engine, "sold").await.status, OrderStatus::Confirmed);
@@ -205,7 +210,11 @@ async fn a_full_queue_hinders_nobody() {
     shop.service.hold();
     shop.pass(TTL);
     until(async || stats(&engine).waiting == MAX_WAITING_CHECKS as u64).await;
-    assert_eq!(levels(&engine, "a").await, (5, count as u64, 0), "nothing is lost, nothing goes back unasked");
+    assert_eq!(
+        levels(&engine, "a").await,
+        (5, count as u64, 0),
+        "nothing is lost, nothing goes back unasked"
+    );
     engine.submit(reserve("new", "a", 5)).await.unwrap();
     assert_eq!(read(&engine, "new").await.status, OrderStatus::Reserved);
     shop.service.let_go();
