@@ -238,6 +238,9 @@ pub const MAX_LATE_TRIES: usize = 4;
 /// that is left in the middle is found by the next start.
 pub const SPANNING_STOP_MILLIS: u64 = 5_000;
 
+/// Cold SKUs of an order over several places that are looked up to choose warehouses that would serve all of it; each asks the store.
+pub const MAX_HINT_LOOKS: usize = 8;
+
 /// Orders whose time is over and that the order service is being asked about. Others stay due until there is room; some 300 bytes each.
 pub const MAX_WAITING_CHECKS: usize = 16_384;
 
