@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-#[allow(dead_code, reason = "shared by tests that use different parts")]
 mod support;
 
 use std::collections::HashMap;
@@ -110,7 +109,8 @@ fn call(server: &Server, method: &str, path: &str, body: &Value) -> (u16, Value)
 }
 
 fn create(server: &Server, sku_id: &str, hot: bool) {
-    let (status, answer) = call(server, "POST", "/v1/stock", &json!({"sku_id": sku_id, "quantity": 100, "hot": hot}));
+    let (status, answer) =
+        call(server, "POST", "/v1/stock", &json!({"sku_id": sku_id, "quantity": 100, "hot": hot}));
     assert_eq!(status, 201, "{answer}");
 }
 
@@ -196,7 +196,9 @@ fn paid_orders_are_sold_and_the_others_go_back_wherever_they_lie() {
     until(|| levels(&server, "hot%20too") == json!([99, 0, 1]));
     until(|| levels(&server, "cold") == json!([98, 0, 2]));
     let metrics = metrics(&server);
-    for line in ["hotstock_order_check_failures_total 6", r#"hotstock_order_check_outcomes_total{outcome="paid"} 5"#] {
+    for line in
+        ["hotstock_order_check_failures_total 6", r#"hotstock_order_check_outcomes_total{outcome="paid"} 5"#]
+    {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
     assert_eq!(server.end(Signal::TERM), Some(0));
@@ -214,7 +216,8 @@ fn a_service_that_is_away_holds_units_for_the_grace_and_no_longer() {
     {
         let data = dir.path().join(order_no);
         let grace = "orders.check_grace_seconds=2";
-        let server = Server::start(&data, &[&url, grace, "orders.check_timeout_ms=300", "store.sweep_interval_ms=50"]);
+        let server =
+            Server::start(&data, &[&url, grace, "orders.check_timeout_ms=300", "store.sweep_interval_ms=50"]);
         create(&server, "hot", true);
         create(&server, "cold", false);
         let cold = format!("{order_no}-cold");
@@ -223,7 +226,10 @@ fn a_service_that_is_away_holds_units_for_the_grace_and_no_longer() {
         reserve(&server, &cold, &["cold"]);
         until_status(&server, order_no, "expired");
         until_status(&server, &cold, "expired");
-        assert_eq!((levels(&server, "hot"), levels(&server, "cold")), (json!([100, 0, 0]), json!([100, 0, 0])));
+        assert_eq!(
+            (levels(&server, "hot"), levels(&server, "cold")),
+            (json!([100, 0, 0]), json!([100, 0, 0]))
+        );
         assert!(metrics(&server).contains(r#"hotstock_order_check_outcomes_total{outcome="released"} 2"#));
         assert_eq!(server.end(Signal::TERM), Some(0));
     }
@@ -235,7 +241,11 @@ fn a_service_that_is_away_holds_units_for_the_grace_and_no_longer() {
 fn a_server_that_is_killed_while_it_asks_asks_again() {
     let service = Service::start();
     let dir = tempfile::tempdir().unwrap();
-    let settings = [service.setting(), "orders.check_timeout_ms=60000".to_owned(), "store.sweep_interval_ms=50".to_owned()];
+    let settings = [
+        service.setting(),
+        "orders.check_timeout_ms=60000".to_owned(),
+        "store.sweep_interval_ms=50".to_owned(),
+    ];
     let settings = settings.each_ref().map(String::as_str);
     let server = Server::start(dir.path(), &settings);
     create(&server, "hot", true);

@@ -41,16 +41,24 @@ async fn one_warehouse_that_can_serve_all_branches_comes_first() {
     let all = Mode::AllOrNothing;
     let cart = [(a.as_str(), 2), (b.as_str(), 1)];
     assert_eq!(places(engine.submit(any("O1", &cart, all, &[])).await), [(2, 2), (2, 1)]);
-    assert_eq!(places(engine.submit(any("O2", &cart, all, &[1])).await), [(2, 2), (2, 1)], "one before preferred ones");
+    assert_eq!(
+        places(engine.submit(any("O2", &cart, all, &[1])).await),
+        [(2, 2), (2, 1)],
+        "one before preferred ones"
+    );
     let again = engine.submit(any("O1", &cart, all, &[1])).await;
     assert_eq!((effect(&again), places(again)), (Some(Effect::Replayed), vec![(2, 2), (2, 1)]));
     let other = engine.submit(any("O1", &[(a.as_str(), 2), (b.as_str(), 2)], all, &[])).await;
     assert!(matches!(other, Err(Refusal::OrderMismatch { .. })), "{other:?}");
     // Enough in all is never refused: in pieces where it must be.
-    assert_eq!(places(engine.submit(any("O3", &[(a.as_str(), 10), (b.as_str(), 3)], all, &[])).await), [(1, 9), (2, 1), (2, 3)]);
+    assert_eq!(
+        places(engine.submit(any("O3", &[(a.as_str(), 10), (b.as_str(), 3)], all, &[])).await),
+        [(1, 9), (2, 1), (2, 3)]
+    );
     let refused = engine.submit(any("O4", &cart, all, &[])).await;
     let Err(Refusal::InsufficientStock { lines }) = &refused else { panic!("{refused:?}") };
-    let short: Vec<_> = lines.iter().map(|line| (line.sku_id.as_str(), line.warehouse_id, line.available)).collect();
+    let short: Vec<_> =
+        lines.iter().map(|line| (line.sku_id.as_str(), line.warehouse_id, line.available)).collect();
     assert_eq!(short, [(a.as_str(), WarehouseId::ANY, 0), (b.as_str(), WarehouseId::ANY, 0)]);
     engine.stop().await;
 }
