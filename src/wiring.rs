@@ -255,7 +255,6 @@ fn engine_options(config: &Config) -> EngineOptions {
             concurrency: config.orders.check_concurrency,
         },
         store: store_options(config),
-        check: hotstock_engine::check::CheckOptions::default(),
     }
 }
 

@@ -205,6 +205,10 @@ pub const MAX_SPANNING_UNDER_WAY: usize = 4_096;
 /// the levels of a place that does not answer are behind.
 pub const CARRY_WAIT_MILLIS: u64 = 3_000;
 
+/// How long whoever was answered a decision has to tell it to the branches before the background does, in milliseconds: longer than
+/// [`CARRY_WAIT_MILLIS`], so that it finds only those whose asker went away before the answer reached it.
+pub const TRUSTED_TO_CARRY_MILLIS: u64 = 10_000;
+
 /// Orders whose branches are told in the background at the same time (expiries, what a crash left, a place that did not answer).
 pub const MAX_CARRIED_AT_ONCE: usize = 64;
 
@@ -233,6 +237,9 @@ pub const MAX_LATE_TRIES: usize = 4;
 /// How long orders over several places that are under way may take to end before the engine stops without them. A branch or home
 /// that is left in the middle is found by the next start.
 pub const SPANNING_STOP_MILLIS: u64 = 5_000;
+
+/// Cold SKUs of an order over several places that are looked up to choose warehouses that would serve all of it; each asks the store.
+pub const MAX_HINT_LOOKS: usize = 8;
 
 /// Orders whose time is over and that the order service is being asked about. Others stay due until there is room; some 300 bytes each.
 pub const MAX_WAITING_CHECKS: usize = 16_384;
@@ -263,6 +270,7 @@ pub const MAX_SHARDS: u16 = 1_024;
 
 const _: () = assert!(MAX_COMMANDS_PER_ENVELOPE <= MAX_COMMANDS_PER_TURN);
 const _: () = assert!((DEFAULT_GATE_PERMITS as usize) >= 10_000, "a batch of 10,000 must fit an idle gate");
+const _: () = assert!(TRUSTED_TO_CARRY_MILLIS > CARRY_WAIT_MILLIS);
 const _: () = assert!(TICK_MILLIS < 1_000, "an expiry is at most a second late");
 const _: () = assert!((MAX_LINE_QUANTITY as u64) * 4 <= u32::MAX as u64);
 const _: () = assert!(MAX_STOCK_UNITS < 1 << 53);

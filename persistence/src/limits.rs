@@ -32,8 +32,8 @@ pub const MAX_BACKOFF: Duration = Duration::from_millis(250);
 /// of them nothing and the database no storm when it comes back.
 pub const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
-/// How long the migrations may take, and a second server waits for the first one's: the second migration
-/// writes every order, and there may be many millions. A first start that takes longer than this needs `hotstock migrate` with more patience.
+/// How long the migrations may take, and a second server waits for the first one's: the second migration writes every order, and there
+/// may be millions.
 pub const MIGRATE_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Rows of one multi-row statement. The widest row has 19 columns, so that this makes 2,432 marks: SQLite takes 32,766,

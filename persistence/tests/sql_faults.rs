@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::command::{Action, Command, CreateStock, Line, Lines, Mode, Reserve};
-use hotstock_engine::ids::{OrderNo, ServerId, SkuId, WarehouseId};
+use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
+use hotstock_engine::ids::{AttemptId, Branch, OrderNo, ServerId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{Levels, Refusal};
 use hotstock_engine::store::{ColdOutcome, Store, StoreError};
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
@@ -163,6 +163,118 @@ async fn orders_through_kills_and_cuts_are_made_once() {
     let journal = db.sql("SELECT COUNT(*), MAX(version), SUM(d_reserved) FROM hotstock.stock_journal");
     assert_eq!(journal.trim(), format!("{}\t{}\t{orders}", orders + 1, levels.version));
     assert_eq!(levels.version, orders + 1);
+}
+
+/// The branches of carts, all of a cart in one transaction, through kills and cuts: told again until there is an answer, as the home of
+/// an order does. Nothing is held or sold twice, and none of a cart without the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn branches_through_kills_and_cuts_are_decided_once() {
+    const SKUS: [&str; 3] = ["a", "b", "c"];
+    let mut db = MariaDb::start();
+    let store = open(&db.url("hotstock"));
+    for name in SKUS {
+        let sku_id = SkuId::new(name).unwrap();
+        let create =
+            CreateStock { sku_id, warehouse_id: WarehouseId(1), quantity: 1_000_000, serialized: false };
+        store.submit(&Action::CreateStock(create).into(), NOW).await.unwrap();
+    }
+    let (stop, tried) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let callers = (0..6_u64).map(|caller| {
+        let (store, stop, tried) = (Arc::clone(&store), Arc::clone(&stop), Arc::clone(&tried));
+        tokio::spawn(async move {
+            let (mut sold, mut given_back) = (0_u64, 0_u64);
+            for cart in 0_u64.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                tried.fetch_add(1, Ordering::Relaxed);
+                let branches = SKUS.map(|name| Branch {
+                    order_no: OrderNo::new(&format!("{caller} {cart}")).unwrap(),
+                    sku_id: SkuId::new(name).unwrap(),
+                    attempt: AttemptId(cart),
+                });
+                until_answered(&store, &branches.each_ref().map(hold)).await;
+                let end = |branch: &Branch| -> Command {
+                    let order_no = branch.number();
+                    match cart % 3 {
+                        0 => Action::Confirm(Confirm { order_no, part: None }).into(),
+                        1 => Action::Release(Release { order_no, part: None, reason: None }).into(),
+                        _ => Action::Expire(order_no).into(),
+                    }
+                };
+                until_answered(&store, &branches.each_ref().map(end)).await;
+                if cart % 3 == 0 { sold += 1 } else { given_back += 1 }
+            }
+            (sold, given_back)
+        })
+    });
+    let callers: Vec<_> = callers.collect();
+    let passed = |more: u64| {
+        let (tried, goal) = (Arc::clone(&tried), tried.load(Ordering::Relaxed) + more);
+        async move {
+            while tried.load(Ordering::Relaxed) < goal {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    for round in 0..6 {
+        passed(40).await;
+        if round % 2 == 0 {
+            db.cut_connections();
+        } else {
+            db.kill();
+            db.restart();
+        }
+    }
+    passed(40).await;
+    stop.store(true, Ordering::Relaxed);
+    let (mut sold, mut given_back) = (0, 0);
+    for caller in callers {
+        let (some, others) = caller.await.unwrap();
+        (sold, given_back) = (sold + some, given_back + others);
+    }
+    healed(&store).await;
+    assert!(sold > 0 && given_back > 0);
+    for books in store.books(None, 10).await.unwrap() {
+        let levels = books.row.view.levels;
+        assert_eq!((levels.available, levels.reserved, levels.sold), (1_000_000 - sold, 0, sold));
+        assert_eq!(
+            (books.held_by_orders, books.sold_by_orders, books.journal_rows),
+            (0, sold, levels.version)
+        );
+        assert_eq!(levels.version, 1 + 2 * (sold + given_back));
+    }
+    let branches = db.sql("SELECT COUNT(*) FROM hotstock.orders WHERE kind = 2");
+    assert_eq!(branches.trim(), (3 * (sold + given_back)).to_string());
+}
+
+fn hold(branch: &Branch) -> Command {
+    let line = Line { sku_id: branch.sku_id.clone(), warehouse_id: WarehouseId(1), quantity: 1 };
+    Action::Reserve(Reserve {
+        order_no: branch.number(),
+        lines: Lines::new([line]).unwrap(),
+        ttl_seconds: 3,
+        buyer_id: None,
+        mode: Mode::AllOrNothing,
+        choice: None,
+    })
+    .into()
+}
+
+/// Gives commands again until all are answered; none may be refused.
+async fn until_answered(store: &SqlStore, commands: &[Command]) {
+    loop {
+        match store.submit_all(commands, NOW).await {
+            Ok(outcomes) => {
+                let done =
+                    |outcome: &ColdOutcome| matches!(outcome, ColdOutcome::Done { outcome: Ok(_), .. });
+                assert!(outcomes.iter().all(done), "{commands:?}: {outcomes:?}");
+                return;
+            }
+            Err(StoreError::Inconsistent(problem)) => panic!("{problem}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hotstock_engine::clock::{Clock as _, Timestamp};
+use hotstock_engine::clock::Clock as _;
 use hotstock_engine::command::{Action, ChangeKind, ChangeStock, Command, CreateStock};
 use hotstock_engine::engine::{Engine, EngineOptions, Health, Parts};
 use hotstock_engine::ids::{RequestId, ShardId, SkuId, WarehouseId, shard_of};

@@ -98,7 +98,7 @@ impl<'a> From<&'a JournalRow> for JournalRowBody<'a> {
             request_id: change.request_id.as_ref().map(|id| id.as_str()),
             reason: change.reason.as_ref().map(|reason| reason.as_str()),
             trace_id: row.trace.map(|trace| trace.to_string()),
-            serials: change.serials.is_some().then(|| change.serials.as_slice()),
+            serials: change.serials.is_some().then_some(change.serials.as_slice()),
             delta: DeltaBody {
                 available: change.delta.available,
                 reserved: change.delta.reserved,

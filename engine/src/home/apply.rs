@@ -1,11 +1,12 @@
 //! Lets changes take effect at a home: live right after they were decided, in recovery from the journal.
 
-use super::words::{Decided, HeldLine, HomeChange, HomeImage};
+use super::words::{Decided, DecisionKind, HeldLine, HomeChange, HomeImage};
 use super::{HomeOrder, Homes, judge, shares};
 use crate::checkpoint::{LineImage, OrderImage, Phase};
 use crate::clock::Timestamp;
 use crate::event::OrderRequest;
 use crate::ids::{Lsn, OrderNo};
+use crate::limits::TRUSTED_TO_CARRY_MILLIS;
 use crate::state::NO_DEADLINE;
 
 /// What became of a change.
@@ -77,9 +78,14 @@ impl Homes {
                     Some(())
                 });
                 let changed = changed.ok_or_else(misfit)?;
-                // Whoever asked for another decision also tells the branches; nobody asked for this one.
-                if let (Applied::Changed(place, _), super::DecisionKind::Expire) = (changed, kind) {
-                    self.unsent.insert(place);
+                if let Applied::Changed(place, _) = changed {
+                    if *kind == DecisionKind::Expire {
+                        // Nobody asked for it.
+                        self.trust(place, None);
+                        self.unsent.insert(place);
+                    } else if !self.unsent.contains(&place) {
+                        self.trust(place, Some(at.plus_millis(TRUSTED_TO_CARRY_MILLIS)));
+                    }
                 }
                 Ok(changed)
             }
@@ -95,6 +101,7 @@ impl Homes {
                     && self.at_place(place).is_some_and(|image| image.pending.is_empty())
                 {
                     self.unsent.remove(&place);
+                    self.trust(place, None);
                 }
                 Ok(changed)
             }
@@ -110,7 +117,7 @@ impl Homes {
         change: impl FnOnce(&mut HomeImage) -> Option<()>,
     ) -> Option<Applied> {
         let place = self.place_of(order_no)?;
-        let HomeOrder { image, deadline_index } = self.table.get_mut(place)?;
+        let HomeOrder { image, deadline_index, .. } = self.table.get_mut(place)?;
         let (was_open, was_at, was_lsn) = (image.is_open(), image.order.expires_at, image.order.lsn);
         change(image)?;
         image.order.lsn = lsn;

@@ -51,6 +51,9 @@ pub struct Homes {
     open: usize,
     /// Places of orders whose branches are to be told something, and nobody is at it.
     unsent: BTreeSet<u32>,
+    /// Orders with a decision that somebody asked for, who therefore tells it; from this time on they count as unsent, because who asked may
+    /// have gone away.
+    trusted: BTreeSet<(Timestamp, u32)>,
     /// The first look at `unsent` takes everything that is pending: who was at it before the start is gone.
     looked: bool,
 }
@@ -58,6 +61,8 @@ pub struct Homes {
 #[derive(Debug, Clone)]
 struct HomeOrder {
     image: HomeImage,
+    /// Its time in `trusted`, if it is there.
+    trusted_until: Option<Timestamp>,
     /// Its index in the list of its deadline, [`NO_DEADLINE`] or [`TAKEN`].
     deadline_index: u32,
 }
@@ -105,7 +110,8 @@ impl HomeImage {
 impl Homes {
     pub(crate) fn new(room: Room) -> Self {
         let (table, deadlines) = (Table::new(room), Deadlines::default());
-        Self { table, deadlines, open: 0, unsent: BTreeSet::new(), looked: false }
+        let (unsent, trusted) = (BTreeSet::new(), BTreeSet::new());
+        Self { table, deadlines, open: 0, unsent, trusted, looked: false }
     }
 
     /// Whether there is none: the usual case, which must cost nothing.
@@ -178,7 +184,7 @@ impl Homes {
     pub(crate) fn insert(&mut self, image: HomeImage) -> u32 {
         let (open, pending) = (image.is_open(), !image.pending.is_empty());
         self.open += usize::from(open);
-        let place = self.table.insert(HomeOrder { image, deadline_index: NO_DEADLINE });
+        let place = self.table.insert(HomeOrder { image, trusted_until: None, deadline_index: NO_DEADLINE });
         if pending {
             self.unsent.insert(place);
         }
@@ -189,6 +195,7 @@ impl Homes {
     pub(crate) fn remove(&mut self, place: u32) -> Option<HomeImage> {
         self.disarm(place);
         self.unsent.remove(&place);
+        self.trust(place, None);
         let image = self.table.remove(place)?.image;
         self.open -= usize::from(image.is_open());
         Some(image)
@@ -218,13 +225,31 @@ impl Homes {
     }
 
     /// See [`State::take_unsent`](crate::state::State::take_unsent).
-    pub(crate) fn take_unsent(&mut self, max: usize) -> Vec<OrderNo> {
+    pub(crate) fn take_unsent(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
         if !std::mem::replace(&mut self.looked, true) {
             let pending = self.table.places_and_entries().filter(|(_, home)| !home.image.pending.is_empty());
             self.unsent.extend(pending.map(|(place, _)| place));
         }
-        let next = std::iter::from_fn(|| self.unsent.pop_first()).take(max);
-        next.filter_map(|place| self.table.get(place).map(|home| home.image.order.order_no.clone())).collect()
+        let mut taken = Vec::new();
+        while taken.len() < max {
+            while let Some((_, place)) = self.trusted.first().copied().filter(|(until, _)| *until <= now) {
+                self.trust(place, None);
+                self.unsent.insert(place);
+            }
+            let Some(place) = self.unsent.pop_first() else { break };
+            self.trust(place, None);
+            taken.extend(self.table.get(place).map(|home| home.image.order.order_no.clone()));
+        }
+        taken
+    }
+
+    /// Somebody tells what is pending, until then at the latest; `None`: nobody, or nothing is.
+    fn trust(&mut self, place: u32, until: Option<Timestamp>) {
+        let Some(home) = self.table.get_mut(place) else { return };
+        if let Some(was) = std::mem::replace(&mut home.trusted_until, until) {
+            self.trusted.remove(&(was, place));
+        }
+        self.trusted.extend(until.map(|until| (until, place)));
     }
 
     /// From now on the order expires when its time is over, if it holds units.
@@ -263,6 +288,13 @@ impl Homes {
         let pending = |place: &u32| self.at_place(*place).is_some_and(|image| !image.pending.is_empty());
         if let Some(place) = self.unsent.iter().find(|place| !pending(place)) {
             problems.push(format!("place {place} of the homes has nothing to be told and waits for it"));
+        }
+        let trusted = |(until, place): &(Timestamp, u32)| {
+            pending(place) && self.table.get(*place).is_some_and(|home| home.trusted_until == Some(*until))
+        };
+        let named = self.table.iter().filter(|home| home.trusted_until.is_some()).count();
+        if named != self.trusted.len() || !self.trusted.iter().all(trusted) {
+            problems.push("somebody is trusted to tell what is not pending".to_owned());
         }
         problems
     }

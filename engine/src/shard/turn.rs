@@ -161,7 +161,7 @@ impl Shard {
             let Ok(room) = self.context.chores.try_reserve() else { return false };
             let chore = match self.state.take_due_branches(now, 1).pop() {
                 Some(branch) => Some(Chore::Ask(branch)),
-                None => self.state.take_unsent(1).pop().map(Chore::Carry),
+                None => self.state.take_unsent(now, 1).pop().map(Chore::Carry),
             };
             let Some(chore) = chore else { return false };
             room.send(chore);

@@ -8,17 +8,18 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::places::Patience;
 use super::{Attempt, Entered, STEP_ABORT, STEP_HOLD, STEP_HOME, is_transient, is_unknown};
-use crate::command::{Action, Command, Release, Reserve};
+use crate::command::{Action, Choice, Command, Release, Reserve};
 use crate::directory::Home;
 use crate::home::attempt::{Judged, branches_of, judge_reserve};
 use crate::home::{Asked, BranchCommand, HomeStep};
 use crate::hub::{How, Hub, Side, add};
 use crate::ids::{ShardId, SkuId, shard_of, shard_of_order};
-use crate::limits::{ABORT_WAIT_MILLIS, MAX_ABORT_TRIES, MAX_LOOK_PAUSE_MILLIS};
+use crate::limits::{ABORT_WAIT_MILLIS, MAX_ABORT_TRIES, MAX_HINT_LOOKS, MAX_LOOK_PAUSE_MILLIS};
 use crate::outcome::{Answer, Effect, Outcome, Refusal};
 use crate::placement::Backoff;
 use crate::placement::routes::Where;
 use crate::router::{Claim, Stored, is_known};
+use crate::state::prefer_for_all;
 
 /// What a look at an order that is to be made finds.
 enum Looked {
@@ -152,6 +153,27 @@ impl Hub {
         }
     }
 
+    /// The order with a hint which warehouses would serve all its open lines: each branch chooses by itself, and so they choose alike.
+    /// What the levels are by then decides; without a hint the order may only lie in more warehouses.
+    async fn hinted(&self, c: &Reserve) -> Option<Reserve> {
+        let choice = c.choice.as_deref()?;
+        let (mut used, mut lines, mut store_looks) = (Vec::new(), Vec::new(), 0);
+        for (index, line) in c.lines.as_slice().iter().enumerate() {
+            if !choice.is_open(index) {
+                used.push(line.warehouse_id);
+                continue;
+            }
+            let mut stocks = self.context.views.stock(&line.sku_id, None);
+            if stocks.is_empty() && self.side.is_some() && store_looks < MAX_HINT_LOOKS {
+                store_looks += 1;
+                stocks = self.stock(&line.sku_id, None).await.unwrap_or_default();
+            }
+            lines.push((line.quantity, stocks));
+        }
+        let choice = Choice { prefer: prefer_for_all(&lines, &used, &choice.prefer), ..choice.clone() };
+        Some(Reserve { choice: Some(Box::new(choice)), ..c.clone() })
+    }
+
     /// One attempt. After an answer of the home that leaves its outcome unknown, the caller is told so at once and the attempt is cleared
     /// up behind that.
     async fn attempt(
@@ -163,7 +185,8 @@ impl Hub {
         to: &mut Option<oneshot::Sender<Option<Outcome>>>,
     ) -> Outcome {
         let attempt = order.attempt();
-        let branches = branches_of(c, attempt.id);
+        let hinted = self.hinted(c).await;
+        let branches = branches_of(hinted.as_ref().unwrap_or(c), attempt.id);
         let answers = self.tell(&branches, STEP_HOLD, Patience::Attempt(deadline)).await;
         let lines = match judge_reserve(c, attempt.id, &answers) {
             Judged::Held(lines) => lines,

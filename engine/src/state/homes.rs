@@ -144,10 +144,11 @@ impl State {
         }
     }
 
-    /// Up to `max` orders over several places whose branches are to be told something and nobody is at it: after an expiry, and after a
-    /// start. They do not come again before the next start: who took them sees to it that the branches are told.
-    pub fn take_unsent(&mut self, max: usize) -> Vec<OrderNo> {
-        self.homes.take_unsent(max)
+    /// Up to `max` orders over several places whose branches are to be told something and nobody is at it: after an expiry, after a start, and
+    /// when nobody has told a decision [for long](crate::limits::TRUSTED_TO_CARRY_MILLIS). They do not come again before the next
+    /// decision or start: who took them sees to it that the branches are told.
+    pub fn take_unsent(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
+        self.homes.take_unsent(now, max)
     }
 
     /// An order over several places whose home is here, as an image.

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hotstock_engine::engine::Engine;
 use hotstock_engine::limits::MAX_LIST_LOOKS;
 use hotstock_engine::outcome::{OrderStatus, OrderView};
+use hotstock_engine::reconcile::Reconcile;
 use hotstock_engine::store::OrderFilter;
 
 use crate::house::{House, demote, flushed, order, promote};
-use crate::support::{confirm, create, get, order_no, release, reserve, sku};
+use crate::support::{confirm, create, get, lines, order_no, release, reserve, reserve_lines, sku};
 
 async fn list(engine: &Engine, filter: &OrderFilter, limit: usize) -> Vec<OrderView> {
     let (mut all, mut after) = (Vec::new(), None);
@@ -172,4 +173,45 @@ async fn pages_are_complete_while_orders_go_on() {
         ended.unwrap();
     }
     engine.stop().await;
+}
+
+/// Callers see one order under their own number: in the list, in the journals of its SKUs; and reconcile finds nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_over_several_places_is_one_order() {
+    let house = House::new();
+    let session = house.store.session_of(crate::house::SERVER, 4);
+    let engine = house.start_with(crate::house::options(4), &session).await;
+    for name in ["a", "b", "c", "cold"] {
+        engine.submit(create(name, 10)).await.unwrap();
+    }
+    for name in ["a", "b", "c"] {
+        promote(&engine, name).await.unwrap();
+    }
+    let of = lines(&[("a", 1), ("b", 1), ("c", 1), ("cold", 1)]);
+    engine.submit(reserve_lines("wide", of)).await.unwrap();
+    flushed(&engine).await;
+    session.hold_flushes();
+    engine.submit(confirm("wide")).await.unwrap();
+    let listed = list(&engine, &of_status(OrderStatus::Confirmed), 10).await;
+    assert_eq!(numbers(&listed), ["wide"]);
+    assert_eq!(listed, [order(engine.submit(get("wide")).await)]);
+    assert_eq!(numbers(&list(&engine, &OrderFilter::default(), 1).await), ["wide"]);
+    for name in ["a", "b", "c", "cold"] {
+        let rows = engine.stock_journal(&sku(name), &[], 10).await.unwrap();
+        let told: Vec<_> =
+            rows.iter().map(|row| (row.change.kind.name(), row.change.order_no.clone())).collect();
+        let wide = Some(order_no("wide"));
+        assert_eq!(told, [("created", None), ("reserved", wide.clone()), ("confirmed", wide)], "SKU {name}");
+        assert!(rows.iter().all(|row| row.change.request_id.is_none()));
+    }
+    session.let_flushes_go();
+    flushed(&engine).await;
+    let found = engine.reconcile(Reconcile { limit: 100, ..Reconcile::default() }).await.unwrap();
+    assert_eq!(found.differences, []);
+    house.check_books().await;
+    engine.stop().await;
+}
+
+fn of_status(status: OrderStatus) -> OrderFilter {
+    of(&[status], None)
 }

@@ -11,6 +11,7 @@ mod support;
 #[path = "../placement/house.rs"]
 mod house;
 
+mod choice;
 mod crash;
 mod fights;
 mod leftovers;

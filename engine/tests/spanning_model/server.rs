@@ -14,6 +14,7 @@ use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal};
 
 use crate::messages::{Ask, Reply, Target, all, until};
 use crate::naive::order::Order;
+use crate::sql::is_open;
 use crate::world::{Route, World};
 
 /// Looks at a place before a command is given up: far more than a move takes here.
@@ -211,7 +212,10 @@ impl Server {
             Judged::Held(lines) => lines,
             Judged::Refused { refusal, releases } => {
                 self.world().saw("attempts refused");
-                self.give_back(releases).await;
+                if self.give_back(releases).await {
+                    // The caller is told when all of it is free again, and not before.
+                    branches.iter().for_each(|branch| assert_free(&self.look(), branch));
+                }
                 return (Err(refusal), None);
             }
         };
@@ -261,6 +265,9 @@ impl Server {
         home: Target,
     ) -> Option<(Outcome, Option<Order>)> {
         self.world().saw("late attempts");
+        if self.world().rng.u32(0..4) == 0 {
+            self.probe_late(confirm, &lines, home).await;
+        }
         let branches = branches_of_late(&confirm.order_no, &lines, attempt);
         let answers = self.hold(&branches).await;
         if let Judged::Refused { refusal, releases } =
@@ -284,12 +291,26 @@ impl Server {
             _ if is_unknown(&outcome) => {}
             Ok(Answer::Decided { effect: Effect::Changed, .. }) => self.world().saw("late payments taken"),
             // It did not need them, or needs others.
-            _ => self.give_back(aborts(&branches)).await,
+            _ => {
+                self.give_back(aborts(&branches)).await;
+            }
         }
         match outcome {
             Err(Refusal::HoldFirst(_) | Refusal::Moved(_)) => None,
             outcome => Some((outcome, then)),
         }
+    }
+
+    /// A home takes no late units but those that it named, whoever says that they are held; the model looks at what it answers.
+    async fn probe_late(&self, confirm: &Confirm, lines: &Lines, home: Target) {
+        let mut others = lines.as_slice().to_vec();
+        others[0].quantity += 1;
+        let lines = Lines::new(others).expect("one more is within the bounds");
+        let attempt = self.world().new_attempt();
+        let step = HomeStep::Late { confirm: confirm.clone(), attempt, lines };
+        let (outcome, _) = self.ask_one(home, Action::Home(Box::new(step)).into()).await;
+        let sold = matches!(outcome, Ok(Answer::Decided { effect: Effect::Changed, .. }));
+        assert!(!sold, "{confirm:?} takes units that nobody holds: {outcome:?}");
     }
 
     fn begin_attempt(&self, order_no: &OrderNo) -> AttemptId {
@@ -361,14 +382,14 @@ impl Server {
         answers.into_iter().map(|answer| answer.expect("each is in one of the two")).collect()
     }
 
-    /// Releases the branches of an attempt. What does not hear of it asks by itself.
-    async fn give_back(&self, releases: Vec<BranchCommand>) {
+    /// Releases the branches of an attempt; whether all have heard of it. What does not asks by itself.
+    async fn give_back(&self, releases: Vec<BranchCommand>) -> bool {
         let tell = |branch: BranchCommand| {
             let server = self.clone();
-            Box::pin(async move { drop(server.tell(&branch, ATTEMPT_TRIES).await) })
-                as Pin<Box<dyn Future<Output = ()>>>
+            Box::pin(async move { server.tell(&branch, ATTEMPT_TRIES).await.is_ok() })
+                as Pin<Box<dyn Future<Output = bool>>>
         };
-        all(releases.into_iter().map(tell).collect()).await;
+        all(releases.into_iter().map(tell).collect()).await.into_iter().all(|told| told)
     }
 
     /// A command for a branch, to where its SKU is; again while nobody knows what became of it, or for a reason that goes by.
@@ -554,6 +575,21 @@ impl Server {
             other => panic!("a demotion: {other:?}"),
         }
     }
+}
+
+/// A branch holds nothing, wherever it lies.
+fn assert_free(world: &World, branch: &BranchCommand) {
+    let number = branch.command.order_no().expect("it is about a branch");
+    let image = match world.place_of(&branch.sku_id) {
+        Some(Target::Shard(shard)) => world.shards[shard].state.image_of_order(number),
+        Some(Target::Store) => world.sql.orders.get(number).map(|row| row.image.clone()),
+        // On its way between two places, neither of which may know all of it.
+        None => None,
+    };
+    assert!(
+        !image.as_ref().is_some_and(is_open),
+        "the order is refused, and {number:?} still holds: {image:?}"
+    );
 }
 
 /// The releases of the branches of an attempt.

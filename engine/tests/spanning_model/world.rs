@@ -551,7 +551,7 @@ impl World {
         }
         let at_most = self.rng.usize(1..4);
         let state = &mut self.shards[index].state;
-        (state.take_due_branches(now, at_most), state.take_unsent(at_most))
+        (state.take_due_branches(now, at_most), state.take_unsent(now, at_most))
     }
 
     fn log(&mut self, index: usize, event: Event) {

@@ -115,3 +115,27 @@ fn a_late_payment_whose_home_does_not_answer() {
          levels A                       -> 7/0/3",
     );
 }
+
+/// Who asked for a decision tells it; when it has gone away, others do after a while.
+#[test]
+fn a_decision_whose_asker_went_away() {
+    with_stock(
+        "carry                          ->
+         reserve O1 A:3 N:2             -> created reserved A:3[held 3] N:2[held 2]
+         reserve O2 A:1 N:1             -> created reserved A:1[held 1] N:1[held 1]
+         deaf 1                         ->
+         confirm O1                     -> changed confirmed A:3[confirmed 3] N:2[confirmed 2]
+         confirm O2 N:1                 -> changed partially_confirmed A:1[held 1] N:1[confirmed 1]
+         hears 1                        ->
+         carry                          ->
+         wait 5000                      ->
+         confirm O2 A:1                 -> changed confirmed A:1[confirmed 1] N:1[confirmed 1]
+         levels N                       -> 7/2/1
+         wait 5000                      ->
+         carry                          -> O1
+         levels N                       -> 7/0/3
+         carry                          ->
+         wait 60000                     ->
+         carry                          ->",
+    );
+}

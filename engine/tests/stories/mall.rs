@@ -252,9 +252,9 @@ impl Mall {
     }
 
     fn carry_unsent(&mut self) -> String {
-        let mut names = Vec::new();
+        let (mut names, now) = (Vec::new(), self.now());
         for home in 0..self.shops.len() {
-            for order_no in self.shops[home].state.take_unsent(usize::MAX) {
+            for order_no in self.shops[home].state.take_unsent(now, usize::MAX) {
                 names.push(order_no.to_string());
                 let Ok(Answer::Pending(errands)) = self.step(home, HomeStep::Pending(order_no.clone()))
                 else {

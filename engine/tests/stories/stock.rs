@@ -104,7 +104,7 @@ fn best_effort_holds_what_it_can() {
          reserve O1 A:3 B:1 C:1 D:1 best_effort -> created reserved A:3[held 2] B:1[] C:1[held 1] D:1[]
          reserve O1 A:3 B:1 C:1 D:1 best_effort -> replayed reserved A:3[held 2] B:1[] C:1[held 1] D:1[]
          reserve O2 A:1 B:1 best_effort -> insufficient_stock A 0 of 1 B 0 of 1
-         reserve O2 A:1 D:1 best_effort -> insufficient_stock A 0 of 1 D 9 of 1
+         reserve O2 A:1 D:1 best_effort -> insufficient_stock A 0 of 1 D 0 of 1
          reserve O2 C:1 X:1 best_effort -> unknown_sku X
          confirm O1 B:1                 -> exceeds_hold B 0 of 1
          confirm O1                     -> changed confirmed A:3[confirmed 2] B:1[] C:1[confirmed 1] D:1[]

@@ -106,7 +106,7 @@ pub async fn a_sku_that_goes_leaves_branches_behind(base: &Base) {
         reserve("open", &[("c", 9)]),
     ] {
         assert_eq!(home_of(store.submit(&command, NOW).await.unwrap()).image, image);
-        let all = store.submit_all(&[command.clone(), hold("new", 1, "b", 0 + 1)], NOW).await.unwrap();
+        let all = store.submit_all(&[command.clone(), hold("new", 1, "b", 1)], NOW).await.unwrap();
         assert_eq!(home_of(all[0].clone()).image, image, "{command:?}");
     }
     assert_eq!(take(&store, &["a"], 1, 2).await.len(), 1);

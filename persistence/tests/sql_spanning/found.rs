@@ -57,7 +57,7 @@ pub async fn orders_are_listed_by_number_state_and_sku(base: &Base) {
         }
         done(&store, &if n % 8 == 4 { reserve_as(order(&number), of, 1) } else { reserve(&number, of) })
             .await;
-        if matches!(n % 8, 1 | 2 | 3) {
+        if matches!(n % 8, 1..=3) {
             done(&store, &confirm(order(&number))).await;
         }
         match n % 8 {

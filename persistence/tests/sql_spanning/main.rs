@@ -8,6 +8,7 @@ mod cold;
 mod flushed;
 mod found;
 mod migration;
+mod serials;
 mod support;
 
 macro_rules! on_both {
@@ -54,6 +55,7 @@ on_both! {
     flushed::an_order_that_is_there_already_is_left_alone
     flushed::a_home_that_another_server_took_over_is_fenced
     found::orders_are_listed_by_number_state_and_sku
+    serials::serial_numbers_are_given_once
     migration::a_store_of_the_first_version_goes_on
     migration::a_migration_that_was_cut_off_is_carried_on
 }

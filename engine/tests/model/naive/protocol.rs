@@ -43,8 +43,7 @@ impl Naive {
         let mut suspended = 0;
         for line in asked {
             let status = self.shelf(&line.sku_id, line.warehouse_id)?.status;
-            let available = self.levels(&place(line)).available;
-            let mut free = available;
+            let mut free = self.levels(&place(line)).available;
             if status == StockStatus::Suspended {
                 if c.mode == Mode::AllOrNothing {
                     let (sku_id, warehouse_id) = place(line);
@@ -55,7 +54,7 @@ impl Naive {
             }
             let held = free.min(u64::from(line.quantity));
             if held < u64::from(line.quantity) {
-                shorts.push(short(&place(line), u64::from(line.quantity), available));
+                shorts.push(short(&place(line), u64::from(line.quantity), free));
             }
             got.push(u32::try_from(held).expect("at most the quantity of the line"));
         }

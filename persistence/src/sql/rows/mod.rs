@@ -1,11 +1,11 @@
 //! Stocks, orders, requests and journal entries as rows and back.
 
 mod homes;
+mod names;
 mod orders;
 
-use hotstock_engine::checkpoint::{LineImage, OrderImage, Phase, RequestImage, Stage, StockImage};
+use hotstock_engine::checkpoint::{LineImage, OrderImage, RequestImage, Stage, StockImage};
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::command::{Mode, StockStatus};
 use hotstock_engine::event::{MoveKind, StockMove};
 use hotstock_engine::home::HomeImage;
 use hotstock_engine::ids::{Lsn, OrderNo, Reason, RequestId, ServerId, ShardId, SkuId, WarehouseId};
@@ -18,6 +18,8 @@ use crate::sql::error::{SqlError, broken};
 use crate::sql::statements::{rows_in, rows_of_stocks};
 
 pub(in crate::sql) use homes::{drop_parts, is_under_way, write_homes, write_split};
+pub(in crate::sql) use names::{STATUSES, order_status_name, phase_name, status_name};
+use names::{mode, mode_name, phase, status};
 pub(in crate::sql) use orders::{complete, find_orders, line_rows, load_orders, order_row, request_rows};
 
 /// All columns of `stock`.
@@ -515,62 +517,3 @@ pub(in crate::sql) fn journal_row(entry: &JournalRow) -> Vec<Arg> {
 pub(in crate::sql) fn levels(f: &mut Fields<'_>) -> Result<Levels, StoreError> {
     Ok(Levels { available: f.count()?, reserved: f.count()?, sold: f.count()?, version: f.count()? })
 }
-
-/// Two functions, the name of each value and the value of each name, from one table.
-macro_rules! named {
-    ($name_of:ident, $named:ident, $type:ty, $what:literal, { $($value:path => $name:literal),+ $(,)? }) => {
-        pub(in crate::sql) fn $name_of(value: $type) -> &'static str {
-            match value { $($value => $name),+ }
-        }
-
-        pub(in crate::sql) fn $named(name: &str) -> Result<$type, StoreError> {
-            match name {
-                $($name => Ok($value),)+
-                _ => Err(broken(format!(concat!("a ", $what, " {:?}"), name))),
-            }
-        }
-    };
-}
-
-named!(status_name, status, StockStatus, "stock status", {
-    StockStatus::OnSale => "on_sale",
-    StockStatus::Suspended => "suspended",
-});
-
-named!(mode_name, mode, Mode, "mode", {
-    Mode::AllOrNothing => "all_or_nothing",
-    Mode::BestEffort => "best_effort",
-});
-
-named!(phase_name, phase, Phase, "phase", {
-    Phase::Open => "open",
-    Phase::Released => "released",
-    Phase::Expired => "expired",
-    Phase::Cancelled => "cancelled",
-});
-
-/// The name of a state, as the list is asked for it.
-pub(in crate::sql) fn order_status_name(status: OrderStatus) -> &'static str {
-    match status {
-        OrderStatus::Reserved => "reserved",
-        OrderStatus::PartiallyConfirmed => "partially_confirmed",
-        OrderStatus::Confirmed => "confirmed",
-        OrderStatus::Released => "released",
-        OrderStatus::Expired => "expired",
-        OrderStatus::Cancelled => "cancelled",
-        OrderStatus::PartiallyReturned => "partially_returned",
-        OrderStatus::Returned => "returned",
-    }
-}
-
-/// All states of orders.
-pub(in crate::sql) const STATUSES: [OrderStatus; 8] = [
-    OrderStatus::Reserved,
-    OrderStatus::PartiallyConfirmed,
-    OrderStatus::Confirmed,
-    OrderStatus::Released,
-    OrderStatus::Expired,
-    OrderStatus::Cancelled,
-    OrderStatus::PartiallyReturned,
-    OrderStatus::Returned,
-];

@@ -1,0 +1,64 @@
+//! Orders over several shards that leave their warehouses open.
+
+use hotstock_engine::command::{Action, Choice, Command, CreateStock, Lines, Mode, Reserve};
+use hotstock_engine::engine::{Engine, EngineOptions};
+use hotstock_engine::ids::WarehouseId;
+use hotstock_engine::outcome::{Effect, Outcome, Refusal};
+
+use crate::house::order;
+use crate::shop::{effect, sku_in};
+use crate::support::{World, order_no, sku};
+
+async fn create(engine: &Engine, name: &str, levels: [(u32, u64); 2]) {
+    for (warehouse, quantity) in levels {
+        let warehouse_id = WarehouseId(warehouse);
+        let create = CreateStock { sku_id: sku(name), warehouse_id, quantity, serialized: false };
+        engine.submit(Action::CreateStock(create).into()).await.unwrap();
+    }
+}
+
+fn any(name: &str, of: &[(&str, u32)], mode: Mode, prefer: &[u32]) -> Command {
+    let lines = of.iter().map(|(name, quantity)| (sku(name), None, *quantity));
+    let (lines, open) = Lines::with_open(lines).unwrap();
+    let choice = Some(Box::new(Choice { open, prefer: prefer.iter().copied().map(WarehouseId).collect() }));
+    let reserve = Reserve { order_no: order_no(name), lines, ttl_seconds: 900, buyer_id: None, mode, choice };
+    Action::Reserve(reserve).into()
+}
+
+/// Warehouse and units held, line by line.
+fn places(outcome: Outcome) -> Vec<(u32, u32)> {
+    order(outcome).lines.iter().map(|line| (line.warehouse_id.0, line.held)).collect()
+}
+
+#[tokio::test]
+async fn one_warehouse_that_can_serve_all_branches_comes_first() {
+    let world = World::new();
+    let engine = world.start(EngineOptions { shards: 2, ..EngineOptions::default() }).await;
+    let (a, b) = (sku_in(0, 2, 0), sku_in(1, 2, 0));
+    // Each SKU by itself would be taken where there is most of it.
+    create(&engine, &a, [(1, 9), (2, 5)]).await;
+    create(&engine, &b, [(1, 0), (2, 5)]).await;
+    let all = Mode::AllOrNothing;
+    let cart = [(a.as_str(), 2), (b.as_str(), 1)];
+    assert_eq!(places(engine.submit(any("O1", &cart, all, &[])).await), [(2, 2), (2, 1)]);
+    assert_eq!(
+        places(engine.submit(any("O2", &cart, all, &[1])).await),
+        [(2, 2), (2, 1)],
+        "one before preferred ones"
+    );
+    let again = engine.submit(any("O1", &cart, all, &[1])).await;
+    assert_eq!((effect(&again), places(again)), (Some(Effect::Replayed), vec![(2, 2), (2, 1)]));
+    let other = engine.submit(any("O1", &[(a.as_str(), 2), (b.as_str(), 2)], all, &[])).await;
+    assert!(matches!(other, Err(Refusal::OrderMismatch { .. })), "{other:?}");
+    // Enough in all is never refused: in pieces where it must be.
+    assert_eq!(
+        places(engine.submit(any("O3", &[(a.as_str(), 10), (b.as_str(), 3)], all, &[])).await),
+        [(1, 9), (2, 1), (2, 3)]
+    );
+    let refused = engine.submit(any("O4", &cart, all, &[])).await;
+    let Err(Refusal::InsufficientStock { lines }) = &refused else { panic!("{refused:?}") };
+    let short: Vec<_> =
+        lines.iter().map(|line| (line.sku_id.as_str(), line.warehouse_id, line.available)).collect();
+    assert_eq!(short, [(a.as_str(), WarehouseId::ANY, 0), (b.as_str(), WarehouseId::ANY, 0)]);
+    engine.stop().await;
+}
