@@ -357,7 +357,7 @@ impl Hub {
     }
 
     /// Until the store knows every order that left a shard with its SKU so far.
-    async fn until_shed(&self, side: &Side, deadline: Instant) -> Result<(), Refusal> {
+    pub(crate) async fn until_shed(&self, side: &Side, deadline: Instant) -> Result<(), Refusal> {
         for shard in &self.shards {
             let shed = Lsn(shard.shed.load(Ordering::Acquire));
             if *side.follows[shard.id.index()].flushed.borrow() >= shed {

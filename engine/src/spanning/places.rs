@@ -159,6 +159,10 @@ impl Hub {
         let of_store = async {
             let Some(side) = self.side.as_ref().filter(|_| !cold.is_empty()) else { return Ok(Vec::new()) };
             let commands: Vec<Command> = cold.iter().map(|index| all[*index].branch.command.clone()).collect();
+            if !commands.iter().all(|command| matches!(command.action, Action::Reserve(_))) {
+                // What is asked of a branch names no SKU: that one has left its shard and is not here yet, the store would not see.
+                self.until_shed(side, patience.deadline()).await?;
+            }
             commands.iter().for_each(|_| self.before(step));
             self.ask_store_all(side, &commands).await
         };
