@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hotstock_engine::clock::Clock as _;
 use hotstock_engine::command::{Action, ChangeKind, ChangeStock, Command, CreateStock};
 use hotstock_engine::engine::{Engine, EngineOptions, Health, Parts};
-use hotstock_engine::ids::{RequestId, ShardId, SkuId, WarehouseId, shard_of};
+use hotstock_engine::ids::{OrderNo, RequestId, ShardId, SkuId, WarehouseId, shard_of};
 use hotstock_engine::outcome::{Outcome, Refusal};
 use hotstock_engine::testing::ManualClock;
 use hotstock_persistence::data_dir::DataDir;
@@ -258,9 +258,17 @@ impl House {
     /// Takes the first model that is what the engine shows.
     async fn choose(&mut self, possible: Vec<Naive>) {
         let mut differences = Vec::new();
+        let mut orders: Vec<_> = possible.iter().flat_map(|naive| naive.orders.keys().cloned()).collect();
+        orders.sort_unstable();
+        orders.dedup();
         for naive in possible {
             self.naive = naive;
-            match self.compare().await {
+            let same = match self.compare().await {
+                // Nor is there an order that only another course of events would have made.
+                Ok(()) => self.compare_unknown(&orders).await,
+                different => different,
+            };
+            match same {
                 Ok(()) => return,
                 Err(difference) => differences.push(difference),
             }
@@ -302,6 +310,17 @@ impl House {
         // In several shards an order may have branches beside it, which are counted, too.
         if self.shards == 1 && orders != self.naive.orders.len() as u64 {
             return Err(format!("the engine has {orders} orders, the model {}", self.naive.orders.len()));
+        }
+        Ok(())
+    }
+
+    /// Of these orders the engine knows none that the model does not.
+    async fn compare_unknown(&self, orders: &[OrderNo]) -> Result<(), String> {
+        for order_no in orders.iter().filter(|order_no| !self.naive.orders.contains_key(*order_no)) {
+            let got = self.engine().submit(Action::GetOrder(order_no.clone()).into()).await;
+            if !matches!(got, Err(Refusal::UnknownOrder { .. })) {
+                return Err(format!("the model does not know order {order_no}, the engine has {got:#?}"));
+            }
         }
         Ok(())
     }

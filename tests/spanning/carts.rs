@@ -16,7 +16,7 @@ const LINES: usize = 50;
 const SKUS: usize = 100;
 /// Tries of one cart while the others fight for the same units: a refusal while they hold what they give back again is true, and no
 /// last word.
-const TRIES: u32 = 5;
+const TRIES: u32 = 2;
 
 struct Cart {
     order_no: String,
