@@ -176,7 +176,9 @@ impl Merged {
 
     /// An error about a key, at the place that said it last.
     pub fn error_at(&self, key: &str, problem: impl fmt::Display) -> ConfigError {
-        ConfigError::new(self.0.get(key).map(|(_, place)| place), format!("`{key}`: {problem}"))
+        // Of a list, an entry: `orders.prefer_warehouses[0]`.
+        let said = key.split('[').next().unwrap_or(key);
+        ConfigError::new(self.0.get(said).map(|(_, place)| place), format!("`{key}`: {problem}"))
     }
 }
 
