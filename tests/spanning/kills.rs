@@ -25,7 +25,7 @@ enum Play {
     LatePayment,
     /// The branches of an attempt whose home was killed ask for it.
     Ask,
-    /// An order in the store came apart because one of its SKUs was promoted; its home takes it in.
+    /// An order in the store comes apart because one of its SKUs is promoted; its home takes it in before the SKU is hot.
     Adopt,
     /// An order in one shard comes apart because one of its SKUs is demoted.
     Split,
@@ -112,6 +112,8 @@ fn kill_at(step: &str, hits: u32, play: Play, then: Then) {
                 shop.ask_in_vain("/v1/reservations", &reserve);
                 shop.after_the_kill();
                 shop.until_status(&order_no, "expired");
+                // Otherwise the next kill would come with what is left of this one.
+                shop.until_settled();
             }
             Play::LatePayment => {
                 assert_eq!(shop.settle("/v1/reservations", &reserve).0, 201, "{about}");
@@ -132,8 +134,8 @@ fn kill_at(step: &str, hits: u32, play: Play, then: Then) {
                 let [first, second] = &places.cold;
                 let reserve = json!({ "order_no": order_no, "lines": lines(&[first, second]) });
                 assert_eq!(shop.settle("/v1/reservations", &reserve).0, 201, "{about}");
+                killed(&mut shop, step, hit, &format!("/v1/admin/skus/{first}/promote"), &json!({}));
                 move_sku(&mut shop, first, "promote");
-                killed(&mut shop, step, hit, &path("confirm"), &json!({}));
                 expect(&mut shop, &path("confirm"), &json!({}), 200, then, &about);
                 move_sku(&mut shop, first, "demote");
             }

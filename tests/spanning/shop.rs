@@ -128,10 +128,9 @@ impl Shop {
         }
     }
 
-    /// In the end every unit that is held or sold is held or sold by an order, in every place; nothing else is. Then the
-    /// books agree, and so does `verify`.
-    pub fn audit(mut self) {
-        let orders = std::mem::take(&mut self.orders);
+    /// Waits until every place has what the orders say.
+    pub fn until_settled(&mut self) {
+        let orders = self.orders.clone();
         let deadline = Instant::now() + SETTLED_WITHIN;
         loop {
             let wrong = self.differences(&orders);
@@ -141,6 +140,12 @@ impl Shop {
             assert!(Instant::now() < deadline, "{wrong:#?}");
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// In the end every unit that is held or sold is held or sold by an order, in every place; nothing else is. Then the
+    /// books agree, and so does `verify`.
+    pub fn audit(mut self) {
+        self.until_settled();
         let (status, answer) = self.ask("/v1/admin/reconcile", &json!({}));
         assert_eq!((status, answer["differences"].as_array().map(Vec::len)), (200, Some(0)), "{answer}");
         self.stop();
