@@ -376,8 +376,13 @@ impl Server {
             // One answer for all of them: the store is down or lost.
             let outcome = of_batch.get(at).or(of_batch.first()).map(|(outcome, _)| outcome.clone());
             let outcome = outcome.expect("there is an answer");
-            let again = is_unknown(&outcome) || is_passing(&outcome);
-            answers[*i] = Some(if again { self.tell(&branches[*i], ATTEMPT_TRIES).await } else { outcome });
+            answers[*i] = Some(if is_unknown(&outcome) || is_passing(&outcome) {
+                let later = self.tell(&branches[*i], ATTEMPT_TRIES).await;
+                // A later refusal says nothing of the first try.
+                if is_unknown(&outcome) && is_passing(&later) { outcome } else { later }
+            } else {
+                outcome
+            });
         }
         answers.into_iter().map(|answer| answer.expect("each is in one of the two")).collect()
     }
