@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hotstock_engine::command::{Action, Command, Confirm, Mode, Part, Reserve, Return};
 use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{RequestId, ShardId, shard_of};
-use hotstock_engine::outcome::{Answer, Effect, OrderView, Outcome, Refusal};
+use hotstock_engine::outcome::{Answer, OrderView, Outcome, Refusal};
 
 use crate::house::{levels, until};
 use crate::support::{get, lines, order_no, sku};
@@ -45,13 +45,6 @@ pub fn is_unknown(outcome: &Outcome) -> bool {
         matches!(refusal, Refusal::OutcomeUnknown | Refusal::JournalUnavailable | Refusal::ShardRestarted)
     };
     outcome.as_ref().is_err_and(unknown)
-}
-
-pub fn effect(outcome: &Outcome) -> Option<Effect> {
-    match outcome {
-        Ok(Answer::Order { effect, .. }) => Some(*effect),
-        _ => None,
-    }
 }
 
 /// Waits until a condition that has to be asked for holds; the test harness bounds the time.
