@@ -12,13 +12,16 @@ use crate::support::{Client, Server, hotstock};
 
 pub const SHARDS: u16 = 8;
 
-/// Short intervals, so that background work does not keep the tests waiting; small checkpoints, so that some lie between kills.
-const SETTINGS: [&str; 5] = [
+/// Short intervals, so that background work does not keep the tests waiting; small checkpoints, so that some lie between kills; small
+/// segments, because each start fills one with zeros.
+const SETTINGS: [&str; 7] = [
     "log.level=error",
     "engine.shards=8",
     "store.flush_interval_ms=20",
     "store.sweep_interval_ms=50",
     "checkpoint.events=200",
+    "journal.segment_bytes=1048576",
+    "journal.zeros_bytes=131072",
 ];
 
 /// Everything is settled within this: branches ask after three seconds, expiries come a second late at the most.
