@@ -126,9 +126,10 @@ fn kill_at(step: &str, hits: u32, play: Play, then: Then) {
                 shop.arm("span.home.before", 1);
                 shop.ask_in_vain("/v1/reservations", &reserve);
                 // Nobody asks for anything: the branches do.
-                shop.arm_after_the_kill(step, hit);
-                shop.after_the_kill();
+                shop.after_two_kills(step, hit);
                 expect(&mut shop, "/v1/reservations", &reserve, 201, then, &about);
+                // Its branches would ask at the next start, too.
+                assert_eq!(shop.settle(&path("release"), &json!({})).0, 200, "{about}");
             }
             Play::Adopt => {
                 let [first, second] = &places.cold;

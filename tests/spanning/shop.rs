@@ -98,10 +98,12 @@ impl Shop {
         self.server = Some(start(&self.data, None));
     }
 
-    /// The server was killed, or will be; starts it again so that it is killed at another step.
-    pub fn arm_after_the_kill(&mut self, step: &str, hit: u32) {
+    /// The server was killed, or will be; starts it again so that it is killed at another step, which it reaches by itself, and then
+    /// without a step.
+    pub fn after_two_kills(&mut self, step: &str, hit: u32) {
         self.server.take().unwrap().until_killed();
-        self.server = Some(start(&self.data, Some(format!("{step}:{hit}"))));
+        Server::run_until_killed(command(&self.data, Some(format!("{step}:{hit}"))));
+        self.server = Some(start(&self.data, None));
     }
 
     /// Asks a server that will be killed on the way. What it may answer before is not known to be true.
@@ -189,6 +191,10 @@ impl Shop {
 }
 
 fn start(data: &Path, failpoint: Option<String>) -> Server {
+    Server::spawn(command(data, failpoint))
+}
+
+fn command(data: &Path, failpoint: Option<String>) -> Command {
     let mut command = Command::new(hotstock());
     command.arg("serve").args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data);
     for setting in SETTINGS {
@@ -197,5 +203,5 @@ fn start(data: &Path, failpoint: Option<String>) -> Server {
     if let Some(failpoint) = failpoint {
         command.env("HOTSTOCK_FAILPOINT", failpoint);
     }
-    Server::spawn(command)
+    command
 }

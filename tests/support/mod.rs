@@ -60,11 +60,13 @@ impl Server {
 
     /// Waits until the process has ended by itself, killed at a failpoint.
     pub fn until_killed(mut self) {
-        let deadline = std::time::Instant::now() + PATIENCE;
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(std::time::Instant::now() < deadline, "it was not killed at its failpoint");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        until_killed(&mut self.child);
+    }
+
+    /// Starts it by a command and waits until it was killed at a failpoint, which may be before it listens.
+    pub fn run_until_killed(mut command: Command) {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        until_killed(&mut child);
     }
 
     /// Waits for the end of the process that was started, after the one that it runs was asked to end.
@@ -79,6 +81,18 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn until_killed(child: &mut Child) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if std::time::Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("it was not killed at its failpoint");
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
