@@ -11,7 +11,7 @@
 use crate::clock::Timestamp;
 use crate::command::{Mode, StockStatus};
 use crate::event::OrderRequest;
-use crate::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
 use crate::home::HomeImage;
 use crate::outcome::{Levels, Serials};
 
@@ -28,6 +28,49 @@ pub trait CheckpointStore: Send + Sync + 'static {
     /// # Errors
     /// [`CheckpointError`], when there is one that can't be read.
     fn newest(&self, shard: ShardId) -> Result<Option<Box<dyn CheckpointReader>>, CheckpointError>;
+}
+
+/// Where the filter of known numbers is kept ([`crate::known`]): one blob for each of its generations.
+pub trait FilterStore: Send + Sync + 'static {
+    /// Keeps a generation, durably, over what there was of it.
+    ///
+    /// # Errors
+    /// What went wrong, in words; what was there before stays.
+    fn save(&self, generation: u32, bytes: &[u8]) -> Result<(), String>;
+
+    /// All generations, by number. Empty when there is none; an error when one is damaged: the filter is then rebuilt from the store.
+    ///
+    /// # Errors
+    /// What is damaged, in words.
+    fn load(&self) -> Result<Vec<(u32, Vec<u8>)>, String>;
+
+    /// Lets go of a generation.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn remove(&self, generation: u32) -> Result<(), String>;
+}
+
+/// Who a server is: its data directory. Kept durably.
+pub trait Identity: Send + Sync + 'static {
+    /// The directory.
+    fn server(&self) -> ServerId;
+
+    /// The last epoch that it took; [`Epoch::ZERO`] for a new one.
+    fn epoch(&self) -> Epoch;
+
+    /// Writes an epoch to the directory, before the server serves.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn record(&self, epoch: Epoch) -> Result<(), String>;
+
+    /// Whether this is evidently the same directory on the same machine as when the last epoch was recorded (not a copy, a clone, a
+    /// restored snapshot).
+    ///
+    /// # Errors
+    /// What is otherwise, in words.
+    fn is_same_place(&self) -> Result<(), String>;
 }
 
 /// A checkpoint that is being written. Dropped without `finish`, it leaves nothing behind.
@@ -67,6 +110,8 @@ pub struct CheckpointEnd {
     pub end: Lsn,
     /// The logged time at that event.
     pub time: Timestamp,
+    /// The last change of anything that had left memory by then; what the store says of what is not here counts only from there on.
+    pub departed: Lsn,
 }
 
 /// One entry of a checkpoint.
@@ -101,24 +146,10 @@ pub struct StockImage {
     pub forgotten_sold: u64,
     /// Its last change.
     pub lsn: Lsn,
-    /// Counts the promotions of its SKU.
-    pub epoch: u64,
-    /// Whether the shard decides for it.
-    pub stage: Stage,
+    /// Kept in memory until it is demoted. The same for all stocks of a SKU.
+    pub hot: bool,
     /// Serial numbers given so far here; `None`: its units get none. The next one is one above the sum over all warehouses of the SKU.
     pub numbered: Option<u64>,
-}
-
-/// Where a stock is on its way into a shard and out again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Stage {
-    /// The shard decides for it.
-    #[default]
-    Open,
-    /// It is being adopted.
-    Adopting,
-    /// It is about to leave.
-    Closing,
 }
 
 /// An order in a checkpoint.

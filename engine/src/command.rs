@@ -9,7 +9,6 @@ use std::collections::HashMap;
 
 use smallvec::SmallVec;
 
-use crate::checkpoint::{OrderImage, RequestImage, StockImage};
 use crate::home::HomeStep;
 use crate::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
 use crate::limits::{MAX_LINE_QUANTITY, MAX_ORDER_LINES, MAX_STOCK_UNITS, MAX_TTL_SECONDS};
@@ -53,44 +52,8 @@ pub enum Action {
     /// Gives back what an order holds because its time is over; one whose time is not over is left as it is. Only the engine itself
     /// asks for it.
     Expire(OrderNo),
-    /// Moves SKUs into the shard and out of it. Only the engine itself asks for it.
-    Place(Box<Place>),
     /// A step of an order over several places, at its home. Only the engine itself asks for it.
     Home(Box<HomeStep>),
-}
-
-/// See [`Action::Place`]. Each can be repeated.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Place {
-    /// Logs [`Change::AdoptionBegun`](crate::event::Change::AdoptionBegun), unless the SKU is open in this epoch already.
-    Begin {
-        /// What.
-        sku_id: SkuId,
-        /// Which ownership.
-        epoch: u64,
-        /// Its stocks.
-        stocks: Vec<StockImage>,
-    },
-    /// Logs [`Change::OrdersAdopted`](crate::event::Change::OrdersAdopted). Orders without a SKU that the shard knows already are left
-    /// out.
-    Orders {
-        /// The SKU that is being adopted; `None` for orders that come back.
-        sku_id: Option<SkuId>,
-        /// At most [`MAX_ADOPTED_PER_EVENT`](crate::limits::MAX_ADOPTED_PER_EVENT).
-        orders: Vec<OrderImage>,
-        /// At most as many.
-        requests: Vec<RequestImage>,
-    },
-    /// Logs [`Change::Adopted`](crate::event::Change::Adopted).
-    Finish {
-        /// What.
-        sku_id: SkuId,
-    },
-    /// Logs [`Change::Closed`](crate::event::Change::Closed) for those that are open; the shard then sheds and withdraws them.
-    Close {
-        /// What; at most [`MAX_SKUS_PER_MOVE`](crate::limits::MAX_SKUS_PER_MOVE).
-        skus: Vec<SkuId>,
-    },
 }
 
 /// See [`Action::CreateStock`]. The same again is a repeat; another quantity is refused.
@@ -392,14 +355,6 @@ impl Command {
             Action::Confirm(Confirm { part, .. }) | Action::Release(Release { part, .. }) => {
                 part.as_ref().map_or(1, |part| part.lines.as_slice().len())
             }
-            Action::Place(place) => match &**place {
-                Place::Begin { stocks, .. } => 3 * stocks.len(),
-                Place::Orders { orders, requests, .. } => {
-                    orders.iter().map(OrderImage::weight).sum::<usize>() + 3 * requests.len()
-                }
-                Place::Finish { .. } => 1,
-                Place::Close { skus } => skus.len(),
-            },
             Action::Home(step) => step.weight(),
             _ => 1,
         };

@@ -3,12 +3,12 @@
 
 use smallvec::SmallVec;
 
-use crate::checkpoint::{OrderImage, RequestImage, StockImage};
+use crate::checkpoint::{OrderImage, Phase, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{ChangeKind, Mode, StockStatus};
 use crate::home::HomeChange;
-use crate::ids::{BuyerId, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
-use crate::outcome::{Levels, Serials};
+use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
+use crate::outcome::{Levels, OrderStatus, Serials};
 use crate::state::Delta;
 
 /// One entry of the journal of a shard.
@@ -38,16 +38,14 @@ impl Event {
             | Change::StockChanged { .. }
             | Change::Cancelled { .. }
             | Change::Extended { .. }
-            | Change::Adopted { .. }
-            | Change::Withdrawn { .. } => 1,
-            Change::AdoptionBegun { stocks, .. } => 3 * stocks.len(),
-            Change::OrdersAdopted { orders, requests, .. } => {
+            | Change::Started { .. } => 1,
+            Change::Loaded { stocks, .. } => 3 * stocks.len(),
+            Change::OrdersLoaded { orders, requests } => {
                 orders.iter().map(OrderImage::weight).sum::<usize>() + 3 * requests.len()
             }
-            Change::Closed { skus } => skus.len(),
-            Change::Split { orders } => orders.len(),
+            Change::Evicted { orders, sold, .. } => 1 + orders.len() + sold.len(),
+            Change::Pinned { skus, .. } => skus.len(),
             Change::Home(change) => change.weight(),
-            Change::Shed { orders, sold, .. } => orders.len() + sold.len(),
         })
     }
 }
@@ -92,8 +90,8 @@ pub enum Change {
     StatusChanged {
         /// What.
         sku_id: SkuId,
-        /// Where, and the version of the stock after it.
-        warehouses: Vec<(WarehouseId, u64)>,
+        /// Where, and the levels after it, of which only the version is new.
+        warehouses: Vec<(WarehouseId, Levels)>,
         /// The status from now on.
         status: StockStatus,
     },
@@ -120,6 +118,8 @@ pub enum Change {
         request: Option<OrderRequest>,
         /// The lines that changed.
         lines: SmallVec<[ConfirmedLine; 1]>,
+        /// The order after it.
+        after: OrderAfter,
     },
     /// Held units were given back by the caller.
     Released {
@@ -131,6 +131,8 @@ pub enum Change {
         reason: Option<Reason>,
         /// The lines that changed.
         lines: SmallVec<[MovedLine; 1]>,
+        /// The order after it.
+        after: OrderAfter,
     },
     /// An order was released before it was reserved.
     Cancelled {
@@ -145,6 +147,8 @@ pub enum Change {
         order_no: OrderNo,
         /// The lines that changed.
         lines: SmallVec<[MovedLine; 1]>,
+        /// The order after it.
+        after: OrderAfter,
     },
     /// The expiry was moved.
     Extended {
@@ -161,6 +165,8 @@ pub enum Change {
         request: OrderRequest,
         /// The lines that changed.
         lines: SmallVec<[MovedLine; 1]>,
+        /// The order after it.
+        after: OrderAfter,
     },
     /// Ended orders and request ids whose last change is at or before `through` are remembered no longer.
     Forgotten {
@@ -169,58 +175,46 @@ pub enum Change {
         /// Stocks with sold units of those orders, with all units sold by forgotten orders so far.
         sold: Vec<ForgottenSold>,
     },
-    /// A SKU begins to move into this shard. Nobody can use it before [`Change::Adopted`]; begun again, it starts over.
-    AdoptionBegun {
+    /// A stored SKU is in memory from here on, with all its warehouses, as the store has it. It was not here before.
+    Loaded {
         /// What.
         sku_id: SkuId,
-        /// Which ownership.
-        epoch: u64,
-        /// Its stocks, one per warehouse; `forgotten_sold` is what was ever sold but by orders that are here already.
+        /// Its stocks, one per warehouse (1 to [`MAX_WAREHOUSES_PER_SKU`](crate::limits::MAX_WAREHOUSES_PER_SKU)). Everything that they sold was
+        /// sold by orders that are not here: `forgotten_sold` is `sold`.
         stocks: Vec<StockImage>,
     },
-    /// Orders and requests that move with a SKU; or orders that the shard had let go of and needs again.
-    OrdersAdopted {
-        /// The SKU that is being adopted; `None` for orders that come back.
-        sku_id: Option<SkuId>,
-        /// Their net sold units leave `forgotten_sold` of their stocks.
+    /// Ended orders that had left memory, and stock requests, are here again. All SKUs of the orders' lines are here.
+    OrdersLoaded {
+        /// Their net sold units leave `forgotten_sold` of their stocks. None of them holds units.
         orders: Vec<OrderImage>,
-        /// Stock requests of the SKU.
+        /// Stock requests.
         requests: Vec<RequestImage>,
     },
-    /// The SKU is complete: from here on the shard decides for it.
-    Adopted {
+    /// A SKU leaves memory, with the ended orders that lie on it and its stock requests; the store has all of it.
+    Evicted {
         /// What.
         sku_id: SkuId,
-    },
-    /// From here on nothing changes SKUs that are about to leave this shard.
-    Closed {
-        /// What.
-        skus: Vec<SkuId>,
-    },
-    /// Orders leave with a SKU that is [`Change::Closed`]; also those that hold other SKUs, which have all ended.
-    Shed {
-        /// The SKU.
-        sku_id: SkuId,
-        /// The orders.
+        /// The last change of anything that leaves.
+        through: Lsn,
+        /// The orders, which hold nothing.
         orders: Vec<OrderNo>,
-        /// Stocks with sold units of those orders, with all units sold by forgotten orders so far.
+        /// Stocks of other SKUs with sold units of those orders, with all units sold by forgotten orders so far.
         sold: Vec<ForgottenSold>,
     },
-    /// Open orders that hold a SKU which is about to leave, and others that stay, become orders over several places: this shard is
-    /// their home, and what they hold of each SKU lies there as a branch.
-    Split {
-        /// The orders.
-        orders: Vec<OrderNo>,
+    /// SKUs are kept in memory from here on, or no longer.
+    Pinned {
+        /// Which; all of them are in memory.
+        skus: Vec<SkuId>,
+        /// Kept.
+        hot: bool,
+    },
+    /// A server began to serve; everything after it was logged in this epoch. It makes the chain of hashes of every start its own.
+    Started {
+        /// The epoch that the server took.
+        epoch: Epoch,
     },
     /// Something about an order over several places, at its home.
     Home(Box<HomeChange>),
-    /// The SKU has left this shard; with this event the store becomes its owner again.
-    Withdrawn {
-        /// What.
-        sku_id: SkuId,
-        /// The ownership that ends.
-        epoch: u64,
-    },
 }
 
 /// What one event did to one stock, as the stock journal keeps it.
@@ -307,9 +301,9 @@ impl MoveKind {
 }
 
 impl Event {
-    /// What the event did to stocks, in its order. `before` gives the levels of a stock before it; only a change of status,
-    /// which carries a version alone, asks.
-    pub fn stock_moves(&self, mut before: impl FnMut(&SkuId, WarehouseId) -> Option<Levels>) -> Vec<StockMove> {
+    /// What the event did to stocks, in its order.
+    #[must_use]
+    pub fn stock_moves(&self) -> Vec<StockMove> {
         let plain = |sku_id: &SkuId, warehouse_id, kind, delta, after| StockMove {
             sku_id: sku_id.clone(),
             warehouse_id,
@@ -353,11 +347,10 @@ impl Event {
                     StockStatus::OnSale => MoveKind::Resumed,
                     StockStatus::Suspended => MoveKind::Suspended,
                 };
-                let of_warehouse = |(warehouse_id, version): &(WarehouseId, u64)| {
-                    let after = Levels { version: *version, ..before(sku_id, *warehouse_id)? };
-                    Some(plain(sku_id, *warehouse_id, kind, Delta::default(), after))
+                let of_warehouse = |(warehouse_id, after): &(WarehouseId, Levels)| {
+                    plain(sku_id, *warehouse_id, kind, Delta::default(), *after)
                 };
-                warehouses.iter().filter_map(of_warehouse).collect()
+                warehouses.iter().map(of_warehouse).collect()
             }
             Change::Reserved { order_no, lines, .. } => {
                 let of_line = |line: &ReservedLine| StockMove {
@@ -366,7 +359,7 @@ impl Event {
                 };
                 lines.iter().filter(|line| line.held > 0).map(of_line).collect()
             }
-            Change::Confirmed { order_no, request, lines } => {
+            Change::Confirmed { order_no, request, lines, .. } => {
                 let of_line = |line: &ConfirmedLine| StockMove {
                     order_no: Some(order_no.clone()),
                     serials: line.serials(),
@@ -381,26 +374,24 @@ impl Event {
                 let moves = lines.iter().map(of_line).collect();
                 asked(moves, request.as_ref().and_then(|r| r.request_id.as_ref()), None)
             }
-            Change::Released { order_no, request, reason, lines } => {
+            Change::Released { order_no, request, reason, lines, .. } => {
                 let moves = moved(order_no, lines, MoveKind::Released, Delta::unhold);
                 asked(moves, request.as_ref().and_then(|r| r.request_id.as_ref()), reason.as_ref())
             }
-            Change::Expired { order_no, lines } => moved(order_no, lines, MoveKind::Expired, Delta::unhold),
-            Change::Returned { order_no, request, lines } => {
+            Change::Expired { order_no, lines, .. } => moved(order_no, lines, MoveKind::Expired, Delta::unhold),
+            Change::Returned { order_no, request, lines, .. } => {
                 let moves = moved(order_no, lines, MoveKind::Returned, Delta::give_back);
                 asked(moves, request.request_id.as_ref(), None)
             }
             Change::Cancelled { .. }
             | Change::Extended { .. }
             | Change::Forgotten { .. }
-            | Change::AdoptionBegun { .. }
-            | Change::OrdersAdopted { .. }
-            | Change::Adopted { .. }
-            | Change::Closed { .. }
-            | Change::Shed { .. }
-            | Change::Split { .. }
-            | Change::Home(_)
-            | Change::Withdrawn { .. } => Vec::new(),
+            | Change::Loaded { .. }
+            | Change::OrdersLoaded { .. }
+            | Change::Evicted { .. }
+            | Change::Pinned { .. }
+            | Change::Started { .. }
+            | Change::Home(_) => Vec::new(),
         }
     }
 }
@@ -435,6 +426,8 @@ pub struct ConfirmedLine {
     pub late: u32,
     /// The levels after.
     pub after: Levels,
+    /// The counts of the line after.
+    pub counts: LineCounts,
     /// Of a SKU that numbers its units: the first of the `held + late` serial numbers.
     pub serial: Option<u64>,
 }
@@ -462,6 +455,37 @@ pub struct MovedLine {
     pub quantity: u32,
     /// The levels after.
     pub after: Levels,
+    /// The counts of the line after.
+    pub counts: LineCounts,
+}
+
+/// What became of the units of a line. Events carry the counts after them, as they carry levels: so the rows of the store follow from the
+/// events alone, and a replay that counts otherwise is found at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LineCounts {
+    /// Units held.
+    pub held: u32,
+    /// Units confirmed so far.
+    pub confirmed: u32,
+    /// Units given back without being sold.
+    pub released: u32,
+    /// Units sold and returned.
+    pub returned: u32,
+    /// Those of `released` that a late payment takes again.
+    pub lapsed: u32,
+}
+
+/// An order after an event, as far as the lines that changed don't tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrderAfter {
+    /// How the units that it did not confirm went back last.
+    pub phase: Phase,
+    /// Where it stands.
+    pub status: OrderStatus,
+    /// Partial requests that it has answered, this one included.
+    pub requests: u32,
+    /// Ranges of serial numbers that its lines have got.
+    pub serials: u32,
 }
 
 /// The identity of a partial request within its order.

@@ -168,7 +168,39 @@ impl OrderNo {
     }
 }
 
-/// Tells the servers apart that share a SQL store; random, made with the data directory.
+/// Counts the starts and take-overs of the servers of one store. Whoever has an older one is fenced (a fencing token).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// Before the first start.
+    pub const ZERO: Self = Self(0);
+
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A hash over all events of a shard up to one: two journals that have the same at an LSN are the same up to there. XXH3-64 over the hash
+/// before and the event as it is stored; 0 before the first event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ChainHash(pub u64);
+
+impl fmt::Display for ChainHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Tells data directories apart; random, made with the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(pub u128);
 
@@ -178,7 +210,7 @@ impl fmt::Display for ServerId {
     }
 }
 
-/// A partition of the hot SKUs with one owner, one mailbox and one journal.
+/// A partition of all SKUs with one owner, one mailbox and one journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct ShardId(pub u16);
 

@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::event::Event;
-use crate::ids::{Lsn, ShardId};
+use crate::ids::{ChainHash, Lsn, ShardId};
 
 /// Events of one shard that follow each other.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,6 +81,13 @@ pub trait JournalReader: Send + Sync + 'static {
     /// # Errors
     /// [`JournalError::Trimmed`] when `from` is below the first that is left, [`JournalError::Damaged`], [`JournalError::Io`].
     fn read(&self, shard: ShardId, from: Lsn, max: usize) -> Result<Vec<(Lsn, Event)>, JournalError>;
+
+    /// The chain hash after event `lsn`, for every `lsn` from the one before `bounds().first` to `bounds().last`. Computed from what is on the
+    /// medium, never remembered from elsewhere.
+    ///
+    /// # Errors
+    /// [`JournalError::Trimmed`] below that, [`JournalError::Damaged`] above the last or when it can't be read, [`JournalError::Io`].
+    fn chain(&self, shard: ShardId, lsn: Lsn) -> Result<ChainHash, JournalError>;
 
     /// Bytes that the journal takes on disk now.
     fn disk_bytes(&self) -> u64;

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::checkpoint::Phase;
 use crate::clock::Timestamp;
-use crate::command::{Command, InvalidField, Lines, StockStatus};
+use crate::command::{InvalidField, Lines, StockStatus};
 use crate::ids::{OrderNo, SkuId, WarehouseId};
 
 /// The end of a command.
@@ -309,25 +309,23 @@ pub enum Refusal {
     /// The backlog of the journal has reached its cap on the disk: no new reservations, nothing happened, come again.
     #[error("the store is too far behind: no new reservations until it has caught up")]
     JournalFull,
-    /// The SQL store does not answer; nothing happened, come again.
-    #[error("the store, which decides for this SKU or order, is not available")]
+    /// The SQL store does not answer, and what this is about is not in memory; nothing happened, come again.
+    #[error("the store, which has this SKU or order, is not available")]
     StoreUnavailable,
-    /// The SQL store was lost while it committed; outcome unknown.
-    #[error("the store was lost while it committed: whether this took effect is unknown")]
-    OutcomeUnknown,
-    /// A SKU can't be made hot here because an open order over several places, whose home is on another server, holds it.
-    #[error("order {order_no}, whose home is on another server, holds SKU {sku_id}: wait until it ended")]
-    OrdersSpan {
-        /// The SKU that was to move.
-        sku_id: SkuId,
-        /// One such order.
-        order_no: OrderNo,
-    },
-    /// A SKU belongs to another server.
-    #[error("SKU {sku_id} belongs to another server")]
-    OwnedElsewhere {
+    /// The stored rows of a SKU are not what its journal says: somebody changed them by hand. Nothing is decided on them.
+    #[error("the stored rows of SKU {sku_id} are not sound: {problem}")]
+    StockInconsistent {
         /// Which.
         sku_id: SkuId,
+        /// What is wrong, in words.
+        problem: String,
+    },
+    /// Another server took the store over, or it has what this server's journal does not: this one takes no order any more. Nothing
+    /// happened.
+    #[error("this server is fenced: {why}")]
+    Fenced {
+        /// Why, in words.
+        why: String,
     },
     /// A write failed; outcome unknown.
     #[error("the journal can't be written: whether this took effect is unknown")]
@@ -335,11 +333,6 @@ pub enum Refusal {
     /// The shard failed while it held this command; outcome unknown.
     #[error("the shard was restarted: whether this took effect is unknown")]
     ShardRestarted,
-    /// The order's home is another shard by now; the command comes back. Never leaves the engine: the handle asks
-    /// again.
-    #[doc(hidden)]
-    #[error("the order has moved")]
-    Moved(Box<Command>),
     /// A late payment of an order over several places: these units are to be held first. Never leaves the engine.
     #[doc(hidden)]
     #[error("units of a late payment are to be held first")]
