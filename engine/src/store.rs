@@ -150,12 +150,19 @@ pub trait Store: Send + Sync + 'static {
     async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Snapshot<Vec<StockBooks>>, StoreError>;
 
     /// The lines of a stock's orders (branches, not the orders over several places that they belong to), and its journal, piece by piece: up to
-    /// `limit` rows of each after the cursor, by number (as bytes) and by version. Orders stand under the numbers that they are stored with,
-    /// in both, so that one can be counted against the other.
+    /// `lines` and `journal` rows after the cursor (0: none are read), by number (as bytes) and by version. Orders stand under the numbers that
+    /// they are stored with, in both, so that one can be counted against the other.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn sums(&self, sku_id: &SkuId, warehouse_id: WarehouseId, cursor: &SumsCursor, limit: usize) -> Result<Snapshot<Sums>, StoreError>;
+    async fn sums(
+        &self,
+        sku_id: &SkuId,
+        warehouse_id: WarehouseId,
+        cursor: &SumsCursor,
+        lines: usize,
+        journal: usize,
+    ) -> Result<Snapshot<Sums>, StoreError>;
 
     /// Writes the stock rows of a SKU, every column, as [`Repair::stocks`] has them, or (`None`) as its journal says: levels, version and
     /// supplied by its newest row, status by the last row that changed it, serial numbers by their sum, what is not in the journal any more as
@@ -439,6 +446,8 @@ pub struct Sums {
     pub lines: Vec<(OrderNo, u64, u64)>,
     /// The rows of the journal.
     pub journal: Vec<JournalRow>,
+    /// Sums of what was pruned by then; nothing when there is no such stock.
+    pub pruned: PrunedSums,
 }
 
 /// See [`Store::repair`].
