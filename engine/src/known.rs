@@ -26,6 +26,7 @@ use crate::checkpoint::FilterStore;
 use crate::clock::Timestamp;
 use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId};
 use crate::limits::{KNOWN_FALSE_POSITIVES, KNOWN_FIRST_CAPACITY, KNOWN_MAX_CAPACITY, KNOWN_PAGE, MAX_GENERATIONS};
+use crate::state::{Departed, State};
 use crate::store::{StoreError, Watermark};
 use crate::store_link::StoreLink;
 use crate::sync::unpoisoned;
@@ -122,6 +123,16 @@ impl Known {
     /// A request of a SKU leaves memory.
     pub fn add_request(&self, sku_id: &SkuId, request_id: &RequestId, at: Timestamp) {
         self.add(request_key(sku_id, request_id), at);
+    }
+
+    /// What left memory in a replay: the filter may have been saved before that.
+    pub fn add_departed(&self, state: &mut State, now: Timestamp) {
+        for departed in state.take_departed() {
+            match departed {
+                Departed::Order(order_no) => self.add_order(&order_no, now),
+                Departed::Request(sku_id, request_id) => self.add_request(&sku_id, &request_id, now),
+            }
+        }
     }
 
     fn may_have(&self, key: u64) -> bool {

@@ -39,6 +39,8 @@ pub(super) struct Held {
     /// It is answered then, whatever is still missing.
     pub until: Instant,
     pub since: Instant,
+    /// It waited by itself, and others of its batch may be behind it.
+    is_head: bool,
     /// What it waits for.
     open: HashSet<Need>,
     /// SKUs that must not leave memory meanwhile.
@@ -63,11 +65,13 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Puts an envelope aside. Gives what is to be asked of the loader; or the envelope back, when too much is waited for.
-    pub fn put(&mut self, mut held: Held, needs: Vec<Need>, pins: Vec<SkuId>) -> Result<Vec<Need>, Box<Held>> {
-        if self.needs + needs.len() > MAX_WAITING_NEEDS {
-            return Err(Box::new(held));
-        }
+    /// Whether an envelope can be put aside that waits for so many things.
+    pub fn has_room(&self, needs: usize) -> bool {
+        self.needs + needs <= MAX_WAITING_NEEDS
+    }
+
+    /// Puts an envelope aside. Gives what is to be asked of the loader.
+    pub fn put(&mut self, mut held: Held, needs: Vec<Need>, pins: Vec<SkuId>) -> Vec<Need> {
         self.count += 1;
         let ticket = self.count;
         let mut new = Vec::new();
@@ -84,13 +88,14 @@ impl Waiting {
         if let Some(batch) = held.envelope.batch() {
             self.behind.entry(batch).or_default();
         }
+        held.is_head = true;
         self.by_time.insert((held.until, ticket));
         self.permits += held.envelope.permits();
         held.open = needs.into_iter().collect();
         held.pins = pins;
         self.needs += held.open.len();
         self.held.insert(ticket, held);
-        Ok(new)
+        new
     }
 
     /// An envelope of a batch that has one waiting goes behind that one; another comes back.
@@ -196,7 +201,12 @@ impl Waiting {
 
 impl Held {
     pub fn new(envelope: Envelope, since: Instant, until: Instant) -> Self {
-        Self { envelope, lessons: Lessons::new(), until, since, open: HashSet::new(), pins: Vec::new() }
+        Self { envelope, lessons: Lessons::new(), until, since, is_head: false, open: HashSet::new(), pins: Vec::new() }
+    }
+
+    /// Whether it waited by itself, not behind another one.
+    pub fn is_head(&self) -> bool {
+        self.is_head
     }
 }
 
