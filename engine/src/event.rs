@@ -482,6 +482,8 @@ pub struct OrderAfter {
     pub phase: Phase,
     /// Where it stands.
     pub status: OrderStatus,
+    /// It still holds units (the status alone does not tell of one that is confirmed or returned in part).
+    pub open: bool,
     /// Partial requests that it has answered, this one included.
     pub requests: u32,
     /// Ranges of serial numbers that its lines have got.

@@ -141,6 +141,38 @@ pub const MAX_RETRY_MILLIS: u64 = 2_000;
 /// Estimated bytes of events of one flush transaction, beside their number: orders of many lines.
 pub const MAX_FLUSH_BYTES: u64 = 16 << 20;
 
+/// Flush transactions under way at the same time: enough that shards don't wait for each other's round trips, few beside the connections
+/// that loads and reads need.
+pub const MAX_FLUSHES_AT_ONCE: usize = 4;
+
+/// SKUs whose stock rows are left alone that are known in memory. More have been changed by hand than anybody reconciles one by one.
+pub const MAX_PARKED_KNOWN: usize = 10_000;
+
+/// Samples of what was flushed when, within the time for which the journal keeps what was flushed: it is trimmed this many times in it.
+pub const TRIM_STEPS: u32 = 16;
+
+/// How often a server tells the store that it is there, and finds out whether the store is still its own.
+pub const HEARTBEAT_MILLIS: u64 = 1_000;
+
+/// How long a heartbeat may take before the store counts as away.
+pub const HEARTBEAT_TIMEOUT_MILLIS: u64 = 5_000;
+
+/// How long a start waits for a store that does not answer: a restart of it in passing, not an outage.
+pub const START_STORE_WAIT_MILLIS: u64 = 5_000;
+
+/// How often the store is looked through for what is older than it is kept.
+pub const RETENTION_INTERVAL_MILLIS: u64 = 60_000;
+
+/// Orders, requests and journal rows that one transaction prunes at the most, of each: some milliseconds of locks.
+pub const PRUNE_BATCH: usize = 500;
+
+/// The pause between two of them, so that flushes and loads come through.
+pub const PRUNE_PAUSE_MILLIS: u64 = 100;
+
+/// Orders that come to the end of the time that the store keeps them are not loaded any more, this long before: what was loaded is out of
+/// memory again before its rows go, in seconds.
+pub const PRUNE_MARGIN_SECONDS: u64 = 3_600;
+
 /// How long the last flush may take before the engine stops without it; the journal has everything.
 pub const FINAL_FLUSH_MILLIS: u64 = 5_000;
 
