@@ -261,22 +261,25 @@ const HAS_REQUESTS: u8 = 0x40;
 /// … and when that of ranges of serial numbers does.
 const HAS_SERIALS: u8 = 0x80;
 
-/// Two bits of phase, four of status, two that tell which counts follow.
+/// Set when the order still holds units.
+const IS_OPEN: u8 = 0x20;
+
+/// Two bits of phase, three of status, one of the units that it holds, two that tell which counts follow.
 #[inline]
 pub(super) fn put_after(e: &mut impl Enc, after: &OrderAfter) -> Result<(), EncodeError> {
-    let OrderAfter { phase, status, requests, serials } = *after;
+    let OrderAfter { phase, status, open, requests, serials } = *after;
     let mark = |count: u32, mark: u8| if count > 0 { mark } else { 0 };
-    let marks = mark(requests, HAS_REQUESTS) | mark(serials, HAS_SERIALS);
+    let marks = mark(open.into(), IS_OPEN) | mark(requests, HAS_REQUESTS) | mark(serials, HAS_SERIALS);
     put(e, &(phase_number(phase) | order_status_number(status) << 2 | marks))?;
     [requests, serials].iter().filter(|count| **count > 0).try_for_each(|count| put(e, count))
 }
 
 pub(super) fn get_after<'a>(d: &mut impl Dec<'a>) -> Result<OrderAfter, DecodeError> {
     let number = get::<u8>(d)?;
-    let (phase, status) = (phase(number & 3)?, order_status(number >> 2 & 0xF)?);
+    let (phase, status) = (phase(number & 3)?, order_status(number >> 2 & 7)?);
     let requests = if number & HAS_REQUESTS == 0 { 0 } else { get(d)? };
     let serials = if number & HAS_SERIALS == 0 { 0 } else { get(d)? };
-    Ok(OrderAfter { phase, status, requests, serials })
+    Ok(OrderAfter { phase, status, open: number & IS_OPEN != 0, requests, serials })
 }
 
 pub(super) fn phase_number(phase: Phase) -> u8 {
