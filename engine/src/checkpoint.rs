@@ -11,8 +11,8 @@
 use crate::clock::Timestamp;
 use crate::command::{Mode, StockStatus};
 use crate::event::OrderRequest;
-use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
 use crate::home::HomeImage;
+use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
 use crate::outcome::{Levels, Serials};
 
 /// Where checkpoints are kept.

@@ -29,9 +29,9 @@ impl Event {
         rough_bytes(match &self.change {
             Change::Reserved { lines, .. } => lines.len(),
             Change::Confirmed { lines, .. } => lines.len(),
-            Change::Released { lines, .. } | Change::Expired { lines, .. } | Change::Returned { lines, .. } => {
-                lines.len()
-            }
+            Change::Released { lines, .. }
+            | Change::Expired { lines, .. }
+            | Change::Returned { lines, .. } => lines.len(),
             Change::StatusChanged { warehouses, .. } => warehouses.len(),
             Change::Forgotten { sold, .. } => sold.len(),
             Change::StockCreated { .. }
@@ -315,13 +315,14 @@ impl Event {
             serials: None,
             after,
         };
-        let moved = |order_no: &OrderNo, lines: &[MovedLine], kind, delta: fn(u32) -> Delta| -> Vec<StockMove> {
-            let of_line = |line: &MovedLine| StockMove {
-                order_no: Some(order_no.clone()),
-                ..plain(&line.sku_id, line.warehouse_id, kind, delta(line.quantity), line.after)
+        let moved =
+            |order_no: &OrderNo, lines: &[MovedLine], kind, delta: fn(u32) -> Delta| -> Vec<StockMove> {
+                let of_line = |line: &MovedLine| StockMove {
+                    order_no: Some(order_no.clone()),
+                    ..plain(&line.sku_id, line.warehouse_id, kind, delta(line.quantity), line.after)
+                };
+                lines.iter().map(of_line).collect()
             };
-            lines.iter().map(of_line).collect()
-        };
         let asked = |moves: Vec<StockMove>, request_id: Option<&RequestId>, reason: Option<&Reason>| {
             let fill = |m| StockMove { request_id: request_id.cloned(), reason: reason.cloned(), ..m };
             moves.into_iter().map(fill).collect()
@@ -355,7 +356,13 @@ impl Event {
             Change::Reserved { order_no, lines, .. } => {
                 let of_line = |line: &ReservedLine| StockMove {
                     order_no: Some(order_no.clone()),
-                    ..plain(&line.sku_id, line.warehouse_id, MoveKind::Reserved, Delta::hold(line.held), line.after)
+                    ..plain(
+                        &line.sku_id,
+                        line.warehouse_id,
+                        MoveKind::Reserved,
+                        Delta::hold(line.held),
+                        line.after,
+                    )
                 };
                 lines.iter().filter(|line| line.held > 0).map(of_line).collect()
             }
@@ -378,7 +385,9 @@ impl Event {
                 let moves = moved(order_no, lines, MoveKind::Released, Delta::unhold);
                 asked(moves, request.as_ref().and_then(|r| r.request_id.as_ref()), reason.as_ref())
             }
-            Change::Expired { order_no, lines, .. } => moved(order_no, lines, MoveKind::Expired, Delta::unhold),
+            Change::Expired { order_no, lines, .. } => {
+                moved(order_no, lines, MoveKind::Expired, Delta::unhold)
+            }
             Change::Returned { order_no, request, lines, .. } => {
                 let moves = moved(order_no, lines, MoveKind::Returned, Delta::give_back);
                 asked(moves, request.request_id.as_ref(), None)

@@ -78,18 +78,29 @@ pub const DEFAULT_REMEMBER_MAX: usize = 5_000_000;
 /// A checkpoint of a shard begins after this many of its events: some 60 MB of journal, a second of replay.
 pub const DEFAULT_CHECKPOINT_EVENTS: u64 = 1_000_000;
 
-/// Orders (and as many requests) of one `OrdersAdopted` or `Shed` event: some 60 KB of small orders.
-pub const MAX_ADOPTED_PER_EVENT: usize = 256;
+/// Orders (and as many requests) of one `OrdersLoaded` event: some 60 KB of small orders.
+pub const MAX_LOADED_PER_EVENT: usize = 256;
 
-/// Events of one turn that let closed SKUs go, each with up to [`MAX_ADOPTED_PER_EVENT`] orders: some milliseconds of work. A SKU
-/// with 100,000 orders leaves in about 50 turns, between which commands are served.
-pub const MAX_LEAVING_EVENTS_PER_TURN: usize = 8;
+/// SKUs, orders, and stock requests that are read from the store by one query: large enough for a query to pay, short enough that
+/// nobody waits long for others.
+pub const MAX_LOADED_AT_ONCE: usize = 256;
 
-/// Lines of the orders that one `Split` event takes apart, give or take those of one order: as many branches are made at once.
-pub const MAX_SPLIT_LINES: usize = 1_000;
+/// Lines of ended orders, and stock requests, on a SKU that is evicted: they leave with it, in one event. A SKU with more of them
+/// stays until they are forgotten.
+pub const MAX_EVICTED_ENTRIES: usize = 1_000;
 
-/// SKUs that are promoted or demoted by one request. From the HTTP contract: the preheat of a sale.
-pub const MAX_SKUS_PER_MOVE: usize = 1_000;
+/// SKUs that are looked at to find one that can be evicted, before the shard goes on with its work: some 20 microseconds.
+pub const MAX_EVICTION_LOOKS: usize = 256;
+
+/// SKUs of one `Pinned` event: at most 64 KB of names.
+pub const MAX_PINNED_PER_EVENT: usize = 1_000;
+
+/// The largest version of a stock, and the largest sum of serial numbers of a SKU, that is taken from the store: far above what any
+/// stock reaches, exact in JSON, and far below where counting on would overflow.
+pub const MAX_STORED_COUNT: u64 = 1 << 53;
+
+/// SKUs that are promoted or demoted by one request, and on the hot list. From the HTTP contract: the preheat of a sale.
+pub const MAX_HOT_LIST: usize = 10_000;
 
 /// How often the shards are flushed to the store: what a lost data directory would lose.
 pub const DEFAULT_FLUSH_INTERVAL_MILLIS: u64 = 1_000;
