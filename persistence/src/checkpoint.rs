@@ -364,7 +364,11 @@ fn parse_footer(payload: &[u8]) -> Option<Footer> {
     let [end, time, departed, blocks, entries] = numbers else { return None };
     let number = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
     Some(Footer {
-        end: CheckpointEnd { end: Lsn(number(end)), time: Timestamp(number(time)), departed: Lsn(number(departed)) },
+        end: CheckpointEnd {
+            end: Lsn(number(end)),
+            time: Timestamp(number(time)),
+            departed: Lsn(number(departed)),
+        },
         blocks: number(blocks),
         entries: number(entries),
     })

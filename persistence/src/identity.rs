@@ -131,7 +131,10 @@ impl Place {
             machine: fs::read_to_string(MACHINE_ID).map_or_else(|_| UNKNOWN.to_owned(), |id| line(&id)),
             directory: inode(&of_dir),
             meta: inode(&of_meta),
-            created: created.map_or_else(|| UNKNOWN.to_owned(), |age| format!("{}.{:09}", age.as_secs(), age.subsec_nanos())),
+            created: created.map_or_else(
+                || UNKNOWN.to_owned(),
+                |age| format!("{}.{:09}", age.as_secs(), age.subsec_nanos()),
+            ),
             path: line(&path.to_string_lossy()),
         })
     }
@@ -155,13 +158,20 @@ fn print(Recorded { epoch, place }: &Recorded) -> Vec<u8> {
 
 fn parse(content: &[u8]) -> Option<Recorded> {
     let [epoch, machine, directory, meta, created, path] = text_file::parse(content, NAMES)?;
-    let [machine, directory, meta, created, path] = [machine, directory, meta, created, path].map(str::to_owned);
-    Some(Recorded { epoch: Epoch(epoch.parse().ok()?), place: Place { machine, directory, meta, created, path } })
+    let [machine, directory, meta, created, path] =
+        [machine, directory, meta, created, path].map(str::to_owned);
+    Some(Recorded {
+        epoch: Epoch(epoch.parse().ok()?),
+        place: Place { machine, directory, meta, created, path },
+    })
 }
 
 impl fmt::Debug for DirIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let recorded = self.recorded().clone();
-        f.debug_struct("DirIdentity").field("server", &self.server).field("recorded", &recorded).finish_non_exhaustive()
+        f.debug_struct("DirIdentity")
+            .field("server", &self.server)
+            .field("recorded", &recorded)
+            .finish_non_exhaustive()
     }
 }

@@ -10,13 +10,14 @@ use hotstock_engine::ids::{AttemptId, Epoch, Lsn, TraceId};
 use smallvec::SmallVec;
 
 use super::image::{
-    decision, decision_number, get_home_image, get_order_image, get_request_image, get_stock_image, put_home_image,
-    put_order_image, put_request_image, put_stock_image,
+    decision, decision_number, get_home_image, get_order_image, get_request_image, get_stock_image,
+    put_home_image, put_order_image, put_request_image, put_stock_image,
 };
 use super::words::{
-    change_kind, change_kind_number, get, get_after, get_bool, get_counts, get_id, get_levels, get_line_serials, get_list,
-    get_option, get_order_request, get_warehouse, mode, mode_number, put, put_after, put_bool, put_counts, put_id,
-    put_levels, put_line_serials, put_list, put_option, put_order_request, put_stock, status, status_number, wrong,
+    change_kind, change_kind_number, get, get_after, get_bool, get_counts, get_id, get_levels,
+    get_line_serials, get_list, get_option, get_order_request, get_warehouse, mode, mode_number, put,
+    put_after, put_bool, put_counts, put_id, put_levels, put_line_serials, put_list, put_option,
+    put_order_request, put_stock, status, status_number, wrong,
 };
 use super::{Dec, Enc, Malformed, append, front};
 

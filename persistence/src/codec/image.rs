@@ -8,9 +8,9 @@ use hotstock_engine::home::{Decided, DecisionKind, HomeImage, Share};
 use hotstock_engine::ids::{AttemptId, Lsn};
 
 use super::words::{
-    get, get_bool, get_counts, get_id, get_levels, get_line_serials, get_list, get_option, get_order_request, get_warehouse,
-    mode, mode_number, phase, phase_number, put, put_bool, put_counts, put_id, put_levels, put_line_serials, put_list,
-    put_option, put_order_request, put_stock, status, status_number, wrong,
+    get, get_bool, get_counts, get_id, get_levels, get_line_serials, get_list, get_option, get_order_request,
+    get_warehouse, mode, mode_number, phase, phase_number, put, put_bool, put_counts, put_id, put_levels,
+    put_line_serials, put_list, put_option, put_order_request, put_stock, status, status_number, wrong,
 };
 use super::{Dec, Enc, FORMAT_VERSION, Malformed, append, front, is_read};
 
@@ -115,7 +115,8 @@ pub(super) fn put_stock_image(e: &mut impl Enc, image: &StockImage) -> Result<()
 }
 
 pub(super) fn get_stock_image<'a>(d: &mut impl Dec<'a>) -> Result<StockImage, DecodeError> {
-    let (sku_id, warehouse_id, levels, number) = (get_id(d)?, get_warehouse(d)?, get_levels(d)?, get::<u8>(d)?);
+    let (sku_id, warehouse_id, levels, number) =
+        (get_id(d)?, get_warehouse(d)?, get_levels(d)?, get::<u8>(d)?);
     Ok(StockImage {
         sku_id,
         warehouse_id,

@@ -141,7 +141,9 @@ impl Shared {
             return Ok(None);
         }
         let s = shard.index();
-        if let Some(Active { number, base, store }) = state.active.as_ref().filter(|a| from.0 >= a.base[s].next) {
+        if let Some(Active { number, base, store }) =
+            state.active.as_ref().filter(|a| from.0 >= a.base[s].next)
+        {
             let (base, end, active) = (base[s], state.tips[s], Some(Arc::clone(store)));
             return Ok(Some(Place { number: *number, base, end, active }));
         }
@@ -178,7 +180,11 @@ impl Shared {
             }
             // Nothing comes behind it that would tell.
             _ if run.next.0 == place.end.next && run.chain != Some(place.end.chain) => {
-                Err(JournalError::Damaged { shard, lsn: Lsn(place.end.next - 1), what: BROKEN_CHAIN.to_owned() })
+                Err(JournalError::Damaged {
+                    shard,
+                    lsn: Lsn(place.end.next - 1),
+                    what: BROKEN_CHAIN.to_owned(),
+                })
             }
             _ => Ok(Some(run)),
         }
@@ -223,11 +229,7 @@ impl Opened {
         self.alive.retain(|_, store| store.strong_count() > 0);
         self.alive.insert(number, Arc::downgrade(&store));
         self.recent.push_front((number, store));
-        if self.recent.len() > MAX_OPEN_SEGMENTS {
-            self.recent.pop_back()
-        } else {
-            None
-        }
+        if self.recent.len() > MAX_OPEN_SEGMENTS { self.recent.pop_back() } else { None }
     }
 
     #[must_use]
@@ -297,7 +299,8 @@ impl From<Malformed> for Stop {
 }
 
 /// What is said of events whose chain hash is not that of the record before them.
-pub(super) const BROKEN_CHAIN: &str = "the chain of hashes is broken: what comes after it was not written after it";
+pub(super) const BROKEN_CHAIN: &str =
+    "the chain of hashes is broken: what comes after it was not written after it";
 
 /// A run through the records of one shard in one segment. It begins one event early, unless that is where the segment begins, so
 /// that the chain hash before the first event asked for is known.
@@ -342,7 +345,8 @@ impl Run {
             // Another shard, or the leftovers of a torn tail.
             return Ok(false);
         }
-        let (header, payload) = record::parse_value(key, value).map_err(|what| Stop::Damaged(what.to_string()))?;
+        let (header, payload) =
+            record::parse_value(key, value).map_err(|what| Stop::Damaged(what.to_string()))?;
         if header.next_lsn() <= self.next {
             return Ok(true);
         }

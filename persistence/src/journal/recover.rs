@@ -106,7 +106,8 @@ pub(crate) fn look(dir: &Path, shards: u16) -> Result<Recovered, JournalError> {
 fn connect(before: &mut Found, sealed: bool, after: &Range, number: u64) -> Result<(), JournalError> {
     for (shard, (end, base)) in (0..).map(ShardId).zip(before.range.end.iter_mut().zip(&after.base)) {
         if end.next < base.next {
-            let what = format!("segment {} ends before it, segment {number} begins at {}", before.number, base.next);
+            let what =
+                format!("segment {} ends before it, segment {number} begins at {}", before.number, base.next);
             return Err(JournalError::Damaged { shard, lsn: Lsn(end.next), what });
         }
         if end.next > base.next && sealed {

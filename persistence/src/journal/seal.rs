@@ -48,7 +48,8 @@ pub(crate) fn read(dir: &Path, shards: u16) -> Result<Option<Range>, FileError> 
     let Some(content) = read_if_there(&path)? else { return Ok(None) };
     let range = parse(&content).filter(|range| {
         let complete = |list: &[Tip]| list.len() == usize::from(shards);
-        let forward = range.base.iter().zip(&range.end).all(|(base, end)| base.next < end.next || base == end);
+        let forward =
+            range.base.iter().zip(&range.end).all(|(base, end)| base.next < end.next || base == end);
         complete(&range.base) && complete(&range.end) && forward
     });
     if range.is_none() {

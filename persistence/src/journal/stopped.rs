@@ -47,11 +47,19 @@ impl StoppedJournal {
         let tips = segments.last().map_or_else(start, |last| last.range.end.clone());
         let copies = Copies(dir.join(format!("{TRASH}copies")));
         let state = State { sealed: segments.into(), active: None, tips };
-        Ok(Self { shared: Shared::new(dir.to_owned(), state, Some(copies.0.clone())), _copies: copies, _lock: lock })
+        Ok(Self {
+            shared: Shared::new(dir.to_owned(), state, Some(copies.0.clone())),
+            _copies: copies,
+            _lock: lock,
+        })
     }
 
     /// The events of a shard from `from` on, in order; ends at the first error.
-    pub fn events(&self, shard: ShardId, from: Lsn) -> impl Iterator<Item = Result<(Lsn, Event), JournalError>> {
+    pub fn events(
+        &self,
+        shard: ShardId,
+        from: Lsn,
+    ) -> impl Iterator<Item = Result<(Lsn, Event), JournalError>> {
         events(self, shard, from)
     }
 }

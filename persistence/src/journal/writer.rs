@@ -65,7 +65,7 @@ impl SledJournal {
     fn open_at(dir: &Path, start: &[Tip], options: JournalOptions) -> Result<Self, JournalError> {
         create_dir(dir).map_err(io_error)?;
         let shards = u16::try_from(start.len()).expect("at most MAX_SHARDS");
-        let Recovered { segments, next_number } = recover(dir, shards)?;
+        let Recovered { segments, next_number, .. } = recover(dir, shards)?;
         let tips = segments.last().map_or_else(|| start.to_vec(), |last| last.range.end.clone());
         let store = Store::create(&segment_dir(dir, next_number), options.zeros).map_err(io_error)?;
         let active = Active { number: next_number, base: tips.clone(), store: Arc::new(store) };
