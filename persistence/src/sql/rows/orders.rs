@@ -1,0 +1,185 @@
+//! Orders in one shard, branches and orders over several shards, with their lines, requests and serial numbers.
+
+use std::collections::{BTreeSet, HashMap};
+
+use hotstock_engine::checkpoint::{LineImage, LineSerials, OrderImage};
+use hotstock_engine::event::OrderRequest;
+use hotstock_engine::home::HomeImage;
+use hotstock_engine::ids::{BuyerId, OrderNo, RequestId, ShardId, SkuId};
+use hotstock_engine::outcome::Serials;
+use hotstock_engine::store::{StoreError, StoredOrder, StoredOrderKind};
+
+use super::{
+    ORDER_LINES, ORDER_REQUESTS, ORDER_SERIALS, ORDERS, mode, mode_name, order_status_name, phase, phase_name, select,
+};
+use crate::codec::{decode_home, encode_home};
+use crate::sql::dialect::{Arg, Fields, Row, Tx};
+use crate::sql::error::{SqlError, broken};
+use crate::sql::statements::rows_in;
+
+/// The kinds of rows of `orders`.
+const PLAIN: i64 = 0;
+const HOME: i64 = 1;
+const BRANCH: i64 = 2;
+
+/// These orders of any kind, whole, by number; `lock` is the end of the statement that reads them. Those that are not there are left out.
+pub(in crate::sql) async fn find_orders(
+    tx: &mut dyn Tx,
+    order_nos: &[OrderNo],
+    lock: &str,
+) -> Result<Vec<StoredOrder>, SqlError> {
+    let rows = rows_in(tx, &select(&ORDERS), "order_no", order_nos, lock).await?;
+    let mut orders = complete(tx, &rows).await?;
+    orders.sort_by(|one, other| one.image().order_no.cmp(&other.image().order_no));
+    Ok(orders)
+}
+
+/// Orders whose rows (with the columns of [`ORDERS`]) were read, whole, in the order of the rows.
+pub(in crate::sql) async fn complete(tx: &mut dyn Tx, rows: &[Row]) -> Result<Vec<StoredOrder>, SqlError> {
+    let mut orders = rows.iter().map(stored_order).collect::<Result<Vec<_>, _>>()?;
+    let mut plain: HashMap<OrderNo, &mut OrderImage> = HashMap::new();
+    for order in &mut orders {
+        if let StoredOrderKind::Plain(image) = &mut order.kind {
+            plain.insert(image.order_no.clone(), image);
+        }
+    }
+    let order_nos: Vec<OrderNo> = plain.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+    for row in &rows_in(tx, &select(&ORDER_LINES), "order_no", &order_nos, " ORDER BY order_no, line").await? {
+        let f = &mut row.fields();
+        let image = part_of(&mut plain, f)?;
+        let line = line_image(f)?;
+        image.lines.push(line);
+    }
+    for row in &rows_in(tx, &select(&ORDER_REQUESTS), "order_no", &order_nos, " ORDER BY order_no, seq").await? {
+        let f = &mut row.fields();
+        let image = part_of(&mut plain, f)?;
+        let _seq = f.count()?;
+        let (request_id, fingerprint) = (f.id_or_null(RequestId::new)?, f.int()?.cast_unsigned());
+        image.requests.push(OrderRequest { request_id, fingerprint });
+    }
+    for row in &rows_in(tx, &select(&ORDER_SERIALS), "order_no", &order_nos, " ORDER BY order_no, seq").await? {
+        let f = &mut row.fields();
+        let image = part_of(&mut plain, f)?;
+        let (_seq, line) = (f.count()?, f.small()?);
+        image.serials.push(LineSerials { line, serials: Serials { from: f.count()?, to: f.count()? } });
+    }
+    Ok(orders)
+}
+
+/// The order whose number is the next column.
+fn part_of<'a>(
+    orders: &'a mut HashMap<OrderNo, &mut OrderImage>,
+    f: &mut Fields<'_>,
+) -> Result<&'a mut OrderImage, StoreError> {
+    let order_no = f.order_no()?;
+    let image = orders.get_mut(&order_no).map(|image| &mut **image);
+    image.ok_or_else(|| broken(format!("a part of order {order_no}, which was not asked for")))
+}
+
+/// Reads a row with the columns of [`ORDERS`]; of an order in one shard without what stands in other tables.
+fn stored_order(row: &Row) -> Result<StoredOrder, StoreError> {
+    let f = &mut row.fields();
+    let (order_no, kind, shard) = (f.order_no()?, f.int()?, f.shard()?);
+    let (buyer_id, mode, phase) = (f.id_or_null(BuyerId::new)?, mode(f.text()?)?, phase(f.text()?)?);
+    let (_status, _open) = (f.text_or_null()?.is_some(), f.flag()?);
+    let (created_at, expires_at, changed_at, lsn) = (f.time()?, f.time()?, f.time()?, f.lsn()?);
+    if kind == HOME {
+        let record = f.bytes_or_null()?.ok_or_else(|| broken(format!("order {order_no} has no record")))?;
+        let home = decode_home(record).map_err(|problem| broken(format!("order {order_no}: {problem}")))?;
+        if home.order.order_no != order_no {
+            return Err(broken(format!("the record of order {order_no} is that of order {}", home.order.order_no)));
+        }
+        return Ok(StoredOrder { shard, kind: StoredOrderKind::Home(home) });
+    }
+    let (lines, requests, serials) = (Vec::new(), Vec::new(), Vec::new());
+    let image = OrderImage {
+        order_no,
+        buyer_id,
+        mode,
+        phase,
+        created_at,
+        expires_at,
+        changed_at,
+        lsn,
+        lines,
+        requests,
+        serials,
+    };
+    Ok(StoredOrder { shard, kind: StoredOrderKind::Plain(image) })
+}
+
+/// Reads the columns of [`ORDER_LINES`] after the first.
+fn line_image(f: &mut Fields<'_>) -> Result<LineImage, StoreError> {
+    let _line = f.count()?;
+    let (sku_id, warehouse_id) = (f.id(SkuId::new)?, f.warehouse()?);
+    let (quantity, held, confirmed) = (f.small()?, f.small()?, f.small()?);
+    let (released, returned, lapsed) = (f.small()?, f.small()?, f.small()?);
+    Ok(LineImage { sku_id, warehouse_id, quantity, held, confirmed, released, returned, lapsed })
+}
+
+/// A row for [`ORDERS`], of an order in one shard or a branch.
+pub(in crate::sql) fn order_row(image: &OrderImage, shard: ShardId) -> Vec<Arg> {
+    let is_branch = image.order_no.is_branch();
+    let kind = if is_branch { BRANCH } else { PLAIN };
+    row(image, shard, kind, !is_branch, image.is_open(), Arg::Null)
+}
+
+/// A row for [`ORDERS`], of an order over several shards.
+pub(in crate::sql) fn home_row(home: &HomeImage, shard: ShardId) -> Vec<Arg> {
+    let record = encode_home(home).into();
+    row(&home.order, shard, HOME, true, !home.is_done(), record)
+}
+
+fn row(image: &OrderImage, shard: ShardId, kind: i64, is_listed: bool, open: bool, record: Arg) -> Vec<Arg> {
+    vec![
+        (&image.order_no).into(),
+        kind.into(),
+        shard.into(),
+        image.buyer_id.as_ref().into(),
+        mode_name(image.mode).into(),
+        phase_name(image.phase).into(),
+        is_listed.then(|| order_status_name(image.status())).into(),
+        open.into(),
+        image.created_at.into(),
+        image.expires_at.into(),
+        image.changed_at.into(),
+        image.lsn.into(),
+        record,
+    ]
+}
+
+/// The rows of an order for [`ORDER_LINES`].
+pub(in crate::sql) fn line_rows(image: &OrderImage) -> impl Iterator<Item = Vec<Arg>> + '_ {
+    image.lines.iter().enumerate().map(|(place, line)| {
+        vec![
+            (&image.order_no).into(),
+            place.into(),
+            (&line.sku_id).into(),
+            line.warehouse_id.into(),
+            line.quantity.into(),
+            line.held.into(),
+            line.confirmed.into(),
+            line.released.into(),
+            line.returned.into(),
+            line.lapsed.into(),
+        ]
+    })
+}
+
+/// The rows of an order over several shards for [`HOME_LINES`](super::HOME_LINES): one for each SKU.
+pub(in crate::sql) fn home_line_rows(home: &HomeImage) -> impl Iterator<Item = Vec<Arg>> + '_ {
+    let skus: BTreeSet<_> = home.order.lines.iter().map(|line| &line.sku_id).collect();
+    skus.into_iter().map(|sku_id| vec![sku_id.into(), (&home.order.order_no).into()])
+}
+
+/// A row for [`ORDER_REQUESTS`].
+pub(in crate::sql) fn request_row(order_no: &OrderNo, seq: usize, request: &OrderRequest) -> Vec<Arg> {
+    let fingerprint = request.fingerprint.cast_signed();
+    vec![order_no.into(), seq.into(), request.request_id.as_ref().into(), fingerprint.into()]
+}
+
+/// A row for [`ORDER_SERIALS`].
+pub(in crate::sql) fn serial_row(order_no: &OrderNo, seq: usize, given: &LineSerials) -> Vec<Arg> {
+    let Serials { from, to } = given.serials;
+    vec![order_no.into(), seq.into(), u32::from(given.line).into(), from.into(), to.into()]
+}
