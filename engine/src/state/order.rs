@@ -162,7 +162,8 @@ impl Order {
     pub fn after(&self) -> OrderAfter {
         let many = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let (requests, serials) = (many(self.requests().len()), many(self.serials().len()));
-        OrderAfter { phase: self.phase, status: self.status(), requests, serials }
+        let open = self.is_open();
+        OrderAfter { phase: self.phase, status: self.status(), open, requests, serials }
     }
 
     /// Partial requests that it answered.
@@ -337,7 +338,8 @@ impl Foreseen {
         let many = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let requests = many(order.requests().len() + requests);
         let serials = many(order.serials().len() + serials);
-        OrderAfter { phase: self.phase, status: status_of(self.phase, &self.lines), requests, serials }
+        let open = self.lines.iter().any(|line| line.held > 0);
+        OrderAfter { phase: self.phase, status: status_of(self.phase, &self.lines), open, requests, serials }
     }
 }
 

@@ -356,6 +356,7 @@ fn order_after(seed: u64) -> OrderAfter {
     ];
     OrderAfter {
         phase: phase(seed),
+        open: seed.is_multiple_of(2),
         status: STATUS[(seed % 8) as usize],
         requests: low(seed / 13).into(),
         serials: low(seed / 17).into(),
