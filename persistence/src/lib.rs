@@ -18,11 +18,11 @@ pub mod data_dir;
 mod files;
 pub mod filters;
 pub mod identity;
-//pub mod import;
+pub mod import;
 pub mod journal;
 pub mod limits;
-//pub mod mirror;
-//pub mod sql;
+pub mod mirror;
+pub mod sql;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text_file;
