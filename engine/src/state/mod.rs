@@ -32,6 +32,7 @@ mod table;
 pub use audit::{AuditReport, StockAudit, Violation};
 pub use capture::Capture;
 pub use choose::prefer_for_all;
+pub use decide_stock::change_fingerprint;
 pub(crate) use deadlines::{Deadlines, NO_DEADLINE, TAKEN};
 pub(crate) use decide_choice::too_many_stocks;
 pub use evict::Departed;
