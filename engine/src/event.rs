@@ -9,7 +9,7 @@ use crate::command::{ChangeKind, Mode, StockStatus};
 use crate::home::HomeChange;
 use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
 use crate::outcome::{Levels, OrderStatus, Serials};
-use crate::state::Delta;
+use crate::state::{Delta, change_fingerprint};
 
 /// One entry of the journal of a shard.
 #[derive(Debug, Clone, PartialEq)]
@@ -301,6 +301,24 @@ impl MoveKind {
 }
 
 impl Event {
+    /// The stock request that the event, logged at `lsn`, answers, as it is remembered.
+    #[must_use]
+    pub fn stock_request(&self, lsn: Lsn) -> Option<RequestImage> {
+        let Change::StockChanged { sku_id, warehouse_id, kind, delta, request_id, after, .. } = &self.change else {
+            return None;
+        };
+        let quantity = if *kind == ChangeKind::Deduct { -delta } else { *delta };
+        Some(RequestImage {
+            sku_id: sku_id.clone(),
+            request_id: request_id.clone(),
+            warehouse_id: *warehouse_id,
+            fingerprint: change_fingerprint(*kind, *warehouse_id, quantity),
+            after: *after,
+            at: self.at,
+            lsn,
+        })
+    }
+
     /// What the event did to stocks, in its order.
     #[must_use]
     pub fn stock_moves(&self) -> Vec<StockMove> {

@@ -110,7 +110,7 @@ fn same_numbering(known: &super::Stock, c: &CreateStock) -> Result<(), InvalidFi
 }
 
 /// The content of a stock request as a number; XXH3-64, stable.
-pub(super) fn change_fingerprint(kind: ChangeKind, warehouse_id: WarehouseId, quantity: i64) -> u64 {
+pub(crate) fn change_fingerprint(kind: ChangeKind, warehouse_id: WarehouseId, quantity: i64) -> u64 {
     let kind: u8 = match kind {
         ChangeKind::Restock => 1,
         ChangeKind::Deduct => 2,

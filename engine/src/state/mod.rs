@@ -34,6 +34,7 @@ pub use capture::Capture;
 pub use choose::prefer_for_all;
 pub(crate) use deadlines::{Deadlines, NO_DEADLINE, TAKEN};
 pub(crate) use decide_choice::too_many_stocks;
+pub(crate) use decide_stock::change_fingerprint;
 pub use evict::Departed;
 pub(crate) use load::check_counts;
 pub use needs::{Need, Stored};
