@@ -26,7 +26,7 @@ use crate::checkpoint::FilterStore;
 use crate::clock::Timestamp;
 use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId};
 use crate::limits::{KNOWN_FALSE_POSITIVES, KNOWN_FIRST_CAPACITY, KNOWN_MAX_CAPACITY, KNOWN_PAGE, MAX_GENERATIONS};
-use crate::state::{Departed, State};
+use crate::state::Departed;
 use crate::store::{StoreError, Watermark};
 use crate::store_link::StoreLink;
 use crate::sync::unpoisoned;
@@ -126,8 +126,8 @@ impl Known {
     }
 
     /// What left memory in a replay: the filter may have been saved before that.
-    pub fn add_departed(&self, state: &mut State, now: Timestamp) {
-        for departed in state.take_departed() {
+    pub fn add_departed(&self, departed: Vec<Departed>, now: Timestamp) {
+        for departed in departed {
             match departed {
                 Departed::Order(order_no) => self.add_order(&order_no, now),
                 Departed::Request(sku_id, request_id) => self.add_request(&sku_id, &request_id, now),
@@ -292,7 +292,8 @@ fn order_key(order_no: &OrderNo) -> u64 {
 }
 
 fn request_key(sku_id: &SkuId, request_id: &RequestId) -> u64 {
-    let mut bytes: SmallVec<[u8; 129]> = SmallVec::from_slice(sku_id.as_str().as_bytes());
+    // Two ids and the mark between them.
+    let mut bytes: SmallVec<[u8; 256]> = SmallVec::from_slice(sku_id.as_str().as_bytes());
     // Stands between the two because neither has control characters.
     bytes.push(0x1f);
     bytes.extend_from_slice(request_id.as_str().as_bytes());

@@ -11,7 +11,7 @@ use crate::backoff::Backoff;
 use crate::command::InvalidField;
 use crate::fence::Fence;
 use crate::ids::{ShardId, SkuId, shard_of};
-use crate::limits::{MAX_HOT_SKUS, MAX_LOADED_AT_ONCE, MAX_PAGE_ROWS, MAX_PINNED_PER_ENVELOPE};
+use crate::limits::{MAX_HOT_LIST, MAX_LOADED_AT_ONCE, MAX_PAGE_ROWS, MAX_PINNED_PER_ENVELOPE};
 use crate::outcome::{Effect, Refusal};
 use crate::shard::shared::{Envelope, PinAnswer, ShardShared};
 use crate::store::Wanted;
@@ -92,9 +92,9 @@ impl Pins {
         Self { shards, views, link, fence, hot, replacing: tokio::sync::Mutex::new(()) }
     }
 
-    /// Keeps SKUs in memory, or lets them go. Those above [`MAX_HOT_SKUS`] are refused.
+    /// Keeps SKUs in memory, or lets them go. Those above [`MAX_HOT_LIST`] are refused.
     pub async fn pin(&self, skus: &[SkuId], hot: bool) -> Results {
-        let (some, rest) = skus.split_at(skus.len().min(MAX_HOT_SKUS));
+        let (some, rest) = skus.split_at(skus.len().min(MAX_HOT_LIST));
         let mut answers: Vec<Option<PinAnswer>> = vec![None; some.len()];
         for (shard, indexes) in self.by_shard(some) {
             for indexes in indexes.chunks(MAX_PINNED_PER_ENVELOPE) {
@@ -121,10 +121,10 @@ impl Pins {
     /// Makes these the hot ones, and no others. A result for each that was or is on the list.
     ///
     /// # Errors
-    /// [`Refusal::InvalidField`] for more than [`MAX_HOT_SKUS`].
+    /// [`Refusal::InvalidField`] for more than [`MAX_HOT_LIST`].
     pub async fn replace(&self, skus: &[SkuId]) -> Result<Results, Refusal> {
-        if skus.len() > MAX_HOT_SKUS {
-            return Err(InvalidField::new("sku_ids", format!("must be at most {MAX_HOT_SKUS}")).into());
+        if skus.len() > MAX_HOT_LIST {
+            return Err(InvalidField::new("sku_ids", format!("must be at most {MAX_HOT_LIST}")).into());
         }
         let _one = self.replacing.lock().await;
         let wanted: BTreeSet<&SkuId> = skus.iter().collect();
@@ -132,7 +132,7 @@ impl Pins {
         let others: Vec<SkuId> = others.filter(|sku_id| !wanted.contains(sku_id)).collect();
         let wanted: Vec<SkuId> = wanted.into_iter().cloned().collect();
         let mut results = self.pin(&wanted, true).await;
-        for others in others.chunks(MAX_HOT_SKUS) {
+        for others in others.chunks(MAX_HOT_LIST) {
             results.extend(self.pin(others, false).await);
         }
         results.sort_by(|(one, _), (other, _)| one.cmp(other));

@@ -171,7 +171,7 @@ impl Shard {
                 self.parts.failpoints.reach("load.orders");
                 Took::Here
             }
-            Decision::Answer(Ok(_)) => Took::Here,
+            Decision::Answer(Ok(_)) | Decision::Elsewhere => Took::Here,
             Decision::Answer(Err(refusal)) => Took::Not(Learned::Refused(refusal)),
         }
     }

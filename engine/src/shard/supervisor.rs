@@ -10,7 +10,6 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::actor::{ShardActor, ShardArguments};
 use super::parts::ShardParts;
-use super::shared::ShardShared;
 use crate::checkpoint::CheckpointStore;
 use crate::ids::ShardId;
 use crate::journal::JournalReader;
@@ -138,8 +137,8 @@ impl Supervised {
             }
             let recovered = tokio::task::spawn_blocking(move || {
                 let recovered = recover_audited(shard, shards, reader.as_ref(), checkpoints.as_ref());
-                let mut recovered = recovered.map_err(|error| error.to_string())?;
-                known.add_departed(&mut recovered.state, clock.now());
+                let recovered = recovered.map_err(|error| error.to_string())?;
+                known.add_departed(recovered.departed, clock.now());
                 Ok(recovered.state)
             });
             let rebuilt = recovered.await.unwrap_or_else(|error| Err(error.to_string()));

@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::command::{Action, Command};
 use crate::event::{Change, Event};
 use crate::home::{DecisionKind, HomeChange};
-use crate::ids::{Epoch, Lsn, OrderNo, ShardId, SkuId, shard_of};
+use crate::ids::{Epoch, Lsn, OrderNo, SkuId};
 use crate::journal::Group;
 use crate::limits::{
     CHECKPOINT_ENTRIES_PER_TURN, MAX_CHORES_PER_TURN, MAX_COMMANDS_PER_TURN, MAX_EVICTIONS_PER_TURN,
@@ -746,6 +746,7 @@ fn run(
         Some(answer) => (answer, None),
         None => match state.decide(command, now) {
             Decision::Answer(outcome) => (ShardAnswer::Outcome(outcome), None),
+            Decision::Elsewhere => (ShardAnswer::NotHere(Box::new(command.clone())), None),
             Decision::Log(Event { change: Change::Reserved { .. }, .. }) if parts.flushers.is_journal_full() => {
                 (ShardAnswer::Outcome(Err(Refusal::JournalFull)), None)
             }
@@ -796,20 +797,7 @@ fn undecidable(
             });
         }
     }
-    match &command.action {
-        Action::Reserve(c)
-            if c.lines.as_slice().iter().any(|line| is_foreign(&line.sku_id, parts, state.shard()))
-                && !state.knows_order(&c.order_no) =>
-        {
-            Some(ShardAnswer::NotHere(Box::new(command.clone())))
-        }
-        _ => None,
-    }
-}
-
-fn is_foreign(sku_id: &SkuId, parts: &ShardParts, shard: ShardId) -> bool {
-    let shards = parts.options.shards;
-    shards > 1 && shard_of(sku_id, shards) != shard
+    None
 }
 
 /// Applies an event that was just decided.

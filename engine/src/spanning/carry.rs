@@ -10,10 +10,12 @@ use super::{Chore, Entered, STEP_CARRIED, STEP_CARRY, is_transient};
 use crate::checkpoint::LineSerials;
 use crate::command::Action;
 use crate::home::{Errand, HomeStep};
-use crate::router::{How, Router, add};
+use crate::router::Router;
+use crate::shard::shared::ShardAnswer;
+use crate::store_link::add;
 use crate::ids::{SkuId, ShardId, WarehouseId};
 use crate::limits::CARRY_WAIT_MILLIS;
-use crate::outcome::{Answer, LineView, OrderView, Outcome, Refusal, Serials};
+use crate::outcome::{Answer, LineView, OrderView, Refusal, Serials};
 
 /// What came of telling the branches.
 pub(super) struct Carried {

@@ -12,7 +12,7 @@ use super::{Entered, STEP_DECIDE, STEP_LATE, STEP_LATE_HOLD, is_unknown};
 use crate::command::{Action, Command, Confirm, Line, Lines};
 use crate::home::attempt::{Judged, branches_of_late, judge_late};
 use crate::home::{Errand, HeldLine, HomeStep};
-use crate::router::{How, Router};
+use crate::router::Router;
 use crate::ids::{OrderNo, ShardId};
 use crate::limits::{CARRY_WAIT_MILLIS, MAX_LATE_TRIES};
 use crate::outcome::{Answer, Effect, OrderView, Outcome, Refusal};
