@@ -17,7 +17,7 @@ use super::load::{Whole, select_whole, whole};
 use super::owner::check_epoch;
 use super::reads::{PAGE_OF_SKUS, after_text};
 use super::rows::{
-    ANOMALIES, PRUNED_COLUMNS, STOCK, STOCK_JOURNAL, anomaly_row, journal_entry, pruned_sums, read_watermarks, select,
+    ANOMALIES, PRUNED_COLUMNS, STOCK_JOURNAL, anomaly_row, journal_entry, pruned_sums, read_watermarks, select,
     status_after, stock_row, words,
 };
 use super::statements::insert;
