@@ -216,3 +216,107 @@ fn columns(right: &StockImage, row: &StockImage) -> Option<(String, String)> {
     let (right, row): (Vec<String>, Vec<String>) = pairs.unzip();
     (!right.is_empty()).then(|| (right.join(", "), row.join(", ")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::event::{MoveKind, StockMove};
+    use crate::ids::{Lsn, ShardId};
+    use crate::state::Delta;
+    use crate::store::JournalRow;
+
+    const LEVELS: Levels = Levels { available: 5, reserved: 0, sold: 0, version: 1 };
+    const W: WarehouseId = WarehouseId(1);
+
+    /// A stock of five units, right on every side.
+    fn right(known: fn(Truth) -> Known) -> Sku {
+        let sku_id = SkuId::new("a").unwrap();
+        let row = StockImage {
+            sku_id: sku_id.clone(),
+            warehouse_id: W,
+            levels: LEVELS,
+            status: StockStatus::OnSale,
+            initial: 5,
+            supplied: 5,
+            forgotten_sold: 0,
+            lsn: Lsn(1),
+            hot: false,
+            numbered: None,
+        };
+        let change = StockMove {
+            sku_id,
+            warehouse_id: W,
+            kind: MoveKind::Created,
+            order_no: None,
+            request_id: None,
+            reason: None,
+            delta: Delta::supply(5),
+            serials: None,
+            after: LEVELS,
+        };
+        let newest = JournalRow { change, at: Timestamp(0), trace: None, source: (ShardId(0), Lsn(1)) };
+        let known = known(Truth::new(row.clone()));
+        let walk = Walk { last: LEVELS, initial: Some(5), ..Walk::default() };
+        let books = StockBooks { row, parked: None, newest: Some(newest), pruned: crate::store::PrunedSums::default() };
+        Sku { books: [(W, books)].into(), known, walks: [(W, walk)].into() }
+    }
+
+    fn told(known: fn(Truth) -> Known, change: impl FnOnce(&mut Sku)) -> Vec<(Check, String, Remedy)> {
+        let mut sku = right(known);
+        change(&mut sku);
+        let found = sku.differences(&SkuId::new("a").unwrap());
+        found.into_iter().map(|difference| (difference.check, difference.found.1, difference.remedy)).collect()
+    }
+
+    fn row(sku: &mut Sku) -> &mut StockImage {
+        &mut sku.books.get_mut(&W).unwrap().row
+    }
+
+    #[test]
+    fn every_column_is_compared() {
+        let stored = (|_| Known::Stored) as fn(Truth) -> Known;
+        let resident = |truth| Known::Resident(vec![truth]);
+        for (known, remedy) in [(stored, Remedy::RowFromJournal), (resident, Remedy::RowFromShard)] {
+            assert_eq!(told(known, |_| {}), []);
+            let one = |found: &str| [(Check::Row, found.to_owned(), remedy)];
+            assert_eq!(told(known, |sku| row(sku).levels.available = 6), one("available 6"));
+            assert_eq!(told(known, |sku| row(sku).levels.reserved = 6), one("reserved 6"));
+            assert_eq!(told(known, |sku| row(sku).levels.sold = 6), one("sold 6"));
+            assert_eq!(told(known, |sku| row(sku).levels.version = 6), one("version 6"));
+            assert_eq!(told(known, |sku| row(sku).supplied = 6), one("supplied 6"));
+            assert_eq!(told(known, |sku| row(sku).initial = 6), one("initial 6"));
+            assert_eq!(told(known, |sku| row(sku).status = StockStatus::Suspended), one("suspended"));
+            assert_eq!(told(known, |sku| row(sku).numbered = Some(3)), one("3 serial numbers"));
+        }
+        let hot = [(Check::Row, "hot".to_owned(), Remedy::RowFromShard)];
+        assert_eq!(told(resident, |sku| row(sku).hot = true), hot);
+    }
+
+    #[test]
+    fn what_is_not_sound_repairs_nothing() {
+        let break_it = |sku: &mut Sku| {
+            sku.walks.get_mut(&W).unwrap().broken = Some(("version 3".to_owned(), "version 4".to_owned()));
+            row(sku).levels.available = 6;
+        };
+        let broken = (Check::Journal, "version 4".to_owned(), Remedy::ByHand);
+        let by_hand = (Check::Row, "available 6".to_owned(), Remedy::ByHand);
+        assert_eq!(told(|_| Known::Stored, break_it), [by_hand, broken]);
+        let newest = |sku: &mut Sku| sku.books.get_mut(&W).unwrap().newest.as_mut().unwrap().change.after.available = 4;
+        let other = words(&Levels { available: 4, ..LEVELS });
+        assert_eq!(told(|truth| Known::Resident(vec![truth]), newest), [(Check::Journal, other, Remedy::ByHand)]);
+        let no_journal = |sku: &mut Sku| sku.books.get_mut(&W).unwrap().newest = None;
+        assert_eq!(told(|_| Known::Stored, no_journal), [(Check::Row, words(&LEVELS), Remedy::ByHand)]);
+    }
+
+    #[test]
+    fn a_parked_sku_is_told_once() {
+        let parked = |sku: &mut Sku| sku.books.get_mut(&W).unwrap().parked = Some("why".to_owned());
+        assert_eq!(told(|_| Known::Stored, parked), [(Check::Parked, "parked: why".to_owned(), Remedy::RowFromJournal)]);
+        let both = |sku: &mut Sku| {
+            parked(sku);
+            row(sku).levels.available = 6;
+        };
+        assert_eq!(told(|_| Known::Stored, both), [(Check::Row, "available 6".to_owned(), Remedy::RowFromJournal)]);
+    }
+}

@@ -31,7 +31,7 @@ pub(super) struct Truth {
 }
 
 impl Truth {
-    fn new(image: StockImage) -> Self {
+    pub fn new(image: StockImage) -> Self {
         Self { image, is_new: false, later_status: false, later_hot: false, is_unwound: false }
     }
 }

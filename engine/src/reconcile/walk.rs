@@ -187,3 +187,157 @@ fn add(units: &mut [i64; 2], more: [i64; 2]) {
         *units = units.saturating_add(more);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::event::StockMove;
+    use crate::ids::{Lsn, ShardId};
+    use crate::state::Delta;
+
+    /// A stock of a store, its orders (held, net sold) and its journal.
+    #[derive(Default)]
+    struct Stock {
+        levels: Levels,
+        lines: BTreeMap<OrderNo, [u64; 2]>,
+        journal: Vec<JournalRow>,
+        pruned: PrunedSums,
+    }
+
+    impl Stock {
+        fn log(&mut self, kind: MoveKind, order_no: Option<&OrderNo>, delta: Delta) {
+            self.levels = self.levels.after(delta).unwrap();
+            let change = StockMove {
+                sku_id: SkuId::new("a").unwrap(),
+                warehouse_id: WarehouseId(1),
+                kind,
+                order_no: order_no.cloned(),
+                request_id: None,
+                reason: None,
+                delta,
+                serials: None,
+                after: self.levels,
+            };
+            self.journal.push(JournalRow { change, at: Timestamp(0), trace: None, source: (ShardId(0), Lsn(0)) });
+        }
+
+        /// Something happens to one of few orders.
+        fn change(&mut self, random: &mut fastrand::Rng) {
+            let order_no = OrderNo::new(&random.u8(..40).to_string()).unwrap();
+            let (kind, delta) = match self.lines.get(&order_no) {
+                None => (MoveKind::Reserved, Delta::hold(2)),
+                Some([0, 0]) => return,
+                Some([0, _]) => (MoveKind::Returned, Delta::give_back(1)),
+                Some(_) if random.bool() => (MoveKind::Confirmed, Delta::sell(1, 0)),
+                Some(_) => (MoveKind::Released, Delta::unhold(1)),
+            };
+            self.log(kind, Some(&order_no), delta);
+            let [held, sold] = self.lines.entry(order_no).or_default();
+            *held = held.checked_add_signed(delta.reserved).unwrap();
+            *sold = sold.checked_add_signed(delta.sold).unwrap();
+        }
+
+        /// Some ended orders go, or the oldest rows of the journal.
+        fn prune(&mut self, random: &mut fastrand::Rng) {
+            if random.bool() {
+                let gone = self.lines.iter().find(|(_, [held, _])| *held == 0).map(|(order_no, _)| order_no.clone());
+                let sold = gone.and_then(|order_no| self.lines.remove(&order_no)).map_or(0, |[_, sold]| sold);
+                self.pruned.sold += sold;
+            } else if self.journal.len() > 1 {
+                let change = self.journal.remove(0).change;
+                let Delta { available, reserved, sold } = change.delta;
+                self.pruned.version = change.after.version;
+                for (sum, delta) in self.pruned.deltas.iter_mut().zip([available, reserved, sold]) {
+                    *sum += delta;
+                }
+            }
+        }
+
+        fn sums(&self, cursor: &SumsCursor, lines: usize, journal: usize) -> Sums {
+            let after = |order_no: &OrderNo| cursor.order_no.as_ref().is_none_or(|after| order_no > after);
+            let rows = self.journal.iter().filter(|row| row.change.after.version > cursor.version);
+            let counted = self.lines.iter().filter(|(order_no, _)| after(order_no)).take(lines);
+            Sums {
+                lines: counted.map(|(order_no, [held, sold])| (order_no.clone(), *held, *sold)).collect(),
+                journal: rows.take(journal).cloned().collect(),
+                pruned: self.pruned,
+            }
+        }
+
+        fn walk(&mut self, mut walk: Walk, mut between: impl FnMut(&mut Self)) -> Walk {
+            loop {
+                let lines = if walk.without_lines { 0 } else { 3 };
+                let sums = self.sums(&walk.cursor, lines, 5);
+                if walk.take(&sums, 3, 5) {
+                    return walk;
+                }
+                between(self);
+            }
+        }
+    }
+
+    fn stock(random: &mut fastrand::Rng) -> Stock {
+        let mut stock = Stock::default();
+        stock.log(MoveKind::Created, None, Delta::supply(1_000));
+        (0..60).for_each(|_| stock.change(random));
+        stock
+    }
+
+    #[test]
+    fn what_changes_meanwhile_is_no_difference() {
+        for seed in 0..300 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut stock = stock(&mut random);
+            let with_prune = seed % 3 == 0;
+            let mut left = 200;
+            let walk = stock.walk(Walk::for_suspects(), |stock| {
+                // As long as a walk takes, but not for ever.
+                for _ in 0..random.u8(..5).min(left) {
+                    left -= 1;
+                    stock.change(&mut random);
+                    if with_prune {
+                        stock.prune(&mut random);
+                    }
+                }
+            });
+            assert_eq!((walk.missing(), &walk.broken), ([0, 0], &None), "seed {seed}");
+            assert_eq!(walk.last, stock.levels, "seed {seed}");
+            if !with_prune {
+                assert_eq!(walk.suspects(), [], "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_wrong_is_found_and_named() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut stock = stock(&mut random);
+        let wrong = stock.lines.keys().next().unwrap().clone();
+        let right = stock.lines[&wrong].map(u64::cast_signed);
+        stock.lines.get_mut(&wrong).unwrap()[1] += 3;
+        let walk = stock.walk(Walk::for_suspects(), |_| {});
+        assert_eq!(walk.missing(), [0, -3]);
+        let line = [right[0], right[1] + 3];
+        assert_eq!(walk.suspects(), [Suspect { order_no: wrong.clone(), line: Some(line), journal: right }]);
+        stock.lines.remove(&wrong);
+        let walk = stock.walk(Walk::for_suspects(), |_| {});
+        assert_eq!(walk.missing(), right);
+        assert_eq!(walk.suspects(), [Suspect { order_no: wrong, line: None, journal: right }]);
+    }
+
+    #[test]
+    fn a_journal_with_a_gap_or_a_wrong_row_is_told_once() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut gap = stock(&mut random);
+        gap.journal.remove(9);
+        let walk = gap.walk(Walk::default(), |_| {});
+        assert_eq!(walk.broken, Some(("version 10".to_owned(), "version 11".to_owned())));
+        let mut wrong = stock(&mut random);
+        wrong.journal[9].change.after.available += 1;
+        let levels = wrong.journal[9].change.after;
+        let walk = wrong.walk(Walk::default(), |_| {});
+        let right = Levels { available: levels.available - 1, ..levels };
+        assert_eq!(walk.broken, Some((words(&right), words(&levels))));
+    }
+}
