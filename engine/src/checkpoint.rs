@@ -11,9 +11,9 @@
 use crate::clock::Timestamp;
 use crate::command::{Mode, StockStatus};
 use crate::event::OrderRequest;
-use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
 use crate::home::HomeImage;
-use crate::outcome::{Levels, Serials};
+use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
+use crate::outcome::{Levels, LineView, OrderStatus, OrderView, Serials};
 
 /// Where checkpoints are kept.
 pub trait CheckpointStore: Send + Sync + 'static {
@@ -189,6 +189,46 @@ pub struct LineSerials {
 }
 
 impl OrderImage {
+    /// Whether it holds units.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.lines.iter().any(|line| line.held > 0)
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn status(&self) -> OrderStatus {
+        let sum = |of: fn(&LineImage) -> u32| self.lines.iter().map(|line| u64::from(of(line))).sum();
+        let sums = [sum(|line| line.held), sum(|line| line.confirmed), sum(|line| line.released), sum(|line| line.returned)];
+        OrderStatus::of(self.phase, sums)
+    }
+
+    /// As callers see it.
+    #[must_use]
+    pub fn view(&self) -> OrderView {
+        let line_view = |(index, line): (u16, &LineImage)| {
+            let given = self.serials.iter().filter(|given| given.line == index).map(|given| given.serials);
+            let serials: Vec<Serials> = given.collect();
+            LineView {
+                sku_id: line.sku_id.clone(),
+                warehouse_id: line.warehouse_id,
+                quantity: line.quantity,
+                held: line.held,
+                confirmed: line.confirmed,
+                released: line.released,
+                returned: line.returned,
+                serials: (!serials.is_empty()).then(|| serials.into_boxed_slice()),
+            }
+        };
+        OrderView {
+            order_no: self.order_no.clone(),
+            status: self.status(),
+            created_at: self.created_at,
+            expires_at: self.is_open().then_some(self.expires_at),
+            lines: (0..).zip(&self.lines).map(line_view).collect(),
+        }
+    }
+
     /// A rough size, in lines of an event.
     pub(crate) fn weight(&self) -> usize {
         4 + 2 * self.lines.len() + self.requests.len() + self.serials.len()

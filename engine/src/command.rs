@@ -372,7 +372,7 @@ impl Command {
             Action::Return(c) => Some(&c.order_no),
             Action::GetOrder(order_no) | Action::Expire(order_no) => Some(order_no),
             Action::Home(step) => Some(step.order_no()),
-            Action::CreateStock(_) | Action::ChangeStock(_) | Action::SetStatus(_) | Action::Place(_) => None,
+            Action::CreateStock(_) | Action::ChangeStock(_) | Action::SetStatus(_) => None,
         }
     }
 }

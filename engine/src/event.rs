@@ -9,7 +9,7 @@ use crate::command::{ChangeKind, Mode, StockStatus};
 use crate::home::HomeChange;
 use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
 use crate::outcome::{Levels, OrderStatus, Serials};
-use crate::state::Delta;
+use crate::state::{Delta, change_fingerprint};
 
 /// One entry of the journal of a shard.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,9 +29,9 @@ impl Event {
         rough_bytes(match &self.change {
             Change::Reserved { lines, .. } => lines.len(),
             Change::Confirmed { lines, .. } => lines.len(),
-            Change::Released { lines, .. } | Change::Expired { lines, .. } | Change::Returned { lines, .. } => {
-                lines.len()
-            }
+            Change::Released { lines, .. }
+            | Change::Expired { lines, .. }
+            | Change::Returned { lines, .. } => lines.len(),
             Change::StatusChanged { warehouses, .. } => warehouses.len(),
             Change::Forgotten { sold, .. } => sold.len(),
             Change::StockCreated { .. }
@@ -301,6 +301,24 @@ impl MoveKind {
 }
 
 impl Event {
+    /// The stock request that the event, logged at `lsn`, answers, as it is remembered.
+    #[must_use]
+    pub fn stock_request(&self, lsn: Lsn) -> Option<RequestImage> {
+        let Change::StockChanged { sku_id, warehouse_id, kind, delta, request_id, after, .. } = &self.change else {
+            return None;
+        };
+        let quantity = if *kind == ChangeKind::Deduct { -delta } else { *delta };
+        Some(RequestImage {
+            sku_id: sku_id.clone(),
+            request_id: request_id.clone(),
+            warehouse_id: *warehouse_id,
+            fingerprint: change_fingerprint(*kind, *warehouse_id, quantity),
+            after: *after,
+            at: self.at,
+            lsn,
+        })
+    }
+
     /// What the event did to stocks, in its order.
     #[must_use]
     pub fn stock_moves(&self) -> Vec<StockMove> {
@@ -315,13 +333,14 @@ impl Event {
             serials: None,
             after,
         };
-        let moved = |order_no: &OrderNo, lines: &[MovedLine], kind, delta: fn(u32) -> Delta| -> Vec<StockMove> {
-            let of_line = |line: &MovedLine| StockMove {
-                order_no: Some(order_no.clone()),
-                ..plain(&line.sku_id, line.warehouse_id, kind, delta(line.quantity), line.after)
+        let moved =
+            |order_no: &OrderNo, lines: &[MovedLine], kind, delta: fn(u32) -> Delta| -> Vec<StockMove> {
+                let of_line = |line: &MovedLine| StockMove {
+                    order_no: Some(order_no.clone()),
+                    ..plain(&line.sku_id, line.warehouse_id, kind, delta(line.quantity), line.after)
+                };
+                lines.iter().map(of_line).collect()
             };
-            lines.iter().map(of_line).collect()
-        };
         let asked = |moves: Vec<StockMove>, request_id: Option<&RequestId>, reason: Option<&Reason>| {
             let fill = |m| StockMove { request_id: request_id.cloned(), reason: reason.cloned(), ..m };
             moves.into_iter().map(fill).collect()
@@ -355,7 +374,13 @@ impl Event {
             Change::Reserved { order_no, lines, .. } => {
                 let of_line = |line: &ReservedLine| StockMove {
                     order_no: Some(order_no.clone()),
-                    ..plain(&line.sku_id, line.warehouse_id, MoveKind::Reserved, Delta::hold(line.held), line.after)
+                    ..plain(
+                        &line.sku_id,
+                        line.warehouse_id,
+                        MoveKind::Reserved,
+                        Delta::hold(line.held),
+                        line.after,
+                    )
                 };
                 lines.iter().filter(|line| line.held > 0).map(of_line).collect()
             }
@@ -378,7 +403,9 @@ impl Event {
                 let moves = moved(order_no, lines, MoveKind::Released, Delta::unhold);
                 asked(moves, request.as_ref().and_then(|r| r.request_id.as_ref()), reason.as_ref())
             }
-            Change::Expired { order_no, lines, .. } => moved(order_no, lines, MoveKind::Expired, Delta::unhold),
+            Change::Expired { order_no, lines, .. } => {
+                moved(order_no, lines, MoveKind::Expired, Delta::unhold)
+            }
             Change::Returned { order_no, request, lines, .. } => {
                 let moves = moved(order_no, lines, MoveKind::Returned, Delta::give_back);
                 asked(moves, request.request_id.as_ref(), None)

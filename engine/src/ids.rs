@@ -60,7 +60,11 @@ macro_rules! text_id {
 
 /// Whether a text holds a control character. Most texts are ASCII, where a look at the bytes is enough.
 fn has_control(text: &str) -> bool {
-    if text.is_ascii() { text.bytes().any(|b| b.is_ascii_control()) } else { text.chars().any(char::is_control) }
+    if text.is_ascii() {
+        text.bytes().any(|b| b.is_ascii_control())
+    } else {
+        text.chars().any(char::is_control)
+    }
 }
 
 text_id!(
@@ -154,7 +158,8 @@ impl OrderNo {
         let mut parts = self.0.split(BRANCH_MARK);
         let (order_no, sku_id, attempt) = (parts.next()?, parts.next()?, parts.next()?);
         let attempt = AttemptId(u64::from_str_radix(attempt, 16).ok()?);
-        let branch = Branch { order_no: Self::new(order_no).ok()?, sku_id: SkuId::new(sku_id).ok()?, attempt };
+        let branch =
+            Branch { order_no: Self::new(order_no).ok()?, sku_id: SkuId::new(sku_id).ok()?, attempt };
         parts.next().is_none().then_some(branch)
     }
 
@@ -310,14 +315,20 @@ mod tests {
     #[test]
     fn the_number_of_a_branch_tells_what_it_is_of() {
         let order_no = OrderNo::new("ORD-1").unwrap();
-        let branch = Branch { order_no: order_no.clone(), sku_id: SkuId::new("Größe 5").unwrap(), attempt: AttemptId(255) };
+        let branch = Branch {
+            order_no: order_no.clone(),
+            sku_id: SkuId::new("Größe 5").unwrap(),
+            attempt: AttemptId(255),
+        };
         let number = branch.number();
         assert!(number.is_branch() && !order_no.is_branch());
         assert_eq!((number.branch(), number.of_caller()), (Some(branch), order_no.clone()));
         assert_eq!(OrderNo::stored(number.as_str()), Ok(number.clone()));
         assert_eq!(OrderNo::stored("ORD-1"), Ok(order_no));
         assert!(OrderNo::new(number.as_str()).is_err(), "no caller can give it");
-        for wrong in ["a\u{1f}b", "a\u{1f}b\u{1f}xyz", "a\u{1f}b\u{1f}1", "a\u{1f}b\u{1f}0000000000000001\u{1f}"] {
+        for wrong in
+            ["a\u{1f}b", "a\u{1f}b\u{1f}xyz", "a\u{1f}b\u{1f}1", "a\u{1f}b\u{1f}0000000000000001\u{1f}"]
+        {
             assert!(OrderNo::stored(wrong).is_err(), "{wrong:?}");
         }
     }

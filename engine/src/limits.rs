@@ -78,18 +78,29 @@ pub const DEFAULT_REMEMBER_MAX: usize = 5_000_000;
 /// A checkpoint of a shard begins after this many of its events: some 60 MB of journal, a second of replay.
 pub const DEFAULT_CHECKPOINT_EVENTS: u64 = 1_000_000;
 
-/// Orders (and as many requests) of one `OrdersAdopted` or `Shed` event: some 60 KB of small orders.
-pub const MAX_ADOPTED_PER_EVENT: usize = 256;
+/// Orders (and as many requests) of one `OrdersLoaded` event: some 60 KB of small orders.
+pub const MAX_LOADED_PER_EVENT: usize = 256;
 
-/// Events of one turn that let closed SKUs go, each with up to [`MAX_ADOPTED_PER_EVENT`] orders: some milliseconds of work. A SKU
-/// with 100,000 orders leaves in about 50 turns, between which commands are served.
-pub const MAX_LEAVING_EVENTS_PER_TURN: usize = 8;
+/// SKUs, orders, and stock requests that are read from the store by one query: large enough for a query to pay, short enough that
+/// nobody waits long for others.
+pub const MAX_LOADED_AT_ONCE: usize = 256;
 
-/// Lines of the orders that one `Split` event takes apart, give or take those of one order: as many branches are made at once.
-pub const MAX_SPLIT_LINES: usize = 1_000;
+/// Lines of ended orders, and stock requests, on a SKU that is evicted: they leave with it, in one event. A SKU with more of them
+/// stays until they are forgotten.
+pub const MAX_EVICTED_ENTRIES: usize = 1_000;
 
-/// SKUs that are promoted or demoted by one request. From the HTTP contract: the preheat of a sale.
-pub const MAX_SKUS_PER_MOVE: usize = 1_000;
+/// SKUs that are looked at to find one that can be evicted, before the shard goes on with its work: some 20 microseconds.
+pub const MAX_EVICTION_LOOKS: usize = 256;
+
+/// SKUs of one `Pinned` event: at most 64 KB of names.
+pub const MAX_PINNED_PER_EVENT: usize = 1_000;
+
+/// The largest version of a stock, and the largest sum of serial numbers of a SKU, that is taken from the store: far above what any
+/// stock reaches, exact in JSON, and far below where counting on would overflow.
+pub const MAX_STORED_COUNT: u64 = 1 << 53;
+
+/// SKUs that are promoted or demoted by one request, and on the hot list. From the HTTP contract: the preheat of a sale.
+pub const MAX_HOT_LIST: usize = 10_000;
 
 /// How often the shards are flushed to the store: what a lost data directory would lose.
 pub const DEFAULT_FLUSH_INTERVAL_MILLIS: u64 = 1_000;
@@ -140,6 +151,38 @@ pub const MAX_RETRY_MILLIS: u64 = 2_000;
 
 /// Estimated bytes of events of one flush transaction, beside their number: orders of many lines.
 pub const MAX_FLUSH_BYTES: u64 = 16 << 20;
+
+/// Flush transactions under way at the same time: enough that shards don't wait for each other's round trips, few beside the connections
+/// that loads and reads need.
+pub const MAX_FLUSHES_AT_ONCE: usize = 4;
+
+/// SKUs whose stock rows are left alone that are known in memory. More have been changed by hand than anybody reconciles one by one.
+pub const MAX_PARKED_KNOWN: usize = 10_000;
+
+/// Samples of what was flushed when, within the time for which the journal keeps what was flushed: it is trimmed this many times in it.
+pub const TRIM_STEPS: u32 = 16;
+
+/// How often a server tells the store that it is there, and finds out whether the store is still its own.
+pub const HEARTBEAT_MILLIS: u64 = 1_000;
+
+/// How long a heartbeat may take before the store counts as away.
+pub const HEARTBEAT_TIMEOUT_MILLIS: u64 = 5_000;
+
+/// How long a start waits for a store that does not answer: a restart of it in passing, not an outage.
+pub const START_STORE_WAIT_MILLIS: u64 = 5_000;
+
+/// How often the store is looked through for what is older than it is kept.
+pub const RETENTION_INTERVAL_MILLIS: u64 = 60_000;
+
+/// Orders, requests and journal rows that one transaction prunes at the most, of each: some milliseconds of locks.
+pub const PRUNE_BATCH: usize = 500;
+
+/// The pause between two of them, so that flushes and loads come through.
+pub const PRUNE_PAUSE_MILLIS: u64 = 100;
+
+/// Orders that come to the end of the time that the store keeps them are not loaded any more, this long before: what was loaded is out of
+/// memory again before its rows go, in seconds.
+pub const PRUNE_MARGIN_SECONDS: u64 = 3_600;
 
 /// How long the last flush may take before the engine stops without it; the journal has everything.
 pub const FINAL_FLUSH_MILLIS: u64 = 5_000;

@@ -81,20 +81,33 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Result<Snapshot<Vec<StockView>>, StoreError>;
+    async fn stock(
+        &self,
+        sku_id: &SkuId,
+        warehouse_id: Option<WarehouseId>,
+    ) -> Result<Snapshot<Vec<StockView>>, StoreError>;
 
     /// Up to `limit` SKUs after `after`, by name (as bytes), each with all its stocks by warehouse.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, StoreError>;
+    async fn stock_page(
+        &self,
+        after: Option<&SkuId>,
+        limit: usize,
+    ) -> Result<Vec<Vec<StockView>>, StoreError>;
 
     /// Up to `limit` orders by number (as bytes) after `after`, as they were flushed. Branches are not listed; an order over several
     /// places is.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn list(&self, filter: &OrderFilter, after: Option<&OrderNo>, limit: usize) -> Result<Vec<OrderView>, StoreError>;
+    async fn list(
+        &self,
+        filter: &OrderFilter,
+        after: Option<&OrderNo>,
+        limit: usize,
+    ) -> Result<Vec<OrderView>, StoreError>;
 
     /// The stock journal of a SKU: for each warehouse the rows with a version above the one in `after` (0 where it is not named), up to
     /// `limit` each, with the watermarks of the same moment.
@@ -112,7 +125,11 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn order_numbers(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<(OrderNo, Timestamp)>, StoreError>;
+    async fn order_numbers(
+        &self,
+        after: Option<&OrderNo>,
+        max: usize,
+    ) -> Result<Vec<(OrderNo, Timestamp)>, StoreError>;
 
     /// Likewise the ids of all stock requests.
     ///
@@ -147,7 +164,11 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Snapshot<Vec<StockBooks>>, StoreError>;
+    async fn books(
+        &self,
+        after: Option<&SkuId>,
+        limit: usize,
+    ) -> Result<Snapshot<Vec<StockBooks>>, StoreError>;
 
     /// The lines of a stock's orders (branches, not the orders over several places that they belong to), and its journal, piece by piece: up to
     /// `lines` and `journal` rows after the cursor (0: none are read), by number (as bytes) and by version. Orders stand under the numbers that
@@ -365,7 +386,8 @@ impl OrderFilter {
     #[must_use]
     pub fn takes(&self, order: &OrderView) -> bool {
         let is_status = self.status.is_empty() || self.status.contains(&order.status);
-        is_status && self.sku_id.as_ref().is_none_or(|sku_id| order.lines.iter().any(|line| line.sku_id == *sku_id))
+        is_status
+            && self.sku_id.as_ref().is_none_or(|sku_id| order.lines.iter().any(|line| line.sku_id == *sku_id))
     }
 }
 

@@ -164,11 +164,11 @@ fn end_of(answer: &Outcome) -> End<'_> {
             | Refusal::InsufficientStock { .. }
             | Refusal::InvalidField(_) => End::No(refusal),
             // The attempt is given up, so nothing happened, and the caller may come again.
-            Refusal::OutcomeUnknown => End::Unknown(Refusal::StoreUnavailable),
             Refusal::ShardRestarted | Refusal::JournalUnavailable => End::Unknown(Refusal::Overloaded),
-            Refusal::JournalFull | Refusal::StoreUnavailable | Refusal::OwnedElsewhere { .. } => {
-                End::NotNow(refusal.clone())
-            }
+            Refusal::JournalFull
+            | Refusal::StoreUnavailable
+            | Refusal::Fenced { .. }
+            | Refusal::StockInconsistent { .. } => End::NotNow(refusal.clone()),
             _ => End::NotNow(Refusal::Overloaded),
         },
     }
@@ -418,16 +418,21 @@ mod tests {
                     assert_eq!((branch.attempt, &branch.sku_id), (ATTEMPT, &release.sku_id));
                     assert!(matches!(&release.command.action, Action::Release(Release { part: None, .. })));
                 }
-                let line = |l: &ShortLine| format!(" {}{}:{}={}", l.sku_id, l.warehouse_id, l.requested, l.available);
+                let line = |l: &ShortLine| {
+                    format!(" {}{}:{}={}", l.sku_id, l.warehouse_id, l.requested, l.available)
+                };
                 let lines = |lines: &[ShortLine]| lines.iter().map(line).collect::<String>();
                 let refusal = match refusal {
                     Refusal::InsufficientStock { lines: short } => format!("short{}", lines(&short)),
                     Refusal::LatePaymentNoStock { lines: short } => format!("late{}", lines(&short)),
-                    Refusal::SkuSuspended { sku_id, warehouse_id } => format!("suspended {sku_id}{warehouse_id}"),
+                    Refusal::SkuSuspended { sku_id, warehouse_id } => {
+                        format!("suspended {sku_id}{warehouse_id}")
+                    }
                     Refusal::UnknownSku { sku_id, .. } => format!("unknown {sku_id}"),
                     other => format!("{other:?}"),
                 };
-                let released: String = releases.iter().map(|release| format!(" {}", release.sku_id)).collect();
+                let released: String =
+                    releases.iter().map(|release| format!(" {}", release.sku_id)).collect();
                 format!("{refusal}; release{released}")
             }
         }
@@ -462,7 +467,11 @@ mod tests {
         let rows: [(&str, Vec<Outcome>, &str); 14] = [
             ("B1:1 A1:2 B2:3", vec![holds("B1:1=1 B2:3=3"), holds("A1:2=2")], "held B1:1=1 A1:2=2 B2:3=3"),
             ("B1:1 A1:2 B2:3", vec![holds("B1:1=1 B2:3=3"), short("A1:2=0")], "short A1:2=0; release B"),
-            ("B1:1 A1:2 B2:3", vec![short("B1:1=0 B2:3=2"), short("A1:2=1")], "short B1:1=0 A1:2=1 B2:3=2; release"),
+            (
+                "B1:1 A1:2 B2:3",
+                vec![short("B1:1=0 B2:3=2"), short("A1:2=1")],
+                "short B1:1=0 A1:2=1 B2:3=2; release",
+            ),
             ("B1:1 A1:2", vec![short("B1:1=0"), unknown("A1")], "unknown A; release"),
             ("B1:1 A1:2", vec![suspended("B1"), unknown("A1")], "suspended B1; release"),
             ("A1:2 B1:1", vec![unknown("A1"), suspended("B1")], "unknown A; release"),
@@ -470,8 +479,16 @@ mod tests {
             ("A1:1 B1:1", vec![short("A1:1=0"), suspended("B1")], "suspended B1; release"),
             ("A1:1 B1:1", vec![lost(), suspended("B1")], "Overloaded; release A"),
             ("A1:1 B1:1", vec![holds("A1:1=1"), Err(Refusal::JournalFull)], "JournalFull; release A"),
-            ("A1:1 B1:1", vec![Err(Refusal::OutcomeUnknown), holds("B1:1=1")], "StoreUnavailable; release A B"),
-            ("A1:1 B1:1", vec![holds("A1:1=1"), Err(Refusal::StoreUnavailable)], "StoreUnavailable; release A"),
+            (
+                "A1:1 B1:1",
+                vec![Err(Refusal::OutcomeUnknown), holds("B1:1=1")],
+                "StoreUnavailable; release A B",
+            ),
+            (
+                "A1:1 B1:1",
+                vec![holds("A1:1=1"), Err(Refusal::StoreUnavailable)],
+                "StoreUnavailable; release A",
+            ),
             // Released behind the back of this attempt, as a home that did not know it had said.
             ("A1:1 B1:1", vec![holds("A1:1=0"), holds("B1:1=1")], "Overloaded; release B"),
             ("A1:1 B1:1", vec![holds("A1:1=1")], "Overloaded; release A B"),
@@ -483,8 +500,9 @@ mod tests {
 
     #[test]
     fn best_effort_is_judged_as_one_place_would() {
-        let best =
-            |lines: &str, answers: &[Outcome]| text(judge_reserve(&reserve(lines, Mode::BestEffort), ATTEMPT, answers));
+        let best = |lines: &str, answers: &[Outcome]| {
+            text(judge_reserve(&reserve(lines, Mode::BestEffort), ATTEMPT, answers))
+        };
         let rows: [(&str, Vec<Outcome>, &str); 6] = [
             ("B1:1 A1:2 B2:3", vec![holds("B1:1=1 B2:3=0"), holds("A1:2=1")], "held B1:1=1 A1:2=1 B2:3=0"),
             ("B1:1 A1:2 B2:3", vec![short("B1:1=0 B2:3=0"), holds("A1:2=1")], "held B1:1=0 A1:2=1 B2:3=0"),

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::words::{DecidedLine, DecisionKind};
-use crate::checkpoint::{Image, LineImage, OrderImage, Stage, StockImage};
+use crate::checkpoint::{Image, LineImage, OrderImage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{Action, Command, StockStatus};
 use crate::event::OrderRequest;
@@ -34,8 +34,7 @@ fn plenty(line: &LineImage) -> StockImage {
         supplied: MAX_STOCK_UNITS,
         forgotten_sold: 0,
         lsn: Lsn::ZERO,
-        epoch: 0,
-        stage: Stage::Open,
+        hot: false,
         // Serial numbers are given where the units are.
         numbered: None,
     }
@@ -51,10 +50,12 @@ pub(super) fn apply(
     let mut counted = Order::counting(order);
     let moved = lines.iter().map(|line| (line.line, line.units));
     match kind {
-        DecisionKind::Confirm => counted.sell(lines.iter().map(|l| (l.line, l.units, l.late)))?,
-        DecisionKind::Release => counted.release(moved, request.is_none())?,
-        DecisionKind::Expire => counted.expire(moved)?,
-        DecisionKind::Return => counted.take_back(moved)?,
+        DecisionKind::Confirm => {
+            counted.counts_mut().sell(lines.iter().map(|l| (l.line, l.units, l.late)))?
+        }
+        DecisionKind::Release => counted.counts_mut().release(moved, request.is_none())?,
+        DecisionKind::Expire => counted.counts_mut().expire(moved)?,
+        DecisionKind::Return => counted.counts_mut().take_back(moved)?,
     }
     counted.count_into(order);
     order.requests.extend(request.cloned());

@@ -15,7 +15,7 @@
 //!
 //! - [`words`]: what is asked of a home, logged by it and told to its branches. [`attempt`]: which branches to reserve, and what
 //!   their answers mean. [`judge`]: the rules of orders, which are those of the shards' own state machine. [`shares`]: which branch has
-//!   which units, and what it is told. [`split`]: an order in one place becomes one over several.
+//!   which units, and what it is told.
 //! - [`Homes`] (here): the orders of one home. [`Homes::decide`] (in [`decide`]) answers a command or makes the change that carries it
 //!   out; [`Homes::apply`] (in [`apply`]) lets a change take effect, live and in recovery alike.
 
@@ -24,13 +24,13 @@ pub mod attempt;
 mod decide;
 mod judge;
 mod shares;
-mod split;
 mod words;
 
 pub(crate) use apply::Applied;
-pub use split::split;
+pub use apply::apply_to_image;
 pub use words::{
-    Asked, BranchCommand, Decided, DecidedLine, DecisionKind, Errand, HeldLine, HomeChange, HomeImage, HomeStep, Share,
+    Asked, BranchCommand, Decided, DecidedLine, DecisionKind, Errand, HeldLine, HomeChange, HomeImage,
+    HomeStep, Share,
 };
 
 use std::collections::BTreeSet;
@@ -281,7 +281,9 @@ impl Homes {
         let right = |place, step, index| {
             let home = self.table.get(place);
             home.is_some_and(|home| {
-                due(home) && home.deadline_index == index && Deadlines::step_of(home.image.order.expires_at) == step
+                due(home)
+                    && home.deadline_index == index
+                    && Deadlines::step_of(home.image.order.expires_at) == step
             })
         };
         problems.extend(self.deadlines.check(armed, right).err());

@@ -41,8 +41,8 @@ pub enum HomeStep {
         /// Serial numbers that its lines have got; those that are known are left out.
         serials: Vec<LineSerials>,
     },
-    /// The order comes (back) from the store. Nothing when it is here.
-    Adopt(Box<HomeImage>),
+    /// The order, which ended and left memory, comes back from the store. Nothing when it is here.
+    Load(Box<HomeImage>),
     /// A branch asks: [`Answer::Placed`](crate::outcome::Answer::Placed) when the order knows its attempt, else `UnknownOrder`.
     Ask(Asked),
 }
@@ -64,7 +64,7 @@ impl HomeStep {
             Self::Reserve { reserve, .. } => &reserve.order_no,
             Self::Late { confirm, .. } => &confirm.order_no,
             Self::Pending(order_no) | Self::Carried { order_no, .. } => order_no,
-            Self::Adopt(image) => &image.order.order_no,
+            Self::Load(image) => &image.order.order_no,
             Self::Ask(asked) => &asked.order_no,
         }
     }
@@ -74,7 +74,7 @@ impl HomeStep {
         match self {
             Self::Reserve { lines, .. } => lines.len(),
             Self::Late { lines, .. } => lines.as_slice().len(),
-            Self::Adopt(image) => image.weight(),
+            Self::Load(image) => image.weight(),
             Self::Carried { serials, .. } => 1 + serials.len(),
             Self::Pending(_) | Self::Ask(_) => 1,
         }
@@ -145,8 +145,8 @@ pub enum HomeChange {
         /// Serial numbers that were not known yet.
         serials: Vec<LineSerials>,
     },
-    /// An order came (back) from the store.
-    Adopted(Box<HomeImage>),
+    /// An order that had ended and left memory is here again.
+    Loaded(Box<HomeImage>),
 }
 
 impl HomeChange {
@@ -158,7 +158,7 @@ impl HomeChange {
             | Self::Decided { order_no, .. }
             | Self::Extended { order_no, .. }
             | Self::Carried { order_no, .. } => order_no,
-            Self::Adopted(image) => &image.order.order_no,
+            Self::Loaded(image) => &image.order.order_no,
         }
     }
 
@@ -169,7 +169,7 @@ impl HomeChange {
             Self::Decided { lines, .. } => lines.len(),
             Self::Extended { .. } => 1,
             Self::Carried { serials, .. } => 1 + serials.len(),
-            Self::Adopted(image) => image.weight(),
+            Self::Loaded(image) => image.weight(),
         }
     }
 }

@@ -107,21 +107,12 @@ impl<T> Slab<T> {
     /// # Panics
     /// At 2^32 entries, which is beyond the memory of the machines that this runs on.
     pub fn insert(&mut self, entry: T) -> u32 {
+        self.len += 1;
         if let Some(place) = self.free.pop() {
-            self.len += 1;
             let (chunk, index) = split(place);
             self.chunks[chunk][index] = Some(entry);
             return place;
         }
-        self.append(entry)
-    }
-
-    /// Puts an entry behind all others, also when a place is free.
-    ///
-    /// # Panics
-    /// As [`Slab::insert`].
-    pub fn append(&mut self, entry: T) -> u32 {
-        self.len += 1;
         if self.chunks.last().is_none_or(|last| last.len() == CHUNK) {
             self.chunks.push(match self.room {
                 Room::Shard => Vec::with_capacity(CHUNK),
@@ -211,14 +202,6 @@ impl<T: Keyed> Table<T> {
     pub fn insert(&mut self, entry: T) -> u32 {
         let (table, hash) = self.hash(entry.key());
         let place = self.slab.insert(entry);
-        self.index[table].insert_unique(spread(hash), (hash, place), |&(h, _)| spread(h));
-        place
-    }
-
-    /// Adds such an entry behind all others.
-    pub fn append(&mut self, entry: T) -> u32 {
-        let (table, hash) = self.hash(entry.key());
-        let place = self.slab.append(entry);
         self.index[table].insert_unique(spread(hash), (hash, place), |&(h, _)| spread(h));
         place
     }
