@@ -66,6 +66,7 @@ impl Reconciler {
         let page = request.page(ask.after.as_ref(), ask.limit.clamp(1, MAX_PAGE_ROWS)).await?;
         let Page { skus, mut books, mut truths, has_next } = page;
         let (mut done, mut last, mut told) = (Reconciled::default(), ask.after.clone(), mirror::Told::new());
+        let residents: BTreeSet<SkuId> = truths.keys().cloned().collect();
         let mut left = skus.len();
         for sku_id in skus {
             let known = match truths.remove(&sku_id) {
@@ -105,7 +106,11 @@ impl Reconciler {
         done.next = (left > 0 || has_next).then_some(GoOn { after: last });
         if let Some(mirror) = &ask.mirror {
             match mirror::compare(live, mirror.as_ref(), told, ask.fix).await {
-                Ok(found) => take_mirror(&mut done, found, ask.fix),
+                Ok(mut found) => {
+                    let of_shard = found.iter_mut().filter(|difference| residents.contains(&difference.sku_id));
+                    of_shard.for_each(|difference| difference.expected.0 = Side::Shard);
+                    take_mirror(&mut done, found, ask.fix);
+                }
                 Err(Problem::Mirror(error)) => done.mirror_error = Some(error.to_string()),
                 Err(Problem::Engine(refusal)) => return Err(refusal),
             }
