@@ -257,7 +257,8 @@ mod tests {
         };
         let newest = JournalRow { change, at: Timestamp(0), trace: None, source: (ShardId(0), Lsn(1)) };
         let known = known(Truth::new(row.clone()));
-        let walk = Walk { last: LEVELS, initial: Some(5), ..Walk::default() };
+        let mut walk = Walk::default();
+        (walk.last, walk.initial) = (LEVELS, Some(5));
         let books = StockBooks { row, parked: None, newest: Some(newest), pruned: crate::store::PrunedSums::default() };
         Sku { books: [(W, books)].into(), known, walks: [(W, walk)].into() }
     }
