@@ -304,7 +304,8 @@ impl Event {
     /// The stock request that the event, logged at `lsn`, answers, as it is remembered.
     #[must_use]
     pub fn stock_request(&self, lsn: Lsn) -> Option<RequestImage> {
-        let Change::StockChanged { sku_id, warehouse_id, kind, delta, request_id, after, .. } = &self.change else {
+        let Change::StockChanged { sku_id, warehouse_id, kind, delta, request_id, after, .. } = &self.change
+        else {
             return None;
         };
         let quantity = if *kind == ChangeKind::Deduct { -delta } else { *delta };

@@ -32,9 +32,11 @@ impl State {
             return Err(problem("it belongs to another shard".to_owned()));
         }
         check_stocks(sku_id, stocks).map_err(problem)?;
-        let sold_by_others =
-            |image: &StockImage| StockImage { forgotten_sold: image.levels.sold, ..image.clone() };
-        let stocks = stocks.iter().map(sold_by_others).collect();
+        // None of its orders is here; and it is kept in memory if any row says so, whatever a new warehouse's row says.
+        let hot = stocks.iter().any(|image| image.hot);
+        let loaded =
+            |image: &StockImage| StockImage { forgotten_sold: image.levels.sold, hot, ..image.clone() };
+        let stocks = stocks.iter().map(loaded).collect();
         Ok(Some(Change::Loaded { sku_id: sku_id.clone(), stocks }))
     }
 
@@ -144,6 +146,9 @@ impl State {
                 "none of its orders is here, so all that it sold is sold by forgotten ones".to_owned(),
             ));
         }
+        if stocks.iter().any(|image| image.hot != stocks[0].hot) {
+            return Err(wrong("its warehouses are kept in memory all or none".to_owned()));
+        }
         if lsn > self.exact_from && self.stocks.of_sku(sku_id).next().is_some() {
             return Err(wrong("it is here already".to_owned()));
         }
@@ -244,9 +249,9 @@ fn check_stocks(sku_id: &SkuId, stocks: &[StockImage]) -> Result<(), String> {
         if image.initial > MAX_STOCK_UNITS || !(1..=MAX_STORED_COUNT).contains(&levels.version) {
             return wrong("the first quantity or the version is out of bounds");
         }
-        let alike = image.numbered.is_some() == stocks[0].numbered.is_some() && image.hot == stocks[0].hot;
+        let alike = image.numbered.is_some() == stocks[0].numbered.is_some();
         if !alike || image.numbered.is_some_and(|numbered| numbered < levels.sold) {
-            return wrong("the serial numbers given, or whether it is kept in memory, don't fit the others");
+            return wrong("the serial numbers given are too few, or other warehouses give none");
         }
         numbers = numbers.saturating_add(image.numbered.unwrap_or(0));
     }
