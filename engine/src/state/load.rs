@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::order::Order;
 use super::remembered::{RequestKey, StockRequest};
+use super::stock::LineRef;
 use super::{Corruption, State};
 use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase, RequestImage, StockImage};
 use crate::command::InvalidField;
 use crate::event::Change;
 use crate::ids::{Lsn, SkuId};
 use crate::limits::{
-    MAX_LOADED_PER_EVENT, MAX_ORDER_LINES, MAX_REQUESTS_PER_ORDER, MAX_STOCK_UNITS, MAX_STORED_COUNT,
-    MAX_WAREHOUSES_PER_SKU,
+    MAX_LOADED_PER_EVENT, MAX_ORDER_LINES, MAX_REQUESTS_PER_ORDER, MAX_SERIALS_COMPARED, MAX_STOCK_UNITS,
+    MAX_STORED_COUNT, MAX_WAREHOUSES_PER_SKU,
 };
-use crate::outcome::Refusal;
+use crate::outcome::{Refusal, Serials};
 
 impl State {
     /// A stored SKU comes into memory. `None`: it is here already.
@@ -115,7 +116,8 @@ impl State {
         self.check_numbers(image).ok_or_else(|| wrong("has serial numbers that it can't have"))
     }
 
-    /// Whether the lines of an order have the serial numbers of all units that they sold, where their SKU gives such, and no others.
+    /// Whether the lines of an order have the serial numbers of all units that they sold, where their SKU gives such, and no others; nor any
+    /// that an order in memory has (which is not looked at when very many lie on the SKU).
     fn check_numbers(&self, image: &OrderImage) -> Option<()> {
         let mut units = vec![0_u64; image.lines.len()];
         for LineSerials { line, serials } in &image.serials {
@@ -130,7 +132,27 @@ impl State {
             let numbered = number.is_some_and(|number| self.stocks.get(number).numbered.is_some());
             units == if numbered { u64::from(line.confirmed) } else { 0 }
         };
-        image.lines.iter().zip(units).all(fits).then_some(())
+        image.lines.iter().zip(units).all(fits).then_some(())?;
+        let mut given: BTreeMap<&SkuId, Vec<Serials>> = BTreeMap::new();
+        for LineSerials { line, serials } in &image.serials {
+            given.entry(&image.lines[usize::from(*line)].sku_id).or_default().push(*serials);
+        }
+        for (sku_id, mut given) in given {
+            let lines = self.stocks.of_sku(sku_id).flat_map(|stock| stock.lines.iter());
+            if self.stocks.of_sku(sku_id).map(|stock| stock.lines.len()).sum::<usize>()
+                <= MAX_SERIALS_COMPARED
+            {
+                let of_line = |line: &LineRef| {
+                    let order = self.orders.get(line.order)?;
+                    let serials = order.serials().iter().filter(|given| u32::from(given.line) == line.line);
+                    Some(serials.map(|given| given.serials).collect::<Vec<_>>())
+                };
+                given.extend(lines.filter_map(of_line).flatten());
+            }
+            given.sort_by_key(|serials| serials.from);
+            given.windows(2).all(|two| two[0].to < two[1].from).then_some(())?;
+        }
+        Some(())
     }
 
     pub(super) fn apply_loaded(
