@@ -1,4 +1,5 @@
-//! The invariants of absence in ARCHITECTURE.md, looked up in the sources, and the documents that must name what is there.
+//! The invariants of absence in ARCHITECTURE.md, looked up in the sources, and the documents that must name what is
+//! there.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

@@ -1,8 +1,9 @@
-//! The running engine on a real data directory against the naive model of `engine/tests/model`: random commands among restarts,
-//! crashes, torn writes, failing disks and panicking shards.
+//! The running engine on a real data directory against the naive model of `engine/tests/model`: random commands among
+//! restarts, crashes, torn writes, failing disks and panicking shards.
 //!
 //! - [`naive`], [`wishes`]: the model and the random commands, shared with the test of the state machine.
-//! - [`house`]: an engine on its data directory and the model side by side. [`disk`]: data directories as a crash leaves them.
+//! - [`house`]: an engine on its data directory and the model side by side. [`disk`]: data directories as a crash
+//!   leaves them.
 //!
 //! `PROPTEST_CASES=500 cargo test --test engine_model` looks longer.
 
