@@ -27,7 +27,6 @@ pub use crate::status::{Health, ShardStats, SpanningStats, Stats, StoreStats};
 
 use crate::check::{Checks, checker};
 use crate::checkpointer::{self, CheckpointMessage, CheckpointParts};
-use crate::clock::Clock;
 use crate::command::Command;
 use crate::directory::Directory;
 use crate::dirty::Dirty;
@@ -36,15 +35,17 @@ use crate::fence::Fence;
 use crate::flusher::{FlushOptions, Flushers};
 use crate::history::History;
 use crate::ids::{Epoch, Lsn, OrderNo, ShardId, SkuId, WarehouseId};
+use crate::inspect::Inspected;
 use crate::journal::JournalReader;
 use crate::known::{self, Known};
 use crate::limits::{MAX_PAGE_ROWS, MAX_SHARDS, MAX_WAITING_CHORES, MAX_WAITING_SLICES, TICK_MILLIS};
 use crate::list::Lists;
 use crate::loader::Loader;
 use crate::outcome::{Outcome, Refusal, StockView};
-use crate::ownership::Owner;
+use crate::owner::Owner;
 use crate::pins::{HotList, Pins};
 use crate::reads::Reads;
+use crate::reconcile::{Reconcile, Reconciled, Reconciler};
 use crate::recovery::{Recovered, recover_audited};
 use crate::replier;
 use crate::retention::Retention;
@@ -79,8 +80,9 @@ struct Running {
     pins: Arc<Pins>,
     /// All shards.
     shards: Arc<[Arc<ShardShared>]>,
-    clock: Arc<dyn Clock>,
     reader: Arc<dyn JournalReader>,
+    inspected: Inspected,
+    reconciler: Reconciler,
     poison: Poison,
     fence: Arc<Fence>,
     link: Arc<StoreLink>,
@@ -280,6 +282,15 @@ impl Engine {
         let pins = Pins::new(Arc::clone(&shards), Arc::clone(&views), Arc::clone(&link), Arc::clone(&fence), hot);
         let pins = Arc::new(pins);
 
+        let inspected = Inspected {
+            shards: Arc::clone(&shards),
+            reads: Arc::clone(&reads),
+            reader: Arc::clone(&reader),
+            fence: Arc::clone(&fence),
+            flushers: Arc::clone(&flushers),
+            clock: Arc::clone(&clock),
+        };
+
         // The background.
         let ticker = tokio::spawn(tick(Arc::clone(&directory), Arc::clone(&shards)));
         let mut flusher_loops = JoinSet::new();
@@ -336,8 +347,9 @@ impl Engine {
             history,
             pins,
             shards,
-            clock,
             reader,
+            inspected,
+            reconciler: Reconciler::default(),
             poison,
             fence,
             link,
@@ -462,6 +474,16 @@ impl Engine {
     #[must_use]
     pub fn dirty(&self) -> Option<Arc<Dirty>> {
         self.running.dirty.clone()
+    }
+
+    /// Compares what shards, store and mirror have of some SKUs, and puts right what is derived if it is asked to. Orders go on
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the store can't be read, or a shard not be asked; what was put right until then stays so.
+    pub async fn reconcile(&self, ask: Reconcile) -> Result<Reconciled, Refusal> {
+        let running = self.running.as_ref();
+        running.reconciler.run(&running.inspected, &running.link, &ask).await
     }
 
     /// Asks every shard for a checkpoint, whatever the number of events since its last.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use ractor::ActorRef;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::checkpoint::StockImage;
 use crate::command::{Action, Command, Release};
 use crate::directory::Directory;
 use crate::home::HomeStep;
@@ -28,12 +29,17 @@ pub(crate) enum Envelope {
     Branches(Vec<Command>, oneshot::Sender<Vec<ShardAnswer>>),
     /// SKUs are kept in memory from here on, or no longer. Of an operator.
     Pin { skus: Vec<SkuId>, hot: bool, to: oneshot::Sender<Vec<PinAnswer>> },
+    /// The stocks of SKUs that are in memory, and the last event. Of reconcile.
+    Images { skus: Vec<SkuId>, to: oneshot::Sender<ImagesAnswer> },
     /// What this shard wanted from the store.
     Loaded(LoadAnswer),
 }
 
 /// What became of a SKU that was to be pinned or let go.
 pub(crate) type PinAnswer = Result<Effect, Refusal>;
+
+/// Stocks as they are after an event.
+pub(crate) type ImagesAnswer = Result<(Lsn, Vec<StockImage>), Refusal>;
 
 /// Tells batches apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,14 +60,14 @@ impl Envelope {
         match self {
             Self::One(command, _) => std::slice::from_ref(command),
             Self::Many(commands, _, _) | Self::Branches(commands, _) => commands,
-            Self::Pin { .. } | Self::Loaded(_) => &[],
+            Self::Pin { .. } | Self::Images { .. } | Self::Loaded(_) => &[],
         }
     }
 
     /// Places in the gate that it holds.
     pub fn permits(&self) -> u64 {
         match self {
-            Self::One(..) | Self::Pin { .. } => 1,
+            Self::One(..) | Self::Pin { .. } | Self::Images { .. } => 1,
             Self::Many(commands, _, _) | Self::Branches(commands, _) => commands.len() as u64,
             Self::Loaded(_) => 0,
         }
@@ -79,7 +85,7 @@ impl Envelope {
     pub fn batch(&self) -> Option<BatchId> {
         match self {
             Self::Many(_, batch, _) => Some(*batch),
-            Self::One(..) | Self::Branches(..) | Self::Pin { .. } | Self::Loaded(_) => None,
+            Self::One(..) | Self::Branches(..) | Self::Pin { .. } | Self::Images { .. } | Self::Loaded(_) => None,
         }
     }
 
@@ -93,6 +99,11 @@ impl Envelope {
             Self::Pin { skus, to, .. } => {
                 if let Err(refusal) = outcome(None) {
                     drop(to.send(skus.iter().map(|_| Err(refusal.clone())).collect()));
+                }
+            }
+            Self::Images { to, .. } => {
+                if let Err(refusal) = outcome(None) {
+                    drop(to.send(Err(refusal)));
                 }
             }
             Self::Loaded(_) => {}
@@ -123,6 +134,7 @@ pub(crate) enum Reply {
     One(oneshot::Sender<ShardAnswer>, ShardAnswer),
     Many(oneshot::Sender<Vec<ShardAnswer>>, Vec<ShardAnswer>),
     Pinned(oneshot::Sender<Vec<PinAnswer>>, Vec<PinAnswer>),
+    Images(oneshot::Sender<ImagesAnswer>, ImagesAnswer),
 }
 
 impl Reply {
@@ -141,6 +153,7 @@ impl Reply {
                 }
             }
             Self::Pinned(to, answers) => drop(to.send(answers)),
+            Self::Images(to, images) => drop(to.send(images)),
         }
     }
 
@@ -153,6 +166,7 @@ impl Reply {
             Self::Pinned(to, answers) => {
                 drop(to.send(answers.iter().map(|_| Err(Refusal::JournalUnavailable)).collect()));
             }
+            Self::Images(to, _) => drop(to.send(Err(Refusal::JournalUnavailable))),
         }
     }
 }

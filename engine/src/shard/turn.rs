@@ -327,10 +327,10 @@ impl Shard {
             tally.commands += 1;
             return true;
         }
-        if matches!(self.work.front().map(|(envelope, _)| envelope), Some(Envelope::Pin { .. })) {
-            self.decide_pin(now);
-        } else {
-            self.decide_commands(now, tally);
+        match self.work.front().map(|(envelope, _)| envelope) {
+            Some(Envelope::Pin { .. }) => self.decide_pin(now),
+            Some(Envelope::Images { .. }) => self.show_images(),
+            _ => self.decide_commands(now, tally),
         }
         true
     }
@@ -430,7 +430,7 @@ impl Shard {
             (Some(Envelope::Many(_, _, to) | Envelope::Branches(_, to)), one) => {
                 Reply::Many(to, one.map_or(answers, |one| vec![one]))
             }
-            (Some(Envelope::One(..) | Envelope::Pin { .. } | Envelope::Loaded(_)) | None, _) => {
+            (Some(Envelope::One(..) | Envelope::Pin { .. } | Envelope::Images { .. } | Envelope::Loaded(_)) | None, _) => {
                 unreachable!("one command has one answer")
             }
         };
@@ -466,6 +466,16 @@ impl Shard {
         }
         if let Some(Envelope::Pin { to, .. }) = self.pop_front() {
             self.work.replies.push(Reply::Pinned(to, answers));
+        }
+    }
+
+    /// Answered, like everything, when the last event is durable.
+    fn show_images(&mut self) {
+        let Some((Envelope::Images { skus, .. }, _)) = self.work.front() else { return };
+        let images = skus.iter().flat_map(|sku_id| self.state.images_of_sku(sku_id)).collect();
+        let images = Ok((self.state.applied(), images));
+        if let Some(Envelope::Images { to, .. }) = self.pop_front() {
+            self.work.replies.push(Reply::Images(to, images));
         }
     }
 
