@@ -1,36 +1,83 @@
-//! What the tests of the running engine share: short ways to make commands, and an engine on a journal in memory.
+//! What the tests of the running engine share: short ways to make commands, and an engine on a journal and a store in memory.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
-use hotstock_engine::engine::{Engine, EngineOptions, Parts};
+use hotstock_engine::engine::{Engine, EngineOptions, Parts, StoreOptions};
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
-use hotstock_engine::testing::{ManualClock, MemoryCheckpoints, MemoryJournal};
+use hotstock_engine::testing::{
+    ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore,
+};
 
-/// What outlives an engine: its "disk" and its clock.
+/// What outlives an engine: its "disk", its store and its clock.
 pub struct World {
     pub journal: MemoryJournal,
     pub checkpoints: MemoryCheckpoints,
+    pub filters: MemoryFilters,
+    pub identity: MemoryIdentity,
+    pub store: MemoryStore,
     pub clock: ManualClock,
+    /// The session of the engine that was started last.
+    session: Mutex<Option<MemoryStore>>,
 }
 
 impl World {
     pub fn new() -> Self {
+        let clock = ManualClock::default();
         Self {
             journal: MemoryJournal::default(),
             checkpoints: MemoryCheckpoints::default(),
-            clock: ManualClock::default(),
+            filters: MemoryFilters::default(),
+            identity: MemoryIdentity::default(),
+            store: MemoryStore::with_clock(Arc::new(clock.clone())),
+            clock,
+            session: Mutex::default(),
         }
     }
 
+    /// For a new process: the one before is gone.
     pub fn parts(&self) -> Parts {
         let (journal, checkpoints) = (self.journal.open(), Arc::new(self.checkpoints.clone()));
-        Parts::new(Box::new(journal), checkpoints, Arc::new(self.clock.clone()))
+        let session = self.store.session();
+        if let Some(before) = self.session.lock().unwrap().replace(session.clone()) {
+            before.die();
+        }
+        Parts::new(
+            Box::new(journal),
+            checkpoints,
+            Arc::new(self.filters.clone()),
+            Arc::new(self.identity.clone()),
+            Arc::new(self.clock.clone()),
+            Arc::new(session),
+        )
+    }
+
+    /// The connection of the engine to its store, for faults.
+    pub fn session(&self) -> MemoryStore {
+        self.session.lock().unwrap().clone().expect("an engine was started")
     }
 
     pub async fn start(&self, options: EngineOptions) -> Engine {
         Engine::start(options, self.parts()).await.unwrap()
     }
+}
+
+/// What is logged is in the store some milliseconds later.
+pub fn flushed_soon(shards: u16) -> EngineOptions {
+    let store = StoreOptions { flush_interval_ms: 2, keep_flushed_minutes: 0, ..StoreOptions::default() };
+    EngineOptions { shards, store, ..EngineOptions::default() }
+}
+
+/// Waits until a condition holds; the test harness bounds the time.
+pub async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
+/// Waits until everything that is durable is in the store.
+pub async fn until_flushed(engine: &Engine) {
+    until(|| engine.stats().shards.iter().all(|shard| shard.applied == shard.durable && shard.lag_events == 0)).await;
 }
 
 pub fn sku(name: &str) -> SkuId {
