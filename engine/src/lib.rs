@@ -22,6 +22,8 @@ pub mod command;
 #[cfg(not(loom))]
 pub mod event;
 #[cfg(not(loom))]
+mod fence;
+#[cfg(not(loom))]
 pub mod home;
 #[cfg(not(loom))]
 pub mod ids;
@@ -39,8 +41,6 @@ pub mod recovery;
 pub mod state;
 #[cfg(not(loom))]
 pub mod store;
-#[cfg(not(loom))]
-mod fence;
 #[cfg(not(loom))]
 mod store_link;
 
