@@ -57,9 +57,7 @@ pub(super) async fn compare(
             let Some(now) = now.get(&key) else { continue };
             let is_between = shown.levels.is_some_and(|(levels, _)| {
                 let is_whole = shown.available == Some(levels.available);
-                is_whole
-                    && before[&key].levels.version < levels.version
-                    && levels.version < now.levels.version
+                is_whole && before[&key].levels.version < levels.version && levels.version < now.levels.version
             });
             if !shown.shows(now) && !is_between {
                 wrong.push((now.clone(), shown));

@@ -13,8 +13,8 @@ use super::walk::{Suspect, Walk};
 use super::{Check, Difference, GoOn, Live, Reconcile, Reconciled, Remedy, Repair, Side};
 use crate::ids::{SkuId, WarehouseId};
 use crate::limits::{
-    MAX_PAGE_ROWS, MAX_RECONCILE_CAUSES, MAX_RECONCILE_KEPT, MAX_RECONCILE_PIECES, RECONCILE_ANOMALIES,
-    RECONCILE_KEEP_SECONDS, RECONCILE_MILLIS, RECONCILE_PAUSE_MILLIS, RECONCILE_TRIES,
+    MAX_PAGE_ROWS, MAX_RECONCILE_CAUSES, MAX_RECONCILE_KEPT, MAX_RECONCILE_PIECES, RECONCILE_ANOMALIES, RECONCILE_KEEP_SECONDS,
+    RECONCILE_MILLIS, RECONCILE_PAUSE_MILLIS, RECONCILE_TRIES,
 };
 use crate::outcome::{Refusal, StockView};
 use crate::store::{self, Anomaly, StockBooks, Watermark};
@@ -60,12 +60,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// [`Refusal`] when the store can't be read or a shard not be asked; what was put right until then stays so.
-    pub async fn run(
-        &self,
-        live: &dyn Live,
-        link: &StoreLink,
-        ask: &Reconcile,
-    ) -> Result<Reconciled, Refusal> {
+    pub async fn run(&self, live: &dyn Live, link: &StoreLink, ask: &Reconcile) -> Result<Reconciled, Refusal> {
         let deadline = Instant::now() + Duration::from_millis(RECONCILE_MILLIS);
         let mut request = Request { live, link, deadline, anomalies: None };
         let page = request.page(ask.after.as_ref(), ask.limit.clamp(1, MAX_PAGE_ROWS)).await?;
@@ -82,8 +77,7 @@ impl Reconciler {
             if matches!(known, Known::Far) {
                 done.unsettled.push(sku_id.clone());
             }
-            let mut sku =
-                Sku { books: books.remove(&sku_id).unwrap_or_default(), known, walks: BTreeMap::new() };
+            let mut sku = Sku { books: books.remove(&sku_id).unwrap_or_default(), known, walks: BTreeMap::new() };
             let walks = unpoisoned(self.unfinished.lock()).remove(&sku_id).map(|kept| kept.walks);
             match request.walk(&sku_id, &sku, walks.unwrap_or_default()).await? {
                 Ok(walks) => sku.walks = walks,
@@ -96,13 +90,8 @@ impl Reconciler {
             request.find_causes(&mut found).await?;
             let repaired = if ask.fix { request.repair(&sku_id, &mut found).await? } else { Vec::new() };
             if ask.mirror.is_some() {
-                let is_wrong =
-                    found.iter().any(|difference| difference.check == Check::Row) && repaired.is_empty();
-                let stocks = if is_wrong {
-                    Vec::new()
-                } else {
-                    request.told(&sku_id, &sku, !repaired.is_empty()).await?
-                };
+                let is_wrong = found.iter().any(|difference| difference.check == Check::Row) && repaired.is_empty();
+                let stocks = if is_wrong { Vec::new() } else { request.told(&sku_id, &sku, !repaired.is_empty()).await? };
                 told.extend(stocks.into_iter().map(|stock| (key_of(&stock), stock)));
             }
             done.differences.append(&mut found);
@@ -118,8 +107,7 @@ impl Reconciler {
         if let Some(mirror) = &ask.mirror {
             match mirror::compare(live, mirror.as_ref(), told, ask.fix).await {
                 Ok(mut found) => {
-                    let of_shard =
-                        found.iter_mut().filter(|difference| residents.contains(&difference.sku_id));
+                    let of_shard = found.iter_mut().filter(|difference| residents.contains(&difference.sku_id));
                     of_shard.for_each(|difference| difference.expected.0 = Side::Shard);
                     take_mirror(&mut done, found, ask.fix);
                 }
@@ -135,9 +123,7 @@ impl Reconciler {
     fn keep(&self, sku_id: SkuId, walks: Walks) {
         let mut kept = unpoisoned(self.unfinished.lock());
         let now = Instant::now();
-        kept.retain(|_, other| {
-            now.duration_since(other.kept_at) < Duration::from_secs(RECONCILE_KEEP_SECONDS)
-        });
+        kept.retain(|_, other| now.duration_since(other.kept_at) < Duration::from_secs(RECONCILE_KEEP_SECONDS));
         if kept.len() < MAX_RECONCILE_KEPT {
             kept.insert(sku_id, Unfinished { walks, kept_at: now });
         }
@@ -157,8 +143,7 @@ impl Request<'_> {
         // What is in memory and has no row yet, or no more. Each list ends the page that is as long as it may be.
         let rows_end = if skus.len() >= limit { skus.last().cloned() } else { None };
         let residents = self.live.residents(after, limit);
-        let residents_end =
-            residents.last().filter(|last| !self.live.residents(Some(last), 1).is_empty()).cloned();
+        let residents_end = residents.last().filter(|last| !self.live.residents(Some(last), 1).is_empty()).cloned();
         let end = [rows_end, residents_end].into_iter().flatten().min();
         skus.extend(residents);
         if let Some(end) = &end {
@@ -193,12 +178,7 @@ impl Request<'_> {
         Ok(Ok(walks.into_iter().map(|(warehouse_id, (walk, _))| (warehouse_id, walk)).collect()))
     }
 
-    async fn step(
-        &self,
-        walk: &mut Walk,
-        sku_id: &SkuId,
-        warehouse_id: WarehouseId,
-    ) -> Result<bool, Refusal> {
+    async fn step(&self, walk: &mut Walk, sku_id: &SkuId, warehouse_id: WarehouseId) -> Result<bool, Refusal> {
         self.link.noted(walk.step(self.link.store(), sku_id, warehouse_id).await).map_err(refusal_of)
     }
 
@@ -211,9 +191,7 @@ impl Request<'_> {
             }
             let about = |anomaly: &&Anomaly| anomaly.sku_id.as_ref() == Some(&difference.sku_id);
             let known = self.anomalies().await?.iter().filter(about).take(MAX_RECONCILE_CAUSES);
-            let words = |anomaly: &Anomaly| {
-                format!("anomaly {} at {}: {}", anomaly.kind, anomaly.at.0, anomaly.detail)
-            };
+            let words = |anomaly: &Anomaly| format!("anomaly {} at {}: {}", anomaly.kind, anomaly.at.0, anomaly.detail);
             difference.causes.extend(known.map(words));
         }
         Ok(())
@@ -221,10 +199,7 @@ impl Request<'_> {
 
     async fn anomalies(&mut self) -> Result<&[Anomaly], Refusal> {
         if self.anomalies.is_none() {
-            let (_, newest) = self
-                .link
-                .noted(self.link.store().anomalies(RECONCILE_ANOMALIES).await)
-                .map_err(refusal_of)?;
+            let (_, newest) = self.link.noted(self.link.store().anomalies(RECONCILE_ANOMALIES).await).map_err(refusal_of)?;
             self.anomalies = Some(newest);
         }
         Ok(self.anomalies.as_deref().unwrap_or_default())
@@ -253,9 +228,7 @@ impl Request<'_> {
                     "order {order_no} {has} {} units in its line and {journal} by the journal: its line has to be set by hand to {units} = {journal}",
                     line[place]
                 ),
-                None => format!(
-                    "order {order_no} {has} {journal} units by the journal and has no line: it has to be added by hand"
-                ),
+                None => format!("order {order_no} {has} {journal} units by the journal and has no line: it has to be added by hand"),
             }
         };
         Ok(suspects.map(words).collect())
@@ -263,9 +236,7 @@ impl Request<'_> {
 
     /// Writes the rows of a SKU, if one of its differences says that they can be. What was put right.
     async fn repair(&self, sku_id: &SkuId, found: &mut [Difference]) -> Result<Vec<Repair>, Refusal> {
-        let can = |difference: &Difference| {
-            matches!(difference.remedy, Remedy::RowFromShard | Remedy::RowFromJournal)
-        };
+        let can = |difference: &Difference| matches!(difference.remedy, Remedy::RowFromShard | Remedy::RowFromJournal);
         if !found.iter().any(can) {
             return Ok(Vec::new());
         }
@@ -276,17 +247,10 @@ impl Request<'_> {
             // What it is now: orders have gone on since it was compared.
             let store = self.link.store();
             let read = self.link.noted(store.stock(sku_id, None).await).map_err(refusal_of)?;
-            let truth =
-                self.truths(std::slice::from_ref(sku_id), &read.watermarks).await?.remove(sku_id).flatten();
-            let images = truth.map(|stocks| {
-                stocks.into_iter().filter(|stock| !stock.is_new).map(|stock| stock.image).collect()
-            });
-            let repair = store::Repair {
-                epoch: self.live.epoch(),
-                sku_id: sku_id.clone(),
-                stocks: images,
-                at: self.live.now(),
-            };
+            let truth = self.truths(std::slice::from_ref(sku_id), &read.watermarks).await?.remove(sku_id).flatten();
+            let images = truth.map(|stocks| stocks.into_iter().filter(|stock| !stock.is_new).map(|stock| stock.image).collect());
+            let repair =
+                store::Repair { epoch: self.live.epoch(), sku_id: sku_id.clone(), stocks: images, at: self.live.now() };
             if self.link.noted(store.repair(&repair).await).map_err(refusal_of)?.is_empty() {
                 continue;
             }
@@ -301,9 +265,7 @@ impl Request<'_> {
             return Ok(found.iter().filter(|difference| can(difference)).map(of).collect());
         }
         for difference in found.iter_mut().filter(|difference| can(difference)) {
-            difference
-                .causes
-                .push("not put right now, because the store went on each time: ask again".to_owned());
+            difference.causes.push("not put right now, because the store went on each time: ask again".to_owned());
         }
         Ok(Vec::new())
     }
@@ -336,8 +298,7 @@ fn take_mirror(done: &mut Reconciled, found: Vec<Difference>, is_fixed: bool) {
     }
     done.differences.extend(found);
     done.differences.sort_by(|one, other| {
-        let key =
-            |difference: &Difference| (difference.sku_id.clone(), difference.warehouse_id, difference.check);
+        let key = |difference: &Difference| (difference.sku_id.clone(), difference.warehouse_id, difference.check);
         key(one).cmp(&key(other))
     });
 }
