@@ -7,11 +7,12 @@ use crate::command::{
 use crate::fence::Fence;
 use crate::ids::{OrderNo, RequestId, WarehouseId};
 use crate::journal::{Group, Journal};
+use crate::known::Known;
 use crate::outcome::Outcome;
 use crate::retention::Retention;
 use crate::state::{Decision, State};
 use crate::store::{Store, Take};
-use crate::testing::{ManualClock, MemoryIdentity, MemoryJournal, MemoryStore};
+use crate::testing::{ManualClock, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore};
 
 /// One shard without its actor, and what faces the store.
 pub(crate) struct Fixture {
@@ -385,7 +386,8 @@ async fn old_orders_are_pruned_while_flushes_keep_up() {
     let later = fixture.clock.now().plus_seconds(2 * 86_400);
     let prune = |fixture: &Fixture| {
         let (link, flushers) = (Arc::clone(&fixture.link), Arc::clone(&fixture.flushers));
-        async move { retention.prune(&link, &flushers, later).await }
+        let known = Known::load(Arc::new(MemoryFilters::default()), true);
+        async move { retention.prune(&link, &flushers, &known, later).await }
     };
     fixture.shard.durable.publish(20);
     assert!(!prune(&fixture).await, "behind");

@@ -187,7 +187,10 @@ async fn without_the_store_only_the_same_directory_starts() {
         server.store.cut();
     }
     let refused = start(&copied, false).await;
-    assert!(matches!(&refused, Err(NotOurs::Unavailable(why)) if why.contains("may be a copy")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(NotOurs::Unavailable(why)) if why.contains("may be a copy")),
+        "{refused:?}"
+    );
     assert!(matches!(start(&next, true).await, Err(NotOurs::Unavailable(_))));
 
     let owner = owner_of(&next, false);
