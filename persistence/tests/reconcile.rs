@@ -54,7 +54,7 @@ impl Server {
         server.must(create("other", W1, 7)).await;
         server
             .until("only the SKU with open orders is in memory", |server| {
-                server.engine.stats().resident_skus() == 1
+                server.resident() == 1
             })
             .await;
         server.flushed().await;

@@ -37,3 +37,55 @@ pub(crate) trait Live: Send + Sync {
     /// The rows of a SKU were put right: it is parked no longer, and may be loaded.
     fn repaired(&self, sku_id: &SkuId);
 }
+
+/// The running engine.
+pub(crate) struct RunningEngine {
+    pub reads: Arc<Reads>,
+    pub reader: Arc<dyn JournalReader>,
+    pub clock: Arc<dyn Clock>,
+    pub flushers: Arc<Flushers>,
+}
+
+#[async_trait]
+impl Live for RunningEngine {
+    fn shards(&self) -> u16 {
+        // An engine has at most MAX_SHARDS.
+        u16::try_from(self.reads.shards.len()).unwrap_or(u16::MAX)
+    }
+
+    fn journal(&self) -> Arc<dyn JournalReader> {
+        Arc::clone(&self.reader)
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.reads.fence.epoch()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn residents(&self, after: Option<&SkuId>, limit: usize) -> Vec<SkuId> {
+        let page = self.reads.views.page(after, limit);
+        page.iter().filter_map(|stocks| stocks.first()).map(|stock| stock.sku_id.clone()).collect()
+    }
+
+    async fn images(&self, shard: ShardId, skus: Vec<SkuId>) -> Result<(Lsn, Vec<StockImage>), Refusal> {
+        let shared = &self.reads.shards[shard.index()];
+        if !shared.gate.enter(1) {
+            return Err(Refusal::Overloaded);
+        }
+        let (to, answer) = oneshot::channel();
+        shared.mailbox.push([Envelope::Look { skus, to }]);
+        shared.wake();
+        answer.await.map_err(|_| Refusal::ShardRestarted)
+    }
+
+    async fn stock(&self, sku_id: &SkuId) -> Result<Vec<StockView>, Refusal> {
+        self.reads.stock(sku_id, None).await
+    }
+
+    fn repaired(&self, sku_id: &SkuId) {
+        self.flushers.unpark(sku_id);
+    }
+}
