@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
-use hotstock_engine::engine::{Engine, EngineOptions, Parts, StoreOptions};
+use hotstock_engine::engine::{Engine, EngineOptions, Parts, Pinned, StoreOptions};
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
+use hotstock_engine::outcome::{Answer, OrderView, Outcome, Refusal, StockView};
 use hotstock_engine::testing::{
     ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore,
 };
@@ -68,6 +69,11 @@ pub fn flushed_soon(shards: u16) -> EngineOptions {
     EngineOptions { shards, store, ..EngineOptions::default() }
 }
 
+/// Nothing stays in memory that need not: SKUs and ended orders come and go all the time.
+pub fn tight(shards: u16) -> EngineOptions {
+    EngineOptions { remember_seconds: 0, max_resident_skus: usize::from(shards), ..flushed_soon(shards) }
+}
+
 /// Waits until a condition holds; the test harness bounds the time.
 pub async fn until(condition: impl Fn() -> bool) {
     while !condition() {
@@ -78,6 +84,31 @@ pub async fn until(condition: impl Fn() -> bool) {
 /// Waits until everything that is durable is in the store.
 pub async fn until_flushed(engine: &Engine) {
     until(|| engine.stats().shards.iter().all(|shard| shard.applied == shard.durable && shard.lag_events == 0)).await;
+}
+
+pub async fn stock(engine: &Engine, name: &str) -> StockView {
+    engine.stock(&sku(name), None).await.unwrap().remove(0)
+}
+
+/// (available, reserved, sold)
+pub async fn levels(engine: &Engine, name: &str) -> (u64, u64, u64) {
+    let levels = stock(engine, name).await.levels;
+    (levels.available, levels.reserved, levels.sold)
+}
+
+pub fn order(outcome: Outcome) -> OrderView {
+    match outcome {
+        Ok(Answer::Order { order, .. }) => order,
+        other => panic!("expected an order, got {other:?}"),
+    }
+}
+
+pub async fn promote(engine: &Engine, name: &str) -> Result<Pinned, Refusal> {
+    engine.promote(&[sku(name)]).await.remove(0).1
+}
+
+pub async fn demote(engine: &Engine, name: &str) -> Result<Pinned, Refusal> {
+    engine.demote(&[sku(name)]).await.remove(0).1
 }
 
 pub fn sku(name: &str) -> SkuId {
