@@ -34,7 +34,7 @@ pub fn open(config: &Config, data_dir: &DataDir) -> Result<SqlStore, Failure> {
     Ok(store.checked_by(data_dir.store_check()))
 }
 
-/// The store for a command that is no server and owns nothing.
+/// The store for a command that is no server.
 ///
 /// # Errors
 /// [`Failure`] when its address can't be one, or the directory of a SQLite file can't be made.

@@ -23,6 +23,9 @@ pub const MAX_JOURNAL_ROWS: usize = 1_000;
 /// Anomalies that are shown, the newest ones. Who has more has another problem than to read them one by one.
 pub const MAX_ANOMALIES: usize = 1_000;
 
+/// SKUs that are promoted, demoted or made the hot list by one request. From the HTTP contract: the preheat of a sale.
+pub const MAX_PINNED_SKUS: usize = 10_000;
+
 /// A body up to this size is read without asking for room in [`Options::max_body_kib_in_flight`]: ordinary requests
 /// are far smaller, and should not touch a counter that all cores share.
 pub const SMALL_BODY_BYTES: usize = 16 * 1024;

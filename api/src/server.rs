@@ -23,7 +23,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tower_service::Service;
 
 use crate::app::App;
-use crate::auth::{ADMIN_PREFIX, Peer};
+use crate::auth::{Peer, may_ask_for_operator};
 use crate::limits::{ACCEPT_PAUSE, Options};
 use crate::routes;
 
@@ -108,7 +108,7 @@ async fn connection(
     }
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         // Only these look at it, and the first extension of a request costs an allocation.
-        if request.uri().path().starts_with(ADMIN_PREFIX) {
+        if may_ask_for_operator(request.uri().path()) {
             request.extensions_mut().insert(peer);
         }
         // A clone of the router is a clone of an Arc.

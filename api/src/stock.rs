@@ -6,7 +6,7 @@ use hotstock_engine::ids::SkuId;
 use hotstock_engine::limits::MAX_PAGE_ROWS;
 use hotstock_engine::outcome::{Answer, Refusal};
 
-use crate::admin::{Way, move_one};
+use crate::admin::{Pin, pin_one};
 use crate::app::{Call, Reply};
 use crate::body::{parse, parse_optional};
 use crate::limits::{DEFAULT_JOURNAL_ROWS, DEFAULT_PAGE_ROWS, MAX_JOURNAL_ROWS};
@@ -19,7 +19,7 @@ use crate::wire::stock::{
 };
 use crate::wire::values::{cursor_of, of_cursor};
 
-/// Creates the stock of a SKU in a warehouse; with `hot`, promotes the SKU as well.
+/// Creates the stock of a SKU in a warehouse; with `hot`, promotes the SKU as well, which needs the operators' right.
 #[utoipa::path(
     post, path = "/v1/stock", tag = "stock", request_body = CreateBody,
     responses((status = 201, description = "The stock was created", body = StockBody),
@@ -28,12 +28,15 @@ use crate::wire::values::{cursor_of, of_cursor};
 pub async fn create(call: Call) -> Result<Reply, Problem> {
     let body = parse::<CreateBody<'_>>(call.body()?)?;
     let (action, hot) = (body.action(&call.app.defaults)?, body.hot);
+    if hot {
+        call.check_operator()?;
+    }
     let answer = call.submit(action).await?;
     let status = if created(&answer) { StatusCode::CREATED } else { StatusCode::OK };
     let mut body = AnyBody::of(&answer);
     if let (true, Answer::Stock { stock, .. }) = (hot, &answer) {
         // The stock stays when this fails; the same request again goes on from there.
-        move_one(&call, stock.sku_id.clone(), Way::Promote).await?;
+        pin_one(&call, stock.sku_id.clone(), Pin::Promote).await?;
         if let AnyBody::Stock(stock) = body {
             body = AnyBody::Stock(stock.hot());
         }
