@@ -310,7 +310,10 @@ impl Flushers {
         let (count, parked) = read.map_err(|error| error.to_string())?;
         let is_whole = count <= parked.len() as u64;
         if !is_whole {
-            tracing::error!(count, "more SKUs are parked than can be known: none leaves memory until they are reconciled");
+            tracing::error!(
+                count,
+                "more SKUs are parked than can be known: none leaves memory until they are reconciled"
+            );
         }
         let known = is_whole.then(|| parked.into_iter().map(|parked| parked.sku_id).collect());
         *unpoisoned(self.parked.lock()) = ParkedSkus { known, count };
@@ -441,7 +444,8 @@ impl<'a> Flusher<'a> {
             // Rows that were parked since may not be any more.
             unpoisoned(self.all.parked.lock()).known = None;
         }
-        if self.waiting.events.first().is_some_and(|(first, _)| *first <= mark.lsn) && last == Some(mark.lsn) {
+        if self.waiting.events.first().is_some_and(|(first, _)| *first <= mark.lsn) && last == Some(mark.lsn)
+        {
             let events = &self.waiting.events;
             if let Some((_, last)) = events.last() {
                 self.follow.oldest.store(last.at.0, Ordering::Relaxed);

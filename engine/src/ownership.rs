@@ -63,7 +63,9 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotOurs {
     /// Another server is using it.
-    #[error("another server is using this store{0}; stop it, or take the store from it with `hotstock serve --take-over`")]
+    #[error(
+        "another server is using this store{0}; stop it, or take the store from it with `hotstock serve --take-over`"
+    )]
     OwnerAlive(String),
     /// The store was written by somebody else, or has what the journal of this directory has not. Starting again changes nothing.
     #[error("this data directory must not serve: {why}. {way_out}")]
@@ -81,7 +83,8 @@ pub enum NotOurs {
     Unavailable(String),
 }
 
-const UNFLUSHED: &str = "`hotstock unflushed --data-dir …` lists what this directory answered and never flushed";
+const UNFLUSHED: &str =
+    "`hotstock unflushed --data-dir …` lists what this directory answered and never flushed";
 
 impl NotOurs {
     fn fenced(why: String, way_out: impl Into<String>) -> Self {
@@ -110,8 +113,12 @@ fn may_take(
 ) -> Result<Verdict, NotOurs> {
     let is_used = store.epoch > Epoch::ZERO;
     if is_used && store.shards != mine.shards {
-        let why = format!("the store was written by {} shards, this directory has {}", store.shards, mine.shards);
-        return Err(NotOurs::fenced(why, "Set engine.shards to the store's number for a new directory, or take another store"));
+        let why =
+            format!("the store was written by {} shards, this directory has {}", store.shards, mine.shards);
+        return Err(NotOurs::fenced(
+            why,
+            "Set engine.shards to the store's number for a new directory, or take another store",
+        ));
     }
     let shards = (0..mine.shards).map(ShardId);
     let is_fresh = mine.epoch == Epoch::ZERO && shards.clone().all(|shard| bounds(shard).last == Lsn::ZERO);
@@ -124,9 +131,8 @@ fn may_take(
     let is_same = store.server == Some(mine.server);
     let is_last_owner = is_same && store.epoch == mine.epoch;
     // Taken and not recorded: see the top of the file.
-    let is_unrecorded = is_same
-        && store.epoch > mine.epoch
-        && store.watermarks.iter().all(|mark| mark.epoch <= mine.epoch);
+    let is_unrecorded =
+        is_same && store.epoch > mine.epoch && store.watermarks.iter().all(|mark| mark.epoch <= mine.epoch);
     let is_others = is_used && store.epoch >= mine.epoch && !is_last_owner && !is_unrecorded;
     if is_others && !mine.take_over {
         let who = match store.server {
@@ -152,7 +158,10 @@ fn may_take(
     let may_wait = mine.take_over || (is_unrecorded && mine.same_place);
     let wait_millis = if is_ours_here { 0 } else { runs };
     if wait_millis > 0 && !may_wait {
-        return Err(NotOurs::OwnerAlive(format!(": its lease runs for another {} s", wait_millis.div_ceil(1_000))));
+        return Err(NotOurs::OwnerAlive(format!(
+            ": its lease runs for another {} s",
+            wait_millis.div_ceil(1_000)
+        )));
     }
     Ok(Verdict::Take {
         after: store.epoch,
@@ -174,7 +183,8 @@ pub(crate) fn contains(
             "the store has events of shard {shard} up to {lsn}, its journal ends at {}: it is an older copy, or lost its newest part",
             bounds.last
         );
-        let way_out = "Start on the newest directory, or make one from the store with `hotstock recover --from-store`";
+        let way_out =
+            "Start on the newest directory, or make one from the store with `hotstock recover --from-store`";
         return Err(NotOurs::fenced(why, way_out));
     }
     if lsn.next() < bounds.first {
@@ -248,7 +258,10 @@ impl Owner {
                  has told that nobody else does"
             ))
         })?;
-        tracing::warn!(problem, "the store does not answer; what is in memory is served, the store is taken when it is back");
+        tracing::warn!(
+            problem,
+            "the store does not answer; what is in memory is served, the store is taken when it is back"
+        );
         Ok(())
     }
 
@@ -275,9 +288,12 @@ impl Owner {
     pub async fn let_go(&self) {
         let epoch = self.link.fence().epoch();
         if epoch > Epoch::ZERO && !self.link.fence().is_fenced_for_good() {
-            let let_go = timeout(Duration::from_millis(HEARTBEAT_TIMEOUT_MILLIS), self.link.store().let_go(epoch));
+            let let_go =
+                timeout(Duration::from_millis(HEARTBEAT_TIMEOUT_MILLIS), self.link.store().let_go(epoch));
             if !matches!(let_go.await, Ok(Ok(()))) {
-                tracing::warn!("the store could not be told that this server stops; its lease runs out by itself");
+                tracing::warn!(
+                    "the store could not be told that this server stops; its lease runs out by itself"
+                );
             }
         }
     }

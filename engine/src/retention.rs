@@ -32,7 +32,13 @@ impl Retention {
     }
 
     /// The loop; ends when `stopping` says so.
-    pub async fn run(self, link: &StoreLink, flushers: &Flushers, clock: &dyn Clock, mut stopping: watch::Receiver<bool>) {
+    pub async fn run(
+        self,
+        link: &StoreLink,
+        flushers: &Flushers,
+        clock: &dyn Clock,
+        mut stopping: watch::Receiver<bool>,
+    ) {
         if self.keep_days == 0 && self.keep_journal_days == 0 {
             return;
         }
@@ -53,7 +59,8 @@ impl Retention {
         if epoch == Epoch::ZERO || link.fence().fenced().is_some() || !flushers.is_keeping_up() {
             return false;
         }
-        let (orders_before, journal_before) = (before(self.keep_days, now), before(self.keep_journal_days, now));
+        let (orders_before, journal_before) =
+            (before(self.keep_days, now), before(self.keep_journal_days, now));
         let prune = Prune { epoch, orders_before, journal_before, max: PRUNE_BATCH };
         let Ok(pruned) = link.noted(link.store().prune(&prune).await) else { return false };
         let counters = &link.counters;

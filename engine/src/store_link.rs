@@ -100,7 +100,9 @@ impl StoreLink {
             Err(StoreError::Busy(_) | StoreError::OwnerAlive | StoreError::Inconsistent(_)) => {
                 add(&self.counters.store_errors, 1);
             }
-            Err(error @ (StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) | StoreError::Foreign(_))) => {
+            Err(
+                error @ (StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) | StoreError::Foreign(_)),
+            ) => {
                 add(&self.counters.store_errors, 1);
                 if !self.down.swap(true, Ordering::Relaxed) {
                     tracing::warn!(%error, "the store fails");

@@ -285,6 +285,7 @@ fn a_stopped_journal_is_read_without_a_change() {
     assert!(matches!(DataDir::open(&path, None), Err(DataDirError::InUse { .. })));
     for shard in [1, 2] {
         assert_holds(&stopped, shard, 1, 1_200);
+        stopped.check(ShardId(shard)).unwrap();
         let from: Vec<_> = stopped.events(ShardId(shard), Lsn(1_190)).map(Result::unwrap).collect();
         assert_eq!(from.len(), 11);
         assert_eq!(from[0], (Lsn(1_190), event(shard, 1_190)));

@@ -130,9 +130,22 @@ fn write_the_fixture() {
     support::copy_dir(home.path(), &path);
     let _ = fs::remove_dir_all(path.join("journal/000000000003"));
     fs::remove_file(path.join("lock")).unwrap();
+    fs::write(path.join("epoch"), epoch_of_nowhere()).unwrap();
     drop(journal);
     drop(data);
     let copy = tempfile::tempdir().unwrap();
     support::copy_dir(&path, copy.path());
     fs::write(fixture(CURRENT).join("expected.txt"), describe(copy.path(), true)).unwrap();
+}
+
+/// What `record(Epoch(12))` writes, but for the place, which is nobody's.
+fn epoch_of_nowhere() -> String {
+    let title = "# hotstock data directory. Do not edit: which server may sell what depends on it.";
+    let machine = format!("{:032x}", 0xC0FFEE);
+    let text = format!(
+        "{title}\nepoch = 12\nmachine = {machine}\ndirectory = 2049:131\nmeta = 2049:140\ncreated = 1700000000.000000005\n\
+         path = /var/lib/hotstock\n"
+    );
+    let check = crc32fast::hash(text.as_bytes());
+    format!("{text}check = {check:08x}\n")
 }

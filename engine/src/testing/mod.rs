@@ -5,11 +5,17 @@
 pub mod journal_suite;
 mod manual_clock;
 mod memory_checkpoints;
+mod memory_filters;
+mod memory_identity;
 mod memory_journal;
+mod memory_store;
 pub mod samples;
 
 pub use manual_clock::ManualClock;
 pub use memory_checkpoints::MemoryCheckpoints;
+pub use memory_filters::MemoryFilters;
+pub use memory_identity::MemoryIdentity;
 pub use memory_journal::MemoryJournal;
+pub use memory_store::{MemorySnapshot, MemoryStore};
 
-// Back in the build once they are rebuilt for one decider: flush_suite, memory_store, store_suite.
+// Back in the build once they are rebuilt for one decider: flush_suite, store_suite.

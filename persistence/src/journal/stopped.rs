@@ -54,6 +54,14 @@ impl StoppedJournal {
         })
     }
 
+    /// Reads everything of a shard that is there, and so checks its whole chain of hashes.
+    ///
+    /// # Errors
+    /// [`JournalError::Damaged`] with the first event that can't be read or does not follow, [`JournalError::Io`].
+    pub fn check(&self, shard: ShardId) -> Result<(), JournalError> {
+        self.events(shard, self.bounds(shard).first).try_for_each(|event| event.map(drop))
+    }
+
     /// The events of a shard from `from` on, in order; ends at the first error.
     pub fn events(
         &self,
