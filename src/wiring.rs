@@ -186,8 +186,8 @@ pub async fn all_evicted(engine: &Engine) -> Result<(), Failure> {
     loop {
         let shards = engine.stats().shards;
         let sum = |of: fn(&ShardStats) -> u64| shards.iter().map(of).sum::<u64>();
-        let left = sum(|shard| shard.resident_skus);
-        if left <= shards.len() as u64 + sum(|shard| shard.open_orders) + sum(|shard| shard.hot_skus) {
+        let left = sum(|shard| shard.resident);
+        if left <= shards.len() as u64 + sum(|shard| shard.open_orders) + sum(|shard| shard.hot) {
             return Ok(());
         }
         if left < least {

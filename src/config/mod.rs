@@ -110,8 +110,8 @@ pub struct Store {
     pub flush_events: usize,
     pub load_wait_ms: u64,
     pub lease_seconds: u32,
-    pub keep_days: u32,
-    pub keep_journal_days: u32,
+    pub keep_days: u64,
+    pub keep_journal_days: u64,
 }
 
 /// `[mirror]`
@@ -243,8 +243,8 @@ impl Config {
             ("store.flush_events", as_u64(flush_events), 1, 1_000_000),
             ("store.load_wait_ms", self.store.load_wait_ms, 1, MAX_MILLIS),
             ("store.lease_seconds", self.store.lease_seconds.into(), 0, 3_600),
-            ("store.keep_days", self.store.keep_days.into(), 0, 36_525),
-            ("store.keep_journal_days", self.store.keep_journal_days.into(), 0, 36_525),
+            ("store.keep_days", self.store.keep_days, 0, 36_525),
+            ("store.keep_journal_days", self.store.keep_journal_days, 0, 36_525),
             ("mirror.flush_every_ms", self.mirror.flush_every_ms, 1, MAX_MILLIS),
             ("mirror.batch", as_u64(self.mirror.batch), 1, 100_000),
             ("mirror.timeout_ms", self.mirror.timeout_ms, 1, MAX_MILLIS),

@@ -170,9 +170,8 @@ impl<'a> From<&'a Parked> for ParkedSkuBody<'a> {
 pub struct ShardsBody {
     /// By number.
     pub shards: Vec<ShardBody>,
-    /// What concerns the SQL store; missing where there is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub store: Option<StoreBody>,
+    /// What concerns the SQL store.
+    pub store: StoreBody,
     /// The Redis mirror; missing where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror: Option<MirrorBody>,
@@ -190,24 +189,33 @@ pub struct ShardBody {
     durable: u64,
     /// The last that a checkpoint has.
     checkpoint: u64,
-    /// The last that the SQL store has taken in; missing, like the three below, where there is no store.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    flushed: Option<u64>,
+    /// The last that the SQL store has taken in.
+    flushed: u64,
     /// Durable events that the store does not have yet.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lag_events: Option<u64>,
+    lag_events: u64,
     /// The age of the oldest of them in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lag_ms: Option<u64>,
+    lag_ms: u64,
     /// Why the last flush failed; missing when it did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
-    /// Stocks in memory.
+    /// SKUs in memory.
+    resident: u64,
+    /// Of them, those that are kept there until they are demoted.
+    hot: u64,
+    /// Stocks in memory: one for each SKU and warehouse.
     stocks: u64,
     /// Orders in memory.
     orders: u64,
     /// Of them, those with units held.
     open_orders: u64,
+    /// Bytes that all of it takes, estimated.
+    memory_bytes: u64,
+    /// SKUs that came from the store since the start.
+    loads: u64,
+    /// SKUs that left memory since the start, because there were too many.
+    evictions: u64,
+    /// Commands that wait for something from the store.
+    waiting: u64,
     /// Commands under way.
     in_flight: u64,
     /// Times that it was rebuilt after a panic.
@@ -217,40 +225,66 @@ pub struct ShardBody {
 /// What concerns the SQL store.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StoreBody {
-    /// Why it could not do what it was last asked; missing when it could. Hot SKUs go on either way.
+    /// Why it could not do what it was last asked; missing when it could. What is in memory goes on either way.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
-    /// Whether new reservations of hot SKUs are refused, because the backlog on the disk is at its cap.
+    /// The epoch of this server; 0 until it has taken the store.
+    #[schema(example = 3)]
+    epoch: u64,
+    /// Why this server takes no orders, because it may not be the one that decides; missing when it may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fenced: Option<String>,
+    /// Whether new reservations are refused, because the backlog on the disk is at its cap.
     journal_full: bool,
-    /// SKUs that a shard decides for.
-    hot_skus: u64,
-    /// SKUs on the way.
-    moving_skus: u64,
-    /// Commands under way in the store, or waiting for it.
-    cold_in_flight: u64,
-    /// SKUs that another server or shard owned when this one wanted to write them.
-    fenced: u64,
-    /// Conflicts that flushes found since the start.
+    /// SKUs whose rows are left alone: see `GET /v1/admin/parked`.
+    parked: u64,
+    /// Conflicts that flushes found since the start: see `GET /v1/admin/anomalies`.
     anomalies: u64,
+    /// Flush transactions since the start.
+    flushes: u64,
+    /// Rows that they wrote.
+    flushed_rows: u64,
+    /// The store's clock less this server's, in milliseconds.
+    clock_offset_ms: i64,
+    /// The filter of the numbers that may be in the store.
+    known: KnownBody,
+}
+
+/// The filter of order numbers and request ids that may be in the store and are not in memory.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KnownBody {
+    /// Whether it has all; until then, new numbers are looked up in the store.
+    ready: bool,
+    /// Whether it has no more room: new numbers are ever more often looked up.
+    full: bool,
+    /// Numbers in it.
+    numbers: u64,
+    /// Bytes that it takes.
+    bytes: u64,
 }
 
 impl ShardBody {
     /// As JSON.
     #[must_use]
-    pub fn new(shard: usize, stats: &ShardStats, follower: Option<FollowerStats>) -> Self {
-        let of = |value: fn(&FollowerStats) -> u64| follower.as_ref().map(value);
+    pub fn new(shard: usize, stats: &ShardStats) -> Self {
         Self {
             shard,
             applied: stats.applied.0,
             durable: stats.durable.0,
             checkpoint: stats.checkpoint.0,
-            flushed: of(|f| f.flushed.0),
-            lag_events: of(|f| f.lag_events),
-            lag_ms: of(|f| f.lag_millis),
-            last_error: follower.and_then(|f| f.last_error),
+            flushed: stats.flushed.0,
+            lag_events: stats.lag_events,
+            lag_ms: stats.lag_millis,
+            last_error: stats.flush_error.clone(),
+            resident: stats.resident,
+            hot: stats.hot,
             stocks: stats.stocks,
             orders: stats.orders,
             open_orders: stats.open_orders,
+            memory_bytes: stats.bytes,
+            loads: stats.loaded_skus,
+            evictions: stats.evicted,
+            waiting: stats.waiting,
             in_flight: stats.in_flight,
             rebuilds: stats.rebuilds,
         }
@@ -282,12 +316,20 @@ impl From<StoreStats> for StoreBody {
     fn from(stats: StoreStats) -> Self {
         Self {
             problem: stats.problem,
-            journal_full: stats.journal_full,
-            hot_skus: stats.hot_skus,
-            moving_skus: stats.moving_skus,
-            cold_in_flight: stats.cold_in_flight,
+            epoch: stats.epoch,
             fenced: stats.fenced,
+            journal_full: stats.journal_full,
+            parked: stats.parked,
             anomalies: stats.anomalies,
+            flushes: stats.flushes,
+            flushed_rows: stats.flushed_rows,
+            clock_offset_ms: stats.clock_offset_millis,
+            known: KnownBody {
+                ready: stats.known.is_ready,
+                full: stats.known.is_full,
+                numbers: stats.known.numbers,
+                bytes: stats.known.bytes,
+            },
         }
     }
 }
