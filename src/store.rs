@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hotstock_engine::ids::ServerId;
 use hotstock_persistence::data_dir::DataDir;
 use hotstock_persistence::mirror::MirrorOptions;
-use hotstock_persistence::sql::{NO_SERVER, SqlOptions, SqlStore};
+use hotstock_persistence::sql::{SqlOptions, SqlStore};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::config::Config;
@@ -30,8 +29,7 @@ pub fn place(config: &Config) -> String {
 /// # Errors
 /// [`Failure::Usage`] when its address can't be one.
 pub fn open(config: &Config, data_dir: &DataDir) -> Result<SqlStore, Failure> {
-    let store = sql_store(config, data_dir.server_id(), data_dir.shards())?;
-    Ok(store.checked_by(data_dir.store_check()))
+    Ok(sql_store(config)?.checked_by(data_dir.store_check()))
 }
 
 /// The store for a command that is no server.
@@ -44,10 +42,10 @@ pub fn open_for_tool(config: &Config) -> Result<SqlStore, Failure> {
         std::fs::create_dir_all(dir)
             .map_err(|error| Failure::other(&format!("making {}", dir.display()), error))?;
     }
-    sql_store(config, NO_SERVER, 0)
+    sql_store(config)
 }
 
-fn sql_store(config: &Config, server: ServerId, shards: u16) -> Result<SqlStore, Failure> {
+fn sql_store(config: &Config) -> Result<SqlStore, Failure> {
     let store = &config.store;
     let url = match store.url.is_empty() {
         true => sqlite_url(&config.data.dir.join(STORE_FILE))?,
@@ -59,7 +57,7 @@ fn sql_store(config: &Config, server: ServerId, shards: u16) -> Result<SqlStore,
         acquire_timeout: Duration::from_millis(store.acquire_timeout_ms),
         statement_timeout: Duration::from_millis(store.statement_timeout_ms),
     };
-    SqlStore::open(&options, server, shards).map_err(|error| Failure::Usage(format!("`store.url`: {error}")))
+    SqlStore::open(&options).map_err(|error| Failure::Usage(format!("`store.url`: {error}")))
 }
 
 /// A path as a URL: it may hold what means something else there.

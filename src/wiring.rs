@@ -155,7 +155,7 @@ async fn reach(store: &SqlStore, config: &Config) -> Result<(), Failure> {
     let place = crate::store::place(config);
     match store.migrate().await {
         Ok(store_id) => tracing::info!(%place, store_id, "the SQL store is there"),
-        Err(StoreError::Inconsistent(problem) | StoreError::Foreign(problem)) => {
+        Err(StoreError::Foreign(problem) | StoreError::Inconsistent(problem)) => {
             return Err(Failure::Usage(format!("{place}: {problem}")));
         }
         Err(error) => {

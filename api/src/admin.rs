@@ -152,7 +152,8 @@ pub async fn anomalies(call: Call) -> Result<Reply, Problem> {
 }
 
 /// Compares what shards, SQL store and mirror have of a page of SKUs. With `fix` it puts right what is derived: rows of the store from
-/// its journal, the mirror from the stock; without it nothing is changed, and the answer is otherwise the same.
+/// their shard or their journal, the mirror from the stock; without it nothing is changed, and the answer is otherwise the same. Orders
+/// go on meanwhile, and what changes meanwhile is no difference.
 #[utoipa::path(
     post, path = "/v1/admin/reconcile", tag = "operators", request_body = Option<ReconcileBody>,
     responses((status = 200, description = "One page", body = ReconciledBody))
@@ -160,13 +161,10 @@ pub async fn anomalies(call: Call) -> Result<Reply, Problem> {
 pub async fn reconcile(call: Call) -> Result<Reply, Problem> {
     let body: ReconcileBody = parse_optional(call.body()?)?;
     let limit = rows(body.limit, MAX_PAGE_ROWS)?;
-    let after = body.cursor.map(|cursor| of_cursor(&cursor, SkuId::new)).transpose()?;
+    let after = body.after()?;
     let mirror = call.app.options.mirror.as_ref().map(|link| Arc::clone(&link.mirror));
     let found = call.app.engine.reconcile(Reconcile { after, limit, fix: body.fix, mirror }).await?;
-    Ok(Reply::json(
-        StatusCode::OK,
-        &ReconciledBody::new(&found, found.next.as_ref().map(|last| cursor_of(last.as_str()))),
-    ))
+    Ok(Reply::json(StatusCode::OK, &ReconciledBody::new(&found)))
 }
 
 fn shards_now(call: &Call) -> ShardsBody {

@@ -227,7 +227,7 @@ const fn store_gauge(name: &'static str, help: &'static str, value: fn(&StoreSta
     StoreMetric { name, help, kind: MetricType::Gauge, value }
 }
 
-const STORE_METRICS: [StoreMetric; 24] = [
+const STORE_METRICS: [StoreMetric; 21] = [
     store_gauge("store_up", "1 when the store could do what it was last asked", |s| {
         u64::from(s.problem.is_none())
     }),
@@ -245,9 +245,6 @@ const STORE_METRICS: [StoreMetric; 24] = [
     store_gauge("loads_waiting", "Things that are wanted and that no such call looks for yet", |s| {
         s.loads_waiting
     }),
-    store_counter("loaded_skus", "SKUs that they found", |s| s.loaded_skus),
-    store_counter("loaded_orders", "Orders that they found", |s| s.loaded_orders),
-    store_counter("loaded_requests", "Stock requests that they found", |s| s.loaded_requests),
     store_counter(
         "loads_not_found",
         "Orders and requests that were taken for known ones and were not there",

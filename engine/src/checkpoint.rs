@@ -4,8 +4,8 @@
 //! between `begin` and `end`. Every entry carries the LSN of its last change; replay starts after `begin` and applies
 //! an event to an entry only when the event is newer. After `end` the state is exact.
 //!
-//! The contract: a checkpoint can be found again only after [`CheckpointWriter::finish`] returned, and then survives power loss;
-//! the engine calls it when the journal is durable through `end`, never before. Damage is an error, never a
+//! The contract: a checkpoint can be found again only after [`CheckpointWriter::finish`] returned, and then survives
+//! power loss; the engine calls it when the journal is durable through `end`, never before. Damage is an error, never a
 //! shorter checkpoint. The one before the newest is kept until the newest is complete.
 
 use crate::clock::Timestamp;
@@ -38,7 +38,8 @@ pub trait FilterStore: Send + Sync + 'static {
     /// What went wrong, in words; what was there before stays.
     fn save(&self, generation: u32, bytes: &[u8]) -> Result<(), String>;
 
-    /// All generations, by number. Empty when there is none; an error when one is damaged: the filter is then rebuilt from the store.
+    /// All generations, by number. Empty when there is none; an error when one is damaged: the filter is then
+    /// rebuilt from the store.
     ///
     /// # Errors
     /// What is damaged, in words.
@@ -65,8 +66,8 @@ pub trait Identity: Send + Sync + 'static {
     /// What went wrong, in words.
     fn record(&self, epoch: Epoch) -> Result<(), String>;
 
-    /// Whether this is evidently the same directory on the same machine as when the last epoch was recorded (not a copy, a clone, a
-    /// restored snapshot).
+    /// Whether this is evidently the same directory on the same machine as when the last epoch was recorded (not a
+    /// copy, a clone, a restored snapshot).
     ///
     /// # Errors
     /// What is otherwise, in words.
@@ -110,7 +111,8 @@ pub struct CheckpointEnd {
     pub end: Lsn,
     /// The logged time at that event.
     pub time: Timestamp,
-    /// The last change of anything that had left memory by then; what the store says of what is not here counts only from there on.
+    /// The last change of anything that had left memory by then; what the store says of what is not here counts only
+    /// from there on.
     pub departed: Lsn,
 }
 
@@ -148,7 +150,8 @@ pub struct StockImage {
     pub lsn: Lsn,
     /// Kept in memory until it is demoted. The same for all stocks of a SKU.
     pub hot: bool,
-    /// Serial numbers given so far here; `None`: its units get none. The next one is one above the sum over all warehouses of the SKU.
+    /// Serial numbers given so far here; `None`: its units get none. The next one is one above the sum over all
+    /// warehouses of the SKU.
     pub numbered: Option<u64>,
 }
 

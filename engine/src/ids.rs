@@ -93,20 +93,21 @@ text_id!(
 pub struct WarehouseId(pub u32);
 
 impl WarehouseId {
-    /// Stands where no warehouse is named: in a line whose warehouse is to be chosen, and in the shortage of such a line.
+    /// Stands where no warehouse is named: in a line whose warehouse is to be chosen, and in the shortage of such a
+    /// line.
     pub const ANY: Self = Self(u32::MAX);
 }
 
-/// Tells the tries of an order's home to hold units apart: random, so that none is used twice, also not after a crash. 0 is what
-/// an order gets that lay in one place and was split.
+/// Tells the tries of an order's home to hold units apart: random, so that none is used twice, also not after a
+/// crash. 0 is what an order gets that lay in one place and was split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AttemptId(pub u64);
 
 /// Stands between the parts of a branch's number; a caller's number has no control characters.
 const BRANCH_MARK: char = '\u{1f}';
 
-/// What an order over several places holds of one SKU, in the place where the SKU is: a branch (the word of XA). There it lies like an
-/// order of its own, under a number that no caller can give.
+/// What an order over several places holds of one SKU, in the place where the SKU is: a branch (the word of XA).
+/// There it lies like an order of its own, under a number that no caller can give.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Branch {
     /// The order.
@@ -194,8 +195,8 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// A hash over all events of a shard up to one: two journals that have the same at an LSN are the same up to there. XXH3-64 over the hash
-/// before and the event as it is stored; 0 before the first event.
+/// A hash over all events of a shard up to one: two journals that have the same at an LSN are the same up to there.
+/// XXH3-64 over the hash before and the event as it is stored; 0 before the first event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ChainHash(pub u64);
 

@@ -28,13 +28,21 @@ pub mod ids;
 #[cfg(not(loom))]
 pub mod journal;
 #[cfg(not(loom))]
+pub mod mirror;
+#[cfg(not(loom))]
 pub mod outcome;
+#[cfg(not(loom))]
+pub mod reconcile;
 #[cfg(not(loom))]
 pub mod recovery;
 #[cfg(not(loom))]
 pub mod state;
 #[cfg(not(loom))]
 pub mod store;
+#[cfg(not(loom))]
+mod fence;
+#[cfg(not(loom))]
+mod store_link;
 
 // Back in the build once they are rebuilt for one decider; each helper that brings a module back takes it out of this list, adds it
 // above with `#[cfg(not(loom))]` and to the reading order at the top:

@@ -213,11 +213,31 @@ pub const MAX_HISTORY_TRIES: usize = 5;
 /// away: above it all stocks are mirrored again when it is back.
 pub const MAX_DIRTY_STOCKS: usize = 250_000;
 
-/// Rows of one stock's journal that reconcile reads to find what is behind a difference: some seconds. Further back it is not named.
-pub const MAX_RECONCILE_JOURNAL_ROWS: usize = 200_000;
+/// Time of one request of reconcile, in milliseconds; then it tells where to go on. What it does last (one piece, a repair, the mirror) comes
+/// on top, so that it answers well within the time of a request.
+pub const RECONCILE_MILLIS: u64 = 2_000;
 
-/// Of those, in one page.
-pub const RECONCILE_JOURNAL_PAGE: usize = 1_000;
+/// Lines of orders, and rows of the journal, that reconcile reads at once: some ten milliseconds, some megabytes.
+pub const RECONCILE_LINES: usize = 10_000;
+
+/// See [`RECONCILE_LINES`].
+pub const RECONCILE_JOURNAL_ROWS: usize = 10_000;
+
+/// Pieces in which reconcile looks for the orders behind a difference; all of them are in memory then. In a longer history none is named.
+pub const MAX_RECONCILE_PIECES: usize = 40;
+
+/// Events that are durable and not flushed which reconcile takes back, some tenths of a second. Behind by more, a SKU that changed meanwhile is
+/// not compared.
+pub const MAX_RECONCILE_UNFLUSHED: u64 = 300_000;
+
+/// Walks that requests of reconcile could not finish, kept for those that go on with them; and for how long. A walk that is not kept begins anew.
+pub const MAX_RECONCILE_KEPT: usize = 16;
+
+/// See [`MAX_RECONCILE_KEPT`].
+pub const RECONCILE_KEEP_SECONDS: u64 = 300;
+
+/// How often a repair is tried while the store goes on between what was read and what is written.
+pub const RECONCILE_TRIES: u32 = 10;
 
 /// Orders, and anomalies, that are named as the causes of one difference.
 pub const MAX_RECONCILE_CAUSES: usize = 10;
@@ -225,17 +245,11 @@ pub const MAX_RECONCILE_CAUSES: usize = 10;
 /// The newest anomalies, among which reconcile looks for causes.
 pub const RECONCILE_ANOMALIES: usize = 1_000;
 
-/// How often reconcile looks at the store before it tells a difference, so that what changes just then is none.
-pub const RECONCILE_STORE_LOOKS: u32 = 3;
-
-/// How often it looks at the mirror, which is some milliseconds behind.
+/// How often reconcile looks at the mirror, which is some milliseconds behind.
 pub const RECONCILE_MIRROR_LOOKS: u32 = 10;
 
 /// The wait between those looks, in milliseconds.
 pub const RECONCILE_PAUSE_MILLIS: u64 = 50;
-
-/// How long reconcile waits for the flush of what a shard has logged, in milliseconds: some intervals of it.
-pub const RECONCILE_FLUSH_WAIT_MILLIS: u64 = 10_000;
 
 /// How long after its reserve a branch asks its home whether it knows it, in seconds. A home that knows answers for it from then on; a
 /// home that went away between the reserves of branches and its own event leaves them held for this long and a tick or two.

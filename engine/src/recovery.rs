@@ -214,6 +214,7 @@ mod tests {
                     state.apply(lsn, &event).unwrap();
                     Ok(state.answer(&event))
                 }
+                Decision::Elsewhere => unreachable!("it is here"),
             }
         }
 

@@ -28,8 +28,8 @@ use crate::identity::DirIdentity;
 use crate::journal::{JournalOptions, SledJournal, StoppedJournal};
 use crate::text_file;
 
-/// The format of the directory that this program writes; it reads all up to it. An older program must not look into a newer
-/// journal, whose records it would take for a torn tail.
+/// The format of the directory that this program writes; it reads all up to it. An older program must not look into
+/// a newer journal, whose records it would take for a torn tail.
 const FORMAT: u32 = 1;
 
 /// Called with the id of the SQL store that was reached; says why that is the wrong one.
@@ -86,8 +86,8 @@ pub enum DataDirError {
     },
     /// Its SKUs and orders belong to another SQL store.
     #[error(
-        "{path}: this data directory belongs to the SQL store {has}, not to {asked}. What it has logged does not fit there: \
-         give the address of its own store, or another directory"
+        "{path}: this data directory belongs to the SQL store {has}, not to {asked}. What it has logged does \
+         not fit there: give the address of its own store, or another directory"
     )]
     OtherStore {
         /// The directory.
@@ -194,9 +194,9 @@ impl DataDir {
         self.meta.server_id
     }
 
-    /// Begins a new directory `path` that goes on where `bases` say: of every shard the last event that the SQL store has of it, and the
-    /// chain hash after that. Its journal begins behind them; the checkpoints have to be written before
-    /// [`RestoredDir::finish`].
+    /// Begins a new directory `path` that goes on where `bases` say: of every shard the last event that the SQL
+    /// store has of it, and the chain hash after that. Its journal begins behind them; the checkpoints have to be
+    /// written before [`RestoredDir::finish`].
     ///
     /// # Errors
     /// [`DataDirError::NotEmpty`], [`DataDirError::InUse`], [`DataDirError::BadShards`], [`DataDirError::Io`].
@@ -243,8 +243,8 @@ impl DataDir {
         FileFilters::new(self.path.join("filters"))
     }
 
-    /// What [`SqlStore::checked_by`](crate::sql::SqlStore::checked_by) takes: the first store that is reached becomes the
-    /// directory's own, any other is refused from then on.
+    /// What [`SqlStore::checked_by`](crate::sql::SqlStore::checked_by) takes: the first store that is reached
+    /// becomes the directory's own, any other is refused from then on.
     #[must_use]
     pub fn store_check(&self) -> StoreCheck {
         let (path, lock) = (self.path.clone(), Arc::clone(&self.lock));
@@ -273,7 +273,8 @@ impl DataDir {
         Ok(journal)
     }
 
-    /// Opens the journal to be read only, and changes nothing of it. It keeps the directory locked for as long as it lives.
+    /// Opens the journal to be read only, and changes nothing of it. It keeps the directory locked for as long as it
+    /// lives.
     ///
     /// # Errors
     /// [`JournalError::Damaged`], [`JournalError::Io`].
@@ -288,7 +289,8 @@ impl DataDir {
     }
 }
 
-/// A directory that is being made of what the SQL store has. Until [`RestoredDir::finish`] nobody takes it for a data directory.
+/// A directory that is being made of what the SQL store has. Until [`RestoredDir::finish`] nobody takes it for a
+/// data directory.
 #[derive(Debug)]
 pub struct RestoredDir(DataDir);
 
@@ -337,7 +339,8 @@ fn in_use(path: &Path) -> bool {
 }
 
 fn missing_meta(path: PathBuf) -> DataDirError {
-    let problem = "it is missing, though the directory holds data (of a `recover` that broke off: begin again in a new directory)";
+    let problem = "it is missing, though the directory holds data (of a `recover` that broke off: begin again in a new \
+                   directory)";
     DataDirError::Damaged { path, problem: problem.to_owned() }
 }
 

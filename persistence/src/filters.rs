@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   data-dir/filters/
-//!     000000000003     magic HSFILT, format version, 0, generation u32, CRC-32 of the generation and the content, content
+//!     000000000003     magic HSFILT, format version, 0, generation u32, CRC-32 of generation and content, content
 //! ```
 //!
 //! Numbers are little-endian. What the content means, the engine knows (`engine::known`).

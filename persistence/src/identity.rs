@@ -1,5 +1,5 @@
-//! Who a server is: the id of its data directory, the last epoch that it took, and where that was. A directory that was copied
-//! brings its id and its epoch along; only the place tells that it is a copy.
+//! Who a server is: the id of its data directory, the last epoch that it took, and where that was. A directory that
+//! was copied brings its id and its epoch along; only the place tells that it is a copy.
 //!
 //! ```text
 //!   data-dir/epoch
@@ -11,11 +11,12 @@
 //!     path = /var/lib/hotstock
 //! ```
 //!
-//! It is the same place when machine, directory, `meta` and its time of birth are the same: that holds for a directory that was renamed or
-//! reached by another path, and for none that `cp`, `tar`, `rsync` or a backup made. The path is there for people. An inode that was
-//! freed may be given again, hence the time of birth. A clone of a whole disk on the same machine, or a file system that was rolled back, can't
-//! be told apart here; the SQL store tells, as soon as it is reached. A place that is taken for another one (the numbers of devices may
-//! change when a machine starts anew) costs only this: the server does not start without the SQL store.
+//! It is the same place when machine, directory, `meta` and its time of birth are the same: that holds for a
+//! directory that was renamed or reached by another path, and for none that `cp`, `tar`, `rsync` or a backup made.
+//! The path is there for people. An inode that was freed may be given again, hence the time of birth. A clone of a
+//! whole disk on the same machine, or a file system that was rolled back, can't be told apart here; the SQL store
+//! tells, as soon as it is reached. A place that is taken for another one (the numbers of devices may change when a
+//! machine starts anew) costs only this: the server does not start without the SQL store.
 
 use std::fmt;
 use std::fs::{self, File};

@@ -1,4 +1,5 @@
-//! The small text files of a data directory: a title, named values, a check sum. People read them; only the program writes them.
+//! The small text files of a data directory: a title, named values, a check sum. People read them; only the program
+//! writes them.
 //!
 //! ```text
 //!   # hotstock data directory. …

@@ -19,7 +19,7 @@ fn generations_come_back_by_number() {
     let (_home, filters) = fresh();
     assert_eq!(filters.load(), Ok(Vec::new()));
     filters.remove(3).unwrap();
-    let large: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let large: Vec<u8> = (0..3_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
     filters.save(10, &large).unwrap();
     filters.save(2, b"").unwrap();
     filters.save(u32::MAX, b"last").unwrap();

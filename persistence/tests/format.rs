@@ -1,9 +1,9 @@
 //! Data directories of every format version ever written stay readable.
 //!
-//! `fixtures/v1/data` was written by the first version: the journal of two shards with events of every kind, a cut one among them, in a
-//! sealed segment and one that a crash left open; a checkpoint; generations of the filter of known numbers; the id of a store; and an
-//! epoch. `fixtures/v1/expected.txt` says what is in it. To write a new version's:
-//! `cargo nextest run -p hotstock-persistence --run-ignored only write_`.
+//! `fixtures/v1/data` was written by the first version: the journal of two shards with events of every kind, a cut
+//! one among them, in a sealed segment and one that a crash left open; a checkpoint; generations of the filter of
+//! known numbers; the id of a store; and an epoch. `fixtures/v1/expected.txt` says what is in it. To write a new
+//! version's: `cargo nextest run -p hotstock-persistence --run-ignored only write_`.
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
 

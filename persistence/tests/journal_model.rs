@@ -26,7 +26,8 @@ enum Step {
     Trim(u64),
     Reopen,
     Crash,
-    /// A crash in which the end of the newest segment's file, this part of what was written to it, did not reach the disk.
+    /// A crash in which the end of the newest segment's file, this part of what was written to it, did not reach the
+    /// disk.
     Cut(u64),
     /// A crash after which a byte of the newest segment is another one, at this part of what was written.
     Flip(u64),

@@ -481,7 +481,7 @@ mod tests {
             ("A1:1 B1:1", vec![holds("A1:1=1"), Err(Refusal::JournalFull)], "JournalFull; release A"),
             (
                 "A1:1 B1:1",
-                vec![Err(Refusal::OutcomeUnknown), holds("B1:1=1")],
+                vec![Err(Refusal::JournalUnavailable), holds("B1:1=1")],
                 "StoreUnavailable; release A B",
             ),
             (

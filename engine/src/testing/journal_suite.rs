@@ -1,6 +1,6 @@
-//! What every journal must do, sentence by sentence of the contract in [`crate::journal`]. An implementation says how it
-//! is opened, crashed and made to fail ([`Subject`]) and calls [`journal_suite!`](crate::journal_suite), which makes
-//! one test of every function here.
+//! What every journal must do, sentence by sentence of the contract in [`crate::journal`]. An implementation says
+//! how it is opened, crashed and made to fail ([`Subject`]) and calls [`journal_suite!`](crate::journal_suite),
+//! which makes one test of every function here.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -592,11 +592,8 @@ pub fn the_chain_tells_journals_apart(subject: &mut dyn Subject) {
     let reader = journal.reader();
     let all: Vec<_> = (0..SHARDS).map(|shard| chains(&*reader, shard)).collect();
     assert_eq!(all[0][..10], all[1][..10]);
-    for lsn in 10..=20 {
-        assert_ne!(all[0][lsn], all[1][lsn], "event {lsn}");
-    }
-    for lsn in 1..=20 {
-        assert_ne!(all[0][lsn], all[2][lsn], "event {lsn}");
+    for (one, other) in all[0].iter().zip(&all[1]).skip(10).chain(all[0].iter().zip(&all[2]).skip(1)) {
+        assert_ne!(one, other);
     }
 }
 

@@ -1,4 +1,5 @@
-//! The chain of hashes over the events of a shard: two journals that have the same hash at an LSN are the same up to there.
+//! The chain of hashes over the events of a shard: two journals that have the same hash at an LSN are the same up to
+//! there.
 //!
 //! It is made of the bytes as they are stored, so a later format version changes no hash of what is stored already.
 
@@ -6,9 +7,9 @@ use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{ChainHash, Lsn};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// The hash after one more event: XXH3-64 of the event's body, seeded with the XXH3-64 of the hash before it, its LSN and its time
-/// (each eight bytes, little-endian). Two one-shot hashes of short inputs take some nanoseconds; one over all of it would need a
-/// copy of the body or the much slower streaming form.
+/// The hash after one more event: XXH3-64 of the event's body, seeded with the XXH3-64 of the hash before it, its
+/// LSN and its time (each eight bytes, little-endian). Two one-shot hashes of short inputs take some nanoseconds;
+/// one over all of it would need a copy of the body or the much slower streaming form.
 #[must_use]
 pub fn link(before: ChainHash, lsn: Lsn, at: Timestamp, body: &[u8]) -> ChainHash {
     let mut place = [0; 24];

@@ -1,6 +1,6 @@
-//! Events as bytes: the time, then the *body*, of which the chain hash is made ([`super::link`]). The numbers of the kinds are
-//! frozen. A time is kept as its distance from the record's base time, which is a byte or two where the whole would be nine;
-//! since that depends on what else is in the record, it is no part of the body.
+//! Events as bytes: the time, then the *body*, of which the chain hash is made ([`super::link`]). The numbers of the
+//! kinds are frozen. A time is kept as its distance from the record's base time, which is a byte or two where the
+//! whole would be nine; since that depends on what else is in the record, it is no part of the body.
 
 use bincode::error::{DecodeError, EncodeError};
 use hotstock_engine::clock::Timestamp;
@@ -49,8 +49,8 @@ const HOME_EXTENDED: u8 = 22;
 const HOME_CARRIED: u8 = 23;
 const HOME_LOADED: u8 = 24;
 
-/// Appends one event, and answers where in `out` its body begins, which ends with `out`. `base` is any time near to those of the
-/// events of the record.
+/// Appends one event, and answers where in `out` its body begins, which ends with `out`. `base` is any time near to
+/// those of the events of the record.
 pub fn encode_event(event: &Event, base: Timestamp, out: &mut Vec<u8>) -> usize {
     let Event { at, trace, change } = event;
     // Wrapping, so that any two times have a distance; the logged time of a shard never steps back, but the type may.

@@ -19,7 +19,8 @@ const ORDER: u8 = 2;
 const REQUEST: u8 = 3;
 const HOME: u8 = 4;
 
-/// Set in the byte of a status when a count of serial numbers follows it, and in that of a mode when serial numbers follow the order.
+/// Set in the byte of a status when a count of serial numbers follows it, and in that of a mode when serial numbers
+/// follow the order.
 const NUMBERED: u8 = 0x80;
 
 /// Set in the byte of a status when the SKU is hot.
@@ -49,7 +50,8 @@ pub fn encode_home(home: &HomeImage) -> Vec<u8> {
 /// Reads what [`encode_home`] wrote.
 ///
 /// # Errors
-/// [`Malformed`] when the version is another one, or the bytes are cut short, too many or break the bounds of the engine's types.
+/// [`Malformed`] when the version is another one, or the bytes are cut short, too many or break the bounds of the
+/// engine's types.
 pub fn decode_home(bytes: &[u8]) -> Result<HomeImage, Malformed> {
     let Some((version, mut rest)) = bytes.split_first() else { return Err(Malformed::new("it is empty")) };
     if !is_read(*version) {

@@ -53,8 +53,8 @@ impl Batch {
     }
 }
 
-/// Packs groups into batches: one, unless there is more than [`MAX_BATCH_BYTES`]. The groups follow on `tips`, which go on to what
-/// comes after them.
+/// Packs groups into batches: one, unless there is more than [`MAX_BATCH_BYTES`]. The groups follow on `tips`, which
+/// go on to what comes after them.
 pub(crate) fn pack(groups: &[Group], tips: &mut [Tip]) -> Vec<Batch> {
     let mut batches = Vec::new();
     // The groups of one shard side by side, in their order, so that their events share records.
@@ -122,7 +122,8 @@ impl Packer {
             self.count += 1;
             return;
         }
-        // It did not fit: what was there before goes as it is, and the event, whose bytes stand already, begins the next.
+        // It did not fit: what was there before goes as it is, and the event, whose bytes stand already, begins the
+        // next.
         let tail = self.record.split_off(start);
         self.flush(batches);
         self.first = lsn;

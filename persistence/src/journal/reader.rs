@@ -1,5 +1,6 @@
-//! The reading side of the journal, shared by the writer and any number of followers. Every read checks the chain of hashes, from the
-//! event before the first that is asked for on: so whoever reads all events, one call after the other, has checked all of it.
+//! The reading side of the journal, shared by the writer and any number of followers. Every read checks the chain of
+//! hashes, from the event before the first that is asked for on: so whoever reads all events, one call after the
+//! other, has checked all of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -121,7 +122,8 @@ impl Shared {
         Ok(store)
     }
 
-    /// Outside of the lock, since closing takes a while. A copy goes with its database; whoever still reads it has the open file.
+    /// Outside of the lock, since closing takes a while. A copy goes with its database; whoever still reads it has
+    /// the open file.
     fn close(&self, closing: Option<(u64, Arc<Store>)>) {
         let Some((number, store)) = closing else { return };
         drop(store);
@@ -302,8 +304,8 @@ impl From<Malformed> for Stop {
 pub(super) const BROKEN_CHAIN: &str =
     "the chain of hashes is broken: what comes after it was not written after it";
 
-/// A run through the records of one shard in one segment. It begins one event early, unless that is where the segment begins, so
-/// that the chain hash before the first event asked for is known.
+/// A run through the records of one shard in one segment. It begins one event early, unless that is where the
+/// segment begins, so that the chain hash before the first event asked for is known.
 struct Run {
     shard: ShardId,
     /// The first event that is asked for.

@@ -8,9 +8,10 @@
 //! - the last batch that left any trace is not complete: a torn tail; the whole batch is dropped;
 //! - an earlier one is not complete: damage, for its commit was answered before the next began.
 //!
-//! Every segment begins with a base record, the next LSN and the chain hash of every shard. So each segment proves what the ones
-//! before it must hold, and no shard forgets its place when all its events are trimmed. The chain of hashes is checked from record
-//! to record of a segment that is looked through, and from segment to segment of all; within sealed ones whoever reads them checks it.
+//! Every segment begins with a base record, the next LSN and the chain hash of every shard. So each segment proves
+//! what the ones before it must hold, and no shard forgets its place when all its events are trimmed. The chain of
+//! hashes is checked from record to record of a segment that is looked through, and from segment to segment of all;
+//! within sealed ones whoever reads them checks it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -295,8 +296,8 @@ impl View {
         Ok(Some(Range { base, end }))
     }
 
-    /// Follows the chain of hashes through the records, which lie one behind the other, from the hashes of the base record on; answers
-    /// the first event that is not what was written there.
+    /// Follows the chain of hashes through the records, which lie one behind the other, from the hashes of the base
+    /// record on; answers the first event that is not what was written there.
     fn follow_chain(&self, tips: &mut [Tip]) -> Result<(), (ShardId, Lsn, String)> {
         for Seen { header, after } in &self.records {
             let tip = &mut tips[header.shard.index()];

@@ -1,8 +1,9 @@
 //! The seal of a segment: which events it holds, fixed when nothing is written to it any more. With it the journal
 //! opens without looking into the segment, and what lies beyond it (the leftovers of a torn tail) stays dead.
 //!
-//! Layout: magic `HSSEAL`, format version, one byte 0, CRC-32 of the rest, length of the first list, then two lists of numbers (see
-//! `codec`): the next LSN of every shard and then the chain hash before it, when the segment began, and when it ended.
+//! Layout: magic `HSSEAL`, format version, one byte 0, CRC-32 of the rest, length of the first list, then two lists
+//! of numbers (see `codec`): the next LSN of every shard and then the chain hash before it, when the segment began,
+//! and when it ended.
 
 use std::path::Path;
 

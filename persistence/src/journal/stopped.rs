@@ -1,5 +1,6 @@
-//! The journal of a server that does not run, to be read. Nothing of it is changed: no segment is begun, none is sealed, and each
-//! is opened as a copy, since sled writes to what it opens. The copies lie in the journal's trash, which every start empties.
+//! The journal of a server that does not run, to be read. Nothing of it is changed: no segment is begun, none is
+//! sealed, and each is opened as a copy, since sled writes to what it opens. The copies lie in the journal's trash,
+//! which every start empties.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,8 @@ impl Drop for Copies {
 }
 
 impl StoppedJournal {
-    /// Looks through the journal in `dir`. `lock` keeps the data directory from being opened by others for as long as this lives.
+    /// Looks through the journal in `dir`. `lock` keeps the data directory from being opened by others for as long
+    /// as this lives.
     pub(crate) fn open(dir: &Path, shards: u16, lock: Arc<File>) -> Result<Self, JournalError> {
         let segments = if dir.exists() {
             let Recovered { segments, .. } = look(dir, shards)?;

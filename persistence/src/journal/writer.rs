@@ -38,8 +38,8 @@ pub struct SledJournal {
 }
 
 impl SledJournal {
-    /// Opens the journal in the directory `dir`, which is created when it is not there. Writing begins in a new segment;
-    /// what earlier runs wrote is never appended to.
+    /// Opens the journal in the directory `dir`, which is created when it is not there. Writing begins in a new
+    /// segment; what earlier runs wrote is never appended to.
     ///
     /// # Errors
     /// [`JournalError::Damaged`] when events that were durable can't be read, [`JournalError::Io`].
@@ -47,8 +47,8 @@ impl SledJournal {
         Self::open_at(dir, &vec![Tip::START; usize::from(shards)], options)
     }
 
-    /// Makes a journal that goes on behind events that it does not have: of every shard the last of them and the chain hash
-    /// after it. It is there for good when this returns.
+    /// Makes a journal that goes on behind events that it does not have: of every shard the last of them and the
+    /// chain hash after it. It is there for good when this returns.
     ///
     /// # Errors
     /// [`JournalError::Io`], also when `dir` is there already.

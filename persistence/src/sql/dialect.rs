@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use smol_str::SmolStr;
-use sqlx::Row as _;
+use sqlx::{Row as _, ValueRef as _};
 use sqlx::mysql::MySqlRow;
 use sqlx::sqlite::SqliteRow;
 
@@ -163,6 +163,20 @@ impl Fields<'_> {
         self.next - 1
     }
 
+    /// Whether the next column is NULL; it is still to be read.
+    pub fn is_null(&self) -> Result<bool, StoreError> {
+        let raw = match self.row {
+            Row::Sqlite(row) => row.try_get_raw(self.next).map(|value| value.is_null()),
+            Row::MySql(row) => row.try_get_raw(self.next).map(|value| value.is_null()),
+        };
+        raw.map_err(broken)
+    }
+
+    /// Leaves out columns.
+    pub fn skip(&mut self, columns: usize) {
+        self.next += columns;
+    }
+
     pub fn int_or_null(&mut self) -> Result<Option<i64>, StoreError> {
         let column = self.step();
         let value = match self.row {
@@ -277,11 +291,14 @@ pub(super) trait Tx: Send {
     /// Which database.
     fn dialect(&self) -> Dialect;
 
+    /// The largest statement that the database takes, in bytes.
+    fn largest_statement(&self) -> usize;
+
     /// Asks for rows.
-    async fn rows(&mut self, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, SqlError>;
+    async fn rows(&mut self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, SqlError>;
 
     /// Changes rows and tells how many fitted the condition.
-    async fn execute(&mut self, sql: &str, args: Vec<Arg>) -> Result<u64, SqlError>;
+    async fn execute(&mut self, sql: &str, args: &[Arg]) -> Result<u64, SqlError>;
 
     /// Makes it last.
     async fn commit(self: Box<Self>) -> Result<(), SqlError>;
@@ -298,6 +315,12 @@ pub(super) trait Backend: Send + Sync + 'static {
 
     /// Creates or changes the tables, unless they are right. Any number of servers may do so at once.
     async fn migrate(&self) -> Result<(), StoreError>;
+
+    /// Gets the lock that only the owner of the store has and that dies with its process or connection, unless it has it. Whether it has it.
+    async fn hold(&self) -> Result<bool, StoreError>;
+
+    /// Lets go of that lock.
+    async fn let_go(&self);
 
     /// Closes all connections; none is opened any more.
     async fn close(&self);
@@ -348,6 +371,22 @@ impl Dialect {
                 row: format!(" UNION ALL SELECT {}", vec!["?"; values.len()].join(", ")),
                 tail: format!(") v ON {fits} SET {sets}"),
             },
+        }
+    }
+
+    /// The number that the caller gave, of the number of an order or a branch.
+    pub fn of_caller(self, column: &str) -> String {
+        match self {
+            Self::Sqlite => format!("substr({column}, 1, instr({column} || char(31), char(31)) - 1)"),
+            Self::MySql => format!("SUBSTRING_INDEX({column}, CHAR(31), 1)"),
+        }
+    }
+
+    /// The time by the database's clock, in milliseconds, as an expression.
+    pub fn now(self) -> &'static str {
+        match self {
+            Self::Sqlite => "CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
+            Self::MySql => "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
         }
     }
 

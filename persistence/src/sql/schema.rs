@@ -20,10 +20,18 @@ pub(super) fn migrator(first: &'static str) -> Migrator {
     Migrator { migrations: Cow::Owned(migrations), locking: false, ..Migrator::DEFAULT }
 }
 
-/// Tables that are there without migrations of this program.
-pub(super) fn foreign(tables: &[String]) -> StoreError {
+/// Whether a database that has these tables was migrated, or at least begun to be, by this program.
+///
+/// # Errors
+/// [`StoreError::Foreign`] when it has others and was not.
+pub(super) fn check(tables: &[String]) -> Result<bool, StoreError> {
+    if tables.is_empty() || tables.iter().any(|table| table == "_sqlx_migrations") {
+        return Ok(!tables.is_empty());
+    }
     let tables = tables.join(", ");
-    StoreError::Foreign(format!("the database has tables that are not this program's ({tables}): give it one of its own"))
+    Err(StoreError::Foreign(format!(
+        "the database has tables that are not this program's: {tables}. Give it a database of its own"
+    )))
 }
 
 /// A statement around the migrations failed.

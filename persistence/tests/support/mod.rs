@@ -141,8 +141,8 @@ pub fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Puts another chain hash into the record of these events, with the check sum that fits it: an intact record that does not follow on
-/// the one before it.
+/// Puts another chain hash into the record of these events, with the check sum that fits it: an intact record that
+/// does not follow on the one before it.
 pub fn forge_chain(segment: &Path, shard: u16, first: u64) {
     let db = sled::Config::new().path(segment).segment_size(8 << 20).open().unwrap();
     let key = [&shard.to_be_bytes()[..], &first.to_be_bytes(), &[0, 0]].concat();

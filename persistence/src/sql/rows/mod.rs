@@ -7,7 +7,7 @@ use hotstock_engine::checkpoint::{RequestImage, StockImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::event::{MoveKind, StockMove};
-use hotstock_engine::ids::{Lsn, OrderNo, Reason, RequestId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::ids::{OrderNo, Reason, RequestId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{Levels, Serials, StockView};
 use hotstock_engine::state::Delta;
 use hotstock_engine::store::{Anomaly, JournalRow, PrunedSums, StoreError, Watermark};
@@ -18,7 +18,7 @@ use super::error::{SqlError, broken};
 pub(in crate::sql) use names::{STATUSES, order_status_name, phase_name, status_name};
 use names::{mode, mode_name, phase, status};
 pub(in crate::sql) use orders::{
-    complete, find_orders, home_line_rows, home_row, line_rows, order_row, request_row, serial_row,
+    find_orders, home_line_rows, home_row, line_rows, order_row, request_row, serial_row,
 };
 
 /// The name of a stock.
@@ -223,7 +223,7 @@ pub(in crate::sql) fn cut(text: &str) -> &str {
 
 /// How far the shards are flushed, by shard.
 pub(in crate::sql) async fn read_watermarks(tx: &mut dyn Tx) -> Result<Vec<Watermark>, SqlError> {
-    let rows = tx.rows("SELECT shard, lsn, hash, epoch FROM watermarks ORDER BY shard", Vec::new()).await?;
+    let rows = tx.rows("SELECT shard, lsn, hash, epoch FROM watermarks ORDER BY shard", &[]).await?;
     Ok(rows.iter().map(|row| watermark(&mut row.fields())).collect::<Result<_, _>>()?)
 }
 
@@ -237,6 +237,3 @@ pub(in crate::sql) fn watermark(f: &mut Fields<'_>) -> Result<Watermark, StoreEr
 pub(in crate::sql) fn status_after(kind: MoveKind) -> StockStatus {
     if kind == MoveKind::Suspended { StockStatus::Suspended } else { StockStatus::OnSale }
 }
-
-/// No LSN: what was not logged.
-pub(in crate::sql) const NO_LSN: Lsn = Lsn::ZERO;

@@ -35,7 +35,7 @@ pub(in crate::sql) async fn find_orders(
 }
 
 /// Orders whose rows (with the columns of [`ORDERS`]) were read, whole, in the order of the rows.
-pub(in crate::sql) async fn complete(tx: &mut dyn Tx, rows: &[Row]) -> Result<Vec<StoredOrder>, SqlError> {
+async fn complete(tx: &mut dyn Tx, rows: &[Row]) -> Result<Vec<StoredOrder>, SqlError> {
     let mut orders = rows.iter().map(stored_order).collect::<Result<Vec<_>, _>>()?;
     let mut plain: HashMap<OrderNo, &mut OrderImage> = HashMap::new();
     for order in &mut orders {
