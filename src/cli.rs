@@ -96,15 +96,15 @@ pub struct Migrate {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["preset", "map"]))]
 pub struct Import {
-    /// The other system's database, mysql://user:password@host:port/database. Better in the variable HOTSTOCK_IMPORT_FROM: others can
-    /// read a command line
+    /// The other system's database, mysql://user:password@host:port/database. Better in the variable
+    /// HOTSTOCK_IMPORT_FROM: others can read a command line
     #[arg(long, value_name = "URL")]
     pub from: Option<String>,
     /// A system that is known
     #[arg(long, value_name = "NAME", long_help = presets())]
     pub preset: Option<String>,
-    /// One's own table: table=…,sku=…,available=… (or on_hand=…), and where they are there warehouse=COLUMN|NUMBER, reserved=…,
-    /// sold=…, total=…, deleted=…
+    /// One's own table: table=…,sku=…,available=… (or on_hand=…), and where they are there warehouse=COLUMN|NUMBER,
+    /// reserved=…, sold=…, total=…, deleted=…
     #[arg(long, value_name = "COLUMNS")]
     pub map: Option<String>,
     /// Read and report, create nothing
@@ -113,8 +113,8 @@ pub struct Import {
     /// Import units that the old system holds for orders as available; without it they are counted and left out
     #[arg(long)]
     pub include_reserved: bool,
-    /// A running server to import into, such as http://127.0.0.1:8080; without it the data directory is opened, which no server may have
-    /// open then
+    /// A running server to import into, such as http://127.0.0.1:8080; without it the data directory is opened, which
+    /// no server may have open then
     #[arg(long, value_name = "URL")]
     pub url: Option<Target>,
     /// The data directory and its store, as the server has them
@@ -144,7 +144,8 @@ pub struct Reconcile {
     /// The server. Its operators' token is read from the variable HOTSTOCK_TOKEN
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     pub url: Target,
-    /// Put right what is derived, after telling what was found: rows of the store from its journal, the mirror from the stock
+    /// Put right what is derived, after telling what was found: rows of the store from its journal, the mirror from the
+    /// stock
     #[arg(long)]
     pub fix: bool,
 }
@@ -183,8 +184,8 @@ pub struct Serve {
     /// Shards of a new data directory; one that exists must have been created with this number
     #[arg(long, value_name = "N")]
     shards: Option<String>,
-    /// Take the SQL store from a server that still holds it, or that had it last; that one is fenced. Its unflushed answers are lost. This
-    /// data directory must have everything that the store has
+    /// Take the SQL store from a server that still holds it, or that had it last; that one is fenced. Its unflushed
+    /// answers are lost. This data directory must have everything that the store has
     #[arg(long)]
     pub take_over: bool,
 }
@@ -221,13 +222,15 @@ pub struct Replay {
     /// The data directory of the server inside; without it a temporary one
     #[arg(long, value_name = "DIR", conflicts_with = "url")]
     pub data_dir: Option<PathBuf>,
-    /// The SQL store of the server inside, mysql://user:password@host:port/database; without it SQLite in the data directory
+    /// The SQL store of the server inside, mysql://user:password@host:port/database; without it SQLite in the data
+    /// directory
     #[arg(long, value_name = "URL", conflicts_with = "url")]
     pub store: Option<String>,
     /// Where the SKUs are when the orders begin
     #[arg(long, value_enum, default_value_t = Place::Hot)]
     pub place: Place,
-    /// Any key of the configuration of the server inside, such as engine.max_resident_skus=200; may be given several times
+    /// Any key of the configuration of the server inside, such as engine.max_resident_skus=200; may be given several
+    /// times
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "url")]
     set: Vec<(String, String)>,
     /// Every line of an invoice is an order of its own
@@ -249,7 +252,8 @@ pub struct Replay {
 pub enum Place {
     /// In memory to stay: all are promoted
     Hot,
-    /// In the SQL store alone: the server starts anew after they were created, and loads what is asked for (of --url: as they are created)
+    /// In the SQL store alone: the server starts anew after they were created, and loads what is asked for (of --url:
+    /// as they are created)
     Stored,
     /// As for stored, then a random two thirds of them are promoted
     Mixed,
@@ -291,7 +295,8 @@ pub struct Bench {
     /// A running server; without it one is started inside this process, in a temporary directory
     #[arg(long)]
     pub url: Option<Target>,
-    /// SKUs that the orders are spread over, at random; 1, the flash sale, where nothing is said, and 10,000 with --stored
+    /// SKUs that the orders are spread over, at random; 1, the flash sale, where nothing is said, and 10,000 with
+    /// --stored
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     skus: Option<u32>,
     /// Shards of the server or engine that is started
@@ -312,11 +317,12 @@ pub struct Bench {
     /// Confirm every order after it was reserved
     #[arg(long)]
     pub confirm: bool,
-    /// Leave the SKUs in the SQL store, from which they are loaded when they are asked for; without it they are promoted
+    /// Leave the SKUs in the SQL store, from which they are loaded when they are asked for; without it they are
+    /// promoted
     #[arg(long)]
     pub stored: bool,
-    /// Any key of the configuration of the server or engine that is started, such as store.flush_interval_ms=3600000 (no flush) or
-    /// store.url=mysql://…; may be given several times
+    /// Any key of the configuration of the server or engine that is started, such as store.flush_interval_ms=3600000
+    /// (no flush) or store.url=mysql://…; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "url")]
     set: Vec<(String, String)>,
     /// Measure, in turns, also a server that parses and echoes the same JSON, and print the ratio

@@ -26,7 +26,8 @@ pub enum Failure {
     /// Exit code 6: a part could not be done, which was told line by line.
     #[error("{0}")]
     Incomplete(String),
-    /// Exit code 7: the SQL store has what the data directory does not have, or another server took it over. Starting again changes nothing.
+    /// Exit code 7: the SQL store has what the data directory does not have, or another server took it over. Starting
+    /// again changes nothing.
     #[error("{0}")]
     Fenced(String),
 }

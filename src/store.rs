@@ -23,8 +23,8 @@ pub fn place(config: &Config) -> String {
     }
 }
 
-/// The store of a server. A database that is not there makes its calls fail until it is; one that this directory does not belong
-/// to makes them fail for good.
+/// The store of a server. A database that is not there makes its calls fail until it is; one that this directory does
+/// not belong to makes them fail for good.
 ///
 /// # Errors
 /// [`Failure::Usage`] when its address can't be one.

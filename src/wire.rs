@@ -1,5 +1,5 @@
-//! The JSON that our own clients (replay, demo, bench) send and read. Written from the HTTP contract, not shared with the
-//! server, so that a change of the contract by mistake breaks them.
+//! The JSON that our own clients (replay, demo, bench) send and read. Written from the HTTP contract, not shared with
+//! the server, so that a change of the contract by mistake breaks them.
 
 use std::sync::Arc;
 
@@ -228,7 +228,8 @@ pub async fn create_stock(target: &Target, skus: Vec<(String, u64)>) -> Result<u
 /// The variable with the operators' token, for the commands that talk to a server. Not a flag: others could read that.
 pub const TOKEN_VARIABLE: &str = "HOTSTOCK_TOKEN";
 
-/// SKUs that are promoted or demoted by one request. The contract takes 10,000; a request of these is sure to be done in time.
+/// SKUs that are promoted or demoted by one request. The contract takes 10,000; a request of these is sure to be done
+/// in time.
 pub const SKUS_PER_REQUEST: usize = 1_000;
 
 /// A connection for what operators ask.

@@ -24,8 +24,8 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::order_check::HttpOrderCheck;
 
-/// Connections that the kernel keeps while they wait to be accepted. The usual 128 overflow when all clients of a sale come
-/// back after a restart, and those over it wait a second for their next try. The kernel may allow less.
+/// Connections that the kernel keeps while they wait to be accepted. The usual 128 overflow when all clients of a sale
+/// come back after a restart, and those over it wait a second for their next try. The kernel may allow less.
 const LISTEN_BACKLOG: u32 = 4_096;
 
 /// SKUs that don't leave memory for this long don't leave it at all.
@@ -149,8 +149,9 @@ pub async fn start(config: &Config, take_over: TakeOver) -> Result<System, Failu
     Ok(System { engine, store, mirror })
 }
 
-/// Makes the tables and sees that it is the right store. One that is not there is no reason not to start: SKUs in memory need it not. The
-/// engine then goes on only if the directory is evidently where it was, and takes the store when it is back.
+/// Makes the tables and sees that it is the right store. One that is not there is no reason not to start: SKUs in
+/// memory need it not. The engine then goes on only if the directory is evidently where it was, and takes the store
+/// when it is back.
 async fn reach(store: &SqlStore, config: &Config) -> Result<(), Failure> {
     let place = crate::store::place(config);
     match store.migrate().await {
@@ -177,7 +178,8 @@ pub fn evicting(config: &Config) -> Config {
     config
 }
 
-/// Waits until the SKUs of an engine of [`evicting`] have left memory: all but one for each shard, those that hold orders and the hot ones.
+/// Waits until the SKUs of an engine of [`evicting`] have left memory: all but one for each shard, those that hold
+/// orders and the hot ones.
 ///
 /// # Errors
 /// [`Failure::Other`] when none leaves any more and too many are left.

@@ -44,7 +44,8 @@ pub async fn promote(call: Call) -> Result<Reply, Problem> {
     one(call, Pin::Promote).await
 }
 
-/// Lets a SKU go: it stays in memory as long as it is used, like any other. Can be repeated; open orders are no hindrance.
+/// Lets a SKU go: it stays in memory as long as it is used, like any other. Can be repeated; open orders are no
+/// hindrance.
 #[utoipa::path(
     post, path = "/v1/admin/skus/{sku_id}/demote", tag = "operators", params(("sku_id" = String, Path)),
     responses((status = 200, description = "It is not hot any more", body = PinnedBody))
@@ -91,8 +92,8 @@ pub async fn hot(call: Call) -> Result<Reply, Problem> {
     Ok(Reply::json(StatusCode::OK, &HotBody { items, next_cursor }))
 }
 
-/// Makes a list of up to 10,000 SKUs the hot list: those on it are promoted, all others demoted. Can be repeated. An empty list
-/// demotes all.
+/// Makes a list of up to 10,000 SKUs the hot list: those on it are promoted, all others demoted. Can be repeated. An
+/// empty list demotes all.
 #[utoipa::path(
     put, path = "/v1/admin/skus/hot", tag = "operators", request_body = SkusBody,
     responses((status = 200, description = "What became of each SKU that is or was on the list", body = PinnedAllBody))
@@ -114,7 +115,8 @@ pub async fn shards(call: Call) -> Result<Reply, Problem> {
     Ok(Reply::json(StatusCode::OK, &shards_now(&call)))
 }
 
-/// Asks every shard for a checkpoint. It is written in the background; `checkpoint_lsn` of the shards shows when it is done.
+/// Asks every shard for a checkpoint. It is written in the background; `checkpoint` of the shards shows when it is
+/// done.
 #[utoipa::path(
     post, path = "/v1/admin/checkpoint", tag = "operators",
     responses((status = 202, description = "It was asked for; the shards as they are now", body = ShardsBody))
@@ -124,8 +126,8 @@ pub async fn checkpoint(call: Call) -> Result<Reply, Problem> {
     Ok(Reply::json(StatusCode::ACCEPTED, &shards_now(&call)))
 }
 
-/// SKUs whose rows in the SQL store are left alone, because they are not what a flush had to find: somebody changed them by hand.
-/// The shards decide on what they have in memory; `POST /v1/admin/reconcile` with `fix` ends it.
+/// SKUs whose rows in the SQL store are left alone, because they are not what a flush had to find: somebody changed
+/// them by hand. The shards decide on what they have in memory; `POST /v1/admin/reconcile` with `fix` ends it.
 #[utoipa::path(
     get, path = "/v1/admin/parked", tag = "operators",
     params(("limit" = Option<u32>, Query, description = "How many are shown, 1 to 1,000; 100 where missing")),
@@ -151,9 +153,9 @@ pub async fn anomalies(call: Call) -> Result<Reply, Problem> {
     Ok(Reply::json(StatusCode::OK, &AnomaliesBody { count, items }))
 }
 
-/// Compares what shards, SQL store and mirror have of a page of SKUs. With `fix` it puts right what is derived: rows of the store from
-/// their shard or their journal, the mirror from the stock; without it nothing is changed, and the answer is otherwise the same. Orders
-/// go on meanwhile, and what changes meanwhile is no difference.
+/// Compares what shards, SQL store and mirror have of a page of SKUs. With `fix` it puts right what is derived: rows of
+/// the store from their shard or their journal, the mirror from the stock; without it nothing is changed, and the
+/// answer is otherwise the same. Orders go on meanwhile, and what changes meanwhile is no difference.
 #[utoipa::path(
     post, path = "/v1/admin/reconcile", tag = "operators", request_body = Option<ReconcileBody>,
     responses((status = 200, description = "One page", body = ReconciledBody))

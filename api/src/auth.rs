@@ -33,8 +33,8 @@ pub fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// Checks a request of an operator. With a token set only the token counts, wherever the request comes from; without one
-/// only the peer's address does, if at all. A peer that is not known is not on this machine.
+/// Checks a request of an operator. With a token set only the token counts, wherever the request comes from; without
+/// one only the peer's address does, if at all. A peer that is not known is not on this machine.
 ///
 /// # Errors
 /// `unauthorized` and `forbidden`.

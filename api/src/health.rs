@@ -18,7 +18,8 @@ pub async fn livez(_call: Call) -> Result<Reply, Problem> {
     Ok(Reply::new(StatusCode::OK, "text/plain; charset=utf-8", "ok\n"))
 }
 
-/// Orders can be taken. Also while the SQL store is down, because what is in memory is served without it; the text says so.
+/// Orders can be taken. Also while the SQL store is down, because what is in memory is served without it; the text says
+/// so.
 #[utoipa::path(get, path = "/readyz", tag = "operators", responses((status = 200, description = "They can")))]
 pub async fn readyz(call: Call) -> Result<Reply, Problem> {
     let not_ready = |why: String| Err(Problem::new(Code::NotReady, why));

@@ -85,7 +85,8 @@ pub async fn list(call: Call) -> Result<Reply, Problem> {
     Ok(Reply::json(StatusCode::OK, &PageBody { items, next_cursor }))
 }
 
-/// The journal of a SKU: every change of its stocks, with what caused it. What is durable is in it, flushed to the SQL store or not.
+/// The journal of a SKU: every change of its stocks, with what caused it. What is durable is in it, flushed to the SQL
+/// store or not.
 #[utoipa::path(
     get, path = "/v1/stock/{sku_id}/journal", tag = "stock",
     params(("sku_id" = String, Path),
@@ -100,7 +101,7 @@ pub async fn journal(call: Call) -> Result<Reply, Problem> {
     let limit = query.limit.map_or(Ok(DEFAULT_JOURNAL_ROWS), |limit| limit.within("limit", 1..=max))?;
     let mut seen = query.after.map_or(Ok(Seen::default()), |after| Seen::of_cursor(&after))?;
     let items = call.app.engine.stock_journal(&sku_id, &seen.0, limit).await?;
-    // Every stock has the row of its creation, so only a SKU that is not there has none.
+    // The newest row of a stock is never pruned, so only a SKU that is not there has none.
     if items.is_empty() && seen.0.is_empty() {
         return Err(Refusal::UnknownSku { sku_id, warehouse_id: None }.into());
     }

@@ -1,6 +1,6 @@
-//! `hotstock import`: takes over stock from another system's MySQL. Every row becomes a stock, created as any other: by the server that is
-//! running (`--url`), or by an engine on its data directory while it is not. Never by SQL: what the store has follows from events. The same
-//! import again changes nothing.
+//! `hotstock import`: takes over stock from another system's MySQL. Every row becomes a stock, created as any other: by
+//! the server that is running (`--url`), or by an engine on its data directory while it is not. Never by SQL: what the
+//! store has follows from events. The same import again changes nothing.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! `hotstock recover --from-store`: a new data directory from the SQL store, after the old one was lost.
 //!
-//! What a shard had logged and the store had not taken in is lost: it says up to which event everything is there. The store is taken first, so
-//! that the old server is fenced, should it still run, and nothing changes while the store is read. A run that broke off is begun again
-//! with another directory.
+//! What a shard had logged and the store had not taken in is lost: it says up to which event everything is there. The
+//! store is taken first, so that the old server is fenced, should it still run, and nothing changes while the store is
+//! read. A run that broke off is begun again with another directory.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

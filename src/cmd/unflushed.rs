@@ -1,10 +1,11 @@
-//! `hotstock unflushed`: what a server answered and the SQL store never got. For a data directory that was fenced: another server has the
-//! store, or the store went another way. An operator reads it to put right what can be put right by hand.
+//! `hotstock unflushed`: what a server answered and the SQL store never got. For a data directory that was fenced:
+//! another server has the store, or the store went another way. An operator reads it to put right what can be put right
+//! by hand.
 //!
-//! The list begins after the last event that journal and store have in common. As long as the store's watermark is in this journal, that is the
-//! watermark. When another server has flushed since, its watermark says nothing of this journal; then the common event is found by
-//! bisection: the rows of the stock journal say which event of which shard made them, and the store has the events of this journal up to one
-//! and none after it.
+//! The list begins after the last event that journal and store have in common. As long as the store's watermark is in
+//! this journal, that is the watermark. When another server has flushed since, its watermark says nothing of this
+//! journal; then the common event is found by bisection: the rows of the stock journal say which event of which shard
+//! made them, and the store has the events of this journal up to one and none after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -234,8 +235,9 @@ struct Entry {
     time: String,
     shard: u16,
     lsn: u64,
-    /// As the stock journal calls it; beside that cancelled, extended, promoted, demoted, and of orders over several shards, at the shard that
-    /// decides for them, order_reserved, order_confirmed, order_released, order_expired, order_returned.
+    /// As the stock journal calls it; beside that cancelled, extended, promoted, demoted, and of orders over several
+    /// shards, at the shard that decides for them, order_reserved, order_confirmed, order_released, order_expired,
+    /// order_returned.
     what: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     order_no: Option<String>,
@@ -314,7 +316,8 @@ impl Entry {
         Some(entry)
     }
 
-    /// What the coordinator of an order over several shards decided; the units are in the events of the shards that hold them.
+    /// What the coordinator of an order over several shards decided; the units are in the events of the shards that
+    /// hold them.
     fn home(&mut self, change: &HomeChange) -> Option<&'static str> {
         match change {
             HomeChange::Reserved { ttl_seconds, lines, .. } => {

@@ -1,5 +1,5 @@
-//! `hotstock verify`: rebuilds the stock of a data directory from checkpoint and journal, as a start would, and checks every
-//! invariant. Changes nothing that a start would not change, and needs the directory for itself.
+//! `hotstock verify`: rebuilds the stock of a data directory from checkpoint and journal, as a start would, and checks
+//! every invariant. Changes nothing that a start would not change, and needs the directory for itself.
 
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::ids::ShardId;
@@ -17,7 +17,8 @@ const MAX_NAMED: usize = 10;
 /// Verifies.
 ///
 /// # Errors
-/// [`Failure::Audit`] with the first invariant that does not hold, [`Failure::Damaged`] with the event that can't be read.
+/// [`Failure::Audit`] with the first invariant that does not hold, [`Failure::Damaged`] with the event that can't be
+/// read.
 pub fn run(args: &Verify) -> Result<(), Failure> {
     let data_dir = DataDir::open(&args.data_dir, None)?;
     let reader = data_dir.stopped_journal().map_err(hotstock_engine::engine::StartError::from)?;

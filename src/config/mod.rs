@@ -1,8 +1,8 @@
 //! The configuration: the keys, their bounds, and the order of the layers. How a layer is read is in [`layers`].
 //!
-//! Layers, each over the one before: `config/default.toml` (part of the program, with a reason on every key), the file given
-//! with `--config`, the environment (`HOTSTOCK__SECTION__KEY`), flags. Whatever does not fit is an error that names
-//! the place where it was said.
+//! Layers, each over the one before: `config/default.toml` (part of the program, with a reason on every key), the file
+//! given with `--config`, the environment (`HOTSTOCK__SECTION__KEY`), flags. Whatever does not fit is an error that
+//! names the place where it was said.
 
 mod layers;
 mod values;

@@ -33,8 +33,8 @@ pub struct CreateBody<'a> {
     /// Give each unit that is confirmed a serial number. The same in all warehouses of the SKU.
     #[serde(default)]
     pub serialized: bool,
-    /// Promote the SKU at once: created and hot in one request, which can be repeated. Needs the operators' right, as everything
-    /// below /v1/admin does.
+    /// Promote the SKU at once: created and hot in one request, which can be repeated. Needs the operators' right, as
+    /// everything below /v1/admin does.
     #[serde(default)]
     pub hot: bool,
 }

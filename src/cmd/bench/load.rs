@@ -53,7 +53,8 @@ impl Plan {
         }
     }
 
-    /// The plan of what comes before the clock starts: of stored SKUs it asks for the first alone, so that the others are still stored.
+    /// The plan of what comes before the clock starts: of stored SKUs it asks for the first alone, so that the others
+    /// are still stored.
     pub fn warm_up(&self) -> Self {
         Self { skus: if self.stored { 1 } else { self.skus }, ..self.clone() }
     }
@@ -100,8 +101,8 @@ impl Measured {
     }
 }
 
-/// Where the workers of one turn note what they measure. A histogram has some 200 KiB, too much for each of thousands of
-/// workers, so they share a few.
+/// Where the workers of one turn note what they measure. A histogram has some 200 KiB, too much for each of thousands
+/// of workers, so they share a few.
 struct Notes([Mutex<Measured>; SHARED_NOTES]);
 
 impl Notes {

@@ -1,4 +1,5 @@
-//! `hotstock bench`: closed-loop load, measured from outside. Every request waits for its answer before the next is sent.
+//! `hotstock bench`: closed-loop load, measured from outside. Every request waits for its answer before the next is
+//! sent.
 //!
 //! - [`requests`]: what is sent.
 //! - [`load`]: the workers and their clock.
@@ -50,7 +51,8 @@ pub async fn run(args: Bench) -> Result<(), Failure> {
     let plan = Plan::new(&args);
 
     if plan.stored && args.url.is_none() {
-        // Nothing shall be in memory when the clock starts. A restart alone does not do it: what was in memory is there again.
+        // Nothing shall be in memory when the clock starts. A restart alone does not do it: what was in memory is there
+        // again.
         let system = wiring::start(&wiring::evicting(&config), TakeOver::No).await?;
         let stocked = requests::stock_in_process(&system.engine, plan.skus, UNITS).await;
         let evicted = wiring::all_evicted(&system.engine).await;

@@ -58,8 +58,8 @@ pub async fn run(args: Replay) -> Result<(), Failure> {
         }
         let mut before = None;
         if args.place != Place::Hot {
-            // Nothing shall be in memory when the orders begin, but what an earlier replay on this directory left open. A restart alone
-            // does not do it: what was in memory is there again.
+            // Nothing shall be in memory when the orders begin, but what an earlier replay on this directory left open.
+            // A restart alone does not do it: what was in memory is there again.
             let server = wiring::Server::start(&wiring::evicting(&config), TakeOver::No).await?;
             let stocked = Stocked::make(&file, &server.address().into(), &args).await;
             let evicted = wiring::all_evicted(server.engine()).await;
@@ -176,8 +176,8 @@ async fn play(file: &OrderFile, stocked: Stocked, target: &Target, args: &Replay
     audit(&books, &orders, target).await
 }
 
-/// Deals the documents out: those of one customer go to one caller, because a cancellation brings back what was bought before; each
-/// caller has its own in the order of the file.
+/// Deals the documents out: those of one customer go to one caller, because a cancellation brings back what was bought
+/// before; each caller has its own in the order of the file.
 fn shares(documents: &[Document], callers: usize) -> Vec<Vec<Document>> {
     // The same in every run, so that a second replay asks the same.
     let hasher = BuildHasherDefault::<DefaultHasher>::default();
