@@ -202,7 +202,12 @@ impl OrderImage {
     #[must_use]
     pub fn status(&self) -> OrderStatus {
         let sum = |of: fn(&LineImage) -> u32| self.lines.iter().map(|line| u64::from(of(line))).sum();
-        let sums = [sum(|line| line.held), sum(|line| line.confirmed), sum(|line| line.released), sum(|line| line.returned)];
+        let sums = [
+            sum(|line| line.held),
+            sum(|line| line.confirmed),
+            sum(|line| line.released),
+            sum(|line| line.returned),
+        ];
         OrderStatus::of(self.phase, sums)
     }
 

@@ -304,7 +304,8 @@ impl Event {
     /// The stock request that the event, logged at `lsn`, answers, as it is remembered.
     #[must_use]
     pub fn stock_request(&self, lsn: Lsn) -> Option<RequestImage> {
-        let Change::StockChanged { sku_id, warehouse_id, kind, delta, request_id, after, .. } = &self.change else {
+        let Change::StockChanged { sku_id, warehouse_id, kind, delta, request_id, after, .. } = &self.change
+        else {
             return None;
         };
         let quantity = if *kind == ChangeKind::Deduct { -delta } else { *delta };
@@ -339,7 +340,7 @@ impl Event {
                     order_no: Some(order_no.clone()),
                     ..plain(&line.sku_id, line.warehouse_id, kind, delta(line.quantity), line.after)
                 };
-                lines.iter().map(of_line).collect()
+                lines.iter().filter(|line| line.quantity > 0).map(of_line).collect()
             };
         let asked = |moves: Vec<StockMove>, request_id: Option<&RequestId>, reason: Option<&Reason>| {
             let fill = |m| StockMove { request_id: request_id.cloned(), reason: reason.cloned(), ..m };
@@ -478,9 +479,10 @@ pub struct MovedLine {
     pub sku_id: SkuId,
     /// Where.
     pub warehouse_id: WarehouseId,
-    /// Units moved to available.
+    /// Units moved to available. 0: only the counts of the line changed, because the order ended with this event. (Given back
+    /// part by part until nothing was left, all of it can be taken again by a late payment.)
     pub quantity: u32,
-    /// The levels after.
+    /// The levels after; of a line that moves nothing, the levels as they are.
     pub after: Levels,
     /// The counts of the line after.
     pub counts: LineCounts,

@@ -7,7 +7,7 @@
 //! 3. [`state`]: the pure state machine of one shard: decide, apply, audit. [`home`]: orders over several shards, pure as well.
 //! 4. [`journal`], [`checkpoint`], [`store`]: what the engine asks of durable storage (implemented in `hotstock-persistence`).
 //! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom model.
-//! 6. [`recovery`]: a shard's state from its checkpoint and its journal.
+//! 6. [`recovery`]: a shard's state from its checkpoint and its journal. [`restore`]: from the store. [`ownership`]: who may write to it.
 
 // Under `--cfg loom` only `limits` and `sync` are built: tokio has no net there, and ractor does not build.
 pub mod limits;
@@ -32,9 +32,13 @@ pub mod mirror;
 #[cfg(not(loom))]
 pub mod outcome;
 #[cfg(not(loom))]
+pub mod ownership;
+#[cfg(not(loom))]
 pub mod reconcile;
 #[cfg(not(loom))]
 pub mod recovery;
+#[cfg(not(loom))]
+pub mod restore;
 #[cfg(not(loom))]
 pub mod state;
 #[cfg(not(loom))]

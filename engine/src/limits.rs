@@ -95,6 +95,10 @@ pub const MAX_EVICTION_LOOKS: usize = 256;
 /// SKUs of one `Pinned` event: at most 64 KB of names.
 pub const MAX_PINNED_PER_EVENT: usize = 1_000;
 
+/// Lines on a SKU with whose serial numbers those of an order that comes from the store are compared: a millisecond of work. A range that
+/// somebody wrote into the store by hand is told by `verify` and not kept out, where more lie on the SKU.
+pub const MAX_SERIALS_COMPARED: usize = 10_000;
+
 /// The largest version of a stock, and the largest sum of serial numbers of a SKU, that is taken from the store: far above what any
 /// stock reaches, exact in JSON, and far below where counting on would overflow.
 pub const MAX_STORED_COUNT: u64 = 1 << 53;

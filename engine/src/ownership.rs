@@ -1,6 +1,6 @@
 //! Who may write. At each start a server takes the next epoch in the store, and writes it to its data directory before it serves.
 //! [`judge`] says whether it may: a pure function of what the directory knows of itself, what its journal has, and what the store says.
-//! [`Owner`] asks the store, takes it and keeps it: at the start, and once a second from then on.
+//! [`Owner`](crate::owner::Owner) asks the store, takes it and keeps it.
 //!
 //! ```text
 //!   judge ─▶ Store::take ─▶ (the old owner's lease runs out) ─▶ Identity::record ─▶ serve ─▶ Store::renew, every second
@@ -10,21 +10,12 @@
 //! was flushed in that epoch, since nothing is served or flushed before `record`; that is how [`judge`] knows it from a copy of the
 //! directory that took the store and used it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
-
-use crate::backoff::Backoff;
 use crate::checkpoint::Identity;
-use crate::clock::Clock;
-use crate::flusher::Flushers;
 use crate::ids::{ChainHash, Epoch, Lsn, ServerId, ShardId};
-use crate::journal::{Bounds, JournalError, JournalReader};
-use crate::limits::{HEARTBEAT_MILLIS, HEARTBEAT_TIMEOUT_MILLIS, START_STORE_WAIT_MILLIS};
+use crate::journal::{Bounds, JournalError};
 use crate::store::{Ownership, Store, StoreError, Take, Watermark};
-use crate::store_link::StoreLink;
 
 /// What a server knows of itself.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +78,7 @@ const UNFLUSHED: &str =
     "`hotstock unflushed --data-dir …` lists what this directory answered and never flushed";
 
 impl NotOurs {
-    fn fenced(why: String, way_out: impl Into<String>) -> Self {
+    pub(crate) fn fenced(why: String, way_out: impl Into<String>) -> Self {
         Self::Fenced { why, way_out: way_out.into() }
     }
 }
@@ -214,241 +205,267 @@ pub(crate) fn contains(
     }
 }
 
-/// Takes the store and keeps it.
-pub(crate) struct Owner {
-    pub link: Arc<StoreLink>,
-    pub identity: Arc<dyn Identity>,
-    pub reader: Arc<dyn JournalReader>,
-    pub clock: Arc<dyn Clock>,
-    pub shards: u16,
-    pub lease_seconds: u32,
-    pub take_over: bool,
+/// A store that was taken to be read. See [`seize`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seized {
+    /// The epoch that it was taken with.
+    pub epoch: Epoch,
+    /// What it says now: how far each shard is flushed, for good.
+    pub owned: Ownership,
+    /// Who owned it before.
+    pub before: Option<ServerId>,
 }
 
-/// Why the store could not be taken now.
-enum NotTaken {
-    /// It does not answer, or somebody was quicker: to be tried again.
-    Later(String),
-    Refused(NotOurs),
-}
-
-impl Owner {
-    /// At the start, before anything is served. A store that does not answer is asked for a while; a directory that evidently is in its
-    /// place goes on without it: [`Fence::epoch`](crate::fence::Fence::epoch) is zero then, and [`Owner::keep`] takes the store when it is back.
-    ///
-    /// # Errors
-    /// [`NotOurs`].
-    pub async fn take_at_start(&self) -> Result<(), NotOurs> {
-        let mut backoff = Backoff::default();
-        let until = Instant::now() + Duration::from_millis(START_STORE_WAIT_MILLIS);
-        let problem = loop {
-            match self.take(self.take_over).await {
-                Ok(()) => return Ok(()),
-                Err(NotTaken::Refused(not_ours)) => return Err(not_ours),
-                Err(NotTaken::Later(problem)) if Instant::now() >= until => break problem,
-                Err(NotTaken::Later(_)) => sleep(backoff.next()).await,
-            }
-        };
-        if self.take_over || self.identity.epoch() == Epoch::ZERO {
-            return Err(NotOurs::Unavailable(format!("the store has to be asked who may write: {problem}")));
-        }
-        self.identity.is_same_place().map_err(|otherwise| {
-            NotOurs::Unavailable(format!(
-                "the store does not answer ({problem}), and this data directory may be a copy ({otherwise}): it serves when the store \
-                 has told that nobody else does"
-            ))
-        })?;
-        tracing::warn!(
-            problem,
-            "the store does not answer; what is in memory is served, the store is taken when it is back"
-        );
-        Ok(())
-    }
-
-    /// The heartbeat: renews the lease, takes the store when it was not there at the start or lost what we took, finds out that somebody
-    /// else did. Ends when `stopping` says so.
-    pub async fn keep(&self, flushers: &Flushers, mut stopping: watch::Receiver<bool>) {
-        loop {
-            tokio::select! {
-                _ = stopping.wait_for(|stopping| *stopping) => return,
-                () = sleep(Duration::from_millis(HEARTBEAT_MILLIS)) => {}
-            }
-            if self.link.fence().is_fenced_for_good() {
-                continue;
-            }
-            let beat = timeout(Duration::from_millis(HEARTBEAT_TIMEOUT_MILLIS), self.beat(flushers));
-            if beat.await.is_err() {
-                let late = StoreError::Unavailable("it did not answer a heartbeat in time".into());
-                drop(self.link.noted::<()>(Err(late)));
-            }
-        }
-    }
-
-    /// An orderly stop: the lease ends now.
-    pub async fn let_go(&self) {
-        let epoch = self.link.fence().epoch();
-        if epoch > Epoch::ZERO && !self.link.fence().is_fenced_for_good() {
-            let let_go =
-                timeout(Duration::from_millis(HEARTBEAT_TIMEOUT_MILLIS), self.link.store().let_go(epoch));
-            if !matches!(let_go.await, Ok(Ok(()))) {
-                tracing::warn!(
-                    "the store could not be told that this server stops; its lease runs out by itself"
-                );
-            }
-        }
-    }
-
-    /// One heartbeat.
-    pub(crate) async fn beat(&self, flushers: &Flushers) {
-        let fence = self.link.fence();
-        let ours = fence.epoch();
-        if ours == Epoch::ZERO {
-            return self.take_again().await;
-        }
-        let from = Instant::now();
-        match self.link.noted(self.link.store().renew(ours, self.lease_seconds).await) {
-            Ok(time) => {
-                self.renewed(from);
-                self.link.note_time(time, self.clock.now());
-            }
-            // Newer ones have fenced us by now.
-            Err(StoreError::Fenced { newest, .. }) if newest < ours => {
-                tracing::warn!(%ours, %newest, "the store went back to before we took it");
-                return self.take_again().await;
-            }
-            Err(_) => return,
-        }
-        // Those flushed before the store is asked: it can't be behind them unless it went back.
-        let flushed = flushers.flushed();
-        let Ok(store) = self.link.noted(self.link.store().ownership().await) else { return };
-        if fence.epoch() != ours {
-            return;
-        }
-        fence.found_newest(store.epoch);
-        if store.epoch == ours && store.server != Some(self.identity.server()) {
-            fence.fence("another server took the store with the same epoch, after the store was restored");
-        } else if store.epoch == ours {
-            flushers.compare(&flushed, &store.watermarks);
-        }
-    }
-
-    /// Takes the store while serving; a refusal fences.
-    async fn take_again(&self) {
-        if let Err(NotTaken::Refused(not_ours)) = self.take(false).await {
-            self.link.fence().fence(not_ours.to_string());
-        }
-    }
-
-    /// Asks the store, judges, takes, waits, records.
-    async fn take(&self, take_over: bool) -> Result<(), NotTaken> {
-        let later = |error: StoreError| NotTaken::Later(error.to_string());
-        let fence = self.link.fence();
-        let store = self.link.noted(self.link.store().ownership().await).map_err(later)?;
-        let (after, epoch, over, wait_millis) = match self.judged(store, take_over).await? {
-            Verdict::Take { after, epoch, over, wait_millis } => (after, epoch, over, wait_millis),
-            Verdict::Refused(not_ours) => return Err(NotTaken::Refused(not_ours)),
-        };
-        let (server, shards, lease_seconds) = (self.identity.server(), self.shards, self.lease_seconds);
-        let take = Take { server, shards, after, epoch, lease_seconds, over };
-        fence.asking(epoch);
-        let from = Instant::now();
-        match self.link.store().take(&take).await {
-            Ok(()) => {}
-            Err(StoreError::OwnerAlive) => {
-                fence.not_given();
-                return Err(NotTaken::Refused(NotOurs::OwnerAlive(String::new())));
-            }
-            // Somebody was quicker: what they did is judged at the next try.
-            Err(error @ StoreError::Fenced { .. }) => {
-                fence.not_given();
-                return Err(NotTaken::Later(error.to_string()));
-            }
-            Err(StoreError::Foreign(problem)) => {
-                fence.not_given();
-                return Err(NotTaken::Refused(NotOurs::fenced(problem, "Take another store")));
-            }
-            // Whether we took it is unknown. If we did, the next try finds an epoch that was not recorded.
-            Err(error) => return Err(later(self.link.noted::<()>(Err(error)).expect_err("it is one"))),
-        }
-        if wait_millis > 0 {
-            tracing::info!(wait_millis, "the store is taken; the lease of its owner before has to run out");
-            self.wait_out(epoch, from, wait_millis).await;
-        }
-        let identity = Arc::clone(&self.identity);
-        let recorded = tokio::task::spawn_blocking(move || identity.record(epoch)).await;
-        if let Err(problem) = recorded.map_err(|error| error.to_string()).and_then(|recorded| recorded) {
-            let problem = format!("the epoch can't be written to the data directory: {problem}");
-            return Err(NotTaken::Refused(NotOurs::Unavailable(problem)));
-        }
-        if wait_millis == 0 {
-            self.renewed(from);
-        }
-        fence.took(epoch);
-        tracing::info!(%epoch, after = %after, take_over, "the store is taken");
-        Ok(())
-    }
-
-    /// Waits, and renews what was taken meanwhile.
-    async fn wait_out(&self, epoch: Epoch, from: Instant, wait_millis: u64) {
-        let until = from + Duration::from_millis(wait_millis);
-        while Instant::now() < until {
-            sleep(Duration::from_millis(HEARTBEAT_MILLIS).min(until - Instant::now())).await;
-            let from = Instant::now();
-            if self.link.noted(self.link.store().renew(epoch, self.lease_seconds).await).is_ok() {
-                self.renewed(from);
-            }
-        }
-    }
-
-    /// Judges on a thread of its own: hashes of the journal are computed from the disk.
-    async fn judged(&self, store: Ownership, take_over: bool) -> Result<Verdict, NotTaken> {
-        let mine = Mine {
-            server: self.identity.server(),
-            epoch: self.identity.epoch(),
-            shards: self.shards,
-            same_place: self.identity.is_same_place().is_ok(),
-            take_over,
-        };
-        let reader = Arc::clone(&self.reader);
-        let judged = tokio::task::spawn_blocking(move || {
-            judge(&mine, &store, |shard| reader.bounds(shard), |shard, lsn| reader.chain(shard, lsn))
-        });
-        judged.await.map_err(|error| NotTaken::Later(error.to_string()))
-    }
-
-    /// The lease runs from before it was asked for; a quarter of it is left for what is under way when it ends.
-    fn renewed(&self, from: Instant) {
-        let runs = Duration::from_secs(u64::from(self.lease_seconds)) * 3 / 4;
-        self.link.fence().renewed(from, runs);
-    }
-}
-
-/// Takes a store for a data directory that is made from it: whoever owned it is fenced, and its lease waited out. What can be read from
-/// then on does not change any more.
+/// Takes a store for a data directory that is to be made from it: whoever owned it is fenced, and its lease waited out. What is read
+/// from then on does not change any more. `server` is any id that no server has; [`hand_over`] gives the store to the new directory.
 ///
 /// # Errors
 /// [`NotOurs`].
-pub async fn take_to_recover(
-    store: &dyn Store,
-    identity: &dyn Identity,
-    shards: u16,
-    lease_seconds: u32,
-) -> Result<Ownership, NotOurs> {
-    let unavailable = |error: StoreError| NotOurs::Unavailable(error.to_string());
+pub async fn seize(store: &dyn Store, server: ServerId, lease_seconds: u32) -> Result<Seized, NotOurs> {
     let owned = store.ownership().await.map_err(unavailable)?;
     if owned.epoch == Epoch::ZERO {
-        let way_out = "Start `hotstock serve` with a new directory";
-        return Err(NotOurs::fenced("the store was never used".into(), way_out));
+        return Err(NotOurs::fenced(
+            "the store was never used".into(),
+            "Start `hotstock serve` with a new directory",
+        ));
     }
-    if owned.shards != shards {
-        let why = format!("the store was written by {} shards, engine.shards is {shards}", owned.shards);
-        return Err(NotOurs::fenced(why, "Set engine.shards to the store's number"));
-    }
-    let (server, epoch) = (identity.server(), owned.epoch.max(identity.epoch()).next());
-    let take = Take { server, shards, after: owned.epoch, epoch, lease_seconds, over: true };
+    let (shards, after, epoch) = (owned.shards, owned.epoch, owned.epoch.next());
+    let take = Take { server, shards, after, epoch, lease_seconds, over: true };
     store.take(&take).await.map_err(unavailable)?;
     let runs = owned.lease_until.map_or(0, |until| until.0.saturating_sub(owned.now.0));
-    sleep(Duration::from_millis(runs)).await;
-    identity.record(epoch).map_err(NotOurs::Unavailable)?;
-    store.ownership().await.map_err(unavailable)
+    tokio::time::sleep(Duration::from_millis(runs)).await;
+    let before = owned.server;
+    Ok(Seized { epoch, owned: store.ownership().await.map_err(unavailable)?, before })
+}
+
+/// Gives a store that was seized to the directory that was made from it.
+///
+/// # Errors
+/// [`NotOurs`].
+pub async fn hand_over(store: &dyn Store, seized: &Seized, to: &dyn Identity) -> Result<Epoch, NotOurs> {
+    let (server, shards, after, epoch) =
+        (to.server(), seized.owned.shards, seized.epoch, seized.epoch.next());
+    let take = Take { server, shards, after, epoch, lease_seconds: 0, over: true };
+    store.take(&take).await.map_err(unavailable)?;
+    to.record(epoch).map_err(NotOurs::Unavailable)?;
+    Ok(epoch)
+}
+
+fn unavailable(error: StoreError) -> NotOurs {
+    NotOurs::Unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    const US: ServerId = ServerId(1);
+    const OTHER: ServerId = ServerId(2);
+
+    /// Two shards whose events 11 to 20 are in the journal; the hash after an event is its LSN.
+    struct Case {
+        mine: Mine,
+        store: Ownership,
+        bounds: Bounds,
+    }
+
+    fn mark(shard: u16, lsn: u64, epoch: u64) -> Watermark {
+        Watermark { shard: ShardId(shard), lsn: Lsn(lsn), hash: ChainHash(lsn), epoch: Epoch(epoch) }
+    }
+
+    /// A restart after an orderly stop: epoch 5 was ours, everything is flushed but for some events of shard 1.
+    fn restart() -> Case {
+        let mine = Mine { server: US, epoch: Epoch(5), shards: 2, same_place: true, take_over: false };
+        let store = Ownership {
+            epoch: Epoch(5),
+            server: Some(US),
+            shards: 2,
+            lease_until: None,
+            now: Timestamp(100_000),
+            watermarks: vec![mark(0, 20, 5), mark(1, 12, 5)],
+        };
+        Case { mine, store, bounds: Bounds { first: Lsn(11), last: Lsn(20) } }
+    }
+
+    fn with(change: impl FnOnce(&mut Case)) -> Verdict {
+        let mut case = restart();
+        change(&mut case);
+        let Case { mine, store, bounds } = case;
+        judge(&mine, &store, |_| bounds, |_, lsn| Ok(ChainHash(lsn.0)))
+    }
+
+    fn take(after: u64, epoch: u64, over: bool, wait_millis: u64) -> Verdict {
+        Verdict::Take { after: Epoch(after), epoch: Epoch(epoch), over, wait_millis }
+    }
+
+    fn refused(verdict: Verdict, word: &str) {
+        match verdict {
+            Verdict::Refused(NotOurs::Fenced { why, way_out }) => {
+                assert!(why.contains(word), "{why:?} does not say {word:?}");
+                assert!(!way_out.is_empty());
+            }
+            other => panic!("{other:?} where {word:?} had to be refused"),
+        }
+    }
+
+    fn owner_is_alive(verdict: Verdict) {
+        assert!(matches!(verdict, Verdict::Refused(NotOurs::OwnerAlive(_))), "{verdict:?}");
+    }
+
+    /// A directory that was never used.
+    fn fresh(case: &mut Case) {
+        case.mine = Mine { epoch: Epoch::ZERO, same_place: false, ..case.mine };
+        case.bounds = Bounds { first: Lsn(1), last: Lsn::ZERO };
+    }
+
+    #[test]
+    fn who_was_the_last_owner_takes_the_next_epoch() {
+        assert_eq!(with(|_| ()), take(5, 6, true, 0));
+        assert_eq!(with(|c| c.mine.same_place = false), take(5, 6, false, 0), "moved to another machine");
+        let never_used = |c: &mut Case| {
+            fresh(c);
+            c.store = Ownership { now: Timestamp(1), ..Ownership::default() };
+        };
+        assert_eq!(with(never_used), take(0, 1, false, 0));
+        let all_behind = |c: &mut Case| c.store.watermarks = vec![mark(0, 10, 3), mark(1, 10, 5)];
+        assert_eq!(with(all_behind), take(5, 6, true, 0), "the event before the first that is left");
+    }
+
+    #[test]
+    fn a_crash_before_the_epoch_was_recorded_does_not_lock_out() {
+        for taken in [6, 7, 20] {
+            let verdict = with(|c| c.store.epoch = Epoch(taken));
+            assert_eq!(verdict, take(taken, taken + 1, false, 0));
+        }
+        let first = |c: &mut Case| {
+            fresh(c);
+            c.store = Ownership { epoch: Epoch(1), server: Some(US), shards: 2, ..Ownership::default() };
+        };
+        assert_eq!(with(first), take(1, 2, false, 0));
+        // A copy of the directory took it and used it.
+        refused(
+            with(|c| {
+                c.store.epoch = Epoch(6);
+                c.store.watermarks[0] = mark(0, 20, 6);
+            }),
+            "a copy of it took the store",
+        );
+    }
+
+    #[test]
+    fn a_store_that_went_back_is_flushed_again() {
+        let older = |c: &mut Case| {
+            c.store.epoch = Epoch(3);
+            c.store.watermarks = vec![mark(0, 15, 3), mark(1, 10, 2)];
+        };
+        assert_eq!(with(older), take(3, 6, false, 0));
+        let by_other = |c: &mut Case| {
+            older(c);
+            c.store.server = Some(OTHER);
+        };
+        assert_eq!(with(by_other), take(3, 6, false, 0), "to before it was taken over from that one");
+        refused(
+            with(|c| {
+                older(c);
+                c.store.watermarks[1] = mark(1, 9, 2);
+            }),
+            "went back to event 9 of shard 1",
+        );
+        refused(
+            with(|c| {
+                older(c);
+                c.store.watermarks.pop();
+            }),
+            "went back to event 0 of shard 1",
+        );
+        let emptied = |c: &mut Case| c.store = Ownership { now: Timestamp(1), ..Ownership::default() };
+        refused(with(emptied), "went back to event 0");
+        let whole_journal = |c: &mut Case| {
+            emptied(c);
+            c.bounds.first = Lsn(1);
+        };
+        assert_eq!(with(whole_journal), take(0, 6, false, 0));
+    }
+
+    #[test]
+    fn an_old_copy_is_refused() {
+        refused(with(|c| c.store.watermarks[1] = mark(1, 21, 5)), "up to 21, its journal ends at 20");
+        let hash = |c: &mut Case| c.store.watermarks[1].hash = ChainHash(99);
+        refused(with(hash), "another event 12 of shard 1");
+        let take_over = |c: &mut Case| {
+            hash(c);
+            c.mine.take_over = true;
+        };
+        refused(with(take_over), "another event 12 of shard 1");
+    }
+
+    #[test]
+    fn a_store_of_another_is_refused() {
+        let newer = |c: &mut Case| {
+            (c.store.epoch, c.store.server) = (Epoch(6), Some(OTHER));
+        };
+        refused(with(newer), "took the store after it (epoch 6, here 5)");
+        let same_epoch = |c: &mut Case| c.store.server = Some(OTHER);
+        refused(with(same_epoch), "took the store after it (epoch 5, here 5)");
+        refused(with(|c| c.store.shards = 4), "written by 4 shards");
+        refused(with(fresh), "it is new");
+        let forced = |c: &mut Case| {
+            fresh(c);
+            c.mine.take_over = true;
+        };
+        refused(with(forced), "it is new");
+    }
+
+    #[test]
+    fn what_another_took_is_taken_over_when_it_flushed_nothing_else() {
+        let newer = |c: &mut Case| {
+            (c.store.epoch, c.store.server, c.mine.take_over) = (Epoch(8), Some(OTHER), true);
+        };
+        assert_eq!(with(newer), take(8, 9, true, 0));
+        refused(
+            with(|c| {
+                newer(c);
+                c.store.watermarks[0] = mark(0, 30, 8);
+            }),
+            "its journal ends at 20",
+        );
+    }
+
+    #[test]
+    fn a_lease_that_runs_is_waited_out_or_respected() {
+        let runs = |c: &mut Case| c.store.lease_until = Some(Timestamp(107_000));
+        assert_eq!(with(runs), take(5, 6, true, 0), "our own, and evidently in our place");
+        owner_is_alive(with(|c| {
+            runs(c);
+            c.mine.same_place = false;
+        }));
+        owner_is_alive(with(|c| {
+            runs(c);
+            (c.store.epoch, c.store.server) = (Epoch(3), Some(OTHER));
+        }));
+        let over = |c: &mut Case| {
+            runs(c);
+            (c.store.epoch, c.store.server, c.mine.take_over) = (Epoch(8), Some(OTHER), true);
+        };
+        assert_eq!(with(over), take(8, 9, true, 7_000));
+        let unrecorded = |c: &mut Case| {
+            runs(c);
+            c.store.epoch = Epoch(6);
+        };
+        assert_eq!(with(unrecorded), take(6, 7, false, 7_000));
+        assert_eq!(
+            with(|c| c.store.lease_until = Some(Timestamp(99_000))),
+            take(5, 6, true, 0),
+            "it has ended"
+        );
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_read_is_said_to_be_damaged() {
+        let Case { mine, store, bounds } = restart();
+        let damaged = |shard, lsn| Err(JournalError::Damaged { shard, lsn, what: "torn".into() });
+        let verdict = judge(&mine, &store, |_| bounds, damaged);
+        assert!(matches!(verdict, Verdict::Refused(NotOurs::Damaged(_))), "{verdict:?}");
+    }
 }

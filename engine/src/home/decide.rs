@@ -185,7 +185,8 @@ fn held_for(
 }
 
 fn moved(lines: &[MovedLine]) -> Vec<DecidedLine> {
-    lines.iter().map(|line| DecidedLine { line: line.line, units: line.quantity, late: 0 }).collect()
+    let moved = lines.iter().filter(|line| line.quantity > 0);
+    moved.map(|line| DecidedLine { line: line.line, units: line.quantity, late: 0 }).collect()
 }
 
 /// Everything that the order holds goes back, because its time is over.

@@ -1,8 +1,6 @@
 //! The rules of orders, applied to an order over several places: a small state of it and of stocks that have plenty decides. They are
 //! not written a second time.
 
-use std::collections::HashMap;
-
 use super::words::{DecidedLine, DecisionKind};
 use crate::checkpoint::{Image, LineImage, OrderImage, StockImage};
 use crate::clock::Timestamp;
@@ -10,7 +8,7 @@ use crate::command::{Action, Command, StockStatus};
 use crate::event::OrderRequest;
 use crate::ids::Lsn;
 use crate::limits::MAX_STOCK_UNITS;
-use crate::outcome::{Levels, LineView, OrderView, Serials};
+use crate::outcome::Levels;
 use crate::state::{Decision, Order, State};
 
 /// What one place that had all the lines, and enough of everything, would say.
@@ -60,30 +58,4 @@ pub(super) fn apply(
     counted.count_into(order);
     order.requests.extend(request.cloned());
     Some(())
-}
-
-/// An order as callers see it.
-pub(super) fn view(order: &OrderImage) -> OrderView {
-    let counted = Order::counting(order);
-    let mut serials: HashMap<u16, Vec<Serials>> = HashMap::new();
-    for given in &order.serials {
-        serials.entry(given.line).or_default().push(given.serials);
-    }
-    let line_view = |(index, line): (u16, &LineImage)| LineView {
-        sku_id: line.sku_id.clone(),
-        warehouse_id: line.warehouse_id,
-        quantity: line.quantity,
-        held: line.held,
-        confirmed: line.confirmed,
-        released: line.released,
-        returned: line.returned,
-        serials: serials.remove(&index).map(Vec::into_boxed_slice),
-    };
-    OrderView {
-        order_no: order.order_no.clone(),
-        status: counted.status(),
-        created_at: order.created_at,
-        expires_at: counted.is_open().then_some(order.expires_at),
-        lines: (0..).zip(&order.lines).map(line_view).collect(),
-    }
 }

@@ -79,7 +79,7 @@ impl HomeImage {
     /// Whether it holds units, as it was decided.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.order.lines.iter().any(|line| line.held > 0)
+        self.order.is_open()
     }
 
     /// Whether nothing happens any more unless a caller asks for it: it has ended, and its branches know.
@@ -97,7 +97,7 @@ impl HomeImage {
     /// As callers see it.
     #[must_use]
     pub fn view(&self) -> OrderView {
-        judge::view(&self.order)
+        self.order.view()
     }
 
     /// Whether it knows an attempt: some of its units were got by it.

@@ -34,6 +34,8 @@ mod compare;
 mod live;
 mod mirror;
 mod page;
+#[cfg(test)]
+mod tests;
 mod truth;
 mod walk;
 

@@ -241,7 +241,7 @@ impl Request<'_> {
             return Ok(Vec::new());
         }
         for attempt in 0..RECONCILE_TRIES {
-            if attempt > 0 {
+            if attempt > 1 {
                 tokio::time::sleep(Duration::from_millis(RECONCILE_PAUSE_MILLIS)).await;
             }
             // What it is now: orders have gone on since it was compared.

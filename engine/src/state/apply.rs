@@ -106,8 +106,9 @@ impl State {
                 })
             }
             Change::Released { order_no, request, lines, after, .. } => {
-                let moves =
-                    lines.iter().map(|l| (&l.sku_id, l.warehouse_id, Delta::unhold(l.quantity), l.after));
+                // Those that move nothing are only counted otherwise.
+                let moved = lines.iter().filter(|line| line.quantity > 0);
+                let moves = moved.map(|l| (&l.sku_id, l.warehouse_id, Delta::unhold(l.quantity), l.after));
                 self.move_all(lsn, moves)?;
                 let places = lines.iter().map(|l| (l.line, l.quantity));
                 self.count_order(lsn, event, order_no, counts_of(lines), after, |order| {

@@ -98,6 +98,12 @@ impl State {
         Some(self.stocks.get(number)).filter(|stock| !stock.placeholder).map(Stock::image)
     }
 
+    /// All stocks of a SKU, as images; none when it is not in memory.
+    #[must_use]
+    pub fn images_of_sku(&self, sku_id: &SkuId) -> Vec<StockImage> {
+        self.stocks.of_sku(sku_id).filter(|stock| !stock.placeholder).map(Stock::image).collect()
+    }
+
     /// An order, as an image.
     #[must_use]
     pub fn image_of_order(&self, order_no: &OrderNo) -> Option<OrderImage> {

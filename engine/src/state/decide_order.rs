@@ -225,6 +225,9 @@ impl State {
         foreseen.counts_mut().release(quantities(&lines), request.is_none()).expect("it holds that much");
         let after = foreseen.after(order, usize::from(request.is_some()), 0);
         count(&mut lines, &foreseen);
+        if request.is_some() {
+            lines.extend(self.recounted(order, &foreseen, &wanted));
+        }
         Ok(Verdict::Change(Change::Released {
             order_no: c.order_no.clone(),
             request,
@@ -356,6 +359,27 @@ impl State {
             });
         }
         if short.is_empty() { Ok(moved) } else { Err(short) }
+    }
+
+    /// Lines that move nothing and are counted otherwise afterwards. An event names them too, because the rows of the store
+    /// follow from it.
+    fn recounted(&self, order: &Order, foreseen: &Foreseen, wanted: &[Wanted]) -> Vec<MovedLine> {
+        let lines = (0..).zip(&order.lines);
+        let changed = lines.filter(|(index, line)| foreseen.line(*index) != line.counts());
+        // The usual order has one line, which moves.
+        let moves = |index: u16| wanted.iter().any(|wanted| wanted.line == index);
+        let as_it_is = |(index, line): (u16, &OrderLine)| {
+            let stock = self.stocks.get(line.stock);
+            MovedLine {
+                line: index,
+                sku_id: stock.sku_id.clone(),
+                warehouse_id: stock.warehouse_id,
+                quantity: 0,
+                after: stock.levels,
+                counts: foreseen.line(index),
+            }
+        };
+        changed.filter(|(index, _)| !moves(*index)).map(as_it_is).collect()
     }
 
     fn short(&self, line: &OrderLine, requested: u32, available: u32) -> ShortLine {

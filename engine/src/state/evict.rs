@@ -13,7 +13,7 @@ use crate::limits::{MAX_EVICTED_ENTRIES, MAX_EVICTION_LOOKS, MAX_FORGOTTEN_STOCK
 use crate::outcome::Refusal;
 
 /// Something that left memory and that the store has.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Departed {
     /// An order, or a branch.
     Order(OrderNo),

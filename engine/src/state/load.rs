@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::order::Order;
 use super::remembered::{RequestKey, StockRequest};
+use super::stock::LineRef;
 use super::{Corruption, State};
 use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase, RequestImage, StockImage};
 use crate::command::InvalidField;
 use crate::event::Change;
 use crate::ids::{Lsn, SkuId};
 use crate::limits::{
-    MAX_LOADED_PER_EVENT, MAX_ORDER_LINES, MAX_REQUESTS_PER_ORDER, MAX_STOCK_UNITS, MAX_STORED_COUNT,
-    MAX_WAREHOUSES_PER_SKU,
+    MAX_LOADED_PER_EVENT, MAX_ORDER_LINES, MAX_REQUESTS_PER_ORDER, MAX_SERIALS_COMPARED, MAX_STOCK_UNITS,
+    MAX_STORED_COUNT, MAX_WAREHOUSES_PER_SKU,
 };
-use crate::outcome::Refusal;
+use crate::outcome::{Refusal, Serials};
 
 impl State {
     /// A stored SKU comes into memory. `None`: it is here already.
@@ -32,9 +33,11 @@ impl State {
             return Err(problem("it belongs to another shard".to_owned()));
         }
         check_stocks(sku_id, stocks).map_err(problem)?;
-        let sold_by_others =
-            |image: &StockImage| StockImage { forgotten_sold: image.levels.sold, ..image.clone() };
-        let stocks = stocks.iter().map(sold_by_others).collect();
+        // None of its orders is here; and it is kept in memory if any row says so, whatever a new warehouse's row says.
+        let hot = stocks.iter().any(|image| image.hot);
+        let loaded =
+            |image: &StockImage| StockImage { forgotten_sold: image.levels.sold, hot, ..image.clone() };
+        let stocks = stocks.iter().map(loaded).collect();
         Ok(Some(Change::Loaded { sku_id: sku_id.clone(), stocks }))
     }
 
@@ -113,7 +116,8 @@ impl State {
         self.check_numbers(image).ok_or_else(|| wrong("has serial numbers that it can't have"))
     }
 
-    /// Whether the lines of an order have the serial numbers of all units that they sold, where their SKU gives such, and no others.
+    /// Whether the lines of an order have the serial numbers of all units that they sold, where their SKU gives such, and no others; nor any
+    /// that an order in memory has (which is not looked at when very many lie on the SKU).
     fn check_numbers(&self, image: &OrderImage) -> Option<()> {
         let mut units = vec![0_u64; image.lines.len()];
         for LineSerials { line, serials } in &image.serials {
@@ -128,7 +132,27 @@ impl State {
             let numbered = number.is_some_and(|number| self.stocks.get(number).numbered.is_some());
             units == if numbered { u64::from(line.confirmed) } else { 0 }
         };
-        image.lines.iter().zip(units).all(fits).then_some(())
+        image.lines.iter().zip(units).all(fits).then_some(())?;
+        let mut given: BTreeMap<&SkuId, Vec<Serials>> = BTreeMap::new();
+        for LineSerials { line, serials } in &image.serials {
+            given.entry(&image.lines[usize::from(*line)].sku_id).or_default().push(*serials);
+        }
+        for (sku_id, mut given) in given {
+            let lines = self.stocks.of_sku(sku_id).flat_map(|stock| stock.lines.iter());
+            if self.stocks.of_sku(sku_id).map(|stock| stock.lines.len()).sum::<usize>()
+                <= MAX_SERIALS_COMPARED
+            {
+                let of_line = |line: &LineRef| {
+                    let order = self.orders.get(line.order)?;
+                    let serials = order.serials().iter().filter(|given| u32::from(given.line) == line.line);
+                    Some(serials.map(|given| given.serials).collect::<Vec<_>>())
+                };
+                given.extend(lines.filter_map(of_line).flatten());
+            }
+            given.sort_by_key(|serials| serials.from);
+            given.windows(2).all(|two| two[0].to < two[1].from).then_some(())?;
+        }
+        Some(())
     }
 
     pub(super) fn apply_loaded(
@@ -143,6 +167,9 @@ impl State {
             return Err(wrong(
                 "none of its orders is here, so all that it sold is sold by forgotten ones".to_owned(),
             ));
+        }
+        if stocks.iter().any(|image| image.hot != stocks[0].hot) {
+            return Err(wrong("its warehouses are kept in memory all or none".to_owned()));
         }
         if lsn > self.exact_from && self.stocks.of_sku(sku_id).next().is_some() {
             return Err(wrong("it is here already".to_owned()));
@@ -244,9 +271,9 @@ fn check_stocks(sku_id: &SkuId, stocks: &[StockImage]) -> Result<(), String> {
         if image.initial > MAX_STOCK_UNITS || !(1..=MAX_STORED_COUNT).contains(&levels.version) {
             return wrong("the first quantity or the version is out of bounds");
         }
-        let alike = image.numbered.is_some() == stocks[0].numbered.is_some() && image.hot == stocks[0].hot;
+        let alike = image.numbered.is_some() == stocks[0].numbered.is_some();
         if !alike || image.numbered.is_some_and(|numbered| numbered < levels.sold) {
-            return wrong("the serial numbers given, or whether it is kept in memory, don't fit the others");
+            return wrong("the serial numbers given are too few, or other warehouses give none");
         }
         numbers = numbers.saturating_add(image.numbered.unwrap_or(0));
     }
