@@ -1,10 +1,10 @@
-//! The SQL store in figures, one run each: cold orders a second on SQLite and on MariaDB beside the same SKU after promotion; the flush
-//! of a burst of orders and the lag that it leaves; the promotion of a SKU with many open reservations; orders while Redis, which mirrors them,
-//! is well, emptied, stopped, killed.
+//! The SQL store in figures, one run each: cold orders a second on SQLite and on MariaDB beside the same SKU after
+//! promotion; the flush of a burst of orders and the lag that it leaves; the promotion of a SKU with many open
+//! reservations; orders while Redis, which mirrors them, is well, emptied, stopped, killed.
 //!
-//! `cargo bench --bench store -- [--seconds 4] [--rows 10000] [--burst 1000000] [--open 100000] [--only cold|flush|promote|mirror] [--json FILE]`.
-//! Everything durable: SQLite with WAL and full sync, MariaDB with a sync at each commit, the journal with its fdatasync. The callers, the
-//! engine and MariaDB share the machine.
+//! `cargo bench --bench store -- [--seconds 4] [--rows 10000] [--burst 1000000] [--open 100000] [--only
+//! cold|flush|promote|mirror] [--json FILE]`. Everything durable: SQLite with WAL and full sync, MariaDB with a sync
+//! at each commit, the journal with its fdatasync. The callers, the engine and MariaDB share the machine.
 
 mod common;
 

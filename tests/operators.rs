@@ -66,7 +66,7 @@ fn a_token_is_made_and_asked_for() {
     // Whoever may create stock may not keep it in memory for ever: that is for operators alone.
     let hot = json!({ "sku_id": "b", "quantity": 5, "hot": true }).to_string();
     let ask = |token: Option<&str>| {
-        let mut client = Client { token: token.map(str::to_owned), ..Client::default() };
+        let mut client = token.map_or_else(Client::default, Client::with_token);
         client.call(address, "POST", "/v1/stock", &hot).unwrap()
     };
     assert_eq!(ask(None).0, 401);
@@ -74,7 +74,7 @@ fn a_token_is_made_and_asked_for() {
     assert!(matches!(status, 401 | 403), "{answer}");
     assert_eq!(get(address, "/v1/stock/b").0, 404, "nothing of it was done");
     assert_eq!(ask(Some(&token)).0, 201);
-    let mut operator = Client { token: Some(token), ..Client::default() };
+    let mut operator = Client::with_token(&token);
     assert_eq!(hot_list(&mut operator, address), ["a", "b"]);
 }
 

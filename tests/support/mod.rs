@@ -135,11 +135,16 @@ fn until_killed(child: &mut Child) {
 #[derive(Default)]
 pub struct Client {
     /// The operators' token, where one is shown.
-    pub token: Option<String>,
+    token: Option<String>,
     connection: Option<(String, BufReader<TcpStream>)>,
 }
 
 impl Client {
+    /// One that shows a token.
+    pub fn with_token(token: &str) -> Self {
+        Self { token: Some(token.to_owned()), connection: None }
+    }
+
     /// One request. An error is an unknown outcome.
     pub fn call(
         &mut self,
