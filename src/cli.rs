@@ -156,6 +156,9 @@ pub struct Recover {
     /// From the SQL store of the configuration, which is the only place that it can be recovered from
     #[arg(long, required = true)]
     pub from_store: bool,
+    /// Take the store also from a server that still uses it: it is fenced, and what it answers until then is lost
+    #[arg(long)]
+    pub take_over: bool,
     /// Where the store is and where the new data directory shall be
     #[command(flatten)]
     pub settings: Settings,

@@ -45,6 +45,34 @@ pub fn open_for_tool(config: &Config) -> Result<SqlStore, Failure> {
     sql_store(config)
 }
 
+/// The store of a data directory, for a command that only reads it and makes none where there is none.
+///
+/// # Errors
+/// [`Failure`] when its address can't be one, or there is no SQLite file in the directory.
+pub fn open_of(config: &Config, data_dir: &DataDir) -> Result<SqlStore, Failure> {
+    if config.store.url.is_empty() && !data_dir.path().join(STORE_FILE).exists() {
+        return Err(Failure::Usage(format!(
+            "{}: there is no SQLite store in it. Name the store that it was used with: --config, or --set store.url=…",
+            data_dir.path().display()
+        )));
+    }
+    sql_store(config)
+}
+
+/// Whether a store that was reached is the one that the directory belongs to.
+///
+/// # Errors
+/// [`Failure::Usage`].
+pub fn must_be_of(store: &SqlStore, data_dir: &DataDir, place: &str) -> Result<(), Failure> {
+    match (data_dir.store_id()?, store.store_id()) {
+        (Some(has), Some(is)) if has != is => Err(Failure::Usage(format!(
+            "{}: this data directory belongs to the SQL store {has}; {place} is another one, {is}",
+            data_dir.path().display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn sql_store(config: &Config) -> Result<SqlStore, Failure> {
     let store = &config.store;
     let url = match store.url.is_empty() {

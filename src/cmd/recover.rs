@@ -4,15 +4,16 @@
 //! store is taken first, so that the old server is fenced, should it still run, and nothing changes while the store is
 //! read. A run that broke off is begun again with another directory.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hotstock_engine::checkpoint::{CheckpointError, CheckpointStore as _};
+use hotstock_engine::checkpoint::{CheckpointError, CheckpointStore as _, Identity as _};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::engine::StartError;
-use hotstock_engine::ids::{Lsn, ServerId};
+use hotstock_engine::ids::{Epoch, Lsn, ServerId};
 use hotstock_engine::ownership::{Seized, hand_over, seize};
 use hotstock_engine::restore::{Restored, RestoredShard, restore};
-use hotstock_engine::store::Store as _;
+use hotstock_engine::store::{Ownership, Store as _};
 use hotstock_persistence::data_dir::DataDir;
 
 use crate::cli::Recover;
@@ -39,15 +40,18 @@ pub async fn run(args: Recover, config: Config) -> Result<(), Failure> {
         ));
     }
     let (path, place) = (&config.data.dir, store::place(&config));
-    // Before the old server is fenced for nothing.
-    if std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Failure::Usage(format!("{}: recover into a new directory", path.display())));
-    }
     let store = store::open_for_tool(&config)?;
     let failed = |error| Failure::other(&format!("reading {place}"), error);
-    store.migrate().await.map_err(failed)?;
+    let owned = store.ownership().await.map_err(failed)?;
+    // Before the old server is fenced for nothing.
+    if owned.epoch == Epoch::ZERO {
+        return Err(Failure::Other(format!("{place}: no server has ever used it: there is nothing to recover")));
+    }
+    if std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+        return is_recovered(path, &owned);
+    }
     say(format_args!("{place}: taking it; a lease that still runs is waited out"));
-    let seized = seize(&store, anybody()?, config.store.lease_seconds).await?;
+    let seized = seize(&store, anybody()?, config.store.lease_seconds, args.take_over).await?;
     let restored = restore(&store, seized.epoch, &seized.owned, now()).await;
     let restored = restored.map_err(|error| Failure::other(&format!("reading {place}"), error))?;
     let data_dir = write(&config, &restored, &seized)?;
@@ -61,6 +65,18 @@ pub async fn run(args: Recover, config: Config) -> Result<(), Failure> {
     ));
     say(format_args!("If it turns up again, `hotstock unflushed` lists what it answered that is not here."));
     say(format_args!("Start the new one with: hotstock serve --data-dir {dir}, and the same configuration"));
+    Ok(())
+}
+
+/// Whether a directory that is there is the store's own already: the answer to a run that is repeated.
+fn is_recovered(path: &Path, owned: &Ownership) -> Result<(), Failure> {
+    let other = || Failure::Usage(format!("{}: this directory holds something: recover into a new one", path.display()));
+    let data_dir = DataDir::open(path, None).map_err(|_| other())?;
+    let identity = data_dir.identity()?;
+    if owned.server != Some(identity.server()) || owned.epoch != identity.epoch() {
+        return Err(other());
+    }
+    say(format_args!("{} is the data directory of this store: there is nothing to recover", path.display()));
     Ok(())
 }
 

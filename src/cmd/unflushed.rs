@@ -35,9 +35,10 @@ pub async fn run(args: Unflushed, config: Config) -> Result<(), Failure> {
     let data_dir = DataDir::open(&config.data.dir, None)?;
     let reader = data_dir.stopped_journal().map_err(hotstock_engine::engine::StartError::from)?;
     let place = store::place(&config);
-    let store = store::open_for_tool(&config)?;
+    let store = store::open_of(&config, &data_dir)?;
     let failed = |error| Failure::other(&format!("reading {place}"), error);
     let ownership = store.ownership().await.map_err(failed)?;
+    store::must_be_of(&store, &data_dir, &place)?;
     let mut list = List { json: args.json, ..List::default() };
     for shard in (0..data_dir.shards()).map(ShardId) {
         let bounds = reader.bounds(shard);
