@@ -20,6 +20,7 @@ use hotstock_persistence::mirror::{MirrorAccess, MirrorOptions, RedisMirror};
 use hotstock_persistence::sql::SqlStore;
 use tokio::net::{TcpListener, TcpSocket};
 
+use crate::clock::CarriedClock;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::order_check::HttpOrderCheck;
@@ -123,7 +124,7 @@ pub async fn start(config: &Config, take_over: TakeOver) -> Result<System, Failu
         Arc::new(data_dir.checkpoints()),
         Arc::new(data_dir.filters()),
         Arc::new(data_dir.identity()?),
-        Arc::new(SteadyClock::start()),
+        Arc::new(CarriedClock::start()),
         Arc::clone(&store) as Arc<dyn Store>,
     );
     let mut mirror = None;

@@ -5,10 +5,8 @@
 //! read. A run that broke off is begun again with another directory.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hotstock_engine::checkpoint::{CheckpointError, CheckpointStore as _, Identity as _};
-use hotstock_engine::clock::Timestamp;
 use hotstock_engine::engine::StartError;
 use hotstock_engine::ids::{Epoch, Lsn, ServerId};
 use hotstock_engine::ownership::{Seized, hand_over, seize};
@@ -17,6 +15,7 @@ use hotstock_engine::store::{Ownership, Store as _};
 use hotstock_persistence::data_dir::DataDir;
 
 use crate::cli::Recover;
+use crate::clock::wall;
 use crate::cmd::say;
 use crate::config::Config;
 use crate::failure::Failure;
@@ -45,14 +44,16 @@ pub async fn run(args: Recover, config: Config) -> Result<(), Failure> {
     let owned = store.ownership().await.map_err(failed)?;
     // Before the old server is fenced for nothing.
     if owned.epoch == Epoch::ZERO {
-        return Err(Failure::Other(format!("{place}: no server has ever used it: there is nothing to recover")));
+        return Err(Failure::Other(format!(
+            "{place}: no server has ever used it: there is nothing to recover"
+        )));
     }
     if std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
         return is_recovered(path, &owned);
     }
     say(format_args!("{place}: taking it; a lease that still runs is waited out"));
     let seized = seize(&store, anybody()?, config.store.lease_seconds, args.take_over).await?;
-    let restored = restore(&store, seized.epoch, &seized.owned, now()).await;
+    let restored = restore(&store, seized.epoch, &seized.owned, wall()).await;
     let restored = restored.map_err(|error| Failure::other(&format!("reading {place}"), error))?;
     let data_dir = write(&config, &restored, &seized)?;
     let epoch = hand_over(&store, &seized, &data_dir.identity()?).await?;
@@ -70,7 +71,9 @@ pub async fn run(args: Recover, config: Config) -> Result<(), Failure> {
 
 /// Whether a directory that is there is the store's own already: the answer to a run that is repeated.
 fn is_recovered(path: &Path, owned: &Ownership) -> Result<(), Failure> {
-    let other = || Failure::Usage(format!("{}: this directory holds something: recover into a new one", path.display()));
+    let other = || {
+        Failure::Usage(format!("{}: this directory holds something: recover into a new one", path.display()))
+    };
     let data_dir = DataDir::open(path, None).map_err(|_| other())?;
     let identity = data_dir.identity()?;
     if owned.server != Some(identity.server()) || owned.epoch != identity.epoch() {
@@ -85,11 +88,6 @@ fn anybody() -> Result<ServerId, Failure> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| Failure::other("making a random id", error))?;
     Ok(ServerId(u128::from_be_bytes(id)))
-}
-
-fn now() -> Timestamp {
-    let since: Duration = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Makes the directory: journals that go on at the watermarks, and a checkpoint of each shard.

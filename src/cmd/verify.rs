@@ -2,6 +2,7 @@
 //! every invariant. Changes nothing that a start would not change, and needs the directory for itself.
 
 use hotstock_engine::command::StockStatus;
+use hotstock_engine::engine::StartError;
 use hotstock_engine::ids::ShardId;
 use hotstock_engine::recovery::{Recovered, check_homes, recover};
 use hotstock_engine::state::{AuditReport, StockAudit};
@@ -21,14 +22,14 @@ const MAX_NAMED: usize = 10;
 /// read.
 pub fn run(args: &Verify) -> Result<(), Failure> {
     let data_dir = DataDir::open(&args.data_dir, None)?;
-    let reader = data_dir.stopped_journal().map_err(hotstock_engine::engine::StartError::from)?;
+    let reader = data_dir.stopped_journal().map_err(StartError::from)?;
     let checkpoints = data_dir.checkpoints();
 
     let mut totals = Totals::default();
     let mut states = Vec::new();
     for shard in (0..data_dir.shards()).map(ShardId) {
         let Recovered { state, checkpoint, replayed, .. } =
-            recover(shard, data_dir.shards(), &reader, &checkpoints)?;
+            recover(shard, data_dir.shards(), &reader, &checkpoints).map_err(StartError::from)?;
         let last = state.applied();
         say(format_args!(
             "shard {shard}: checkpoint at event {checkpoint}, {replayed} events replayed, the last is {last}"

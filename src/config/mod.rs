@@ -172,7 +172,8 @@ pub struct FlagValue {
 }
 
 impl Config {
-    /// The defaults alone, for servers that live inside another command.
+    /// The defaults alone.
+    #[cfg(test)]
     #[must_use]
     pub fn defaults() -> Self {
         Self::load(None, [], &[]).expect("the built-in defaults fit their struct; a test checks it")
