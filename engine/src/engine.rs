@@ -41,7 +41,6 @@ use crate::known::{self, Known};
 use crate::limits::{MAX_PAGE_ROWS, MAX_SHARDS, MAX_WAITING_CHORES, MAX_WAITING_SLICES, START_STORE_WAIT_MILLIS, TICK_MILLIS};
 use crate::list::Lists;
 use crate::loader::Loader;
-use crate::mirror::MirrorSource;
 use crate::outcome::{Outcome, Refusal, StockView};
 use crate::owner::Owner;
 use crate::pins::{HotList, Pins};
@@ -651,11 +650,4 @@ fn spawn_thread(
 
 fn spawn_error(what: &'static str, problem: &dyn std::fmt::Display) -> StartError {
     StartError::Spawn { what, problem: problem.to_string() }
-}
-
-#[async_trait::async_trait]
-impl MirrorSource for Engine {
-    async fn page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, Refusal> {
-        self.stock_page(after, limit).await
-    }
 }
