@@ -55,7 +55,7 @@ impl Server {
         server.must(create("other", W1, 7)).await;
         server
             .until("only the SKU with open orders is in memory", |server| {
-                server.resident() == 1
+                server.engine.stats().shards[0].resident == 1
             })
             .await;
         server.flushed().await;
@@ -95,7 +95,8 @@ impl Server {
     }
 
     async fn flushed(&self) {
-        self.until("flushed", |server| server.engine.is_flushed()).await;
+        let durable = self.engine.stats().shards[0].durable;
+        self.until("flushed", |server| server.engine.stats().shards[0].flushed >= durable).await;
     }
 
     /// What somebody does with a database client.
@@ -361,7 +362,7 @@ async fn a_row_is_put_right_under_load(server: &Server) {
         }
     };
     let repairs = async {
-        for _ in 0..10 {
+        for _ in 0..4 {
             server
                 .tamper(
                     "UPDATE stock SET available = available + 5 WHERE sku_id = 'hot' AND warehouse_id = 1",
