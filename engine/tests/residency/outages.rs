@@ -120,7 +120,8 @@ async fn what_waits_when_a_shard_panics_is_told_that_its_outcome_is_unknown() {
             tokio::spawn(async move { engine.submit(command).await })
         })
         .collect();
-    until(|| engine.stats().shards.iter().map(|shard| shard.waiting).sum::<u64>() == 10).await;
+    // All but those of the SKUs that were in memory at the end.
+    until(|| engine.stats().shards.iter().map(|shard| shard.waiting).sum::<u64>() >= 8).await;
     for n in 0..8 {
         // A release that comes before its reserve needs nothing of the store: it is decided at once, in the shard of its name.
         drop(engine.submit(release(&format!("x{n}"))).await);
