@@ -6,7 +6,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hotstock_engine::clock::Timestamp;
-use hotstock_persistence::codec::{decode_event, encode_event};
+use hotstock_engine::ids::{ChainHash, Lsn};
+use hotstock_persistence::codec::{decode_event, encode_event, link};
 
 const BASE: Timestamp = Timestamp(1_760_000_000_000);
 
@@ -23,6 +24,16 @@ fn codec(c: &mut Criterion) {
                 out.clear();
                 encode_event(black_box(&event), BASE, &mut out);
                 black_box(&out);
+            });
+        });
+        group.bench_function("encode and chain", |b| {
+            let mut out = Vec::with_capacity(1 << 16);
+            let mut chain = ChainHash::default();
+            b.iter(|| {
+                out.clear();
+                let body = encode_event(black_box(&event), BASE, &mut out);
+                chain = link(chain, Lsn(7), event.at, &out[body..]);
+                black_box(chain);
             });
         });
         group.bench_function("decode", |b| {

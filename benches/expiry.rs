@@ -1,32 +1,23 @@
-//! A million orders that fall due at the same moment, on the real engine and journal: how late they expire, and what a caller who
-//! reserves meanwhile waits. `--orders N` takes fewer.
+//! A million orders that fall due at the same moment, on the real engine and journal: how late they expire, and what
+//! a caller who reserves meanwhile waits. `--orders N` takes fewer.
 
 mod common;
+#[path = "common/engine.rs"]
+mod engine;
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use hotstock_engine::clock::{Clock, Timestamp};
+use hotstock_engine::clock::Clock as _;
 use hotstock_engine::command::{Action, Command, CreateStock, Line, Lines, Mode, Reserve};
-use hotstock_engine::engine::{Engine, EngineOptions, Parts};
+use hotstock_engine::engine::{Engine, EngineOptions};
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
-use hotstock_persistence::data_dir::DataDir;
-use hotstock_persistence::journal::JournalOptions;
+
+use engine::WallClock;
 
 const BATCH: u64 = 5_000;
 
 /// Orders are made due together by their ttl, which counts whole seconds; so this long must be enough to make them all.
 const TTL_SECONDS: u64 = 20;
-
-#[derive(Debug)]
-struct WallClock;
-
-impl Clock for WallClock {
-    fn now(&self) -> Timestamp {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-        Timestamp(u64::try_from(now.as_millis()).expect("before the year 500 million"))
-    }
-}
 
 fn sku(name: &str) -> SkuId {
     SkuId::new(name).expect("in bounds")
@@ -57,7 +48,7 @@ fn reserve(order: &str, name: &str, ttl_seconds: u64) -> Command {
 }
 
 async fn reserved(engine: &Engine) -> u64 {
-    engine.stock(&sku("due"), None).await.expect("without a store it never fails")[0].levels.reserved
+    engine.stock(&sku("due"), None).await.expect("what is in memory is read there")[0].levels.reserved
 }
 
 #[tokio::main]
@@ -73,10 +64,7 @@ async fn main() {
         }
     }
     let home = common::on_disk();
-    let data_dir = DataDir::open(&home.path().join("data"), Some(1)).expect("it opens");
-    let journal = data_dir.journal(JournalOptions::default()).expect("it opens");
-    let parts = Parts::new(Box::new(journal), Arc::new(data_dir.checkpoints()), Arc::new(WallClock));
-    let engine = Engine::start(EngineOptions::default(), parts).await.expect("it starts");
+    let engine = engine::start(home.path(), EngineOptions::default()).await;
     for name in ["due", "probe"] {
         engine.submit(create(name)).await.expect("it is new");
     }

@@ -1,6 +1,7 @@
-//! Ten million events through the journal, trimmed as a running server trims it (a checkpoint every half million). Every
-//! million it says what the journal takes on disk and in memory, and how long a start takes: one after a crash, on a copy
-//! of the directory, and one after a clean end. `--events N` runs fewer, `--commit N` changes the events per commit.
+//! Ten million events through the journal, trimmed as a running server trims it (a checkpoint every half million).
+//! Every million it says what the journal takes on disk and in memory, and how long a start takes: one after a
+//! crash, on a copy of the directory, and one after a clean end. `--events N` runs fewer, `--commit N` changes the
+//! events per commit.
 
 mod common;
 

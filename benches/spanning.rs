@@ -1,24 +1,22 @@
-//! Orders over several shards in figures, beside orders in one shard, in one run: reserve and confirm of orders with 1, 2, 8 and 50 lines,
-//! all lines in one shard, each line's SKU in a shard chosen at random among eight, and the latter with one line in the store (SQLite).
-//! In process, every answer behind its sync, 16 and 256 callers that each send their next order when they have the answer.
+//! Orders over several shards in figures, beside orders in one shard, in one run: reserve and confirm of orders with
+//! 1, 2, 8 and 50 lines, all lines in one shard, and each line's SKU in a shard chosen at random among eight. In
+//! process, every answer behind its sync, 16 and 256 callers that each send their next order when they have the answer.
 //!
-//! `cargo bench --bench spanning -- [--seconds 4] [--json FILE]`. Callers and engine share the machine. The kinds take turns in rounds, so that
-//! what the machine does besides falls on all of them alike.
+//! `cargo bench --bench spanning -- [--seconds 4] [--json FILE]`. Callers and engine share the machine. The kinds
+//! take turns in rounds, so that what the machine does besides falls on all of them alike.
 
 mod common;
+#[path = "common/engine.rs"]
+mod engine;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use hotstock_engine::clock::{Clock, Timestamp};
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Reserve};
-use hotstock_engine::engine::{Engine, EngineOptions, Parts};
+use hotstock_engine::engine::{Engine, EngineOptions};
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId, shard_of};
 use hotstock_engine::outcome::Refusal;
-use hotstock_persistence::data_dir::DataDir;
-use hotstock_persistence::journal::JournalOptions;
-use hotstock_persistence::sql::{SqlOptions, SqlStore};
 use serde_json::json;
 
 const SHARDS: u16 = 8;
@@ -26,40 +24,27 @@ const LINES: [usize; 4] = [1, 2, 8, 50];
 const CALLERS: [usize; 2] = [16, 256];
 const ROUNDS: u32 = 2;
 
-#[derive(Debug)]
-struct WallClock;
-
-impl Clock for WallClock {
-    fn now(&self) -> Timestamp {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-        Timestamp(u64::try_from(now.as_millis()).expect("before the year 500 million"))
-    }
-}
-
 /// Where the lines of an order lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     OneShard,
     EightShards,
-    OneLineCold,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::OneShard, Self::EightShards, Self::OneLineCold];
+    const ALL: [Self; 2] = [Self::OneShard, Self::EightShards];
 
     fn name(self) -> &'static str {
         match self {
             Self::OneShard => "one shard",
             Self::EightShards => "eight shards",
-            Self::OneLineCold => "eight shards, one line cold",
         }
     }
 }
 
-/// SKUs by where they lie: 64 in each shard, and 64 in the store.
+/// SKUs by where they lie: 64 in each shard.
 struct Catalogue {
     hot: Vec<Vec<SkuId>>,
-    cold: Vec<SkuId>,
 }
 
 impl Catalogue {
@@ -76,16 +61,12 @@ impl Catalogue {
             }
             number += 1;
         }
-        let cold = (0..Self::EACH).map(|n| SkuId::new(&format!("cold-{n}")).expect("in bounds")).collect();
-        Self { hot, cold }
+        Self { hot }
     }
 
     fn reserve(&self, order_no: &OrderNo, kind: Kind, lines: usize, rng: &mut fastrand::Rng) -> Command {
         let home = rng.usize(..self.hot.len());
         let mut picked: Vec<&SkuId> = Vec::with_capacity(lines);
-        if kind == Kind::OneLineCold {
-            picked.push(&self.cold[rng.usize(..Self::EACH)]);
-        }
         while picked.len() < lines {
             let shard = if kind == Kind::OneShard { home } else { rng.usize(..self.hot.len()) };
             let sku_id = &self.hot[shard][rng.usize(..Self::EACH)];
@@ -187,15 +168,8 @@ async fn main() {
         }
     }
     let home = common::on_disk();
-    let data_dir = DataDir::open(&home.path().join("data"), Some(SHARDS)).expect("it opens");
-    let journal = data_dir.journal(JournalOptions::default()).expect("it opens");
-    let server = data_dir.server_id();
-    let url = format!("sqlite://{}", home.path().join("store.db").display());
-    let store = SqlStore::open(&SqlOptions::new(url), server, SHARDS).expect("it opens");
-    let parts = Parts::new(Box::new(journal), Arc::new(data_dir.checkpoints()), Arc::new(WallClock))
-        .with_store(Arc::new(store), server);
     let options = EngineOptions { shards: SHARDS, ..EngineOptions::default() };
-    let engine = Engine::start(options, parts).await.expect("it starts");
+    let engine = engine::start(home.path(), options).await;
 
     let catalogue = Arc::new(Catalogue::new());
     let create = |sku_id: &SkuId| {
@@ -204,11 +178,11 @@ async fn main() {
             .into()
     };
     let hot: Vec<SkuId> = catalogue.hot.iter().flatten().cloned().collect();
-    for outcome in engine.submit_batch(hot.iter().chain(&catalogue.cold).map(create).collect()).await {
+    for outcome in engine.submit_batch(hot.iter().map(create).collect()).await {
         outcome.expect("it is new");
     }
-    for (sku_id, moved) in engine.promote(&hot).await {
-        moved.unwrap_or_else(|refusal| panic!("{sku_id}: {refusal}"));
+    for (sku_id, pinned) in engine.promote(&hot).await {
+        pinned.unwrap_or_else(|refusal| panic!("{sku_id}: {refusal}"));
     }
 
     let mut figures = Vec::new();
@@ -220,7 +194,7 @@ async fn main() {
             for round in 0..ROUNDS {
                 for (at, kind) in Kind::ALL.into_iter().enumerate() {
                     number += 1;
-                    // What the run before left to be flushed would be in the way of this one's cold lines.
+                    // What the run before left to be flushed would take its part of the machine.
                     while engine.followers().iter().any(|follower| follower.lag_events > 0) {
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }

@@ -1,6 +1,7 @@
-//! Rows a second that the SQL store takes in from a shard, on SQLite and on a MariaDB of its own (both on the real disk, a sync per
-//! commit). Orders that are reserved and confirmed, as a sale makes them. `--orders N` changes how many, `--batch N` the events of one
-//! flush, `--skus N` the SKUs that they are about; `--only sqlite` or `--only mariadb` runs one.
+//! Rows a second that the SQL store takes in from a shard, on SQLite and on a MariaDB of its own (both on the real
+//! disk, a sync per commit). Orders that are reserved and confirmed, as a sale makes them. `--orders N` changes how
+//! many, `--batch N` the events of one flush, `--skus N` the SKUs that they are about; `--only sqlite` or `--only
+//! mariadb` runs one.
 
 use std::path::PathBuf;
 use std::time::Instant;

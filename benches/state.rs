@@ -1,5 +1,6 @@
-//! The pure core alone, one thread, no journal: decide, apply and answer a reserve of one line; the same with the confirm after
-//! it; a repeat; a refusal; an order of 50 lines. Every order has its own number, so the tables grow as they do live.
+//! The pure core alone, one thread, no journal: decide, apply and answer a reserve of one line; the same with the
+//! confirm after it; a repeat; a refusal; an order of 50 lines. Every order has its own number, so the tables grow
+//! as they do live.
 
 use std::hint::black_box;
 

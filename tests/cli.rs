@@ -4,24 +4,13 @@
 
 mod support;
 
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 use hotstock_persistence::testing::MariaDb;
 use rustix::process::Signal;
 
-use support::{Client, Server};
-
-fn run(args: &[&str]) -> (i32, String) {
-    run_with(args, &[])
-}
-
-fn run_with(args: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
-    let mut command = Command::new(support::hotstock());
-    command.args(args).envs(variables.iter().copied()).stdin(Stdio::null());
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    let text = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
-    (status.code().unwrap_or(-1), text)
-}
+use support::{Client, Server, run};
 
 fn call(server: &Server, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
     Client::default().call(&server.address, method, path, body).unwrap()
@@ -54,11 +43,11 @@ fn a_killed_server_comes_back_with_what_it_answered() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"a","quantity":5,"hot":true}"#).0, 201);
-    assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"cold","quantity":6}"#).0, 201);
+    assert_eq!(call(&server, "POST", "/v1/stock", r#"{"sku_id":"stored","quantity":6}"#).0, 201);
     server.end(Signal::KILL);
     let server = Server::start(dir.path(), &[]);
     assert_eq!(call(&server, "GET", "/v1/stock/a", "").1["total"]["available"], 5);
-    assert_eq!(call(&server, "GET", "/v1/stock/cold", "").1["total"]["available"], 6);
+    assert_eq!(call(&server, "GET", "/v1/stock/stored", "").1["total"]["available"], 6);
 }
 
 #[test]
@@ -119,8 +108,8 @@ fn verify_does_not_make_a_data_directory_of_nothing() {
     assert!(!missing.exists());
 }
 
-/// Stock of 10 for every SKU: invoice 2 is refused; its cancellation brings nothing back; the return of 1 frees what 2 wanted, and the
-/// refusal of the correction 4 must not turn around either.
+/// Stock of 10 for every SKU: invoice 2 is refused; its cancellation brings nothing back; the return of 1 frees what 2
+/// wanted, and the refusal of the correction 4 must not turn around either.
 const ORDERS: &str = "invoice_no,stock_code,quantity,customer_id,country\n\
     1,a,8,7,UK\n1,b/ c,1,7,UK\n2,a,5,8,UK\nnonsense,a,x,,\n4,a,-3,,UK\nC5,a,-8,7,UK\nC6,a,-5,8,UK\nC7,a,-2,9,UK\n8,a,-1,,UK\n\
     C9,b/ c,-4,7,UK\n";
@@ -158,8 +147,8 @@ fn a_second_replay_changes_nothing_even_where_the_first_was_refused() {
     assert_eq!(call(&server, "GET", "/v1/reservations/2", "").1["status"], "cancelled");
 }
 
-/// Invoices of one to four lines over eight SKUs, enough of them that SKUs are on their way while their orders come; cancellations of a
-/// tenth.
+/// Invoices of one to four lines over eight SKUs, enough of them that SKUs come and go while their orders do;
+/// cancellations of a tenth.
 fn carts() -> String {
     const SKUS: [&str; 8] = ["a", "b/ c", "d", "e", "f", "g", "h", "i"];
     let mut rows = ORDERS.to_owned();
@@ -175,85 +164,85 @@ fn carts() -> String {
     rows
 }
 
-/// What an order is answered does not depend on where its SKUs lie: the same file ends with the same stock.
+/// Room for two SKUs and one ended order: loading and evicting never stop.
+const CRAMPED: [&str; 4] = [
+    "engine.max_resident_skus=2",
+    "orders.remember_seconds=1",
+    "orders.remember_max=1",
+    "store.flush_interval_ms=10",
+];
+
+/// Replays a file on a server of its own; the line with the final stock, and all that it said.
+fn replayed(file: &Path, data_dir: &Path, settings: &[&str], arguments: &[&str]) -> (String, String) {
+    let server = Server::start(data_dir, settings);
+    let url = format!("http://{}", server.address);
+    let (code, text) = run(&[&["replay", file.to_str().unwrap(), "--url", &url], arguments].concat());
+    assert_eq!(code, 0, "{settings:?} {arguments:?}: {text}");
+    let last = text.lines().find(|line| line.starts_with("final stock ")).unwrap_or_default().to_owned();
+    assert!(!last.is_empty(), "{text}");
+    assert_eq!(server.end(Signal::TERM), Some(0));
+    (last, text)
+}
+
+/// What an order is answered does not depend on what is in memory: the same file ends with the same stock.
 #[test]
-fn a_replay_ends_with_the_same_stock_wherever_the_skus_lie() {
+fn a_replay_ends_with_the_same_stock_whatever_is_in_memory() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("orders.csv");
     std::fs::write(&file, carts()).unwrap();
     let database = MariaDb::start();
-    let replay = |name: &str, place: &str| {
-        let data_dir = dir.path().join(name);
-        let mut arguments = vec![
-            "replay",
-            file.to_str().unwrap(),
-            "--stock",
-            "200",
-            "--place",
-            place,
-            "--data-dir",
-            data_dir.to_str().unwrap(),
-        ];
-        let url = name.starts_with("mariadb").then(|| database.url(name));
-        if let Some(url) = &url {
-            arguments.extend(["--store", url]);
+    let replay = |name: &str, place: &str, shards: u16| {
+        let shards = format!("engine.shards={shards}");
+        let url = name.starts_with("mariadb").then(|| format!("store.url={}", database.url(name)));
+        let mut settings = vec![shards.as_str(), "log.level=warn"];
+        settings.extend(url.as_deref());
+        if place != "hot" {
+            settings.extend(CRAMPED);
         }
-        let (code, text) = run(&arguments);
-        assert_eq!(code, 0, "{place}: {text}");
-        let last = text.lines().find(|line| line.starts_with("final stock ")).unwrap_or_default().to_owned();
-        assert!(!last.is_empty(), "{text}");
-        (last, text)
+        replayed(&file, &dir.path().join(name), &settings, &["--stock", "200", "--place", place])
     };
-    let (hot, text) = replay("hot", "hot");
+    let (hot, text) = replay("hot", "hot", 1);
     assert!(text.contains("orders refused (insufficient stock)"), "{text}");
-    assert_eq!(replay("cold", "cold").0, hot);
-    let (churn, text) = replay("churn", "churn");
-    assert_eq!(churn, hot);
-    assert!(text.contains("SKUs were promoted"), "{text}");
-    assert_eq!(replay("mariadb_cold", "cold").0, hot);
-    let (churn, text) = replay("mariadb_churn", "churn");
-    assert_eq!(churn, hot);
-    assert!(text.contains("SKUs were promoted"), "{text}");
-    let again =
-        [("hot", "hot"), ("cold", "cold"), ("churn", "churn"), ("cold", "hot"), ("mariadb_churn", "churn")];
-    for (name, place) in again {
-        let (again, text) = replay(name, place);
+    for (name, place, shards) in [
+        ("hot_8", "hot", 8),
+        ("stored", "stored", 1),
+        ("stored_8", "stored", 8),
+        ("mixed_8", "mixed", 8),
+        ("mariadb_stored_8", "stored", 8),
+    ] {
+        assert_eq!(replay(name, place, shards).0, hot, "{name}");
+    }
+    let again = [
+        ("hot", "hot", 1),
+        ("hot_8", "stored", 8),
+        ("stored", "stored", 1),
+        ("stored_8", "hot", 8),
+        ("mixed_8", "stored", 8),
+        ("mariadb_stored_8", "mixed", 8),
+    ];
+    for (name, place, shards) in again {
+        let (again, text) = replay(name, place, shards);
         assert_eq!(again, hot, "{name}, then {place}");
         assert!(text.contains("nothing new"), "{name}, then {place}: {text}");
     }
 }
 
-/// What must be true is told apart from what happened to be: with many callers the orders that are refused are others each time, and
-/// each of them, and every level, must still be what it was answered.
+/// What must be true is told apart from what happened to be: with many callers the orders that are refused are others
+/// each time, and each of them, and every level, must still be what it was answered.
 #[test]
 fn many_callers_over_shards_and_store_are_audited_order_by_order() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("orders.csv");
     std::fs::write(&file, carts()).unwrap();
     let data_dir = dir.path().join("data");
-    let arguments = [
-        "replay",
-        file.to_str().unwrap(),
-        "--stock",
-        "150",
-        "--place",
-        "mixed",
-        "--shards",
-        "8",
-        "--callers",
-        "16",
-        "--data-dir",
-        data_dir.to_str().unwrap(),
-    ];
-    let (code, first) = run(&arguments);
-    assert_eq!(code, 0, "{first}");
-    assert!(first.contains("orders refused (insufficient stock)"), "{first}");
-    assert!(first.contains("are cold") && first.contains("orders are as they were answered"), "{first}");
-    let (code, again) = run(&arguments);
-    assert_eq!(code, 0, "{again}");
-    assert!(again.contains("nothing new"), "{again}");
-    let last = |text: &str| text.lines().find(|line| line.starts_with("final stock ")).map(str::to_owned);
-    assert_eq!(last(&again), last(&first));
+    let arguments = ["--stock", "150", "--place", "mixed", "--callers", "16"];
+    let settings = [&["engine.shards=8", "log.level=warn"][..], &CRAMPED].concat();
+    let (first, text) = replayed(&file, &data_dir, &settings, &arguments);
+    assert!(text.contains("orders refused (insufficient stock)"), "{text}");
+    assert!(text.contains("orders are as they were answered"), "{text}");
+    let (again, text) = replayed(&file, &data_dir, &settings, &arguments);
+    assert!(text.contains("nothing new"), "{text}");
+    assert_eq!(again, first);
 }
 
 #[test]
@@ -295,7 +284,7 @@ fn bench_writes_its_figures_with_their_conditions() {
     for args in [
         &["--in-process", "--in-flight", "8", "--confirm"][..],
         &["--in-process", "--in-flight", "8", "--store"],
-        &["--in-process", "--in-flight", "8", "--cold"],
+        &["--in-process", "--in-flight", "8", "--stored"],
         &["--connections", "2", "--batch", "3", "--skus", "5", "--confirm", "--echo"],
     ] {
         let (code, text) = run(&[&["bench", "--seconds", "1", "--json", json_arg], args].concat());
@@ -312,7 +301,7 @@ fn bench_writes_its_figures_with_their_conditions() {
         assert_eq!(report["echo"].is_null(), args[0] == "--in-process");
         let place = match args.last() {
             Some(&"--store") => "hot SKUs; SQLite",
-            Some(&"--cold") => "cold SKUs",
+            Some(&"--stored") => "stored SKUs",
             _ => "hot SKUs, no SQL store",
         };
         assert!(report["place"].as_str().unwrap().starts_with(place), "{report}");

@@ -1,6 +1,6 @@
-//! A real fsync before any answer, seen from outside: the server runs under strace, and in its system calls every answer to a
-//! reservation of a hot SKU comes after an fdatasync of the journal that began after the request had arrived. (The SQL store syncs
-//! files of its own, which are not counted.)
+//! A real fsync before any answer, seen from outside: the server runs under strace, and in its system calls every
+//! answer to a reservation of a hot SKU comes after an fdatasync of the journal that began after the request had
+//! arrived. (The SQL store syncs files of its own, which are not counted.)
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

@@ -56,7 +56,7 @@ fn an_import_can_be_tried_done_and_repeated() {
     assert_eq!(code, 6, "{text}");
     assert_eq!((count(&text, "created"), count(&text, "there already")), (3, 0));
     assert!(text.contains("available is negative") && text.contains("SKU \"bad\""), "{text}");
-    assert_eq!(available(&server, "1001"), json!(108), "a running server sees it at once");
+    assert_eq!(available(&server, "1001"), json!(108), "a running server sees it");
 
     database.sql("USE shop; DELETE FROM t_inventory WHERE sku_id IN ('', 'bad'); UPDATE t_inventory SET available_qty = 6 WHERE sku_id = '1002'; INSERT INTO t_inventory VALUES ('1003', 1, 7, 0);");
     let (code, text) = import(&plan, &from);

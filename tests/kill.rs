@@ -1,17 +1,17 @@
-//! SIGKILL at random moments under concurrent load of hot SKUs. Every worker keeps a ledger of what it was told; an unknown outcome is
-//! settled by repeating the same request. Afterwards nothing that was acknowledged may be lost, and nothing applied twice.
+//! SIGKILL at random moments under concurrent load. Every worker keeps a ledger of what it was told; an unknown outcome
+//! is settled by repeating the same request. Afterwards nothing that was acknowledged may be lost, and nothing applied
+//! twice: on hot SKUs, and on SKUs, orders and requests that leave memory as soon as they may and come back from the
+//! store.
 //!
-//! `HOTSTOCK_KILLS=200 HOTSTOCK_SEED=… cargo test --test kill -- --nocapture` runs more, or one run again; `HOTSTOCK_BIN`
-//! names another build of the program. (The seed fixes what
-//! the workers ask and when the kills come; how the threads interleave stays the machine's.)
+//! `HOTSTOCK_KILLS=200 HOTSTOCK_SEED=… cargo test --test kill -- --nocapture` runs more, or one run again;
+//! `HOTSTOCK_BIN` names another build of the program. (The seed fixes what the workers ask and when the kills come; how
+//! the threads interleave stays the machine's.)
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,20 +20,25 @@ use fastrand::Rng;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::{Client, Server, hotstock};
+use support::{Client, Server, StopOnDrop, encoded, number, verify};
 
 const WORKERS: u64 = 8;
 const SKUS: [&str; 4] = ["hot", "warm", "85123A", "BANK CHARGES"];
 const INITIAL: i64 = 300;
 
 /// Small segments and checkpoints, so that changing over and trimming are among what is killed.
-const SETTINGS: [&str; 5] = [
+const SETTINGS: [&str; 6] = [
     "engine.shards=2",
     "checkpoint.events=300",
     "journal.segment_bytes=131072",
     "journal.zeros_bytes=131072",
+    "store.flush_interval_ms=20",
     "log.level=warn",
 ];
+
+/// Whatever ended leaves memory at once, and so does a SKU on which nothing lies.
+const FORGETFUL: [&str; 3] =
+    ["engine.max_resident_skus=1", "orders.remember_seconds=1", "orders.remember_max=1"];
 
 /// What one order has come to, by the answers.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -76,7 +81,7 @@ struct Worker<'a> {
 }
 
 fn path_of(sku: usize) -> String {
-    SKUS[sku].replace(' ', "%20")
+    encoded(SKUS[sku])
 }
 
 impl Worker<'_> {
@@ -244,28 +249,26 @@ fn check(order_no: &str, order: &Order, answer: &Value) {
     assert_eq!(got, told, "order {order_no}: the server says {got:?}, the ledger {told:?}: {answer}");
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
-fn verify(data_dir: &Path) {
-    let output = Command::new(hotstock()).args(["verify", "--data-dir"]).arg(data_dir).output().unwrap();
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "verify: {text}");
+#[test]
+fn nothing_acknowledged_is_lost_and_nothing_applied_twice() {
+    kill_again_and_again(true, &SETTINGS);
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_and_nothing_applied_twice() {
-    let kills = number("HOTSTOCK_KILLS").unwrap_or(25);
+fn nor_of_what_leaves_memory_and_comes_back() {
+    kill_again_and_again(false, &[&SETTINGS[..], &FORGETFUL].concat());
+}
+
+fn kill_again_and_again(hot: bool, settings: &[&str]) {
+    let kills = number("HOTSTOCK_KILLS").unwrap_or(15);
     let seed = number("HOTSTOCK_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
     println!("{kills} kills, HOTSTOCK_SEED={seed}");
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("data");
-    let mut server = Server::start(&data_dir, &SETTINGS);
+    let mut server = Server::start(&data_dir, settings);
     let mut client = Client::default();
     for sku in SKUS {
-        let body = json!({ "sku_id": sku, "quantity": INITIAL, "hot": true }).to_string();
+        let body = json!({ "sku_id": sku, "quantity": INITIAL, "hot": hot }).to_string();
         assert_eq!(client.call(&server.address, "POST", "/v1/stock", &body).unwrap().0, 201);
     }
     let arena = Arena {
@@ -301,7 +304,7 @@ fn nothing_acknowledged_is_lost_and_nothing_applied_twice() {
             if kill % 10 == 0 {
                 verify(&data_dir);
             }
-            server = Server::start(&data_dir, &SETTINGS);
+            server = Server::start(&data_dir, settings);
             *arena.address.write().unwrap() = server.address.clone();
         }
         drop(stop_on_panic);
@@ -338,13 +341,4 @@ fn nothing_acknowledged_is_lost_and_nothing_applied_twice() {
         sum(|l| l.refused),
     );
     assert!(sum(|l| l.repeated) > 0, "no request was ever cut off: the kills came at the wrong moments");
-}
-
-/// Lets the workers end, also when the test fails in between.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

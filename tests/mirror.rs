@@ -1,5 +1,5 @@
-//! The Redis mirror from outside: Redis killed, flushed, slow. Orders don't notice, the mirror converges, and nobody who reads it
-//! ever sees an older level after a newer one.
+//! The Redis mirror from outside: Redis killed, flushed, slow. Orders don't notice, the mirror converges, and nobody
+//! who reads it ever sees an older level after a newer one.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
@@ -7,32 +7,16 @@ mod support;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastrand::Rng;
 use hotstock_persistence::testing::RedisServer;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::{Client, Server};
+use support::{Client, Server, StopOnDrop, encoded, post, until};
 
-const SKUS: [&str; 4] = ["hot-a", "hot-b", "cold-a", "cold b:Größe"];
-
-fn path_of(sku: &str) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
-    sku.bytes()
-        .map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
-}
-
-/// Waits for a condition that the test brings about; far longer than it can take.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(120), "never: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
+const SKUS: [&str; 4] = ["hot-a", "hot-b", "stored-a", "stored b:Größe"];
 
 /// A client whose reads fail after a while, so that a Redis that is stopped does not stop the test.
 fn connect(url: &str) -> Option<redis::Connection> {
@@ -55,7 +39,7 @@ fn mirrored(
 /// Whether the mirror says what the server says.
 fn agrees(connection: &mut redis::Connection, address: &str, sku: &str) -> bool {
     let (_, answer) =
-        Client::default().call(address, "GET", &format!("/v1/stock/{}", path_of(sku)), "").unwrap();
+        Client::default().call(address, "GET", &format!("/v1/stock/{}", encoded(sku)), "").unwrap();
     let stock = &answer["warehouses"][0];
     let Ok((available, hash)) = mirrored(connection, sku) else { return false };
     let same = |name: &str| hash.get(name).and_then(|text| text.parse().ok()) == stock[name].as_u64();
@@ -70,7 +54,7 @@ fn redis_may_do_what_it_likes() {
     let url = cache.url();
     let mirror = format!("mirror.redis_url={url}");
     let server =
-        Server::start(&dir.path().join("data"), &["log.level=off", "store.flush_interval_ms=50", &mirror]);
+        Server::start(&dir.path().join("data"), &["log.level=off", "engine.max_resident_skus=1", &mirror]);
     let address = server.address.as_str();
     let mut client = Client::default();
     for sku in SKUS {
@@ -128,14 +112,12 @@ fn redis_may_do_what_it_likes() {
     for sku in SKUS {
         until("the mirror agrees", || agrees(&mut connection, address, sku));
     }
-    // A SKU that moves goes on with its versions.
-    for (number, how) in ["promote", "demote", "promote"].into_iter().enumerate() {
-        assert_eq!(
-            client.call(address, "POST", &format!("/v1/admin/skus/cold-a/{how}"), "{}").unwrap().0,
-            200
-        );
-        reserve(&mut client, address, "cold-a", &format!("moved-{number}"));
-        until("the mirror agrees after a move", || agrees(&mut connection, address, "cold-a"));
+    // A SKU that is pinned and let go of goes on with its versions, and so does one that leaves memory and comes back.
+    for (number, how) in ["promote", "demote", "promote", "demote"].into_iter().enumerate() {
+        let path = format!("/v1/admin/skus/stored-a/{how}");
+        assert_eq!(post(address, &path, &json!({})).0, 200);
+        reserve(&mut client, address, "stored-a", &format!("pinned-{number}"));
+        until("the mirror agrees after it", || agrees(&mut connection, address, "stored-a"));
     }
     // Somebody wrote nonsense into it: found and put right.
     let () = redis::cmd("SET").arg("inv:1:hot-a").arg(7).query(&mut connection).unwrap();
@@ -175,7 +157,8 @@ fn orders(address: &str, id: u64, stop: &AtomicBool, made: &AtomicU64) {
     }
 }
 
-/// Reads all the time and remembers the newest version of each SKU. Only an empty Redis (flushed, or begun anew) forgets.
+/// Reads all the time and remembers the newest version of each SKU. Only an empty Redis (flushed, or begun anew)
+/// forgets.
 fn watch(url: &str, stop: &AtomicBool, seen: &AtomicU64) {
     let mut newest: HashMap<&str, u64> = HashMap::new();
     let mut connection = None;
@@ -201,19 +184,11 @@ fn watch(url: &str, stop: &AtomicBool, seen: &AtomicU64) {
                 "{sku}: key and hash part"
             );
             let before = newest.insert(sku, version).unwrap_or(0);
-            // Between two reads it may have been flushed and filled again, but then from the levels of that moment, which are newer.
+            // Between two reads it may have been flushed and filled again, but then from the levels of that moment,
+            // which are newer.
             assert!(version >= before, "{sku}: version {version} after {before}");
             seen.fetch_add(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// Lets the others end, also when the test fails in between.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

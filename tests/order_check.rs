@@ -1,5 +1,6 @@
-//! An order service, asked before orders expire: a real one over HTTP, started by the test; hot, cold and spread orders; a service that
-//! says nonsense, nothing, or is away; a server that is killed while it asks.
+//! An order service, asked before orders expire: a real one over HTTP, started by the test; orders on hot and on stored
+//! SKUs, and over several shards; a service that says nonsense, nothing, or is away; a server that is killed while it
+//! asks.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -16,8 +17,8 @@ use serde_json::{Value, json};
 
 use support::{Client, Server};
 
-/// What the service answers to an order: the whole HTTP answer, one after the other, the last one again and again. `None`: it hangs
-/// until the test lets go.
+/// What the service answers to an order: the whole HTTP answer, one after the other, the last one again and again.
+/// `None`: it hangs until the test lets go.
 type Script = Vec<Option<String>>;
 
 #[derive(Default)]
@@ -158,13 +159,13 @@ fn metrics(server: &Server) -> String {
 fn paid_orders_are_sold_and_the_others_go_back_wherever_they_lie() {
     let service = Service::start();
     let dir = tempfile::tempdir().unwrap();
-    let settings = [service.setting(), "engine.shards=2".to_owned(), "store.sweep_interval_ms=50".to_owned()];
+    let settings = [service.setting(), "engine.shards=2".to_owned(), "engine.max_resident_skus=1".to_owned()];
     let server = Server::start(dir.path(), &settings.each_ref().map(String::as_str));
     create(&server, "hot", true);
     create(&server, "hot too", true);
-    create(&server, "cold", false);
+    create(&server, "stored", false);
     let places: [(&str, &[&str]); 4] =
-        [("h", &["hot"]), ("c", &["cold"]), ("s", &["hot", "hot too"]), ("m", &["hot", "cold"])];
+        [("h", &["hot"]), ("c", &["stored"]), ("s", &["hot", "hot too"]), ("m", &["hot", "stored"])];
     for (place, skus) in places {
         for word in ["paid", "unpaid", "cancelled"] {
             service.tell(&format!("{place}-{word}"), vec![says(word)]);
@@ -194,7 +195,7 @@ fn paid_orders_are_sold_and_the_others_go_back_wherever_they_lie() {
     assert_eq!(service.asked("a%2Fb%20%C3%BC"), 7);
     until(|| levels(&server, "hot") == json!([96, 0, 4]));
     until(|| levels(&server, "hot%20too") == json!([99, 0, 1]));
-    until(|| levels(&server, "cold") == json!([98, 0, 2]));
+    until(|| levels(&server, "stored") == json!([98, 0, 2]));
     let metrics = metrics(&server);
     for line in
         ["hotstock_order_check_failures_total 6", r#"hotstock_order_check_outcomes_total{outcome="paid"} 5"#]
@@ -216,18 +217,17 @@ fn a_service_that_is_away_holds_units_for_the_grace_and_no_longer() {
     {
         let data = dir.path().join(order_no);
         let grace = "orders.check_grace_seconds=2";
-        let server =
-            Server::start(&data, &[&url, grace, "orders.check_timeout_ms=300", "store.sweep_interval_ms=50"]);
+        let server = Server::start(&data, &[&url, grace, "orders.check_timeout_ms=300"]);
         create(&server, "hot", true);
-        create(&server, "cold", false);
-        let cold = format!("{order_no}-cold");
-        hanging.tell(&cold, vec![None]);
+        create(&server, "stored", false);
+        let other = format!("{order_no}-stored");
+        hanging.tell(&other, vec![None]);
         reserve(&server, order_no, &["hot"]);
-        reserve(&server, &cold, &["cold"]);
+        reserve(&server, &other, &["stored"]);
         until_status(&server, order_no, "expired");
-        until_status(&server, &cold, "expired");
+        until_status(&server, &other, "expired");
         assert_eq!(
-            (levels(&server, "hot"), levels(&server, "cold")),
+            (levels(&server, "hot"), levels(&server, "stored")),
             (json!([100, 0, 0]), json!([100, 0, 0]))
         );
         assert!(metrics(&server).contains(r#"hotstock_order_check_outcomes_total{outcome="released"} 2"#));
@@ -241,11 +241,7 @@ fn a_service_that_is_away_holds_units_for_the_grace_and_no_longer() {
 fn a_server_that_is_killed_while_it_asks_asks_again() {
     let service = Service::start();
     let dir = tempfile::tempdir().unwrap();
-    let settings = [
-        service.setting(),
-        "orders.check_timeout_ms=60000".to_owned(),
-        "store.sweep_interval_ms=50".to_owned(),
-    ];
+    let settings = [service.setting(), "orders.check_timeout_ms=60000".to_owned()];
     let settings = settings.each_ref().map(String::as_str);
     let server = Server::start(dir.path(), &settings);
     create(&server, "hot", true);

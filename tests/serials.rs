@@ -1,7 +1,7 @@
-//! Serial numbers under concurrency and SIGKILL: eight shards, SKUs that number their units in two warehouses each, hot, cold and
-//! moving between the two, and sixteen callers who confirm carts of them whole, in parts and late. A request whose outcome is unknown is
-//! repeated. At the end each unit that was ever sold has one number, the numbers of a SKU have no gap, and every repeat, read and
-//! journal tells the same.
+//! Serial numbers under concurrency and SIGKILL: eight shards, SKUs that number their units in two warehouses each,
+//! hot, stored and pinned and let go of again and again, and sixteen callers who confirm carts of them whole, in parts
+//! and late. A request whose outcome is unknown is repeated. At the end each unit that was ever sold has one number,
+//! the numbers of a SKU have no gap, and every repeat, read and journal tells the same.
 //!
 //! `HOTSTOCK_KILLS=50 HOTSTOCK_SEED=… cargo test --test serials -- --nocapture` runs more, or one run again.
 
@@ -10,8 +10,6 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::process::Command;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,23 +18,25 @@ use fastrand::Rng;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::{Client, Server, hotstock};
+use support::{Client, Server, StopOnDrop, number, reconciled, verify};
 
 const WORKERS: u64 = 16;
 
-/// Hot, cold and moving SKUs; the last of each kind has no numbers.
-const KINDS: [&str; 3] = ["hot", "cold", "mover"];
+/// Hot SKUs, stored ones, and some that are pinned and let go of; the last of each kind has no numbers.
+const KINDS: [&str; 3] = ["hot", "stored", "pinned"];
 const SKUS_OF_A_KIND: usize = 4;
 const WAREHOUSES: [u32; 2] = [1, 2];
 
 /// Units of each SKU in each warehouse: some run out.
 const UNITS: u64 = 300;
 
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 9] = [
     "engine.shards=8",
+    "engine.max_resident_skus=2",
+    "orders.remember_seconds=1",
+    "orders.remember_max=8",
     "checkpoint.events=300",
     "store.flush_interval_ms=20",
-    "store.sweep_interval_ms=50",
     "journal.segment_bytes=131072",
     "journal.zeros_bytes=131072",
     "log.level=error",
@@ -76,8 +76,8 @@ struct Order {
 }
 
 impl Order {
-    /// Takes note of the numbers in an answer. One that was given is in every later answer, but for the moment after a crash in
-    /// which the order's home has not asked for it again.
+    /// Takes note of the numbers in an answer. One that was given is in every later answer, but for the moment after a
+    /// crash in which the order's home has not asked for it again.
     fn note(&mut self, answer: &Value) {
         for (line, told) in self.told.iter_mut().enumerate() {
             let (units, ranges) = (counts(answer, line)[1], ranges(answer, line));
@@ -103,7 +103,7 @@ fn ranges(answer: &Value, line: usize) -> Vec<Range> {
     list.map(|range| (range["from"].as_u64().unwrap(), range["to"].as_u64().unwrap())).collect()
 }
 
-/// What the workers share with the ones who kill and move.
+/// What the workers share with the ones who kill and pin.
 struct Arena {
     address: RwLock<String>,
     stop: AtomicBool,
@@ -300,22 +300,18 @@ fn part_of(order: &Order, units: &[u64]) -> Vec<Value> {
     lines.map(|((sku, warehouse, _), units)| line(&(sku.clone(), *warehouse, *units))).collect()
 }
 
-/// Moves the moving SKUs to and fro.
-fn keep_moving(arena: &Arena, mut rng: Rng) -> u64 {
-    let (mut client, mut moves) = (Client::default(), 0);
+/// Pins SKUs and lets go of them.
+fn keep_pinning(arena: &Arena, mut rng: Rng) -> u64 {
+    let (mut client, mut pins) = (Client::default(), 0);
     while !arena.stop.load(Ordering::Relaxed) {
-        let sku = format!("mover-{}", rng.usize(0..SKUS_OF_A_KIND));
+        let sku = format!("pinned-{}", rng.usize(0..SKUS_OF_A_KIND));
         let how = if rng.bool() { "promote" } else { "demote" };
         let path = format!("/v1/admin/skus/{sku}/{how}");
         let (status, answer) = arena.settle(&mut client, "POST", &path, &json!({}));
         assert_eq!(status, 200, "{path}: {answer}");
-        moves += 1;
+        pins += 1;
     }
-    moves
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+    pins
 }
 
 /// Asks until it is answered as it should be.
@@ -355,7 +351,7 @@ fn every_unit_gets_one_number() {
         cut_off: AtomicU64::new(0),
     };
     let mut rng = Rng::with_seed(seed);
-    let (workers, moves, mut server) = std::thread::scope(|scope| {
+    let (workers, pins, mut server) = std::thread::scope(|scope| {
         let stop_on_panic = StopOnDrop(&arena.stop);
         let workers: Vec<_> = (0..WORKERS)
             .map(|id| {
@@ -370,13 +366,13 @@ fn every_unit_gets_one_number() {
                 })
             })
             .collect();
-        let mover = scope.spawn(|| keep_moving(&arena, Rng::with_seed(seed ^ 77)));
+        let pinner = scope.spawn(|| keep_pinning(&arena, Rng::with_seed(seed ^ 77)));
         for kill in 0..=kills {
             // Not before the restarted server has done some work; then at a random moment.
             let until = arena.answered.load(Ordering::Relaxed) + rng.u64(100..500);
             while arena.answered.load(Ordering::Relaxed) < until {
                 let failed = workers.iter().any(std::thread::ScopedJoinHandle::is_finished);
-                assert!(!failed && !mover.is_finished(), "a worker failed");
+                assert!(!failed && !pinner.is_finished(), "a worker failed");
                 std::thread::sleep(Duration::from_micros(200));
             }
             if kill < kills {
@@ -388,7 +384,7 @@ fn every_unit_gets_one_number() {
         }
         drop(stop_on_panic);
         let workers: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
-        (workers, mover.join().unwrap(), server)
+        (workers, pinner.join().unwrap(), server)
     });
     let late: u64 = workers.iter().map(|worker| worker.late).sum();
     let orders: BTreeMap<String, Order> = workers.into_iter().flat_map(|worker| worker.orders).collect();
@@ -403,18 +399,19 @@ fn every_unit_gets_one_number() {
     let numbers: u64 = first.values().flatten().map(|ranges| count(ranges)).sum();
     let cut_off = arena.cut_off.load(Ordering::Relaxed);
     println!(
-        "{} orders, {numbers} serial numbers, {late} late payments, {moves} moves, {cut_off} requests cut off",
+        "{} orders, {numbers} serial numbers, {late} late payments, {pins} times pinned or let go, {cut_off} requests cut off",
         orders.len()
     );
     assert!(cut_off > 0 || kills == 0, "no request was ever cut off: the kills came at the wrong moments");
-    assert!(numbers > 0 && late > 0 && moves > 0);
+    assert!(numbers > 0 && late > 0 && pins > 0);
 }
 
 fn count(ranges: &[Range]) -> u64 {
     ranges.iter().map(|(from, to)| to - from + 1).sum()
 }
 
-/// Compares orders, repeats, stock and journal once everything has come to rest. Gives the numbers of each line of each order.
+/// Compares orders, repeats, stock and journal once everything has come to rest. Gives the numbers of each line of each
+/// order.
 fn check_everything(
     client: &mut Client,
     address: &str,
@@ -474,8 +471,7 @@ fn check_everything(
         let must = if is_numbered(&sku) { units } else { 0 };
         assert_eq!(next - 1, must, "{sku}: each unit has one number (seed {seed})");
     }
-    let (status, answer) = client.call(address, "POST", "/v1/admin/reconcile", "{}").unwrap();
-    assert_eq!((status, answer["differences"].as_array().map(Vec::len)), (200, Some(0)), "{answer}");
+    reconciled(address);
     numbers
 }
 
@@ -511,21 +507,5 @@ fn journal(client: &mut Client, address: &str, sku: &str) -> Vec<(Range, String)
             }
         }
         after = format!("&after={}", answer["next_after"].as_str().unwrap());
-    }
-}
-
-fn verify(data_dir: &Path) {
-    let output = Command::new(hotstock()).args(["verify", "--data-dir"]).arg(data_dir).output().unwrap();
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "verify: {text}");
-}
-
-/// Lets the workers end, also when the test fails in between.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }

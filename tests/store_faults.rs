@@ -1,6 +1,7 @@
-//! Faults of the store in the middle of flushes and cold orders: the server killed, MariaDB killed, stopped, its connections cut,
-//! its lag filled. Afterwards the rows in SQL are those of the shards, one by one, and the journal is gapless and unique. What
-//! SQL holds is read by the database's own client, not by the code under test.
+//! Faults of the store in the middle of flushes and loads: the server killed, MariaDB killed, stopped, its connections
+//! cut, its lag filled. Afterwards the rows in SQL are those of the shards, one by one, and the journal is gapless and
+//! unique. What SQL holds is read by the database's own client, not by the code under test. Meanwhile whatever is in
+//! memory goes on as if nothing were.
 //!
 //! `HOTSTOCK_STALL_SECONDS=60 cargo test --test store_faults -- --nocapture` stops the database for a minute.
 
@@ -19,15 +20,18 @@ use hotstock_persistence::testing::MariaDb;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::{Client, Server};
+use support::{
+    Client, Server, StopOnDrop, create, get, lag, levels, number, post, reconciled, until, until_within,
+};
 
 const WORKERS: u64 = 6;
 const HOT: usize = 12;
-const COLD: usize = 4;
+/// More than there is room for: they are loaded and evicted all the time.
+const STORED: usize = 12;
 const UNITS: i64 = 100_000;
 
 fn sku(number: usize) -> String {
-    format!("{}-{number}", if number < HOT { "hot" } else { "cold" })
+    format!("{}-{number}", if number < HOT { "hot" } else { "stored" })
 }
 
 /// The setting that names the database; asked while it runs.
@@ -39,7 +43,11 @@ fn start(data: &Path, store: &str, more: &[&str]) -> Server {
     let mut settings = vec![
         "log.level=off",
         "engine.shards=2",
+        "engine.max_resident_skus=4",
+        "orders.remember_seconds=1",
+        "orders.remember_max=10",
         "store.flush_interval_ms=20",
+        "store.load_wait_ms=1000",
         "checkpoint.events=2000",
         store,
     ];
@@ -69,7 +77,7 @@ struct Worker<'a> {
     rng: Rng,
     id: u64,
     made: u64,
-    ledgers: [Ledger; HOT + COLD],
+    ledgers: [Ledger; HOT + STORED],
 }
 
 impl Worker<'_> {
@@ -109,7 +117,7 @@ impl Worker<'_> {
             return;
         }
         self.made += 1;
-        let number = self.rng.usize(0..HOT + COLD);
+        let number = self.rng.usize(0..HOT + STORED);
         let order_no = format!("o{}-{}", self.id, self.made);
         let quantity = self.rng.i64(1..4);
         let body = json!({ "order_no": order_no, "lines": [{ "sku_id": sku(number), "quantity": quantity }], "ttl_seconds": 7200 });
@@ -128,25 +136,6 @@ impl Worker<'_> {
     }
 }
 
-/// Waits for a condition that the test brings about; far longer than it can take.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(240), "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn get(address: &str, path: &str) -> (u16, Value) {
-    Client::default().call(address, "GET", path, "").unwrap()
-}
-
-fn lag(address: &str) -> u64 {
-    let (status, answer) = get(address, "/v1/admin/shards");
-    assert_eq!(status, 200, "{answer}");
-    answer["shards"].as_array().unwrap().iter().map(|shard| shard["lag_events"].as_u64().unwrap()).sum()
-}
-
 /// Rows of a query, asked of the database by its own client.
 fn query(database: &MariaDb, sql: &str) -> Vec<Vec<String>> {
     let text = database.sql(&format!("USE hotstock; {sql}"));
@@ -155,14 +144,13 @@ fn query(database: &MariaDb, sql: &str) -> Vec<Vec<String>> {
 
 #[test]
 fn after_every_fault_sql_is_what_the_shards_are() {
-    let stall = std::env::var("HOTSTOCK_STALL_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let mut database = MariaDb::start();
     let store = store(&database);
     let server = start(&data, &store, &[]);
     let mut client = Client::default();
-    for number in 0..HOT + COLD {
+    for number in 0..HOT + STORED {
         let body = json!({ "sku_id": sku(number), "quantity": UNITS, "hot": number < HOT }).to_string();
         let (status, answer) = client.call(&server.address, "POST", "/v1/stock", &body).unwrap();
         assert_eq!(status, 201, "{answer}");
@@ -174,7 +162,7 @@ fn after_every_fault_sql_is_what_the_shards_are() {
         reserve: AtomicBool::new(true),
     };
     let mut rng = Rng::with_seed(11);
-    let (ledgers, server): (Vec<[Ledger; HOT + COLD]>, Server) = std::thread::scope(|scope| {
+    let (ledgers, server): (Vec<[Ledger; HOT + STORED]>, Server) = std::thread::scope(|scope| {
         let mut server = server;
         let stop_on_panic = StopOnDrop(&arena.stop);
         let workers: Vec<_> = (0..WORKERS)
@@ -225,7 +213,7 @@ fn after_every_fault_sql_is_what_the_shards_are() {
                 3 => {
                     database.stop_signal();
                     some_hot_order(&server.address, round);
-                    std::thread::sleep(Duration::from_secs(if round == 3 { stall } else { 1 }));
+                    std::thread::sleep(Duration::from_secs(1));
                     database.continue_signal();
                 }
                 _ => {
@@ -245,17 +233,17 @@ fn after_every_fault_sql_is_what_the_shards_are() {
     });
     until("the store has caught up", || lag(&server.address) == 0);
     let sum =
-        |number: usize, of: fn(&Ledger) -> i64| ledgers.iter().map(|ledger| of(&ledger[number])).sum::<i64>();
+        |which: usize, of: fn(&Ledger) -> i64| ledgers.iter().map(|ledger| of(&ledger[which])).sum::<i64>();
     let mut told = BTreeMap::new();
-    for number in 0..HOT + COLD {
+    for number in 0..HOT + STORED {
         // The single orders between the faults are confirmed ones of hot-0.
         let extra = if number == 0 { extra_sold(&server.address) } else { 0 };
         let (held, sold) = (sum(number, |l| l.held), sum(number, |l| l.sold) + extra);
         told.insert(sku(number), [UNITS - held - sold, held, sold]);
     }
     compare(&server, &database, &told);
-    let (status, answer) = client.call(&server.address, "POST", "/v1/admin/reconcile", "{}").unwrap();
-    assert_eq!((status, answer["differences"].as_array().map(Vec::len)), (200, Some(0)), "{answer}");
+    compare_lines(&database, &told);
+    reconciled(&server.address);
     assert_eq!(server.end(Signal::TERM), Some(0));
 }
 
@@ -302,17 +290,21 @@ fn compare(server: &Server, database: &MariaDb, told: &BTreeMap<String, [i64; 3]
             "{sku}: the sums of its journal (left) and the server (right)"
         );
     }
+    let doubles = query(
+        database,
+        "SELECT shard, lsn, sku_id FROM stock_journal GROUP BY shard, lsn, sku_id, warehouse_id HAVING COUNT(*) > 1",
+    );
+    assert!(doubles.is_empty(), "events that were written twice: {doubles:?}");
+}
+
+/// The lines of all orders in SQL, each of which is in one place, make the levels that their callers were told.
+fn compare_lines(database: &MariaDb, told: &BTreeMap<String, [i64; 3]>) {
     let open =
         "SELECT l.sku_id, SUM(l.held), SUM(l.confirmed - l.returned) FROM order_lines l GROUP BY l.sku_id";
     for row in query(database, open) {
         let (held, sold): (i64, i64) = (row[1].parse().unwrap(), row[2].parse().unwrap());
         assert_eq!([held, sold], told[&row[0]][1..], "{}: the lines of its orders", row[0]);
     }
-    let doubles = query(
-        database,
-        "SELECT server, shard, lsn, sku_id FROM stock_journal WHERE lsn IS NOT NULL GROUP BY server, shard, lsn, sku_id, warehouse_id HAVING COUNT(*) > 1",
-    );
-    assert!(doubles.is_empty(), "events that were written twice: {doubles:?}");
 }
 
 #[test]
@@ -376,47 +368,116 @@ fn a_full_backlog_refuses_new_reservations_only() {
     let held = i64::from(last) - 2 + 1;
     let told = BTreeMap::from([("hot".to_owned(), [1_000_000 - held - 1, held, 1])]);
     compare(&server, &database, &told);
+    compare_lines(&database, &told);
     assert_eq!(server.end(Signal::TERM), Some(0));
 }
 
 #[test]
-fn a_start_without_the_store_serves_hot_skus() {
+fn a_start_without_the_store_serves_what_is_in_memory() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let mut database = MariaDb::start();
     let store = store(&database);
-    let server = start(&data, &store, &[]);
-    let mut client = Client::default();
-    for (sku, hot) in [("hot-0", true), ("cold-0", false)] {
-        let body = json!({ "sku_id": sku, "quantity": 10, "hot": hot }).to_string();
-        assert_eq!(client.call(&server.address, "POST", "/v1/stock", &body).unwrap().0, 201);
+    // Room for one SKU beside the hot one, and the last that was asked for is it.
+    let tight = ["engine.max_resident_skus=2", "engine.shards=1"];
+    let server = start(&data, &store, &tight);
+    for sku in ["stored-0", "stored-1", "stored-2"] {
+        create(&server.address, sku, 10, false);
     }
+    create(&server.address, "hot-0", 10, true);
+    until("what is idle left memory", || support::sum_of_shards(&server.address, "resident") <= 2);
+    let gone = ["stored-0", "stored-1", "stored-2"];
     assert_eq!(server.end(Signal::TERM), Some(0));
     database.kill();
-    let server = start(&data, &store, &[]);
+    let server = start(&data, &store, &tight);
     some_hot_order(&server.address, 1);
-    assert_eq!(get(&server.address, "/v1/stock/hot-0").1["total"]["sold"], 1);
-    assert_eq!(get(&server.address, "/readyz").0, 200, "hot SKUs are served, so it is ready");
-    let cold = json!({ "order_no": "c", "lines": [{ "sku_id": "cold-0", "quantity": 1 }] }).to_string();
-    let (status, head) = with_headers(&server.address, "/v1/reservations", &cold);
-    assert_eq!(status, 503, "{head}");
-    assert!(
-        head.contains("store_unavailable") && head.to_lowercase().contains("\r\nretry-after: "),
-        "{head}"
-    );
-    assert_eq!(get(&server.address, "/v1/stock/cold-0").1["code"], "store_unavailable");
+    assert_eq!(levels(&server.address, "hot-0"), [9, 0, 1]);
+    assert_eq!(get(&server.address, "/readyz").0, 200, "what is in memory is served, so it is ready");
+    // At least two of the three are not in memory.
+    let order =
+        |sku: &str| json!({ "order_no": format!("o-{sku}"), "lines": [{ "sku_id": sku, "quantity": 1 }] });
+    let mut refused = 0;
+    for sku in gone {
+        let (status, head) = with_headers(&server.address, "/v1/reservations", &order(sku).to_string());
+        if status == 201 {
+            continue;
+        }
+        refused += 1;
+        assert_eq!(status, 503, "{head}");
+        assert!(head.contains("store_unavailable"), "{head}");
+        assert!(head.to_lowercase().contains("\r\nretry-after: "), "{head}");
+        assert_eq!(get(&server.address, &format!("/v1/stock/{sku}")).1["code"], "store_unavailable");
+    }
+    assert!(refused >= 2, "{refused}");
     database.restart();
-    until("cold SKUs are served again", || {
-        let (status, answer) = client.call(&server.address, "POST", "/v1/reservations", &cold).unwrap();
-        assert!(matches!(status, 200 | 201 | 503), "{status} {answer}");
-        status < 300
-    });
+    for sku in gone {
+        until("stored SKUs are served again", || {
+            let (status, answer) = post(&server.address, "/v1/reservations", &order(sku));
+            assert!(matches!(status, 200 | 201 | 503), "{status} {answer}");
+            status < 300
+        });
+    }
     until("the store has caught up", || lag(&server.address) == 0);
-    compare(
-        &server,
-        &database,
-        &BTreeMap::from([("hot-0".to_owned(), [9, 0, 1]), ("cold-0".to_owned(), [9, 1, 0])]),
-    );
+    let mut told = BTreeMap::from(gone.map(|sku| (sku.to_owned(), [9, 1, 0])));
+    told.insert("hot-0".to_owned(), [9, 0, 1]);
+    compare(&server, &database, &told);
+    assert_eq!(server.end(Signal::TERM), Some(0));
+}
+
+/// MariaDB keeps its connections and answers nothing, for seconds or a minute.
+#[test]
+fn a_store_that_stands_still_stops_nothing_that_is_in_memory() {
+    let stall = Duration::from_secs(number("HOTSTOCK_STALL_SECONDS").unwrap_or(8));
+    let dir = tempfile::tempdir().unwrap();
+    let database = MariaDb::start();
+    let settings = ["engine.shards=4", "engine.max_resident_skus=1000", "orders.remember_seconds=600"];
+    let data = dir.path().join("data");
+    let server = start(&data, &store(&database), &settings);
+    let address = &server.address;
+    let skus: Vec<String> = (0..8).map(|number| format!("kept-{number}")).collect();
+    for sku in &skus {
+        create(address, sku, 1_000, false);
+    }
+    until("the store has caught up", || lag(address) == 0);
+    database.stop_signal();
+    let began = Instant::now();
+    let cart = |order_no: &str, ttl: u32| {
+        let lines: Vec<_> = skus.iter().map(|sku| json!({ "sku_id": sku, "quantity": 1 })).collect();
+        let body = json!({ "order_no": order_no, "lines": lines, "ttl_seconds": ttl });
+        let (status, answer) = post(address, "/v1/reservations", &body);
+        assert_eq!(status, 201, "{answer}");
+    };
+    let (mut sold, mut held, mut rounds, mut slowest) = (0, 0, 0, Duration::ZERO);
+    while began.elapsed() < stall {
+        rounds += 1;
+        let asked = Instant::now();
+        cart(&format!("pay-{rounds}"), 600);
+        assert_eq!(post(address, &format!("/v1/reservations/pay-{rounds}/confirm"), &json!({})).0, 200);
+        sold += 1;
+        cart(&format!("keep-{rounds}"), 600);
+        held += 1;
+        slowest = slowest.max(asked.elapsed());
+        // A second to live, and at most one more; what the looking takes comes on top.
+        let due = format!("/v1/reservations/due-{rounds}");
+        cart(&format!("due-{rounds}"), 1);
+        until_within(Duration::from_millis(2_300), "the cart has expired in time", || {
+            get(address, &due).1["status"] == "expired"
+        });
+        let (status, answer) = post(
+            address,
+            "/v1/reservations",
+            &json!({ "order_no": format!("lacking-{rounds}"), "lines": [{ "sku_id": "not in memory", "quantity": 1 }] }),
+        );
+        assert_eq!((status, answer["code"].as_str()), (503, Some("store_unavailable")), "{answer}");
+    }
+    println!("{rounds} rounds, the slowest three requests took {slowest:?}");
+    assert!(rounds >= 2 && slowest < Duration::from_secs(3), "{rounds} rounds, {slowest:?}");
+    database.continue_signal();
+    until("the store has caught up", || lag(address) == 0);
+    let told: BTreeMap<_, _> =
+        skus.iter().map(|sku| (sku.clone(), [1_000 - held - sold, held, sold])).collect();
+    compare(&server, &database, &told);
+    reconciled(address);
     assert_eq!(server.end(Signal::TERM), Some(0));
 }
 
@@ -432,13 +493,4 @@ fn with_headers(address: &str, path: &str, body: &str) -> (u16, String) {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
-}
-
-/// Lets the workers end, also when the test fails in between.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

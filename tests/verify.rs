@@ -1,5 +1,5 @@
-//! `hotstock verify` and `serve` on books that don't balance and on a journal that is damaged: both say what and where, and
-//! end with the exit code for it.
+//! `hotstock verify` and `serve` on books that don't balance and on a journal that is damaged: both say what and where,
+//! and end with the exit code for it.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -8,7 +8,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hotstock_engine::checkpoint::{CheckpointEnd, CheckpointStore as _, Image, Stage, StockImage};
+use hotstock_engine::checkpoint::{CheckpointEnd, CheckpointStore as _, Image, StockImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::event::{Change, Event};
@@ -66,12 +66,11 @@ fn books_that_do_not_balance_are_told_with_the_stock() {
         supplied,
         forgotten_sold,
         lsn,
-        epoch: 0,
-        stage: Stage::Open,
+        hot: false,
         numbered: None,
     };
     checkpoint.write(&[Image::Stock(stock)]).unwrap();
-    checkpoint.finish(CheckpointEnd { end: Lsn(1), time }).unwrap();
+    checkpoint.finish(CheckpointEnd { end: Lsn(1), time, departed: Lsn::ZERO }).unwrap();
     drop((journal, data_dir));
 
     let (code, text) = verify(dir.path());
@@ -86,11 +85,12 @@ fn books_that_do_not_balance_are_told_with_the_stock() {
 /// A segment that a crash left open is looked through record by record, so the very event is named.
 #[test]
 fn damage_in_the_middle_is_refused_with_its_event() {
-    // The promotion of the stock was events 1 and 2, so order 20 is event 23.
-    damage(false, "damaged at event 23");
+    // The start, the stock and that it is hot were events 1 to 3, so order 20 is event 24.
+    damage(false, "damaged at event 24");
 }
 
-/// A sealed one is read through sled, which gives nothing of it from the bad page on: the first event that can't be read is named.
+/// A sealed one is read through sled, which gives nothing of it from the bad page on: the first event that can't be
+/// read is named.
 #[test]
 fn damage_in_a_sealed_segment_is_refused_with_an_event() {
     damage(true, "damaged at event ");

@@ -4,16 +4,16 @@
 //! between `begin` and `end`. Every entry carries the LSN of its last change; replay starts after `begin` and applies
 //! an event to an entry only when the event is newer. After `end` the state is exact.
 //!
-//! The contract: a checkpoint can be found again only after [`CheckpointWriter::finish`] returned, and then survives power loss;
-//! the engine calls it when the journal is durable through `end`, never before. Damage is an error, never a
+//! The contract: a checkpoint can be found again only after [`CheckpointWriter::finish`] returned, and then survives
+//! power loss; the engine calls it when the journal is durable through `end`, never before. Damage is an error, never a
 //! shorter checkpoint. The one before the newest is kept until the newest is complete.
 
 use crate::clock::Timestamp;
 use crate::command::{Mode, StockStatus};
 use crate::event::OrderRequest;
-use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
 use crate::home::HomeImage;
-use crate::outcome::{Levels, Serials};
+use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
+use crate::outcome::{Levels, LineView, OrderStatus, OrderView, Serials};
 
 /// Where checkpoints are kept.
 pub trait CheckpointStore: Send + Sync + 'static {
@@ -38,7 +38,8 @@ pub trait FilterStore: Send + Sync + 'static {
     /// What went wrong, in words; what was there before stays.
     fn save(&self, generation: u32, bytes: &[u8]) -> Result<(), String>;
 
-    /// All generations, by number. Empty when there is none; an error when one is damaged: the filter is then rebuilt from the store.
+    /// All generations, by number. Empty when there is none; an error when one is damaged: the filter is then
+    /// rebuilt from the store.
     ///
     /// # Errors
     /// What is damaged, in words.
@@ -65,8 +66,8 @@ pub trait Identity: Send + Sync + 'static {
     /// What went wrong, in words.
     fn record(&self, epoch: Epoch) -> Result<(), String>;
 
-    /// Whether this is evidently the same directory on the same machine as when the last epoch was recorded (not a copy, a clone, a
-    /// restored snapshot).
+    /// Whether this is evidently the same directory on the same machine as when the last epoch was recorded (not a
+    /// copy, a clone, a restored snapshot).
     ///
     /// # Errors
     /// What is otherwise, in words.
@@ -110,7 +111,8 @@ pub struct CheckpointEnd {
     pub end: Lsn,
     /// The logged time at that event.
     pub time: Timestamp,
-    /// The last change of anything that had left memory by then; what the store says of what is not here counts only from there on.
+    /// The last change of anything that had left memory by then; what the store says of what is not here counts only
+    /// from there on.
     pub departed: Lsn,
 }
 
@@ -148,7 +150,8 @@ pub struct StockImage {
     pub lsn: Lsn,
     /// Kept in memory until it is demoted. The same for all stocks of a SKU.
     pub hot: bool,
-    /// Serial numbers given so far here; `None`: its units get none. The next one is one above the sum over all warehouses of the SKU.
+    /// Serial numbers given so far here; `None`: its units get none. The next one is one above the sum over all
+    /// warehouses of the SKU.
     pub numbered: Option<u64>,
 }
 
@@ -189,6 +192,51 @@ pub struct LineSerials {
 }
 
 impl OrderImage {
+    /// Whether it holds units.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.lines.iter().any(|line| line.held > 0)
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn status(&self) -> OrderStatus {
+        let sum = |of: fn(&LineImage) -> u32| self.lines.iter().map(|line| u64::from(of(line))).sum();
+        let sums = [
+            sum(|line| line.held),
+            sum(|line| line.confirmed),
+            sum(|line| line.released),
+            sum(|line| line.returned),
+        ];
+        OrderStatus::of(self.phase, sums)
+    }
+
+    /// As callers see it.
+    #[must_use]
+    pub fn view(&self) -> OrderView {
+        let line_view = |(index, line): (u16, &LineImage)| {
+            let given = self.serials.iter().filter(|given| given.line == index).map(|given| given.serials);
+            let serials: Vec<Serials> = given.collect();
+            LineView {
+                sku_id: line.sku_id.clone(),
+                warehouse_id: line.warehouse_id,
+                quantity: line.quantity,
+                held: line.held,
+                confirmed: line.confirmed,
+                released: line.released,
+                returned: line.returned,
+                serials: (!serials.is_empty()).then(|| serials.into_boxed_slice()),
+            }
+        };
+        OrderView {
+            order_no: self.order_no.clone(),
+            status: self.status(),
+            created_at: self.created_at,
+            expires_at: self.is_open().then_some(self.expires_at),
+            lines: (0..).zip(&self.lines).map(line_view).collect(),
+        }
+    }
+
     /// A rough size, in lines of an event.
     pub(crate) fn weight(&self) -> usize {
         4 + 2 * self.lines.len() + self.requests.len() + self.serials.len()

@@ -9,7 +9,7 @@ use crate::command::{ChangeKind, Mode, StockStatus};
 use crate::home::HomeChange;
 use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
 use crate::outcome::{Levels, OrderStatus, Serials};
-use crate::state::Delta;
+use crate::state::{Delta, change_fingerprint};
 
 /// One entry of the journal of a shard.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,9 +29,9 @@ impl Event {
         rough_bytes(match &self.change {
             Change::Reserved { lines, .. } => lines.len(),
             Change::Confirmed { lines, .. } => lines.len(),
-            Change::Released { lines, .. } | Change::Expired { lines, .. } | Change::Returned { lines, .. } => {
-                lines.len()
-            }
+            Change::Released { lines, .. }
+            | Change::Expired { lines, .. }
+            | Change::Returned { lines, .. } => lines.len(),
             Change::StatusChanged { warehouses, .. } => warehouses.len(),
             Change::Forgotten { sold, .. } => sold.len(),
             Change::StockCreated { .. }
@@ -105,7 +105,8 @@ pub enum Change {
         mode: Mode,
         /// It expires this long after [`Event::at`].
         ttl_seconds: u32,
-        /// Of an order whose warehouses were chosen: what was asked ([`Reserve::asked`](crate::command::Reserve::asked)).
+        /// Of an order whose warehouses were chosen: what was asked
+        /// ([`Reserve::asked`](crate::command::Reserve::asked)).
         asked: Option<u64>,
         /// Every line, also those of `best_effort` that got nothing.
         lines: SmallVec<[ReservedLine; 1]>,
@@ -179,8 +180,8 @@ pub enum Change {
     Loaded {
         /// What.
         sku_id: SkuId,
-        /// Its stocks, one per warehouse (1 to [`MAX_WAREHOUSES_PER_SKU`](crate::limits::MAX_WAREHOUSES_PER_SKU)). Everything that they sold was
-        /// sold by orders that are not here: `forgotten_sold` is `sold`.
+        /// Its stocks, one per warehouse (1 to [`MAX_WAREHOUSES_PER_SKU`](crate::limits::MAX_WAREHOUSES_PER_SKU)).
+        /// Everything that they sold was sold by orders that are not here: `forgotten_sold` is `sold`.
         stocks: Vec<StockImage>,
     },
     /// Ended orders that had left memory, and stock requests, are here again. All SKUs of the orders' lines are here.
@@ -208,7 +209,8 @@ pub enum Change {
         /// Kept.
         hot: bool,
     },
-    /// A server began to serve; everything after it was logged in this epoch. It makes the chain of hashes of every start its own.
+    /// A server began to serve; everything after it was logged in this epoch. It makes the chain of hashes of every
+    /// start its own.
     Started {
         /// The epoch that the server took.
         epoch: Epoch,
@@ -301,6 +303,25 @@ impl MoveKind {
 }
 
 impl Event {
+    /// The stock request that the event, logged at `lsn`, answers, as it is remembered.
+    #[must_use]
+    pub fn stock_request(&self, lsn: Lsn) -> Option<RequestImage> {
+        let Change::StockChanged { sku_id, warehouse_id, kind, delta, request_id, after, .. } = &self.change
+        else {
+            return None;
+        };
+        let quantity = if *kind == ChangeKind::Deduct { -delta } else { *delta };
+        Some(RequestImage {
+            sku_id: sku_id.clone(),
+            request_id: request_id.clone(),
+            warehouse_id: *warehouse_id,
+            fingerprint: change_fingerprint(*kind, *warehouse_id, quantity),
+            after: *after,
+            at: self.at,
+            lsn,
+        })
+    }
+
     /// What the event did to stocks, in its order.
     #[must_use]
     pub fn stock_moves(&self) -> Vec<StockMove> {
@@ -315,13 +336,14 @@ impl Event {
             serials: None,
             after,
         };
-        let moved = |order_no: &OrderNo, lines: &[MovedLine], kind, delta: fn(u32) -> Delta| -> Vec<StockMove> {
-            let of_line = |line: &MovedLine| StockMove {
-                order_no: Some(order_no.clone()),
-                ..plain(&line.sku_id, line.warehouse_id, kind, delta(line.quantity), line.after)
+        let moved =
+            |order_no: &OrderNo, lines: &[MovedLine], kind, delta: fn(u32) -> Delta| -> Vec<StockMove> {
+                let of_line = |line: &MovedLine| StockMove {
+                    order_no: Some(order_no.clone()),
+                    ..plain(&line.sku_id, line.warehouse_id, kind, delta(line.quantity), line.after)
+                };
+                lines.iter().filter(|line| line.quantity > 0).map(of_line).collect()
             };
-            lines.iter().map(of_line).collect()
-        };
         let asked = |moves: Vec<StockMove>, request_id: Option<&RequestId>, reason: Option<&Reason>| {
             let fill = |m| StockMove { request_id: request_id.cloned(), reason: reason.cloned(), ..m };
             moves.into_iter().map(fill).collect()
@@ -355,7 +377,13 @@ impl Event {
             Change::Reserved { order_no, lines, .. } => {
                 let of_line = |line: &ReservedLine| StockMove {
                     order_no: Some(order_no.clone()),
-                    ..plain(&line.sku_id, line.warehouse_id, MoveKind::Reserved, Delta::hold(line.held), line.after)
+                    ..plain(
+                        &line.sku_id,
+                        line.warehouse_id,
+                        MoveKind::Reserved,
+                        Delta::hold(line.held),
+                        line.after,
+                    )
                 };
                 lines.iter().filter(|line| line.held > 0).map(of_line).collect()
             }
@@ -378,7 +406,9 @@ impl Event {
                 let moves = moved(order_no, lines, MoveKind::Released, Delta::unhold);
                 asked(moves, request.as_ref().and_then(|r| r.request_id.as_ref()), reason.as_ref())
             }
-            Change::Expired { order_no, lines, .. } => moved(order_no, lines, MoveKind::Expired, Delta::unhold),
+            Change::Expired { order_no, lines, .. } => {
+                moved(order_no, lines, MoveKind::Expired, Delta::unhold)
+            }
             Change::Returned { order_no, request, lines, .. } => {
                 let moves = moved(order_no, lines, MoveKind::Returned, Delta::give_back);
                 asked(moves, request.request_id.as_ref(), None)
@@ -451,16 +481,17 @@ pub struct MovedLine {
     pub sku_id: SkuId,
     /// Where.
     pub warehouse_id: WarehouseId,
-    /// Units moved to available.
+    /// Units moved to available. 0: only the counts of the line changed, because the order ended with this event.
+    /// (Given back part by part until nothing was left, all of it can be taken again by a late payment.)
     pub quantity: u32,
-    /// The levels after.
+    /// The levels after; of a line that moves nothing, the levels as they are.
     pub after: Levels,
     /// The counts of the line after.
     pub counts: LineCounts,
 }
 
-/// What became of the units of a line. Events carry the counts after them, as they carry levels: so the rows of the store follow from the
-/// events alone, and a replay that counts otherwise is found at once.
+/// What became of the units of a line. Events carry the counts after them, as they carry levels: so the rows of the
+/// store follow from the events alone, and a replay that counts otherwise is found at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LineCounts {
     /// Units held.
@@ -482,6 +513,8 @@ pub struct OrderAfter {
     pub phase: Phase,
     /// Where it stands.
     pub status: OrderStatus,
+    /// It still holds units (the status alone does not tell of one that is confirmed or returned in part).
+    pub open: bool,
     /// Partial requests that it has answered, this one included.
     pub requests: u32,
     /// Ranges of serial numbers that its lines have got.

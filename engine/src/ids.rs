@@ -60,7 +60,11 @@ macro_rules! text_id {
 
 /// Whether a text holds a control character. Most texts are ASCII, where a look at the bytes is enough.
 fn has_control(text: &str) -> bool {
-    if text.is_ascii() { text.bytes().any(|b| b.is_ascii_control()) } else { text.chars().any(char::is_control) }
+    if text.is_ascii() {
+        text.bytes().any(|b| b.is_ascii_control())
+    } else {
+        text.chars().any(char::is_control)
+    }
 }
 
 text_id!(
@@ -89,20 +93,21 @@ text_id!(
 pub struct WarehouseId(pub u32);
 
 impl WarehouseId {
-    /// Stands where no warehouse is named: in a line whose warehouse is to be chosen, and in the shortage of such a line.
+    /// Stands where no warehouse is named: in a line whose warehouse is to be chosen, and in the shortage of such a
+    /// line.
     pub const ANY: Self = Self(u32::MAX);
 }
 
-/// Tells the tries of an order's home to hold units apart: random, so that none is used twice, also not after a crash. 0 is what
-/// an order gets that lay in one place and was split.
+/// Tells the tries of an order's home to hold units apart: random, so that none is used twice, also not after a
+/// crash. 0 is what an order gets that lay in one place and was split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AttemptId(pub u64);
 
 /// Stands between the parts of a branch's number; a caller's number has no control characters.
 const BRANCH_MARK: char = '\u{1f}';
 
-/// What an order over several places holds of one SKU, in the place where the SKU is: a branch (the word of XA). There it lies like an
-/// order of its own, under a number that no caller can give.
+/// What an order over several places holds of one SKU, in the place where the SKU is: a branch (the word of XA).
+/// There it lies like an order of its own, under a number that no caller can give.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Branch {
     /// The order.
@@ -154,7 +159,8 @@ impl OrderNo {
         let mut parts = self.0.split(BRANCH_MARK);
         let (order_no, sku_id, attempt) = (parts.next()?, parts.next()?, parts.next()?);
         let attempt = AttemptId(u64::from_str_radix(attempt, 16).ok()?);
-        let branch = Branch { order_no: Self::new(order_no).ok()?, sku_id: SkuId::new(sku_id).ok()?, attempt };
+        let branch =
+            Branch { order_no: Self::new(order_no).ok()?, sku_id: SkuId::new(sku_id).ok()?, attempt };
         parts.next().is_none().then_some(branch)
     }
 
@@ -189,8 +195,8 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// A hash over all events of a shard up to one: two journals that have the same at an LSN are the same up to there. XXH3-64 over the hash
-/// before and the event as it is stored; 0 before the first event.
+/// A hash over all events of a shard up to one: two journals that have the same at an LSN are the same up to there.
+/// XXH3-64 over the hash before and the event as it is stored; 0 before the first event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ChainHash(pub u64);
 
@@ -310,14 +316,20 @@ mod tests {
     #[test]
     fn the_number_of_a_branch_tells_what_it_is_of() {
         let order_no = OrderNo::new("ORD-1").unwrap();
-        let branch = Branch { order_no: order_no.clone(), sku_id: SkuId::new("Größe 5").unwrap(), attempt: AttemptId(255) };
+        let branch = Branch {
+            order_no: order_no.clone(),
+            sku_id: SkuId::new("Größe 5").unwrap(),
+            attempt: AttemptId(255),
+        };
         let number = branch.number();
         assert!(number.is_branch() && !order_no.is_branch());
         assert_eq!((number.branch(), number.of_caller()), (Some(branch), order_no.clone()));
         assert_eq!(OrderNo::stored(number.as_str()), Ok(number.clone()));
         assert_eq!(OrderNo::stored("ORD-1"), Ok(order_no));
         assert!(OrderNo::new(number.as_str()).is_err(), "no caller can give it");
-        for wrong in ["a\u{1f}b", "a\u{1f}b\u{1f}xyz", "a\u{1f}b\u{1f}1", "a\u{1f}b\u{1f}0000000000000001\u{1f}"] {
+        for wrong in
+            ["a\u{1f}b", "a\u{1f}b\u{1f}xyz", "a\u{1f}b\u{1f}1", "a\u{1f}b\u{1f}0000000000000001\u{1f}"]
+        {
             assert!(OrderNo::stored(wrong).is_err(), "{wrong:?}");
         }
     }

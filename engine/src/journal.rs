@@ -1,5 +1,5 @@
-//! What the engine asks of a write-ahead log. `hotstock-persistence` implements it on sled; [`crate::testing`] in memory;
-//! both pass the one suite in [`crate::testing::journal_suite`].
+//! What the engine asks of a write-ahead log. `hotstock-persistence` implements it on sled; [`crate::testing`] in
+//! memory; both pass the one suite in [`crate::testing::journal_suite`].
 //!
 //! ```text
 //!   a shard's journal:
@@ -20,10 +20,10 @@
 //!   be tried again (the kernel may have dropped the pages). Every later `commit` fails with
 //!   [`JournalError::Poisoned`]; reading goes on.
 //! - **Restart.** Reopening finds every event that was durable, and perhaps some of the group whose commit did not
-//!   return; those it makes durable before it shows them. A torn tail is dropped. Damage before the tail is refused with
-//!   [`JournalError::Damaged`], which names the first LSN that can't be read.
-//! - **Trim.** Events below the mark may go, at the journal's convenience (whole segments at a time); events from the mark on
-//!   stay. Space comes back, and the time to reopen does not depend on what was trimmed.
+//!   return; those it makes durable before it shows them. A torn tail is dropped. Damage before the tail is refused
+//!   with [`JournalError::Damaged`], which names the first LSN that can't be read.
+//! - **Trim.** Events below the mark may go, at the journal's convenience (whole segments at a time); events from
+//!   the mark on stay. Space comes back, and the time to reopen does not depend on what was trimmed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,18 +75,20 @@ pub trait JournalReader: Send + Sync + 'static {
     /// What can be read of a shard.
     fn bounds(&self, shard: ShardId) -> Bounds;
 
-    /// The events from `from` on, in order: at least one if there is one, at most `max` (≥ 1). An answer that is shorter than
-    /// `max` does not mean that the journal ends there; an empty one does.
+    /// The events from `from` on, in order: at least one if there is one, at most `max` (≥ 1). An answer that is
+    /// shorter than `max` does not mean that the journal ends there; an empty one does.
     ///
     /// # Errors
-    /// [`JournalError::Trimmed`] when `from` is below the first that is left, [`JournalError::Damaged`], [`JournalError::Io`].
+    /// [`JournalError::Trimmed`] when `from` is below the first that is left, [`JournalError::Damaged`],
+    /// [`JournalError::Io`].
     fn read(&self, shard: ShardId, from: Lsn, max: usize) -> Result<Vec<(Lsn, Event)>, JournalError>;
 
-    /// The chain hash after event `lsn`, for every `lsn` from the one before `bounds().first` to `bounds().last`. Computed from what is on the
-    /// medium, never remembered from elsewhere.
+    /// The chain hash after event `lsn`, for every `lsn` from the one before `bounds().first` to `bounds().last`.
+    /// Computed from what is on the medium, never remembered from elsewhere.
     ///
     /// # Errors
-    /// [`JournalError::Trimmed`] below that, [`JournalError::Damaged`] above the last or when it can't be read, [`JournalError::Io`].
+    /// [`JournalError::Trimmed`] below that, [`JournalError::Damaged`] above the last or when it can't be read,
+    /// [`JournalError::Io`].
     fn chain(&self, shard: ShardId, lsn: Lsn) -> Result<ChainHash, JournalError>;
 
     /// Bytes that the journal takes on disk now.

@@ -4,59 +4,111 @@
 //!
 //! 1. [`ids`], [`limits`], [`clock`]: the words, their bounds, time.
 //! 2. [`command`], [`outcome`], [`event`]: what callers ask, what they are told, what is logged.
-//! 3. [`state`]: the pure state machine of one shard: decide, apply, audit.
-//! 4. [`journal`], [`checkpoint`], [`store`]: what the engine asks of durable storage (implemented in `hotstock-persistence`).
-//! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom model.
-//! 6. `directory`, `views`, [`dirty`], [`mirror`]: where orders live, what readers see, what changed since it was mirrored.
-//! 7. `shard`, `writer`, `replier`, `checkpointer`: the running parts, in the order in which a command meets them; [`recovery`].
-//! 8. [`home`], `spanning`: orders over several places: the pure protocol, and who brings its commands where they go.
-//! 9. [`check`]: the order service, asked before an order expires. [`reconcile`]: every stock counted in several ways.
-//! 10. [`engine`]: start, submit, read, stop.
+//! 3. [`state`]: the pure state machine of one shard: decide, apply, audit. [`home`]: orders over several shards,
+//!    pure as well.
+//! 4. [`journal`], [`checkpoint`], [`store`]: what the engine asks of durable storage (implemented in
+//!    `hotstock-persistence`).
+//! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom
+//!    model.
+//! 6. [`recovery`]: a shard's state from its checkpoint and its journal. [`restore`]: from the store.
+//! 7. [`engine`]: start, submit, read, stop; the one place where the parts are wired.
+//! 8. `router`, `shard`, `writer`, `views`, `replier`: the way of a command. `directory` and `known`: which shard has
+//!    an order, and which numbers there may be outside memory. `loader`: what commands wait for. `pins`: what is kept
+//!    in memory.
+//! 9. `spanning`: who brings the commands of an order over several shards where they go. [`check`]: the order
+//!    service, asked before an order expires.
+//! 10. `store_link`, `fence`, [`ownership`], `owner`, `flusher`, `retention`: the side that faces the store. `reads`,
+//!    `list`, `history`: reads of both memory and store. [`dirty`], [`mirror`]: what changed since it was mirrored.
+//!    [`reconcile`]: every stock counted in several ways.
 
+// Under `--cfg loom` only `limits` and `sync` are built: tokio has no net there, and ractor does not build.
 pub mod limits;
 pub mod sync;
 
-// Under `--cfg loom` only `sync` is built: tokio has no net there, and ractor does not build.
-macro_rules! not_under_loom {
-    ($($item:item)*) => { $(#[cfg(not(loom))] $item)* };
-}
-
-not_under_loom! {
-    pub mod check;
-    pub mod checkpoint;
-    pub mod clock;
-    pub mod command;
-    pub mod dirty;
-    pub mod engine;
-    pub mod event;
-    pub mod home;
-    pub mod ids;
-    pub mod journal;
-    pub mod mirror;
-    pub mod outcome;
-    pub mod reconcile;
-    pub mod recovery;
-    pub mod state;
-    pub mod store;
-    mod checkpointer;
-    mod context;
-    mod directory;
-    mod follower;
-    mod history;
-    mod hub;
-    mod list;
-    mod options;
-    mod placement;
-    mod replier;
-    mod reads;
-    mod router;
-    mod shard;
-    mod spanning;
-    mod status;
-    mod sweeper;
-    mod views;
-    mod writer;
-}
+#[cfg(not(loom))]
+pub mod check;
+#[cfg(not(loom))]
+pub mod checkpoint;
+#[cfg(not(loom))]
+pub mod clock;
+#[cfg(not(loom))]
+pub mod command;
+#[cfg(not(loom))]
+pub mod dirty;
+#[cfg(not(loom))]
+pub mod engine;
+#[cfg(not(loom))]
+pub mod event;
+#[cfg(not(loom))]
+pub mod home;
+#[cfg(not(loom))]
+pub mod ids;
+#[cfg(not(loom))]
+pub mod journal;
+#[cfg(not(loom))]
+pub mod mirror;
+#[cfg(not(loom))]
+pub mod outcome;
+#[cfg(not(loom))]
+pub mod ownership;
+#[cfg(not(loom))]
+pub mod reconcile;
+#[cfg(not(loom))]
+pub mod recovery;
+#[cfg(not(loom))]
+pub mod restore;
+#[cfg(not(loom))]
+pub mod state;
+#[cfg(not(loom))]
+pub mod store;
+#[cfg(not(loom))]
+mod backoff;
+#[cfg(not(loom))]
+mod checkpointer;
+#[cfg(not(loom))]
+mod directory;
+#[cfg(not(loom))]
+mod failpoints;
+#[cfg(not(loom))]
+mod fence;
+#[cfg(not(loom))]
+mod flusher;
+#[cfg(not(loom))]
+mod history;
+#[cfg(not(loom))]
+mod inspect;
+#[cfg(not(loom))]
+mod known;
+#[cfg(not(loom))]
+mod list;
+#[cfg(not(loom))]
+mod loader;
+#[cfg(not(loom))]
+mod options;
+#[cfg(not(loom))]
+mod owner;
+#[cfg(not(loom))]
+mod pins;
+#[cfg(not(loom))]
+mod reads;
+#[cfg(not(loom))]
+mod replier;
+#[cfg(not(loom))]
+mod retention;
+#[cfg(not(loom))]
+mod router;
+#[cfg(not(loom))]
+mod shard;
+#[cfg(not(loom))]
+mod spanning;
+#[cfg(not(loom))]
+mod status;
+#[cfg(not(loom))]
+mod store_link;
+#[cfg(not(loom))]
+mod views;
+#[cfg(not(loom))]
+mod writer;
 
 #[cfg(all(not(loom), feature = "testing"))]
 pub mod testing;

@@ -69,68 +69,129 @@ pub const MAX_SHARD_REBUILDS: usize = 10;
 /// See [`MAX_SHARD_REBUILDS`].
 pub const SHARD_REBUILD_WINDOW_SECONDS: u64 = 60;
 
-/// How long ended orders and request ids are remembered, in seconds: a day, longer than callers retry.
-pub const DEFAULT_REMEMBER_SECONDS: u64 = 86_400;
+/// How long ended orders and request ids stay in memory, in seconds: longer than most callers retry. Later they come
+/// back from the store.
+pub const DEFAULT_REMEMBER_SECONDS: u64 = 600;
 
-/// Ended orders and request ids that one shard remembers at the most; the oldest go first. About 200 bytes each.
-pub const DEFAULT_REMEMBER_MAX: usize = 5_000_000;
+/// Ended orders and request ids that stay in the memory of one shard at the most; the oldest go first. About 200
+/// bytes each.
+pub const DEFAULT_REMEMBER_MAX: usize = 1_000_000;
+
+/// SKUs in memory: what one warehouse system has, some hundred bytes each.
+pub const DEFAULT_MAX_RESIDENT_SKUS: usize = 1_000_000;
+
+/// What SKUs and orders may take in memory, by the estimate of the state: 4 GiB.
+pub const DEFAULT_MAX_RESIDENT_BYTES: u64 = 4 << 30;
 
 /// A checkpoint of a shard begins after this many of its events: some 60 MB of journal, a second of replay.
 pub const DEFAULT_CHECKPOINT_EVENTS: u64 = 1_000_000;
 
-/// Orders (and as many requests) of one `OrdersAdopted` or `Shed` event: some 60 KB of small orders.
-pub const MAX_ADOPTED_PER_EVENT: usize = 256;
+/// Orders (and as many requests) of one `OrdersLoaded` event: some 60 KB of small orders.
+pub const MAX_LOADED_PER_EVENT: usize = 256;
 
-/// Events of one turn that let closed SKUs go, each with up to [`MAX_ADOPTED_PER_EVENT`] orders: some milliseconds of work. A SKU
-/// with 100,000 orders leaves in about 50 turns, between which commands are served.
-pub const MAX_LEAVING_EVENTS_PER_TURN: usize = 8;
+/// SKUs, orders, and stock requests that are read from the store by one query: large enough for a query to pay, short
+/// enough that nobody waits long for others.
+pub const MAX_LOADED_AT_ONCE: usize = 256;
 
-/// Lines of the orders that one `Split` event takes apart, give or take those of one order: as many branches are made at once.
-pub const MAX_SPLIT_LINES: usize = 1_000;
+/// Lines of ended orders, and stock requests, on a SKU that is evicted: they leave with it, in one event. A SKU with
+/// more of them stays until they are forgotten.
+pub const MAX_EVICTED_ENTRIES: usize = 1_000;
 
-/// SKUs that are promoted or demoted by one request. From the HTTP contract: the preheat of a sale.
-pub const MAX_SKUS_PER_MOVE: usize = 1_000;
+/// SKUs that are looked at to find one that can be evicted, before the shard goes on with its work: some 20
+/// microseconds.
+pub const MAX_EVICTION_LOOKS: usize = 256;
+
+/// Calls of the store that read what commands wait for, at the same time: beside them flushes and reads go on.
+pub const MAX_LOADS_IN_FLIGHT: usize = 4;
+
+/// Times that such a call is tried when the store fails that answered before.
+pub const MAX_LOAD_TRIES: u32 = 3;
+
+/// The pause before something is asked again of a store that has not taken in yet what left memory, in milliseconds.
+pub const LOAD_AGAIN_MILLIS: u64 = 20;
+
+/// How long a command waits for what it needs from the store: far longer than a healthy store takes, shorter than
+/// callers wait.
+pub const DEFAULT_LOAD_WAIT_MILLIS: u64 = 5_000;
+
+/// Things that the commands of one shard wait for, some 100 bytes each. A full gate of orders with one line waits for
+/// half of it.
+pub const MAX_WAITING_NEEDS: usize = 262_144;
+
+/// SKUs that one shard remembers for a moment as not being in the store, some 100 bytes each.
+pub const MAX_ABSENT_SKUS: usize = 65_536;
+
+/// For how long, in milliseconds: a SKU that somebody puts into the store by hand is found soon.
+pub const ABSENT_MILLIS: u64 = 2_000;
+
+/// SKUs that one turn evicts: with what lies on them some milliseconds of work.
+pub const MAX_EVICTIONS_PER_TURN: usize = 64;
+
+/// Times that a command is sent on to where its order is. Twice is enough unless orders come and go at that moment.
+pub const MAX_ELSEWHERE_TRIES: u32 = 16;
+
+/// Times that a stored SKU is read which leaves memory at that moment.
+pub const MAX_READ_TRIES: u32 = 3;
+
+/// Numbers of the first generation of the filter of known numbers: 115 KB of bits for a small shop.
+pub const KNOWN_FIRST_CAPACITY: u64 = 65_536;
+
+/// Numbers of later generations, which grow up to this: 30 MB of bits each.
+pub const KNOWN_MAX_CAPACITY: u64 = 16 << 20;
+
+/// Of new numbers, those that one full generation takes for known ones. Each costs a look into the store.
+pub const KNOWN_FALSE_POSITIVES: f64 = 0.001;
+
+/// Generations of the filter of known numbers: together some 460 million numbers, in 850 MB. What is pruned makes room.
+pub const MAX_GENERATIONS: u32 = 32;
+
+/// Numbers in one page of the scan that fills the filter.
+pub const KNOWN_PAGE: usize = 10_000;
+
+/// SKUs that are pinned by one message to a shard: some milliseconds of work, and two calls of the store.
+pub const MAX_PINNED_PER_ENVELOPE: usize = 500;
+
+/// How long the store keeps ended orders and stock requests, in days: a quarter, longer than returns are taken.
+pub const DEFAULT_KEEP_DAYS: u64 = 90;
+
+/// How long the store keeps the stock journal, in days: a year, for the books.
+pub const DEFAULT_KEEP_JOURNAL_DAYS: u64 = 365;
+
+/// How long the journal on the disk keeps what was flushed, in minutes: more than a store loses that is restored from
+/// its newest log.
+pub const DEFAULT_KEEP_FLUSHED_MINUTES: u64 = 15;
+
+/// SKUs of one `Pinned` event: at most 64 KB of names.
+pub const MAX_PINNED_PER_EVENT: usize = 1_000;
+
+/// Lines on a SKU with whose serial numbers those of an order that comes from the store are compared: a millisecond
+/// of work. A range that somebody wrote into the store by hand is told by `verify` and not kept out, where more lie
+/// on the SKU.
+pub const MAX_SERIALS_COMPARED: usize = 10_000;
+
+/// The largest version of a stock, and the largest sum of serial numbers of a SKU, that is taken from the store: far
+/// above what any stock reaches, exact in JSON, and far below where counting on would overflow.
+pub const MAX_STORED_COUNT: u64 = 1 << 53;
+
+/// SKUs that are promoted or demoted by one request, and on the hot list. From the HTTP contract: the preheat of a
+/// sale.
+pub const MAX_HOT_LIST: usize = 10_000;
 
 /// How often the shards are flushed to the store: what a lost data directory would lose.
 pub const DEFAULT_FLUSH_INTERVAL_MILLIS: u64 = 1_000;
 
-/// Events of one flush transaction: large enough for multi-row statements to pay, short enough that its locks hinder nobody.
+/// Events of one flush transaction: large enough for multi-row statements to pay, short enough that its locks hinder
+/// nobody.
 pub const DEFAULT_FLUSH_EVENTS: usize = 20_000;
 
 /// The backlog of the journal on disk before new reservations are refused: hours of a store that is down.
 pub const DEFAULT_JOURNAL_CAP_BYTES: u64 = 16 << 30;
-
-/// How often expired cold orders are looked for: they end at most a second late when the store keeps up.
-pub const DEFAULT_SWEEP_INTERVAL_MILLIS: u64 = 1_000;
-
-/// Cold orders that one transaction expires: few enough that their stocks are not locked for long.
-pub const DEFAULT_SWEEP_BATCH: usize = 100;
-
-/// Commands under way in the store: far more than it has connections, few enough that the last waits about a second.
-pub const DEFAULT_COLD_PERMITS: u32 = 1_024;
-
-/// How long a request waits for a SKU that is moving: promoting one with 100,000 open orders took 3 s from SQLite and 8 s from MariaDB.
-/// Less than a request may take in all, after which its outcome would be unknown.
-pub const DEFAULT_MOVE_WAIT_MILLIS: u64 = 9_000;
-
-/// SKUs that are hot before none is promoted by itself any more; memory of a shard is what it protects.
-pub const DEFAULT_MAX_AUTO_HOT: usize = 1_000;
-
-/// Groups of orders that come back from the store one at a time: enough that two orders seldom wait for each other.
-pub const ORDER_LOCKS: usize = 64;
 
 /// The longest pause between two looks for a SKU or order that is on its way.
 pub const MAX_LOOK_PAUSE_MILLIS: u64 = 20;
 
 /// Chains of one batch that are settled at the same time: as many as the store has connections, give or take.
 pub const MAX_BATCH_CHAINS: usize = 16;
-
-/// SKUs of one move whose orders are read from the store at the same time; beside them requests for cold SKUs go on.
-pub const MAX_ADOPTIONS_AT_ONCE: usize = 4;
-
-/// How long a move waits for another one of the same SKU, or for the store to take in what was logged: longer than any
-/// healthy move takes.
-pub const MAX_MOVE_SECONDS: u64 = 60;
 
 /// The first pause before something is tried again in the background.
 pub const MIN_RETRY_MILLIS: u64 = 20;
@@ -141,40 +202,81 @@ pub const MAX_RETRY_MILLIS: u64 = 2_000;
 /// Estimated bytes of events of one flush transaction, beside their number: orders of many lines.
 pub const MAX_FLUSH_BYTES: u64 = 16 << 20;
 
+/// Flush transactions under way at the same time: enough that shards don't wait for each other's round trips, few
+/// beside the connections that loads and reads need.
+pub const MAX_FLUSHES_AT_ONCE: usize = 4;
+
+/// SKUs whose stock rows are left alone that are known in memory. More have been changed by hand than anybody
+/// reconciles one by one.
+pub const MAX_PARKED_KNOWN: usize = 10_000;
+
+/// Samples of what was flushed when, within the time for which the journal keeps what was flushed: it is trimmed this
+/// many times in it.
+pub const TRIM_STEPS: u32 = 16;
+
+/// How often a server tells the store that it is there, and finds out whether the store is still its own.
+pub const HEARTBEAT_MILLIS: u64 = 1_000;
+
+/// How long a heartbeat may take before the store counts as away.
+pub const HEARTBEAT_TIMEOUT_MILLIS: u64 = 5_000;
+
+/// How long a start waits for a store that does not answer: a restart of it in passing, not an outage.
+pub const START_STORE_WAIT_MILLIS: u64 = 5_000;
+
+/// How often the store is looked through for what is older than it is kept.
+pub const RETENTION_INTERVAL_MILLIS: u64 = 60_000;
+
+/// Orders, requests and journal rows that one transaction prunes at the most, of each: some milliseconds of locks.
+pub const PRUNE_BATCH: usize = 500;
+
+/// The pause between two of them, so that flushes and loads come through.
+pub const PRUNE_PAUSE_MILLIS: u64 = 100;
+
+/// Orders that come to the end of the time that the store keeps them are not loaded any more, this long before: what
+/// was loaded is out of memory again before its rows go, in seconds.
+pub const PRUNE_MARGIN_SECONDS: u64 = 3_600;
+
 /// How long the last flush may take before the engine stops without it; the journal has everything.
 pub const FINAL_FLUSH_MILLIS: u64 = 5_000;
 
-/// How often rates of requests are looked at.
-pub const AUTO_LOOK_MILLIS: u64 = 1_000;
-
-/// SKUs whose rates are kept: those that stand out among all.
-pub const AUTO_RATES: usize = 256;
-
-/// Columns of the sketch of cold requests; 16 bytes each in every row.
-pub const AUTO_SKETCH_WIDTH: usize = 2_048;
-
-/// Rows of the sketch.
-pub const AUTO_SKETCH_DEPTH: usize = 4;
-
-/// SKUs that move by themselves at one look: a flood of busy SKUs is taken in step by step.
-pub const MAX_AUTO_MOVES_PER_LOOK: usize = 16;
-
-/// Events that are durable and not flushed through which the journal of a SKU is completed. Behind by more, the store has to catch
-/// up first.
+/// Events that are durable and not flushed through which the journal of a SKU is completed. Behind by more, the store
+/// has to catch up first.
 pub const MAX_UNFLUSHED_SCAN: u64 = 1_000_000;
 
 /// Tries to read the journal of a SKU while the seam between store and journal moves.
 pub const MAX_HISTORY_TRIES: usize = 5;
 
-/// Changed stocks that are kept for the mirror while it is behind, some 25 MB. More would only make memory grow while Redis is
-/// away: above it all stocks are mirrored again when it is back.
+/// Changed stocks that are kept for the mirror while it is behind, some 25 MB. More would only make memory grow while
+/// Redis is away: above it all stocks are mirrored again when it is back.
 pub const MAX_DIRTY_STOCKS: usize = 250_000;
 
-/// Rows of one stock's journal that reconcile reads to find what is behind a difference: some seconds. Further back it is not named.
-pub const MAX_RECONCILE_JOURNAL_ROWS: usize = 200_000;
+/// Time of one request of reconcile, in milliseconds; then it tells where to go on. What it does last (one piece, a
+/// repair, the mirror) comes on top, so that it answers well within the time of a request.
+pub const RECONCILE_MILLIS: u64 = 2_000;
 
-/// Of those, in one page.
-pub const RECONCILE_JOURNAL_PAGE: usize = 1_000;
+/// Lines of orders, and rows of the journal, that reconcile reads at once: some ten milliseconds, some megabytes.
+pub const RECONCILE_LINES: usize = 10_000;
+
+/// See [`RECONCILE_LINES`].
+pub const RECONCILE_JOURNAL_ROWS: usize = 10_000;
+
+/// Pieces in which reconcile looks for the orders behind a difference; all of them are in memory then. In a longer
+/// history none is named.
+pub const MAX_RECONCILE_PIECES: usize = 40;
+
+/// Events that are durable and not flushed which reconcile takes back, some tenths of a second. Behind by more, a SKU
+/// that changed meanwhile is not compared.
+pub const MAX_RECONCILE_UNFLUSHED: u64 = 300_000;
+
+/// Walks that requests of reconcile could not finish, kept for those that go on with them; and for how long. A walk
+/// that is not kept begins anew.
+pub const MAX_RECONCILE_KEPT: usize = 16;
+
+/// See [`MAX_RECONCILE_KEPT`].
+pub const RECONCILE_KEEP_SECONDS: u64 = 300;
+
+/// How often a repair is tried while the store goes on between what was read and what is written.
+pub const RECONCILE_TRIES: u32 = 10;
 
 /// Orders, and anomalies, that are named as the causes of one difference.
 pub const MAX_RECONCILE_CAUSES: usize = 10;
@@ -182,80 +284,82 @@ pub const MAX_RECONCILE_CAUSES: usize = 10;
 /// The newest anomalies, among which reconcile looks for causes.
 pub const RECONCILE_ANOMALIES: usize = 1_000;
 
-/// How often reconcile looks at the store before it tells a difference, so that what changes just then is none.
-pub const RECONCILE_STORE_LOOKS: u32 = 3;
-
-/// How often it looks at the mirror, which is some milliseconds behind.
+/// How often reconcile looks at the mirror, which is some milliseconds behind.
 pub const RECONCILE_MIRROR_LOOKS: u32 = 10;
 
 /// The wait between those looks, in milliseconds.
 pub const RECONCILE_PAUSE_MILLIS: u64 = 50;
 
-/// How long reconcile waits for the flush of what a shard has logged, in milliseconds: some intervals of it.
-pub const RECONCILE_FLUSH_WAIT_MILLIS: u64 = 10_000;
-
-/// How long after its reserve a branch asks its home whether it knows it, in seconds. A home that knows answers for it from then on; a
-/// home that went away between the reserves of branches and its own event leaves them held for this long and a tick or two.
+/// How long after its reserve a branch asks its home whether it knows it, in seconds. A home that knows answers for
+/// it from then on; a home that went away between the reserves of branches and its own event leaves them held for
+/// this long and a tick or two.
 pub const BRANCH_ASK_SECONDS: u32 = 3;
 
 /// Orders over several places with a command under way: each asks up to a thousand branches. More are `overloaded`.
 pub const MAX_SPANNING_UNDER_WAY: usize = 4_096;
 
-/// How long the caller of a decision waits until its branches were told. The decision is logged by then and the answer stands; only
-/// the levels of a place that does not answer are behind.
+/// How long the caller of a decision waits until its branches were told. The decision is logged by then and the
+/// answer stands; only the levels of a place that does not answer are behind.
 pub const CARRY_WAIT_MILLIS: u64 = 3_000;
 
-/// How long whoever was answered a decision has to tell it to the branches before the background does, in milliseconds: longer than
-/// [`CARRY_WAIT_MILLIS`], so that it finds only those whose asker went away before the answer reached it.
+/// How long whoever was answered a decision has to tell it to the branches before the background does, in
+/// milliseconds: longer than [`CARRY_WAIT_MILLIS`], so that it finds only those whose asker went away before the
+/// answer reached it.
 pub const TRUSTED_TO_CARRY_MILLIS: u64 = 10_000;
 
-/// Orders whose branches are told in the background at the same time (expiries, what a crash left, a place that did not answer).
+/// Orders whose branches are told in the background at the same time (expiries, what a crash left, a place that did
+/// not answer).
 pub const MAX_CARRIED_AT_ONCE: usize = 64;
 
-/// What waits for the background: branches that ask, orders whose branches are to be told. What does not fit is offered again at the
-/// next tick.
+/// What waits for the background: branches that ask, orders whose branches are to be told. What does not fit is
+/// offered again at the next tick.
 pub const MAX_WAITING_CHORES: usize = 65_536;
 
 /// Chores that a shard names in one turn.
 pub const MAX_CHORES_PER_TURN: usize = 256;
 
-/// Times that a branch whose outcome is unknown is asked again for a caller who waits: a shard that was restarted is back by then, and
-/// one that fails on every try of this command must not be restarted for ever.
+/// Times that a branch whose outcome is unknown is asked again for a caller who waits: a shard that was restarted is
+/// back by then, and one that fails on every try of this command must not be restarted for ever.
 pub const MAX_UNKNOWN_TRIES: u32 = 2;
 
-/// How long the caller of a refused reserve waits until the branches that held are released, so that who asks next finds their units.
-/// Those that can't be told by then ask by themselves.
+/// How long the caller of a refused reserve waits until the branches that held are released, so that who asks next
+/// finds their units. Those that can't be told by then ask by themselves.
 pub const ABORT_WAIT_MILLIS: u64 = 1_000;
 
-/// Times that the home is asked for an attempt whose outcome is unknown, in some seconds; after that its branches ask by themselves.
+/// Times that the home is asked for an attempt whose outcome is unknown, in some seconds; after that its branches ask
+/// by themselves.
 pub const MAX_ABORT_TRIES: u32 = 8;
 
-/// Tries of a late payment whose units are held by the time that it needs others: each time somebody else has confirmed or released a
-/// part of the order meanwhile.
+/// Tries of a late payment whose units are held by the time that it needs others: each time somebody else has
+/// confirmed or released a part of the order meanwhile.
 pub const MAX_LATE_TRIES: usize = 4;
 
-/// How long orders over several places that are under way may take to end before the engine stops without them. A branch or home
-/// that is left in the middle is found by the next start.
+/// How long orders over several places that are under way may take to end before the engine stops without them. A
+/// branch or home that is left in the middle is found by the next start.
 pub const SPANNING_STOP_MILLIS: u64 = 5_000;
 
-/// Cold SKUs of an order over several places that are looked up to choose warehouses that would serve all of it; each asks the store.
+/// SKUs of an order over several places that are looked up to choose warehouses that would serve all of it; each
+/// asks the store.
 pub const MAX_HINT_LOOKS: usize = 8;
 
-/// Orders whose time is over and that the order service is being asked about. Others stay due until there is room; some 300 bytes each.
+/// Orders whose time is over and that the order service is being asked about. Others stay due until there is room;
+/// some 300 bytes each.
 pub const MAX_WAITING_CHECKS: usize = 16_384;
 
-/// Questions to the order service under way at the same time: a service that takes 50 ms is asked some 300 times a second.
+/// Questions to the order service under way at the same time: a service that takes 50 ms is asked some 300 times a
+/// second.
 pub const DEFAULT_CHECK_CONCURRENCY: usize = 16;
 
-/// How long the order service may take to say something of an order, in seconds: a restart of it. Its units are held for so long more.
+/// How long the order service may take to say something of an order, in seconds: a restart of it. Its units are held
+/// for so long more.
 pub const DEFAULT_CHECK_GRACE_SECONDS: u32 = 60;
 
-/// Orders of which the service has spoken and that are confirmed or expired at the same time: as many as fill a commit, and few beside
-/// those of callers.
+/// Orders of which the service has spoken and that are confirmed or expired at the same time: as many as fill a
+/// commit, and few beside those of callers.
 pub const MAX_CHECKS_CARRIED_AT_ONCE: usize = 64;
 
-/// Orders of one page of the list of orders that are asked of their shards, because the store does not have their last change yet: some
-/// milliseconds of their time. What comes after them is the next page's.
+/// Orders of one page of the list of orders that are asked of their shards, because the store does not have their
+/// last change yet: some milliseconds of their time. What comes after them is the next page's.
 pub const MAX_LIST_LOOKS: usize = 2_048;
 
 /// SKUs, or orders, in one page of a list.
@@ -269,6 +373,8 @@ pub const MAX_PAGE_STOCKS: usize = 5_000;
 pub const MAX_SHARDS: u16 = 1_024;
 
 const _: () = assert!(MAX_COMMANDS_PER_ENVELOPE <= MAX_COMMANDS_PER_TURN);
+const _: () = assert!(MAX_PINNED_PER_ENVELOPE <= MAX_PINNED_PER_EVENT);
+const _: () = assert!(MAX_HOT_LIST <= MAX_WAITING_NEEDS);
 const _: () = assert!((DEFAULT_GATE_PERMITS as usize) >= 10_000, "a batch of 10,000 must fit an idle gate");
 const _: () = assert!(TRUSTED_TO_CARRY_MILLIS > CARRY_WAIT_MILLIS);
 const _: () = assert!(TICK_MILLIS < 1_000, "an expiry is at most a second late");

@@ -1,15 +1,15 @@
 //! What the engine and the mirror of its stock levels (Redis) ask of each other. The mirror follows and is never on the path of an
 //! order: who reads it may see levels that are milliseconds old, and no older ones after newer ones.
 //!
-//! Levels are compared by `version`, which counts the changes of a stock for ever, hot or cold. LSNs don't compare: a SKU
-//! that moves leaves the numbers of one shard for those of another, or for none.
+//! Levels are compared by `version`, which counts the changes of a stock for ever, in memory or not. LSNs don't compare: those of a new data
+//! directory begin anew.
 
 use async_trait::async_trait;
 
+use crate::command::StockStatus;
 use crate::engine::Engine;
 use crate::ids::{SkuId, WarehouseId};
 use crate::outcome::{Levels, Refusal, StockView};
-use crate::command::StockStatus;
 
 /// Where the mirror reads all stocks, to begin with or when it may have missed something.
 #[async_trait]

@@ -3,13 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::checkpoint::{CheckpointStore, LineImage, OrderImage, Stage};
-use crate::engine::StartError;
-use crate::event::Change;
+use crate::checkpoint::{CheckpointError, CheckpointStore, LineImage, OrderImage};
 use crate::home::HomeImage;
 use crate::ids::{Branch, Lsn, OrderNo, ShardId};
-use crate::journal::JournalReader;
-use crate::state::State;
+use crate::journal::{JournalError, JournalReader};
+use crate::state::{Departed, State};
 
 /// Events read at once.
 const EVENTS_PER_READ: usize = 4_096;
@@ -23,22 +21,41 @@ pub struct Recovered {
     pub checkpoint: Lsn,
     /// Events replayed.
     pub replayed: u64,
-    /// The last event with which orders left with their SKU; or, when none was replayed, the checkpoint, before which there may
-    /// have been some.
-    pub shed: Lsn,
+    /// What left memory during the replay: the filter of known numbers may have been saved before. What had left
+    /// before the checkpoint was finished is in the filter.
+    pub departed: Vec<Departed>,
+}
+
+/// A shard can't be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The journal can't be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The checkpoint can't be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// What was read breaks an invariant of stock.
+    #[error("shard {shard}: {problem}")]
+    Inconsistent {
+        /// Whose.
+        shard: ShardId,
+        /// What.
+        problem: String,
+    },
 }
 
 /// Reads a shard back.
 ///
 /// # Errors
-/// [`StartError`], with the LSN where something does not fit.
+/// [`RecoveryError`], with the LSN where something does not fit.
 pub fn recover(
     shard: ShardId,
     shards: u16,
     journal: &dyn JournalReader,
     checkpoints: &dyn CheckpointStore,
-) -> Result<Recovered, StartError> {
-    let broken = |problem: String| StartError::Inconsistent { shard, problem };
+) -> Result<Recovered, RecoveryError> {
+    let broken = |problem: String| RecoveryError::Inconsistent { shard, problem };
     let mut state = State::new(shard, shards);
     if let Some(mut checkpoint) = checkpoints.newest(shard)? {
         state = State::restoring(shard, shards, checkpoint.begin(), checkpoint.end());
@@ -47,7 +64,6 @@ pub fn recover(
         }
     }
     let checkpoint = state.applied();
-    let mut shed = checkpoint;
     loop {
         let events = journal.read(shard, state.applied().next(), EVENTS_PER_READ)?;
         if events.is_empty() {
@@ -55,38 +71,37 @@ pub fn recover(
         }
         for (lsn, event) in &events {
             state.apply(*lsn, event).map_err(|corruption| broken(corruption.to_string()))?;
-            if matches!(event.change, Change::Shed { .. }) {
-                shed = *lsn;
-            }
         }
     }
     state.check_exact().map_err(|corruption| broken(corruption.to_string()))?;
     let last = journal.bounds(shard).last;
     if state.applied() != last {
         // Only a journal whose newest part is gone: checkpoints are finished after their events are durable.
-        return Err(broken(format!("the checkpoint goes to event {}, the journal to {last}", state.applied())));
+        return Err(broken(format!(
+            "the checkpoint goes to event {}, the journal to {last}",
+            state.applied()
+        )));
     }
-    // Nobody was told of these orders; the directory is built from what is left.
-    drop(state.take_forgotten());
-    // Nor are there views of these.
+    let departed = state.take_departed();
+    // There are no views of these yet.
     drop(state.take_left());
     let replayed = state.applied().0 - checkpoint.0;
-    Ok(Recovered { state, checkpoint, replayed, shed })
+    Ok(Recovered { state, checkpoint, replayed, departed })
 }
 
 /// Recovers and audits: what the engine starts with.
 ///
 /// # Errors
-/// [`StartError`]; the first broken invariant is named.
+/// [`RecoveryError`]; the first broken invariant is named.
 pub fn recover_audited(
     shard: ShardId,
     shards: u16,
     journal: &dyn JournalReader,
     checkpoints: &dyn CheckpointStore,
-) -> Result<Recovered, StartError> {
+) -> Result<Recovered, RecoveryError> {
     let recovered = recover(shard, shards, journal, checkpoints)?;
     match recovered.state.audit().violations.first() {
-        Some(violation) => Err(StartError::Inconsistent { shard, problem: violation.to_string() }),
+        Some(violation) => Err(RecoveryError::Inconsistent { shard, problem: violation.to_string() }),
         None => Ok(recovered),
     }
 }
@@ -98,8 +113,8 @@ pub struct HomesReport {
     pub homes: usize,
     /// Their branches, and others, that lie in the shards.
     pub branches: usize,
-    /// Branches that hold units and whose home is not here or does not know them: each asks, and is released if it is known nowhere. A
-    /// server that ended in the middle of a request leaves some.
+    /// Branches that hold units and whose home is not here or does not know them: each asks, and is released if it is
+    /// known nowhere. A server that ended in the middle of a request leaves some.
     pub asking: Vec<OrderNo>,
     /// Orders whose branches may not have been told everything: they are after the start. They can't be compared.
     pub pending: usize,
@@ -107,8 +122,8 @@ pub struct HomesReport {
     pub violations: Vec<String>,
 }
 
-/// Compares homes with the branches of all shards: when nothing is pending, a branch has exactly the units that its home says, and one that
-/// holds units is where its SKU is.
+/// Compares homes with the branches of all shards: when nothing is pending, a branch has exactly the units that its
+/// home says. One that holds units is in memory; others may have left it.
 #[must_use]
 pub fn check_homes(states: &[State]) -> HomesReport {
     let homes: HashMap<&OrderNo, &HomeImage> =
@@ -120,24 +135,29 @@ pub fn check_homes(states: &[State]) -> HomesReport {
         report.branches += 1;
         let Some(branch) = order.order_no.branch() else { continue };
         match homes.get(&branch.order_no).filter(|home| home.knows_attempt(branch.attempt)) {
-            None if order.lines.iter().any(|line| line.held > 0) => report.asking.push(order.order_no.clone()),
-            Some(home) if home.pending.is_empty() => report.violations.extend(difference(home, &branch, &order)),
+            None if order.lines.iter().any(|line| line.held > 0) => {
+                report.asking.push(order.order_no.clone())
+            }
+            Some(home) if home.pending.is_empty() => {
+                report.violations.extend(difference(home, &branch, &order))
+            }
             None | Some(_) => {}
         }
         here.insert(order.order_no);
     }
     for home in homes.values().filter(|home| home.pending.is_empty()) {
         for share in home.shares.iter().filter(|share| share.held > 0) {
-            let Some(LineImage { sku_id, warehouse_id, .. }) = home.order.lines.get(usize::from(share.line)) else {
+            let Some(LineImage { sku_id, .. }) = home.order.lines.get(usize::from(share.line)) else {
                 continue;
             };
-            let is_open = |state: &State| {
-                state.image_of_stock(sku_id, *warehouse_id).is_some_and(|stock| stock.stage == Stage::Open)
-            };
-            let number =
-                Branch { order_no: home.order.order_no.clone(), sku_id: sku_id.clone(), attempt: share.attempt }.number();
-            if !here.contains(&number) && states.iter().any(is_open) {
-                let problem = format!("order {}: nothing is held of SKU {sku_id}, which is here", home.order.order_no);
+            let number = Branch {
+                order_no: home.order.order_no.clone(),
+                sku_id: sku_id.clone(),
+                attempt: share.attempt,
+            }
+            .number();
+            if !here.contains(&number) && states.iter().any(|state| state.owns(sku_id)) {
+                let problem = format!("order {}: nothing is held of SKU {sku_id}", home.order.order_no);
                 report.violations.push(problem);
             }
         }
@@ -158,9 +178,11 @@ fn difference(home: &HomeImage, branch: &Branch, order: &OrderImage) -> Option<S
     };
     let differs = |line: &&LineImage| {
         let has = [line.held, line.confirmed, line.released, line.returned];
-        has != share_of(line).map_or([0; 4], |share| [share.held, share.confirmed, share.released, share.returned])
+        has != share_of(line)
+            .map_or([0; 4], |share| [share.held, share.confirmed, share.released, share.returned])
     };
-    let LineImage { sku_id, warehouse_id, held, confirmed, returned, .. } = order.lines.iter().find(differs)?;
+    let LineImage { sku_id, warehouse_id, held, confirmed, returned, .. } =
+        order.lines.iter().find(differs)?;
     let order_no = &branch.order_no;
     Some(format!(
         "order {order_no}: where SKU {sku_id} in warehouse {warehouse_id} is, {held} units are held, {confirmed} confirmed and \
@@ -171,7 +193,6 @@ fn difference(home: &HomeImage, branch: &Branch, order: &OrderImage) -> Option<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::Image;
     use crate::clock::Timestamp;
     use crate::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
     use crate::home::HomeStep;
@@ -193,6 +214,7 @@ mod tests {
                     state.apply(lsn, &event).unwrap();
                     Ok(state.answer(&event))
                 }
+                Decision::Elsewhere => unreachable!("it is here"),
             }
         }
 
@@ -207,7 +229,8 @@ mod tests {
             let warehouse_id = WarehouseId(1);
             let line = |id| Line { sku_id: of_shard(id), warehouse_id, quantity: 2 };
             for id in 0..2 {
-                let create = CreateStock { sku_id: of_shard(id), warehouse_id, quantity: 9, serialized: false };
+                let create =
+                    CreateStock { sku_id: of_shard(id), warehouse_id, quantity: 9, serialized: false };
                 two.run(ShardId(id), &Action::CreateStock(create).into()).unwrap();
             }
             let reserve = Reserve {
@@ -220,9 +243,12 @@ mod tests {
             };
             let attempt = AttemptId(7);
             let branches = branches_of(&reserve, attempt);
-            let ask = |branch: &crate::home::BranchCommand| two.run(shard_of(&branch.sku_id, 2), &branch.command);
+            let ask =
+                |branch: &crate::home::BranchCommand| two.run(shard_of(&branch.sku_id, 2), &branch.command);
             let answers: Vec<_> = branches.iter().map(ask).collect();
-            let Judged::Held(lines) = judge_reserve(&reserve, attempt, &answers) else { panic!("{answers:?}") };
+            let Judged::Held(lines) = judge_reserve(&reserve, attempt, &answers) else {
+                panic!("{answers:?}")
+            };
             assert_eq!(check_homes(&two.0).asking.len(), 2, "before the home knows");
             two.at_home(HomeStep::Reserve { reserve, attempt, lines }).unwrap();
             two
@@ -236,7 +262,9 @@ mod tests {
         assert_eq!(check_homes(&two.0), right);
         let order_no = OrderNo::new("o").unwrap();
         let confirm = Action::Confirm(Confirm { order_no: order_no.clone(), part: None }).into();
-        let Ok(Answer::Decided { errands, .. }) = two.run(ShardId(0), &confirm) else { panic!("not decided") };
+        let Ok(Answer::Decided { errands, .. }) = two.run(ShardId(0), &confirm) else {
+            panic!("not decided")
+        };
         assert_eq!(check_homes(&two.0), HomesReport { pending: 1, ..right.clone() });
         for branch in errands.iter().flat_map(|errand| &errand.commands) {
             two.run(shard_of(&branch.sku_id, 2), &branch.command).unwrap();
@@ -252,15 +280,15 @@ mod tests {
         let release = Action::Release(Release { order_no: branch.clone(), part: None, reason: None });
         two.run(ShardId(1), &release.into()).unwrap();
         let told = check_homes(&two.0).violations;
-        assert!(told.len() == 1 && told[0].contains("order o: ") && told[0].contains("0 units are held"), "{told:?}");
+        assert!(
+            told.len() == 1 && told[0].contains("order o: ") && told[0].contains("0 units are held"),
+            "{told:?}"
+        );
 
         let two = Two::with_an_order();
-        let stock = two.0[1].branches().next().unwrap().lines[0].clone();
-        let image = two.0[1].image_of_stock(&stock.sku_id, stock.warehouse_id).unwrap();
-        let empty = State::of_images(Lsn(9), Timestamp(1_000), vec![Image::Stock(image)]).unwrap();
-        let told = check_homes(&[two.0[0].clone(), empty]).violations;
+        let told = check_homes(&[two.0[0].clone(), State::new(ShardId(1), 2)]).violations;
         assert!(told.len() == 1 && told[0].contains("nothing is held"), "{told:?}");
-        assert_eq!(check_homes(&two.0[..1]).violations, [""; 0], "what is cold is not here");
+        assert_eq!(check_homes(&two.0[..1]).violations, [""; 0], "the other shard was not looked at");
         let lost = check_homes(&two.0[1..]);
         assert_eq!((lost.asking, lost.violations), (vec![branch], Vec::new()));
     }

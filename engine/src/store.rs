@@ -81,20 +81,33 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Result<Snapshot<Vec<StockView>>, StoreError>;
+    async fn stock(
+        &self,
+        sku_id: &SkuId,
+        warehouse_id: Option<WarehouseId>,
+    ) -> Result<Snapshot<Vec<StockView>>, StoreError>;
 
     /// Up to `limit` SKUs after `after`, by name (as bytes), each with all its stocks by warehouse.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, StoreError>;
+    async fn stock_page(
+        &self,
+        after: Option<&SkuId>,
+        limit: usize,
+    ) -> Result<Vec<Vec<StockView>>, StoreError>;
 
     /// Up to `limit` orders by number (as bytes) after `after`, as they were flushed. Branches are not listed; an order over several
     /// places is.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn list(&self, filter: &OrderFilter, after: Option<&OrderNo>, limit: usize) -> Result<Vec<OrderView>, StoreError>;
+    async fn list(
+        &self,
+        filter: &OrderFilter,
+        after: Option<&OrderNo>,
+        limit: usize,
+    ) -> Result<Vec<OrderView>, StoreError>;
 
     /// The stock journal of a SKU: for each warehouse the rows with a version above the one in `after` (0 where it is not named), up to
     /// `limit` each, with the watermarks of the same moment.
@@ -112,7 +125,11 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn order_numbers(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<(OrderNo, Timestamp)>, StoreError>;
+    async fn order_numbers(
+        &self,
+        after: Option<&OrderNo>,
+        max: usize,
+    ) -> Result<Vec<(OrderNo, Timestamp)>, StoreError>;
 
     /// Likewise the ids of all stock requests.
     ///
@@ -147,16 +164,33 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Snapshot<Vec<StockBooks>>, StoreError>;
+    async fn books(
+        &self,
+        after: Option<&SkuId>,
+        limit: usize,
+    ) -> Result<Snapshot<Vec<StockBooks>>, StoreError>;
 
-    /// The sums of the lines of a stock's orders, and of its journal, piece by piece: up to `limit` rows of each after the cursor.
+    /// The lines of a stock's orders (branches, not the orders over several places that they belong to), and its journal, piece by piece: up to
+    /// `lines` and `journal` rows after the cursor (0: none are read), by number (as bytes) and by version. Orders stand under the numbers that
+    /// they are stored with, in both, so that one can be counted against the other.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn sums(&self, sku_id: &SkuId, warehouse_id: WarehouseId, cursor: &SumsCursor, limit: usize) -> Result<Snapshot<Sums>, StoreError>;
+    async fn sums(
+        &self,
+        sku_id: &SkuId,
+        warehouse_id: WarehouseId,
+        cursor: &SumsCursor,
+        lines: usize,
+        journal: usize,
+    ) -> Result<Snapshot<Sums>, StoreError>;
 
-    /// Writes the stock rows of a SKU as they are in memory at durable `Lsn`, or (`None`) as its journal says; ends its parking, and records an
-    /// anomaly of the kind `repaired`. What was there and what is.
+    /// Writes the stock rows of a SKU, every column, as [`Repair::stocks`] has them, or (`None`) as its journal says: levels, version and
+    /// supplied by its newest row, status by the last row that changed it, serial numbers by their sum, what is not in the journal any more as
+    /// it is. Ends its parking, and records an anomaly of the kind `repaired`. What was there and what is, of the rows that were written.
+    ///
+    /// A stock of `stocks` whose version is not that of its newest journal row: the store has gone on since. Then nothing is written and
+    /// the answer is empty; it can be asked again with what is true by then. Rows of other warehouses are left as they are.
     ///
     /// # Errors
     /// [`StoreError::Fenced`]; the others as usual.
@@ -352,7 +386,8 @@ impl OrderFilter {
     #[must_use]
     pub fn takes(&self, order: &OrderView) -> bool {
         let is_status = self.status.is_empty() || self.status.contains(&order.status);
-        is_status && self.sku_id.as_ref().is_none_or(|sku_id| order.lines.iter().any(|line| line.sku_id == *sku_id))
+        is_status
+            && self.sku_id.as_ref().is_none_or(|sku_id| order.lines.iter().any(|line| line.sku_id == *sku_id))
     }
 }
 
@@ -433,6 +468,8 @@ pub struct Sums {
     pub lines: Vec<(OrderNo, u64, u64)>,
     /// The rows of the journal.
     pub journal: Vec<JournalRow>,
+    /// Sums of what was pruned by then; nothing when there is no such stock.
+    pub pruned: PrunedSums,
 }
 
 /// See [`Store::repair`].
@@ -442,7 +479,7 @@ pub struct Repair {
     pub epoch: Epoch,
     /// Which.
     pub sku_id: SkuId,
-    /// Its stocks as a shard has them, durable, and not ahead of the watermark; `None`: it is not in memory.
+    /// Its stocks as its shard had them at the watermark of the store; `None`: it is not in memory.
     pub stocks: Option<Vec<StockImage>>,
     /// When.
     pub at: Timestamp,

@@ -8,7 +8,7 @@
 //!   file:    header, blocks, footer
 //!   header   magic HSCKPT, format version, 0, shard u16, begin u64, CRC-32 of these
 //!   block    kind u8 (1 entries, 2 footer), entries u32, payload length u32, CRC-32 of these three and the payload
-//!   footer   a block whose payload is: end LSN u64, time u64, blocks u64, entries u64; nothing comes after it
+//!   footer   a block whose payload is: end LSN u64, time u64, departed LSN u64, blocks u64, entries u64; it is the last
 //! ```
 //!
 //! Numbers are little-endian; entries are encoded as `codec` says.
@@ -30,7 +30,7 @@ use crate::files::{At as _, FileError, create_dir, parent, sync_dir};
 const MAGIC: &[u8; 6] = b"HSCKPT";
 const HEADER_BYTES: usize = 22;
 const BLOCK_HEADER_BYTES: usize = 13;
-const FOOTER_PAYLOAD_BYTES: usize = 32;
+const FOOTER_PAYLOAD_BYTES: usize = 40;
 const FOOTER_BYTES: u64 = (BLOCK_HEADER_BYTES + FOOTER_PAYLOAD_BYTES) as u64;
 
 const ENTRIES: u8 = 1;
@@ -187,7 +187,7 @@ impl Writer {
     }
 
     fn complete(&mut self, end: CheckpointEnd) -> Result<(), FileError> {
-        let numbers_of_footer = [end.end.0, end.time.0, self.blocks, self.entries];
+        let numbers_of_footer = [end.end.0, end.time.0, end.departed.0, self.blocks, self.entries];
         let payload: Vec<u8> = numbers_of_footer.iter().flat_map(|number| number.to_le_bytes()).collect();
         self.append(&block(FOOTER, 0, &payload))?;
         self.file.sync_all().at(&self.path)?;
@@ -227,7 +227,6 @@ struct Reader {
     shard: ShardId,
     path: PathBuf,
     file: BufReader<File>,
-    version: u8,
     begin: Lsn,
     footer: Footer,
     blocks: u64,
@@ -260,8 +259,8 @@ impl Reader {
         let mut header = [0; HEADER_BYTES];
         file.read_exact(&mut header).at(&path)?;
         let header = parse_header(&header, shard);
-        let (version, begin) = header.map_err(|problem| FileError::damage(&path, problem))?;
-        Ok(Self { shard, path, file: BufReader::new(file), version, begin, footer, blocks: 0, entries: 0 })
+        let begin = header.map_err(|problem| FileError::damage(&path, problem))?;
+        Ok(Self { shard, path, file: BufReader::new(file), begin, footer, blocks: 0, entries: 0 })
     }
 
     fn next(&mut self) -> Result<Option<Vec<Image>>, FileError> {
@@ -283,7 +282,7 @@ impl Reader {
         let mut left = &block.payload[..];
         let mut images = Vec::new();
         for _ in 0..block.entries {
-            let image = decode_image(&mut left, self.version).map_err(|error| {
+            let image = decode_image(&mut left).map_err(|error| {
                 FileError::damage(
                     &self.path,
                     format!("entry {} of block {}: {error}", images.len(), self.blocks),
@@ -341,8 +340,8 @@ impl Block {
     }
 }
 
-/// The format version and the begin.
-fn parse_header(header: &[u8; HEADER_BYTES], shard: ShardId) -> Result<(u8, Lsn), String> {
+/// The LSN at which it was begun.
+fn parse_header(header: &[u8; HEADER_BYTES], shard: ShardId) -> Result<Lsn, String> {
     let (content, crc) = header.split_at(HEADER_BYTES - 4);
     if content[..6] != MAGIC[..] {
         return Err("this is not a checkpoint".to_owned());
@@ -357,15 +356,19 @@ fn parse_header(header: &[u8; HEADER_BYTES], shard: ShardId) -> Result<(u8, Lsn)
         return Err("this is a checkpoint of another shard".to_owned());
     }
     let begin = content[10..].try_into().expect("eight bytes are left of the header");
-    Ok((content[6], Lsn(u64::from_le_bytes(begin))))
+    Ok(Lsn(u64::from_le_bytes(begin)))
 }
 
 fn parse_footer(payload: &[u8]) -> Option<Footer> {
     let (numbers, []) = payload.as_chunks::<8>() else { return None };
-    let [end, time, blocks, entries] = numbers else { return None };
+    let [end, time, departed, blocks, entries] = numbers else { return None };
     let number = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
     Some(Footer {
-        end: CheckpointEnd { end: Lsn(number(end)), time: Timestamp(number(time)) },
+        end: CheckpointEnd {
+            end: Lsn(number(end)),
+            time: Timestamp(number(time)),
+            departed: Lsn(number(departed)),
+        },
         blocks: number(blocks),
         entries: number(entries),
     })

@@ -4,33 +4,36 @@
 //!   data-dir/
 //!     lock           held while a process has the directory open
 //!     meta           format, number of shards, the server's id: written once
+//!     epoch          the last epoch that was taken, and where: see `identity`
 //!     store          the id of the SQL store that its SKUs come from: written when that was first reached
 //!     store.db       the SQL store itself, when that is SQLite
 //!     journal/       see `journal`
 //!     checkpoints/   see `checkpoint`
+//!     filters/       see `filters`
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hotstock_engine::ids::ServerId;
+use hotstock_engine::checkpoint::Identity as _;
+use hotstock_engine::ids::{ChainHash, Epoch, Lsn, ServerId};
 use hotstock_engine::journal::JournalError;
 use hotstock_engine::limits::MAX_SHARDS;
 
 use crate::checkpoint::FileCheckpoints;
 use crate::files::{At as _, FileError, parent, read_if_there, sync_dir, write_whole};
-use crate::journal::{JournalOptions, SledJournal};
-use crate::sql::IdentityCheck;
+use crate::filters::FileFilters;
+use crate::identity::DirIdentity;
+use crate::journal::{JournalOptions, SledJournal, StoppedJournal};
+use crate::text_file;
 
-/// The format of the directory that this program writes; it reads all up to it. An older program must not look into a newer
-/// journal, whose records it would take for a torn tail.
-///
-/// - 2: the journal and the checkpoints may hold entries of format version 2.
-/// - 3: likewise of format version 3.
-const FORMAT: u32 = 3;
+/// The format of the directory that this program writes; it reads all up to it. An older program must not look into
+/// a newer journal, whose records it would take for a torn tail.
+const FORMAT: u32 = 1;
 
-const TITLE: &str = "hotstock data directory. Do not edit: the shards of every SKU depend on it.";
+/// Called with the id of the SQL store that was reached; says why that is the wrong one.
+pub type StoreCheck = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// An open data directory. No other process opens it while this, or a journal of it, lives.
 #[derive(Debug)]
@@ -83,8 +86,8 @@ pub enum DataDirError {
     },
     /// Its SKUs and orders belong to another SQL store.
     #[error(
-        "{path}: this data directory belongs to the SQL store {has}, not to {asked}. Its hot SKUs would be decided twice: \
-         give the address of its own store, or another directory"
+        "{path}: this data directory belongs to the SQL store {has}, not to {asked}. What it has logged does \
+         not fit there: give the address of its own store, or another directory"
     )]
     OtherStore {
         /// The directory.
@@ -101,6 +104,18 @@ pub enum DataDirError {
         path: PathBuf,
         /// Its format.
         has: u32,
+    },
+    /// It was written by a program of before the first format that is read.
+    #[error("{path}: made by an earlier program whose format is not read; start with a new directory")]
+    EarlierProgram {
+        /// The file that says so.
+        path: PathBuf,
+    },
+    /// A directory that was to be made is there and holds something.
+    #[error("{path}: there is a data directory already, or something else; give a new directory")]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
     },
     /// The file that says what the directory is, is missing or not intact.
     #[error("{path}: {problem}; restore it from a backup")]
@@ -121,8 +136,8 @@ pub enum DataDirError {
 }
 
 impl From<FileError> for DataDirError {
-    fn from(error: FileError) -> Self {
-        Self::Io { path: error.path, problem: error.problem }
+    fn from(FileError { path, problem, damage }: FileError) -> Self {
+        if damage { Self::Damaged { path, problem } } else { Self::Io { path, problem } }
     }
 }
 
@@ -153,7 +168,11 @@ impl DataDir {
             (None, None) => return Err(missing_meta(meta_path)),
             // Created before anything else, so without it there must be nothing.
             (None, Some(_)) if in_use(path) => return Err(missing_meta(meta_path)),
-            (None, Some(shards)) => create_meta(&meta_path, shards)?,
+            (None, Some(shards)) => {
+                let meta = Meta::new(path, shards)?;
+                write_whole(&meta_path, &meta.print())?;
+                meta
+            }
         };
         match shards {
             Some(asked) if asked != meta.shards => {
@@ -175,10 +194,59 @@ impl DataDir {
         self.meta.server_id
     }
 
-    /// What [`SqlStore::checked_by`](crate::sql::SqlStore::checked_by) takes: the first store that is reached becomes the
-    /// directory's own, any other is refused from then on.
+    /// Begins a new directory `path` that goes on where `bases` say: of every shard the last event that the SQL
+    /// store has of it, and the chain hash after that. Its journal begins behind them; the checkpoints have to be
+    /// written before [`RestoredDir::finish`].
+    ///
+    /// # Errors
+    /// [`DataDirError::NotEmpty`], [`DataDirError::InUse`], [`DataDirError::BadShards`], [`DataDirError::Io`].
+    pub fn restore(path: &Path, bases: &[(Lsn, ChainHash)]) -> Result<RestoredDir, DataDirError> {
+        let asked = u16::try_from(bases.len()).unwrap_or(u16::MAX);
+        if !(1..=MAX_SHARDS).contains(&asked) {
+            return Err(DataDirError::BadShards { asked });
+        }
+        if !path.is_dir() {
+            fs::create_dir_all(path).at(path)?;
+            sync_dir(&parent(path))?;
+        }
+        let lock = Arc::new(lock(path)?);
+        for entry in fs::read_dir(path).at(path)? {
+            if entry.at(path)?.file_name() != "lock" {
+                return Err(DataDirError::NotEmpty { path: path.to_owned() });
+            }
+        }
+        let meta = Meta::new(path, asked)?;
+        SledJournal::create_behind(&journal_dir(path), bases).map_err(|error| match error {
+            JournalError::Io { path, problem } => DataDirError::Io { path, problem },
+            other => DataDirError::Damaged { path: journal_dir(path), problem: other.to_string() },
+        })?;
+        Ok(RestoredDir(Self { path: path.to_owned(), meta, lock }))
+    }
+
+    /// The directory.
     #[must_use]
-    pub fn store_check(&self) -> IdentityCheck {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Who the server of this directory is.
+    ///
+    /// # Errors
+    /// [`DataDirError::Damaged`], [`DataDirError::Io`].
+    pub fn identity(&self) -> Result<DirIdentity, DataDirError> {
+        Ok(DirIdentity::open(&self.path, self.meta.server_id, Arc::clone(&self.lock))?)
+    }
+
+    /// Where the filter of known numbers is kept.
+    #[must_use]
+    pub fn filters(&self) -> FileFilters {
+        FileFilters::new(self.path.join("filters"))
+    }
+
+    /// What [`SqlStore::checked_by`](crate::sql::SqlStore::checked_by) takes: the first store that is reached
+    /// becomes the directory's own, any other is refused from then on.
+    #[must_use]
+    pub fn store_check(&self) -> StoreCheck {
         let (path, lock) = (self.path.clone(), Arc::clone(&self.lock));
         Box::new(move |store_id| {
             // While anyone can ask, no other process may open the directory.
@@ -195,27 +263,66 @@ impl DataDir {
         read_store_id(&self.path)
     }
 
-    /// Opens the journal, which takes a directory of an older format to that of this program. It keeps the directory locked for as
-    /// long as it lives.
+    /// Opens the journal. It keeps the directory locked for as long as it lives.
     ///
     /// # Errors
     /// [`JournalError::Damaged`], [`JournalError::Io`].
     pub fn journal(&self, options: JournalOptions) -> Result<SledJournal, JournalError> {
-        if self.meta.format < FORMAT {
-            let path = self.path.join("meta");
-            let content = print_meta(&Meta { format: FORMAT, ..self.meta });
-            write_whole(&path, &content)
-                .map_err(|FileError { path, problem, .. }| JournalError::Io { path, problem })?;
-        }
         let mut journal = SledJournal::open(&journal_dir(&self.path), self.meta.shards, options)?;
         journal.keep(Arc::clone(&self.lock));
         Ok(journal)
+    }
+
+    /// Opens the journal to be read only, and changes nothing of it. It keeps the directory locked for as long as it
+    /// lives.
+    ///
+    /// # Errors
+    /// [`JournalError::Damaged`], [`JournalError::Io`].
+    pub fn stopped_journal(&self) -> Result<StoppedJournal, JournalError> {
+        StoppedJournal::open(&journal_dir(&self.path), self.meta.shards, Arc::clone(&self.lock))
     }
 
     /// The checkpoints.
     #[must_use]
     pub fn checkpoints(&self) -> FileCheckpoints {
         FileCheckpoints::new(checkpoints_dir(&self.path))
+    }
+}
+
+/// A directory that is being made of what the SQL store has. Until [`RestoredDir::finish`] nobody takes it for a
+/// data directory.
+#[derive(Debug)]
+pub struct RestoredDir(DataDir);
+
+impl RestoredDir {
+    /// The id of the server that will run in it; new.
+    #[must_use]
+    pub fn server_id(&self) -> ServerId {
+        self.0.server_id()
+    }
+
+    /// Where the checkpoints have to be written.
+    #[must_use]
+    pub fn checkpoints(&self) -> FileCheckpoints {
+        self.0.checkpoints()
+    }
+
+    /// Where the filter of known numbers may be written.
+    #[must_use]
+    pub fn filters(&self) -> FileFilters {
+        self.0.filters()
+    }
+
+    /// Makes it a data directory, whose server has taken `epoch`.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub fn finish(self, epoch: Epoch) -> Result<DataDir, DataDirError> {
+        let path = self.0.path.join("meta");
+        write_whole(&path, &self.0.meta.print())?;
+        // Without it the directory says that no server ever ran in it, and is refused by a store that knows of one.
+        self.0.identity()?.record(epoch).map_err(|problem| DataDirError::Io { path, problem })?;
+        Ok(self.0)
     }
 }
 
@@ -232,7 +339,9 @@ fn in_use(path: &Path) -> bool {
 }
 
 fn missing_meta(path: PathBuf) -> DataDirError {
-    DataDirError::Damaged { path, problem: "it is missing, though the directory holds data".to_owned() }
+    let problem = "it is missing, though the directory holds data (of a `recover` that broke off: begin again in a new \
+                   directory)";
+    DataDirError::Damaged { path, problem: problem.to_owned() }
 }
 
 fn lock(dir: &Path) -> Result<File, DataDirError> {
@@ -249,53 +358,54 @@ fn bind_store(dir: &Path, store_id: &str) -> Result<(), DataDirError> {
     match read_store_id(dir)? {
         Some(has) if has == store_id => Ok(()),
         Some(has) => Err(DataDirError::OtherStore { path: dir.to_owned(), has, asked: store_id.to_owned() }),
-        None => Ok(write_whole(&dir.join("store"), &print_store_id(store_id))?),
+        None => Ok(write_whole(&dir.join("store"), &text_file::print(&[("store_id", store_id)]))?),
     }
 }
 
 fn read_store_id(dir: &Path) -> Result<Option<String>, DataDirError> {
     let path = dir.join("store");
     let Some(content) = read_if_there(&path)? else { return Ok(None) };
-    let text = String::from_utf8_lossy(&content);
-    let store_id = text.lines().find_map(|line| line.strip_prefix("store_id = "));
-    match store_id.filter(|store_id| print_store_id(store_id) == content) {
-        Some(store_id) => Ok(Some(store_id.to_owned())),
-        None => Err(DataDirError::Damaged { path, problem: "it is not intact".to_owned() }),
+    match text_file::parse(&content, ["store_id"]) {
+        Some([store_id]) => Ok(Some(store_id.to_owned())),
+        None => Err(damaged(path)),
     }
 }
 
-fn print_store_id(store_id: &str) -> Vec<u8> {
-    let text = format!("{TITLE}\nstore_id = {store_id}\n");
-    let check = crc32fast::hash(text.as_bytes());
-    format!("{text}check = {check:08x}\n").into_bytes()
+fn damaged(path: PathBuf) -> DataDirError {
+    DataDirError::Damaged { path, problem: "it is not intact".to_owned() }
 }
 
-fn create_meta(path: &Path, shards: u16) -> Result<Meta, DataDirError> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| FileError::new(path, format!("no random id: {error}")))?;
-    let meta = Meta { format: FORMAT, shards, server_id: ServerId(u128::from_be_bytes(id)) };
-    write_whole(path, &print_meta(&meta))?;
-    Ok(meta)
-}
+impl Meta {
+    fn new(dir: &Path, shards: u16) -> Result<Self, DataDirError> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(|error| FileError::new(dir, format!("no random id: {error}")))?;
+        Ok(Self { format: FORMAT, shards, server_id: ServerId(u128::from_be_bytes(id)) })
+    }
 
-fn print_meta(Meta { format, shards, server_id }: &Meta) -> Vec<u8> {
-    let text = format!("{TITLE}\nformat = {format}\nshards = {shards}\nserver_id = {server_id}\n");
-    let check = crc32fast::hash(text.as_bytes());
-    format!("{text}check = {check:08x}\n").into_bytes()
+    fn print(&self) -> Vec<u8> {
+        let Self { format, shards, server_id } = self;
+        let values = [format.to_string(), shards.to_string(), server_id.to_string()];
+        let [format, shards, server_id] = values.each_ref().map(String::as_str);
+        text_file::print(&[("format", format), ("shards", shards), ("server_id", server_id)])
+    }
 }
 
 fn parse_meta(path: &Path, content: &[u8]) -> Result<Meta, DataDirError> {
-    let text = String::from_utf8_lossy(content);
-    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
-    let damaged = || DataDirError::Damaged { path: path.to_owned(), problem: "it is not intact".to_owned() };
+    if text_file::is_of_an_earlier_program(content) {
+        return Err(DataDirError::EarlierProgram { path: path.to_owned() });
+    }
     // First, since a later format may have other fields.
-    let format: u32 = value("format").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
+    let format: Option<u32> = text_file::value(content, "format").and_then(|format| format.parse().ok());
+    let format = format.ok_or_else(|| damaged(path.to_owned()))?;
     if !(1..=FORMAT).contains(&format) {
         return Err(DataDirError::OtherFormat { path: path.to_owned(), has: format });
     }
-    let shards: u16 = value("shards").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
-    let server_id = value("server_id").and_then(|text| u128::from_str_radix(text, 16).ok());
-    let meta = Meta { format, shards, server_id: ServerId(server_id.ok_or_else(damaged)?) };
-    // Only what this program writes is taken, check sum and all.
-    if print_meta(&meta) == content { Ok(meta) } else { Err(damaged()) }
+    let meta = || {
+        let [_, shards, server_id] = text_file::parse(content, ["format", "shards", "server_id"])?;
+        let server_id = ServerId(u128::from_str_radix(server_id, 16).ok()?);
+        let meta = Meta { format, shards: shards.parse().ok()?, server_id };
+        // Only what this program writes is taken.
+        (meta.print() == content && (1..=MAX_SHARDS).contains(&meta.shards)).then_some(meta)
+    };
+    meta().ok_or_else(|| damaged(path.to_owned()))
 }

@@ -6,15 +6,18 @@
 //! 2. [`codec`]: events and checkpoint entries as bytes.
 //! 3. [`journal`]: the write-ahead log on sled.
 //! 4. [`checkpoint`]: the checkpoint files.
-//! 5. [`sql`]: the SQL store, on SQLite and on MySQL/MariaDB.
-//! 6. [`import`]: stock out of another system's MySQL.
-//! 7. [`mirror`]: the Redis mirror.
-//! 8. [`limits`]: the bounds of all this.
+//! 5. [`identity`], [`filters`]: who a server is, and the filter of known numbers, as files.
+//! 6. [`sql`]: the SQL store, on SQLite and on MySQL/MariaDB.
+//! 7. [`import`]: stock out of another system's MySQL.
+//! 8. [`mirror`]: the Redis mirror.
+//! 9. [`limits`]: the bounds of all this.
 
 pub mod checkpoint;
 pub mod codec;
 pub mod data_dir;
 mod files;
+pub mod filters;
+pub mod identity;
 pub mod import;
 pub mod journal;
 pub mod limits;
@@ -22,3 +25,4 @@ pub mod mirror;
 pub mod sql;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod text_file;

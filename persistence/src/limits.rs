@@ -32,16 +32,27 @@ pub const MAX_BACKOFF: Duration = Duration::from_millis(250);
 /// of them nothing and the database no storm when it comes back.
 pub const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
-/// How long the migrations may take, and a second server waits for the first one's: the second migration writes every order, and there
-/// may be millions.
-pub const MIGRATE_TIMEOUT: Duration = Duration::from_secs(900);
+/// How long the migrations may take, and a second server waits for the first one's.
+pub const MIGRATE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Rows of one multi-row statement. The widest row has 19 columns, so that this makes 2,432 marks: SQLite takes 32,766,
+/// Rows of one multi-row statement. The widest row has 18 columns, so that this makes 2,304 marks: SQLite takes 32,766,
 /// MySQL 65,535.
 pub const MAX_ROWS_PER_STATEMENT: usize = 128;
 
+/// Bytes of one multi-row statement: what a database takes in a few milliseconds, and far below what one is set up to refuse.
+pub const MAX_BYTES_PER_STATEMENT: usize = 1 << 20;
+
+/// A statement for SQLite may be this large. It takes values of up to a gigabyte; a record comes nowhere near.
+pub const SQLITE_LARGEST_STATEMENT: usize = 256 << 20;
+
+/// Memory for pages of the connection that writes to SQLite: those of a large flush, so that none is written twice in one.
+pub const SQLITE_CACHE_KIB: u32 = 64 << 10;
+
+/// Pages in the WAL of SQLite before they are brought into the file (of 4 KiB each): some flushes, whose pages are often the same.
+pub const SQLITE_CHECKPOINT_PAGES: u32 = 8_192;
+
 /// Keys that one statement looks for.
-pub const MAX_KEYS_PER_STATEMENT: usize = 64;
+pub const MAX_KEYS_PER_STATEMENT: usize = 256;
 
 /// Warehouses whose journals one statement reads. SQLite takes 500 parts of a union; few SKUs have more than these.
 pub const MAX_WAREHOUSES_PER_STATEMENT: usize = 32;
@@ -49,16 +60,8 @@ pub const MAX_WAREHOUSES_PER_STATEMENT: usize = 32;
 /// Bytes of the words of an anomaly; the column takes 1,024.
 pub const MAX_DETAIL_BYTES: usize = 1_000;
 
-/// A due order that a shard decides is looked at again after this long: by then the shard's own expiry is flushed, or
-/// the order came back.
-pub const POSTPONE_MILLIS: u64 = 15_000;
-
-/// Orders that one transaction of a promotion splits, because some of their SKUs stay: as many as a shard adopts with one event, some
-/// thousand rows.
-pub const MAX_SPLIT_PER_TRANSACTION: usize = 256;
-
-/// Such transactions before one promotion: some half a million orders.
-pub const MAX_SPLIT_PAGES: usize = 4_096;
+/// Rows that one flush may leave out because they do not fit. More are a sign that the tables are not those of this program.
+pub const MAX_REFUSED_ROWS: usize = 100;
 
 /// Prepared statements that a connection keeps. Lists are cut to powers of two, so there are few texts.
 pub const STATEMENTS_PER_CONNECTION: usize = 256;
@@ -104,6 +107,6 @@ pub const MAX_MIRROR_MILLIS: u64 = 60_000;
 pub const MAX_MIRROR_PREFIX_BYTES: usize = 64;
 
 const _: () = assert!(MAX_ROWS_PER_STATEMENT.is_power_of_two() && MAX_KEYS_PER_STATEMENT.is_power_of_two());
-const _: () = assert!(MAX_ROWS_PER_STATEMENT * 19 < 32_766);
+const _: () = assert!(MAX_ROWS_PER_STATEMENT * 18 < 32_766);
 const _: () = assert!(MIRROR_FIRST_PAUSE_MILLIS < MIRROR_LAST_PAUSE_MILLIS);
 const _: () = assert!(MIRROR_CHECK_MILLIS + MAX_MIRROR_MILLIS < MIRROR_MARK_SECONDS * 1_000);

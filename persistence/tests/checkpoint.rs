@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use hotstock_engine::checkpoint::{
     CheckpointEnd, CheckpointStore, CheckpointWriter, Image, LineImage, OrderImage, Phase, RequestImage,
-    Stage, StockImage,
+    StockImage,
 };
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Mode, StockStatus};
@@ -18,7 +18,8 @@ use hotstock_persistence::checkpoint::FileCheckpoints;
 use hotstock_persistence::data_dir::DataDir;
 
 const SHARD: ShardId = ShardId(1);
-const END: CheckpointEnd = CheckpointEnd { end: Lsn(90), time: Timestamp(1_700_000_000_000) };
+const END: CheckpointEnd =
+    CheckpointEnd { end: Lsn(90), time: Timestamp(1_700_000_000_000), departed: Lsn(44) };
 
 struct Home {
     dir: tempfile::TempDir,
@@ -75,8 +76,7 @@ fn image(seed: u32) -> Image {
             supplied: number,
             forgotten_sold: number << 30,
             lsn,
-            epoch: 0,
-            stage: Stage::Open,
+            hot: seed.is_multiple_of(2),
             numbered: None,
         }),
         1 => Image::Order(OrderImage {

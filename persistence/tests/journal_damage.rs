@@ -12,8 +12,8 @@ use hotstock_engine::ids::{Lsn, ShardId};
 use hotstock_engine::journal::{Group, Journal as _, JournalError};
 use hotstock_engine::testing::journal_suite::{Subject as _, assert_holds, group};
 use hotstock_engine::testing::samples;
-use hotstock_persistence::journal::JournalOptions;
-use support::{OnSled, SMALL, edit, raw_records};
+use hotstock_persistence::journal::{JournalOptions, events};
+use support::{OnSled, SMALL, edit, forge, forge_chain, raw_records};
 
 /// Everything in one segment.
 const ONE_SEGMENT: JournalOptions = JournalOptions { segment_bytes: 64 << 20, zeros: 1 << 20 };
@@ -42,7 +42,7 @@ fn break_records(db: &Path, which: impl Fn(&support::RawRecord) -> bool) {
         let broken: Vec<_> = raw_records(raw).into_iter().filter(which).collect();
         assert!(!broken.is_empty(), "there is nothing to break");
         for record in broken {
-            raw[record.at + 44] ^= 1;
+            raw[record.at + support::HEADER + 2] ^= 1;
         }
     });
 }
@@ -316,4 +316,64 @@ fn an_event_larger_than_a_batch_is_there_as_a_whole_or_not() {
     let journal = subject.open_sled().unwrap();
     assert_holds(&*journal.reader(), 0, 1, 5);
     assert_holds(&*journal.reader(), 1, 1, 5);
+}
+
+/// Each record is intact, and yet the journal is not what was written: a part of another one stands in it.
+#[test]
+fn a_record_that_does_not_follow_is_refused() {
+    for (shard, first) in [(0, 1), (2, 51), (0, 91)] {
+        let mut subject = crashed();
+        forge_chain(newest_db(&subject).parent().unwrap(), shard, first);
+        assert_damaged(&mut subject, shard, first);
+    }
+}
+
+/// It was durable as it is, so it is no torn tail, though it is in the last batch.
+#[test]
+fn an_intact_record_without_events_is_refused() {
+    let mut subject = crashed();
+    forge(newest_db(&subject).parent().unwrap(), 2, 91, |record| record[support::HEADER..].fill(0xFF));
+    assert_damaged(&mut subject, 2, 91);
+}
+
+/// In a sealed segment whoever reads it finds it, also when the read begins just there.
+#[test]
+fn a_record_that_does_not_follow_is_met_by_its_reader() {
+    for first in [1, 51, 91] {
+        let mut subject = OnSled::new(ONE_SEGMENT);
+        let mut journal = subject.open_sled().unwrap();
+        for commit in 0..10 {
+            journal.commit(&[group(0, commit * 10 + 1, 10)]).unwrap();
+        }
+        drop(journal);
+        forge_chain(newest_db(&subject).parent().unwrap(), 0, first);
+        let journal = subject.open_sled().unwrap();
+        let reader = journal.reader();
+        let error = reader.read(ShardId(0), Lsn(first), 100).unwrap_err();
+        assert!(matches!(error, JournalError::Damaged { lsn, .. } if lsn == Lsn(first)), "{error}");
+        assert!(error.to_string().contains("chain"), "{error}");
+        assert!(reader.chain(ShardId(0), Lsn(first)).is_err());
+        let error =
+            events(&*reader, ShardId(0), Lsn(1)).find_map(Result::err).expect("whoever reads all of it");
+        assert!(matches!(error, JournalError::Damaged { lsn, .. } if lsn == Lsn(first)), "{error}");
+    }
+}
+
+/// The last record of a segment has nothing behind it that would tell; the seal does.
+#[test]
+fn a_last_event_that_is_another_one_is_met_by_its_reader() {
+    let mut subject = OnSled::new(ONE_SEGMENT);
+    let mut journal = subject.open_sled().unwrap();
+    journal.commit(&[group(0, 1, 10)]).unwrap();
+    drop(journal);
+    let mut other = OnSled::new(ONE_SEGMENT);
+    let mut journal = other.open_sled().unwrap();
+    let mut events = group(0, 1, 10).events;
+    events[9] = samples::event(9);
+    journal.commit(&[Group { shard: ShardId(0), first: Lsn(1), events }]).unwrap();
+    drop(journal);
+    fs::copy(newest_db(&other), newest_db(&subject)).unwrap();
+    let journal = subject.open_sled().unwrap();
+    let error = journal.reader().read(ShardId(0), Lsn(1), 100).unwrap_err();
+    assert!(matches!(error, JournalError::Damaged { lsn: Lsn(10), .. }), "{error}");
 }

@@ -6,9 +6,11 @@
 
 mod support;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs;
 
-use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::ids::{ChainHash, Lsn, ShardId};
 use hotstock_engine::journal::{Journal as _, JournalError, JournalReader};
 use hotstock_engine::testing::journal_suite::{SHARDS, Subject as _, assert_holds, group};
 use hotstock_persistence::journal::{JournalOptions, SledJournal};
@@ -24,7 +26,8 @@ enum Step {
     Trim(u64),
     Reopen,
     Crash,
-    /// A crash in which the end of the newest segment's file, this part of what was written to it, did not reach the disk.
+    /// A crash in which the end of the newest segment's file, this part of what was written to it, did not reach the
+    /// disk.
     Cut(u64),
     /// A crash after which a byte of the newest segment is another one, at this part of what was written.
     Flip(u64),
@@ -49,6 +52,8 @@ struct Model {
     history: Vec<Ends>,
     /// Below these it may have let go.
     marks: Ends,
+    /// The chain hashes that were seen.
+    chains: RefCell<HashMap<(u16, u64), ChainHash>>,
 }
 
 impl Model {
@@ -66,6 +71,12 @@ fn check(reader: &dyn JournalReader, model: &Model) {
         let first = reader.bounds(ShardId(shard)).first.0;
         assert!(first <= model.marks[usize::from(shard)], "too much of shard {shard} was trimmed");
         assert_holds(reader, shard, first, end);
+        for lsn in [first - 1, first.midpoint(end), end] {
+            // The events depend on their shard and LSN alone, and so does the chain.
+            let chain = reader.chain(ShardId(shard), Lsn(lsn)).unwrap();
+            let known = *model.chains.borrow_mut().entry((shard, lsn)).or_insert(chain);
+            assert_eq!(chain, known, "event {lsn} of shard {shard}");
+        }
     }
 }
 
@@ -84,7 +95,11 @@ fn written(raw: &[u8]) -> u64 {
 fn run(options: JournalOptions, steps: Vec<Step>) {
     let mut subject = OnSled::new(options);
     let mut journal = subject.open_sled().unwrap();
-    let mut model = Model { history: vec![[0; SHARDS as usize]], marks: [1; SHARDS as usize] };
+    let mut model = Model {
+        history: vec![[0; SHARDS as usize]],
+        marks: [1; SHARDS as usize],
+        chains: RefCell::default(),
+    };
     for step in steps {
         match step {
             Step::Commit(counts) => {

@@ -1,10 +1,12 @@
-//! One suite of order behaviour, over HTTP, wherever the SKUs lie: hot in one shard, hot over eight, cold in SQLite, cold in MariaDB, some hot
-//! and some cold, and moving between shards and store, each for itself, before every single request. A caller can't tell them apart
-//! but by speed.
+//! One suite of order behaviour, over HTTP, whatever is in memory: hot SKUs, SKUs that stay in memory because there is
+//! room, SKUs that leave it as soon as they may and are loaded again, some of both, and SKUs that are pinned and let go
+//! of before every single request; in one shard and over eight, on SQLite and on MariaDB. A caller can't tell them
+//! apart but by speed.
 //!
-//! - [`teller`]: the language of the tables. [`tables`]: the behaviour. [`random`]: random requests, answered alike everywhere.
+//! - [`teller`]: the language of the tables. [`tables`]: the behaviour. [`random`]: random requests, answered alike
+//!   everywhere.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod random;
 #[path = "../support/mod.rs"]
@@ -12,172 +14,193 @@ mod support;
 mod tables;
 mod teller;
 
+use std::time::Duration;
+
 use fastrand::Rng;
 use hotstock_persistence::testing::MariaDb;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use support::{Client, Server};
+use support::{Client, Server, number};
 use teller::{Place, Teller};
 
-/// The sweeper looks often, so that expiries don't keep the suite waiting.
-pub const SETTINGS: [&str; 3] =
-    ["log.level=warn", "store.sweep_interval_ms=50", "store.flush_interval_ms=20"];
+/// Room for everything.
+const ROOMY: [&str; 2] = ["log.level=warn", "store.flush_interval_ms=20"];
 
-/// A server of one shard on SQLite: here an order is in one place when its SKUs are all hot.
-pub fn on_sqlite(dir: &tempfile::TempDir) -> Server {
-    let settings: Vec<&str> = SETTINGS.into_iter().chain(["engine.shards=1"]).collect();
-    Server::start(&dir.path().join("data"), &settings)
-}
+/// Room for one SKU and one ended order in each shard: what may leave memory does so as soon as it was flushed.
+const CRAMPED: [&str; 5] = [
+    "log.level=warn",
+    "store.flush_interval_ms=5",
+    "engine.max_resident_skus=1",
+    "orders.remember_seconds=1",
+    "orders.remember_max=1",
+];
 
-/// Eight shards: the SKUs of one order seldom lie in the same.
-const SPREAD: &str = "engine.shards=8";
+/// In one shard an order is always in one place; over eight its SKUs seldom lie in the same.
+const ONE: &str = "engine.shards=1";
+const EIGHT: &str = "engine.shards=8";
 
-/// A server of eight shards on SQLite.
-pub fn spread_on_sqlite(dir: &tempfile::TempDir) -> Server {
-    let settings: Vec<&str> = SETTINGS.into_iter().chain([SPREAD]).collect();
-    Server::start(&dir.path().join("data"), &settings)
-}
-
-/// A server of eight shards on MariaDB.
-pub fn on_mariadb(dir: &tempfile::TempDir, database: &MariaDb) -> Server {
-    let url = format!("store.url={}", database.url("hotstock"));
-    let settings: Vec<&str> = SETTINGS.into_iter().chain([url.as_str(), SPREAD]).collect();
-    Server::start(&dir.path().join("data"), &settings)
-}
-
-/// Promotes or demotes SKUs; each is moved.
-pub fn move_all(client: &mut Client, address: &str, skus: &[String], how: &str) {
-    if skus.is_empty() {
-        return;
-    }
-    let body = json!({ "sku_ids": skus }).to_string();
-    let (status, answer) = client.call(address, "POST", &format!("/v1/admin/skus/{how}"), &body).unwrap();
-    let all_moved =
-        answer["results"].as_array().is_some_and(|results| results.iter().all(|one| one["status"] == 200));
-    assert!(status == 200 && all_moved, "{how} {skus:?}: {status} {answer}");
-}
-
-#[test]
-fn hot() {
+/// A server on SQLite in its data directory.
+fn on_sqlite(settings: &[&str], shards: &str) -> (TempDir, Server) {
     let dir = tempfile::tempdir().unwrap();
-    let server = on_sqlite(&dir);
-    for (name, table) in tables::TABLES {
-        Teller::new(&server.address, &format!("hot-{name}"), Place::Hot).tell(table);
-    }
+    let server = Server::start(&dir.path().join("data"), &[settings, &[shards]].concat());
+    (dir, server)
 }
 
-#[test]
-fn hot_over_eight_shards() {
+/// A server on MariaDB.
+fn on_mariadb(database: &MariaDb, name: &str, settings: &[&str], shards: &str) -> (TempDir, Server) {
     let dir = tempfile::tempdir().unwrap();
-    let server = spread_on_sqlite(&dir);
+    let url = format!("store.url={}", database.url(name));
+    let server = Server::start(&dir.path().join("data"), &[settings, &[shards, url.as_str()]].concat());
+    (dir, server)
+}
+
+/// Every table, at once.
+fn tell_all(server: &Server, prefix: &str, place: Place) {
     for (name, table) in tables::TABLES {
-        Teller::new(&server.address, &format!("spread-{name}"), Place::Hot).tell(table);
+        Teller::new(&server.address, &format!("{prefix}-{name}"), place).tell(table);
     }
 }
 
-#[test]
-fn some_hot_and_some_cold_on_sqlite() {
-    let dir = tempfile::tempdir().unwrap();
-    some_hot_and_some_cold(&spread_on_sqlite(&dir));
-}
-
-#[test]
-fn some_hot_and_some_cold_on_mariadb() {
-    let (dir, database) = (tempfile::tempdir().unwrap(), MariaDb::start());
-    some_hot_and_some_cold(&on_mariadb(&dir, &database));
-}
-
-fn some_hot_and_some_cold(server: &Server) {
+/// Every table; before some rows the server gets the time to flush and to let go of what it can.
+fn tell_slowly(server: &Server, prefix: &str, place: Place) {
+    let mut rng = Rng::with_seed(3);
     for (name, table) in tables::TABLES {
-        Teller::new(&server.address, &format!("mixed-{name}"), Place::Mixed).tell(table);
-    }
-}
-
-#[test]
-fn cold_on_sqlite() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = on_sqlite(&dir);
-    for (name, table) in tables::TABLES {
-        Teller::new(&server.address, &format!("cold-{name}"), Place::Cold).tell(table);
-    }
-    assert_eq!(hot_skus(&server), 0, "nothing was promoted");
-}
-
-#[test]
-fn cold_on_mariadb() {
-    let (dir, database) = (tempfile::tempdir().unwrap(), MariaDb::start());
-    let server = on_mariadb(&dir, &database);
-    for (name, table) in tables::TABLES {
-        Teller::new(&server.address, &format!("cold-{name}"), Place::Cold).tell(table);
-    }
-    assert_eq!(hot_skus(&server), 0, "nothing was promoted");
-}
-
-#[test]
-fn moving_on_sqlite() {
-    let dir = tempfile::tempdir().unwrap();
-    moving(&spread_on_sqlite(&dir));
-}
-
-#[test]
-fn moving_on_mariadb() {
-    let (dir, database) = (tempfile::tempdir().unwrap(), MariaDb::start());
-    moving(&on_mariadb(&dir, &database));
-}
-
-/// Before every row some SKUs of the table are promoted or demoted, whatever orders hold them.
-fn moving(server: &Server) {
-    let mut rng = Rng::with_seed(7);
-    for (name, table) in tables::TABLES {
-        let address = server.address.clone();
-        let mut between = |client: &mut Client, skus: &[String]| move_some(&mut rng, client, &address, skus);
-        Teller::new(&server.address, &format!("moving-{name}"), Place::Cold)
+        let mut between = |_: &mut Client, _: &[String]| breathe(&mut rng);
+        Teller::new(&server.address, &format!("{prefix}-{name}"), place)
             .interrupted(&mut between)
             .tell(table);
     }
 }
 
-/// Promotes some SKUs, demotes others, and leaves the rest where they are.
-fn move_some(rng: &mut Rng, client: &mut Client, address: &str, skus: &[String]) {
-    for how in ["promote", "demote"] {
-        let some: Vec<String> = skus.iter().filter(|_| rng.u8(0..3) == 0).cloned().collect();
-        move_all(client, address, &some, how);
+/// Some flushes long, now and then.
+fn breathe(rng: &mut Rng) {
+    if rng.u8(0..3) == 0 {
+        std::thread::sleep(Duration::from_millis(30));
     }
 }
 
-fn hot_skus(server: &Server) -> usize {
-    let (status, answer) = Client::default().call(&server.address, "GET", "/v1/admin/skus/hot", "").unwrap();
-    assert_eq!(status, 200, "{answer}");
-    answer["items"].as_array().map_or(0, Vec::len)
+#[test]
+fn hot() {
+    let (_dir, server) = on_sqlite(&ROOMY, ONE);
+    tell_all(&server, "hot", Place::Hot);
+}
+
+#[test]
+fn hot_over_eight_shards() {
+    let (_dir, server) = on_sqlite(&ROOMY, EIGHT);
+    tell_all(&server, "hot", Place::Hot);
+}
+
+#[test]
+fn resident() {
+    let (_dir, server) = on_sqlite(&ROOMY, ONE);
+    tell_all(&server, "resident", Place::Stored);
+}
+
+#[test]
+fn resident_over_eight_shards_on_mariadb() {
+    let database = MariaDb::start();
+    let (_dir, server) = on_mariadb(&database, "resident", &ROOMY, EIGHT);
+    tell_all(&server, "resident", Place::Stored);
+}
+
+#[test]
+fn stored() {
+    let (_dir, server) = on_sqlite(&CRAMPED, ONE);
+    tell_slowly(&server, "stored", Place::Stored);
+}
+
+#[test]
+fn stored_over_eight_shards() {
+    let (_dir, server) = on_sqlite(&CRAMPED, EIGHT);
+    tell_slowly(&server, "stored", Place::Stored);
+}
+
+#[test]
+fn stored_on_mariadb() {
+    let database = MariaDb::start();
+    let (_dir, server) = on_mariadb(&database, "one", &CRAMPED, ONE);
+    tell_slowly(&server, "stored", Place::Stored);
+}
+
+#[test]
+fn stored_over_eight_shards_on_mariadb() {
+    let database = MariaDb::start();
+    let (_dir, server) = on_mariadb(&database, "eight", &CRAMPED, EIGHT);
+    tell_slowly(&server, "stored", Place::Stored);
+}
+
+#[test]
+fn some_hot_and_some_stored() {
+    let (_dir, server) = on_sqlite(&CRAMPED, EIGHT);
+    tell_slowly(&server, "mixed", Place::Mixed);
+}
+
+#[test]
+fn some_hot_and_some_stored_on_mariadb() {
+    let database = MariaDb::start();
+    let (_dir, server) = on_mariadb(&database, "mixed", &CRAMPED, EIGHT);
+    tell_slowly(&server, "mixed", Place::Mixed);
+}
+
+/// Before every row some SKUs of the table are pinned or let go of, whatever orders hold them.
+#[test]
+fn pinned_and_let_go() {
+    let (_dir, server) = on_sqlite(&CRAMPED, EIGHT);
+    let mut rng = Rng::with_seed(7);
+    for (name, table) in tables::TABLES {
+        let address = server.address.clone();
+        let mut between = |client: &mut Client, skus: &[String]| pin_some(&mut rng, client, &address, skus);
+        Teller::new(&server.address, &format!("pinned-{name}"), Place::Stored)
+            .interrupted(&mut between)
+            .tell(table);
+    }
+}
+
+/// Promotes some SKUs, demotes others, and leaves the rest as they are.
+fn pin_some(rng: &mut Rng, client: &mut Client, address: &str, skus: &[String]) {
+    for how in ["promote", "demote"] {
+        let some: Vec<String> = skus.iter().filter(|_| rng.u8(0..3) == 0).cloned().collect();
+        if some.is_empty() {
+            continue;
+        }
+        let body = json!({ "sku_ids": some }).to_string();
+        let (status, answer) = client.call(address, "POST", &format!("/v1/admin/skus/{how}"), &body).unwrap();
+        let each = answer["results"].as_array().map(|results| results.iter().all(|one| one["status"] == 200));
+        assert_eq!((status, each), (200, Some(true)), "{how} {some:?}: {answer}");
+    }
 }
 
 #[test]
 fn random_requests_are_answered_alike_everywhere() {
-    let dirs = [(); 4].map(|()| tempfile::tempdir().unwrap());
     let database = MariaDb::start();
-    let (sqlite, mariadb) = (on_sqlite(&dirs[0]), on_mariadb(&dirs[1], &database));
-    let (spread, other) = (spread_on_sqlite(&dirs[2]), spread_on_sqlite(&dirs[3]));
-    let seed = std::env::var("HOTSTOCK_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
+    let (_a, roomy) = on_sqlite(&ROOMY, ONE);
+    let (_b, cramped) = on_sqlite(&CRAMPED, ONE);
+    let (_c, mariadb) = on_mariadb(&database, "one", &CRAMPED, ONE);
+    let (_d, spread) = on_sqlite(&CRAMPED, EIGHT);
+    let (_e, spread_mariadb) = on_mariadb(&database, "eight", &CRAMPED, EIGHT);
+    let seed = number("HOTSTOCK_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
     println!("HOTSTOCK_SEED={seed}");
-    let mut rng = Rng::with_seed(seed ^ 1);
-    let address = other.address.clone();
+    let (mut rng, mut breaths) = (Rng::with_seed(seed ^ 1), Rng::with_seed(seed ^ 2));
+    let address = spread.address.clone();
     let mut between = |client: &mut Client, skus: &[String]| {
         if rng.u8(0..4) == 0 {
-            move_some(&mut rng, client, &address, skus);
+            pin_some(&mut rng, client, &address, skus);
         }
     };
     let mut tellers = [
-        ("hot", Teller::new(&sqlite.address, "h", Place::Hot)),
-        ("cold on SQLite", Teller::new(&sqlite.address, "c", Place::Cold)),
-        ("cold on MariaDB", Teller::new(&mariadb.address, "c", Place::Cold)),
+        ("hot", Teller::new(&roomy.address, "h", Place::Hot)),
+        ("stored, on SQLite", Teller::new(&cramped.address, "c", Place::Stored)),
+        ("stored, on MariaDB", Teller::new(&mariadb.address, "c", Place::Stored)),
         ("hot over eight shards", Teller::new(&spread.address, "h", Place::Hot)),
-        ("some cold, on SQLite", Teller::new(&spread.address, "x", Place::Mixed)),
-        ("some cold, on MariaDB", Teller::new(&mariadb.address, "x", Place::Mixed)),
-        ("moving", Teller::new(&other.address, "m", Place::Cold).interrupted(&mut between)),
+        ("stored over eight shards", Teller::new(&spread_mariadb.address, "c", Place::Stored)),
+        ("some stored over eight shards", Teller::new(&spread_mariadb.address, "x", Place::Mixed)),
+        ("pinned and let go", Teller::new(&spread.address, "p", Place::Stored).interrupted(&mut between)),
     ];
     let mut requests = random::Requests::new(seed);
     for _ in 0..600 {
+        breathe(&mut breaths);
         let sent = requests.next();
         let answers: Vec<_> = tellers.iter_mut().map(|(place, teller)| (*place, teller.say(&sent))).collect();
         for (place, answer) in &answers[1..] {
@@ -185,8 +208,8 @@ fn random_requests_are_answered_alike_everywhere() {
         }
         requests.learn(&sent, &answers[0].1);
     }
-    // The journals are gapless. They tell the same story where every order was in one place; over several an order that is refused
-    // has held something for a moment.
+    // The journals are gapless. They tell the same story where every order was in one shard; over several an order that
+    // is refused has held something for a moment.
     for sku in random::SKUS {
         let stories: Vec<Vec<Value>> = tellers.iter_mut().map(|(_, teller)| journal(teller, sku)).collect();
         for story in &stories[..3] {

@@ -83,11 +83,15 @@ impl Requests {
         }
         self.made += 1;
         if !self.orders.is_empty() && self.rng.u8(0..12) == 0 {
-            // A known number with more of the same: a mismatch. With other SKUs, which may lie elsewhere, it is another matter: a reserve of
-            // hot SKUs does not ask the store whether it knows the number.
+            // A known number with more of the same, or for other goods: a mismatch, wherever the first order lies by
+            // now.
             let known = self.rng.usize(0..self.orders.len());
             let (head, tail) = self.orders[known].1.split_once(" ttl=").unwrap_or_default();
-            return format!("{head}9 ttl={tail}");
+            if self.rng.bool() {
+                return format!("{head}9 ttl={tail}");
+            }
+            let order = self.orders[known].0.clone();
+            return format!("reserve {order} {}:7 ttl=3600", ["A", "A@2", "B", "C"][self.rng.usize(0..4)]);
         }
         let order = if self.rng.u8(0..12) == 0 { self.unknown() } else { format!("O{}", self.made) };
         let best = if self.rng.u8(0..4) == 0 { " best_effort" } else { "" };

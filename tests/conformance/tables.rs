@@ -1,4 +1,4 @@
-//! The behaviour of orders and stock as tables. They hold wherever the SKUs lie.
+//! The behaviour of orders and stock as tables. They hold whatever is in memory.
 
 /// Name and table.
 pub const TABLES: &[(&str, &str)] = &[

@@ -8,15 +8,15 @@
 //! create S 5 serialized            -> 201 S 5/0/0 serialized
 //! ```
 //!
-//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said); levels are available/reserved/sold; `#1-3` in an order are the serial
-//! numbers 1 to 3. Names are unique on the server:
-//! the teller puts a prefix of its own before them, and takes it off what it prints.
+//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said); levels are available/reserved/sold; `#1-3` in an order
+//! are the serial numbers 1 to 3. Names are unique on the server: the teller puts a prefix of its own before them, and
+//! takes it off what it prints.
 
 use serde_json::{Value, json};
 
 use crate::support::Client;
 
-/// Who may stand between two rows: moves SKUs, or does nothing.
+/// Who may stand between two rows: pins SKUs, waits, or does nothing.
 pub type Between<'a> = &'a mut dyn FnMut(&mut Client, &[String]);
 
 /// Tells tables to one server.
@@ -30,14 +30,14 @@ pub struct Teller<'a> {
     place: Place,
 }
 
-/// Where SKUs are created.
+/// How SKUs are created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// In a shard.
+    /// Kept in memory.
     Hot,
-    /// In the store.
-    Cold,
-    /// B, D and Z in the store, the others in a shard: orders over several of them span places.
+    /// In memory as long as they are in use and there is room.
+    Stored,
+    /// B, D and Z like that, the others kept.
     Mixed,
 }
 
@@ -154,8 +154,8 @@ impl<'a> Teller<'a> {
                 if words.contains(&"serialized") {
                     put("serialized", true.into());
                 }
-                let cold = ["B", "D", "Z"].iter().any(|cold| words[1].starts_with(cold));
-                if self.place == Place::Hot || self.place == Place::Mixed && !cold {
+                let stored = ["B", "D", "Z"].iter().any(|stored| words[1].starts_with(stored));
+                if self.place == Place::Hot || self.place == Place::Mixed && !stored {
                     put("hot", true.into());
                 }
                 ("POST", "/v1/stock".into(), body)

@@ -1,4 +1,5 @@
-//! An engine on its data directory and the naive model side by side.
+//! An engine on its data directory, with SQLite behind it, and the naive model side by side. The model forgets nothing:
+//! whatever leaves the engine's memory has to be found again when it is asked for.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use hotstock_engine::clock::Clock as _;
 use hotstock_engine::command::{Action, ChangeKind, ChangeStock, Command, CreateStock};
-use hotstock_engine::engine::{Engine, EngineOptions, Health, Parts};
+use hotstock_engine::engine::{Engine, EngineOptions, Health, Parts, StoreOptions};
 use hotstock_engine::ids::{OrderNo, RequestId, ShardId, SkuId, WarehouseId, shard_of};
 use hotstock_engine::outcome::{Outcome, Refusal};
-use hotstock_engine::testing::ManualClock;
+use hotstock_engine::testing::{ManualClock, MemoryIdentity};
 use hotstock_persistence::data_dir::DataDir;
 use hotstock_persistence::journal::{Fault, Faults, JournalOptions};
+use hotstock_persistence::sql::{SqlOptions, SqlStore};
 use tempfile::TempDir;
 
 use crate::Step;
@@ -19,8 +21,8 @@ use crate::disk::{frozen_copy, torn};
 use crate::naive::{Naive, plain};
 use crate::wishes::PartWish;
 
-/// Orders and requests are remembered for an hour.
-const REMEMBER_SECONDS: u64 = 3_600;
+/// What has ended leaves memory after this, or because there is no room.
+pub const REMEMBER_SECONDS: u64 = 60;
 
 /// Until something that must come has come: far longer than it takes on any machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,7 +43,14 @@ pub enum Trouble {
 
 /// See the module.
 pub struct House {
+    /// The data directory.
     dir: TempDir,
+    /// The store, which is another machine: a crash here changes nothing there.
+    store: TempDir,
+    /// The store as it was some time ago.
+    backup: Option<TempDir>,
+    /// Of the directory, wherever the copies of it lie that crashes leave.
+    identity: MemoryIdentity,
     shards: u16,
     clock: ManualClock,
     /// `None` between a stop and a start: an engine that is still there keeps its files open.
@@ -54,10 +63,11 @@ pub struct House {
 
 impl House {
     pub async fn open(shards: u16) -> Self {
-        let (dir, clock) = (TempDir::new().unwrap(), ManualClock::default());
-        let (engine, faults) = start(dir.path(), shards, &clock).await;
-        let engine = Some(engine);
-        Self { dir, shards, clock, engine, faults, naive: Naive::default(), sent: Vec::new() }
+        let (dir, store) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (clock, identity) = (ManualClock::default(), MemoryIdentity::default());
+        let (engine, faults) = start(dir.path(), store.path(), &identity, shards, &clock).await;
+        let (engine, naive) = (Some(engine), Naive::default());
+        Self { dir, store, backup: None, identity, shards, clock, engine, faults, naive, sent: Vec::new() }
     }
 
     pub async fn close(mut self) {
@@ -90,13 +100,16 @@ impl House {
                 self.start_again().await;
             }
             Step::Crash => self.crash().await,
+            Step::Backup => self.backup = Some(frozen_copy(self.store.path())),
+            Step::Restore => self.restore().await,
             Step::Torn(action, seed) => self.tear(action, seed).await,
             Step::Trouble(trouble, actions) => self.go_through(trouble, actions).await,
         }
     }
 
-    /// Whether an order lies in one shard. Those over several have tests of their own (`engine/tests/spanning`, `spanning_model`): their
-    /// branches count as orders, and their versions tell of attempts, which this model knows nothing of.
+    /// Whether an order lies in one shard. Those over several have tests of their own (`engine/tests/spanning`,
+    /// `spanning_model`): their branches count as orders, and their versions tell of attempts, which this model knows
+    /// nothing of.
     fn is_in_one_shard(&self, action: &Action) -> bool {
         let Action::Reserve(c) = action else { return true };
         let mut shards = c.lines.as_slice().iter().map(|line| shard_of(&line.sku_id, self.shards));
@@ -134,7 +147,7 @@ impl House {
         self.naive.carry_out(action, now)
     }
 
-    /// Moves the clock, and waits until what is due has expired and what is old is forgotten.
+    /// Moves the clock, and waits until what is due has expired. What is old may leave memory; nobody is told.
     async fn pass(&mut self, time: Duration) {
         self.clock.advance(time);
         let now = self.clock.now();
@@ -142,14 +155,8 @@ impl House {
         for order_no in due {
             self.naive.expire(&order_no, now).expect("it is due");
         }
-        let before = now.minus_millis(REMEMBER_SECONDS * 1000);
-        while self.naive.forget(before, usize::MAX, now, u64::MAX).is_some() {}
         self.poke().await;
-        self.settle("expiries and forgetting", |house, engine_orders, _| {
-            // Everything that the model remembers; the engine has nothing beyond it.
-            engine_orders == house.naive.orders.len()
-        })
-        .await;
+        self.settle("expiries").await;
     }
 
     /// A turn of every shard, for expiries without the tick.
@@ -161,19 +168,16 @@ impl House {
         }
     }
 
-    /// Waits until everything that was decided is durable, and `done` (given the numbers of orders and of open ones).
-    async fn settle(&self, what: &str, done: impl Fn(&Self, usize, usize) -> bool) {
-        let open = self.naive.orders.values().filter(|order| order.is_open()).count();
+    /// Waits until everything that was decided is durable, and as many orders are open as in the model.
+    async fn settle(&self, what: &str) {
+        let open = self.naive.orders.values().filter(|order| order.is_open()).count() as u64;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let stats = self.engine().stats();
             let durable =
                 stats.shards.iter().all(|shard| shard.applied == shard.durable && shard.in_flight == 0);
-            let orders = |of: fn(&hotstock_engine::engine::ShardStats) -> u64| {
-                usize::try_from(stats.shards.iter().map(of).sum::<u64>()).expect("few orders")
-            };
-            let open_orders = orders(|shard| shard.open_orders);
-            if durable && open_orders == open && done(self, orders(|shard| shard.orders), open_orders) {
+            let open_orders: u64 = stats.shards.iter().map(|shard| shard.open_orders).sum();
+            if durable && open_orders == open {
                 return;
             }
             assert!(Instant::now() < deadline, "{what} never come: {stats:?}, the model: {:?}", self.naive);
@@ -181,12 +185,27 @@ impl House {
         }
     }
 
+    /// Copies as a crash in this moment leaves them: of the store first, which must not have what the directory has
+    /// not.
+    fn crash_copies(&self) -> (TempDir, TempDir) {
+        let store = frozen_copy(self.store.path());
+        (frozen_copy(self.dir.path()), store)
+    }
+
     /// Starts from what a crash in this moment leaves.
     async fn crash(&mut self) {
-        self.settle("syncs", |_, _, _| true).await;
-        let left = frozen_copy(self.dir.path());
+        self.settle("syncs").await;
+        let left = self.crash_copies();
         self.stop().await;
-        self.dir = left;
+        (self.dir, self.store) = left;
+        self.start_again().await;
+    }
+
+    /// Stops, and starts with the store as it was some time ago: the journal makes good what it lost.
+    async fn restore(&mut self) {
+        let Some(backup) = self.backup.take() else { return };
+        self.stop().await;
+        self.store = backup;
         self.start_again().await;
     }
 
@@ -203,15 +222,16 @@ impl House {
         } else {
             new_stock(self.naive.shelves.len())
         };
-        self.settle("syncs", |_, _, _| true).await;
-        let before = frozen_copy(self.dir.path());
+        self.settle("syncs").await;
+        let (before, store) = self.crash_copies();
         let without = self.naive.clone();
         self.send(action.clone()).await;
-        self.settle("syncs", |_, _, _| true).await;
+        self.settle("syncs").await;
         let after = frozen_copy(self.dir.path());
         let Some(left) = torn(before.path(), after.path(), seed) else { return };
         self.stop().await;
-        self.dir = left;
+        // What was torn had not been synced, so the store did not have it.
+        (self.dir, self.store) = (left, store);
         self.start_again().await;
         let with = std::mem::replace(&mut self.naive, without.clone());
         self.choose(vec![without, with]).await;
@@ -269,7 +289,8 @@ impl House {
     }
 
     async fn start_again(&mut self) {
-        let (engine, faults) = start(self.dir.path(), self.shards, &self.clock).await;
+        let (dir, store) = (self.dir.path(), self.store.path());
+        let (engine, faults) = start(dir, store, &self.identity, self.shards, &self.clock).await;
         (self.engine, self.faults) = (Some(engine), faults);
     }
 
@@ -324,10 +345,6 @@ impl House {
                 return Err(format!("order (engine, model): {got:#?}\n{expected:#?}"));
             }
         }
-        let orders: u64 = self.engine().stats().shards.iter().map(|shard| shard.orders).sum();
-        if orders != self.naive.orders.len() as u64 {
-            return Err(format!("the engine has {orders} orders, the model {}", self.naive.orders.len()));
-        }
         Ok(())
     }
 
@@ -370,19 +387,44 @@ fn is_boom(action: &Action) -> bool {
     matches!(action, Action::ChangeStock(change) if change.request_id.as_str() == BOOM)
 }
 
-/// Opens a data directory as the program does. Segments and checkpoints are small, so that there are many.
-async fn start(dir: &Path, shards: u16, clock: &ManualClock) -> (Engine, Faults) {
+/// Opens a data directory as the program does. Segments and checkpoints are small, so that there are many; there is
+/// room for one SKU and two ended orders, so that loading and evicting never stop.
+async fn start(
+    dir: &Path,
+    store: &Path,
+    identity: &MemoryIdentity,
+    shards: u16,
+    clock: &ManualClock,
+) -> (Engine, Faults) {
     let data_dir = DataDir::open(dir, Some(shards)).unwrap();
     let journal = data_dir.journal(JournalOptions { segment_bytes: 4_096, zeros: 0 }).unwrap();
     let faults = journal.faults();
-    let parts = Parts::new(Box::new(journal), Arc::new(data_dir.checkpoints()), Arc::new(clock.clone()));
+    let store = SqlStore::open(&SqlOptions::new(format!("sqlite:{}", store.join("store.db").display())));
+    let parts = Parts::new(
+        Box::new(journal),
+        Arc::new(data_dir.checkpoints()),
+        Arc::new(data_dir.filters()),
+        Arc::new(identity.clone()),
+        Arc::new(clock.clone()),
+        Arc::new(store.unwrap()),
+    );
     let parts = parts.before_decide(|command| {
         assert!(!is_boom(&command.action), "a shard that was made to panic");
     });
     let options = EngineOptions {
         shards,
         remember_seconds: REMEMBER_SECONDS,
+        remember_max: 2,
+        max_resident_skus: 1,
         checkpoint_events: 20,
+        store: StoreOptions {
+            flush_interval_ms: 2,
+            // For ever, by the clock that the test turns.
+            keep_days: 0,
+            keep_journal_days: 0,
+            keep_flushed_minutes: 1_000_000,
+            ..StoreOptions::default()
+        },
         ..EngineOptions::default()
     };
     (Engine::start(options, parts).await.unwrap(), faults)

@@ -1,8 +1,10 @@
-//! The running engine on a real data directory against the naive model of `engine/tests/model`: random commands among restarts,
-//! crashes, torn writes, failing disks and panicking shards.
+//! The running engine on a real data directory against the naive model of `engine/tests/model`: random commands among
+//! restarts, crashes, torn writes, failing disks, panicking shards and stores that were restored, while SKUs and orders
+//! leave memory and come back.
 //!
 //! - [`naive`], [`wishes`]: the model and the random commands, shared with the test of the state machine.
-//! - [`house`]: an engine on its data directory and the model side by side. [`disk`]: data directories as a crash leaves them.
+//! - [`house`]: an engine on its data directory and the model side by side. [`disk`]: data directories as a crash
+//!   leaves them.
 //!
 //! `PROPTEST_CASES=500 cargo test --test engine_model` looks longer.
 
@@ -37,12 +39,16 @@ pub enum Step {
     Batch(Vec<Action>),
     /// Time passes, in tenths of seconds.
     Pass(u64),
-    /// So much that what has ended is forgotten.
+    /// So much that what has ended leaves memory.
     LongPass,
     /// Stopped in order and started again.
     Restart,
     /// Killed while nothing is under way, and started again.
     Crash,
+    /// The store is copied.
+    Backup,
+    /// Started again with the last copy of the store in its place.
+    Restore,
     /// Killed while a command is being written: any part of its bytes may have reached the disk.
     Torn(Action, u64),
     /// Something fails while commands are under way.
@@ -61,7 +67,9 @@ fn step(world: World) -> impl Strategy<Value = Step> {
         10 => (0..1000_usize).prop_map(Step::Again),
         15 => vec(action(world), 2..6).prop_map(Step::Batch),
         8 => (1..40_u64).prop_map(Step::Pass),
-        1 => Just(Step::LongPass),
+        2 => Just(Step::LongPass),
+        2 => Just(Step::Backup),
+        2 => Just(Step::Restore),
         2 => Just(Step::Restart),
         3 => Just(Step::Crash),
         6 => (action(world), any::<u64>()).prop_map(|(action, seed)| Step::Torn(action, seed)),

@@ -1,5 +1,6 @@
-//! A thousand callers at once, each with fifty lines over a hundred SKUs of which there is half of what all want together. Every
-//! cart is held whole or refused whole; in the end, when nobody else asks, whoever was refused is refused for lines that are really short.
+//! A thousand callers at once, each with fifty lines over a hundred SKUs of which there is half of what all want
+//! together. Every cart is held whole or refused whole; in the end, when nobody else asks, whoever was refused is
+//! refused for lines that are really short.
 
 use std::collections::BTreeMap;
 use std::sync::Barrier;
@@ -14,8 +15,8 @@ use crate::support::Client;
 const CARTS: usize = 1_000;
 const LINES: usize = 50;
 const SKUS: usize = 100;
-/// Tries of one cart while the others fight for the same units: a refusal while they hold what they give back again is true, and no
-/// last word.
+/// Tries of one cart while the others fight for the same units: a refusal while they hold what they give back again is
+/// true, and no last word.
 const TRIES: u32 = 2;
 
 struct Cart {
@@ -45,14 +46,14 @@ fn a_thousand_large_carts_fight_for_half_of_what_they_want() {
 
     let dir = tempfile::tempdir().unwrap();
     let mut shop = Shop::open(dir.path());
-    // Over all shards; every tenth is cold, so nearly every cart is partly in the store.
-    let name = |sku: usize| match u16::try_from(sku).unwrap() {
-        sku if sku % 10 == 0 => format!("cold-{sku}"),
-        sku => sku_in(sku % SHARDS, &format!("sku{sku}-")),
+    // Over all shards; every tenth is not hot and has to be loaded before the first cart with it is decided.
+    let name = |sku: usize| {
+        let shard = u16::try_from(sku).unwrap() % SHARDS;
+        sku_in(shard, &format!("{}{sku}-", if sku % 10 == 0 { "stored" } else { "sku" }))
     };
     let skus: Vec<String> = (0..SKUS).map(name).collect();
     for (sku, sku_id) in skus.iter().enumerate() {
-        shop.stock(sku_id, wanted[sku] / 2, !sku_id.starts_with("cold"));
+        shop.stock(sku_id, wanted[sku] / 2, !sku_id.starts_with("stored"));
     }
 
     let address = shop.address().to_owned();

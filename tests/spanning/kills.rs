@@ -1,5 +1,6 @@
-//! The process is ended as hard as by a power cut before and after every logged step, and started again. What was logged stands, what was
-//! not never happened: the repeat of the same request tells which, and in the end nothing is held by nobody.
+//! The process is ended as hard as by a power cut before and after every logged step, and started again. What was
+//! logged stands, what was not never happened: the repeat of the same request tells which, and in the end nothing is
+//! held by nobody.
 
 use serde_json::{Value, json};
 
@@ -13,7 +14,7 @@ fn kills() -> u32 {
 /// What is going on when the process is killed.
 #[derive(Clone, Copy, PartialEq)]
 enum Play {
-    /// A reserve of three hot SKUs in three shards and one cold.
+    /// A reserve of three hot SKUs in three shards and of one in a fourth that may have to be loaded.
     Reserve,
     /// Likewise, and there is nothing of a fifth.
     Refused,
@@ -25,10 +26,6 @@ enum Play {
     LatePayment,
     /// The branches of an attempt whose home was killed ask for it.
     Ask,
-    /// An order in the store comes apart because one of its SKUs is promoted; its home takes it in before the SKU is hot.
-    Adopt,
-    /// An order in one shard comes apart because one of its SKUs is demoted.
-    Split,
 }
 
 /// What the same request is answered afterwards.
@@ -44,10 +41,9 @@ enum Then {
 
 struct Places {
     hot: [String; 3],
-    /// In the shard of the first.
-    beside: String,
     nothing: String,
-    cold: [String; 2],
+    /// One for each round: an open order keeps its SKUs in memory.
+    stored: Vec<String>,
 }
 
 fn lines(skus: &[&String]) -> Vec<Value> {
@@ -59,22 +55,21 @@ fn kill_at(step: &str, hits: u32, play: Play, then: Then) {
     let mut shop = Shop::open(dir.path());
     let places = Places {
         hot: [sku_in(1, "hot-"), sku_in(3, "hot-"), sku_in(6, "hot-")],
-        beside: sku_in(1, "beside-"),
         nothing: sku_in(5, "nothing-"),
-        cold: ["cold-1".to_owned(), "cold-2".to_owned()],
+        stored: (0..kills()).map(|round| sku_in(4, &format!("stored-{round}-"))).collect(),
     };
-    for sku_id in places.hot.iter().chain([&places.beside]) {
+    for sku_id in &places.hot {
         shop.stock(sku_id, 10_000, true);
     }
     shop.stock(&places.nothing, 0, true);
-    for sku_id in &places.cold {
+    for sku_id in &places.stored {
         shop.stock(sku_id, 10_000, false);
     }
     for round in 0..kills() {
         let order_no = format!("o{round}");
         shop.orders.push(order_no.clone());
         let [a, b, c] = &places.hot;
-        let four = lines(&[a, b, &places.cold[0], c]);
+        let four = lines(&[a, b, &places.stored[round as usize], c]);
         let hit = 1 + round % hits;
         let about = format!("{step}:{hit}, round {round}");
         let ttl = if matches!(play, Play::Expire | Play::LatePayment) { 1 } else { 3_600 };
@@ -131,24 +126,6 @@ fn kill_at(step: &str, hits: u32, play: Play, then: Then) {
                 // Its branches would ask at the next start, too.
                 assert_eq!(shop.settle(&path("release"), &json!({})).0, 200, "{about}");
             }
-            Play::Adopt => {
-                let [first, second] = &places.cold;
-                let reserve = json!({ "order_no": order_no, "lines": lines(&[first, second]) });
-                assert_eq!(shop.settle("/v1/reservations", &reserve).0, 201, "{about}");
-                killed(&mut shop, step, hit, &format!("/v1/admin/skus/{first}/promote"), &json!({}));
-                move_sku(&mut shop, first, "promote");
-                expect(&mut shop, &path("confirm"), &json!({}), 200, then, &about);
-                move_sku(&mut shop, first, "demote");
-            }
-            Play::Split => {
-                let reserve = json!({ "order_no": order_no, "lines": lines(&[a, &places.beside]) });
-                assert_eq!(shop.settle("/v1/reservations", &reserve).0, 201, "{about}");
-                killed(&mut shop, step, hit, &format!("/v1/admin/skus/{a}/demote"), &json!({}));
-                move_sku(&mut shop, a, "demote");
-                let (status, answer) = shop.settle(&path("confirm"), &json!({}));
-                assert_eq!((status, &answer["status"]), (200, &json!("confirmed")), "{about}: {answer}");
-                move_sku(&mut shop, a, "promote");
-            }
         }
     }
     shop.audit();
@@ -172,12 +149,8 @@ fn expect(shop: &mut Shop, path: &str, body: &Value, made: u16, then: Then, abou
     assert_eq!(got, then, "{about}: {answer}");
 }
 
-fn move_sku(shop: &mut Shop, sku_id: &str, how: &str) {
-    let (status, answer) = shop.settle(&format!("/v1/admin/skus/{sku_id}/{how}"), &json!({}));
-    assert_eq!(status, 200, "{how} {sku_id}: {answer}");
-}
-
-/// A test for each step: its name, how many times one request can reach it at least, what is going on, what the repeat is answered.
+/// A test for each step: its name, how many times one request can reach it at least, what is going on, what the repeat
+/// is answered.
 macro_rules! steps {
     ($($name:ident: $step:literal, $hits:literal, $play:ident, $then:ident;)*) => {$(
         #[test]
@@ -207,7 +180,4 @@ steps! {
     after_a_late_payment_was_logged: "span.late.after", 1, LatePayment, Known;
     before_a_branch_asks: "span.ask.before", 4, Ask, Done;
     after_a_branch_asked: "span.ask.after", 4, Ask, Done;
-    before_a_home_takes_an_order_in: "span.adopt.before", 1, Adopt, Done;
-    after_a_home_took_an_order_in: "span.adopt.after", 1, Adopt, Done;
-    after_an_order_came_apart: "demote.split", 1, Split, Done;
 }

@@ -1,8 +1,8 @@
-//! Orders over several shards and the store, over HTTP: killed at every logged step of the protocol they recover to the decision that was
-//! logged, and a thousand large carts that fight for the same SKUs all come to an end.
+//! Orders over several shards, over HTTP: killed at every logged step of the protocol they recover to the decision that
+//! was logged, and a thousand large carts that fight for the same SKUs all come to an end.
 //!
-//! - [`shop`]: a server whose SKUs lie in different places, and what must be true of it in the end. [`kills`]: the steps.
-//!   [`carts`]: the fight.
+//! - [`shop`]: a server whose SKUs lie in different shards, and what must be true of it in the end. [`kills`]: the
+//!   steps. [`carts`]: the fight.
 //!
 //! `HOTSTOCK_KILLS=50 cargo nextest run --test spanning` kills fifty times at each step instead of three times.
 

@@ -1,16 +1,18 @@
 //! The bodies of reconcile.
 
-use hotstock_engine::reconcile::{Difference, Reconciled, Repair, Side, Value};
+use hotstock_engine::command::InvalidField;
+use hotstock_engine::ids::SkuId;
+use hotstock_engine::reconcile::{Difference, Reconciled, Repair, Side};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::values::Number;
+use super::values::{Number, cursor_of, of_cursor};
 
 /// `POST /v1/admin/reconcile`; may be left out.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReconcileBody {
-    /// Put right what is derived. Look at what is found without it first.
+    /// Put right what is derived: rows of the store, the mirror. Look at what is found without it first.
     #[serde(default)]
     pub fix: bool,
     /// The next_cursor of the page before.
@@ -18,6 +20,17 @@ pub struct ReconcileBody {
     /// SKUs of the page, 1 to 1,000; 100 where missing.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000)]
     pub limit: Option<Number>,
+}
+
+impl ReconcileBody {
+    /// The SKU after which it goes on. A page that did not get through its first SKU has a cursor without one.
+    ///
+    /// # Errors
+    /// [`InvalidField`].
+    pub fn after(&self) -> Result<Option<SkuId>, InvalidField> {
+        let new = |text: &str| if text.is_empty() { Ok(None) } else { SkuId::new(text).map(Some) };
+        self.cursor.as_ref().map_or(Ok(None), |cursor| of_cursor(cursor, new))
+    }
 }
 
 /// What was found.
@@ -29,12 +42,12 @@ pub struct ReconciledBody<'a> {
     differences: Vec<DifferenceBody<'a>>,
     /// What was put right.
     repaired: Vec<RepairBody<'a>>,
-    /// Hot SKUs whose last changes the store has not got within the time that reconcile waits: not compared.
+    /// SKUs that changed since the store, which is far behind: what their shards have was not compared with it.
     unsettled: Vec<&'a str>,
     /// Why the mirror was not looked at; missing when it was, or when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     mirror_error: Option<&'a str>,
-    /// Give it as `cursor` to go on; null at the end.
+    /// Give it as `cursor` to go on; null at the end. A page may end before `limit`: a request does what fits into two seconds.
     #[schema(required = true)]
     next_cursor: Option<String>,
 }
@@ -48,29 +61,29 @@ pub struct DifferenceBody<'a> {
     /// Where.
     #[schema(example = 1)]
     warehouse_id: u32,
-    /// journal_gap, journal_sum, row, supplied, held, sold, shard, mirror.
+    /// row, parked, journal, held, sold, mirror.
     #[schema(example = "row")]
     check: &'static str,
-    /// The side that counts, and what it has.
-    expected: SideBody,
+    /// The side that counts, and what it has where they differ.
+    expected: SideBody<'a>,
     /// The side that differs, and what it has.
-    found: SideBody,
-    /// What is behind it, as far as it can be told: the order, the event, the anomaly.
-    causes: Vec<String>,
-    /// Who can put it right: row_from_journal and mirror_from_stock (with `fix`), by_hand.
-    #[schema(example = "row_from_journal")]
+    found: SideBody<'a>,
+    /// What is behind it, as far as it can be told: the order, the anomaly; and what to do where `fix` does nothing.
+    causes: &'a [String],
+    /// Who can put it right: row_from_shard, row_from_journal and mirror_from_stock (with `fix`), by_hand.
+    #[schema(example = "row_from_shard")]
     remedy: &'static str,
 }
 
 /// A side and what it has.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct SideBody {
+pub struct SideBody<'a> {
     /// shard, row, journal, orders, mirror.
-    #[schema(example = "journal")]
+    #[schema(example = "shard")]
     side: &'static str,
     /// In words.
     #[schema(example = "available 98, reserved 2, sold 0, version 17")]
-    value: String,
+    value: &'a str,
 }
 
 /// A stock that was put right.
@@ -85,37 +98,40 @@ pub struct RepairBody<'a> {
     /// The side that was written: row, mirror.
     #[schema(example = "row")]
     side: &'static str,
-    /// As it was.
-    before: String,
+    /// As it was, where it changed.
+    before: &'a str,
     /// As it is.
-    after: String,
+    after: &'a str,
 }
 
 impl<'a> ReconciledBody<'a> {
     /// As JSON.
     #[must_use]
-    pub fn new(found: &'a Reconciled, next_cursor: Option<String>) -> Self {
+    pub fn new(found: &'a Reconciled) -> Self {
         Self {
             skus: found.skus,
             differences: found.differences.iter().map(DifferenceBody::from).collect(),
             repaired: found.repaired.iter().map(RepairBody::from).collect(),
             unsettled: found.unsettled.iter().map(|sku_id| sku_id.as_str()).collect(),
             mirror_error: found.mirror_error.as_deref(),
-            next_cursor,
+            next_cursor: found
+                .next
+                .as_ref()
+                .map(|next| cursor_of(next.after.as_ref().map_or("", SkuId::as_str))),
         }
     }
 }
 
 impl<'a> From<&'a Difference> for DifferenceBody<'a> {
     fn from(difference: &'a Difference) -> Self {
-        let side = |(side, value): &(Side, Value)| SideBody { side: side.name(), value: value.to_string() };
+        let side = |(side, value): &'a (Side, String)| SideBody { side: side.name(), value };
         Self {
             sku_id: difference.sku_id.as_str(),
             warehouse_id: difference.warehouse_id.0,
             check: difference.check.name(),
             expected: side(&difference.expected),
             found: side(&difference.found),
-            causes: difference.causes.iter().map(ToString::to_string).collect(),
+            causes: &difference.causes,
             remedy: difference.remedy.name(),
         }
     }
@@ -127,8 +143,8 @@ impl<'a> From<&'a Repair> for RepairBody<'a> {
             sku_id: repair.sku_id.as_str(),
             warehouse_id: repair.warehouse_id.0,
             side: repair.side.name(),
-            before: repair.before.to_string(),
-            after: repair.after.to_string(),
+            before: &repair.before,
+            after: &repair.after,
         }
     }
 }

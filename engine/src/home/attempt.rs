@@ -1,5 +1,5 @@
-//! An attempt to hold the lines of an order in their places: which branches to reserve, what their answers mean, which to release again.
-//! No memory of its own and nothing logged: presumed abort.
+//! An attempt to hold the lines of an order in their places: which branches to reserve, what their answers mean,
+//! which to release again. No memory of its own and nothing logged: presumed abort.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -154,7 +154,8 @@ fn branches<'a>(reserve: &Reserve, answers: &'a [Outcome]) -> Vec<Tried<'a>> {
 fn end_of(answer: &Outcome) -> End<'_> {
     match answer {
         Ok(Answer::Order { order, .. }) if holds(order) => End::Held(&order.lines),
-        // It asked its home before this attempt had come to its end, and was released; or was released before it was reserved.
+        // It asked its home before this attempt had come to its end, and was released; or was released before it was
+        // reserved.
         Ok(_) | Err(Refusal::OrderCancelled { .. } | Refusal::OrderMismatch { .. }) => {
             End::NotNow(Refusal::Overloaded)
         }
@@ -164,11 +165,11 @@ fn end_of(answer: &Outcome) -> End<'_> {
             | Refusal::InsufficientStock { .. }
             | Refusal::InvalidField(_) => End::No(refusal),
             // The attempt is given up, so nothing happened, and the caller may come again.
-            Refusal::OutcomeUnknown => End::Unknown(Refusal::StoreUnavailable),
             Refusal::ShardRestarted | Refusal::JournalUnavailable => End::Unknown(Refusal::Overloaded),
-            Refusal::JournalFull | Refusal::StoreUnavailable | Refusal::OwnedElsewhere { .. } => {
-                End::NotNow(refusal.clone())
-            }
+            Refusal::JournalFull
+            | Refusal::StoreUnavailable
+            | Refusal::Fenced { .. }
+            | Refusal::StockInconsistent { .. } => End::NotNow(refusal.clone()),
             _ => End::NotNow(Refusal::Overloaded),
         },
     }
@@ -243,8 +244,8 @@ fn short_lines(reserve: &Reserve, branches: &[Tried<'_>]) -> Vec<ShortLine> {
                     short.entry(index).or_default().push(line.clone());
                 }
             }
-            // Of a suspended SKU nothing can be held, however much there is: best effort is refused so only when all its lines are, all or
-            // nothing (a late payment) names the first.
+            // Of a suspended SKU nothing can be held, however much there is: best effort is refused so only when all
+            // its lines are, all or nothing (a late payment) names the first.
             End::No(refusal) if all_or_nothing => {
                 let index = line_of(branch, lines, refusal);
                 short.entry(index).or_default().push(short_line(&lines[index]));
@@ -279,7 +280,8 @@ fn held_lines(reserve: &Reserve, branches: &[Tried<'_>]) -> Vec<HeldLine> {
     let mut held: BTreeMap<usize, Vec<HeldLine>> = BTreeMap::new();
     for branch in branches {
         match &branch.end {
-            // Which of its lines came of which of the request can't always be told; those of one SKU stand together then.
+            // Which of its lines came of which of the request can't always be told; those of one SKU stand together
+            // then.
             End::Held(got) if branch.indexes.iter().any(|index| chosen(*index)) => {
                 held.entry(branch.indexes[0]).or_default().extend(got.iter().map(held_line));
             }
@@ -418,16 +420,21 @@ mod tests {
                     assert_eq!((branch.attempt, &branch.sku_id), (ATTEMPT, &release.sku_id));
                     assert!(matches!(&release.command.action, Action::Release(Release { part: None, .. })));
                 }
-                let line = |l: &ShortLine| format!(" {}{}:{}={}", l.sku_id, l.warehouse_id, l.requested, l.available);
+                let line = |l: &ShortLine| {
+                    format!(" {}{}:{}={}", l.sku_id, l.warehouse_id, l.requested, l.available)
+                };
                 let lines = |lines: &[ShortLine]| lines.iter().map(line).collect::<String>();
                 let refusal = match refusal {
                     Refusal::InsufficientStock { lines: short } => format!("short{}", lines(&short)),
                     Refusal::LatePaymentNoStock { lines: short } => format!("late{}", lines(&short)),
-                    Refusal::SkuSuspended { sku_id, warehouse_id } => format!("suspended {sku_id}{warehouse_id}"),
+                    Refusal::SkuSuspended { sku_id, warehouse_id } => {
+                        format!("suspended {sku_id}{warehouse_id}")
+                    }
                     Refusal::UnknownSku { sku_id, .. } => format!("unknown {sku_id}"),
                     other => format!("{other:?}"),
                 };
-                let released: String = releases.iter().map(|release| format!(" {}", release.sku_id)).collect();
+                let released: String =
+                    releases.iter().map(|release| format!(" {}", release.sku_id)).collect();
                 format!("{refusal}; release{released}")
             }
         }
@@ -462,7 +469,11 @@ mod tests {
         let rows: [(&str, Vec<Outcome>, &str); 14] = [
             ("B1:1 A1:2 B2:3", vec![holds("B1:1=1 B2:3=3"), holds("A1:2=2")], "held B1:1=1 A1:2=2 B2:3=3"),
             ("B1:1 A1:2 B2:3", vec![holds("B1:1=1 B2:3=3"), short("A1:2=0")], "short A1:2=0; release B"),
-            ("B1:1 A1:2 B2:3", vec![short("B1:1=0 B2:3=2"), short("A1:2=1")], "short B1:1=0 A1:2=1 B2:3=2; release"),
+            (
+                "B1:1 A1:2 B2:3",
+                vec![short("B1:1=0 B2:3=2"), short("A1:2=1")],
+                "short B1:1=0 A1:2=1 B2:3=2; release",
+            ),
             ("B1:1 A1:2", vec![short("B1:1=0"), unknown("A1")], "unknown A; release"),
             ("B1:1 A1:2", vec![suspended("B1"), unknown("A1")], "suspended B1; release"),
             ("A1:2 B1:1", vec![unknown("A1"), suspended("B1")], "unknown A; release"),
@@ -470,8 +481,12 @@ mod tests {
             ("A1:1 B1:1", vec![short("A1:1=0"), suspended("B1")], "suspended B1; release"),
             ("A1:1 B1:1", vec![lost(), suspended("B1")], "Overloaded; release A"),
             ("A1:1 B1:1", vec![holds("A1:1=1"), Err(Refusal::JournalFull)], "JournalFull; release A"),
-            ("A1:1 B1:1", vec![Err(Refusal::OutcomeUnknown), holds("B1:1=1")], "StoreUnavailable; release A B"),
-            ("A1:1 B1:1", vec![holds("A1:1=1"), Err(Refusal::StoreUnavailable)], "StoreUnavailable; release A"),
+            ("A1:1 B1:1", vec![Err(Refusal::JournalUnavailable), holds("B1:1=1")], "Overloaded; release A B"),
+            (
+                "A1:1 B1:1",
+                vec![holds("A1:1=1"), Err(Refusal::StoreUnavailable)],
+                "StoreUnavailable; release A",
+            ),
             // Released behind the back of this attempt, as a home that did not know it had said.
             ("A1:1 B1:1", vec![holds("A1:1=0"), holds("B1:1=1")], "Overloaded; release B"),
             ("A1:1 B1:1", vec![holds("A1:1=1")], "Overloaded; release A B"),
@@ -483,8 +498,9 @@ mod tests {
 
     #[test]
     fn best_effort_is_judged_as_one_place_would() {
-        let best =
-            |lines: &str, answers: &[Outcome]| text(judge_reserve(&reserve(lines, Mode::BestEffort), ATTEMPT, answers));
+        let best = |lines: &str, answers: &[Outcome]| {
+            text(judge_reserve(&reserve(lines, Mode::BestEffort), ATTEMPT, answers))
+        };
         let rows: [(&str, Vec<Outcome>, &str); 6] = [
             ("B1:1 A1:2 B2:3", vec![holds("B1:1=1 B2:3=0"), holds("A1:2=1")], "held B1:1=1 A1:2=1 B2:3=0"),
             ("B1:1 A1:2 B2:3", vec![short("B1:1=0 B2:3=0"), holds("A1:2=1")], "held B1:1=0 A1:2=1 B2:3=0"),

@@ -1,7 +1,7 @@
 //! What a home answers, or logs.
 
 use super::words::{DecidedLine, DecisionKind, HomeChange, HomeImage, HomeStep};
-use super::{Homes, judge, shares};
+use super::{Homes, apply, judge, shares};
 use crate::clock::Timestamp;
 use crate::command::{Action, Command, InvalidField, Line, Lines};
 use crate::event::{Change, ConfirmedLine, Event, MovedLine};
@@ -18,7 +18,9 @@ struct Late<'a> {
 impl Homes {
     /// Answers a command about an order that is here, or a step, or makes the event that carries it out.
     pub(crate) fn decide(&self, command: &Command, now: Timestamp) -> Decision {
-        let log = |change| Decision::Log(Event { at: now, trace: command.trace, change: Change::Home(Box::new(change)) });
+        let log = |change| {
+            Decision::Log(Event { at: now, trace: command.trace, change: Change::Home(Box::new(change)) })
+        };
         let decided = match &command.action {
             Action::Home(step) => self.decide_step(step, now),
             action => {
@@ -56,7 +58,12 @@ impl Homes {
             }
             HomeStep::Late { confirm, attempt, lines } => {
                 let image = known(&confirm.order_no)?;
-                decide_order(image, &Action::Confirm(confirm.clone()), Some(Late { attempt: *attempt, lines }), now)
+                decide_order(
+                    image,
+                    &Action::Confirm(confirm.clone()),
+                    Some(Late { attempt: *attempt, lines }),
+                    now,
+                )
             }
             HomeStep::Pending(order_no) => Ok(Told::Answer(Answer::Pending(known(order_no)?.errands()))),
             HomeStep::Carried { order_no, through, serials } => {
@@ -74,12 +81,12 @@ impl Homes {
                 let through = (*through).min(image.decisions);
                 Ok(Told::Log(HomeChange::Carried { order_no: order_no.clone(), through, serials }))
             }
-            HomeStep::Adopt(image) => {
+            HomeStep::Load(image) => {
                 if self.knows(&image.order.order_no) {
                     return placed;
                 }
-                shares::check(image).map_err(|problem| InvalidField::new("orders", problem))?;
-                Ok(Told::Log(HomeChange::Adopted(image.clone())))
+                apply::check_loaded(image).map_err(|problem| InvalidField::new("orders", problem))?;
+                Ok(Told::Log(HomeChange::Loaded(image.clone())))
             }
             HomeStep::Ask(asked) => match known(&asked.order_no)?.knows_attempt(asked.attempt) {
                 true => placed,
@@ -95,7 +102,7 @@ impl Homes {
             HomeChange::Reserved { .. } => Answer::Order { order: image().view(), effect: Effect::Created },
             HomeChange::Extended { .. } => Answer::Order { order: image().view(), effect: Effect::Changed },
             HomeChange::Decided { .. } => told(image(), Effect::Changed),
-            HomeChange::Carried { .. } | HomeChange::Adopted(_) => Answer::Placed,
+            HomeChange::Carried { .. } | HomeChange::Loaded(_) => Answer::Placed,
         }
     }
 }
@@ -114,11 +121,17 @@ fn told(image: &HomeImage, effect: Effect) -> Answer {
     }
 }
 
-fn decide_order(image: &HomeImage, action: &Action, late: Option<Late<'_>>, now: Timestamp) -> Result<Told, Refusal> {
+fn decide_order(
+    image: &HomeImage,
+    action: &Action,
+    late: Option<Late<'_>>,
+    now: Timestamp,
+) -> Result<Told, Refusal> {
     let order_no = || image.order.order_no.clone();
     let event = match judge::decide(&image.order, action, now) {
         Decision::Log(event) => event,
         Decision::Answer(outcome) => return answer_again(image, action, outcome),
+        Decision::Elsewhere => unreachable!("the order is known"),
     };
     let (kind, request, reason, lines, attempt) = match event.change {
         Change::Extended { ttl_seconds, .. } => {
@@ -130,14 +143,19 @@ fn decide_order(image: &HomeImage, action: &Action, late: Option<Late<'_>>, now:
             let line = |l: &ConfirmedLine| DecidedLine { line: l.line, units: l.held, late: l.late };
             (DecisionKind::Confirm, request, None, lines.iter().map(line).collect(), attempt)
         }
-        Change::Released { request, reason, lines, .. } => (DecisionKind::Release, request, reason, moved(&lines), None),
-        Change::Returned { request, lines, .. } => (DecisionKind::Return, Some(request), None, moved(&lines), None),
+        Change::Released { request, reason, lines, .. } => {
+            (DecisionKind::Release, request, reason, moved(&lines), None)
+        }
+        Change::Returned { request, lines, .. } => {
+            (DecisionKind::Return, Some(request), None, moved(&lines), None)
+        }
         other => unreachable!("a command about an order that is known does not make {other:?}"),
     };
     Ok(Told::Log(HomeChange::Decided { order_no: order_no(), kind, request, reason, attempt, lines }))
 }
 
-/// A repeat is answered with what the branches may not know yet; a read and a repeated reserve need no more than the order.
+/// A repeat is answered with what the branches may not know yet; a read and a repeated reserve need no more than the
+/// order.
 fn answer_again(image: &HomeImage, action: &Action, outcome: Outcome) -> Result<Told, Refusal> {
     match (outcome?, action) {
         (Answer::Order { effect, .. }, Action::GetOrder(_) | Action::Reserve(_)) => {
@@ -148,8 +166,13 @@ fn answer_again(image: &HomeImage, action: &Action, outcome: Outcome) -> Result<
     }
 }
 
-/// Which attempt holds the units that a confirm takes beside those that the order holds; refused when none holds exactly them.
-fn held_for(image: &HomeImage, lines: &[ConfirmedLine], late: Option<Late<'_>>) -> Result<Option<AttemptId>, Refusal> {
+/// Which attempt holds the units that a confirm takes beside those that the order holds; refused when none holds
+/// exactly them.
+fn held_for(
+    image: &HomeImage,
+    lines: &[ConfirmedLine],
+    late: Option<Late<'_>>,
+) -> Result<Option<AttemptId>, Refusal> {
     let needed = lines.iter().filter(|line| line.late > 0).map(|line| Line {
         sku_id: line.sku_id.clone(),
         warehouse_id: line.warehouse_id,
@@ -164,7 +187,8 @@ fn held_for(image: &HomeImage, lines: &[ConfirmedLine], late: Option<Late<'_>>) 
 }
 
 fn moved(lines: &[MovedLine]) -> Vec<DecidedLine> {
-    lines.iter().map(|line| DecidedLine { line: line.line, units: line.quantity, late: 0 }).collect()
+    let moved = lines.iter().filter(|line| line.quantity > 0);
+    moved.map(|line| DecidedLine { line: line.line, units: line.quantity, late: 0 }).collect()
 }
 
 /// Everything that the order holds goes back, because its time is over.

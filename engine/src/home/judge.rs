@@ -1,16 +1,14 @@
-//! The rules of orders, applied to an order over several places: a small state of it and of stocks that have plenty decides. They are
-//! not written a second time.
-
-use std::collections::HashMap;
+//! The rules of orders, applied to an order over several places: a small state of it and of stocks that have plenty
+//! decides. They are not written a second time.
 
 use super::words::{DecidedLine, DecisionKind};
-use crate::checkpoint::{Image, LineImage, OrderImage, Stage, StockImage};
+use crate::checkpoint::{Image, LineImage, OrderImage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{Action, Command, StockStatus};
 use crate::event::OrderRequest;
 use crate::ids::Lsn;
 use crate::limits::MAX_STOCK_UNITS;
-use crate::outcome::{Levels, LineView, OrderView, Serials};
+use crate::outcome::Levels;
 use crate::state::{Decision, Order, State};
 
 /// What one place that had all the lines, and enough of everything, would say.
@@ -34,8 +32,7 @@ fn plenty(line: &LineImage) -> StockImage {
         supplied: MAX_STOCK_UNITS,
         forgotten_sold: 0,
         lsn: Lsn::ZERO,
-        epoch: 0,
-        stage: Stage::Open,
+        hot: false,
         // Serial numbers are given where the units are.
         numbered: None,
     }
@@ -51,38 +48,14 @@ pub(super) fn apply(
     let mut counted = Order::counting(order);
     let moved = lines.iter().map(|line| (line.line, line.units));
     match kind {
-        DecisionKind::Confirm => counted.sell(lines.iter().map(|l| (l.line, l.units, l.late)))?,
-        DecisionKind::Release => counted.release(moved, request.is_none())?,
-        DecisionKind::Expire => counted.expire(moved)?,
-        DecisionKind::Return => counted.take_back(moved)?,
+        DecisionKind::Confirm => {
+            counted.counts_mut().sell(lines.iter().map(|l| (l.line, l.units, l.late)))?
+        }
+        DecisionKind::Release => counted.counts_mut().release(moved, request.is_none())?,
+        DecisionKind::Expire => counted.counts_mut().expire(moved)?,
+        DecisionKind::Return => counted.counts_mut().take_back(moved)?,
     }
     counted.count_into(order);
     order.requests.extend(request.cloned());
     Some(())
-}
-
-/// An order as callers see it.
-pub(super) fn view(order: &OrderImage) -> OrderView {
-    let counted = Order::counting(order);
-    let mut serials: HashMap<u16, Vec<Serials>> = HashMap::new();
-    for given in &order.serials {
-        serials.entry(given.line).or_default().push(given.serials);
-    }
-    let line_view = |(index, line): (u16, &LineImage)| LineView {
-        sku_id: line.sku_id.clone(),
-        warehouse_id: line.warehouse_id,
-        quantity: line.quantity,
-        held: line.held,
-        confirmed: line.confirmed,
-        released: line.released,
-        returned: line.returned,
-        serials: serials.remove(&index).map(Vec::into_boxed_slice),
-    };
-    OrderView {
-        order_no: order.order_no.clone(),
-        status: counted.status(),
-        created_at: order.created_at,
-        expires_at: counted.is_open().then_some(order.expires_at),
-        lines: (0..).zip(&order.lines).map(line_view).collect(),
-    }
 }

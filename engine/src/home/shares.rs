@@ -1,5 +1,5 @@
-//! Which branch has which units of an order, and what it is told. Of several branches that have units of one line, the oldest gives
-//! first.
+//! Which branch has which units of an order, and what it is told. Of several branches that have units of one line,
+//! the oldest gives first.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -19,8 +19,8 @@ fn share(attempt: AttemptId, line: u16, held: u32) -> Share {
     Share { attempt, line, held, confirmed: 0, released: 0, returned: 0 }
 }
 
-/// Takes the units of a decision from the shares, and gives what each branch is to be told; `None` when it does not fit. The late units of a
-/// confirm lie in shares of `attempt`, which are new.
+/// Takes the units of a decision from the shares, and gives what each branch is to be told; `None` when it does not
+/// fit. The late units of a confirm lie in shares of `attempt`, which are new.
 pub(super) fn take(
     image: &mut HomeImage,
     kind: DecisionKind,
@@ -89,7 +89,9 @@ fn has(share: &Share, kind: DecisionKind) -> u32 {
 /// Units that it has change their count.
 fn give(share: &mut Share, kind: DecisionKind, units: u32) {
     match kind {
-        DecisionKind::Confirm => (share.held, share.confirmed) = (share.held - units, share.confirmed + units),
+        DecisionKind::Confirm => {
+            (share.held, share.confirmed) = (share.held - units, share.confirmed + units)
+        }
         DecisionKind::Release | DecisionKind::Expire => {
             (share.held, share.released) = (share.held - units, share.released + units);
         }
@@ -115,7 +117,8 @@ pub(super) fn errand(image: &HomeImage, decided: &Decided) -> Errand {
     let command = |((attempt, sku_id), lines): ((AttemptId, &SkuId), Vec<Line>)| {
         let (order_no, sku_id) = (image.order.order_no.clone(), sku_id.clone());
         let number = Branch { order_no, sku_id: sku_id.clone(), attempt }.number();
-        let lines = Lines::new(lines).expect("the lines of an order are within the bounds, and so are some of them");
+        let lines =
+            Lines::new(lines).expect("the lines of an order are within the bounds, and so are some of them");
         BranchCommand { sku_id, command: Command::from(action_of(decided, number, lines)) }
     };
     Errand { number: decided.number, commands: branches.into_iter().map(command).collect() }
@@ -130,7 +133,9 @@ fn action_of(decided: &Decided, order_no: OrderNo, lines: Lines) -> Action {
             Action::Release(Release { order_no, part: part(lines), reason: decided.reason.clone() })
         }
         DecisionKind::Expire => Action::Expire(order_no),
-        DecisionKind::Return => Action::Return(Return { order_no, request_id: request_id(), lines: Some(lines) }),
+        DecisionKind::Return => {
+            Action::Return(Return { order_no, request_id: request_id(), lines: Some(lines) })
+        }
     }
 }
 
@@ -154,7 +159,8 @@ pub(super) fn check(image: &HomeImage) -> Result<(), String> {
     let mut sums = vec![[0_u64; 4]; lines.len()];
     for share in &image.shares {
         let Share { attempt, line, held, confirmed, released, returned } = *share;
-        let known = sums.get_mut(usize::from(line)).filter(|_| once.insert((attempt, line)) && returned <= confirmed);
+        let known =
+            sums.get_mut(usize::from(line)).filter(|_| once.insert((attempt, line)) && returned <= confirmed);
         let Some(sums) = known else { return wrong(format!("{share:?} makes no sense")) };
         for (sum, units) in sums.iter_mut().zip([held, confirmed, returned, released]) {
             *sum += u64::from(units);
@@ -220,8 +226,13 @@ mod tests {
         HomeImage { order, shares, decisions: 0, pending: Vec::new() }
     }
 
-    fn decide(image: &mut HomeImage, kind: DecisionKind, lines: &[(u16, u32, u32)]) -> Option<(Vec<(u16, u32)>, bool)> {
-        let lines: Vec<_> = lines.iter().map(|&(line, units, late)| DecidedLine { line, units, late }).collect();
+    fn decide(
+        image: &mut HomeImage,
+        kind: DecisionKind,
+        lines: &[(u16, u32, u32)],
+    ) -> Option<(Vec<(u16, u32)>, bool)> {
+        let lines: Vec<_> =
+            lines.iter().map(|&(line, units, late)| DecidedLine { line, units, late }).collect();
         take(image, kind, &lines, Some(NEW))
     }
 
@@ -272,7 +283,10 @@ mod tests {
     fn one_branch_that_is_not_taken_whole_makes_parts_of_all() {
         let mut image = image([2, 1, 3]);
         let taken = decide(&mut image, DecisionKind::Release, &[(0, 2, 0), (1, 1, 0), (2, 2, 0)]).unwrap();
-        assert_eq!(told(&image, DecisionKind::Release, taken), ["A#1 release A1:2 A2:2 d3", "B#1 release B1:1 d3"]);
+        assert_eq!(
+            told(&image, DecisionKind::Release, taken),
+            ["A#1 release A1:2 A2:2 d3", "B#1 release B1:1 d3"]
+        );
         assert_eq!(image.shares[2], Share { released: 2, ..share(OLD, 2, 1) });
     }
 

@@ -7,8 +7,8 @@ use crate::command::{Command, Confirm, Lines, Mode, Reserve};
 use crate::event::OrderRequest;
 use crate::ids::{AttemptId, Branch, BuyerId, OrderNo, Reason, SkuId, WarehouseId};
 
-/// See [`Action::Home`](crate::command::Action::Home). Each can be repeated. What callers ask about an order over several places
-/// (confirm, release, extend, return, read, a repeated reserve) comes as the command that it is.
+/// See [`Action::Home`](crate::command::Action::Home). Each can be repeated. What callers ask about an order over
+/// several places (confirm, release, extend, return, read, a repeated reserve) comes as the command that it is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HomeStep {
     /// Every branch of an attempt holds: the order is made. Answers as a reserve does.
@@ -20,8 +20,9 @@ pub enum HomeStep {
         /// What the branches hold, in the order of the request; each (SKU, warehouse) once.
         lines: Vec<HeldLine>,
     },
-    /// The units of a late payment are held: the confirm is decided again, with them. Answers as a confirm does. When it needs
-    /// other units by now, it answers [`Refusal::HoldFirst`](crate::outcome::Refusal::HoldFirst); when it needs none, as it is.
+    /// The units of a late payment are held: the confirm is decided again, with them. Answers as a confirm does. When
+    /// it needs other units by now, it answers [`Refusal::HoldFirst`](crate::outcome::Refusal::HoldFirst); when it
+    /// needs none, as it is.
     Late {
         /// As it was asked.
         confirm: Confirm,
@@ -41,9 +42,10 @@ pub enum HomeStep {
         /// Serial numbers that its lines have got; those that are known are left out.
         serials: Vec<LineSerials>,
     },
-    /// The order comes (back) from the store. Nothing when it is here.
-    Adopt(Box<HomeImage>),
-    /// A branch asks: [`Answer::Placed`](crate::outcome::Answer::Placed) when the order knows its attempt, else `UnknownOrder`.
+    /// The order, which ended and left memory, comes back from the store. Nothing when it is here.
+    Load(Box<HomeImage>),
+    /// A branch asks: [`Answer::Placed`](crate::outcome::Answer::Placed) when the order knows its attempt, else
+    /// `UnknownOrder`.
     Ask(Asked),
 }
 
@@ -64,7 +66,7 @@ impl HomeStep {
             Self::Reserve { reserve, .. } => &reserve.order_no,
             Self::Late { confirm, .. } => &confirm.order_no,
             Self::Pending(order_no) | Self::Carried { order_no, .. } => order_no,
-            Self::Adopt(image) => &image.order.order_no,
+            Self::Load(image) => &image.order.order_no,
             Self::Ask(asked) => &asked.order_no,
         }
     }
@@ -74,7 +76,7 @@ impl HomeStep {
         match self {
             Self::Reserve { lines, .. } => lines.len(),
             Self::Late { lines, .. } => lines.as_slice().len(),
-            Self::Adopt(image) => image.weight(),
+            Self::Load(image) => image.weight(),
             Self::Carried { serials, .. } => 1 + serials.len(),
             Self::Pending(_) | Self::Ask(_) => 1,
         }
@@ -145,8 +147,8 @@ pub enum HomeChange {
         /// Serial numbers that were not known yet.
         serials: Vec<LineSerials>,
     },
-    /// An order came (back) from the store.
-    Adopted(Box<HomeImage>),
+    /// An order that had ended and left memory is here again.
+    Loaded(Box<HomeImage>),
 }
 
 impl HomeChange {
@@ -158,7 +160,7 @@ impl HomeChange {
             | Self::Decided { order_no, .. }
             | Self::Extended { order_no, .. }
             | Self::Carried { order_no, .. } => order_no,
-            Self::Adopted(image) => &image.order.order_no,
+            Self::Loaded(image) => &image.order.order_no,
         }
     }
 
@@ -169,7 +171,7 @@ impl HomeChange {
             Self::Decided { lines, .. } => lines.len(),
             Self::Extended { .. } => 1,
             Self::Carried { serials, .. } => 1 + serials.len(),
-            Self::Adopted(image) => image.weight(),
+            Self::Loaded(image) => image.weight(),
         }
     }
 }
@@ -262,7 +264,8 @@ pub struct Decided {
     pub kind: DecisionKind,
     /// Why.
     pub reason: Option<Reason>,
-    /// Which share gives or takes how many units; `whole`: all that its branch holds, so that it need not be remembered there.
+    /// Which share gives or takes how many units; `whole`: all that its branch holds, so that it need not be
+    /// remembered there.
     pub shares: Vec<(u16, u32)>,
     /// See `shares`: of each branch that it touches, everything that the branch still held is meant.
     pub whole: bool,

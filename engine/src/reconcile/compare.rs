@@ -1,194 +1,363 @@
 //! What is different, of what was read: pure.
 
-use super::{Check, Difference, Remedy, Side, Value};
-use crate::outcome::{Levels, StockView};
+use std::collections::BTreeMap;
+
+use super::truth::Truth;
+use super::walk::Walk;
+use super::{Check, Difference, Remedy, Side};
+use crate::checkpoint::StockImage;
+use crate::command::StockStatus;
+use crate::ids::{SkuId, WarehouseId};
+use crate::outcome::Levels;
 use crate::store::StockBooks;
 
-/// The differences within the store. A stock that has several because of one is told once: the other sides are
-/// compared with the journal if that is sound, else with the row.
-pub(super) fn of_books(books: &StockBooks) -> Vec<Difference> {
-    let StockBooks { row, journal, journal_rows, journal_version, journal_after, .. } = books;
-    let levels = row.view.levels;
-    let mut found = Vec::new();
-    let mut tell = |check, expected, other, remedy| {
+/// Levels in words.
+pub(super) fn words(levels: &Levels) -> String {
+    let Levels { available, reserved, sold, version } = levels;
+    format!("available {available}, reserved {reserved}, sold {sold}, version {version}")
+}
+
+/// A status in words.
+pub(super) fn on(status: StockStatus) -> &'static str {
+    match status {
+        StockStatus::OnSale => "on sale",
+        StockStatus::Suspended => "suspended",
+    }
+}
+
+/// All that was read of one SKU.
+#[derive(Debug, Default)]
+pub(super) struct Sku {
+    pub books: BTreeMap<WarehouseId, StockBooks>,
+    pub known: Known,
+    pub walks: BTreeMap<WarehouseId, Walk>,
+}
+
+/// Whether the SKU is in memory.
+#[derive(Debug, Default)]
+pub(super) enum Known {
+    /// It is not: the journal stands for it.
+    #[default]
+    Stored,
+    /// It is, but the store is too far behind to compare with; at its watermark the journal stands for it.
+    Far,
+    /// Its stocks, as they were at the watermark.
+    Resident(Vec<Truth>),
+}
+
+impl Sku {
+    /// Its warehouses, in the store or in memory.
+    pub fn warehouses(&self) -> Vec<WarehouseId> {
+        let mut all: Vec<WarehouseId> = self.books.keys().copied().collect();
+        if let Known::Resident(stocks) = &self.known {
+            all.extend(stocks.iter().filter(|stock| !stock.is_new).map(|stock| stock.image.warehouse_id));
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// See the top of the file.
+    pub fn differences(&self, sku_id: &SkuId) -> Vec<Difference> {
+        let mut found = Vec::new();
+        for warehouse_id in self.warehouses() {
+            let mut tell = |check, expected, other, remedy, causes: Vec<String>| {
+                let sku_id = sku_id.clone();
+                found.push(Difference {
+                    sku_id,
+                    warehouse_id,
+                    check,
+                    expected,
+                    found: other,
+                    causes,
+                    remedy,
+                });
+            };
+            let books = self.books.get(&warehouse_id);
+            let walk = self.walks.get(&warehouse_id);
+            let is_broken = walk.is_none_or(|walk| walk.broken.is_some());
+            match &self.known {
+                Known::Resident(stocks) => {
+                    let truth =
+                        stocks.iter().find(|stock| stock.image.warehouse_id == warehouse_id && !stock.is_new);
+                    of_shard(truth, books, is_broken, &mut tell);
+                }
+                Known::Stored | Known::Far => of_stored(books, walk, &mut tell),
+            }
+            let Some(walk) = walk else { continue };
+            if let Some((expected, other)) = &walk.broken {
+                let todo =
+                    "the journal has to be put right by hand: it is what rows are written from".to_owned();
+                let (expected, other) = ((Side::Journal, expected.clone()), (Side::Journal, other.clone()));
+                tell(Check::Journal, expected, other, Remedy::ByHand, vec![todo]);
+            }
+            let counted = [(Check::Held, walk.last.reserved), (Check::Sold, walk.last.sold)];
+            for ((check, units), missing) in counted.into_iter().zip(walk.missing()) {
+                if missing != 0 {
+                    let lines = i128::from(units) - i128::from(missing);
+                    let (expected, other) = (format!("{units} units"), format!("{lines} units"));
+                    tell(check, (Side::Journal, expected), (Side::Orders, other), Remedy::ByHand, Vec::new());
+                }
+            }
+        }
+        self.tell_parked(sku_id, &mut found);
+        found.sort_by_key(|difference| (difference.warehouse_id, difference.check));
+        found
+    }
+
+    /// That a SKU is parked is behind what differs in its rows; alone it is told by itself, because its rows are not flushed.
+    fn tell_parked(&self, sku_id: &SkuId, found: &mut Vec<Difference>) {
+        let parked =
+            self.books.values().find_map(|books| Some((books.row.warehouse_id, books.parked.as_ref()?)));
+        let Some((warehouse_id, reason)) = parked else { return };
+        let mut rows = found.iter_mut().filter(|difference| difference.check == Check::Row).peekable();
+        if rows.peek().is_some() {
+            rows.for_each(|difference| difference.causes.push(format!("it is parked: {reason}")));
+            return;
+        }
+        let remedy = match &self.known {
+            _ if self.walks.values().any(|walk| walk.broken.is_some()) => Remedy::ByHand,
+            Known::Resident(_) => Remedy::RowFromShard,
+            Known::Stored | Known::Far => Remedy::RowFromJournal,
+        };
         found.push(Difference {
-            sku_id: row.view.sku_id.clone(),
-            warehouse_id: row.view.warehouse_id,
-            check,
-            expected,
-            found: other,
+            sku_id: sku_id.clone(),
+            warehouse_id,
+            check: Check::Parked,
+            expected: (Side::Row, "flushed".to_owned()),
+            found: (Side::Row, format!("parked: {reason}")),
             causes: Vec::new(),
             remedy,
         });
-    };
-    if journal_rows != journal_version {
-        let (expected, other) = (Value::Count(*journal_version), Value::Count(*journal_rows));
-        tell(Check::JournalGap, (Side::Journal, expected), (Side::Journal, other), Remedy::ByHand);
     }
-    let is_sum = journal_after.is_some_and(|after| is_sum_of(after, *journal)) || (*journal_rows == 0 && *journal == [0; 3]);
-    if !is_sum {
-        let last = journal_after.map_or(Value::Missing, Value::Levels);
-        tell(Check::JournalSum, (Side::Journal, Value::Sums(*journal)), (Side::Journal, last), Remedy::ByHand);
-    }
-    let sound = sound_levels(books);
-    match sound {
-        Some(sound) if sound != levels => {
-            let (expected, other) = (Value::Levels(sound), Value::Levels(levels));
-            tell(Check::Row, (Side::Journal, expected), (Side::Row, other), Remedy::RowFromJournal);
+}
+
+type Told = (Side, String);
+
+/// A stock in memory beside its row and the newest row of its journal.
+fn of_shard(
+    truth: Option<&Truth>,
+    books: Option<&StockBooks>,
+    is_broken: bool,
+    tell: &mut impl FnMut(Check, Told, Told, Remedy, Vec<String>),
+) {
+    let missing = |side| (side, "missing".to_owned());
+    match (truth, books) {
+        (None, None) => {}
+        (None, Some(books)) => {
+            let todo = "its shard has no such stock: the row has to be deleted".to_owned();
+            let row = (Side::Row, words(&books.row.levels));
+            tell(Check::Row, missing(Side::Shard), row, Remedy::ByHand, vec![todo]);
         }
-        Some(_) => {}
-        None if *journal_rows == 0 => {
-            let (expected, other) = (Value::Missing, Value::Levels(levels));
-            tell(Check::Row, (Side::Journal, expected), (Side::Row, other), Remedy::ByHand);
+        (Some(truth), None) => {
+            let remedy = if is_broken { Remedy::ByHand } else { Remedy::RowFromShard };
+            tell(
+                Check::Row,
+                (Side::Shard, words(&truth.image.levels)),
+                missing(Side::Row),
+                remedy,
+                Vec::new(),
+            );
         }
-        // The journal was told of; the row may still be what its last row says.
-        None => {
-            if let Some(after) = journal_after.filter(|after| *after != levels) {
-                let (expected, other) = (Value::Levels(after), Value::Levels(levels));
-                tell(Check::Row, (Side::Journal, expected), (Side::Row, other), Remedy::ByHand);
+        (Some(truth), Some(books)) => {
+            let mut right = truth.image.clone();
+            if truth.later_status {
+                right.status = books.row.status;
+            }
+            if truth.later_hot {
+                right.hot = books.row.hot;
+            }
+            let newest = books.newest.as_ref().map(|newest| newest.change.after);
+            let is_logged = newest == Some(right.levels);
+            if let Some((expected, found)) = columns(&right, &books.row) {
+                let remedy = if is_logged { Remedy::RowFromShard } else { Remedy::ByHand };
+                tell(Check::Row, (Side::Shard, expected), (Side::Row, found), remedy, Vec::new());
+            }
+            // One that is broken before its end is told by the walk.
+            if !is_logged && !is_broken {
+                let todo = "the journal has to be put right by hand, as the shard has it".to_owned();
+                let newest =
+                    newest.map_or_else(|| missing(Side::Journal), |newest| (Side::Journal, words(&newest)));
+                tell(Check::Journal, (Side::Shard, words(&right.levels)), newest, Remedy::ByHand, vec![todo]);
             }
         }
     }
-    let (side, counted) = sound.map_or((Side::Row, levels), |sound| (Side::Journal, sound));
-    if counted.quantity() != books.supplied {
-        let (expected, other) = (Value::Units(counted.quantity()), Value::Units(books.supplied));
+}
+
+/// A stock that is not in memory beside what its journal says.
+fn of_stored(
+    books: Option<&StockBooks>,
+    walk: Option<&Walk>,
+    tell: &mut impl FnMut(Check, Told, Told, Remedy, Vec<String>),
+) {
+    let Some(books) = books else { return };
+    let Some(newest) = books.newest.as_ref().map(|newest| newest.change.after) else {
+        let todo =
+            "it has no journal: the row has to be deleted, and the stock created by a request".to_owned();
+        let row = (Side::Row, words(&books.row.levels));
+        tell(Check::Row, (Side::Journal, "missing".to_owned()), row, Remedy::ByHand, vec![todo]);
+        return;
+    };
+    let mut right = StockImage { levels: newest, supplied: newest.quantity(), ..books.row.clone() };
+    let sound = walk.filter(|walk| walk.broken.is_none());
+    // A walk that has seen later rows tells of a later row.
+    if let Some(walk) = sound.filter(|walk| walk.last.version == newest.version) {
+        let is_whole = walk.pruned == 0;
+        right.status = walk.status.or(is_whole.then_some(StockStatus::OnSale)).unwrap_or(right.status);
+        right.initial = walk.initial.unwrap_or(right.initial);
+        if is_whole && (walk.serials > 0 || right.numbered.is_some()) {
+            right.numbered = Some(walk.serials);
+        }
+    }
+    if let Some((expected, found)) = columns(&right, &books.row) {
         let remedy = if sound.is_some() { Remedy::RowFromJournal } else { Remedy::ByHand };
-        tell(Check::Supplied, (side, expected), (Side::Row, other), remedy);
+        tell(Check::Row, (Side::Journal, expected), (Side::Row, found), remedy, Vec::new());
     }
-    if counted.reserved != books.held_by_orders {
-        let (expected, other) = (Value::Units(counted.reserved), Value::Units(books.held_by_orders));
-        tell(Check::Held, (side, expected), (Side::Orders, other), Remedy::ByHand);
-    }
-    if counted.sold != books.sold_by_orders {
-        let (expected, other) = (Value::Units(counted.sold), Value::Units(books.sold_by_orders));
-        tell(Check::Sold, (side, expected), (Side::Orders, other), Remedy::ByHand);
-    }
-    found
 }
 
-/// The levels that a journal without gap sums up to, if they are those of its last row.
-pub(super) fn sound_levels(books: &StockBooks) -> Option<Levels> {
-    let after = books.journal_after?;
-    let is_sound =
-        books.journal_rows == books.journal_version && after.version == books.journal_version && is_sum_of(after, books.journal);
-    is_sound.then_some(after)
-}
-
-fn is_sum_of(levels: Levels, sums: [i64; 3]) -> bool {
-    [levels.available, levels.reserved, levels.sold].map(i64::try_from) == sums.map(Ok)
-}
-
-/// A shard's stock beside what the journal has at its version (`None`: no such row).
-pub(super) fn of_shard(view: &StockView, journal: Option<Levels>) -> Option<Difference> {
-    let is_same = journal.is_some_and(|levels| levels == view.levels);
-    (!is_same).then(|| Difference {
-        found: (Side::Journal, journal.map_or(Value::Missing, Value::Levels)),
-        ..of_view(view, Value::Levels(view.levels))
-    })
-}
-
-/// A shard's stock beside its row, where both are of one version: the status, which the journal does not carry.
-pub(super) fn of_status(view: &StockView, row: &StockView) -> Option<Difference> {
-    let differs = view.levels.version == row.levels.version && view.status != row.status;
-    differs.then(|| Difference {
-        found: (Side::Row, Value::Stock(row.levels, row.status)),
-        ..of_view(view, Value::Stock(view.levels, view.status))
-    })
-}
-
-/// A shard's stock that has no row.
-pub(super) fn without_row(view: &StockView) -> Difference {
-    Difference { found: (Side::Row, Value::Missing), ..of_view(view, Value::Stock(view.levels, view.status)) }
-}
-
-fn of_view(view: &StockView, value: Value) -> Difference {
-    Difference {
-        sku_id: view.sku_id.clone(),
-        warehouse_id: view.warehouse_id,
-        check: Check::Shard,
-        expected: (Side::Shard, value),
-        found: (Side::Row, Value::Missing),
-        causes: Vec::new(),
-        remedy: Remedy::ByHand,
-    }
+/// The columns in which a row is not what it should be, in words: as it should be, and as it is.
+fn columns(right: &StockImage, row: &StockImage) -> Option<(String, String)> {
+    let of = |image: &StockImage| {
+        let Levels { available, reserved, sold, version } = image.levels;
+        [
+            format!("available {available}"),
+            format!("reserved {reserved}"),
+            format!("sold {sold}"),
+            format!("version {version}"),
+            format!("supplied {}", image.supplied),
+            format!("initial {}", image.initial),
+            on(image.status).to_owned(),
+            if image.hot { "hot" } else { "not hot" }.to_owned(),
+            image
+                .numbered
+                .map_or("without serial numbers".to_owned(), |numbered| format!("{numbered} serial numbers")),
+        ]
+    };
+    let pairs = of(right).into_iter().zip(of(row)).filter(|(right, row)| right != row);
+    let (right, row): (Vec<String>, Vec<String>) = pairs.unzip();
+    (!right.is_empty()).then(|| (right.join(", "), row.join(", ")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::StockStatus;
-    use crate::ids::{SkuId, WarehouseId};
-    use crate::store::StockRow;
+    use crate::clock::Timestamp;
+    use crate::event::{MoveKind, StockMove};
+    use crate::ids::{Lsn, ShardId};
+    use crate::state::Delta;
+    use crate::store::JournalRow;
 
-    const LEVELS: Levels = Levels { available: 5, reserved: 3, sold: 2, version: 7 };
+    const LEVELS: Levels = Levels { available: 5, reserved: 0, sold: 0, version: 1 };
+    const W: WarehouseId = WarehouseId(1);
 
-    fn view() -> StockView {
-        let (sku_id, warehouse_id) = (SkuId::new("a").unwrap(), WarehouseId(1));
-        StockView { sku_id, warehouse_id, levels: LEVELS, status: StockStatus::OnSale, serialized: false  }
+    /// A stock of five units, right on every side.
+    fn right(known: fn(Truth) -> Known) -> Sku {
+        let sku_id = SkuId::new("a").unwrap();
+        let row = StockImage {
+            sku_id: sku_id.clone(),
+            warehouse_id: W,
+            levels: LEVELS,
+            status: StockStatus::OnSale,
+            initial: 5,
+            supplied: 5,
+            forgotten_sold: 0,
+            lsn: Lsn(1),
+            hot: false,
+            numbered: None,
+        };
+        let change = StockMove {
+            sku_id,
+            warehouse_id: W,
+            kind: MoveKind::Created,
+            order_no: None,
+            request_id: None,
+            reason: None,
+            delta: Delta::supply(5),
+            serials: None,
+            after: LEVELS,
+        };
+        let newest = JournalRow { change, at: Timestamp(0), trace: None, source: (ShardId(0), Lsn(1)) };
+        let known = known(Truth::new(row.clone()));
+        let mut walk = Walk::default();
+        (walk.last, walk.initial) = (LEVELS, Some(5));
+        let books = StockBooks {
+            row,
+            parked: None,
+            newest: Some(newest),
+            pruned: crate::store::PrunedSums::default(),
+        };
+        Sku { books: [(W, books)].into(), known, walks: [(W, walk)].into() }
     }
 
-    fn right() -> StockBooks {
-        StockBooks {
-            row: StockRow { view: view(), owner: None },
-            supplied: 10,
-            journal: [5, 3, 2],
-            journal_rows: 7,
-            journal_version: 7,
-            journal_after: Some(LEVELS),
-            held_by_orders: 3,
-            sold_by_orders: 2,
+    fn told(known: fn(Truth) -> Known, change: impl FnOnce(&mut Sku)) -> Vec<(Check, String, Remedy)> {
+        let mut sku = right(known);
+        change(&mut sku);
+        let found = sku.differences(&SkuId::new("a").unwrap());
+        found
+            .into_iter()
+            .map(|difference| (difference.check, difference.found.1, difference.remedy))
+            .collect()
+    }
+
+    fn row(sku: &mut Sku) -> &mut StockImage {
+        &mut sku.books.get_mut(&W).unwrap().row
+    }
+
+    #[test]
+    fn every_column_is_compared() {
+        let stored = (|_| Known::Stored) as fn(Truth) -> Known;
+        let resident = |truth| Known::Resident(vec![truth]);
+        for (known, remedy) in [(stored, Remedy::RowFromJournal), (resident, Remedy::RowFromShard)] {
+            assert_eq!(told(known, |_| {}), []);
+            let one = |found: &str| [(Check::Row, found.to_owned(), remedy)];
+            assert_eq!(told(known, |sku| row(sku).levels.available = 6), one("available 6"));
+            assert_eq!(told(known, |sku| row(sku).levels.reserved = 6), one("reserved 6"));
+            assert_eq!(told(known, |sku| row(sku).levels.sold = 6), one("sold 6"));
+            assert_eq!(told(known, |sku| row(sku).levels.version = 6), one("version 6"));
+            assert_eq!(told(known, |sku| row(sku).supplied = 6), one("supplied 6"));
+            assert_eq!(told(known, |sku| row(sku).initial = 6), one("initial 6"));
+            assert_eq!(told(known, |sku| row(sku).status = StockStatus::Suspended), one("suspended"));
+            assert_eq!(told(known, |sku| row(sku).numbered = Some(3)), one("3 serial numbers"));
         }
-    }
-
-    /// What is told when one thing is changed.
-    fn told(change: impl FnOnce(&mut StockBooks)) -> Vec<(Check, Remedy)> {
-        let mut books = right();
-        change(&mut books);
-        of_books(&books).into_iter().map(|difference| (difference.check, difference.remedy)).collect()
+        let hot = [(Check::Row, "hot".to_owned(), Remedy::RowFromShard)];
+        assert_eq!(told(resident, |sku| row(sku).hot = true), hot);
     }
 
     #[test]
-    fn each_side_is_compared() {
-        use Check::*;
-        assert_eq!(told(|_| {}), []);
-        let by_journal = Remedy::RowFromJournal;
-        assert_eq!(told(|b| b.row.view.levels.available = 6), [(Row, by_journal)]);
-        assert_eq!(told(|b| b.row.view.levels.version = 6), [(Row, by_journal)]);
-        // A row with other counts of units than its journal is one difference, not one with the orders too.
-        assert_eq!(told(|b| b.row.view.levels.reserved = 9), [(Row, by_journal)]);
-        assert_eq!(told(|b| b.supplied = 11), [(Supplied, by_journal)]);
-        assert_eq!(told(|b| b.held_by_orders = 4), [(Held, Remedy::ByHand)]);
-        assert_eq!(told(|b| b.sold_by_orders = 0), [(Sold, Remedy::ByHand)]);
-    }
-
-    #[test]
-    fn a_journal_that_is_not_sound_repairs_nothing() {
-        use Check::*;
-        let by_hand = Remedy::ByHand;
-        assert_eq!(told(|b| b.journal_rows = 6), [(JournalGap, by_hand)]);
-        assert_eq!(told(|b| b.journal = [6, 3, 2]), [(JournalSum, by_hand)]);
-        let both = |b: &mut StockBooks| {
-            b.journal_rows = 6;
-            b.row.view.levels.available = 6;
+    fn what_is_not_sound_repairs_nothing() {
+        let break_it = |sku: &mut Sku| {
+            sku.walks.get_mut(&W).unwrap().broken = Some(("version 3".to_owned(), "version 4".to_owned()));
+            row(sku).levels.available = 6;
         };
-        assert_eq!(told(both), [(JournalGap, by_hand), (Row, by_hand), (Supplied, by_hand)]);
-        let empty = |b: &mut StockBooks| {
-            (b.journal, b.journal_rows, b.journal_version, b.journal_after) = ([0; 3], 0, 0, None);
+        let broken = (Check::Journal, "version 4".to_owned(), Remedy::ByHand);
+        let by_hand = (Check::Row, "available 6".to_owned(), Remedy::ByHand);
+        assert_eq!(told(|_| Known::Stored, break_it), [by_hand, broken]);
+        let newest = |sku: &mut Sku| {
+            sku.books.get_mut(&W).unwrap().newest.as_mut().unwrap().change.after.available = 4
         };
-        assert_eq!(told(empty), [(Row, by_hand)]);
+        let other = words(&Levels { available: 4, ..LEVELS });
+        assert_eq!(
+            told(|truth| Known::Resident(vec![truth]), newest),
+            [(Check::Journal, other, Remedy::ByHand)]
+        );
+        let no_journal = |sku: &mut Sku| sku.books.get_mut(&W).unwrap().newest = None;
+        assert_eq!(told(|_| Known::Stored, no_journal), [(Check::Row, words(&LEVELS), Remedy::ByHand)]);
     }
 
     #[test]
-    fn a_shard_is_compared_at_its_version() {
-        assert_eq!(of_shard(&view(), Some(LEVELS)), None);
-        let other = Levels { available: 4, ..LEVELS };
-        let difference = of_shard(&view(), Some(other)).unwrap();
-        assert_eq!(difference.expected, (Side::Shard, Value::Levels(LEVELS)));
-        assert_eq!(difference.found, (Side::Journal, Value::Levels(other)));
-        assert_eq!(of_shard(&view(), None).unwrap().found, (Side::Journal, Value::Missing));
-        let suspended = StockView { status: StockStatus::Suspended, ..view() };
-        assert!(of_status(&view(), &suspended).is_some());
-        let later = StockView { levels: Levels { version: 8, ..LEVELS }, ..suspended };
-        assert_eq!(of_status(&view(), &later), None);
+    fn a_parked_sku_is_told_once() {
+        let parked = |sku: &mut Sku| sku.books.get_mut(&W).unwrap().parked = Some("why".to_owned());
+        assert_eq!(
+            told(|_| Known::Stored, parked),
+            [(Check::Parked, "parked: why".to_owned(), Remedy::RowFromJournal)]
+        );
+        let both = |sku: &mut Sku| {
+            parked(sku);
+            row(sku).levels.available = 6;
+        };
+        assert_eq!(
+            told(|_| Known::Stored, both),
+            [(Check::Row, "available 6".to_owned(), Remedy::RowFromJournal)]
+        );
     }
 }

@@ -1,59 +1,39 @@
-//! The running engine, as reconcile sees it.
+//! What reconcile needs of the running engine.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
 
-use super::look::Live;
+use crate::checkpoint::StockImage;
 use crate::clock::Timestamp;
-use crate::hub::Hub;
-use crate::ids::{Lsn, SkuId, WarehouseId};
-use crate::limits::RECONCILE_FLUSH_WAIT_MILLIS;
+use crate::ids::{Epoch, Lsn, ShardId, SkuId};
+use crate::journal::JournalReader;
 use crate::outcome::{Refusal, StockView};
-use crate::shard::shared::ShardShared;
 
+/// See the top of the file.
 #[async_trait]
-impl Live for Hub {
-    fn views(&self, after: Option<&SkuId>, limit: usize) -> Vec<Vec<StockView>> {
-        self.context.views.page(after, limit)
-    }
+pub(crate) trait Live: Send + Sync {
+    /// The number of shards.
+    fn shards(&self) -> u16;
 
-    fn view(&self, sku_id: &SkuId, warehouse_id: WarehouseId) -> Option<StockView> {
-        self.context.views.stock(sku_id, Some(warehouse_id)).pop()
-    }
+    /// The reading side of the journal.
+    fn journal(&self) -> Arc<dyn JournalReader>;
 
-    async fn stock(&self, sku_id: &SkuId) -> Result<Vec<StockView>, Refusal> {
-        Hub::stock(self, sku_id, None).await
-    }
+    /// The epoch that writes to the store name.
+    fn epoch(&self) -> Epoch;
 
-    async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, Refusal> {
-        Hub::stock_page(self, after, limit).await
-    }
+    /// The time.
+    fn now(&self) -> Timestamp;
 
-    async fn flushed(&self) -> bool {
-        let Some(side) = &self.side else { return true };
-        let deadline = Instant::now() + Duration::from_millis(RECONCILE_FLUSH_WAIT_MILLIS);
-        // Not the durable LSN: the views are published before it, so what they showed may be one commit ahead of it.
-        let applied = |shard: &Arc<ShardShared>| (shard.id, Lsn(shard.counters.applied.load(Ordering::Acquire)));
-        let applied: Vec<_> = self.shards.iter().map(applied).collect();
-        for (shard, lsn) in applied {
-            if !side.flushed(shard, lsn, deadline).await {
-                return false;
-            }
-        }
-        true
-    }
+    /// Up to `limit` SKUs (at least one, if there is one) after `after`, by name, that are in memory.
+    fn residents(&self, after: Option<&SkuId>, limit: usize) -> Vec<SkuId>;
 
-    fn mark(&self, stock: StockView) {
-        if let Some(dirty) = &self.context.dirty {
-            dirty.mark(stock);
-        }
-    }
+    /// The stocks of those SKUs of a shard that are in its memory, as they are after its event `Lsn`, which is durable.
+    async fn images(&self, shard: ShardId, skus: Vec<SkuId>) -> Result<(Lsn, Vec<StockImage>), Refusal>;
 
-    fn now(&self) -> Timestamp {
-        self.context.clock.now()
-    }
+    /// The stocks of a SKU as callers are told.
+    async fn stock(&self, sku_id: &SkuId) -> Result<Vec<StockView>, Refusal>;
+
+    /// The rows of a SKU were put right: it is parked no longer, and may be loaded.
+    fn repaired(&self, sku_id: &SkuId);
 }

@@ -7,10 +7,12 @@ use super::decide_stock::change_fingerprint;
 use super::order::{Order, OrderLine};
 use super::remembered::{Item, RequestKey, StockRequest};
 use super::stock::Delta;
-use super::{Corruption, State, Stock};
+use super::{Corruption, Departed, State, Stock};
 use crate::checkpoint::{LineSerials, Phase};
 use crate::command::ChangeKind;
-use crate::event::{Change, ConfirmedLine, Event, ForgottenSold, OrderRequest};
+use crate::event::{
+    Change, ConfirmedLine, Event, ForgottenSold, LineCounts, MovedLine, OrderAfter, OrderRequest,
+};
 use crate::ids::{Lsn, OrderNo, SkuId, WarehouseId};
 use crate::outcome::Levels;
 
@@ -43,13 +45,12 @@ impl State {
                 let key = RequestKey { sku_id: sku_id.clone(), request_id: request_id.clone() };
                 let fingerprint = change_fingerprint(*kind, *warehouse_id, quantity);
                 let (warehouse_id, after, at) = (*warehouse_id, *after, event.at);
-                self.remember(StockRequest { key, warehouse_id, fingerprint, after, at, lsn })
+                self.remember(StockRequest { key, warehouse_id, fingerprint, after, at, lsn, stock: (0, 0) })
             }
             Change::StatusChanged { sku_id, warehouses, status } => {
-                for (warehouse_id, version) in warehouses {
-                    let number = self.stocks.place(sku_id, *warehouse_id);
-                    let after = Levels { version: *version, ..self.stocks.get(number).levels };
-                    self.change_stock(number, lsn, after, |stock| {
+                for (warehouse_id, after) in warehouses {
+                    let number = self.stocks.number_or_placeholder(sku_id, *warehouse_id);
+                    self.change_stock(number, lsn, *after, |stock| {
                         stock.status = *status;
                         stock.levels.after(Delta::default())
                     })?;
@@ -68,7 +69,7 @@ impl State {
                     let stock = if line.held > 0 {
                         self.move_units(lsn, sku_id, warehouse_id, Delta::hold(line.held), line.after)?
                     } else {
-                        self.stocks.place(sku_id, warehouse_id)
+                        self.stocks.number_or_placeholder(sku_id, warehouse_id)
                     };
                     let (quantity, held) = (line.quantity, line.held);
                     let (confirmed, released, returned, lapsed) = (0, 0, 0, 0);
@@ -90,36 +91,40 @@ impl State {
                 order.phase = Phase::Cancelled;
                 self.insert_order(order)
             }
-            Change::Confirmed { order_no, request, lines } => {
+            Change::Confirmed { order_no, request, lines, after } => {
                 lines.iter().try_for_each(|line| self.sell_units(lsn, line))?;
-                self.change_order(lsn, event, order_no, |order| {
-                    order.sell(lines.iter().map(|l| (l.line, l.held, l.late)))?;
+                let counts = lines.iter().map(|l| (l.line, l.counts));
+                self.count_order(lsn, event, order_no, counts, after, |order| {
+                    order.counts_mut().sell(lines.iter().map(|l| (l.line, l.held, l.late)))?;
                     for line in lines {
                         if let Some(serials) = line.serials() {
-                            order.rare_mut().serials.push(LineSerials { line: line.line, serials });
+                            order.extras_mut().serials.push(LineSerials { line: line.line, serials });
                         }
                     }
                     note_request(order, request.as_ref());
                     Some(())
                 })
             }
-            Change::Released { order_no, request, lines, .. } => {
-                let moves =
-                    lines.iter().map(|l| (&l.sku_id, l.warehouse_id, Delta::unhold(l.quantity), l.after));
+            Change::Released { order_no, request, lines, after, .. } => {
+                // Those that move nothing are only counted otherwise.
+                let moved = lines.iter().filter(|line| line.quantity > 0);
+                let moves = moved.map(|l| (&l.sku_id, l.warehouse_id, Delta::unhold(l.quantity), l.after));
                 self.move_all(lsn, moves)?;
-                let places = lines.iter().map(|l| (l.line, l.quantity));
-                self.change_order(lsn, event, order_no, |order| {
-                    order.release(places, request.is_none())?;
+                let slots = lines.iter().map(|l| (l.line, l.quantity));
+                self.count_order(lsn, event, order_no, counts_of(lines), after, |order| {
+                    order.counts_mut().release(slots, request.is_none())?;
                     note_request(order, request.as_ref());
                     Some(())
                 })
             }
-            Change::Expired { order_no, lines } => {
+            Change::Expired { order_no, lines, after } => {
                 let moves =
                     lines.iter().map(|l| (&l.sku_id, l.warehouse_id, Delta::unhold(l.quantity), l.after));
                 self.move_all(lsn, moves)?;
-                let places = lines.iter().map(|l| (l.line, l.quantity));
-                self.change_order(lsn, event, order_no, |order| order.expire(places))
+                let slots = lines.iter().map(|l| (l.line, l.quantity));
+                self.count_order(lsn, event, order_no, counts_of(lines), after, |order| {
+                    order.counts_mut().expire(slots)
+                })
             }
             Change::Extended { order_no, ttl_seconds } => {
                 let expires_at = event.at.plus_seconds(u64::from(*ttl_seconds));
@@ -128,27 +133,25 @@ impl State {
                     Some(())
                 })
             }
-            Change::Returned { order_no, request, lines } => {
+            Change::Returned { order_no, request, lines, after } => {
                 let moves =
                     lines.iter().map(|l| (&l.sku_id, l.warehouse_id, Delta::give_back(l.quantity), l.after));
                 self.move_all(lsn, moves)?;
-                self.change_order(lsn, event, order_no, |order| {
-                    order.take_back(lines.iter().map(|l| (l.line, l.quantity)))?;
+                self.count_order(lsn, event, order_no, counts_of(lines), after, |order| {
+                    order.counts_mut().take_back(lines.iter().map(|l| (l.line, l.quantity)))?;
                     note_request(order, Some(request));
                     Some(())
                 })
             }
             Change::Forgotten { through, sold } => self.forget(lsn, *through, sold),
-            Change::AdoptionBegun { sku_id, epoch, stocks } => self.begin_adoption(lsn, sku_id, *epoch, stocks),
-            Change::OrdersAdopted { sku_id, orders, requests } => {
-                self.adopt_orders(lsn, sku_id.as_ref(), orders, requests)
+            Change::Loaded { sku_id, stocks } => self.apply_loaded(lsn, sku_id, stocks),
+            Change::OrdersLoaded { orders, requests } => self.apply_orders_loaded(lsn, orders, requests),
+            Change::Evicted { sku_id, through, orders, sold } => {
+                self.apply_evicted(lsn, sku_id, *through, orders, sold)
             }
-            Change::Adopted { sku_id } => self.finish_adoption(lsn, sku_id),
-            Change::Closed { skus } => skus.iter().try_for_each(|sku_id| self.close(lsn, sku_id)),
-            Change::Shed { orders, sold, .. } => self.shed(lsn, orders, sold),
-            Change::Split { orders } => orders.iter().try_for_each(|order_no| self.split(lsn, order_no)),
+            Change::Pinned { skus, hot } => self.apply_pinned(lsn, skus, *hot),
+            Change::Started { .. } => Ok(()),
             Change::Home(change) => self.apply_home(lsn, event.at, change),
-            Change::Withdrawn { sku_id, epoch } => self.withdraw(lsn, sku_id, *epoch),
         }
     }
 
@@ -165,11 +168,10 @@ impl State {
         if exact && other.is_some_and(|other| other.numbered.is_some() != serialized) {
             return Err(Corruption::new(lsn, format!("other stocks of SKU {sku_id} are numbered otherwise")));
         }
-        // Of a SKU that came from the store: it goes back there with the other warehouses.
-        let epoch = other.map_or(0, |stock| stock.epoch);
-        let number = self.stocks.place(sku_id, warehouse_id);
+        let hot = self.stocks.hot_skus().contains(sku_id);
+        let number = self.stocks.number_or_placeholder(sku_id, warehouse_id);
         let known = self.stocks.get(number);
-        if !known.awaited && known.lsn < lsn {
+        if !known.placeholder && known.lsn < lsn {
             return Err(Corruption::new(
                 lsn,
                 format!("it creates SKU {sku_id} in warehouse {warehouse_id} again"),
@@ -179,10 +181,13 @@ impl State {
         self.stocks.change(number, lsn, after, |stock| {
             stock.initial = quantity;
             stock.supplied = quantity;
-            stock.epoch = epoch;
             stock.numbered = serialized.then_some(0);
             Levels::default().after(Delta::supply(i64::try_from(quantity).ok()?))
-        })
+        })?;
+        if self.stocks.get(number).lsn == lsn {
+            self.stocks.set_hot(number, hot);
+        }
+        Ok(())
     }
 
     /// Moves units of one stock and gives its number.
@@ -194,7 +199,7 @@ impl State {
         delta: Delta,
         after: Levels,
     ) -> Result<u32, Corruption> {
-        let number = self.stocks.place(sku_id, warehouse_id);
+        let number = self.stocks.number_or_placeholder(sku_id, warehouse_id);
         self.change_stock(number, lsn, after, |stock| stock.moved(delta))?;
         Ok(number)
     }
@@ -202,13 +207,14 @@ impl State {
     /// Sells units of one stock, and gives them their serial numbers.
     fn sell_units(&mut self, lsn: Lsn, line: &ConfirmedLine) -> Result<(), Corruption> {
         let ConfirmedLine { sku_id, warehouse_id, .. } = line;
-        let number = self.stocks.place(sku_id, *warehouse_id);
+        let number = self.stocks.number_or_placeholder(sku_id, *warehouse_id);
         // Before a checkpoint is at its end, its stocks of the SKU are of different moments.
         if lsn > self.exact_from {
             let numbered = self.stocks.get(number).numbered;
             let expected = numbered.map(|_| self.stocks.next_serial(sku_id));
             if line.serial != expected {
-                let problem = format!("SKU {sku_id}: {expected:?} is the next serial number, not {:?}", line.serial);
+                let problem =
+                    format!("SKU {sku_id}: {expected:?} is the next serial number, not {:?}", line.serial);
                 return Err(Corruption::new(lsn, problem));
             }
         }
@@ -218,8 +224,8 @@ impl State {
         })
     }
 
-    /// Lets an event change a stock that is there. One that is not left before the checkpoint came to it, or comes back before its
-    /// end: the events that tell so are still to be replayed.
+    /// Lets an event change a stock that is there. One that is not left before the checkpoint came to it, or comes
+    /// back before its end: the events that tell so are still to be replayed.
     pub(super) fn change_stock(
         &mut self,
         number: u32,
@@ -228,7 +234,7 @@ impl State {
         change: impl FnOnce(&mut Stock) -> Option<Levels>,
     ) -> Result<(), Corruption> {
         let stock = self.stocks.get(number);
-        if !stock.awaited {
+        if !stock.placeholder {
             return self.stocks.change(number, lsn, after, change);
         }
         if lsn <= self.exact_from {
@@ -258,7 +264,7 @@ impl State {
             }
             return Err(Corruption::new(lsn, format!("it makes order {} again", order.order_no)));
         }
-        self.last_order = self.put_order(order, false);
+        self.last_order = self.put_order(order);
         Ok(())
     }
 
@@ -270,7 +276,7 @@ impl State {
         order_no: &OrderNo,
         change: impl FnOnce(&mut Order) -> Option<()>,
     ) -> Result<(), Corruption> {
-        let Some((place, order)) = self.orders.find(order_no) else {
+        let Some((slot, order)) = self.orders.find(order_no) else {
             // The checkpoint was written after the order had been forgotten.
             if lsn <= self.exact_from {
                 return Ok(());
@@ -281,20 +287,41 @@ impl State {
             return Ok(());
         }
         let was = order.lsn;
-        self.last_order = place;
-        let changed = self.orders.change(place, |order| {
+        self.last_order = slot;
+        let changed = self.orders.change(slot, |order| {
             order.lsn = lsn;
             order.changed_at = event.at;
             change(order).map(|()| order.is_open())
         });
         let open = changed.flatten();
         let open = open.ok_or_else(|| Corruption::new(lsn, format!("it does not fit order {order_no}")))?;
-        self.remembered.remove(&(was, Item::Order(place)));
+        self.remembered.remove(&(was, Item::Order(slot)));
         if !open {
-            self.remembered.insert((lsn, Item::Order(place)));
+            self.remembered.insert((lsn, Item::Order(slot)));
         }
-        self.settle(place);
+        if open {
+            self.orders.arm(slot);
+        }
         Ok(())
+    }
+
+    /// As [`State::change_order`], for an event that says what the order and its lines are after it.
+    fn count_order(
+        &mut self,
+        lsn: Lsn,
+        event: &Event,
+        order_no: &OrderNo,
+        mut counts: impl Iterator<Item = (u16, LineCounts)>,
+        after: &OrderAfter,
+        change: impl FnOnce(&mut Order) -> Option<()>,
+    ) -> Result<(), Corruption> {
+        self.change_order(lsn, event, order_no, |order| {
+            change(order)?;
+            let counts_so = |(line, counts): (u16, LineCounts)| {
+                order.lines.get(usize::from(line)).is_some_and(|line| line.counts() == counts)
+            };
+            (counts.all(counts_so) && order.after() == *after).then_some(())
+        })
     }
 
     pub(super) fn remember(&mut self, request: StockRequest) -> Result<(), Corruption> {
@@ -313,20 +340,27 @@ impl State {
         let mut net = BTreeMap::new();
         while let Some((_, item)) = self.remembered.first().copied().filter(|(at, _)| *at <= through) {
             match item {
-                Item::Order(place) => self.let_go(place, &mut net),
-                Item::Request(place) => self.take_request(place),
-                Item::Home(place) => self.let_go_home(place),
+                Item::Order(slot) => self.let_go(slot, &mut net),
+                Item::Request(slot) => self.let_go_request(slot),
+                Item::Home(slot) => self.let_go_home(slot),
             }
         }
-        self.note_forgotten_sold(lsn, sold, net)
+        self.note_forgotten_sold(lsn, sold, net)?;
+        self.departed = self.departed.max(through);
+        Ok(())
     }
 
     /// An order is known no longer; its sold units are added to `net`, by stock.
-    pub(super) fn let_go(&mut self, place: u32, net: &mut BTreeMap<u32, u64>) {
-        self.add_net_sold(place, net);
-        let order = self.take_order(place).expect("what is forgotten is still there");
-        if !order.branch {
-            self.forgotten.push(order.order_no);
+    pub(super) fn let_go(&mut self, slot: u32, net: &mut BTreeMap<u32, u64>) {
+        self.add_net_sold(slot, net);
+        let order = self.take_order(slot).expect("what is forgotten is still there");
+        self.gone.push(Departed::Order(order.order_no));
+    }
+
+    /// Likewise a stock request.
+    pub(super) fn let_go_request(&mut self, slot: u32) {
+        if let Some(request) = self.take_request(slot) {
+            self.gone.push(Departed::Request(request.key.sku_id, request.key.request_id));
         }
     }
 
@@ -339,7 +373,7 @@ impl State {
     ) -> Result<(), Corruption> {
         let exact = lsn > self.exact_from;
         for entry in sold {
-            let number = self.stocks.place(&entry.sku_id, entry.warehouse_id);
+            let number = self.stocks.number_or_placeholder(&entry.sku_id, entry.warehouse_id);
             let Stock { levels, forgotten_sold: before, .. } = *self.stocks.get(number);
             let expected = before.checked_add(net.remove(&number).unwrap_or(0));
             if exact && expected != Some(entry.total) {
@@ -361,8 +395,12 @@ impl State {
     }
 }
 
+fn counts_of(lines: &[MovedLine]) -> impl Iterator<Item = (u16, LineCounts)> {
+    lines.iter().map(|line| (line.line, line.counts))
+}
+
 fn note_request(order: &mut Order, request: Option<&OrderRequest>) {
     if let Some(request) = request {
-        order.rare_mut().requests.push(request.clone());
+        order.extras_mut().requests.push(request.clone());
     }
 }

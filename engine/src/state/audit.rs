@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::stock::Lying;
 use super::State;
 use super::remembered::Item;
-use crate::checkpoint::{LineSerials, Phase, Stage};
+use super::stock::LineRef;
+use crate::checkpoint::{LineSerials, Phase};
 use crate::command::StockStatus;
 use crate::ids::{SkuId, WarehouseId};
 use crate::outcome::{Levels, Serials};
@@ -63,7 +63,7 @@ impl State {
     pub fn audit(&self) -> AuditReport {
         let mut violations = Vec::new();
         // The index of each stock in the list, by its number.
-        let mut indexes = vec![usize::MAX; self.stocks.places()];
+        let mut indexes = vec![usize::MAX; self.stocks.slots()];
         for (index, (number, _)) in self.stocks.iter().enumerate() {
             indexes[number as usize] = index;
         }
@@ -86,8 +86,7 @@ impl State {
             for line in &order.lines {
                 let stock = &mut stocks[indexes[line.stock as usize]];
                 stock.held_by_orders += u64::from(line.held);
-                stock.sold_by_orders +=
-                    u64::from(line.confirmed) - u64::from(line.returned.min(line.confirmed));
+                stock.sold_by_orders += line.net_sold();
                 stock.open_orders += u64::from(line.held > 0);
                 let got = [line.held, line.confirmed, line.released].map(u64::from).iter().sum::<u64>();
                 let in_bounds = line.returned <= line.confirmed
@@ -104,7 +103,7 @@ impl State {
                 violations.push(Violation(format!("order {} is cancelled and has lines", order.order_no)));
             }
         }
-        for (stock, (_, known)) in stocks.iter().zip(self.stocks.iter()) {
+        for stock in &stocks {
             let name = || format!("SKU {} in warehouse {}", stock.sku_id, stock.warehouse_id);
             let mut check = |what: &str, level: u64, must: u64| {
                 if level != must {
@@ -112,17 +111,13 @@ impl State {
                 }
             };
             check("available + reserved + sold", stock.levels.quantity(), stock.supplied);
-            // While its orders come or go, some are elsewhere.
-            let held = match known.stage {
-                Stage::Open => stock.held_by_orders,
-                Stage::Adopting | Stage::Closing => stock.held_by_orders.max(stock.levels.reserved),
-            };
-            check("reserved", stock.levels.reserved, held);
+            check("reserved", stock.levels.reserved, stock.held_by_orders);
             check("sold", stock.levels.sold, stock.sold_by_orders);
         }
-        violations.extend(self.orders.check_deadlines(|order| self.is_free(order)).err().map(Violation));
+        violations.extend(self.orders.check_deadlines().err().map(Violation));
         violations.extend(self.check_serials().into_iter().map(Violation));
-        violations.extend(self.check_lying().err().map(Violation));
+        violations.extend(self.check_attached().err().map(Violation));
+        violations.extend(self.check_hot().err().map(Violation));
         violations.extend(self.check_remembered().err().map(Violation));
         stocks.sort_by(|a, b| (&a.sku_id, a.warehouse_id).cmp(&(&b.sku_id, b.warehouse_id)));
         violations.extend(self.check_homes().into_iter().map(Violation));
@@ -130,11 +125,10 @@ impl State {
         AuditReport { stocks, orders, open_orders, violations }
     }
 
-    /// No serial number was given twice, and none that the stocks of its SKU don't count; every unit that was confirmed and is known has
-    /// one. Numbers of orders that are not here can't be looked at.
+    /// No serial number was given twice, and none that the stocks of its SKU don't count; every unit that was
+    /// confirmed and is known has one. Numbers of orders that are not here can't be looked at.
     fn check_serials(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        let mut units_on: BTreeMap<u32, u64> = BTreeMap::new();
         let mut given: BTreeMap<&SkuId, Vec<Serials>> = BTreeMap::new();
         for order in self.orders.iter() {
             let mut numbers = vec![0; if order.serials().is_empty() { 0 } else { order.lines.len() }];
@@ -144,26 +138,28 @@ impl State {
                         *number += serials.count();
                         given.entry(&self.stocks.get(line.stock).sku_id).or_default().push(*serials);
                     }
-                    _ => wrong.push(format!("order {}: {serials:?} of line {line} make no sense", order.order_no)),
+                    _ => wrong
+                        .push(format!("order {}: {serials:?} of line {line} make no sense", order.order_no)),
                 }
             }
             for (line, units) in order.lines.iter().zip(numbers.into_iter().chain(std::iter::repeat(0))) {
                 let numbered = self.stocks.get(line.stock).numbered.is_some();
                 let must = if numbered { u64::from(line.confirmed) } else { 0 };
                 if units != must {
-                    wrong.push(format!("order {}: {units} serial numbers and not {must} of {line:?}", order.order_no));
-                }
-                if units > 0 {
-                    *units_on.entry(line.stock).or_default() += units;
+                    wrong.push(format!(
+                        "order {}: {units} serial numbers and not {must} of {line:?}",
+                        order.order_no
+                    ));
                 }
             }
         }
-        for (number, stock) in self.stocks.iter() {
+        for (_, stock) in self.stocks.iter() {
             let Some(numbered) = stock.numbered else { continue };
-            let known = units_on.get(&number).map_or(0, |units| units.saturating_add(stock.forgotten_sold));
-            if numbered < known.max(stock.levels.sold) {
+            if numbered < stock.levels.sold {
                 let (sku_id, warehouse_id) = (&stock.sku_id, stock.warehouse_id);
-                wrong.push(format!("SKU {sku_id} in warehouse {warehouse_id}: {numbered} serial numbers are too few"));
+                wrong.push(format!(
+                    "SKU {sku_id} in warehouse {warehouse_id}: {numbered} serial numbers are too few"
+                ));
             }
         }
         for (sku_id, mut ranges) in given {
@@ -178,34 +174,56 @@ impl State {
     }
 
     /// Every stock is really there, and lists exactly the lines that lie on it.
-    fn check_lying(&self) -> Result<(), String> {
+    fn check_attached(&self) -> Result<(), String> {
         let mut listed = 0;
         for (_, stock) in self.stocks.iter() {
-            if stock.awaited {
+            if stock.placeholder {
                 let (sku_id, warehouse_id) = (&stock.sku_id, stock.warehouse_id);
                 return Err(format!("SKU {sku_id} in warehouse {warehouse_id} is named and was never there"));
             }
-            listed += stock.orders.len();
-        }
-        let moving = self.stocks.iter().filter(|(_, stock)| stock.stage != Stage::Open).count();
-        if self.stocks.moving() != moving {
-            return Err(format!("{moving} stocks are moving, {} are counted", self.stocks.moving()));
+            listed += stock.lines.len();
         }
         let mut lines = 0;
-        for (place, order) in self.orders.places_and_entries() {
+        for (slot, order) in self.orders.slots_and_entries() {
             for (line, index) in order.lines.iter().zip(0..) {
-                let lying = self.stocks.get(line.stock).orders.get(line.index);
-                if lying != Some(&Lying { order: place, line: index }) {
+                let attached = self.stocks.get(line.stock).lines.get(line.index);
+                if attached != Some(&LineRef { order: slot, line: index }) {
                     return Err(format!("order {}: its stock does not list {line:?}", order.order_no));
                 }
                 lines += 1;
             }
         }
-        if lines == listed { Ok(()) } else { Err(format!("{lines} lines lie on stocks that list {listed}")) }
+        if lines != listed || lines != self.stocks.attached() {
+            let counted = self.stocks.attached();
+            return Err(format!("{lines} lines lie on stocks that list {listed}, {counted} are counted"));
+        }
+        let listed: usize = self.stocks.iter().map(|(_, stock)| stock.requests.len()).sum();
+        let right = |(slot, request): (u32, &super::StockRequest)| {
+            let (number, index) = request.stock;
+            let stock = self.stocks.get(number);
+            let key = &request.key;
+            let is_it = stock.sku_id == key.sku_id && stock.warehouse_id == request.warehouse_id;
+            is_it && stock.requests.get(index) == Some(&slot)
+        };
+        if listed == self.requests.len() && self.requests.slots_and_entries().all(right) {
+            return Ok(());
+        }
+        Err(format!("{} requests lie on stocks that list {listed}, or other ones", self.requests.len()))
     }
 
-    /// What is remembered is exactly the ended orders (over several places: those whose branches know it) and the requests, each by its last
-    /// change.
+    /// All stocks of a SKU are kept in memory or none, as is listed.
+    fn check_hot(&self) -> Result<(), String> {
+        let kept = |sku_id: &SkuId| self.stocks.hot_skus().contains(sku_id);
+        let other = self.stocks.iter().find(|(_, stock)| stock.hot != kept(&stock.sku_id));
+        let strange = self.stocks.hot_skus().iter().find(|sku_id| !self.stocks.is_resident(sku_id));
+        match other.map(|(_, stock)| &stock.sku_id).or(strange) {
+            Some(sku_id) => Err(format!("it is not clear whether SKU {sku_id} is kept in memory")),
+            None => Ok(()),
+        }
+    }
+
+    /// What is remembered is exactly the ended orders (over several places: those whose branches know it) and the
+    /// requests, each by its last change.
     fn check_remembered(&self) -> Result<(), String> {
         let ended = self.orders.iter().filter(|order| !order.is_open()).count();
         let done = self.homes.iter().filter(|home| home.is_done()).count();
@@ -214,9 +232,9 @@ impl State {
             return Err(format!("{} entries are remembered and {must} must be", self.remembered.len()));
         }
         let right = |lsn, item| match item {
-            Item::Order(place) => self.orders.get(place).is_some_and(|o| o.lsn == lsn && !o.is_open()),
-            Item::Request(place) => self.requests.get(place).is_some_and(|r| r.lsn == lsn),
-            Item::Home(place) => self.homes.at_place(place).is_some_and(|h| h.order.lsn == lsn && h.is_done()),
+            Item::Order(slot) => self.orders.get(slot).is_some_and(|o| o.lsn == lsn && !o.is_open()),
+            Item::Request(slot) => self.requests.get(slot).is_some_and(|r| r.lsn == lsn),
+            Item::Home(slot) => self.homes.at_slot(slot).is_some_and(|h| h.order.lsn == lsn && h.is_done()),
         };
         match self.remembered.iter().find(|(lsn, item)| !right(*lsn, *item)) {
             Some((lsn, item)) => Err(format!("{item:?} is remembered at {lsn} and was changed elsewhere")),

@@ -1,21 +1,18 @@
 //! Checkpoints: the state as images, slice by slice between batches, and the state from images.
 
-use super::order::{Order, OrderLine, Rare};
 use super::remembered::{RequestKey, StockRequest, request_images};
 use super::table::Room;
 use super::{Corruption, State, Stock};
-use crate::checkpoint::{CheckpointEnd, Image, LineImage, OrderImage, RequestImage, StockImage};
+use crate::checkpoint::{CheckpointEnd, Image, OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
-use crate::event::Event;
 use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
-use crate::outcome::OrderView;
 
 /// How far a checkpoint has come. Places of the tables are walked in order; what changes behind is repaired by the
 /// replay, because its event is after the checkpoint's begin.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Capture {
     stage: Stage,
-    place: usize,
+    slot: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,35 +21,34 @@ enum Stage {
     #[default]
     Stocks,
     Orders,
-    /// Behind the orders: of an order that is split meanwhile, its home and all branches are captured, or else the order is.
     Homes,
     Requests,
     Done,
 }
 
 impl State {
-    /// The next slice of a checkpoint, looking at up to `max` places; `None` when it is complete.
+    /// The next slice of a checkpoint, looking at up to `max` slots; `None` when it is complete.
     pub fn capture(&self, at: &mut Capture, max: usize) -> Option<Vec<Image>> {
-        let (slice, place, places, next): (Vec<Image>, _, _, _) = match at.stage {
+        let (slice, slot, slots, next): (Vec<Image>, _, _, _) = match at.stage {
             Stage::Stocks => {
-                let (images, to) = self.stocks.images(at.place, max);
-                (images.into_iter().map(Image::Stock).collect(), to, self.stocks.places(), Stage::Orders)
+                let (images, to) = self.stocks.images(at.slot, max);
+                (images.into_iter().map(Image::Stock).collect(), to, self.stocks.slots(), Stage::Orders)
             }
             Stage::Orders => {
-                let (images, to) = self.orders.images(&self.stocks, at.place, max);
-                (images.into_iter().map(Image::Order).collect(), to, self.orders.places(), Stage::Homes)
+                let (images, to) = self.orders.images(&self.stocks, at.slot, max);
+                (images.into_iter().map(Image::Order).collect(), to, self.orders.slots(), Stage::Homes)
             }
             Stage::Homes => {
-                let (images, to) = self.homes.images(at.place, max);
-                (images.into_iter().map(Image::Home).collect(), to, self.homes.places(), Stage::Requests)
+                let (images, to) = self.homes.images(at.slot, max);
+                (images.into_iter().map(Image::Home).collect(), to, self.homes.slots(), Stage::Requests)
             }
             Stage::Requests => {
-                let (images, to) = request_images(&self.requests, at.place, max);
-                (images.into_iter().map(Image::Request).collect(), to, self.requests.places(), Stage::Done)
+                let (images, to) = request_images(&self.requests, at.slot, max);
+                (images.into_iter().map(Image::Request).collect(), to, self.requests.slots(), Stage::Done)
             }
             Stage::Done => return None,
         };
-        *at = if place >= places { Capture { stage: next, place: 0 } } else { Capture { place, ..*at } };
+        *at = if slot >= slots { Capture { stage: next, slot: 0 } } else { Capture { slot, ..*at } };
         Some(slice)
     }
 
@@ -63,6 +59,7 @@ impl State {
         let mut state = Self::new(shard, shards);
         state.applied = begin;
         state.exact_from = end.end;
+        state.departed = end.departed;
         if begin == end.end {
             // No event to be replayed will bring the time of the last one.
             state.time = end.time;
@@ -70,9 +67,8 @@ impl State {
         state
     }
 
-    /// A small state of some stocks, orders and requests, to decide or apply what is about them alone: the store does so in its
-    /// transactions. It stands at `applied`; its time is at least `time`. Orders that it does not hold are taken as forgotten,
-    /// stocks that it does not hold as out of sight: what events say of them is passed over.
+    /// A small state of some stocks and orders, to decide what is about them alone, as the rules of orders over
+    /// several places do. It stands at `applied`; its time is at least `time`.
     ///
     /// # Errors
     /// [`Corruption`] when an entry stands in it twice.
@@ -82,46 +78,30 @@ impl State {
         state.exact_from = Lsn(u64::MAX);
         state.time = time;
         for image in &mut images {
-            // The LSN may be of another shard, where the SKU was before: everything here is from before the next event.
             let lsn = match image {
                 Image::Stock(stock) => &mut stock.lsn,
                 Image::Order(order) => &mut order.lsn,
                 Image::Request(request) => &mut request.lsn,
                 Image::Home(home) => &mut home.order.lsn,
             };
+            // Everything here is from before the next event.
             *lsn = applied.min(*lsn);
         }
         state.restore(images)?;
         Ok(state)
     }
 
-    /// Goes past an event that shall have no effect here: the store does so with those that only move entries into a shard and out of
-    /// it.
-    ///
-    /// # Errors
-    /// [`Corruption`] when it is not the next.
-    pub fn pass_over(&mut self, lsn: Lsn, event: &Event) -> Result<(), Corruption> {
-        if lsn != self.applied.next() {
-            return Err(Corruption::new(lsn, format!("it comes after {}", self.applied)));
-        }
-        self.applied = lsn;
-        self.time = event.at.max(self.time);
-        Ok(())
-    }
-
-    /// What callers see of an order that lies outside of every shard.
-    #[must_use]
-    pub fn view_of(image: OrderImage) -> Option<OrderView> {
-        let order_no = image.order_no.clone();
-        let state = Self::of_images(Lsn::ZERO, image.changed_at, vec![Image::Order(image)]).ok()?;
-        state.order(&order_no).map(|(_, view)| view)
-    }
-
     /// A stock, as an image.
     #[must_use]
     pub fn image_of_stock(&self, sku_id: &SkuId, warehouse_id: WarehouseId) -> Option<StockImage> {
         let number = self.stocks.find(sku_id, warehouse_id)?;
-        Some(self.stocks.get(number)).filter(|stock| !stock.awaited).map(Stock::image)
+        Some(self.stocks.get(number)).filter(|stock| !stock.placeholder).map(Stock::image)
+    }
+
+    /// All stocks of a SKU, as images; none when it is not in memory.
+    #[must_use]
+    pub fn images_of_sku(&self, sku_id: &SkuId) -> Vec<StockImage> {
+        self.stocks.of_sku(sku_id).filter(|stock| !stock.placeholder).map(Stock::image).collect()
     }
 
     /// An order, as an image.
@@ -167,61 +147,46 @@ impl State {
     }
 
     fn restore_stock(&mut self, image: &StockImage) -> Result<(), Corruption> {
-        let number = self.stocks.place(&image.sku_id, image.warehouse_id);
+        let number = self.stocks.number_or_placeholder(&image.sku_id, image.warehouse_id);
         let known = self.stocks.get(number);
-        // A stock that was captured, left, came back in a later place and was captured there: the newer one counts.
-        if !known.awaited && known.lsn >= image.lsn {
+        // A stock that was captured, left, came back in a later slot and was captured there: the newer one counts.
+        if !known.placeholder && known.lsn >= image.lsn {
             let (sku_id, warehouse_id) = (&image.sku_id, image.warehouse_id);
             let problem = format!("SKU {sku_id} in warehouse {warehouse_id} stands twice in it");
             return Err(Corruption::new(image.lsn, problem));
         }
         self.stocks.put(number, image, image.lsn);
-        self.set_stage(number, image.stage);
         Ok(())
     }
 
     fn restore_order(&mut self, image: OrderImage) -> Result<(), Corruption> {
-        // An order that was captured, forgotten, reserved again under its number in a later place and captured there: what
-        // the first one was is told by the events after `begin`, the last of which forgets it.
-        if let Some((place, known)) = self.orders.find(&image.order_no) {
+        // An order that was captured, forgotten, reserved again under its number in a later slot and captured there:
+        // what the first one was is told by the events after `begin`, the last of which forgets it.
+        if let Some((slot, known)) = self.orders.find(&image.order_no) {
             if known.lsn >= image.lsn {
-                return Err(Corruption::new(image.lsn, format!("order {} stands twice in it", image.order_no)));
+                return Err(Corruption::new(
+                    image.lsn,
+                    format!("order {} stands twice in it", image.order_no),
+                ));
             }
-            self.take_order(place);
+            self.take_order(slot);
         }
         let lsn = image.lsn;
         let order = self.order_of(image, lsn);
-        self.put_order(order, false);
+        self.put_order(order);
         Ok(())
-    }
-
-    /// The order of an image, as if an event at `lsn` had made it. Its stocks get their places, if they are not there yet.
-    pub(super) fn order_of(&mut self, image: OrderImage, lsn: Lsn) -> Order {
-        let mut order = Order::new(image.order_no, image.created_at, lsn);
-        order.buyer_id = image.buyer_id;
-        order.mode = image.mode;
-        order.phase = image.phase;
-        order.expires_at = image.expires_at;
-        order.changed_at = image.changed_at;
-        // A stock that was created while the checkpoint ran gets its place now and its levels from the replay.
-        let lines = image.lines.iter();
-        let mut place = |line: &LineImage| self.stocks.place(&line.sku_id, line.warehouse_id);
-        order.lines = lines.map(|line| OrderLine { stock: place(line), ..OrderLine::from(line) }).collect();
-        let (requests, serials) = (image.requests, image.serials);
-        order.rare = (!requests.is_empty() || !serials.is_empty()).then(|| Box::new(Rare { requests, serials }));
-        order
     }
 
     fn restore_request(&mut self, image: RequestImage) -> Result<(), Corruption> {
         let request = StockRequest::from(image);
         let key = &request.key;
         // As with orders: forgotten and made again while the checkpoint ran.
-        if let Some((place, known)) = self.requests.find(key).and_then(|p| Some((p, self.requests.get(p)?))) {
+        if let Some((slot, known)) = self.requests.find(key).and_then(|p| Some((p, self.requests.get(p)?))) {
             if known.lsn >= request.lsn {
                 let problem = format!("request {} stands twice in it", key.request_id);
                 return Err(Corruption::new(request.lsn, problem));
             }
-            self.take_request(place);
+            self.take_request(slot);
         }
         self.put_request(request);
         Ok(())

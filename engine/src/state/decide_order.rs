@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use smallvec::SmallVec;
 
 use super::deadlines::due_through;
-use super::order::{Order, OrderLine};
+use super::order::{Foreseen, Order, OrderLine};
 use super::stock::{Delta, Stock};
 use super::{Decided, State, Verdict};
 use crate::checkpoint::Phase;
 use crate::clock::Timestamp;
-use crate::command::{Command, Confirm, Extend, Lines, Mode, Part, Release, Reserve, Return, StockStatus};
-use crate::event::{Change, ConfirmedLine, MovedLine, OrderRequest, ReservedLine};
+use crate::command::{Confirm, Extend, Lines, Mode, Part, Release, Reserve, Return, StockStatus};
+use crate::event::{Change, ConfirmedLine, LineCounts, MovedLine, OrderRequest, ReservedLine};
 use crate::ids::{OrderNo, RequestId, SkuId};
 use crate::limits::MAX_REQUESTS_PER_ORDER;
 use crate::outcome::{Refusal, ShortLine};
@@ -25,7 +25,7 @@ enum Asked {
 }
 
 impl State {
-    pub(super) fn decide_reserve(&self, c: &Reserve, command: &Command) -> Decided {
+    pub(super) fn decide_reserve(&self, c: &Reserve) -> Decided {
         if let Some((_, order)) = self.orders.find(&c.order_no) {
             return match order.phase {
                 Phase::Cancelled => Err(Refusal::OrderCancelled { order_no: c.order_no.clone() }),
@@ -34,7 +34,7 @@ impl State {
             };
         }
         if !c.lines.as_slice().iter().all(|line| self.owns(&line.sku_id)) {
-            return Err(Refusal::Moved(Box::new(command.clone())));
+            return Ok(Verdict::Elsewhere);
         }
         let chosen = c.choice.as_deref().map(|choice| self.chosen_lines(c, choice)).transpose()?;
         let asked_lines = chosen.as_deref().unwrap_or(c.lines.as_slice());
@@ -146,8 +146,13 @@ impl State {
         if lines.is_empty() {
             return Ok(self.replay(order));
         }
-        let lines = self.sell(order, &lines)?;
-        Ok(Verdict::Change(Change::Confirmed { order_no: c.order_no.clone(), request, lines }))
+        let mut foreseen = order.foresee();
+        let sold = lines.iter().map(|(wanted, held, late)| (wanted.line, *held, *late));
+        foreseen.counts_mut().sell(sold).expect("the lines were looked at");
+        let lines = self.sell(order, &lines, &foreseen)?;
+        let serials = lines.iter().filter(|line| line.serial.is_some()).count();
+        let after = foreseen.after(order, usize::from(request.is_some()), serials);
+        Ok(Verdict::Change(Change::Confirmed { order_no: c.order_no.clone(), request, lines, after }))
     }
 
     /// The confirmed lines with their levels, or that a late payment finds no stock.
@@ -155,6 +160,7 @@ impl State {
         &self,
         order: &Order,
         lines: &[(Wanted, u32, u32)],
+        foreseen: &Foreseen,
     ) -> Result<SmallVec<[ConfirmedLine; 1]>, Refusal> {
         let mut short = Vec::new();
         let mut sold = SmallVec::with_capacity(lines.len());
@@ -170,7 +176,8 @@ impl State {
                 continue;
             }
             let serial = stock.numbered.map(|_| {
-                let next = serials.entry(&stock.sku_id).or_insert_with(|| self.stocks.next_serial(&stock.sku_id));
+                let next =
+                    serials.entry(&stock.sku_id).or_insert_with(|| self.stocks.next_serial(&stock.sku_id));
                 let after = next.saturating_add(u64::from(*held)).saturating_add(u64::from(*late));
                 std::mem::replace(next, after)
             });
@@ -181,6 +188,7 @@ impl State {
                 held: *held,
                 late: *late,
                 after: stock.levels.after(Delta::sell(*held, *late)).expect("what is held can be sold"),
+                counts: foreseen.line(wanted.line),
                 serial,
             });
         }
@@ -211,13 +219,21 @@ impl State {
             };
         }
         let wanted = self.wanted(order, c.part.as_ref().map(|part| &part.lines), |line| line.held)?;
+        let mut foreseen = order.foresee();
         let lines = self.moved(order, &wanted, |line| line.held, Delta::unhold);
-        let lines = lines.map_err(|lines| Refusal::ExceedsHold { lines })?;
+        let mut lines = lines.map_err(|lines| Refusal::ExceedsHold { lines })?;
+        foreseen.counts_mut().release(quantities(&lines), request.is_none()).expect("it holds that much");
+        let after = foreseen.after(order, usize::from(request.is_some()), 0);
+        count(&mut lines, &foreseen);
+        if request.is_some() {
+            lines.extend(self.recounted(order, &foreseen, &wanted));
+        }
         Ok(Verdict::Change(Change::Released {
             order_no: c.order_no.clone(),
             request,
             reason: c.reason.clone(),
             lines,
+            after,
         }))
     }
 
@@ -246,15 +262,23 @@ impl State {
             return Err(Refusal::NothingToReturn { lines });
         }
         let lines = self.moved(order, &wanted, returnable, Delta::give_back);
-        let lines = lines.map_err(|lines| Refusal::NothingToReturn { lines })?;
-        Ok(Verdict::Change(Change::Returned { order_no: c.order_no.clone(), request, lines }))
+        let mut lines = lines.map_err(|lines| Refusal::NothingToReturn { lines })?;
+        let mut foreseen = order.foresee();
+        foreseen.counts_mut().take_back(quantities(&lines)).expect("it was sold that much");
+        let after = foreseen.after(order, 1, 0);
+        count(&mut lines, &foreseen);
+        Ok(Verdict::Change(Change::Returned { order_no: c.order_no.clone(), request, lines, after }))
     }
 
     pub(super) fn expire(&self, order: &Order) -> Change {
         let all = every(order, |line| line.held);
         let lines = self.moved(order, &all, |line| line.held, Delta::unhold);
-        let lines = lines.expect("an order holds what it holds");
-        Change::Expired { order_no: order.order_no.clone(), lines }
+        let mut lines = lines.expect("an order holds what it holds");
+        let mut foreseen = order.foresee();
+        foreseen.counts_mut().expire(quantities(&lines)).expect("all that it holds goes");
+        let after = foreseen.after(order, 0, 0);
+        count(&mut lines, &foreseen);
+        Change::Expired { order_no: order.order_no.clone(), lines, after }
     }
 
     /// A branch expires when its home says so, whatever its own time.
@@ -305,7 +329,8 @@ impl State {
         if short.is_empty() { Ok(wanted) } else { Err(Refusal::ExceedsHold { lines: short }) }
     }
 
-    /// The lines with the levels after units moved back to available, or those that ask for more than there is.
+    /// The lines with the levels after units moved back to available (their counts are still to be filled in), or
+    /// those that ask for more than there is.
     fn moved(
         &self,
         order: &Order,
@@ -331,9 +356,31 @@ impl State {
                     .levels
                     .after(delta(wanted.quantity))
                     .expect("units of an order are in its stock"),
+                counts: LineCounts::default(),
             });
         }
         if short.is_empty() { Ok(moved) } else { Err(short) }
+    }
+
+    /// Lines that move nothing and are counted otherwise afterwards. An event names them too, because the rows of the
+    /// store follow from it.
+    fn recounted(&self, order: &Order, foreseen: &Foreseen, wanted: &[Wanted]) -> Vec<MovedLine> {
+        let lines = (0..).zip(&order.lines);
+        let changed = lines.filter(|(index, line)| foreseen.line(*index) != line.counts());
+        // The usual order has one line, which moves.
+        let moves = |index: u16| wanted.iter().any(|wanted| wanted.line == index);
+        let as_it_is = |(index, line): (u16, &OrderLine)| {
+            let stock = self.stocks.get(line.stock);
+            MovedLine {
+                line: index,
+                sku_id: stock.sku_id.clone(),
+                warehouse_id: stock.warehouse_id,
+                quantity: 0,
+                after: stock.levels,
+                counts: foreseen.line(index),
+            }
+        };
+        changed.filter(|(index, _)| !moves(*index)).map(as_it_is).collect()
     }
 
     fn short(&self, line: &OrderLine, requested: u32, available: u32) -> ShortLine {
@@ -362,6 +409,16 @@ impl Wanted {
     fn index(self) -> usize {
         usize::from(self.line)
     }
+}
+
+/// The lines that move, with their units.
+fn quantities(lines: &[MovedLine]) -> impl Iterator<Item = (u16, u32)> {
+    lines.iter().map(|line| (line.line, line.quantity))
+}
+
+/// Fills in the counts of the lines after they moved.
+fn count(lines: &mut [MovedLine], foreseen: &Foreseen) {
+    lines.iter_mut().for_each(|line| line.counts = foreseen.line(line.line));
 }
 
 /// Every line of which `count` is not 0.

@@ -7,7 +7,7 @@ use crate::command::{ChangeKind, ChangeStock, CreateStock, InvalidField, SetStat
 use crate::event::Change;
 use crate::ids::{SkuId, WarehouseId};
 use crate::limits::{MAX_STOCK_UNITS, MAX_WAREHOUSES_PER_SKU};
-use crate::outcome::{Answer, Effect, Refusal, ShortLine, StockView};
+use crate::outcome::{Answer, Effect, Levels, Refusal, ShortLine, StockView};
 
 impl State {
     pub(super) fn decide_create(&self, c: &CreateStock) -> Decided {
@@ -82,7 +82,8 @@ impl State {
             return Ok(Verdict::Nothing(Answer::Sku { stocks, effect: Effect::Replayed }));
         }
         // Those that have the status already are named too, so that the answer shows all that was asked for.
-        let warehouses = stocks.iter().map(|stock| (stock.warehouse_id, stock.levels.version + 1)).collect();
+        let after = |levels: Levels| levels.after(Delta::default()).expect("no unit moves");
+        let warehouses = stocks.iter().map(|stock| (stock.warehouse_id, after(stock.levels))).collect();
         Ok(Verdict::Change(Change::StatusChanged { sku_id: c.sku_id.clone(), warehouses, status: c.status }))
     }
 
@@ -109,7 +110,7 @@ fn same_numbering(known: &super::Stock, c: &CreateStock) -> Result<(), InvalidFi
 }
 
 /// The content of a stock request as a number; XXH3-64, stable.
-pub(super) fn change_fingerprint(kind: ChangeKind, warehouse_id: WarehouseId, quantity: i64) -> u64 {
+pub(crate) fn change_fingerprint(kind: ChangeKind, warehouse_id: WarehouseId, quantity: i64) -> u64 {
     let kind: u8 = match kind {
         ChangeKind::Restock => 1,
         ChangeKind::Deduct => 2,

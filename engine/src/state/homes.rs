@@ -1,14 +1,13 @@
-//! Orders over several places, in the state of their home: what their events mean for what is remembered, and how a plain order becomes
-//! one. Also who is to ask or to be asked, and when.
+//! Orders over several places, in the state of their home: what their events mean for what is remembered. Also who is
+//! to ask or to be asked, and when.
 
-use super::decide_place::invalid;
+use super::load::invalid;
 use super::remembered::Item;
-use super::{Corruption, Decision, State, Verdict};
+use super::{Corruption, Decision, Departed, State};
 use crate::checkpoint::OrderImage;
 use crate::clock::Timestamp;
 use crate::command::{Action, Command};
-use crate::event::Event;
-use crate::home::{self, Applied, HomeChange, HomeImage, HomeStep};
+use crate::home::{Applied, HomeChange, HomeImage, HomeStep};
 use crate::ids::{Lsn, OrderNo};
 
 impl State {
@@ -25,25 +24,26 @@ impl State {
         }
         // It lies in this place alone, or was released before it was reserved.
         let decided = match &**step {
-            HomeStep::Reserve { reserve, .. } => self.decide_reserve(reserve, command),
-            HomeStep::Adopt(_) => Err(invalid("orders", format!("that are here already: {order_no}"))),
+            HomeStep::Reserve { reserve, .. } => self.decide_reserve(reserve),
+            HomeStep::Load(_) => Err(invalid("orders", format!("that are here already: {order_no}"))),
             _ => return Some(self.homes.decide(command, now)),
         };
-        Some(match decided {
-            Ok(Verdict::Change(change)) => Decision::Log(Event { at: now, trace: command.trace, change }),
-            Ok(Verdict::Nothing(answer)) => Decision::Answer(Ok(answer)),
-            Err(refusal) => Decision::Answer(Err(refusal)),
-        })
+        Some(super::decided_at(decided, command, now))
     }
 
-    pub(super) fn apply_home(&mut self, lsn: Lsn, at: Timestamp, change: &HomeChange) -> Result<(), Corruption> {
+    pub(super) fn apply_home(
+        &mut self,
+        lsn: Lsn,
+        at: Timestamp,
+        change: &HomeChange,
+    ) -> Result<(), Corruption> {
         let exact = lsn > self.exact_from;
         let applied = self.homes.apply(lsn, at, change).map_err(|problem| Corruption::new(lsn, problem))?;
-        let place = match applied {
-            Applied::Made(place) => place,
-            Applied::Changed(place, was) => {
-                self.remembered.remove(&(was, Item::Home(place)));
-                place
+        let slot = match applied {
+            Applied::Made(slot) => slot,
+            Applied::Changed(slot, was) => {
+                self.remembered.remove(&(was, Item::Home(slot)));
+                slot
             }
             Applied::Unknown if exact => {
                 let problem = format!("there is no order {} over several places", change.order_no());
@@ -52,80 +52,49 @@ impl State {
             // The checkpoint was written after the order had been forgotten, or after this.
             Applied::Known | Applied::Unknown => return Ok(()),
         };
-        self.remember_home(place, lsn);
+        self.remember_home(slot, lsn);
         Ok(())
     }
 
-    fn remember_home(&mut self, place: u32, lsn: Lsn) {
-        if self.homes.at_place(place).is_some_and(HomeImage::is_done) {
-            self.remembered.insert((lsn, Item::Home(place)));
+    fn remember_home(&mut self, slot: u32, lsn: Lsn) {
+        if self.homes.at_slot(slot).is_some_and(HomeImage::is_done) {
+            self.remembered.insert((lsn, Item::Home(slot)));
         }
     }
 
-    pub(super) fn let_go_home(&mut self, place: u32) {
-        let image = self.homes.at_place(place).expect("what is forgotten is still there");
-        self.remembered.remove(&(image.order.lsn, Item::Home(place)));
-        if let Some(image) = self.homes.remove(place) {
-            self.forgotten.push(image.order.order_no);
+    pub(super) fn let_go_home(&mut self, slot: u32) {
+        let image = self.homes.at_slot(slot).expect("what is forgotten is still there");
+        self.remembered.remove(&(image.order.lsn, Item::Home(slot)));
+        if let Some(image) = self.homes.remove(slot) {
+            self.gone.push(Departed::Order(image.order.order_no));
         }
     }
 
     pub(super) fn restore_home(&mut self, image: HomeImage) -> Result<(), Corruption> {
         let (lsn, order_no) = (image.order.lsn, &image.order.order_no);
-        if let Some(place) = self.homes.place_of(order_no) {
+        if let Some(slot) = self.homes.slot_of(order_no) {
             // As with plain orders: forgotten and made again while the checkpoint ran.
-            let known = self.homes.at_place(place).map_or(Lsn::ZERO, |known| known.order.lsn);
+            let known = self.homes.at_slot(slot).map_or(Lsn::ZERO, |known| known.order.lsn);
             if known >= lsn {
                 let problem = format!("order {order_no} over several places stands twice in it");
                 return Err(Corruption::new(lsn, problem));
             }
-            self.remembered.remove(&(known, Item::Home(place)));
-            self.homes.remove(place);
+            self.remembered.remove(&(known, Item::Home(slot)));
+            self.homes.remove(slot);
         }
-        let place = self.homes.insert(image);
-        self.remember_home(place, lsn);
+        let slot = self.homes.insert(image);
+        self.remember_home(slot, lsn);
         Ok(())
     }
 
-    /// A plain order becomes one over several places: its home is here, and branches lie where it lay.
-    pub(super) fn split(&mut self, lsn: Lsn, order_no: &OrderNo) -> Result<(), Corruption> {
-        let Some((place, order)) = self.orders.find(order_no) else {
-            if lsn <= self.exact_from {
-                return Ok(());
-            }
-            return Err(Corruption::new(lsn, format!("there is no order {order_no}")));
-        };
-        if order.lsn >= lsn {
-            return Ok(());
-        }
-        let image = order.image(&self.stocks);
-        self.take_order(place);
-        let (mut home, branches) = home::split(image);
-        for image in branches {
-            let known = self.orders.find(&image.order_no).is_some();
-            // Behind all others, so that a running checkpoint that has not captured the order comes to its branches. What it
-            // captured is newer.
-            if !known {
-                let branch = self.order_of(image, lsn);
-                self.put_order(branch, true);
-            }
-        }
-        if !self.homes.knows(order_no) {
-            home.order.lsn = lsn;
-            let place = self.homes.insert(home);
-            self.remember_home(place, lsn);
-        }
-        Ok(())
-    }
-
-    /// Up to `max` branches that are to ask their home now. They do not come again before the next start, or until they move: who took
+    /// Up to `max` branches that are to ask their home now. They do not come again before the next start: who took
     /// them sees to it that they ask.
     pub fn take_due_branches(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
         self.orders.take_due(true, now, max)
     }
 
-    /// Up to `max` orders, also over several places, whose time is over, instead of their expiry, which somebody else is to be asked about. They
-    /// do not come again before the next start, unless their expiry is moved, their SKU moves, or they are
+    /// Up to `max` orders, also over several places, whose time is over, instead of their expiry, which somebody else
+    /// is to be asked about. They do not come again before the next start, unless their expiry is moved or they are
     /// [given back](State::give_back_due).
     pub fn take_due_orders(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
         let mut due = self.orders.take_due(false, now, max);
@@ -138,15 +107,15 @@ impl State {
         if self.homes.give_back_due(order_no) {
             return;
         }
-        if let Some((place, _)) = self.orders.find(order_no) {
-            self.orders.give_back_due(place);
-            self.settle(place);
+        if let Some((slot, _)) = self.orders.find(order_no) {
+            self.orders.give_back_due(slot);
+            self.orders.arm(slot);
         }
     }
 
-    /// Up to `max` orders over several places whose branches are to be told something and nobody is at it: after an expiry, after a start, and
-    /// when nobody has told a decision [for long](crate::limits::TRUSTED_TO_CARRY_MILLIS). They do not come again before the next
-    /// decision or start: who took them sees to it that the branches are told.
+    /// Up to `max` orders over several places whose branches are to be told something and nobody is at it: after an
+    /// expiry, after a start, and when nobody has told a decision [for long](crate::limits::TRUSTED_TO_CARRY_MILLIS).
+    /// They do not come again before the next decision or start: who took them sees to it that the branches are told.
     pub fn take_unsent(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
         self.homes.take_unsent(now, max)
     }
@@ -174,7 +143,9 @@ impl State {
         problems.extend(twice.map(|home| format!("order {} is here twice", home.order.order_no)));
         let skus = |order: &super::Order| {
             let branch = order.order_no.branch();
-            branch.is_some_and(|branch| order.lines.iter().all(|line| self.stocks.get(line.stock).sku_id == branch.sku_id))
+            branch.is_some_and(|branch| {
+                order.lines.iter().all(|line| self.stocks.get(line.stock).sku_id == branch.sku_id)
+            })
         };
         let strays = self.orders.iter().filter(|order| order.branch && !skus(order));
         problems.extend(strays.map(|order| format!("branch {} lies on other SKUs", order.order_no)));

@@ -2,14 +2,17 @@
 //!
 //! - [`table`]: tables that grow in steps. [`stock`]: stocks and the arithmetic of their levels. [`order`]: orders and
 //!   their [`deadlines`]. [`remembered`]: what is known of ended orders and answered requests, and for how long.
-//! - [`State::decide`] (in [`decide_order`], [`decide_choice`] with [`choose`], [`decide_stock`], [`decide_place`]) answers a command
-//!   or makes the event that carries it out; [`State::apply`] (in [`apply`], [`moves`]) lets an event change the state, live and in
-//!   recovery alike.
-//! - [`homes`]: orders over several places whose home is this shard ([`Homes`](crate::home::Homes)); they hold nothing here, their branches do.
+//! - [`State::decide`] (in [`decide_order`], [`decide_choice`] with [`choose`], [`decide_stock`]) answers a command
+//!   or makes the event that carries it out; [`State::apply`] (in [`apply`]) lets an event change the state, live and
+//!   in recovery alike.
+//! - [`needs`]: what a command waits for. [`load`] and [`evict`]: how SKUs, ended orders and requests come from the
+//!   store into memory and leave it again.
+//! - [`homes`]: orders over several places whose home is this shard ([`Homes`](crate::home::Homes)); they hold
+//!   nothing here, their branches do.
 //! - [`capture`]: checkpoints in slices, and the state from one. [`audit`]: every invariant, recomputed.
 //!
-//! Live, an event goes through `decide`, `apply`, `answer`; in recovery through `apply` alone. The levels in the event are
-//! computed by `decide` and computed again by `apply`, which refuses an event that differs.
+//! Live, an event goes through `decide`, `apply`, `answer`; in recovery through `apply` alone. The levels in the
+//! event are computed by `decide` and computed again by `apply`, which refuses an event that differs.
 
 mod apply;
 mod audit;
@@ -18,10 +21,11 @@ mod choose;
 mod deadlines;
 mod decide_choice;
 mod decide_order;
-mod decide_place;
 mod decide_stock;
+mod evict;
 mod homes;
-mod moves;
+mod load;
+mod needs;
 mod order;
 mod remembered;
 mod stock;
@@ -32,14 +36,15 @@ pub use capture::Capture;
 pub use choose::prefer_for_all;
 pub(crate) use deadlines::{Deadlines, NO_DEADLINE, TAKEN};
 pub(crate) use decide_choice::too_many_stocks;
-pub(crate) use decide_place::check_counts;
+pub(crate) use decide_stock::change_fingerprint;
+pub use evict::Departed;
+pub(crate) use load::check_counts;
+pub use needs::{Need, Stored};
 pub(crate) use order::Order;
+pub use remembered::Forget;
 pub use stock::{Delta, LeftStock};
 pub(crate) use table::{Keyed, Room, Table};
 
-use std::collections::BTreeMap;
-
-use crate::checkpoint::Stage;
 use crate::clock::Timestamp;
 use crate::command::{Action, Command};
 use crate::event::{Change, Event};
@@ -49,7 +54,7 @@ use crate::outcome::{Answer, Effect, OrderView, Outcome, Refusal, StockView};
 
 use order::Orders;
 use remembered::{Item, Remembered, Requests, StockRequest};
-use stock::{Lying, Stock, Stocks};
+use stock::{LineRef, Stock, Stocks};
 
 /// The state of one shard.
 #[derive(Debug, Clone)]
@@ -66,10 +71,12 @@ pub struct State {
     homes: Homes,
     requests: Requests,
     remembered: Remembered,
-    /// The place of the order that was changed last, so that the answer need not look for it.
+    /// The slot of the order that was changed last, so that the answer need not look for it.
     last_order: u32,
-    /// Orders forgotten since [`State::take_forgotten`].
-    forgotten: Vec<OrderNo>,
+    /// The last change of anything that left memory.
+    departed: Lsn,
+    /// What left since [`State::take_departed`].
+    gone: Vec<Departed>,
 }
 
 /// What `decide` says to a command.
@@ -79,6 +86,8 @@ pub enum Decision {
     Log(Event),
     /// It changes nothing: a refusal, a repeat or a read.
     Answer(Outcome),
+    /// An order that is not known here, of SKUs that are not this shard's: not for this shard.
+    Elsewhere,
 }
 
 /// An event that does not fit the state: the journal or the program is wrong, and going on could sell a unit twice.
@@ -124,7 +133,8 @@ impl State {
             requests: Requests::new(room),
             remembered: Remembered::default(),
             last_order: 0,
-            forgotten: Vec::new(),
+            departed: Lsn::ZERO,
+            gone: Vec::new(),
         }
     }
 
@@ -158,27 +168,16 @@ impl State {
             Action::CreateStock(c) => self.decide_create(c),
             Action::ChangeStock(c) => self.decide_change(c),
             Action::SetStatus(c) => self.decide_status(c),
-            Action::Reserve(c) => self.decide_reserve(c, command),
+            Action::Reserve(c) => self.decide_reserve(c),
             Action::Confirm(c) => self.decide_confirm(c),
             Action::Release(c) => self.decide_release(c),
             Action::Extend(c) => self.decide_extend(c),
             Action::Return(c) => self.decide_return(c),
-            Action::Place(place) => self.decide_place(place, command),
             Action::GetOrder(order_no) => self.known_order(order_no).map(|(_, order)| self.replay(order)),
             Action::Expire(order_no) => self.decide_expire(order_no, now),
             Action::Home(_) => unreachable!("decided above"),
         };
-        let decided = match decided {
-            Ok(Verdict::Change(_)) | Err(_) if self.is_moving(&command.action) => {
-                Err(Refusal::Moved(Box::new(command.clone())))
-            }
-            decided => decided,
-        };
-        match decided {
-            Ok(Verdict::Change(change)) => Decision::Log(Event { at: now, trace: command.trace, change }),
-            Ok(Verdict::Nothing(answer)) => Decision::Answer(Ok(answer)),
-            Err(refusal) => Decision::Answer(Err(refusal)),
-        }
+        decided_at(decided, command, now)
     }
 
     /// What the caller is told of an event that was just applied.
@@ -213,17 +212,13 @@ impl State {
             | Change::Expired { order_no, .. }
             | Change::Extended { order_no, .. }
             | Change::Returned { order_no, .. } => order(order_no, Effect::Changed),
-            Change::AdoptionBegun { .. }
-            | Change::OrdersAdopted { .. }
-            | Change::Adopted { .. }
-            | Change::Closed { .. } => Answer::Placed,
             Change::Home(change) => self.homes.answer(change),
             Change::Forgotten { .. }
-            | Change::Split { .. }
-            | Change::Shed { .. }
-            | Change::Withdrawn { .. } => {
-                unreachable!("no command makes the shard forget")
-            }
+            | Change::Loaded { .. }
+            | Change::OrdersLoaded { .. }
+            | Change::Evicted { .. }
+            | Change::Pinned { .. }
+            | Change::Started { .. } => unreachable!("no command makes it"),
         }
     }
 
@@ -258,27 +253,16 @@ impl State {
         self.orders.find(order_no).is_some() || self.homes.knows(order_no)
     }
 
-    /// The SKUs that are here, each with where it is on its way and its epoch.
-    #[must_use]
-    pub fn places(&self) -> BTreeMap<SkuId, (Stage, u64)> {
-        let stocks = self.stocks.iter().filter(|(_, stock)| !stock.awaited);
-        stocks.map(|(_, stock)| (stock.sku_id.clone(), (stock.stage, stock.epoch))).collect()
-    }
-
     /// The numbers of all orders whose home is here, not those of branches; to rebuild the directory.
     pub fn order_numbers(&self) -> impl Iterator<Item = &OrderNo> {
         let plain = self.orders.iter().filter(|order| !order.branch).map(|order| &order.order_no);
         plain.chain(self.homes.iter().map(|home| &home.order.order_no))
     }
 
-    /// The numbers of the stocks that changed since the last call.
+    /// The numbers of the stocks that changed since the last call. Take what [left](State::take_left) first: their
+    /// numbers may be those of other stocks by now.
     pub fn take_touched(&mut self) -> Vec<u32> {
         self.stocks.take_touched()
-    }
-
-    /// The orders that were forgotten since the last call; their numbers are free again.
-    pub fn take_forgotten(&mut self) -> Vec<OrderNo> {
-        std::mem::take(&mut self.forgotten)
     }
 
     /// The stocks that left since the last call.
@@ -298,7 +282,24 @@ impl State {
         let (orders, open_orders) = self.orders.counts();
         let (homes, open_homes) = self.homes.counts();
         let (orders, open_orders) = (orders + homes, open_orders + open_homes);
-        Sizes { stocks: self.stocks.len(), orders, open_orders, remembered: self.remembered.len() }
+        let entries = [
+            (self.stocks.skus(), SKU_BYTES),
+            (self.stocks.len(), STOCK_BYTES),
+            (orders, ORDER_BYTES),
+            (self.stocks.attached(), LINE_BYTES),
+            (self.requests.len(), REQUEST_BYTES),
+            (self.remembered.len(), REMEMBERED_BYTES),
+            (homes, HOME_BYTES),
+        ];
+        Sizes {
+            skus: self.stocks.skus(),
+            hot_skus: self.stocks.hot_skus().len(),
+            stocks: self.stocks.len(),
+            orders,
+            open_orders,
+            remembered: self.remembered.len(),
+            bytes: entries.iter().map(|(count, bytes)| count.saturating_mul(*bytes) as u64).sum(),
+        }
     }
 
     /// The order with this number, or why there is none to work on.
@@ -310,28 +311,29 @@ impl State {
         Verdict::Nothing(Answer::Order { order: order.view(&self.stocks), effect: Effect::Replayed })
     }
 
-    /// Adds an order with everything that points at it; `behind` as for [`Orders::insert`].
-    fn put_order(&mut self, order: Order, behind: bool) -> u32 {
+    /// Adds an order with everything that points at it.
+    fn put_order(&mut self, order: Order) -> u32 {
         let (lsn, ended) = (order.lsn, !order.is_open());
-        let place = self.orders.insert(order, behind);
-        let order = self.orders.get_mut(place).expect("just inserted");
+        let slot = self.orders.insert(order);
+        let order = self.orders.get_mut(slot).expect("just inserted");
         for (line, index) in order.lines.iter_mut().zip(0..) {
-            line.index = self.stocks.lay(line.stock, Lying { order: place, line: index });
+            line.index = self.stocks.attach(line.stock, LineRef { order: slot, line: index });
         }
         if ended {
-            self.remembered.insert((lsn, Item::Order(place)));
+            self.remembered.insert((lsn, Item::Order(slot)));
+        } else {
+            self.orders.arm(slot);
         }
-        self.settle(place);
-        place
+        slot
     }
 
     /// Takes an order out with everything that points at it.
-    fn take_order(&mut self, place: u32) -> Option<Order> {
-        let order = self.orders.remove(place)?;
-        self.remembered.remove(&(order.lsn, Item::Order(place)));
+    fn take_order(&mut self, slot: u32) -> Option<Order> {
+        let order = self.orders.remove(slot)?;
+        self.remembered.remove(&(order.lsn, Item::Order(slot)));
         for line in &order.lines {
-            let moved = self.stocks.lift(line.stock, line.index);
-            if let Some(Lying { order, line: index }) = moved
+            let moved = self.stocks.detach(line.stock, line.index);
+            if let Some(LineRef { order, line: index }) = moved
                 && let Some(other) = self.orders.get_mut(order).and_then(|o| o.lines.get_mut(index as usize))
             {
                 other.index = line.index;
@@ -342,69 +344,28 @@ impl State {
 
     fn put_request(&mut self, request: StockRequest) {
         let lsn = request.lsn;
-        let place = self.requests.insert(request);
-        self.remembered.insert((lsn, Item::Request(place)));
+        let number = self.stocks.number_or_placeholder(&request.key.sku_id, request.warehouse_id);
+        let slot = self.requests.insert(request);
+        let index = self.stocks.attach_request(number, slot);
+        if let Some(request) = self.requests.get_mut(slot) {
+            request.stock = (number, index);
+        }
+        self.remembered.insert((lsn, Item::Request(slot)));
     }
 
-    fn take_request(&mut self, place: u32) {
-        if let Some(request) = self.requests.remove(place) {
-            self.remembered.remove(&(request.lsn, Item::Request(place)));
+    fn take_request(&mut self, slot: u32) -> Option<StockRequest> {
+        let request = self.requests.remove(slot)?;
+        self.remembered.remove(&(request.lsn, Item::Request(slot)));
+        let (number, index) = request.stock;
+        let moved = self.stocks.detach_request(number, index);
+        if let Some(other) = moved.and_then(|slot| self.requests.get_mut(slot)) {
+            other.stock.1 = index;
         }
-    }
-
-    /// Changes the stage of a stock, and whether its orders can expire.
-    fn set_stage(&mut self, number: u32, stage: Stage) {
-        self.stocks.set_stage(number, stage);
-        let mut index = 0;
-        while let Some(Lying { order, .. }) = self.stocks.get(number).orders.get(index).copied() {
-            self.settle(order);
-            index += 1;
-        }
-    }
-
-    /// Sees to it that the order expires if and only if it can.
-    fn settle(&mut self, place: u32) {
-        let Some(order) = self.orders.get(place) else { return };
-        // A branch asks wherever it is.
-        if order.is_open() && (order.branch || self.is_free(order)) {
-            self.orders.arm(place);
-        } else {
-            self.orders.disarm(place);
-        }
-    }
-
-    /// Whether none of the stocks that an order lies on is moving.
-    fn is_free(&self, order: &Order) -> bool {
-        let open = |stock: u32| self.stocks.get(stock).stage == Stage::Open;
-        self.stocks.moving() == 0 || order.lines.iter().all(|line| open(line.stock))
-    }
-
-    /// Whether a command is about a stock that is on its way into the shard or out of it.
-    fn is_moving(&self, action: &Action) -> bool {
-        if self.stocks.moving() == 0 {
-            return false;
-        }
-        let sku = |sku_id| self.stocks.stage(sku_id).is_some_and(|stage| stage != Stage::Open);
-        let order = |order_no| self.orders.find(order_no).map(|(_, order)| !self.is_free(order));
-        match action {
-            Action::CreateStock(c) => sku(&c.sku_id),
-            Action::ChangeStock(c) => sku(&c.sku_id),
-            Action::SetStatus(c) => sku(&c.sku_id),
-            Action::Reserve(c) => {
-                let lines = || c.lines.as_slice().iter().any(|line| sku(&line.sku_id));
-                order(&c.order_no).unwrap_or_else(lines)
-            }
-            Action::Confirm(c) => order(&c.order_no).unwrap_or(false),
-            Action::Release(c) => order(&c.order_no).unwrap_or(false),
-            Action::Extend(c) => order(&c.order_no).unwrap_or(false),
-            Action::Return(c) => order(&c.order_no).unwrap_or(false),
-            Action::Expire(order_no) => order(order_no).unwrap_or(false),
-            Action::GetOrder(_) | Action::Place(_) | Action::Home(_) => false,
-        }
+        Some(request)
     }
 
     /// Whether this shard owns the SKU.
-    fn owns(&self, sku_id: &SkuId) -> bool {
+    pub(crate) fn owns(&self, sku_id: &SkuId) -> bool {
         shard_of(sku_id, self.shards) == self.shard
     }
 }
@@ -412,6 +373,10 @@ impl State {
 /// See [`State::sizes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sizes {
+    /// SKUs in memory.
+    pub skus: usize,
+    /// Those that are kept there.
+    pub hot_skus: usize,
     /// Stocks, one per (sku, warehouse).
     pub stocks: usize,
     /// Orders in memory; of an order over several places, the home and each branch.
@@ -420,12 +385,39 @@ pub struct Sizes {
     pub open_orders: usize,
     /// Ended orders and request ids that are remembered.
     pub remembered: usize,
+    /// An estimate of what all of it takes in memory.
+    pub bytes: u64,
 }
+
+/// What an entry takes with what points at it, give or take a third: measured sizes, tables half full, names of up to
+/// 23 bytes.
+const SKU_BYTES: usize = 160;
+const STOCK_BYTES: usize = size_of::<Stock>() + 32;
+/// With the first line.
+const ORDER_BYTES: usize = size_of::<Order>() + 40;
+/// In its order, and in the list of its stock.
+const LINE_BYTES: usize = size_of::<order::OrderLine>() + 12;
+const REQUEST_BYTES: usize = size_of::<StockRequest>() + 32;
+/// In the order in which it is forgotten.
+const REMEMBERED_BYTES: usize = 32;
+/// Beside what an order takes.
+const HOME_BYTES: usize = 1_024;
 
 /// Inside `decide`: a change to be logged, or an answer that rests on nothing new.
 enum Verdict {
     Change(Change),
     Nothing(Answer),
+    /// See [`Decision::Elsewhere`].
+    Elsewhere,
+}
+
+fn decided_at(decided: Decided, command: &Command, now: Timestamp) -> Decision {
+    match decided {
+        Ok(Verdict::Change(change)) => Decision::Log(Event { at: now, trace: command.trace, change }),
+        Ok(Verdict::Nothing(answer)) => Decision::Answer(Ok(answer)),
+        Ok(Verdict::Elsewhere) => Decision::Elsewhere,
+        Err(refusal) => Decision::Answer(Err(refusal)),
+    }
 }
 
 type Decided = Result<Verdict, Refusal>;

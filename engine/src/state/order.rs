@@ -8,7 +8,7 @@ use super::table::{Keyed, Room, Table};
 use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase};
 use crate::clock::Timestamp;
 use crate::command::Mode;
-use crate::event::OrderRequest;
+use crate::event::{LineCounts, OrderAfter, OrderRequest};
 use crate::ids::{BuyerId, Lsn, OrderNo};
 use crate::outcome::{LineView, OrderStatus, OrderView, Serials};
 
@@ -24,18 +24,18 @@ pub struct Order {
     pub lsn: Lsn,
     pub lines: SmallVec<[OrderLine; 1]>,
     /// What few orders have: 8 bytes in every order that has none of it.
-    pub rare: Option<Box<Rare>>,
+    pub extras: Option<Box<Extras>>,
     pub mode: Mode,
     pub phase: Phase,
     /// A branch of an order over several places: it does not expire, it asks its home.
     pub branch: bool,
-    /// Its index in the list of its deadline; [`NO_DEADLINE`]: it holds nothing, or a stock that it lies on is moving; [`TAKEN`].
+    /// Its index in the list of its deadline; [`NO_DEADLINE`]: it holds nothing; or [`TAKEN`].
     deadline_index: u32,
 }
 
 /// What few orders have.
 #[derive(Debug, Clone, Default)]
-pub struct Rare {
+pub struct Extras {
     /// Partial requests that it answered.
     pub requests: Vec<OrderRequest>,
     /// Serial numbers that its lines got, as they came.
@@ -75,6 +75,19 @@ impl From<&LineImage> for OrderLine {
     }
 }
 
+impl OrderLine {
+    /// What became of its units.
+    pub fn counts(&self) -> LineCounts {
+        let Self { held, confirmed, released, returned, lapsed, .. } = *self;
+        LineCounts { held, confirmed, released, returned, lapsed }
+    }
+
+    /// Units sold and not returned.
+    pub fn net_sold(&self) -> u64 {
+        u64::from(self.confirmed.saturating_sub(self.returned))
+    }
+}
+
 impl Keyed for Order {
     type Key = OrderNo;
 
@@ -94,11 +107,28 @@ impl Order {
             changed_at: at,
             lsn,
             lines: SmallVec::new(),
-            rare: None,
+            extras: None,
             mode: Mode::AllOrNothing,
             phase: Phase::Open,
             deadline_index: NO_DEADLINE,
         }
+    }
+
+    /// The order of an image, as if an event at `lsn` had made it; `stocks` are the numbers of the stocks of its lines.
+    pub fn of_image(image: OrderImage, lsn: Lsn, stocks: &[u32]) -> Self {
+        let mut order = Self::new(image.order_no, image.created_at, lsn);
+        order.buyer_id = image.buyer_id;
+        order.mode = image.mode;
+        order.phase = image.phase;
+        order.expires_at = image.expires_at;
+        order.changed_at = image.changed_at;
+        let lines = image.lines.iter().zip(stocks);
+        order.lines =
+            lines.map(|(line, stock)| OrderLine { stock: *stock, ..OrderLine::from(line) }).collect();
+        let (requests, serials) = (image.requests, image.serials);
+        order.extras =
+            (!requests.is_empty() || !serials.is_empty()).then(|| Box::new(Extras { requests, serials }));
+        order
     }
 
     /// The counts of an image alone: its lines lie on no stock.
@@ -118,82 +148,37 @@ impl Order {
         }
     }
 
-    /// Held units are sold, and (`late`) units whose hold had ended. `None`, here and below: it has not that many.
-    pub fn sell(&mut self, lines: impl Iterator<Item = (u16, u32, u32)>) -> Option<()> {
-        for (index, held, late) in lines {
-            let line = self.lines.get_mut(usize::from(index))?;
-            line.held = line.held.checked_sub(held)?;
-            line.released = line.released.checked_sub(late)?;
-            line.lapsed = line.lapsed.checked_sub(late)?;
-            line.confirmed = line.confirmed.checked_add(held)?.checked_add(late)?;
-        }
-        if self.lines.iter().all(|line| line.released == 0) {
-            self.phase = Phase::Open;
-        }
-        Some(())
+    /// Its counts, to be changed.
+    pub fn counts_mut(&mut self) -> Counts<'_> {
+        Counts { phase: &mut self.phase, lines: &mut self.lines }
     }
 
-    /// The caller gives held units back; `whole`: all of them.
-    pub fn release(&mut self, lines: impl Iterator<Item = (u16, u32)>, whole: bool) -> Option<()> {
-        self.give_back(lines, whole)?;
-        if !self.is_open() {
-            self.phase = Phase::Released;
-            // Given back part by part until nothing was left, nothing sold: the whole order ended.
-            if !whole && self.sum(|line| line.confirmed) == 0 {
-                self.lines.iter_mut().for_each(|line| line.lapsed = line.released);
-            }
-        }
-        Some(())
+    /// A copy of its counts, to see what a change would make of them.
+    pub fn foresee(&self) -> Foreseen {
+        Foreseen { phase: self.phase, lines: self.lines.clone() }
     }
 
-    /// All held units go back because the time is over.
-    pub fn expire(&mut self, lines: impl Iterator<Item = (u16, u32)>) -> Option<()> {
-        self.give_back(lines, true)?;
-        self.phase = Phase::Expired;
-        (!self.is_open()).then_some(())
-    }
-
-    /// Held units go back; by the end of the whole order, a late payment can take them again.
-    fn give_back(&mut self, lines: impl Iterator<Item = (u16, u32)>, whole: bool) -> Option<()> {
-        for (index, quantity) in lines {
-            let line = self.lines.get_mut(usize::from(index))?;
-            line.held = line.held.checked_sub(quantity)?;
-            line.released = line.released.checked_add(quantity)?;
-            if whole {
-                line.lapsed = line.lapsed.checked_add(quantity)?;
-            }
-        }
-        Some(())
-    }
-
-    /// Sold units come back.
-    pub fn take_back(&mut self, lines: impl Iterator<Item = (u16, u32)>) -> Option<()> {
-        for (index, quantity) in lines {
-            let line = self.lines.get_mut(usize::from(index))?;
-            line.returned = line.returned.checked_add(quantity)?;
-            (line.returned <= line.confirmed).then_some(())?;
-        }
-        Some(())
+    /// What events tell of it beside the lines that change, after them.
+    pub fn after(&self) -> OrderAfter {
+        let many = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let (requests, serials) = (many(self.requests().len()), many(self.serials().len()));
+        let open = self.is_open();
+        OrderAfter { phase: self.phase, status: self.status(), open, requests, serials }
     }
 
     /// Partial requests that it answered.
     pub fn requests(&self) -> &[OrderRequest] {
-        self.rare.as_ref().map_or(&[], |rare| &rare.requests)
+        self.extras.as_ref().map_or(&[], |extras| &extras.requests)
     }
 
     /// Serial numbers that its lines got, as they came.
     pub fn serials(&self) -> &[LineSerials] {
-        self.rare.as_ref().map_or(&[], |rare| &rare.serials)
+        self.extras.as_ref().map_or(&[], |extras| &extras.serials)
     }
 
     /// What few orders have, to add to it.
-    pub fn rare_mut(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
-    }
-
-    /// The sum of one count over the lines.
-    pub fn sum(&self, count: impl Fn(&OrderLine) -> u32) -> u64 {
-        self.lines.iter().map(|line| u64::from(count(line))).sum()
+    pub fn extras_mut(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
     }
 
     /// Whether it holds units.
@@ -202,13 +187,7 @@ impl Order {
     }
 
     pub fn status(&self) -> OrderStatus {
-        let units = [
-            self.sum(|line| line.held),
-            self.sum(|line| line.confirmed),
-            self.sum(|line| line.released),
-            self.sum(|line| line.returned),
-        ];
-        OrderStatus::of(self.phase, units)
+        status_of(self.phase, &self.lines)
     }
 
     pub fn view(&self, stocks: &Stocks) -> OrderView {
@@ -268,6 +247,112 @@ impl Order {
     }
 }
 
+/// The counts of an order while they change: the one arithmetic of orders, by which `decide` foresees what `apply`
+/// does.
+pub struct Counts<'a> {
+    phase: &'a mut Phase,
+    lines: &'a mut [OrderLine],
+}
+
+impl Counts<'_> {
+    /// Held units are sold, and (`late`) units whose hold had ended. `None`, here and below: it has not that many.
+    pub fn sell(&mut self, lines: impl Iterator<Item = (u16, u32, u32)>) -> Option<()> {
+        for (index, held, late) in lines {
+            let line = self.lines.get_mut(usize::from(index))?;
+            line.held = line.held.checked_sub(held)?;
+            line.released = line.released.checked_sub(late)?;
+            line.lapsed = line.lapsed.checked_sub(late)?;
+            line.confirmed = line.confirmed.checked_add(held)?.checked_add(late)?;
+        }
+        if self.lines.iter().all(|line| line.released == 0) {
+            *self.phase = Phase::Open;
+        }
+        Some(())
+    }
+
+    /// The caller gives held units back; `whole`: all of them.
+    pub fn release(&mut self, lines: impl Iterator<Item = (u16, u32)>, whole: bool) -> Option<()> {
+        self.give_back(lines, whole)?;
+        if !self.is_open() {
+            *self.phase = Phase::Released;
+            // Given back part by part until nothing was left, nothing sold: the whole order ended.
+            if !whole && self.lines.iter().all(|line| line.confirmed == 0) {
+                self.lines.iter_mut().for_each(|line| line.lapsed = line.released);
+            }
+        }
+        Some(())
+    }
+
+    /// All held units go back because the time is over.
+    pub fn expire(&mut self, lines: impl Iterator<Item = (u16, u32)>) -> Option<()> {
+        self.give_back(lines, true)?;
+        *self.phase = Phase::Expired;
+        (!self.is_open()).then_some(())
+    }
+
+    /// Sold units come back.
+    pub fn take_back(&mut self, lines: impl Iterator<Item = (u16, u32)>) -> Option<()> {
+        for (index, quantity) in lines {
+            let line = self.lines.get_mut(usize::from(index))?;
+            line.returned = line.returned.checked_add(quantity)?;
+            (line.returned <= line.confirmed).then_some(())?;
+        }
+        Some(())
+    }
+
+    /// Held units go back; by the end of the whole order, a late payment can take them again.
+    fn give_back(&mut self, lines: impl Iterator<Item = (u16, u32)>, whole: bool) -> Option<()> {
+        for (index, quantity) in lines {
+            let line = self.lines.get_mut(usize::from(index))?;
+            line.held = line.held.checked_sub(quantity)?;
+            line.released = line.released.checked_add(quantity)?;
+            if whole {
+                line.lapsed = line.lapsed.checked_add(quantity)?;
+            }
+        }
+        Some(())
+    }
+
+    fn is_open(&self) -> bool {
+        self.lines.iter().any(|line| line.held > 0)
+    }
+}
+
+/// What would become of the counts of an order. See [`Order::foresee`].
+pub struct Foreseen {
+    phase: Phase,
+    lines: SmallVec<[OrderLine; 1]>,
+}
+
+impl Foreseen {
+    pub fn counts_mut(&mut self) -> Counts<'_> {
+        Counts { phase: &mut self.phase, lines: &mut self.lines }
+    }
+
+    /// The counts of a line.
+    pub fn line(&self, index: u16) -> LineCounts {
+        self.lines.get(usize::from(index)).map_or_else(LineCounts::default, OrderLine::counts)
+    }
+
+    /// What the event tells of `order` beside its lines, when it adds so many requests and ranges of serial numbers.
+    pub fn after(&self, order: &Order, requests: usize, serials: usize) -> OrderAfter {
+        let many = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let requests = many(order.requests().len() + requests);
+        let serials = many(order.serials().len() + serials);
+        let open = self.lines.iter().any(|line| line.held > 0);
+        OrderAfter { phase: self.phase, status: status_of(self.phase, &self.lines), open, requests, serials }
+    }
+}
+
+fn status_of(phase: Phase, lines: &[OrderLine]) -> OrderStatus {
+    let mut units = [0_u64; 4];
+    for line in lines {
+        let counts = [line.held, line.confirmed, line.released, line.returned];
+        units.iter_mut().zip(counts).for_each(|(sum, count)| *sum += u64::from(count));
+    }
+    OrderStatus::of(phase, units)
+}
+
 /// Gives the lines the serial numbers that they got.
 fn show_serials(lines: &mut [LineView], serials: &[LineSerials]) {
     let mut by_line: Vec<Vec<Serials>> = vec![Vec::new(); lines.len()];
@@ -285,7 +370,7 @@ fn show_serials(lines: &mut [LineView], serials: &[LineSerials]) {
 #[derive(Debug, Clone)]
 pub struct Orders {
     table: Table<Order>,
-    /// Of the open orders none of whose stocks is moving; who changes an order or a stage sees to that with [`Orders::arm`].
+    /// Of the open orders; who changes an order sees to that with [`Orders::arm`].
     deadlines: Deadlines,
     /// When open branches ask their homes.
     asks: Deadlines,
@@ -300,26 +385,26 @@ impl Orders {
     }
 
     pub fn find(&self, order_no: &OrderNo) -> Option<(u32, &Order)> {
-        let place = self.table.find(order_no)?;
-        self.table.get(place).map(|order| (place, order))
+        let slot = self.table.find(order_no)?;
+        self.table.get(slot).map(|order| (slot, order))
     }
 
-    pub fn get(&self, place: u32) -> Option<&Order> {
-        self.table.get(place)
+    pub fn get(&self, slot: u32) -> Option<&Order> {
+        self.table.get(slot)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Order> {
         self.table.iter()
     }
 
-    /// The orders with their places.
-    pub fn places_and_entries(&self) -> impl Iterator<Item = (u32, &Order)> {
-        self.table.places_and_entries()
+    /// The orders with their slots.
+    pub fn slots_and_entries(&self) -> impl Iterator<Item = (u32, &Order)> {
+        self.table.slots_and_entries()
     }
 
-    /// One above the highest place that was ever used.
-    pub fn places(&self) -> usize {
-        self.table.places()
+    /// One above the highest slot that was ever used.
+    pub fn slots(&self) -> usize {
+        self.table.slots()
     }
 
     /// Orders and branches, and how many orders (without branches) hold units.
@@ -327,33 +412,33 @@ impl Orders {
         (self.table.len(), self.open - self.open_branches)
     }
 
-    /// Up to `max` images from place `from` on, and the place after them.
+    /// Up to `max` images from slot `from` on, and the slot after them.
     pub fn images(&self, stocks: &Stocks, from: usize, max: usize) -> (Vec<OrderImage>, usize) {
-        let to = self.table.places().min(from.saturating_add(max));
-        let places = (from..to).filter_map(|place| self.table.get(u32::try_from(place).ok()?));
-        (places.map(|order| order.image(stocks)).collect(), to)
+        let to = self.table.slots().min(from.saturating_add(max));
+        let slots = (from..to).filter_map(|slot| self.table.get(u32::try_from(slot).ok()?));
+        (slots.map(|order| order.image(stocks)).collect(), to)
     }
 
-    pub fn get_mut(&mut self, place: u32) -> Option<&mut Order> {
-        self.table.get_mut(place)
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut Order> {
+        self.table.get_mut(slot)
     }
 
-    /// Adds an order, not armed yet. `behind`: a running checkpoint that has not passed all places yet comes to it.
-    pub fn insert(&mut self, order: Order, behind: bool) -> u32 {
+    /// Adds an order, not armed yet.
+    pub fn insert(&mut self, order: Order) -> u32 {
         self.count(order.branch, false, order.is_open());
-        if behind { self.table.append(order) } else { self.table.insert(order) }
+        self.table.insert(order)
     }
 
-    pub fn remove(&mut self, place: u32) -> Option<Order> {
-        self.disarm(place);
-        let order = self.table.remove(place)?;
+    pub fn remove(&mut self, slot: u32) -> Option<Order> {
+        self.disarm(slot);
+        let order = self.table.remove(slot)?;
         self.count(order.branch, order.is_open(), false);
         Some(order)
     }
 
     /// Changes an order. Its deadline goes when it moves or is over; the caller arms it again.
-    pub fn change<R>(&mut self, place: u32, change: impl FnOnce(&mut Order) -> R) -> Option<R> {
-        let order = self.table.get_mut(place)?;
+    pub fn change<R>(&mut self, slot: u32, change: impl FnOnce(&mut Order) -> R) -> Option<R> {
+        let order = self.table.get_mut(slot)?;
         let (was_open, was_at) = (order.is_open(), order.expires_at);
         let result = change(order);
         let (branch, open, at) = (order.branch, order.is_open(), order.expires_at);
@@ -383,9 +468,9 @@ impl Orders {
         let mut taken = Vec::new();
         while taken.len() < max {
             let list = if branches { &self.asks } else { &self.deadlines };
-            let Some(place) = list.first_due(now) else { break };
-            self.disarm(place);
-            let order = self.table.get_mut(place).expect("an order leaves after its deadline");
+            let Some(slot) = list.first_due(now) else { break };
+            self.disarm(slot);
+            let order = self.table.get_mut(slot).expect("an order leaves after its deadline");
             order.deadline_index = TAKEN;
             taken.push(order.order_no.clone());
         }
@@ -393,24 +478,24 @@ impl Orders {
     }
 
     /// An order that was taken is in no index again; the caller arms it.
-    pub fn give_back_due(&mut self, place: u32) {
-        if let Some(order) = self.table.get_mut(place).filter(|order| order.deadline_index == TAKEN) {
+    pub fn give_back_due(&mut self, slot: u32) {
+        if let Some(order) = self.table.get_mut(slot).filter(|order| order.deadline_index == TAKEN) {
             order.deadline_index = NO_DEADLINE;
         }
     }
 
     /// From now on the order expires, or the branch asks, when its time is over.
-    pub fn arm(&mut self, place: u32) {
-        let Some(order) = self.table.get_mut(place).filter(|order| order.deadline_index == NO_DEADLINE) else {
+    pub fn arm(&mut self, slot: u32) {
+        let Some(order) = self.table.get_mut(slot).filter(|order| order.deadline_index == NO_DEADLINE) else {
             return;
         };
         let list = if order.branch { &mut self.asks } else { &mut self.deadlines };
-        order.deadline_index = list.add(order.expires_at, place);
+        order.deadline_index = list.add(order.expires_at, slot);
     }
 
     /// From now on the order does not expire.
-    pub fn disarm(&mut self, place: u32) {
-        if let Some(order) = self.table.get_mut(place) {
+    pub fn disarm(&mut self, slot: u32) {
+        if let Some(order) = self.table.get_mut(slot) {
             let (at, index) = (order.expires_at, std::mem::replace(&mut order.deadline_index, NO_DEADLINE));
             let branch = order.branch;
             self.drop_deadline(branch, at, index);
@@ -424,22 +509,26 @@ impl Orders {
         }
     }
 
-    /// Checks that the deadlines are those of the open orders that are free to expire and were not taken; and the asks those of
-    /// branches. For the audit.
-    pub fn check_deadlines(&self, free: impl Fn(&Order) -> bool) -> Result<(), String> {
+    /// Checks that the deadlines are those of the open orders that were not taken; and the asks those of branches.
+    /// For the audit.
+    pub fn check_deadlines(&self) -> Result<(), String> {
         for branches in [false, true] {
             let of_kind = || self.table.iter().filter(|order| order.branch == branches && order.is_open());
             let open = of_kind().count();
             let counted = if branches { self.open_branches } else { self.open - self.open_branches };
             if counted != open {
-                return Err(format!("{open} orders hold units, {counted} are counted (branches: {branches})"));
+                return Err(format!(
+                    "{open} orders hold units, {counted} are counted (branches: {branches})"
+                ));
             }
-            let due = |order: &Order| (branches || free(order)) && order.deadline_index != TAKEN;
+            let due = |order: &Order| order.deadline_index != TAKEN;
             let armed = of_kind().filter(|order| due(order)).count();
-            let right = |place, at_step, index| {
-                let order = self.table.get(place).filter(|order| order.branch == branches && order.is_open());
+            let right = |slot, at_step, index| {
+                let order = self.table.get(slot).filter(|order| order.branch == branches && order.is_open());
                 order.is_some_and(|order| {
-                    due(order) && Deadlines::step_of(order.expires_at) == at_step && order.deadline_index == index
+                    due(order)
+                        && Deadlines::step_of(order.expires_at) == at_step
+                        && order.deadline_index == index
                 })
             };
             if branches { &self.asks } else { &self.deadlines }.check(armed, right)?;
@@ -454,8 +543,8 @@ mod tests {
 
     /// There are millions of them. Who makes them larger does so on purpose.
     #[test]
-    fn an_order_without_anything_rare_is_small() {
+    fn an_order_without_extras_is_small() {
         assert_eq!(size_of::<Order>(), 144);
-        assert_eq!(size_of::<Option<Box<Rare>>>(), size_of::<usize>());
+        assert_eq!(size_of::<Option<Box<Extras>>>(), size_of::<usize>());
     }
 }

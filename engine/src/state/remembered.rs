@@ -31,6 +31,8 @@ pub struct StockRequest {
     pub after: Levels,
     pub at: Timestamp,
     pub lsn: Lsn,
+    /// The number of the stock, and its index among the requests that lie on it: filled in when it is put.
+    pub stock: (u32, u32),
 }
 
 impl Keyed for StockRequest {
@@ -50,6 +52,7 @@ impl From<RequestImage> for StockRequest {
             after: image.after,
             at: image.at,
             lsn: image.lsn,
+            stock: (0, 0),
         }
     }
 }
@@ -71,17 +74,17 @@ impl StockRequest {
 /// All stock requests that are remembered.
 pub type Requests = Table<StockRequest>;
 
-/// Up to `max` images from place `from` on, and the place after them.
+/// Up to `max` images from slot `from` on, and the slot after them.
 pub fn request_images(requests: &Requests, from: usize, max: usize) -> (Vec<RequestImage>, usize) {
-    let to = requests.places().min(from.saturating_add(max));
-    let places = (from..to).filter_map(|place| requests.get(u32::try_from(place).ok()?));
-    (places.map(StockRequest::image).collect(), to)
+    let to = requests.slots().min(from.saturating_add(max));
+    let slots = (from..to).filter_map(|slot| requests.get(u32::try_from(slot).ok()?));
+    (slots.map(StockRequest::image).collect(), to)
 }
 
-/// What is remembered, by its last change. Most events change one order or answer one request; an adoption brings many.
+/// What is remembered, by its last change. Most events change one order or answer one request; a load brings many.
 pub type Remembered = BTreeSet<(Lsn, Item)>;
 
-/// Something remembered, by its place in its table.
+/// Something remembered, by its slot in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Item {
     Order(u32),
@@ -95,7 +98,13 @@ impl State {
     /// `None` when nothing is to be forgotten. Nothing goes that changed after `at_most`. About
     /// [`MAX_FORGOTTEN_PER_EVENT`] go at once: what one event brought goes together, when its youngest goes.
     #[must_use]
-    pub fn next_forgotten(&self, before: Timestamp, max: usize, now: Timestamp, at_most: Lsn) -> Option<Forget> {
+    pub fn next_forgotten(
+        &self,
+        before: Timestamp,
+        max: usize,
+        now: Timestamp,
+        at_most: Lsn,
+    ) -> Option<Forget> {
         let surplus = self.remembered.len().saturating_sub(max);
         let (mut through, mut count, mut early) = (None, 0, 0);
         let mut sold: BTreeMap<u32, u64> = BTreeMap::new();
@@ -109,8 +118,8 @@ impl State {
                 break;
             }
             for item in &together {
-                if let Item::Order(place) = item {
-                    self.add_net_sold(*place, &mut sold);
+                if let Item::Order(slot) = item {
+                    self.add_net_sold(*slot, &mut sold);
                 }
             }
             through = Some(lsn);
@@ -119,27 +128,25 @@ impl State {
         }
         let through = through?;
         let sold = self.forgotten_totals(sold);
-        let event =
-            Event { at: now.max(self.time), trace: None, change: Change::Forgotten { through, sold } };
+        let event = self.event(Change::Forgotten { through, sold }, now);
         Some(Forget { event, count, early })
     }
 
     fn changed_at(&self, item: Item) -> Timestamp {
         let at = match item {
-            Item::Order(place) => self.orders.get(place).map(|order| order.changed_at),
-            Item::Request(place) => self.requests.get(place).map(|request| request.at),
-            Item::Home(place) => self.homes.at_place(place).map(|home| home.order.changed_at),
+            Item::Order(slot) => self.orders.get(slot).map(|order| order.changed_at),
+            Item::Request(slot) => self.requests.get(slot).map(|request| request.at),
+            Item::Home(slot) => self.homes.at_slot(slot).map(|home| home.order.changed_at),
         };
         at.expect("what is remembered is there")
     }
 
     /// Adds the units that an order sold and did not take back, by stock.
-    pub(super) fn add_net_sold(&self, place: u32, sold: &mut BTreeMap<u32, u64>) {
-        let order = self.orders.get(place).expect("what is forgotten is still there");
+    pub(super) fn add_net_sold(&self, slot: u32, sold: &mut BTreeMap<u32, u64>) {
+        let order = self.orders.get(slot).expect("what is forgotten is still there");
         for line in &order.lines {
-            let net = u64::from(line.confirmed.saturating_sub(line.returned));
-            if net > 0 {
-                *sold.entry(line.stock).or_default() += net;
+            if line.net_sold() > 0 {
+                *sold.entry(line.stock).or_default() += line.net_sold();
             }
         }
     }
@@ -155,7 +162,6 @@ impl State {
         sold.into_iter().map(total).collect()
     }
 }
-
 
 /// See [`State::next_forgotten`].
 #[derive(Debug, Clone, PartialEq)]

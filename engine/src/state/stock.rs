@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::Corruption;
 use super::table::{Chunked, Keyed, Room, Slab, Table};
-use crate::checkpoint::{Stage, StockImage};
+use crate::checkpoint::StockImage;
 use crate::command::StockStatus;
 use crate::ids::{Lsn, SkuId, WarehouseId};
 use crate::limits::MAX_STOCK_UNITS;
@@ -80,23 +80,30 @@ pub(crate) struct Stock {
     pub forgotten_sold: u64,
     /// Its last change.
     pub lsn: Lsn,
-    /// Counts the promotions of its SKU.
-    pub epoch: u64,
+    /// Kept in memory until it is demoted. All stocks of a SKU agree. Changed by [`Stocks::set_hot`] alone.
+    pub hot: bool,
     /// Serial numbers given to units that were confirmed here; `None`: they get none. All stocks of a SKU agree.
     pub numbered: Option<u64>,
-    /// Whether the shard decides for it. Changed by [`Stocks::set_stage`] alone.
-    pub stage: Stage,
-    /// Only a name so far: an event that is still to be replayed brings the stock, or lets it leave before it was captured.
-    pub awaited: bool,
+    /// Only a name so far: an event that is still to be replayed brings the stock, or lets it leave before it was
+    /// captured.
+    pub placeholder: bool,
     /// The lines of orders that lie on it, in no order. Not part of its image.
-    pub orders: Chunked<Lying>,
+    pub lines: Chunked<LineRef>,
+    /// The slots of the remembered requests that changed it, in no order. Not part of its image.
+    pub requests: Chunked<u32>,
+    /// How much it was used of late: events that changed it since the clock hand last passed, up to [`MAX_USES`]. Not
+    /// part of its image.
+    pub uses: u8,
     /// Changed since the views were last told.
     touched: bool,
 }
 
-/// A line of an order, by the place of the order and its index there.
+/// The most uses that are counted: a SKU that was in use stays for so many rounds of the clock hand.
+const MAX_USES: u8 = 3;
+
+/// A line of an order, by the slot of the order and its index there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lying {
+pub struct LineRef {
     pub order: u32,
     pub line: u32,
 }
@@ -134,8 +141,7 @@ impl Stock {
             supplied: self.supplied,
             forgotten_sold: self.forgotten_sold,
             lsn: self.lsn,
-            epoch: self.epoch,
-            stage: self.stage,
+            hot: self.hot,
             numbered: self.numbered,
         }
     }
@@ -184,10 +190,12 @@ pub struct Stocks {
     touched: Vec<u32>,
     /// Left since [`Stocks::take_left`].
     left: Vec<LeftStock>,
-    /// Stocks that are not open.
-    moving: usize,
-    /// Those of them that are about to leave.
-    closing: BTreeSet<u32>,
+    /// SKUs that are kept in memory.
+    hot: BTreeSet<SkuId>,
+    /// The slot of the SKU that is looked at next when one is to leave.
+    hand: u32,
+    /// Lines that lie on stocks.
+    attached: usize,
 }
 
 impl Stocks {
@@ -197,8 +205,9 @@ impl Stocks {
             stocks: Slab::new(room),
             touched: Vec::new(),
             left: Vec::new(),
-            moving: 0,
-            closing: BTreeSet::new(),
+            hot: BTreeSet::new(),
+            hand: 0,
+            attached: 0,
         }
     }
 
@@ -225,10 +234,52 @@ impl Stocks {
         self.of_sku(sku_id).filter_map(|stock| stock.numbered).fold(1, u64::saturating_add)
     }
 
-    /// Where a SKU is on its way; `None` when the shard has no stock of it.
-    pub fn stage(&self, sku_id: &SkuId) -> Option<Stage> {
-        // Stocks of one SKU move together.
-        self.of_sku(sku_id).next().map(|stock| stock.stage)
+    /// Whether a SKU is in memory. (A name that a replay still waits for does not count.)
+    pub fn is_resident(&self, sku_id: &SkuId) -> bool {
+        self.of_sku(sku_id).any(|stock| !stock.placeholder)
+    }
+
+    /// SKUs in memory.
+    pub fn skus(&self) -> usize {
+        self.skus.len()
+    }
+
+    /// SKUs that are kept in memory, by name.
+    pub fn hot_skus(&self) -> &BTreeSet<SkuId> {
+        &self.hot
+    }
+
+    /// Lines that lie on stocks.
+    pub fn attached(&self) -> usize {
+        self.attached
+    }
+
+    /// The next SKU under the clock hand, which moves on by one; with how much it was used since the hand last
+    /// passed, which now counts one less. `None` at a slot that is free.
+    pub fn pass_hand(&mut self) -> Option<(SkuId, bool)> {
+        let slots = u32::try_from(self.skus.slots()).unwrap_or(u32::MAX).max(1);
+        let at = self.hand % slots;
+        self.hand = (at + 1) % slots;
+        let (sku_id, numbers) = self.skus.get(at).map(|sku| (sku.sku_id.clone(), sku.stocks.clone()))?;
+        let mut used = false;
+        for (_, number) in numbers {
+            let stock = self.get_mut(number);
+            used |= stock.uses > 0;
+            stock.uses = stock.uses.saturating_sub(1);
+        }
+        Some((sku_id, used))
+    }
+
+    /// Slots of SKUs: a round of the clock hand.
+    pub fn hand_round(&self) -> usize {
+        self.skus.slots()
+    }
+
+    /// A stock was used without being changed.
+    pub fn note_use(&mut self, number: u32) {
+        if let Some(stock) = self.stocks.get_mut(number) {
+            stock.uses = stock.uses.saturating_add(1).min(MAX_USES);
+        }
     }
 
     /// A stock by its number.
@@ -245,7 +296,7 @@ impl Stocks {
 
     /// The stocks with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Stock)> {
-        self.stocks.places_and_entries()
+        self.stocks.slots_and_entries()
     }
 
     pub fn len(&self) -> usize {
@@ -253,69 +304,69 @@ impl Stocks {
     }
 
     /// One above the highest number that was ever used.
-    pub fn places(&self) -> usize {
-        self.stocks.places()
+    pub fn slots(&self) -> usize {
+        self.stocks.slots()
     }
 
-    /// How many stocks are not open.
-    pub fn moving(&self) -> usize {
-        self.moving
-    }
-
-    /// A stock that is about to leave.
-    pub fn first_closing(&self) -> Option<&Stock> {
-        self.closing.first().map(|number| self.get(*number))
-    }
-
-    /// Changes the stage of a stock; the deadlines of its orders are the caller's concern.
-    pub fn set_stage(&mut self, number: u32, stage: Stage) {
-        let was = std::mem::replace(&mut self.get_mut(number).stage, stage);
-        self.moving -= usize::from(was != Stage::Open);
-        self.moving += usize::from(stage != Stage::Open);
-        if was == Stage::Closing {
-            self.closing.remove(&number);
-        }
-        if stage == Stage::Closing {
-            self.closing.insert(number);
-        }
+    /// Keeps a stock in memory, or no longer; all stocks of a SKU get the same.
+    pub fn set_hot(&mut self, number: u32, hot: bool) {
+        let stock = self.get_mut(number);
+        stock.hot = hot;
+        let sku_id = stock.sku_id.clone();
+        if hot {
+            self.hot.insert(sku_id)
+        } else {
+            self.hot.remove(&sku_id)
+        };
     }
 
     /// A line comes to lie on a stock; gives its index there.
-    pub fn lay(&mut self, number: u32, lying: Lying) -> u32 {
-        self.get_mut(number).orders.push(lying)
+    pub fn attach(&mut self, number: u32, line: LineRef) -> u32 {
+        self.attached += 1;
+        self.get_mut(number).lines.push(line)
     }
 
     /// A line leaves a stock; gives the one that has its index now.
-    pub fn lift(&mut self, number: u32, index: u32) -> Option<Lying> {
-        let orders = &mut self.get_mut(number).orders;
-        orders.swap_remove(index);
-        orders.get(index).copied()
+    pub fn detach(&mut self, number: u32, index: u32) -> Option<LineRef> {
+        self.attached -= 1;
+        let lines = &mut self.get_mut(number).lines;
+        lines.swap_remove(index);
+        lines.get(index).copied()
     }
 
-    /// A stock leaves the shard. No order lies on it.
+    /// A remembered request comes to a stock; gives its index there.
+    pub fn attach_request(&mut self, number: u32, request: u32) -> u32 {
+        self.get_mut(number).requests.push(request)
+    }
+
+    /// A remembered request leaves a stock; gives the one that has its index now.
+    pub fn detach_request(&mut self, number: u32, index: u32) -> Option<u32> {
+        let requests = &mut self.get_mut(number).requests;
+        requests.swap_remove(index);
+        requests.get(index).copied()
+    }
+
+    /// A stock leaves the shard. No order and no request lies on it.
     pub fn remove(&mut self, number: u32) {
-        self.set_stage(number, Stage::Open);
         let Some(stock) = self.stocks.remove(number) else { return };
-        if stock.touched {
-            self.touched.retain(|touched| *touched != number);
-        }
-        if let Some(place) = self.skus.find(&stock.sku_id)
-            && let Some(sku) = self.skus.get_mut(place)
+        if let Some(slot) = self.skus.find(&stock.sku_id)
+            && let Some(sku) = self.skus.get_mut(slot)
         {
             sku.stocks.retain(|(_, known)| *known != number);
             if sku.stocks.is_empty() {
-                self.skus.remove(place);
+                self.skus.remove(slot);
+                self.hot.remove(&stock.sku_id);
             }
         }
         let Stock { sku_id, warehouse_id, .. } = stock;
         self.left.push(LeftStock { sku_id, warehouse_id, number });
     }
 
-    /// A stock left, but orders of the time after it came back lie on it already: its name stays.
-    pub fn await_again(&mut self, number: u32) {
-        self.set_stage(number, Stage::Open);
+    /// A stock left, but orders or requests of the time after it came back lie on it already: its name stays.
+    pub fn make_placeholder(&mut self, number: u32) {
+        self.set_hot(number, false);
         let stock = self.get_mut(number);
-        (stock.awaited, stock.levels, stock.supplied) = (true, Levels::default(), 0);
+        (stock.placeholder, stock.levels, stock.supplied) = (true, Levels::default(), 0);
     }
 
     /// The stocks that left since the last call.
@@ -323,26 +374,27 @@ impl Stocks {
         std::mem::take(&mut self.left)
     }
 
-    /// Up to `max` images from place `from` on, and the place after them.
+    /// Up to `max` images from slot `from` on, and the slot after them.
     pub fn images(&self, from: usize, max: usize) -> (Vec<StockImage>, usize) {
-        let to = self.stocks.places().min(from.saturating_add(max));
-        let places = (from..to).filter_map(|place| self.stocks.get(u32::try_from(place).ok()?));
-        (places.filter(|stock| !stock.awaited).map(Stock::image).collect(), to)
+        let to = self.stocks.slots().min(from.saturating_add(max));
+        let slots = (from..to).filter_map(|slot| self.stocks.get(u32::try_from(slot).ok()?));
+        (slots.filter(|stock| !stock.placeholder).map(Stock::image).collect(), to)
     }
 
-    /// The numbers of the stocks that changed since the last call.
+    /// The numbers of the stocks that changed since the last call and are still here. Take what
+    /// [left](Stocks::take_left) first: their numbers may be those of other stocks by now.
     pub fn take_touched(&mut self) -> Vec<u32> {
-        let touched = std::mem::take(&mut self.touched);
-        for number in &touched {
-            if let Some(stock) = self.stocks.get_mut(*number) {
-                stock.touched = false;
-            }
-        }
+        let mut touched = std::mem::take(&mut self.touched);
+        // One that left is named still; and twice, when its number was given again.
+        let is_touched = |number: &u32| {
+            self.stocks.get_mut(*number).is_some_and(|stock| std::mem::take(&mut stock.touched))
+        };
+        touched.retain(is_touched);
         touched
     }
 
-    /// The number of a stock; a place is made for one that is not there.
-    pub fn place(&mut self, sku_id: &SkuId, warehouse_id: WarehouseId) -> u32 {
+    /// The number of a stock; of one that is not there, that of a placeholder.
+    pub fn number_or_placeholder(&mut self, sku_id: &SkuId, warehouse_id: WarehouseId) -> u32 {
         if let Some(number) = self.find(sku_id, warehouse_id) {
             return number;
         }
@@ -355,14 +407,15 @@ impl Stocks {
             supplied: 0,
             forgotten_sold: 0,
             lsn: Lsn::ZERO,
-            epoch: 0,
+            hot: false,
             numbered: None,
-            stage: Stage::Open,
-            awaited: true,
-            orders: Chunked::default(),
+            placeholder: true,
+            lines: Chunked::default(),
+            requests: Chunked::default(),
+            uses: 0,
             touched: false,
         });
-        match self.skus.find(sku_id).and_then(|place| self.skus.get_mut(place)) {
+        match self.skus.find(sku_id).and_then(|slot| self.skus.get_mut(slot)) {
             Some(sku) => sku.stocks.push((warehouse_id, number)),
             None => {
                 let stocks = SmallVec::from_elem((warehouse_id, number), 1);
@@ -372,7 +425,7 @@ impl Stocks {
         number
     }
 
-    /// Makes a stock what its image says, except for its stage.
+    /// Makes a stock what its image says.
     pub fn put(&mut self, number: u32, image: &StockImage, lsn: Lsn) {
         let stock = self.get_mut(number);
         stock.levels = image.levels;
@@ -381,9 +434,9 @@ impl Stocks {
         stock.supplied = image.supplied;
         stock.forgotten_sold = image.forgotten_sold;
         stock.lsn = lsn;
-        stock.epoch = image.epoch;
         stock.numbered = image.numbered;
-        stock.awaited = false;
+        stock.placeholder = false;
+        self.set_hot(number, image.hot);
         self.touch(number);
     }
 
@@ -397,7 +450,7 @@ impl Stocks {
         change: impl FnOnce(&mut Stock) -> Option<Levels>,
     ) -> Result<(), Corruption> {
         let stock = self.get_mut(number);
-        if stock.lsn >= lsn && !stock.awaited {
+        if stock.lsn >= lsn && !stock.placeholder {
             return Ok(());
         }
         let before = stock.levels;
@@ -419,13 +472,14 @@ impl Stocks {
         }
         stock.levels = after;
         stock.lsn = lsn;
-        stock.awaited = false;
+        stock.placeholder = false;
         self.touch(number);
         Ok(())
     }
 
     fn touch(&mut self, number: u32) {
         let stock = self.get_mut(number);
+        stock.uses = stock.uses.saturating_add(1).min(MAX_USES);
         if !std::mem::replace(&mut stock.touched, true) {
             self.touched.push(number);
         }

@@ -1,13 +1,14 @@
-//! What every journal must do, sentence by sentence of the contract in [`crate::journal`]. An implementation says how it
-//! is opened, crashed and made to fail ([`Subject`]) and calls [`journal_suite!`](crate::journal_suite), which makes
-//! one test of every function here.
+//! What every journal must do, sentence by sentence of the contract in [`crate::journal`]. An implementation says
+//! how it is opened, crashed and made to fail ([`Subject`]) and calls [`journal_suite!`](crate::journal_suite),
+//! which makes one test of every function here.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::samples;
 use crate::event::Event;
-use crate::ids::{Lsn, ShardId};
+use crate::ids::{ChainHash, Lsn, ShardId};
 use crate::journal::{Bounds, Group, Journal, JournalError, JournalReader};
 
 /// Shards of the journals under test.
@@ -65,6 +66,10 @@ macro_rules! journal_suite {
             a_failed_sync_poisons
             a_poisoned_journal_is_whole_after_a_restart
             a_reader_follows_the_writer
+            the_chain_is_there_at_every_event
+            the_chain_is_of_the_events_alone
+            the_chain_outlives_restarts_and_trims
+            the_chain_tells_journals_apart
         );
     };
     (@tests $subject:expr; $($name:ident)+) => {$(
@@ -494,6 +499,102 @@ pub fn a_reader_follows_the_writer(subject: &mut dyn Subject) {
         commit(&mut *journal, &[group(0, first, 20), group(1, first, 20)]);
     }
     follower.join().expect("the follower saw everything");
+}
+
+/// The chain hashes of a shard: before the first event that is left, and after each.
+fn chains(reader: &dyn JournalReader, shard: u16) -> Vec<(u64, ChainHash)> {
+    let Bounds { first, last } = reader.bounds(ShardId(shard));
+    let chain = |lsn| (lsn, reader.chain(ShardId(shard), Lsn(lsn)).expect("it is there"));
+    (first.0 - 1..=last.0).map(chain).collect()
+}
+
+/// At every LSN another one, 0 before the first event, none beyond the last.
+pub fn the_chain_is_there_at_every_event(subject: &mut dyn Subject) {
+    let mut journal = open(subject);
+    let reader = journal.reader();
+    assert_eq!(chains(&*reader, 0), [(0, ChainHash(0))]);
+    commit(&mut *journal, &[group(0, 1, 300), group(1, 1, 3)]);
+    let large = Group { shard: ShardId(0), first: Lsn(301), events: vec![samples::large_event(1, 1_000)] };
+    commit(&mut *journal, &[large, group(0, 302, 40)]);
+    let chains = chains(&*reader, 0);
+    assert_eq!(chains.len(), 342);
+    assert_eq!(chains[0], (0, ChainHash(0)));
+    let different: HashSet<ChainHash> = chains.iter().map(|(_, chain)| *chain).collect();
+    assert_eq!(different.len(), chains.len());
+    for lsn in [342, 343, u64::MAX] {
+        assert!(matches!(reader.chain(ShardId(0), Lsn(lsn)), Err(JournalError::Damaged { .. })), "{lsn}");
+    }
+    assert_eq!(reader.chain(ShardId(2), Lsn(0)).expect("nothing was logged"), ChainHash(0));
+}
+
+/// However they were committed.
+pub fn the_chain_is_of_the_events_alone(subject: &mut dyn Subject) {
+    let mut journal = open(subject);
+    let events: Vec<Event> = (1..=60)
+        .map(|lsn| if lsn % 20 == 0 { samples::large_event(lsn, 100) } else { event(0, lsn) })
+        .collect();
+    let of = |shard, from: usize, to: usize| Group {
+        shard: ShardId(shard),
+        first: Lsn(from as u64 + 1),
+        events: events[from..to].to_vec(),
+    };
+    commit(&mut *journal, &[of(0, 0, 60)]);
+    for (from, to) in [(0, 1), (1, 19), (19, 20), (20, 39), (39, 60)] {
+        commit(&mut *journal, &[of(1, from, to)]);
+    }
+    commit(&mut *journal, &[of(2, 0, 7), group(0, 61, 2), of(2, 7, 20), of(2, 20, 60)]);
+    let reader = journal.reader();
+    let all: Vec<_> = (0..SHARDS).map(|shard| chains(&*reader, shard)).collect();
+    assert_eq!(all[0][..61], all[1]);
+    assert_eq!(all[1], all[2]);
+}
+
+/// It is the same after each, also of the event before the first that is left, and goes on.
+pub fn the_chain_outlives_restarts_and_trims(subject: &mut dyn Subject) {
+    let mut journal = open(subject);
+    let last = fill(subject, &mut *journal);
+    let before = chains(&*journal.reader(), 1);
+    for (mark, crash) in [(1, false), (last / 2, true), (last / 2, false), (last + 1, true)] {
+        journal.trim(&all_at(mark)).expect("it trims");
+        if crash {
+            subject.crash(journal)
+        } else {
+            drop(journal)
+        }
+        journal = open(subject);
+        let after = chains(&*journal.reader(), 1);
+        assert!(before.ends_with(&after), "mark {mark}");
+        let first = after[0].0;
+        if first > 0 {
+            let asked = Lsn(first - 1);
+            let trimmed = journal.reader().chain(ShardId(1), asked);
+            assert!(matches!(trimmed, Err(JournalError::Trimmed { .. })), "{trimmed:?}");
+        }
+    }
+    let end = before[before.len() - 1].1;
+    commit(&mut *journal, &[group(1, last + 1, 1)]);
+    let reader = journal.reader();
+    assert_eq!(reader.chain(ShardId(1), Lsn(last)).expect("the one before"), end);
+    assert_ne!(reader.chain(ShardId(1), Lsn(last + 1)).expect("the new one"), end);
+}
+
+/// From the first event on that differs, in whatever.
+pub fn the_chain_tells_journals_apart(subject: &mut dyn Subject) {
+    let mut journal = open(subject);
+    let events = group(0, 1, 20).events;
+    let mut later = events.clone();
+    later[9].at.0 += 1;
+    let mut other = events.clone();
+    other[0] = event(1, 7);
+    for (shard, events) in (0..).map(ShardId).zip([events, later, other]) {
+        commit(&mut *journal, &[Group { shard, first: Lsn(1), events }]);
+    }
+    let reader = journal.reader();
+    let all: Vec<_> = (0..SHARDS).map(|shard| chains(&*reader, shard)).collect();
+    assert_eq!(all[0][..10], all[1][..10]);
+    for (one, other) in all[0].iter().zip(&all[1]).skip(10).chain(all[0].iter().zip(&all[2]).skip(1)) {
+        assert_ne!(one, other);
+    }
 }
 
 /// Fills every shard with so many events that trimming gives something back; answers the last LSN of each.

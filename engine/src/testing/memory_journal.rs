@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crate::event::Event;
-use crate::ids::{Lsn, ShardId};
+use crate::ids::{ChainHash, Lsn, ShardId};
 use crate::journal::{Bounds, Group, Journal, JournalError, JournalReader};
 use crate::sync::unpoisoned;
 
@@ -28,15 +28,26 @@ struct State {
 }
 
 /// The events of one shard that were not trimmed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Kept {
     trimmed: u64,
-    events: VecDeque<Event>,
+    /// The chain hash after the last event that was trimmed.
+    base: ChainHash,
+    /// Each with the chain hash after it.
+    events: VecDeque<(Event, ChainHash)>,
 }
 
 impl Kept {
     fn bounds(&self) -> Bounds {
         Bounds { first: Lsn(self.trimmed + 1), last: Lsn(self.trimmed + self.events.len() as u64) }
+    }
+
+    fn push(&mut self, event: &Event) {
+        let before = self.events.back().map_or(self.base, |(_, hash)| *hash);
+        let mut bytes = before.0.to_le_bytes().to_vec();
+        // Stored as it is shown: equal events are shown alike, and others are not.
+        bytes.extend_from_slice(format!("{event:?}").as_bytes());
+        self.events.push_back((event.clone(), ChainHash(xxhash_rust::xxh3::xxh3_64(&bytes))));
     }
 }
 
@@ -51,6 +62,24 @@ impl MemoryJournal {
     #[must_use]
     pub fn open(&self) -> impl Journal + use<> {
         Opened { disk: self.clone(), poison: None }
+    }
+
+    /// An empty journal that goes on behind an event of each of these shards, with the chain hash after it.
+    #[must_use]
+    pub fn behind(bases: &[(ShardId, Lsn, ChainHash)]) -> Self {
+        let kept = |(shard, lsn, base): &(ShardId, Lsn, ChainHash)| {
+            (*shard, Kept { trimmed: lsn.0, base: *base, events: VecDeque::new() })
+        };
+        let state = State { shards: bases.iter().map(kept).collect(), ..State::default() };
+        Self(Arc::new(Disk { state: Mutex::new(state), changed: Condvar::new() }))
+    }
+
+    /// A copy as it is now: what is written to one of them is not in the other.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let shards = self.state().shards.clone();
+        let state = State { shards, ..State::default() };
+        Self(Arc::new(Disk { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
     /// Holds commits back from now on.
@@ -116,7 +145,8 @@ impl Journal for Opened {
             next.insert(group.shard, group.last().next());
         }
         for group in groups {
-            state.shards.entry(group.shard).or_default().events.extend(group.events.iter().cloned());
+            let kept = state.shards.entry(group.shard).or_default();
+            group.events.iter().for_each(|event| kept.push(event));
         }
         Ok(())
     }
@@ -125,8 +155,9 @@ impl Journal for Opened {
         let mut state = self.disk.state();
         for (shard, mark) in marks {
             let Some(kept) = state.shards.get_mut(shard) else { continue };
-            while kept.trimmed + 1 < mark.0 && kept.events.pop_front().is_some() {
-                kept.trimmed += 1;
+            while kept.trimmed + 1 < mark.0 {
+                let Some((_, hash)) = kept.events.pop_front() else { break };
+                (kept.trimmed, kept.base) = (kept.trimmed + 1, hash);
             }
         }
         Ok(())
@@ -150,11 +181,27 @@ impl JournalReader for MemoryJournal {
             return Err(JournalError::Trimmed { shard, asked: from, first });
         }
         let skip = usize::try_from(from.0 - first.0).unwrap_or(usize::MAX);
-        let events = kept.events.iter().skip(skip).take(max.max(1)).cloned();
-        Ok(events.zip(from.0..).map(|(event, lsn)| (Lsn(lsn), event)).collect())
+        let events = kept.events.iter().skip(skip).take(max.max(1));
+        Ok(events.zip(from.0..).map(|((event, _), lsn)| (Lsn(lsn), event.clone())).collect())
+    }
+
+    fn chain(&self, shard: ShardId, lsn: Lsn) -> Result<ChainHash, JournalError> {
+        let state = self.state();
+        let none = Kept::default();
+        let kept = state.shards.get(&shard).unwrap_or(&none);
+        let Bounds { first, last } = kept.bounds();
+        if lsn > last {
+            let what = format!("the journal ends at {last}");
+            return Err(JournalError::Damaged { shard, lsn, what });
+        }
+        if lsn.next() < first {
+            return Err(JournalError::Trimmed { shard, asked: lsn, first });
+        }
+        let index = usize::try_from(lsn.0 - kept.trimmed).unwrap_or(usize::MAX);
+        Ok(index.checked_sub(1).and_then(|index| kept.events.get(index)).map_or(kept.base, |(_, hash)| *hash))
     }
 
     fn disk_bytes(&self) -> u64 {
-        self.state().shards.values().flat_map(|kept| &kept.events).map(Event::weight).sum()
+        self.state().shards.values().flat_map(|kept| &kept.events).map(|(event, _)| event.weight()).sum()
     }
 }

@@ -1,11 +1,12 @@
-//! Doubles of the outside for tests (feature `testing`): a journal and checkpoints in memory that outlive an engine, and a
-//! clock that is moved by hand. Time and faults are driven through the same seams that production uses. And the suites
-//! that every journal and every store must pass.
+//! Doubles of the outside for tests (feature `testing`): a journal and checkpoints in memory that outlive an engine,
+//! and a clock that is moved by hand. Time and faults are driven through the same seams that production uses. And the
+//! suites that every journal and every store must pass.
 
-pub mod flush_suite;
 pub mod journal_suite;
 mod manual_clock;
 mod memory_checkpoints;
+mod memory_filters;
+mod memory_identity;
 mod memory_journal;
 mod memory_store;
 pub mod samples;
@@ -13,5 +14,7 @@ pub mod store_suite;
 
 pub use manual_clock::ManualClock;
 pub use memory_checkpoints::MemoryCheckpoints;
+pub use memory_filters::MemoryFilters;
+pub use memory_identity::MemoryIdentity;
 pub use memory_journal::MemoryJournal;
-pub use memory_store::MemoryStore;
+pub use memory_store::{MemorySnapshot, MemoryStore};

@@ -2,16 +2,21 @@
 
 use smallvec::SmallVec;
 
-use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase, RequestImage, Stage, StockImage};
+use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{ChangeKind, Mode, StockStatus};
-use crate::event::{Change, ConfirmedLine, Event, ForgottenSold, MovedLine, OrderRequest, ReservedLine};
+use crate::event::{
+    Change, ConfirmedLine, Event, ForgottenSold, LineCounts, MovedLine, OrderAfter, OrderRequest,
+    ReservedLine,
+};
 use crate::home::{Decided, DecidedLine, DecisionKind, HeldLine, HomeChange, HomeImage, Share};
-use crate::ids::{AttemptId, Branch, BuyerId, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
-use crate::outcome::{Levels, Serials};
+use crate::ids::{
+    AttemptId, Branch, BuyerId, Epoch, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId,
+};
+use crate::outcome::{Levels, OrderStatus, Serials};
 
 /// Kinds of events that [`event`] goes through.
-pub const KINDS: u64 = 27;
+pub const KINDS: u64 = 25;
 
 /// An event that differs from that of any other `seed`; [`KINDS`] in a row are of every kind.
 #[must_use]
@@ -63,7 +68,7 @@ fn change(seed: u64) -> Change {
         },
         2 => Change::StatusChanged {
             sku_id: sku(seed),
-            warehouses: (0..seed % 4).map(|place| (warehouse(place), seed + place)).collect(),
+            warehouses: (0..seed % 4).map(|place| (warehouse(place), levels(seed + place))).collect(),
             status: [StockStatus::OnSale, StockStatus::Suspended][(seed / KINDS % 2) as usize],
         },
         3 => reserved(seed, 1),
@@ -72,56 +77,64 @@ fn change(seed: u64) -> Change {
             order_no: order_no(seed),
             request: order_request(seed),
             lines: lines(seed, confirmed_line),
+            after: order_after(seed),
         },
         6 => Change::Released {
             order_no: order_no(seed),
             request: order_request(seed + 1),
             reason: reason(seed),
             lines: lines(seed, moved_line),
+            after: order_after(seed),
         },
         7 => Change::Cancelled { order_no: order_no(seed), reason: reason(seed) },
-        8 => Change::Expired { order_no: order_no(seed), lines: lines(seed, moved_line) },
+        8 => Change::Expired {
+            order_no: order_no(seed),
+            lines: lines(seed, moved_line),
+            after: order_after(seed),
+        },
         9 => Change::Extended { order_no: order_no(seed), ttl_seconds: 604_800 },
         10 => Change::Returned {
             order_no: order_no(seed),
             request: OrderRequest { request_id: Some(request_id(seed)), fingerprint: u64::MAX - seed },
             lines: lines(seed, moved_line),
+            after: order_after(seed),
         },
         11 => Change::Forgotten { through: Lsn(seed), sold: (0..seed % 3).map(forgotten).collect() },
-        12 => Change::AdoptionBegun {
+        12 => Change::Loaded {
             sku_id: sku(seed),
-            epoch: seed,
             stocks: (0..=seed % 2).map(|place| stock_image(seed + place)).collect(),
         },
-        13 => Change::OrdersAdopted {
-            sku_id: seed.is_multiple_of(2).then(|| sku(seed)),
+        13 => Change::OrdersLoaded {
             orders: (0..seed % 4).map(|place| order_image(seed + place)).collect(),
             requests: (0..seed % 3).map(|place| request_image(seed + place)).collect(),
         },
-        14 => Change::Adopted { sku_id: sku(seed) },
-        15 => Change::Closed { skus: (0..=seed % 3).map(|place| sku(seed + place)).collect() },
-        16 => Change::Shed {
+        14 => Change::Evicted {
             sku_id: sku(seed),
+            through: Lsn(u64::MAX - seed),
             orders: (0..seed % 5).map(|place| order_no(seed + place)).collect(),
             sold: (0..seed % 3).map(forgotten).collect(),
         },
-        17 => Change::Withdrawn { sku_id: sku(seed), epoch: u64::MAX - seed },
-        18 => Change::StockCreated {
+        15 => Change::Pinned {
+            skus: (0..=seed % 3).map(|place| sku(seed + place)).collect(),
+            hot: seed.is_multiple_of(2),
+        },
+        16 => Change::Started { epoch: Epoch(seed << 20) },
+        17 => Change::StockCreated {
             sku_id: sku(seed),
             warehouse_id: WarehouseId(2),
             quantity: seed,
             serialized: true,
         },
-        19 => chosen(seed),
-        20 => Change::Confirmed {
+        18 => chosen(seed),
+        19 => Change::Confirmed {
             order_no: branch_no(seed),
             request: order_request(seed),
             lines: lines(seed, |seed| ConfirmedLine {
                 serial: (!seed.is_multiple_of(3)).then_some(u64::MAX >> (seed % 64)),
                 ..confirmed_line(seed)
             }),
+            after: order_after(seed),
         },
-        21 => Change::Split { orders: (0..seed % 4).map(|place| order_no(seed + place)).collect() },
         kind => Change::Home(Box::new(home_change(kind, seed))),
     }
 }
@@ -129,7 +142,7 @@ fn change(seed: u64) -> Change {
 fn home_change(kind: u64, seed: u64) -> HomeChange {
     let order_no = order_no(seed);
     match kind {
-        22 => HomeChange::Reserved {
+        20 => HomeChange::Reserved {
             order_no,
             buyer_id: BuyerId::new(&format!("u{seed}")).ok().filter(|_| seed.is_multiple_of(2)),
             mode: [Mode::AllOrNothing, Mode::BestEffort][(seed % 2) as usize],
@@ -138,7 +151,7 @@ fn home_change(kind: u64, seed: u64) -> HomeChange {
             attempt: AttemptId(u64::MAX / (seed + 1)),
             lines: (0..=seed % 3).map(|place| held_line(seed + place)).collect(),
         },
-        23 => HomeChange::Decided {
+        21 => HomeChange::Decided {
             order_no,
             kind: decision(seed),
             request: order_request(seed),
@@ -146,13 +159,13 @@ fn home_change(kind: u64, seed: u64) -> HomeChange {
             attempt: seed.is_multiple_of(2).then_some(AttemptId(seed << 40)),
             lines: (0..=seed % 3).map(|place| decided_line(seed + place)).collect(),
         },
-        24 => HomeChange::Extended { order_no, ttl_seconds: 604_800 },
-        25 => HomeChange::Carried {
+        22 => HomeChange::Extended { order_no, ttl_seconds: 604_800 },
+        23 => HomeChange::Carried {
             order_no,
             through: seed,
             serials: (0..seed % 3).map(|place| line_serials(seed + place)).collect(),
         },
-        _ => HomeChange::Adopted(Box::new(home_image(seed))),
+        _ => HomeChange::Loaded(Box::new(home_image(seed))),
     }
 }
 
@@ -217,7 +230,7 @@ fn branch_no(seed: u64) -> OrderNo {
     Branch { order_no: order_no(seed), sku_id, attempt: AttemptId(u64::MAX - seed) }.number()
 }
 
-/// A stock, as a checkpoint or an adoption holds it, that differs from that of any other `seed`.
+/// A stock, as a checkpoint or a load holds it, that differs from that of any other `seed`.
 #[must_use]
 pub fn stock_image(seed: u64) -> StockImage {
     StockImage {
@@ -229,13 +242,12 @@ pub fn stock_image(seed: u64) -> StockImage {
         supplied: seed << 33,
         forgotten_sold: seed * 3,
         lsn: Lsn(seed),
-        epoch: seed << 7,
-        stage: [Stage::Open, Stage::Adopting, Stage::Closing][(seed % 3) as usize],
+        hot: seed.is_multiple_of(3),
         numbered: seed.is_multiple_of(5).then_some(seed << 21),
     }
 }
 
-/// An order, as a checkpoint or an adoption holds it, that differs from that of any other `seed`.
+/// An order, as a checkpoint or a load holds it, that differs from that of any other `seed`.
 #[must_use]
 pub fn order_image(seed: u64) -> OrderImage {
     let line = |place: u64| LineImage {
@@ -252,7 +264,7 @@ pub fn order_image(seed: u64) -> OrderImage {
         order_no: order_no(seed),
         buyer_id: seed.is_multiple_of(2).then(|| BuyerId::new(&format!("u{seed}")).expect("a short text")),
         mode: [Mode::AllOrNothing, Mode::BestEffort][(seed % 2) as usize],
-        phase: [Phase::Open, Phase::Released, Phase::Expired, Phase::Cancelled][(seed % 4) as usize],
+        phase: phase(seed),
         created_at: Timestamp(1_700_000_000_000 + seed),
         expires_at: Timestamp(1_700_000_900_000 + seed),
         changed_at: Timestamp(1_700_000_000_500 + seed),
@@ -263,7 +275,7 @@ pub fn order_image(seed: u64) -> OrderImage {
     }
 }
 
-/// A stock request, as a checkpoint or an adoption holds it, that differs from that of any other `seed`.
+/// A stock request, as a checkpoint or a load holds it, that differs from that of any other `seed`.
 #[must_use]
 pub fn request_image(seed: u64) -> RequestImage {
     RequestImage {
@@ -310,6 +322,7 @@ fn confirmed_line(seed: u64) -> ConfirmedLine {
         held: low(seed).into(),
         late: low(seed / 2).into(),
         after: levels(seed),
+        counts: counts(seed),
         serial: None,
     }
 }
@@ -321,7 +334,37 @@ fn moved_line(seed: u64) -> MovedLine {
         warehouse_id: warehouse(seed),
         quantity: low(seed).into(),
         after: levels(seed),
+        counts: counts(seed),
     }
+}
+
+fn counts(seed: u64) -> LineCounts {
+    let [held, confirmed, released, returned, lapsed] = [2, 3, 5, 7, 11].map(|part| low(seed / part).into());
+    LineCounts { held, confirmed, released, returned, lapsed }
+}
+
+fn order_after(seed: u64) -> OrderAfter {
+    const STATUS: [OrderStatus; 8] = [
+        OrderStatus::Reserved,
+        OrderStatus::PartiallyConfirmed,
+        OrderStatus::Confirmed,
+        OrderStatus::Released,
+        OrderStatus::Expired,
+        OrderStatus::Cancelled,
+        OrderStatus::PartiallyReturned,
+        OrderStatus::Returned,
+    ];
+    OrderAfter {
+        phase: phase(seed),
+        open: seed.is_multiple_of(2),
+        status: STATUS[(seed % 8) as usize],
+        requests: low(seed / 13).into(),
+        serials: low(seed / 17).into(),
+    }
+}
+
+fn phase(seed: u64) -> Phase {
+    [Phase::Open, Phase::Released, Phase::Expired, Phase::Cancelled][(seed % 4) as usize]
 }
 
 fn forgotten(seed: u64) -> ForgottenSold {

@@ -1,18 +1,19 @@
 //! A shard and the model side by side: every step is taken by both, and everything that can be seen is compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use hotstock_engine::checkpoint::{CheckpointEnd, Image};
+use hotstock_engine::checkpoint::{CheckpointEnd, Image, StockImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Action, Command, Line};
 use hotstock_engine::event::{Change, Event, ReservedLine};
 use hotstock_engine::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId};
-use hotstock_engine::outcome::{Levels, StockView};
-use hotstock_engine::state::{Capture, Decision, State};
+use hotstock_engine::limits::MAX_FORGOTTEN_PER_EVENT;
+use hotstock_engine::outcome::{Levels, Refusal, StockView};
+use hotstock_engine::state::{Capture, Decision, Departed, Need, State};
 
-use crate::moves::Store;
 use crate::naive::{Naive, Place, plain};
 use crate::steps::Step;
+use crate::stored::{Known, Rows, next_load};
 
 /// Deadlines are kept in steps of this many milliseconds: an order expires at most so late, and never early.
 const DEADLINE_STEP: u64 = 100;
@@ -21,12 +22,14 @@ const DEADLINE_STEP: u64 = 100;
 pub struct Bench {
     pub state: State,
     pub naive: Naive,
-    pub store: Store,
+    pub rows: Rows,
+    /// What left memory, as the filter of known numbers has it.
+    known: Known,
     pub clock: Timestamp,
     /// The journal: the event with LSN `n` is at `n - 1`.
     log: Vec<Event>,
-    /// The model and the store after each LSN, for torn tails.
-    moments: Vec<(Naive, Store)>,
+    /// The model after each LSN, for torn tails.
+    moments: Vec<Naive>,
     /// Commands that were sent.
     sent: Vec<Action>,
     /// Stock levels as the views of the read side would show them: updated by what was touched only.
@@ -48,6 +51,8 @@ struct Saved {
     begin: Lsn,
     end: CheckpointEnd,
     slices: Vec<Vec<Image>>,
+    /// The filter, which is saved before the checkpoint is finished.
+    known: Known,
 }
 
 impl Saved {
@@ -65,7 +70,8 @@ impl Default for Bench {
         Self {
             state: empty_state(),
             naive: Naive::default(),
-            store: Store::default(),
+            rows: Rows::default(),
+            known: Known::default(),
             clock: Timestamp(1_000_000),
             log: Vec::new(),
             moments: vec![Default::default()],
@@ -95,16 +101,14 @@ impl Bench {
             Step::Pass { millis } => self.clock = self.clock.plus_millis(millis),
             Step::ClockBack { millis } => self.clock = self.clock.minus_millis(millis),
             Step::Expire { at_most } => self.expire(at_most),
-            Step::Forget { window_millis, max, unflushed } => self.forget(window_millis, max, unflushed),
+            Step::Forget { window_millis, max } => self.forget(window_millis, max),
             Step::Restart => self.restart(self.log.len()),
             Step::TornTail { events } => self.restart(self.log.len().saturating_sub(events)),
             Step::Checkpoint { places } => self.go_on_with_checkpoint(places),
             Step::Recover { torn } => self.recover(torn),
-            Step::Close { skus } => self.close(skus),
-            Step::Leave { events } => {
-                self.leave(events);
-            }
-            Step::Arrive { sku, how } => self.arrive(sku, how),
+            Step::Flush { events } => self.flush(events),
+            Step::Evict { at_most } => self.evict(at_most),
+            Step::Pin { sku, hot } => self.pin(&sku, hot),
         }
     }
 
@@ -116,7 +120,7 @@ impl Bench {
     fn submit(&mut self, action: &Action) {
         let command = Command::from(action.clone());
         command.validate().expect("only valid commands are drawn");
-        self.bring(action);
+        self.bring(&command);
         let decision = self.state.decide(&command, self.clock);
         let chosen = match &decision {
             Decision::Log(Event { change: Change::Reserved { lines, .. }, .. }) => {
@@ -136,26 +140,101 @@ impl Bench {
                 self.log(event.clone());
                 Ok(self.state.answer(&event))
             }
+            Decision::Elsewhere => panic!("there is one shard"),
         };
         assert_eq!(plain(got), plain(expected), "(engine left, model right) at {action:?}");
+    }
+
+    /// What a command is about comes into memory, as the loader does it: the store takes in everything that left
+    /// memory first.
+    fn bring(&mut self, command: &Command) {
+        self.known.missing.clear();
+        loop {
+            let mut needs = Vec::new();
+            self.state.needs(command, &self.known, &mut needs);
+            if needs.is_empty() {
+                return;
+            }
+            self.load(&needs);
+        }
+    }
+
+    fn load(&mut self, needs: &[Need]) {
+        self.flush(length(self.state.departed()).saturating_sub(length(self.rows.flushed)));
+        while let Some(change) = next_load(&self.state, &self.rows, &mut self.known, needs) {
+            self.log_own(change);
+        }
+    }
+
+    /// Logs what the shard does by itself, of which callers see nothing.
+    fn log_own(&mut self, change: Change) {
+        let event = self.state.event(change, self.clock);
+        self.naive.log(event.at);
+        self.log(event);
+    }
+
+    fn flush(&mut self, events: usize) {
+        let from = length(self.rows.flushed);
+        for event in self.log.iter().skip(from).take(events) {
+            self.rows.flush(self.rows.flushed.next(), event);
+        }
+    }
+
+    fn evict(&mut self, at_most: usize) {
+        for _ in 0..at_most {
+            let (may_leave, clock) = (|sku_id: &SkuId| *sku_id != sku_named("S1"), self.clock);
+            let Some(event) = self.state.next_eviction(self.rows.flushed, may_leave, clock) else { return };
+            let Change::Evicted { sku_id, through, orders, .. } = &event.change else {
+                panic!("{event:?} instead of an eviction")
+            };
+            assert!(may_leave(sku_id) && !self.state.hot_skus().contains(sku_id), "{sku_id} may not leave");
+            assert!(*through <= self.rows.flushed, "{event:?} leaves and is not flushed");
+            let holds = |line: &Line| line.sku_id == *sku_id;
+            let mut on_it = self.naive.orders.values().filter(|order| order.asked.iter().any(holds));
+            assert!(on_it.all(|order| !order.is_open()), "an open order lies on {sku_id}");
+            let sku_id = sku_id.clone();
+            let mut expected: BTreeSet<_> = orders.iter().cloned().map(Departed::Order).collect();
+            let requests = self.naive.changes.keys().filter(|key| key.0 == sku_id);
+            let here = requests.filter(|key| self.state.image_of_request(&key.0, &key.1).is_some());
+            expected.extend(here.map(|key| Departed::Request(key.0.clone(), key.1.clone())));
+            self.naive.log(event.at);
+            self.log(event);
+            assert!(!self.state.is_resident(&sku_id));
+            let departed = self.state.take_departed();
+            assert_eq!(departed.iter().cloned().collect::<BTreeSet<_>>(), expected);
+            self.known.add(departed);
+        }
+    }
+
+    fn pin(&mut self, sku_id: &SkuId, hot: bool) {
+        if !self.state.is_resident(sku_id) {
+            self.known.missing.clear();
+            self.load(&[Need::Sku(sku_id.clone())]);
+        }
+        let known = self.naive.shelves.keys().any(|place| place.0 == *sku_id);
+        match self.state.decide_pinned(std::slice::from_ref(sku_id), hot) {
+            Ok(Some(change)) => self.log_own(change),
+            Ok(None) => assert_eq!(self.state.hot_skus().contains(sku_id), hot),
+            Err(refusal) => assert!(!known && matches!(refusal, Refusal::UnknownSku { .. }), "{refusal}"),
+        }
+        assert_eq!(self.state.hot_skus().contains(sku_id), hot && known);
     }
 
     /// Applies an event to the state; the model has taken it already.
     pub fn log(&mut self, event: Event) {
         assert_eq!(event.at, self.naive.time, "the time of {event:?}");
         self.check_moves(&event);
-        self.follow(&event);
         let lsn = self.state.applied().next();
         self.state.apply(lsn, &event).expect("what was decided can be applied");
         self.log.push(event);
-        self.moments.push((self.naive.clone(), self.store.clone()));
+        self.moments.push(self.naive.clone());
     }
 
     fn expire(&mut self, at_most: usize) {
         for _ in 0..at_most {
             let Some(event) = self.state.next_expiry(self.clock) else {
                 let mut late = self.naive.due(self.clock.minus_millis(DEADLINE_STEP));
-                let late = late.find(|(order_no, _)| self.is_free(order_no));
+                let late = late.next();
                 assert!(late.is_none(), "nothing expires at {:?}, but {late:?} is due", self.clock);
                 return;
             };
@@ -163,10 +242,9 @@ impl Bench {
                 panic!("{event:?} instead of an expiry")
             };
             let at = self.naive.orders[order_no].expires_at;
-            assert!(self.is_free(order_no), "{order_no} expires while it moves");
             {
                 let mut earlier = self.naive.due(at.minus_millis(DEADLINE_STEP));
-                let earlier = earlier.find(|(order_no, _)| self.is_free(order_no));
+                let earlier = earlier.next();
                 assert!(earlier.is_none(), "{order_no} expires before {earlier:?}");
             }
             self.naive.expire(order_no, self.clock).expect("the model lets it expire");
@@ -174,35 +252,51 @@ impl Bench {
         }
     }
 
-    fn forget(&mut self, window_millis: u64, max: usize, unflushed: u64) {
+    /// What is remembered here, oldest first: by the event that last changed it or brought it, when each last changed.
+    fn remembered(&self) -> BTreeMap<u64, Vec<(Timestamp, Departed)>> {
+        let mut remembered = BTreeMap::<u64, Vec<_>>::new();
+        for order_no in self.naive.orders.keys() {
+            if let Some(image) = self.state.image_of_order(order_no).filter(|image| !image.is_open()) {
+                let entry = (image.changed_at, Departed::Order(order_no.clone()));
+                remembered.entry(image.lsn.0).or_default().push(entry);
+            }
+        }
+        for (sku_id, request_id) in self.naive.changes.keys() {
+            if let Some(image) = self.state.image_of_request(sku_id, request_id) {
+                let entry = (image.at, Departed::Request(sku_id.clone(), request_id.clone()));
+                remembered.entry(image.lsn.0).or_default().push(entry);
+            }
+        }
+        remembered
+    }
+
+    fn forget(&mut self, window_millis: u64, max: usize) {
         let before = self.clock.minus_millis(window_millis);
-        let flushed = Lsn(self.state.applied().0.saturating_sub(unflushed));
-        let expected = self.naive.forget(before, max, self.clock, flushed.0);
-        let Some(forget) = self.state.next_forgotten(before, max, self.clock, flushed) else {
-            assert_eq!(expected, None);
+        let remembered = self.remembered();
+        let surplus = remembered.values().map(Vec::len).sum::<usize>().saturating_sub(max);
+        let (mut through, mut early, mut goes) = (None, 0, BTreeSet::new());
+        for (event, entries) in remembered.into_iter().take_while(|(event, _)| *event <= self.rows.flushed.0)
+        {
+            let young = entries.iter().filter(|(at, _)| *at >= before).count();
+            if goes.len() >= MAX_FORGOTTEN_PER_EVENT || (young > 0 && goes.len() >= surplus) {
+                break;
+            }
+            (through, early) = (Some(event), early + young);
+            goes.extend(entries.into_iter().map(|(_, entry)| entry));
+        }
+        let Some(forget) = self.state.next_forgotten(before, max, self.clock, self.rows.flushed) else {
+            assert_eq!(through, None);
             return;
         };
-        let expected = expected.expect("the model forgets too");
-        let Change::Forgotten { through, sold } = &forget.event.change else {
+        let Change::Forgotten { through: last, .. } = &forget.event.change else {
             panic!("{:?} instead of a Forgotten", forget.event)
         };
-        assert_eq!(
-            (through.0, forget.count, forget.early),
-            (expected.through, expected.count, expected.early)
-        );
-        for entry in sold {
-            let place = (entry.sku_id.clone(), entry.warehouse_id);
-            // Orders elsewhere are as good as forgotten here.
-            let elsewhere = self.naive.elsewhere.iter().map(|order_no| &self.naive.orders[order_no]);
-            let lines = elsewhere.filter_map(|order| order.lines_at(&place));
-            let elsewhere: u64 = lines.map(|line| u64::from(line.confirmed - line.returned)).sum();
-            let forgotten: u64 = self.naive.shelves[&place].sold_by_forgotten.iter().sum();
-            assert_eq!(entry.total, forgotten + elsewhere, "{entry:?}");
-        }
+        assert_eq!((Some(last.0), forget.count, forget.early), (through, goes.len(), early));
+        self.naive.log(forget.event.at);
         self.log(forget.event);
-        let mut forgotten = self.state.take_forgotten();
-        forgotten.sort();
-        assert_eq!(forgotten, expected.orders, "these order numbers are free again");
+        let departed = self.state.take_departed();
+        assert_eq!(departed.iter().cloned().collect::<BTreeSet<_>>(), goes);
+        self.known.add(departed);
     }
 
     /// Stops, and starts from the first `keep` events.
@@ -212,7 +306,7 @@ impl Bench {
         self.crash(keep.max(durable));
         let mut state = empty_state();
         self.replay(&mut state, 0, self.log.len());
-        self.go_on_with(state);
+        self.go_on_with(state, Known::default());
     }
 
     fn go_on_with_checkpoint(&mut self, places: usize) {
@@ -223,16 +317,36 @@ impl Bench {
             running.slices.push(slice);
             return;
         }
-        let end = CheckpointEnd { end: self.state.applied(), time: self.state.time() };
-        self.newest = self.running.take().map(|done| Saved { begin: done.begin, end, slices: done.slices });
+        let (end, time, departed) = (self.state.applied(), self.state.time(), self.state.departed());
+        let (end, known) = (CheckpointEnd { end, time, departed }, self.known.clone());
+        let saved = |done: Running| Saved { begin: done.begin, end, slices: done.slices, known };
+        self.newest = self.running.take().map(saved);
         self.check_newest();
     }
 
-    /// Completes a checkpoint that is under way.
-    pub fn finish_checkpoint(&mut self) {
+    /// Completes a checkpoint that is under way, and flushes everything: the store is then what the model is.
+    pub fn finish(&mut self) {
         while self.running.is_some() {
             self.go_on_with_checkpoint(2);
         }
+        self.flush(usize::MAX);
+        let stocks = self.rows.stocks.values().flat_map(BTreeMap::values).map(stock_view);
+        let expected = self.naive.shelves.keys().map(|place| self.naive.stock_view(place));
+        assert!(stocks.eq(expected), "stocks as the store has them");
+        for (order_no, order) in &self.naive.orders {
+            self.check_stored_order(order_no, order.last_event);
+        }
+        let requests: Vec<_> =
+            self.rows.requests.iter().map(|(key, image)| (key, (image.at, image.lsn.0))).collect();
+        let expected: Vec<_> = self.naive.changes.iter().map(|(key, c)| (key, (c.at, c.event))).collect();
+        assert_eq!(requests, expected);
+    }
+
+    fn check_stored_order(&self, order_no: &OrderNo, last_event: u64) {
+        let image = self.rows.orders.get(order_no).expect("the store has the order");
+        let order = &self.naive.orders[order_no];
+        assert_eq!(image.view(), order.view(order_no), "as the store has it");
+        assert_eq!((image.lsn.0, image.changed_at), (last_event, order.changed_at));
     }
 
     /// A start from the newest checkpoint would find what is here.
@@ -243,6 +357,7 @@ impl Bench {
         state.check_exact().expect("the journal reaches to the end of the checkpoint");
         assert_eq!(state.audit(), self.state.audit());
         assert_eq!(state.sizes(), self.state.sizes());
+        assert_eq!((state.departed(), state.hot_skus()), (self.state.departed(), self.state.hot_skus()));
         for (sku_id, warehouse_id) in self.naive.shelves.keys() {
             let image = |state: &State| state.image_of_stock(sku_id, *warehouse_id);
             assert_eq!(image(&state), image(&self.state));
@@ -269,13 +384,15 @@ impl Bench {
         let mut state = saved.restored();
         self.replay(&mut state, begin, self.log.len());
         state.check_exact().expect("the journal reaches beyond the end of the checkpoint");
-        self.go_on_with(state);
+        self.go_on_with(state, saved.known);
     }
 
     fn crash(&mut self, keep: usize) {
+        // What was flushed was durable.
+        let keep = keep.max(length(self.rows.flushed));
         self.log.truncate(keep);
         self.moments.truncate(keep + 1);
-        (self.naive, self.store) = self.moments[self.log.len()].clone();
+        self.naive = self.moments[self.log.len()].clone();
         self.running = None;
     }
 
@@ -285,9 +402,10 @@ impl Bench {
         }
     }
 
-    fn go_on_with(&mut self, mut state: State) {
-        // A shard that starts asks for all orders instead.
-        state.take_forgotten();
+    fn go_on_with(&mut self, mut state: State, mut saved: Known) {
+        // What left after the filter was saved is found by the replay.
+        saved.add(state.take_departed());
+        self.known = saved;
         state.take_left();
         self.state = state;
         self.views.clear();
@@ -303,12 +421,11 @@ impl Bench {
             self.views.insert((view.sku_id.clone(), view.warehouse_id), view);
         }
         let (here, away): (Vec<_>, Vec<_>) =
-            self.naive.shelves.keys().partition(|place| self.stage(&place.0).is_some());
+            self.naive.shelves.keys().partition(|place| self.state.is_resident(&place.0));
         let views: Vec<_> = here.into_iter().map(|place| self.naive.stock_view(place)).collect();
         for place in away {
-            let mut images = self.store.stocks[&place.0].iter();
-            let image = images.find(|image| image.warehouse_id == place.1);
-            assert_eq!(image.map(Store::stock_view), Some(self.naive.stock_view(place)));
+            let image = self.rows.stocks[&place.0].get(&place.1);
+            assert_eq!(image.map(stock_view), Some(self.naive.stock_view(place)), "it left and was flushed");
         }
         assert_eq!(self.views.values().cloned().collect::<Vec<_>>(), views, "stocks as the views show them");
 
@@ -333,29 +450,40 @@ impl Bench {
 
         let mut order_numbers: Vec<_> = self.state.order_numbers().collect();
         order_numbers.sort();
-        let here = |order_no: &&OrderNo| !self.naive.elsewhere.contains(*order_no);
-        assert_eq!(order_numbers, self.naive.orders.keys().filter(here).collect::<Vec<_>>());
+        let here: Vec<_> =
+            self.naive.orders.keys().filter(|order_no| self.state.knows_order(order_no)).collect();
+        assert_eq!(order_numbers, here);
         for (order_no, order) in &self.naive.orders {
-            if !here(&order_no) {
-                assert_eq!(self.store.order_view(order_no), Some(order.view(order_no)));
+            if let Some((lsn, view)) = self.state.order(order_no) {
+                assert_eq!(view, order.view(order_no));
+                assert!(lsn >= Lsn(order.last_event), "loaded after it changed");
                 continue;
             }
-            let expected = Some((Lsn(order.last_event), order.view(order_no)));
-            assert_eq!(self.state.order(order_no), expected);
+            assert!(
+                self.known.orders.contains(order_no) && !order.is_open(),
+                "{order_no} left and is not known"
+            );
+            self.check_stored_order(order_no, order.last_event);
+        }
+        for key in self.naive.changes.keys() {
+            let is_here = self.state.image_of_request(&key.0, &key.1).is_some();
+            assert!(is_here || self.known.requests.contains(key), "{key:?} left and is not known");
         }
 
         let sizes = self.state.sizes();
-        let open =
-            self.naive.orders.iter().filter(|(order_no, order)| here(order_no) && order.is_open()).count();
-        let remembered = self.naive.remembered().values().map(Vec::len).sum();
+        let open = self.naive.orders.values().filter(|order| order.is_open()).count();
+        let remembered = self.remembered().values().map(Vec::len).sum();
         let expected = (views.len(), order_numbers.len(), open, remembered);
         assert_eq!((sizes.stocks, sizes.orders, sizes.open_orders, sizes.remembered), expected);
+        let skus: BTreeSet<_> = views.iter().map(|view| &view.sku_id).collect();
+        assert_eq!(sizes.skus, skus.len());
         assert_eq!((self.state.applied(), self.state.time()), (Lsn(self.naive.events), self.naive.time));
+        assert!(self.state.departed() <= self.rows.flushed, "what left was flushed");
     }
 
     /// What an event says of units and levels (the followers live on it) is what happened in the model.
     fn check_moves(&self, event: &Event) {
-        let (before, _) = self.moments.last().expect("there is one per LSN and one before");
+        let before = self.moments.last().expect("there is one per LSN and one before");
         let mut moved: BTreeMap<Place, [i128; 3]> = BTreeMap::new();
         for Move { place, units, after } in moves(&event.change) {
             if let Some(after) = after {
@@ -374,6 +502,20 @@ impl Bench {
         }
         assert!(moved.is_empty(), "{event:?} moves units of unknown stocks");
     }
+}
+
+fn stock_view(image: &StockImage) -> StockView {
+    StockView {
+        sku_id: image.sku_id.clone(),
+        warehouse_id: image.warehouse_id,
+        levels: image.levels,
+        status: image.status,
+        serialized: image.numbered.is_some(),
+    }
+}
+
+fn sku_named(name: &str) -> SkuId {
+    SkuId::new(name).unwrap()
 }
 
 fn length(lsn: Lsn) -> usize {
@@ -419,17 +561,20 @@ fn moves(change: &Change) -> Vec<Move> {
             let back = |n: u32| [i128::from(n), 0, -i128::from(n)];
             lines.iter().map(|l| to(&l.sku_id, l.warehouse_id, back(l.quantity), Some(l.after))).collect()
         }
-        Change::StatusChanged { .. }
-        | Change::Cancelled { .. }
+        Change::StatusChanged { sku_id, warehouses, .. } => {
+            let none = |(warehouse_id, after): &(WarehouseId, Levels)| {
+                to(sku_id, *warehouse_id, [0; 3], Some(*after))
+            };
+            warehouses.iter().map(none).collect()
+        }
+        Change::Cancelled { .. }
         | Change::Extended { .. }
         | Change::Forgotten { .. }
-        | Change::AdoptionBegun { .. }
-        | Change::OrdersAdopted { .. }
-        | Change::Adopted { .. }
-        | Change::Closed { .. }
-        | Change::Shed { .. }
-        | Change::Split { .. }
-        | Change::Home(_)
-        | Change::Withdrawn { .. } => Vec::new(),
+        | Change::Loaded { .. }
+        | Change::OrdersLoaded { .. }
+        | Change::Evicted { .. }
+        | Change::Pinned { .. }
+        | Change::Started { .. }
+        | Change::Home(_) => Vec::new(),
     }
 }

@@ -1,25 +1,28 @@
-//! The state machine of a shard against a naive model: random commands and mishaps, everything compared after each step.
+//! The state machine of a shard against a naive model: random commands and mishaps, everything compared after each
+//! step.
 //!
 //! - [`naive`]: the model, written from the docs. [`wishes`]: random commands. [`steps`]: what else can happen.
-//! - [`bench`]: a shard (decide, apply, answer; restarts, torn tails, checkpoints) and the model side by side. [`moves`]: SKUs
-//!   leave the shard and come back.
+//! - [`bench`]: a shard (decide, apply, answer; restarts, torn tails, checkpoints; SKUs, orders and requests that
+//!   leave memory and come back) and the model side by side. [`stored`]: the store behind it.
+//! - [`sound`]: whatever the store hands over is refused, or can be applied.
 //!
-//! `PROPTEST_CASES=20000 cargo test -p hotstock-engine --test model` looks longer. A failure shrinks to few steps and is
-//! kept in `regressions.txt`, which is replayed first.
+//! `PROPTEST_CASES=20000 cargo test -p hotstock-engine --test model` looks longer. A failure shrinks to few steps and
+//! is kept in `regressions.txt`, which is replayed first.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
 mod bench;
-mod moves;
 mod naive;
+mod sound;
 mod steps;
+mod stored;
 mod wishes;
 
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 use bench::Bench;
-use steps::{Step, moving_steps, steps};
+use steps::{Step, steps};
 use wishes::World;
 
 /// `cases` unless `PROPTEST_CASES` asks for another number.
@@ -40,7 +43,7 @@ fn run(steps: Vec<Step>) {
         bench.take(step);
         bench.check();
     }
-    bench.finish_checkpoint();
+    bench.finish();
 }
 
 proptest! {
@@ -69,26 +72,6 @@ proptest! {
     /// Orders of up to sixty lines.
     #[test]
     fn orders_of_many_lines_do_what_the_model_does(steps in steps(World::WIDE, 1..40)) {
-        run(steps);
-    }
-}
-
-proptest! {
-    #![proptest_config(config(256))]
-
-    /// As the first, while SKUs leave for the store and come back, in parts and at any point.
-    #[test]
-    fn nobody_can_tell_that_skus_move(steps in moving_steps(World::SMALL, 1..200)) {
-        run(steps);
-    }
-}
-
-proptest! {
-    #![proptest_config(config(24))]
-
-    /// The same with orders of up to sixty lines.
-    #[test]
-    fn nobody_can_tell_that_skus_of_many_lines_move(steps in moving_steps(World::WIDE, 1..60)) {
         run(steps);
     }
 }

@@ -24,9 +24,8 @@ pub enum Step {
     ClockBack { millis: u64 },
     /// Up to so many orders expire, one after the other.
     Expire { at_most: usize },
-    /// What is older than the window, and what is more than `max`, is forgotten.
-    /// The last events are not flushed yet, and nothing of them is forgotten.
-    Forget { window_millis: u64, max: usize, unflushed: u64 },
+    /// What is older than the window, and what is more than `max`, leaves memory; of what was flushed.
+    Forget { window_millis: u64, max: usize },
     /// The shard stops and replays its whole journal.
     Restart,
     /// As `Restart`, and the last events never reached the disk.
@@ -35,29 +34,12 @@ pub enum Step {
     Checkpoint { places: usize },
     /// The shard stops and starts from its newest complete checkpoint, without the last events.
     Recover { torn: usize },
-    /// SKUs are closed, to leave for the store.
-    Close { skus: Vec<SkuId> },
-    /// Closed SKUs leave, up to so many events.
-    Leave { events: usize },
-    /// A SKU comes back from the store, or a part of it does.
-    Arrive { sku: SkuId, how: Arrival },
-}
-
-/// How a SKU comes back.
-#[derive(Debug, Clone, Copy)]
-pub struct Arrival {
-    /// Up to so many events; the rest comes another time.
-    pub events: usize,
-    /// Orders and requests of one event.
-    pub part: usize,
-    /// What began before begins again.
-    pub again: bool,
-    /// Orders that have ended stay behind, to come back by themselves when they are needed.
-    pub without_ended: bool,
-}
-
-impl Arrival {
-    pub const WHOLE: Self = Self { events: usize::MAX, part: 3, again: false, without_ended: false };
+    /// Up to so many events are flushed to the store.
+    Flush { events: usize },
+    /// SKUs that are not in use leave memory, up to so many.
+    Evict { at_most: usize },
+    /// A SKU is loaded and kept in memory, or let go.
+    Pin { sku: SkuId, hot: bool },
 }
 
 /// A stock in each warehouse, then whatever happens.
@@ -77,37 +59,14 @@ fn step(world: World) -> impl Strategy<Value = Step> {
         12 => millis().prop_map(|millis| Step::Pass { millis }),
         2 => millis().prop_map(|millis| Step::ClockBack { millis }),
         10 => (1..4_usize).prop_map(|at_most| Step::Expire { at_most }),
-        6 => (millis(), 0..8_usize, 0..4_u64)
-            .prop_map(|(window_millis, max, unflushed)| Step::Forget { window_millis, max, unflushed }),
+        6 => (millis(), 0..8_usize).prop_map(|(window_millis, max)| Step::Forget { window_millis, max }),
         1 => Just(Step::Restart),
         2 => (1..6_usize).prop_map(|events| Step::TornTail { events }),
         16 => (1..4_usize).prop_map(|places| Step::Checkpoint { places }),
         4 => (0..4_usize).prop_map(|torn| Step::Recover { torn }),
-    ]
-}
-
-/// As [`steps`], and SKUs leave and come back.
-pub fn moving_steps(world: World, count: Range<usize>) -> impl Strategy<Value = Vec<Step>> {
-    let moves = prop_oneof![3 => step(world), 1 => moving_step(world)];
-    let together = |(first, rest): (Vec<Action>, Vec<Step>)| {
-        first.into_iter().map(Step::Do).chain(rest).collect::<Vec<_>>()
-    };
-    (first_stocks(world), vec(moves, count)).prop_map(together)
-}
-
-fn moving_step(world: World) -> impl Strategy<Value = Step> {
-    let one = move || (0..=world.skus).prop_map(sku);
-    let how = (1..6_usize, 1..4_usize, any::<bool>(), any::<bool>());
-    let how =
-        how.prop_map(|(events, part, again, without_ended)| Arrival { events, part, again, without_ended });
-    let how = prop_oneof![3 => how, 1 => Just(Arrival::WHOLE)];
-    prop_oneof![
-        3 => vec(one(), 1..4).prop_map(|skus| Step::Close { skus }),
-        // All of them: nothing spans.
-        1 => Just(Step::Close { skus: (0..=world.skus).map(sku).collect() }),
-        3 => (1..5_usize).prop_map(|events| Step::Leave { events }),
-        2 => (1..3_usize).prop_map(|places| Step::Checkpoint { places }),
-        4 => (one(), how).prop_map(|(sku, how)| Step::Arrive { sku, how }),
+        12 => prop_oneof![1..6_usize, Just(usize::MAX)].prop_map(|events| Step::Flush { events }),
+        10 => (1..4_usize).prop_map(|at_most| Step::Evict { at_most }),
+        3 => (0..=world.skus, any::<bool>()).prop_map(|(number, hot)| Step::Pin { sku: sku(number), hot }),
     ]
 }
 

@@ -1,11 +1,12 @@
-//! Events as bytes. The numbers of the kinds are frozen; a time is kept as its distance from the record's base time,
-//! which is a byte or two where the whole would be nine.
+//! Events as bytes: the time, then the *body*, of which the chain hash is made ([`super::link`]). The numbers of the
+//! kinds are frozen. A time is kept as its distance from the record's base time, which is a byte or two where the
+//! whole would be nine; since that depends on what else is in the record, it is no part of the body.
 
 use bincode::error::{DecodeError, EncodeError};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::event::{Change, ConfirmedLine, Event, ForgottenSold, MovedLine, ReservedLine};
 use hotstock_engine::home::{DecidedLine, HeldLine, HomeChange};
-use hotstock_engine::ids::{AttemptId, Lsn, TraceId};
+use hotstock_engine::ids::{AttemptId, Epoch, Lsn, TraceId};
 use smallvec::SmallVec;
 
 use super::image::{
@@ -13,9 +14,10 @@ use super::image::{
     put_home_image, put_order_image, put_request_image, put_stock_image,
 };
 use super::words::{
-    change_kind, change_kind_number, get, get_id, get_levels, get_line_serials, get_list, get_option,
-    get_order_request, get_warehouse, mode, mode_number, put, put_id, put_levels, put_line_serials, put_list,
-    put_option, put_order_request, put_stock, status, status_number, wrong,
+    change_kind, change_kind_number, get, get_after, get_bool, get_counts, get_id, get_levels,
+    get_line_serials, get_list, get_option, get_order_request, get_warehouse, mode, mode_number, put,
+    put_after, put_bool, put_counts, put_id, put_levels, put_line_serials, put_list, put_option,
+    put_order_request, put_stock, status, status_number, wrong,
 };
 use super::{Dec, Enc, Malformed, append, front};
 
@@ -23,59 +25,60 @@ use super::{Dec, Enc, Malformed, append, front};
 const HAS_TRACE: u8 = 0x80;
 
 const STOCK_CREATED: u8 = 1;
-const STOCK_CHANGED: u8 = 2;
-const STATUS_CHANGED: u8 = 3;
-const RESERVED: u8 = 4;
-const CONFIRMED: u8 = 5;
-const RELEASED: u8 = 6;
-const CANCELLED: u8 = 7;
-const EXPIRED: u8 = 8;
-const EXTENDED: u8 = 9;
-const RETURNED: u8 = 10;
-const FORGOTTEN: u8 = 11;
-const ADOPTION_BEGUN: u8 = 12;
-const ORDERS_ADOPTED: u8 = 13;
-const ADOPTED: u8 = 14;
-const CLOSED: u8 = 15;
-const SHED: u8 = 16;
-const WITHDRAWN: u8 = 17;
-const SERIALIZED_STOCK_CREATED: u8 = 18;
-const RESERVED_BY_CHOICE: u8 = 19;
-const CONFIRMED_WITH_SERIALS: u8 = 20;
-const SPLIT: u8 = 21;
-const HOME_RESERVED: u8 = 22;
-const HOME_DECIDED: u8 = 23;
-const HOME_EXTENDED: u8 = 24;
-const HOME_CARRIED: u8 = 25;
-const HOME_ADOPTED: u8 = 26;
+const SERIALIZED_STOCK_CREATED: u8 = 2;
+const STOCK_CHANGED: u8 = 3;
+const STATUS_CHANGED: u8 = 4;
+const RESERVED: u8 = 5;
+const RESERVED_BY_CHOICE: u8 = 6;
+const CONFIRMED: u8 = 7;
+const CONFIRMED_WITH_SERIALS: u8 = 8;
+const RELEASED: u8 = 9;
+const CANCELLED: u8 = 10;
+const EXPIRED: u8 = 11;
+const EXTENDED: u8 = 12;
+const RETURNED: u8 = 13;
+const FORGOTTEN: u8 = 14;
+const LOADED: u8 = 15;
+const ORDERS_LOADED: u8 = 16;
+const EVICTED: u8 = 17;
+const PINNED: u8 = 18;
+const STARTED: u8 = 19;
+const HOME_RESERVED: u8 = 20;
+const HOME_DECIDED: u8 = 21;
+const HOME_EXTENDED: u8 = 22;
+const HOME_CARRIED: u8 = 23;
+const HOME_LOADED: u8 = 24;
 
-/// Appends one event. `base` is any time near to those of the events of the record.
-pub fn encode_event(event: &Event, base: Timestamp, out: &mut Vec<u8>) {
-    append(out, |e| put_event(e, event, base));
+/// Appends one event, and answers where in `out` its body begins, which ends with `out`. `base` is any time near to
+/// those of the events of the record.
+pub fn encode_event(event: &Event, base: Timestamp, out: &mut Vec<u8>) -> usize {
+    let Event { at, trace, change } = event;
+    // Wrapping, so that any two times have a distance; the logged time of a shard never steps back, but the type may.
+    append(out, |e| put(e, &at.0.wrapping_sub(base.0).cast_signed()));
+    let body = out.len();
+    append(out, |e| {
+        put(e, &(kind(change) | if trace.is_some() { HAS_TRACE } else { 0 }))?;
+        if let Some(trace) = trace {
+            put(e, &trace.0)?;
+        }
+        put_change(e, change)
+    });
+    body
 }
 
-/// Takes one event off the front of `bytes`.
+/// Takes one event off the front of `bytes`; answers its body too.
 ///
 /// # Errors
 /// [`Malformed`] when it is cut short or breaks the bounds of the engine's types.
-pub fn decode_event(bytes: &mut &[u8], base: Timestamp) -> Result<Event, Malformed> {
-    Ok(get_event(&mut front(bytes), base)?)
+pub fn decode_event<'a>(bytes: &mut &'a [u8], base: Timestamp) -> Result<(Event, &'a [u8]), Malformed> {
+    let at = Timestamp(base.0.wrapping_add(get::<i64>(&mut front(bytes))?.cast_unsigned()));
+    let body = *bytes;
+    let event = get_event(&mut front(bytes), at)?;
+    Ok((event, &body[..body.len() - bytes.len()]))
 }
 
-fn put_event(e: &mut impl Enc, event: &Event, base: Timestamp) -> Result<(), EncodeError> {
-    let Event { at, trace, change } = event;
-    put(e, &(kind(change) | if trace.is_some() { HAS_TRACE } else { 0 }))?;
-    // Wrapping, so that any two times have a distance; the logged time of a shard never steps back, but the type may.
-    put(e, &at.0.wrapping_sub(base.0).cast_signed())?;
-    if let Some(trace) = trace {
-        put(e, &trace.0)?;
-    }
-    put_change(e, change)
-}
-
-fn get_event<'a>(d: &mut impl Dec<'a>, base: Timestamp) -> Result<Event, DecodeError> {
+fn get_event<'a>(d: &mut impl Dec<'a>, at: Timestamp) -> Result<Event, DecodeError> {
     let kind = get::<u8>(d)?;
-    let at = Timestamp(base.0.wrapping_add(get::<i64>(d)?.cast_unsigned()));
     let trace = if kind & HAS_TRACE == 0 { None } else { Some(TraceId(get(d)?)) };
     Ok(Event { at, trace, change: get_change(d, kind & !HAS_TRACE)? })
 }
@@ -98,19 +101,17 @@ fn kind(change: &Change) -> u8 {
         Change::Extended { .. } => EXTENDED,
         Change::Returned { .. } => RETURNED,
         Change::Forgotten { .. } => FORGOTTEN,
-        Change::AdoptionBegun { .. } => ADOPTION_BEGUN,
-        Change::OrdersAdopted { .. } => ORDERS_ADOPTED,
-        Change::Adopted { .. } => ADOPTED,
-        Change::Closed { .. } => CLOSED,
-        Change::Shed { .. } => SHED,
-        Change::Withdrawn { .. } => WITHDRAWN,
-        Change::Split { .. } => SPLIT,
+        Change::Loaded { .. } => LOADED,
+        Change::OrdersLoaded { .. } => ORDERS_LOADED,
+        Change::Evicted { .. } => EVICTED,
+        Change::Pinned { .. } => PINNED,
+        Change::Started { .. } => STARTED,
         Change::Home(change) => match **change {
             HomeChange::Reserved { .. } => HOME_RESERVED,
             HomeChange::Decided { .. } => HOME_DECIDED,
             HomeChange::Extended { .. } => HOME_EXTENDED,
             HomeChange::Carried { .. } => HOME_CARRIED,
-            HomeChange::Adopted(_) => HOME_ADOPTED,
+            HomeChange::Loaded(_) => HOME_LOADED,
         },
     }
 }
@@ -132,9 +133,9 @@ fn put_change(e: &mut impl Enc, change: &Change) -> Result<(), EncodeError> {
         Change::StatusChanged { sku_id, warehouses, status } => {
             put_id(e, sku_id)?;
             put(e, &status_number(*status))?;
-            put_list(e, warehouses, |e, (warehouse, version)| {
+            put_list(e, warehouses, |e, (warehouse, levels)| {
                 put(e, &warehouse.0)?;
-                put(e, version)
+                put_levels(e, levels)
             })
         }
         Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, lines } => {
@@ -145,9 +146,10 @@ fn put_change(e: &mut impl Enc, change: &Change) -> Result<(), EncodeError> {
             put(e, ttl_seconds)?;
             put_list(e, lines, put_reserved_line)
         }
-        Change::Confirmed { order_no, request, lines } => {
+        Change::Confirmed { order_no, request, lines, after } => {
             put_id(e, order_no)?;
             put_option(e, request.as_ref(), put_order_request)?;
+            put_after(e, after)?;
             put_list(e, lines, put_confirmed_line)?;
             if lines.iter().all(|line| line.serial.is_none()) {
                 return Ok(());
@@ -155,55 +157,55 @@ fn put_change(e: &mut impl Enc, change: &Change) -> Result<(), EncodeError> {
             // 0: none. Serial numbers begin at 1.
             lines.iter().try_for_each(|line| put(e, &line.serial.unwrap_or(0)))
         }
-        Change::Released { order_no, request, reason, lines } => {
+        Change::Released { order_no, request, reason, lines, after } => {
             put_id(e, order_no)?;
             put_option(e, request.as_ref(), put_order_request)?;
             put_option(e, reason.as_ref(), put_id)?;
+            put_after(e, after)?;
             put_list(e, lines, put_moved_line)
         }
         Change::Cancelled { order_no, reason } => {
             put_id(e, order_no)?;
             put_option(e, reason.as_ref(), put_id)
         }
-        Change::Expired { order_no, lines } => {
+        Change::Expired { order_no, lines, after } => {
             put_id(e, order_no)?;
+            put_after(e, after)?;
             put_list(e, lines, put_moved_line)
         }
         Change::Extended { order_no, ttl_seconds } => {
             put_id(e, order_no)?;
             put(e, ttl_seconds)
         }
-        Change::Returned { order_no, request, lines } => {
+        Change::Returned { order_no, request, lines, after } => {
             put_id(e, order_no)?;
             put_order_request(e, request)?;
+            put_after(e, after)?;
             put_list(e, lines, put_moved_line)
         }
         Change::Forgotten { through, sold } => {
             put(e, &through.0)?;
             put_list(e, sold, put_forgotten_sold)
         }
-        Change::AdoptionBegun { sku_id, epoch, stocks } => {
+        Change::Loaded { sku_id, stocks } => {
             put_id(e, sku_id)?;
-            put(e, epoch)?;
             put_list(e, stocks, put_stock_image)
         }
-        Change::OrdersAdopted { sku_id, orders, requests } => {
-            put_option(e, sku_id.as_ref(), put_id)?;
+        Change::OrdersLoaded { orders, requests } => {
             put_list(e, orders, put_order_image)?;
             put_list(e, requests, put_request_image)
         }
-        Change::Adopted { sku_id } => put_id(e, sku_id),
-        Change::Closed { skus } => put_list(e, skus, put_id),
-        Change::Shed { sku_id, orders, sold } => {
+        Change::Evicted { sku_id, through, orders, sold } => {
             put_id(e, sku_id)?;
+            put(e, &through.0)?;
             put_list(e, orders, put_id)?;
             put_list(e, sold, put_forgotten_sold)
         }
-        Change::Withdrawn { sku_id, epoch } => {
-            put_id(e, sku_id)?;
-            put(e, epoch)
+        Change::Pinned { skus, hot } => {
+            put_bool(e, *hot)?;
+            put_list(e, skus, put_id)
         }
-        Change::Split { orders } => put_list(e, orders, put_id),
+        Change::Started { epoch } => put(e, &epoch.0),
         Change::Home(change) => put_home_change(e, change),
     }
 }
@@ -244,7 +246,7 @@ fn put_home_change(e: &mut impl Enc, change: &HomeChange) -> Result<(), EncodeEr
             put(e, through)?;
             put_list(e, serials, put_line_serials)
         }
-        HomeChange::Adopted(image) => put_home_image(e, image),
+        HomeChange::Loaded(image) => put_home_image(e, image),
     }
 }
 
@@ -276,7 +278,7 @@ fn get_home_change<'a>(d: &mut impl Dec<'a>, kind: u8) -> Result<HomeChange, Dec
             through: get(d)?,
             serials: get_list(d, get_line_serials)?,
         },
-        HOME_ADOPTED => HomeChange::Adopted(Box::new(get_home_image(d)?)),
+        HOME_LOADED => HomeChange::Loaded(Box::new(get_home_image(d)?)),
         other => return Err(wrong("kind of event", other)),
     })
 }
@@ -301,7 +303,7 @@ fn get_change<'a>(d: &mut impl Dec<'a>, kind: u8) -> Result<Change, DecodeError>
         STATUS_CHANGED => Change::StatusChanged {
             sku_id: get_id(d)?,
             status: status(get(d)?)?,
-            warehouses: get_list(d, |d| Ok((get_warehouse(d)?, get(d)?)))?,
+            warehouses: get_list(d, |d| Ok((get_warehouse(d)?, get_levels(d)?)))?,
         },
         RESERVED | RESERVED_BY_CHOICE => Change::Reserved {
             asked: if kind == RESERVED { None } else { Some(get(d)?) },
@@ -312,51 +314,50 @@ fn get_change<'a>(d: &mut impl Dec<'a>, kind: u8) -> Result<Change, DecodeError>
             lines: get_list(d, get_reserved_line)?,
         },
         CONFIRMED | CONFIRMED_WITH_SERIALS => {
-            let (order_no, request) = (get_id(d)?, get_option(d, get_order_request)?);
+            let (order_no, request, after) = (get_id(d)?, get_option(d, get_order_request)?, get_after(d)?);
             let mut lines: SmallVec<[ConfirmedLine; 1]> = get_list(d, get_confirmed_line)?;
             if kind == CONFIRMED_WITH_SERIALS {
                 for line in &mut lines {
                     line.serial = Some(get(d)?).filter(|serial| *serial > 0);
                 }
             }
-            Change::Confirmed { order_no, request, lines }
+            Change::Confirmed { order_no, request, lines, after }
         }
         RELEASED => Change::Released {
             order_no: get_id(d)?,
             request: get_option(d, get_order_request)?,
             reason: get_option(d, get_id)?,
+            after: get_after(d)?,
             lines: get_list(d, get_moved_line)?,
         },
         CANCELLED => Change::Cancelled { order_no: get_id(d)?, reason: get_option(d, get_id)? },
-        EXPIRED => Change::Expired { order_no: get_id(d)?, lines: get_list(d, get_moved_line)? },
+        EXPIRED => Change::Expired {
+            order_no: get_id(d)?,
+            after: get_after(d)?,
+            lines: get_list(d, get_moved_line)?,
+        },
         EXTENDED => Change::Extended { order_no: get_id(d)?, ttl_seconds: get(d)? },
         RETURNED => Change::Returned {
             order_no: get_id(d)?,
             request: get_order_request(d)?,
+            after: get_after(d)?,
             lines: get_list(d, get_moved_line)?,
         },
         FORGOTTEN => Change::Forgotten { through: Lsn(get(d)?), sold: get_list(d, get_forgotten_sold)? },
-        // Of these every version is 2 or later.
-        ADOPTION_BEGUN => Change::AdoptionBegun {
-            sku_id: get_id(d)?,
-            epoch: get(d)?,
-            stocks: get_list(d, |d| get_stock_image(d, 2))?,
-        },
-        ORDERS_ADOPTED => Change::OrdersAdopted {
-            sku_id: get_option(d, get_id)?,
+        LOADED => Change::Loaded { sku_id: get_id(d)?, stocks: get_list(d, get_stock_image)? },
+        ORDERS_LOADED => Change::OrdersLoaded {
             orders: get_list(d, get_order_image)?,
             requests: get_list(d, get_request_image)?,
         },
-        ADOPTED => Change::Adopted { sku_id: get_id(d)? },
-        CLOSED => Change::Closed { skus: get_list(d, get_id)? },
-        SHED => Change::Shed {
+        EVICTED => Change::Evicted {
             sku_id: get_id(d)?,
+            through: Lsn(get(d)?),
             orders: get_list(d, get_id)?,
             sold: get_list(d, get_forgotten_sold)?,
         },
-        WITHDRAWN => Change::Withdrawn { sku_id: get_id(d)?, epoch: get(d)? },
-        SPLIT => Change::Split { orders: get_list(d, get_id)? },
-        HOME_RESERVED | HOME_DECIDED | HOME_EXTENDED | HOME_CARRIED | HOME_ADOPTED => {
+        PINNED => Change::Pinned { hot: get_bool(d)?, skus: get_list(d, get_id)? },
+        STARTED => Change::Started { epoch: Epoch(get(d)?) },
+        HOME_RESERVED | HOME_DECIDED | HOME_EXTENDED | HOME_CARRIED | HOME_LOADED => {
             Change::Home(Box::new(get_home_change(d, kind)?))
         }
         other => return Err(wrong("kind of event", other)),
@@ -393,12 +394,13 @@ fn get_reserved_line<'a>(d: &mut impl Dec<'a>) -> Result<ReservedLine, DecodeErr
 
 fn put_confirmed_line(e: &mut impl Enc, line: &ConfirmedLine) -> Result<(), EncodeError> {
     // Serial numbers come behind all lines.
-    let ConfirmedLine { line, sku_id, warehouse_id, held, late, after, serial: _ } = line;
+    let ConfirmedLine { line, sku_id, warehouse_id, held, late, after, counts, serial: _ } = line;
     put(e, line)?;
     put_stock(e, sku_id, *warehouse_id)?;
     put(e, held)?;
     put(e, late)?;
-    put_levels(e, after)
+    put_levels(e, after)?;
+    put_counts(e, counts)
 }
 
 fn get_confirmed_line<'a>(d: &mut impl Dec<'a>) -> Result<ConfirmedLine, DecodeError> {
@@ -409,16 +411,18 @@ fn get_confirmed_line<'a>(d: &mut impl Dec<'a>) -> Result<ConfirmedLine, DecodeE
         held: get(d)?,
         late: get(d)?,
         after: get_levels(d)?,
+        counts: get_counts(d)?,
         serial: None,
     })
 }
 
 fn put_moved_line(e: &mut impl Enc, line: &MovedLine) -> Result<(), EncodeError> {
-    let MovedLine { line, sku_id, warehouse_id, quantity, after } = line;
+    let MovedLine { line, sku_id, warehouse_id, quantity, after, counts } = line;
     put(e, line)?;
     put_stock(e, sku_id, *warehouse_id)?;
     put(e, quantity)?;
-    put_levels(e, after)
+    put_levels(e, after)?;
+    put_counts(e, counts)
 }
 
 fn get_moved_line<'a>(d: &mut impl Dec<'a>) -> Result<MovedLine, DecodeError> {
@@ -428,5 +432,6 @@ fn get_moved_line<'a>(d: &mut impl Dec<'a>) -> Result<MovedLine, DecodeError> {
         warehouse_id: get_warehouse(d)?,
         quantity: get(d)?,
         after: get_levels(d)?,
+        counts: get_counts(d)?,
     })
 }

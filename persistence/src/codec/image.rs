@@ -1,40 +1,42 @@
 //! Checkpoint entries as bytes.
 
 use bincode::error::{DecodeError, EncodeError};
-use hotstock_engine::checkpoint::{Image, LineImage, OrderImage, Phase, RequestImage, Stage, StockImage};
+use hotstock_engine::checkpoint::{Image, LineImage, OrderImage, RequestImage, StockImage};
 use hotstock_engine::clock::Timestamp;
+use hotstock_engine::event::LineCounts;
 use hotstock_engine::home::{Decided, DecisionKind, HomeImage, Share};
 use hotstock_engine::ids::{AttemptId, Lsn};
 
 use super::words::{
-    get, get_id, get_levels, get_line_serials, get_list, get_option, get_order_request, get_warehouse, mode,
-    mode_number, put, put_id, put_levels, put_line_serials, put_list, put_option, put_order_request,
-    put_stock, status, status_number, wrong,
+    get, get_bool, get_counts, get_id, get_levels, get_line_serials, get_list, get_option, get_order_request,
+    get_warehouse, mode, mode_number, phase, phase_number, put, put_bool, put_counts, put_id, put_levels,
+    put_line_serials, put_list, put_option, put_order_request, put_stock, status, status_number, wrong,
 };
-use super::{Dec, Enc, FORMAT_VERSION, Malformed, append, front};
+use super::{Dec, Enc, FORMAT_VERSION, Malformed, append, front, is_read};
 
 const STOCK: u8 = 1;
 const ORDER: u8 = 2;
 const REQUEST: u8 = 3;
 const HOME: u8 = 4;
 
-/// The first format version that knows orders over several places.
-const FIRST_WITH_HOMES: u8 = 3;
-
-/// Set in the byte of a stage when a count of serial numbers follows it, and in that of a mode when serial numbers follow the order.
+/// Set in the byte of a status when a count of serial numbers follows it, and in that of a mode when serial numbers
+/// follow the order.
 const NUMBERED: u8 = 0x80;
+
+/// Set in the byte of a status when the SKU is hot.
+const HOT: u8 = 0x40;
 
 /// Appends one entry.
 pub fn encode_image(image: &Image, out: &mut Vec<u8>) {
     append(out, |e| put_image(e, image));
 }
 
-/// Takes one entry, written in a format version that is read, off the front of `bytes`.
+/// Takes one entry off the front of `bytes`.
 ///
 /// # Errors
 /// [`Malformed`] when it is cut short or breaks the bounds of the engine's types.
-pub fn decode_image(bytes: &mut &[u8], version: u8) -> Result<Image, Malformed> {
-    Ok(get_image(&mut front(bytes), version)?)
+pub fn decode_image(bytes: &mut &[u8]) -> Result<Image, Malformed> {
+    Ok(get_image(&mut front(bytes))?)
 }
 
 /// An order over several places as bytes of their own: the format version, then the entry.
@@ -45,13 +47,14 @@ pub fn encode_home(home: &HomeImage) -> Vec<u8> {
     bytes
 }
 
-/// Reads what [`encode_home`] of this or an earlier version wrote.
+/// Reads what [`encode_home`] wrote.
 ///
 /// # Errors
-/// [`Malformed`] when the version is a later one, or the bytes are cut short, too many or break the bounds of the engine's types.
+/// [`Malformed`] when the version is another one, or the bytes are cut short, too many or break the bounds of the
+/// engine's types.
 pub fn decode_home(bytes: &[u8]) -> Result<HomeImage, Malformed> {
     let Some((version, mut rest)) = bytes.split_first() else { return Err(Malformed::new("it is empty")) };
-    if !(FIRST_WITH_HOMES..=FORMAT_VERSION).contains(version) {
+    if !is_read(*version) {
         return Err(Malformed::new(format!("format version {version}")));
     }
     let home = get_home_image(&mut front(&mut rest))?;
@@ -79,9 +82,9 @@ fn put_image(e: &mut impl Enc, image: &Image) -> Result<(), EncodeError> {
     }
 }
 
-fn get_image<'a>(d: &mut impl Dec<'a>, version: u8) -> Result<Image, DecodeError> {
+fn get_image<'a>(d: &mut impl Dec<'a>) -> Result<Image, DecodeError> {
     match get(d)? {
-        STOCK => get_stock_image(d, version).map(Image::Stock),
+        STOCK => get_stock_image(d).map(Image::Stock),
         ORDER => get_order_image(d).map(Image::Order),
         REQUEST => get_request_image(d).map(Image::Request),
         HOME => get_home_image(d).map(Image::Home),
@@ -99,42 +102,35 @@ pub(super) fn put_stock_image(e: &mut impl Enc, image: &StockImage) -> Result<()
         supplied,
         forgotten_sold,
         lsn,
-        epoch,
-        stage,
+        hot,
         numbered,
     } = image;
     put_stock(e, sku_id, *warehouse_id)?;
     put_levels(e, levels)?;
-    put(e, &status_number(*status))?;
+    let marks = if numbered.is_some() { NUMBERED } else { 0 } | if *hot { HOT } else { 0 };
+    put(e, &(status_number(*status) | marks))?;
     put(e, initial)?;
     put(e, supplied)?;
     put(e, forgotten_sold)?;
     put(e, &lsn.0)?;
-    put(e, epoch)?;
-    put(e, &(stage_number(*stage) | if numbered.is_some() { NUMBERED } else { 0 }))?;
     numbered.map_or(Ok(()), |numbered| put(e, &numbered))
 }
 
-pub(super) fn get_stock_image<'a>(d: &mut impl Dec<'a>, version: u8) -> Result<StockImage, DecodeError> {
-    let image = StockImage {
-        sku_id: get_id(d)?,
-        warehouse_id: get_warehouse(d)?,
-        levels: get_levels(d)?,
-        status: status(get(d)?)?,
+pub(super) fn get_stock_image<'a>(d: &mut impl Dec<'a>) -> Result<StockImage, DecodeError> {
+    let (sku_id, warehouse_id, levels, number) =
+        (get_id(d)?, get_warehouse(d)?, get_levels(d)?, get::<u8>(d)?);
+    Ok(StockImage {
+        sku_id,
+        warehouse_id,
+        levels,
+        status: status(number & !(NUMBERED | HOT))?,
+        hot: number & HOT != 0,
         initial: get(d)?,
         supplied: get(d)?,
         forgotten_sold: get(d)?,
         lsn: Lsn(get(d)?),
-        epoch: 0,
-        stage: Stage::Open,
-        numbered: None,
-    };
-    if version == 1 {
-        return Ok(image);
-    }
-    let (epoch, number) = (get(d)?, get::<u8>(d)?);
-    let numbered = if number & NUMBERED == 0 { None } else { Some(get(d)?) };
-    Ok(StockImage { epoch, stage: stage(number & !NUMBERED)?, numbered, ..image })
+        numbered: if number & NUMBERED == 0 { None } else { Some(get(d)?) },
+    })
 }
 
 pub(super) fn put_order_image(e: &mut impl Enc, image: &OrderImage) -> Result<(), EncodeError> {
@@ -203,7 +199,7 @@ pub(super) fn put_home_image(e: &mut impl Enc, image: &HomeImage) -> Result<(), 
             put(e, share)?;
             put(e, units)
         })?;
-        put(e, &u8::from(*whole))
+        put_bool(e, *whole)
     })
 }
 
@@ -228,11 +224,7 @@ pub(super) fn get_home_image<'a>(d: &mut impl Dec<'a>) -> Result<HomeImage, Deco
                 kind: decision(get(d)?)?,
                 reason: get_option(d, get_id)?,
                 shares: get_list(d, |d| Ok((get(d)?, get(d)?)))?,
-                whole: match get(d)? {
-                    0_u8 => false,
-                    1 => true,
-                    other => return Err(wrong("mark", other)),
-                },
+                whole: get_bool(d)?,
             })
         })?,
     })
@@ -260,20 +252,15 @@ pub(super) fn decision(number: u8) -> Result<DecisionKind, DecodeError> {
 fn put_line_image(e: &mut impl Enc, image: &LineImage) -> Result<(), EncodeError> {
     let LineImage { sku_id, warehouse_id, quantity, held, confirmed, released, returned, lapsed } = image;
     put_stock(e, sku_id, *warehouse_id)?;
-    [quantity, held, confirmed, released, returned, lapsed].into_iter().try_for_each(|units| put(e, units))
+    put(e, quantity)?;
+    let [held, confirmed, released, returned, lapsed] = [*held, *confirmed, *released, *returned, *lapsed];
+    put_counts(e, &LineCounts { held, confirmed, released, returned, lapsed })
 }
 
 fn get_line_image<'a>(d: &mut impl Dec<'a>) -> Result<LineImage, DecodeError> {
-    Ok(LineImage {
-        sku_id: get_id(d)?,
-        warehouse_id: get_warehouse(d)?,
-        quantity: get(d)?,
-        held: get(d)?,
-        confirmed: get(d)?,
-        released: get(d)?,
-        returned: get(d)?,
-        lapsed: get(d)?,
-    })
+    let (sku_id, warehouse_id, quantity) = (get_id(d)?, get_warehouse(d)?, get(d)?);
+    let LineCounts { held, confirmed, released, returned, lapsed } = get_counts(d)?;
+    Ok(LineImage { sku_id, warehouse_id, quantity, held, confirmed, released, returned, lapsed })
 }
 
 pub(super) fn put_request_image(e: &mut impl Enc, image: &RequestImage) -> Result<(), EncodeError> {
@@ -296,40 +283,4 @@ pub(super) fn get_request_image<'a>(d: &mut impl Dec<'a>) -> Result<RequestImage
         at: Timestamp(get(d)?),
         lsn: Lsn(get(d)?),
     })
-}
-
-fn stage_number(stage: Stage) -> u8 {
-    match stage {
-        Stage::Open => 0,
-        Stage::Adopting => 1,
-        Stage::Closing => 2,
-    }
-}
-
-fn stage(number: u8) -> Result<Stage, DecodeError> {
-    match number {
-        0 => Ok(Stage::Open),
-        1 => Ok(Stage::Adopting),
-        2 => Ok(Stage::Closing),
-        other => Err(wrong("stage", other)),
-    }
-}
-
-fn phase_number(phase: Phase) -> u8 {
-    match phase {
-        Phase::Open => 0,
-        Phase::Released => 1,
-        Phase::Expired => 2,
-        Phase::Cancelled => 3,
-    }
-}
-
-fn phase(number: u8) -> Result<Phase, DecodeError> {
-    match number {
-        0 => Ok(Phase::Open),
-        1 => Ok(Phase::Released),
-        2 => Ok(Phase::Expired),
-        3 => Ok(Phase::Cancelled),
-        other => Err(wrong("phase", other)),
-    }
 }

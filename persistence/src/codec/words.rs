@@ -2,11 +2,11 @@
 
 use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Decode, Encode};
-use hotstock_engine::checkpoint::LineSerials;
+use hotstock_engine::checkpoint::{LineSerials, Phase};
 use hotstock_engine::command::{ChangeKind, Mode, StockStatus};
-use hotstock_engine::event::OrderRequest;
+use hotstock_engine::event::{LineCounts, OrderAfter, OrderRequest};
 use hotstock_engine::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, WarehouseId};
-use hotstock_engine::outcome::{Levels, Serials};
+use hotstock_engine::outcome::{Levels, OrderStatus, Serials};
 
 use super::{Dec, Enc};
 
@@ -216,4 +216,114 @@ pub(super) fn put_line_serials(e: &mut impl Enc, serials: &LineSerials) -> Resul
 
 pub(super) fn get_line_serials<'a>(d: &mut impl Dec<'a>) -> Result<LineSerials, DecodeError> {
     Ok(LineSerials { line: get(d)?, serials: Serials { from: get(d)?, to: get(d)? } })
+}
+
+pub(super) fn put_bool(e: &mut impl Enc, value: bool) -> Result<(), EncodeError> {
+    put(e, &u8::from(value))
+}
+
+pub(super) fn get_bool<'a>(d: &mut impl Dec<'a>) -> Result<bool, DecodeError> {
+    match get(d)? {
+        0_u8 => Ok(false),
+        1 => Ok(true),
+        other => Err(wrong("yes or no", other)),
+    }
+}
+
+/// A byte whose bits tell which of the counts are not zero, and those: of a line most are.
+#[inline]
+pub(super) fn put_counts(e: &mut impl Enc, counts: &LineCounts) -> Result<(), EncodeError> {
+    let LineCounts { held, confirmed, released, returned, lapsed } = *counts;
+    let counts = [held, confirmed, released, returned, lapsed];
+    let mark = |(bit, count): (usize, &u32)| u8::from(*count > 0) << bit;
+    put(e, &counts.iter().enumerate().map(mark).sum::<u8>())?;
+    counts.iter().filter(|count| **count > 0).try_for_each(|count| put(e, count))
+}
+
+pub(super) fn get_counts<'a>(d: &mut impl Dec<'a>) -> Result<LineCounts, DecodeError> {
+    let marks = get::<u8>(d)?;
+    if marks >= 1 << 5 {
+        return Err(wrong("mark of counts", marks));
+    }
+    let mut counts = [0_u32; 5];
+    for (bit, count) in counts.iter_mut().enumerate() {
+        if marks & 1 << bit != 0 {
+            *count = get(d)?;
+        }
+    }
+    let [held, confirmed, released, returned, lapsed] = counts;
+    Ok(LineCounts { held, confirmed, released, returned, lapsed })
+}
+
+/// Set in the byte of an order's phase and status when the count of requests follows it …
+const HAS_REQUESTS: u8 = 0x40;
+
+/// … and when that of ranges of serial numbers does.
+const HAS_SERIALS: u8 = 0x80;
+
+/// Set when the order still holds units.
+const IS_OPEN: u8 = 0x20;
+
+/// Two bits of phase, three of status, one of the units that it holds, two that tell which counts follow.
+#[inline]
+pub(super) fn put_after(e: &mut impl Enc, after: &OrderAfter) -> Result<(), EncodeError> {
+    let OrderAfter { phase, status, open, requests, serials } = *after;
+    let mark = |count: u32, mark: u8| if count > 0 { mark } else { 0 };
+    let marks = mark(open.into(), IS_OPEN) | mark(requests, HAS_REQUESTS) | mark(serials, HAS_SERIALS);
+    put(e, &(phase_number(phase) | order_status_number(status) << 2 | marks))?;
+    [requests, serials].iter().filter(|count| **count > 0).try_for_each(|count| put(e, count))
+}
+
+pub(super) fn get_after<'a>(d: &mut impl Dec<'a>) -> Result<OrderAfter, DecodeError> {
+    let number = get::<u8>(d)?;
+    let (phase, status) = (phase(number & 3)?, order_status(number >> 2 & 7)?);
+    let requests = if number & HAS_REQUESTS == 0 { 0 } else { get(d)? };
+    let serials = if number & HAS_SERIALS == 0 { 0 } else { get(d)? };
+    Ok(OrderAfter { phase, status, open: number & IS_OPEN != 0, requests, serials })
+}
+
+pub(super) fn phase_number(phase: Phase) -> u8 {
+    match phase {
+        Phase::Open => 0,
+        Phase::Released => 1,
+        Phase::Expired => 2,
+        Phase::Cancelled => 3,
+    }
+}
+
+pub(super) fn phase(number: u8) -> Result<Phase, DecodeError> {
+    match number {
+        0 => Ok(Phase::Open),
+        1 => Ok(Phase::Released),
+        2 => Ok(Phase::Expired),
+        3 => Ok(Phase::Cancelled),
+        other => Err(wrong("phase", other)),
+    }
+}
+
+fn order_status_number(status: OrderStatus) -> u8 {
+    match status {
+        OrderStatus::Reserved => 0,
+        OrderStatus::PartiallyConfirmed => 1,
+        OrderStatus::Confirmed => 2,
+        OrderStatus::Released => 3,
+        OrderStatus::Expired => 4,
+        OrderStatus::Cancelled => 5,
+        OrderStatus::PartiallyReturned => 6,
+        OrderStatus::Returned => 7,
+    }
+}
+
+fn order_status(number: u8) -> Result<OrderStatus, DecodeError> {
+    match number {
+        0 => Ok(OrderStatus::Reserved),
+        1 => Ok(OrderStatus::PartiallyConfirmed),
+        2 => Ok(OrderStatus::Confirmed),
+        3 => Ok(OrderStatus::Released),
+        4 => Ok(OrderStatus::Expired),
+        5 => Ok(OrderStatus::Cancelled),
+        6 => Ok(OrderStatus::PartiallyReturned),
+        7 => Ok(OrderStatus::Returned),
+        other => Err(wrong("status of an order", other)),
+    }
 }

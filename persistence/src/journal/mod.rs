@@ -14,8 +14,12 @@
 //! back little of the disk when keys are deleted. Small databases that are removed whole bound all three.
 //!
 //! A commit packs its events into records ([`record`], [`pack`]), inserts them into the active database, flushes, and
-//! syncs once. [`store`] says what sled 0.34.7 does and does not promise, [`recover`] how a start tells a torn tail from
-//! damage, [`reader`] how followers read.
+//! syncs once. [`store`] says what sled 0.34.7 does and does not promise, [`recover`] how a start tells a torn tail
+//! from damage, [`reader`] how followers read, [`stopped`] how a journal is read that nobody writes.
+//!
+//! Every record carries the *chain hash* before its first event ([`crate::codec::link`]): a hash over all events of
+//! the shard up to there. So the hash at any LSN is found by reading one record, also when everything before it was
+//! trimmed, and a record that does not follow on the one before it is found by whoever reads both.
 
 mod background;
 mod faults;
@@ -24,10 +28,13 @@ mod reader;
 mod record;
 mod recover;
 mod seal;
+mod stopped;
 mod store;
+mod tip;
 mod writer;
 
 pub use faults::{Fault, Faults};
+pub use stopped::{StoppedJournal, events};
 pub use writer::SledJournal;
 
 use std::path::{Path, PathBuf};

@@ -2,11 +2,12 @@
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::event::Event;
-use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::ids::{ChainHash, Lsn, ShardId};
 use hotstock_engine::journal::Group;
 
 use super::record::{self, Header, Key, Kind, MAX_PAYLOAD_BYTES, MAX_RECORD_BYTES};
-use crate::codec::{encode_event, encode_numbers};
+use super::tip::{Tip, encode_tips};
+use crate::codec::{encode_event, link};
 
 /// Bytes of records that go into one batch, that is between two syncs. sled frees a part of its file (8 MiB, see
 /// `SLED_SEGMENT_BYTES`) only when at least that much was written after what replaces it; since it writes up to six
@@ -28,9 +29,9 @@ impl Batch {
     }
 
     /// Puts the base record in front.
-    pub fn put_base(&mut self, next_lsns: &[u64]) {
+    pub fn put_base(&mut self, tips: &[Tip]) {
         let mut record = record::blank();
-        encode_numbers(next_lsns, &mut record);
+        encode_tips(tips, &mut record);
         self.bytes += record.len();
         self.records.insert(0, (Header::base(), record));
     }
@@ -52,8 +53,9 @@ impl Batch {
     }
 }
 
-/// Packs groups into batches: one, unless there is more than [`MAX_BATCH_BYTES`].
-pub(crate) fn pack(groups: &[Group]) -> Vec<Batch> {
+/// Packs groups into batches: one, unless there is more than [`MAX_BATCH_BYTES`]. The groups follow on `tips`, which
+/// go on to what comes after them.
+pub(crate) fn pack(groups: &[Group], tips: &mut [Tip]) -> Vec<Batch> {
     let mut batches = Vec::new();
     // The groups of one shard side by side, in their order, so that their events share records.
     let mut order: Vec<&Group> = groups.iter().filter(|group| !group.events.is_empty()).collect();
@@ -63,10 +65,12 @@ pub(crate) fn pack(groups: &[Group]) -> Vec<Batch> {
         if let Some(done) = packer.take_if(|packer| packer.shard != group.shard) {
             done.close(&mut batches);
         }
-        let packer = packer.get_or_insert_with(|| Packer::new(group.shard));
+        let tip = &mut tips[group.shard.index()];
+        let packer = packer.get_or_insert_with(|| Packer::new(group.shard, tip.chain));
         for (place, event) in group.events.iter().enumerate() {
             packer.add(group.first.plus(place as u64), event, &mut batches);
         }
+        *tip = Tip::after(group.last(), packer.chain);
     }
     if let Some(done) = packer {
         done.close(&mut batches);
@@ -92,29 +96,38 @@ struct Packer {
     first: Lsn,
     count: u16,
     base_time: Timestamp,
+    /// The chain hash before the first event of the record, and after its last.
+    before: ChainHash,
+    chain: ChainHash,
     record: Vec<u8>,
 }
 
 impl Packer {
-    fn new(shard: ShardId) -> Self {
-        Self { shard, first: Lsn::ZERO, count: 0, base_time: Timestamp(0), record: record::blank() }
+    fn new(shard: ShardId, chain: ChainHash) -> Self {
+        let (first, base_time) = (Lsn::ZERO, Timestamp(0));
+        Self { shard, first, count: 0, base_time, before: chain, chain, record: record::blank() }
     }
 
     fn add(&mut self, lsn: Lsn, event: &Event, batches: &mut Vec<Batch>) {
         if self.count == 0 {
             self.first = lsn;
             self.base_time = event.at;
+            self.before = self.chain;
         }
-        let before = self.record.len();
-        encode_event(event, self.base_time, &mut self.record);
+        let start = self.record.len();
+        let body = encode_event(event, self.base_time, &mut self.record);
+        let before = self.chain;
+        self.chain = link(before, lsn, event.at, &self.record[body..]);
         if self.record.len() <= MAX_RECORD_BYTES {
             self.count += 1;
             return;
         }
-        // It did not fit: what was there before goes as it is, and the event, whose bytes stand already, begins the next.
-        let tail = self.record.split_off(before);
+        // It did not fit: what was there before goes as it is, and the event, whose bytes stand already, begins the
+        // next.
+        let tail = self.record.split_off(start);
         self.flush(batches);
         self.first = lsn;
+        self.before = before;
         if tail.len() <= MAX_PAYLOAD_BYTES {
             self.record.extend_from_slice(&tail);
             self.count = 1;
@@ -155,6 +168,7 @@ impl Packer {
             batch: 0,
             batch_records: 0,
             part,
+            chain: self.before,
         }
     }
 

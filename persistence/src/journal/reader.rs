@@ -1,18 +1,21 @@
-//! The reading side of the journal, shared by the writer and any number of followers.
+//! The reading side of the journal, shared by the writer and any number of followers. Every read checks the chain of
+//! hashes, from the event before the first that is asked for on: so whoever reads all events, one call after the
+//! other, has checked all of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use hotstock_engine::event::Event;
-use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::ids::{ChainHash, Lsn, ShardId};
 use hotstock_engine::journal::{Bounds, JournalError, JournalReader};
 
 use super::record::{self, Header, Kind};
-use super::recover::Found;
+use super::recover::{Found, copy_segment};
 use super::store::Store;
+use super::tip::Tip;
 use super::{io_error, segment_dir};
-use crate::codec::{Malformed, decode_event};
+use crate::codec::{Malformed, decode_event, link};
 use crate::files::FileError;
 
 /// Sealed segments that stay open for their readers, besides the one that is written. Followers read in order and near
@@ -24,21 +27,23 @@ pub(super) struct Shared {
     pub dir: PathBuf,
     state: RwLock<State>,
     opened: Mutex<Opened>,
+    /// Of a journal that is only read: where copies of its segments are opened, since opening one writes to it.
+    copies: Option<PathBuf>,
 }
 
 /// Which events are where.
 pub(super) struct State {
     /// Segments that are written no more, oldest first; each begins where the one before it ends.
     pub sealed: VecDeque<Found>,
-    /// The segment that is written.
-    pub active: Active,
-    /// Of every shard, the LSN after the last durable event.
-    pub next: Vec<u64>,
+    /// The segment that is written; none in a journal that is only read.
+    pub active: Option<Active>,
+    /// Where every shard stands after its last durable event.
+    pub tips: Vec<Tip>,
 }
 
 pub(super) struct Active {
     pub number: u64,
-    pub base: Vec<u64>,
+    pub base: Vec<Tip>,
     pub store: Arc<Store>,
 }
 
@@ -51,16 +56,17 @@ struct Opened {
     alive: HashMap<u64, Weak<Store>>,
 }
 
-/// Where the event that is asked for must be: a segment, and the LSN where it ends.
+/// Where the event that is asked for must be: a segment, and where it begins and ends.
 struct Place {
     number: u64,
-    end: u64,
+    base: Tip,
+    end: Tip,
     active: Option<Arc<Store>>,
 }
 
 impl Shared {
-    pub fn new(dir: PathBuf, state: State) -> Self {
-        Self { dir, state: RwLock::new(state), opened: Mutex::default() }
+    pub fn new(dir: PathBuf, state: State, copies: Option<PathBuf>) -> Self {
+        Self { dir, state: RwLock::new(state), opened: Mutex::default(), copies }
     }
 
     // A panic while a lock was held leaves no state half changed, so its mark is ignored.
@@ -79,7 +85,7 @@ impl Shared {
     /// The segment that was written a moment ago is where the followers are.
     pub fn keep_open(&self, number: u64, store: Arc<Store>) {
         let closing = self.opened().put(number, store);
-        drop(closing);
+        self.close(closing);
     }
 
     /// Runs `remove` while nobody opens a segment, and forgets the open database of this one.
@@ -97,14 +103,34 @@ impl Shared {
         if let Some(store) = opened.alive.get(&number).and_then(Weak::upgrade) {
             let closing = opened.put(number, Arc::clone(&store));
             drop(opened);
-            drop(closing);
+            self.close(closing);
             return Ok(store);
         }
-        let store = Arc::new(Store::open(&segment_dir(&self.dir, number))?);
+        let segment = segment_dir(&self.dir, number);
+        let store = match &self.copies {
+            None => Store::open(&segment)?,
+            Some(copies) => {
+                let copy = segment_dir(copies, number);
+                copy_segment(&segment, &copy)?;
+                Store::open(&copy)?
+            }
+        };
+        let store = Arc::new(store);
         let closing = opened.put(number, Arc::clone(&store));
         drop(opened);
-        drop(closing);
+        self.close(closing);
         Ok(store)
+    }
+
+    /// Outside of the lock, since closing takes a while. A copy goes with its database; whoever still reads it has
+    /// the open file.
+    fn close(&self, closing: Option<(u64, Arc<Store>)>) {
+        let Some((number, store)) = closing else { return };
+        drop(store);
+        if let Some(copies) = &self.copies {
+            // What can't be removed now goes with all copies.
+            let _ = std::fs::remove_dir_all(segment_dir(copies, number));
+        }
     }
 
     fn find(&self, shard: ShardId, from: Lsn) -> Result<Option<Place>, JournalError> {
@@ -117,41 +143,95 @@ impl Shared {
             return Ok(None);
         }
         let s = shard.index();
-        if from.0 >= state.active.base[s] {
-            let active = Some(Arc::clone(&state.active.store));
-            return Ok(Some(Place { number: state.active.number, end: state.next[s], active }));
+        if let Some(Active { number, base, store }) =
+            state.active.as_ref().filter(|a| from.0 >= a.base[s].next)
+        {
+            let (base, end, active) = (base[s], state.tips[s], Some(Arc::clone(store)));
+            return Ok(Some(Place { number: *number, base, end, active }));
         }
         // Not below the first and not in the active one: some sealed segment ends beyond it.
-        let place = state.sealed.partition_point(|segment| segment.range.end[s] <= from.0);
-        let segment = &state.sealed[place];
-        Ok(Some(Place { number: segment.number, end: segment.range.end[s], active: None }))
+        let place = state.sealed.partition_point(|segment| segment.range.end[s].next <= from.0);
+        let Found { number, range } = &state.sealed[place];
+        Ok(Some(Place { number: *number, base: range.base[s], end: range.end[s], active: None }))
+    }
+
+    /// Reads events into a run, whose last one is the last that fits.
+    fn run(&self, shard: ShardId, from: Lsn, max: usize) -> Result<Option<Run>, JournalError> {
+        let Some(place) = self.find(shard, from)? else { return Ok(None) };
+        let store = match place.active {
+            Some(store) => store,
+            None => match self.open(place.number) {
+                Ok(store) => store,
+                Err(error) => {
+                    // Trimmed between the two looks? Then that is the answer.
+                    self.find(shard, from)?;
+                    return Err(damaged_or_io(shard, from, error));
+                }
+            },
+        };
+        let mut run = Run::new(shard, from, max, place.base, place.end);
+        let result = store.scan(&record::key(shard, run.next, 0), |key, value| run.take(key, value));
+        // What was read before the damage is good; asked again from there, the damage itself is the answer.
+        match result {
+            Err(Stop::Damaged(what)) if run.events.is_empty() => {
+                Err(JournalError::Damaged { shard, lsn: run.next, what })
+            }
+            Err(Stop::Failed(error)) if run.events.is_empty() => Err(damaged_or_io(shard, run.next, error)),
+            Ok(()) if run.events.is_empty() => {
+                Err(JournalError::Damaged { shard, lsn: from, what: "no record holds it".to_owned() })
+            }
+            // Nothing comes behind it that would tell.
+            _ if run.next.0 == place.end.next && run.chain != Some(place.end.chain) => {
+                Err(JournalError::Damaged {
+                    shard,
+                    lsn: Lsn(place.end.next - 1),
+                    what: BROKEN_CHAIN.to_owned(),
+                })
+            }
+            _ => Ok(Some(run)),
+        }
     }
 }
 
 impl State {
+    /// The segment that is written.
+    ///
+    /// # Panics
+    /// In a journal that is only read, which has no writer that could ask.
+    pub fn written(&self) -> &Active {
+        self.active.as_ref().expect("a journal that is written has an active segment")
+    }
+
+    /// See [`State::written`].
+    pub fn written_mut(&mut self) -> &mut Active {
+        self.active.as_mut().expect("a journal that is written has an active segment")
+    }
+
+    /// Where the first event that is left would follow; `None` of a shard that does not exist.
+    fn base(&self, shard: ShardId) -> Option<Tip> {
+        let oldest = self.sealed.front().map(|segment| &segment.range.base);
+        let oldest = oldest.or_else(|| self.active.as_ref().map(|active| &active.base)).unwrap_or(&self.tips);
+        oldest.get(shard.index()).copied()
+    }
+
     fn bounds(&self, shard: ShardId) -> Bounds {
-        let Some(next) = self.next.get(shard.index()) else {
-            // A shard that does not exist never had an event.
-            return Bounds { first: Lsn(1), last: Lsn::ZERO };
-        };
-        let oldest = self.sealed.front().map_or(&self.active.base, |segment| &segment.range.base);
-        Bounds { first: Lsn(oldest[shard.index()]), last: Lsn(next - 1) }
+        match (self.base(shard), self.tips.get(shard.index())) {
+            (Some(base), Some(tip)) => Bounds { first: Lsn(base.next), last: Lsn(tip.next - 1) },
+            // It never had an event.
+            _ => Bounds { first: Lsn(1), last: Lsn::ZERO },
+        }
     }
 }
 
 impl Opened {
-    /// Puts a store in front; answers the one that has to go, to be dropped without the lock, since closing takes a while.
+    /// Puts a store in front; answers the one that has to go, for [`Shared::close`].
     #[must_use]
-    fn put(&mut self, number: u64, store: Arc<Store>) -> Option<Arc<Store>> {
+    fn put(&mut self, number: u64, store: Arc<Store>) -> Option<(u64, Arc<Store>)> {
         self.recent.retain(|(other, _)| *other != number);
         self.alive.retain(|_, store| store.strong_count() > 0);
         self.alive.insert(number, Arc::downgrade(&store));
         self.recent.push_front((number, store));
-        if self.recent.len() > MAX_OPEN_SEGMENTS {
-            self.recent.pop_back().map(|(_, store)| store)
-        } else {
-            None
-        }
+        if self.recent.len() > MAX_OPEN_SEGMENTS { self.recent.pop_back() } else { None }
     }
 
     #[must_use]
@@ -168,39 +248,30 @@ impl JournalReader for Shared {
     }
 
     fn read(&self, shard: ShardId, from: Lsn, max: usize) -> Result<Vec<(Lsn, Event)>, JournalError> {
-        let Some(place) = self.find(shard, from)? else { return Ok(Vec::new()) };
-        let store = match place.active {
-            Some(store) => store,
-            None => match self.open(place.number) {
-                Ok(store) => store,
-                Err(error) => {
-                    // Trimmed between the two looks? Then that is the answer.
-                    self.find(shard, from)?;
-                    return Err(damaged_or_io(shard, from, error));
-                }
-            },
-        };
-        let mut run =
-            Run { shard, next: from, end: Lsn(place.end), max, events: Vec::new(), cut: Vec::new() };
-        let result = store.scan(&record::key(shard, from, 0), |key, value| run.take(key, value));
-        // What was read before the damage is good; asked again from there, the damage itself is the answer.
-        match result {
-            Err(Stop::Damaged(what)) if run.events.is_empty() => {
-                Err(JournalError::Damaged { shard, lsn: run.next, what })
-            }
-            Err(Stop::Failed(error)) if run.events.is_empty() => Err(damaged_or_io(shard, run.next, error)),
-            Ok(()) if run.events.is_empty() => {
-                Err(JournalError::Damaged { shard, lsn: from, what: "no record holds it".to_owned() })
-            }
-            _ => Ok(run.events),
+        Ok(self.run(shard, from, max)?.map_or_else(Vec::new, |run| run.events))
+    }
+
+    fn chain(&self, shard: ShardId, lsn: Lsn) -> Result<ChainHash, JournalError> {
+        let base = self.state().base(shard).unwrap_or(Tip::START);
+        if lsn.next().0 == base.next {
+            return Ok(base.chain);
         }
+        if lsn.0 < base.next {
+            return Err(JournalError::Trimmed { shard, asked: lsn, first: Lsn(base.next) });
+        }
+        let run = self.run(shard, lsn, 1)?;
+        run.and_then(|run| run.chain).ok_or_else(|| JournalError::Damaged {
+            shard,
+            lsn,
+            what: "no record holds it".to_owned(),
+        })
     }
 
     fn disk_bytes(&self) -> u64 {
         let numbers: Vec<u64> = {
             let state = self.state();
             let sealed = state.sealed.iter().map(|segment| segment.number);
-            sealed.chain([state.active.number]).collect()
+            sealed.chain(state.active.as_ref().map(|active| active.number)).collect()
         };
         // One that was trimmed meanwhile takes nothing.
         numbers.into_iter().map(|number| Store::disk_bytes(&segment_dir(&self.dir, number))).sum()
@@ -229,20 +300,43 @@ impl From<Malformed> for Stop {
     }
 }
 
-/// A run through the records of one shard in one segment.
+/// What is said of events whose chain hash is not that of the record before them.
+pub(super) const BROKEN_CHAIN: &str =
+    "the chain of hashes is broken: what comes after it was not written after it";
+
+/// A run through the records of one shard in one segment. It begins one event early, unless that is where the
+/// segment begins, so that the chain hash before the first event asked for is known.
 struct Run {
     shard: ShardId,
+    /// The first event that is asked for.
+    from: Lsn,
     /// The event that must come next.
     next: Lsn,
     /// Where the segment (or what is durable of it) ends.
     end: Lsn,
     max: usize,
     events: Vec<(Lsn, Event)>,
+    /// The chain hash before `next`; `None` until the first event was seen.
+    chain: Option<ChainHash>,
     /// The parts seen so far of an event that is cut.
     cut: Vec<u8>,
 }
 
 impl Run {
+    fn new(shard: ShardId, from: Lsn, max: usize, base: Tip, end: Tip) -> Self {
+        let begins = from.0 <= base.next;
+        Self {
+            shard,
+            from,
+            next: if begins { from } else { Lsn(from.0 - 1) },
+            end: Lsn(end.next),
+            max: max.max(1),
+            events: Vec::new(),
+            chain: begins.then_some(base.chain),
+            cut: Vec::new(),
+        }
+    }
+
     /// Takes the next record; answers whether to go on.
     fn take(&mut self, key: &[u8], value: &[u8]) -> Result<bool, Stop> {
         if key < &record::key(self.shard, Lsn::ZERO, 0)[..] {
@@ -261,6 +355,9 @@ impl Run {
         if header.first > self.next {
             return Err(Stop::Damaged("no record holds it".to_owned()));
         }
+        if header.first == self.next && self.chain.is_some_and(|known| known != header.chain) {
+            return Err(Stop::Damaged(BROKEN_CHAIN.to_owned()));
+        }
         match header.kind {
             Kind::Events => self.take_events(&header, payload)?,
             Kind::Part => self.take_part(&header, payload)?,
@@ -270,11 +367,13 @@ impl Run {
     }
 
     fn take_events(&mut self, header: &Header, mut payload: &[u8]) -> Result<(), Stop> {
+        let mut chain = header.chain;
         for place in 0..u64::from(header.count) {
             let lsn = header.first.plus(place);
-            let event = decode_event(&mut payload, header.base_time)?;
+            let (event, body) = decode_event(&mut payload, header.base_time)?;
+            chain = link(chain, lsn, event.at, body);
             if lsn == self.next && lsn < self.end && self.events.len() < self.max {
-                self.push(event);
+                self.push(event, chain);
             }
         }
         if payload.is_empty() { Ok(()) } else { Err(Stop::Damaged("bytes behind the last event".to_owned())) }
@@ -290,16 +389,20 @@ impl Run {
         }
         let cut = std::mem::take(&mut self.cut);
         let mut bytes = &cut[..];
-        let event = decode_event(&mut bytes, header.base_time)?;
+        let (event, body) = decode_event(&mut bytes, header.base_time)?;
         if !bytes.is_empty() {
             return Err(Stop::Damaged("bytes behind the event".to_owned()));
         }
-        self.push(event);
+        let chain = link(header.chain, header.first, event.at, body);
+        self.push(event, chain);
         Ok(())
     }
 
-    fn push(&mut self, event: Event) {
-        self.events.push((self.next, event));
+    fn push(&mut self, event: Event, chain: ChainHash) {
+        if self.next >= self.from {
+            self.events.push((self.next, event));
+        }
         self.next = self.next.next();
+        self.chain = Some(chain);
     }
 }

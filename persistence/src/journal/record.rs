@@ -15,7 +15,8 @@
 //!       32      4  batch: the number of the commit within the segment, from 0
 //!       36      4  records of that batch; a batch counts only when all of them are there
 //!       40      2  part: the number of the part, from 0
-//!       42      …  payload
+//!       42      8  chain hash before the first event (0 in a base record)
+//!       50      …  payload
 //! ```
 //!
 //! Numbers are little-endian. The key beside the record, `shard | LSN | part` in big-endian, gives sled's order.
@@ -24,7 +25,7 @@
 //! below `n` was durable: if one of those can't be read, that is damage and not a torn tail.
 
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::ids::{ChainHash, Lsn, ShardId};
 
 use crate::codec::{FORMAT_VERSION, is_read};
 
@@ -32,7 +33,7 @@ use crate::codec::{FORMAT_VERSION, is_read};
 pub(crate) const MAGIC: [u8; 4] = [0xF5, b'H', b'S', b'J'];
 
 /// Bytes before the payload.
-pub(crate) const HEADER_BYTES: usize = 42;
+pub(crate) const HEADER_BYTES: usize = 50;
 
 /// The largest record of events, header included. sled keeps up to 16 values in a leaf and rewrites leaves as they
 /// fill; with values of 16 or 64 KiB the same journal was written at the same speed with twice the memory.
@@ -55,7 +56,7 @@ pub(crate) enum Kind {
     Events,
     /// A part of an event that is larger than a record.
     Part,
-    /// The next LSN of every shard when the segment began; the first record of every segment.
+    /// The next LSN and the chain hash of every shard when the segment began; the first record of every segment.
     Base,
 }
 
@@ -70,6 +71,7 @@ pub(crate) struct Header {
     pub batch: u32,
     pub batch_records: u32,
     pub part: u16,
+    pub chain: ChainHash,
 }
 
 /// The key of a record.
@@ -95,6 +97,7 @@ impl Header {
             batch: 0,
             batch_records: 0,
             part: 0,
+            chain: ChainHash(0),
         }
     }
 
@@ -153,6 +156,7 @@ pub(crate) fn finish(record: &mut [u8], header: &Header) {
     record[32..36].copy_from_slice(&header.batch.to_le_bytes());
     record[36..40].copy_from_slice(&header.batch_records.to_le_bytes());
     record[40..42].copy_from_slice(&header.part.to_le_bytes());
+    record[42..50].copy_from_slice(&header.chain.0.to_le_bytes());
     let crc = crc(record);
     record[CRC_AT..AFTER_CRC].copy_from_slice(&crc.to_le_bytes());
 }
@@ -185,6 +189,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(Header, &[u8]), NotARecord> {
         batch: u32::from_le_bytes(field(record, 32)),
         batch_records: u32::from_le_bytes(field(record, 36)),
         part: u16::from_le_bytes(field(record, 40)),
+        chain: ChainHash(u64::from_le_bytes(field(record, 42))),
     };
     let sound = match kind {
         Kind::Events => header.count > 0 && header.part == 0,
@@ -235,6 +240,7 @@ mod tests {
             batch: 7,
             batch_records: 9,
             part: 0,
+            chain: ChainHash(0xFEED_0000_0000_0005),
         };
         let mut record = blank();
         record.extend_from_slice(b"two events");

@@ -8,8 +8,10 @@
 //! - the last batch that left any trace is not complete: a torn tail; the whole batch is dropped;
 //! - an earlier one is not complete: damage, for its commit was answered before the next began.
 //!
-//! Every segment begins with a base record, the next LSN of every shard. So each segment proves what the ones
-//! before it must hold, and no shard forgets its place when all its events are trimmed.
+//! Every segment begins with a base record, the next LSN and the chain hash of every shard. So each segment proves
+//! what the ones before it must hold, and no shard forgets its place when all its events are trimmed. The chain of
+//! hashes is checked from record to record of a segment that is looked through, and from segment to segment of all;
+//! within sealed ones whoever reads them checks it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,17 +19,19 @@ use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::ids::{ChainHash, Lsn, ShardId};
 use hotstock_engine::journal::JournalError;
 
+use super::reader::BROKEN_CHAIN;
 use super::record::{self, Header, Kind};
 use super::seal::{self, Range};
 use super::store::{SLED_SEGMENT_BYTES, Store};
+use super::tip::{Tip, decode_tips};
 use super::{io_error, segment_dir};
-use crate::codec::decode_numbers;
+use crate::codec::{decode_event, link};
 use crate::files::{At as _, FileError, parent, sync_dir};
 
-const TRASH: &str = "trash-";
+pub(super) const TRASH: &str = "trash-";
 
 /// A segment that holds something.
 #[derive(Debug, Clone)]
@@ -43,12 +47,29 @@ pub(crate) struct Recovered {
     pub segments: Vec<Found>,
     /// No segment that was ever written to has this number or a higher one.
     pub next_number: u64,
+    /// The number of a segment that was made ready and never written to.
+    blank: Option<u64>,
 }
 
 /// Looks through the journal in `dir` and seals every segment that a crash left open.
 pub(crate) fn recover(dir: &Path, shards: u16) -> Result<Recovered, JournalError> {
+    let recovered = look(dir, shards)?;
+    if let Some(number) = recovered.blank {
+        discard(dir, number).map_err(io_error)?;
+    }
+    for Found { number, range } in &recovered.segments {
+        let segment = segment_dir(dir, *number);
+        if seal::read(&segment, shards).map_err(io_error)?.as_ref() != Some(range) {
+            seal::write(&segment, range).map_err(io_error)?;
+        }
+    }
+    Ok(recovered)
+}
+
+/// Looks through the journal in `dir` and leaves it as it is, but for its trash.
+pub(crate) fn look(dir: &Path, shards: u16) -> Result<Recovered, JournalError> {
     empty_trash(dir).map_err(io_error)?;
-    let mut next_number = 1;
+    let (mut next_number, mut blank) = (1, None);
     let mut segments: Vec<Found> = Vec::new();
     let mut before_sealed = true;
     let numbers = numbers(dir).map_err(io_error)?;
@@ -64,11 +85,11 @@ pub(crate) fn recover(dir: &Path, shards: u16) -> Result<Recovered, JournalError
             // Made ready and never written to, which only the last can be: the next one is asked for when the base
             // record of this one is durable.
             if numbers.last() != Some(&number) {
-                let lsn = segments.last().map_or(1, |before| before.range.end[0]);
+                let lsn = segments.last().map_or(1, |before| before.range.end[0].next);
                 let what = format!("segment {number} is blank, though there is one after it");
                 return Err(JournalError::Damaged { shard: ShardId(0), lsn: Lsn(lsn), what });
             }
-            discard(dir, number).map_err(io_error)?;
+            blank = Some(number);
             continue;
         };
         next_number = number + 1;
@@ -78,26 +99,25 @@ pub(crate) fn recover(dir: &Path, shards: u16) -> Result<Recovered, JournalError
         before_sealed = is_sealed;
         segments.push(Found { number, range });
     }
-    for Found { number, range } in &segments {
-        let segment = segment_dir(dir, *number);
-        if seal::read(&segment, shards).map_err(io_error)?.as_ref() != Some(range) {
-            seal::write(&segment, range).map_err(io_error)?;
-        }
-    }
-    Ok(Recovered { segments, next_number })
+    Ok(Recovered { segments, next_number, blank })
 }
 
 /// Checks that a segment goes on where the one before it ends. What an unsealed one holds beyond that are the leftovers
 /// of a torn tail that was dropped before the newer one was begun.
 fn connect(before: &mut Found, sealed: bool, after: &Range, number: u64) -> Result<(), JournalError> {
     for (shard, (end, base)) in (0..).map(ShardId).zip(before.range.end.iter_mut().zip(&after.base)) {
-        if *end < *base {
-            let what = format!("segment {} ends before it, segment {number} begins at {base}", before.number);
-            return Err(JournalError::Damaged { shard, lsn: Lsn(*end), what });
+        if end.next < base.next {
+            let what =
+                format!("segment {} ends before it, segment {number} begins at {}", before.number, base.next);
+            return Err(JournalError::Damaged { shard, lsn: Lsn(end.next), what });
         }
-        if *end > *base && sealed {
+        if end.next > base.next && sealed {
             let what = format!("segments {} and {number} both hold it", before.number);
-            return Err(JournalError::Damaged { shard, lsn: Lsn(*base), what });
+            return Err(JournalError::Damaged { shard, lsn: Lsn(base.next), what });
+        }
+        if end.next == base.next && end.chain != base.chain {
+            let what = format!("{BROKEN_CHAIN} (segments {} and {number})", before.number);
+            return Err(JournalError::Damaged { shard, lsn: Lsn(base.next), what });
         }
         *end = *base;
     }
@@ -162,14 +182,14 @@ struct Traces {
     last_batch: Option<u32>,
     /// The LSN after the last of every shard that has a trace.
     next: BTreeMap<ShardId, Lsn>,
-    base: Option<Vec<u64>>,
+    base: Option<Vec<Tip>>,
 }
 
 impl Traces {
     fn add(&mut self, header: &Header, payload: &[u8], shards: u16) {
         self.last_batch = self.last_batch.max(Some(header.batch));
         if header.kind == Kind::Base {
-            self.base = decode_numbers(payload).ok().filter(|base| base.len() == usize::from(shards));
+            self.base = decode_tips(payload).ok().filter(|base| base.len() == usize::from(shards));
         } else if header.shard.0 < shards {
             let next = self.next.entry(header.shard).or_default();
             *next = header.next_lsn().max(*next);
@@ -181,35 +201,58 @@ impl Traces {
 struct View {
     raw: Traces,
     /// Records in the order of their keys: by shard and LSN.
-    records: Vec<Header>,
+    records: Vec<Seen>,
+    /// The parts seen so far of an event that is cut.
+    cut: Vec<u8>,
     /// Of every batch, by its number: records it must have, and has.
     batches: BTreeMap<u32, (u32, u32)>,
     /// The first record that is not intact.
     broken: Option<String>,
+    /// The first record that is intact and holds something that is no event, with what was found.
+    unreadable: Option<(record::Key, String)>,
+}
+
+/// A record that sled recovered. There may be a million.
+struct Seen {
+    header: Header,
+    /// The chain hash after its last event; `None` when that can't be read. Of parts that are not the last, the one before.
+    after: Option<ChainHash>,
 }
 
 impl View {
     fn new(raw: Traces) -> Self {
-        Self { raw, records: Vec::new(), batches: BTreeMap::new(), broken: None }
+        let (records, cut, batches) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { raw, records, cut, batches, broken: None, unreadable: None }
     }
 
     fn read(&mut self, copy: &Path) -> Result<(), FileError> {
         Store::open(copy)?.scan(&[], |key, value| {
             match record::parse_value(key, value) {
-                Ok((header, _)) => self.add(header),
+                Ok((header, payload)) => self.add(header, payload),
                 Err(what) => self.broken = self.broken.take().or_else(|| Some(what.to_string())),
             }
             Ok(true)
         })
     }
 
-    fn add(&mut self, header: Header) {
+    fn add(&mut self, header: Header, payload: &[u8]) {
         let (must, has) = self.batches.entry(header.batch).or_default();
         *must = header.batch_records;
         *has += 1;
-        if header.kind != Kind::Base {
-            self.records.push(header);
-        }
+        let after = match header.kind {
+            Kind::Base => return,
+            Kind::Events => fold(&header, payload, header.count),
+            Kind::Part => {
+                if header.part == 0 {
+                    self.cut.clear();
+                }
+                self.cut.extend_from_slice(payload);
+                // Where parts are missing this makes no sense, and the gap is found by its own.
+                if header.part + 1 == header.count { fold(&header, &self.cut, 1) } else { Ok(header.chain) }
+            }
+        };
+        let after = after.map_err(|what| self.unreadable.get_or_insert((header.key(), what))).ok();
+        self.records.push(Seen { header, after });
     }
 
     /// The first batch that is not there as a whole.
@@ -238,30 +281,62 @@ impl View {
             return Err(self.damaged(segment, shards, "there is no base record"));
         };
         let mut end = base.clone();
-        self.records.retain(|header| header.batch < torn);
-        for (shard, next) in contiguous(&self.records, &base) {
+        self.records.retain(|seen| seen.header.batch < torn);
+        let nexts: Vec<u64> = base.iter().map(|tip| tip.next).collect();
+        for (shard, next) in contiguous(self.records.iter().map(|seen| &seen.header), &nexts) {
             match next {
-                Ok(next) => end[shard.index()] = next.0,
+                Ok(next) => end[shard.index()] = Tip { next: next.0, ..end[shard.index()] },
                 Err(lsn) => {
                     let what = format!("no record holds it ({})", segment.display());
                     return Err(JournalError::Damaged { shard, lsn, what });
                 }
             }
         }
+        self.follow_chain(&mut end).map_err(|(shard, lsn, what)| {
+            let what = format!("{what} ({})", segment.display());
+            JournalError::Damaged { shard, lsn, what }
+        })?;
         Ok(Some(Range { base, end }))
+    }
+
+    /// Follows the chain of hashes through the records, which lie one behind the other, from the hashes of the base
+    /// record on; answers the first event that is not what was written there.
+    fn follow_chain(&self, tips: &mut [Tip]) -> Result<(), (ShardId, Lsn, String)> {
+        for Seen { header, after } in &self.records {
+            let tip = &mut tips[header.shard.index()];
+            if header.first.0 >= tip.next {
+                // Parts of an event whose commit did not come through.
+                continue;
+            }
+            if header.chain != tip.chain {
+                return Err((header.shard, header.first, BROKEN_CHAIN.to_owned()));
+            }
+            if header.part + 1 == header.count || header.kind == Kind::Events {
+                let what = || match &self.unreadable {
+                    Some((key, what)) if *key == header.key() => what.clone(),
+                    _ => "it can't be read".to_owned(),
+                };
+                tip.chain = after.ok_or_else(|| (header.shard, header.first, what()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Names the first LSN that can't be read. Best where intact records in the raw bytes leave a gap: that is the
     /// damaged one, all after it were only cut off by sled. Else of a shard that has traces beyond what sled recovered.
     fn damaged(&self, segment: &Path, shards: u16, what: &str) -> JournalError {
-        let base = self.raw.base.clone().unwrap_or_else(|| vec![1; usize::from(shards)]);
+        let base: Vec<u64> = match &self.raw.base {
+            Some(base) => base.iter().map(|tip| tip.next).collect(),
+            None => vec![1; usize::from(shards)],
+        };
         let what = format!("{what} ({})", segment.display());
         let intact = intact_records(&Store::file_of(segment));
-        let gap = contiguous(&intact, &base).into_iter().find_map(|(shard, end)| Some((shard, end.err()?)));
+        let gap =
+            contiguous(intact.iter(), &base).into_iter().find_map(|(shard, end)| Some((shard, end.err()?)));
         if let Some((shard, lsn)) = gap {
             return JournalError::Damaged { shard, lsn, what };
         }
-        let ends = contiguous(&self.records, &base);
+        let ends = contiguous(self.records.iter().map(|seen| &seen.header), &base);
         let readable = |shard: &ShardId| match ends.get(shard) {
             Some(Ok(lsn) | Err(lsn)) => *lsn,
             None => Lsn(base.get(shard.index()).copied().unwrap_or(1)),
@@ -271,6 +346,16 @@ impl View {
         let shard = lost.map_or(any, |(shard, _)| *shard);
         JournalError::Damaged { shard, lsn: readable(&shard), what }
     }
+}
+
+/// The chain hash after the events of a record, or why they can't be read.
+fn fold(header: &Header, mut payload: &[u8], count: u16) -> Result<ChainHash, String> {
+    let mut chain = header.chain;
+    for place in 0..u64::from(count) {
+        let (event, body) = decode_event(&mut payload, header.base_time).map_err(|what| what.to_string())?;
+        chain = link(chain, header.first.plus(place), event.at, body);
+    }
+    if payload.is_empty() { Ok(chain) } else { Err("bytes behind the last event".to_owned()) }
 }
 
 /// The intact records of events in the raw bytes of a file, in the order of their keys, each once. Only to name
@@ -290,7 +375,10 @@ fn intact_records(path: &Path) -> Vec<Header> {
 
 /// For every shard with records, sorted by key: the LSN after its last event, or where the first gap is. An event that
 /// is last and lacks parts does not count: the commit that wrote them did not come through.
-fn contiguous(records: &[Header], base: &[u64]) -> BTreeMap<ShardId, Result<Lsn, Lsn>> {
+fn contiguous<'a>(
+    records: impl Iterator<Item = &'a Header>,
+    base: &[u64],
+) -> BTreeMap<ShardId, Result<Lsn, Lsn>> {
     let mut ends: BTreeMap<ShardId, Result<Lsn, Lsn>> = BTreeMap::new();
     // Parts of the event in hand that were seen, and its shard.
     let (mut parts, mut current) = (0, ShardId(0));
@@ -324,6 +412,16 @@ fn numbers(dir: &Path) -> Result<Vec<u64>, FileError> {
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// Copies a sealed segment, so that it can be opened without a change to it.
+pub(crate) fn copy_segment(from: &Path, to: &Path) -> Result<(), FileError> {
+    if to.exists() {
+        fs::remove_dir_all(to).at(to)?;
+    }
+    fs::create_dir_all(to).at(to)?;
+    let (from, to) = (Store::file_of(from), Store::file_of(to));
+    fs::copy(&from, &to).map(drop).at(&from)
 }
 
 /// Takes a segment out of the journal in one step; what is left of it can be deleted at leisure, or at the next start.

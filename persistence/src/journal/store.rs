@@ -7,8 +7,8 @@
 //! - Its log is written in the order of the inserts and recovered up to the first tear. So single inserts in the order
 //!   of the records are as good as a sled batch, whose hash map would shuffle them; our records themselves
 //!   say which belong together. (Small commits are a fifth faster this way.)
-//! - An item above a quarter of sled's segment size goes to a blob file without fsync. Leaves hold 16 values of 4 KiB at
-//!   the most, far below the 2 MiB of an 8 MiB segment.
+//! - An item above a quarter of sled's segment size goes to a blob file without fsync. Leaves hold 16 values of 4
+//!   KiB at the most, far below the 2 MiB of an 8 MiB segment.
 //! - A snapshot that was being written when the process died makes every later open fail: [`Store::open`] removes it.
 //! - Recovery overwrites what it thinks is not needed any more, trusting that what replaced it is on the medium:
 //!   [`Store::open`] syncs the file first.
@@ -33,7 +33,8 @@ pub(crate) const SLED_SEGMENT_BYTES: usize = 8 << 20;
 /// Pages that sled keeps in memory per open segment; sequential readers need a few leaves.
 const SLED_CACHE_BYTES: u64 = 8 << 20;
 
-/// sled's own threads hold the file for a moment after a database was dropped, so opening it again is tried this often …
+/// sled's own threads hold the file for a moment after a database was dropped, so opening it again is tried this
+/// often …
 const OPEN_TRIES: u32 = 500;
 
 /// … with this pause: five seconds, after which somebody else really has it.

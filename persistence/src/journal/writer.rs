@@ -1,11 +1,11 @@
 //! The writing side of the journal.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
-use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::ids::{ChainHash, Lsn, ShardId};
 use hotstock_engine::journal::{Group, Journal, JournalError, JournalReader};
 
 use super::background::{Background, Fresh, Job};
@@ -15,8 +15,9 @@ use super::reader::{Active, Shared, State};
 use super::recover::{Found, Recovered, discard, recover, to_trash};
 use super::seal::{self, Range};
 use super::store::Store;
+use super::tip::Tip;
 use super::{JournalOptions, io_error, segment_dir};
-use crate::files::{FileError, create_dir, sync_dir};
+use crate::files::{At as _, FileError, create_dir, parent, sync_dir};
 
 /// The journal of one data directory. Dropping it closes it cleanly; a process that dies instead loses nothing but the
 /// seal of the last segment, which the next start makes up for.
@@ -28,8 +29,8 @@ pub struct SledJournal {
     /// Bytes of records in the active segment, and the number of its next batch. Batch 0 begins with the base record.
     written: u64,
     batch: u32,
-    /// The LSN that must come next, per shard.
-    next: Vec<u64>,
+    /// Where each shard stands.
+    tips: Vec<Tip>,
     /// Why nothing is written any more.
     poison: Option<String>,
     /// The lock of the data directory, so that it is held as long as something may be written.
@@ -37,27 +38,46 @@ pub struct SledJournal {
 }
 
 impl SledJournal {
-    /// Opens the journal in the directory `dir`, which is created when it is not there. Writing begins in a new segment;
-    /// what earlier runs wrote is never appended to.
+    /// Opens the journal in the directory `dir`, which is created when it is not there. Writing begins in a new
+    /// segment; what earlier runs wrote is never appended to.
     ///
     /// # Errors
     /// [`JournalError::Damaged`] when events that were durable can't be read, [`JournalError::Io`].
     pub fn open(dir: &Path, shards: u16, options: JournalOptions) -> Result<Self, JournalError> {
+        Self::open_at(dir, &vec![Tip::START; usize::from(shards)], options)
+    }
+
+    /// Makes a journal that goes on behind events that it does not have: of every shard the last of them and the
+    /// chain hash after it. It is there for good when this returns.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`], also when `dir` is there already.
+    pub(crate) fn create_behind(dir: &Path, bases: &[(Lsn, ChainHash)]) -> Result<(), JournalError> {
+        fs::create_dir(dir).at(dir).map_err(io_error)?;
+        sync_dir(&parent(dir)).map_err(io_error)?;
+        let tips: Vec<Tip> = bases.iter().map(|(lsn, chain)| Tip::after(*lsn, *chain)).collect();
+        // The base record of its first segment holds them.
+        let options = JournalOptions { zeros: 0, ..JournalOptions::default() };
+        Self::open_at(dir, &tips, options).map(drop)
+    }
+
+    /// `start`: where the shards of a new journal stand.
+    fn open_at(dir: &Path, start: &[Tip], options: JournalOptions) -> Result<Self, JournalError> {
         create_dir(dir).map_err(io_error)?;
-        let Recovered { segments, next_number } = recover(dir, shards)?;
-        let next =
-            segments.last().map_or_else(|| vec![1; usize::from(shards)], |last| last.range.end.clone());
+        let shards = u16::try_from(start.len()).expect("at most MAX_SHARDS");
+        let Recovered { segments, next_number, .. } = recover(dir, shards)?;
+        let tips = segments.last().map_or_else(|| start.to_vec(), |last| last.range.end.clone());
         let store = Store::create(&segment_dir(dir, next_number), options.zeros).map_err(io_error)?;
-        let active = Active { number: next_number, base: next.clone(), store: Arc::new(store) };
-        let state = State { sealed: VecDeque::from(segments), active, next: next.clone() };
+        let active = Active { number: next_number, base: tips.clone(), store: Arc::new(store) };
+        let state = State { sealed: VecDeque::from(segments), active: Some(active), tips: tips.clone() };
         let mut journal = Self {
-            shared: Arc::new(Shared::new(dir.to_owned(), state)),
+            shared: Arc::new(Shared::new(dir.to_owned(), state, None)),
             background: Background::start(dir.to_owned(), options.zeros).map_err(io_error)?,
             options,
             faults: Faults::default(),
             written: 0,
             batch: 0,
-            next,
+            tips,
             poison: None,
             lock: None,
         };
@@ -86,9 +106,9 @@ impl SledJournal {
         empty.iter().try_for_each(|segment| discard(&self.shared.dir, segment.number))
     }
 
-    /// Refuses groups that don't follow the last event of their shard; answers the LSNs that come after them.
-    fn check_order(&self, groups: &[Group]) -> Result<Vec<u64>, JournalError> {
-        let mut next = self.next.clone();
+    /// Refuses groups that don't follow the last event of their shard; answers whether there is any event.
+    fn check_order(&self, groups: &[Group]) -> Result<bool, JournalError> {
+        let mut next: Vec<u64> = self.tips.iter().map(|tip| tip.next).collect();
         for Group { shard, first, events } in groups {
             // Nothing can follow in a shard that does not exist.
             let expected = next.get_mut(shard.index());
@@ -100,20 +120,23 @@ impl SledJournal {
                 }
             }
         }
-        Ok(next)
+        Ok(groups.iter().any(|group| !group.events.is_empty()))
     }
 
-    fn write_all(&mut self, groups: &[Group]) -> Result<(), FileError> {
+    /// Answers where the shards stand after it.
+    fn write_all(&mut self, groups: &[Group]) -> Result<Vec<Tip>, FileError> {
         self.change_segment_if_full()?;
-        pack(groups).into_iter().try_for_each(|batch| self.write(batch))
+        let mut tips = self.tips.clone();
+        pack(groups, &mut tips).into_iter().try_for_each(|batch| self.write(batch))?;
+        Ok(tips)
     }
 
     /// Writes one batch and syncs it.
     fn write(&mut self, mut batch: Batch) -> Result<(), FileError> {
         if self.batch == 0 {
-            batch.put_base(&self.next);
+            batch.put_base(&self.tips);
         }
-        let store = Arc::clone(&self.shared.state().active.store);
+        let store = Arc::clone(&self.shared.state().written().store);
         self.faults.check(Fault::Write, store.path())?;
         self.written += batch.bytes() as u64;
         for (key, record) in batch.into_records(self.batch) {
@@ -125,7 +148,7 @@ impl SledJournal {
         store.sync()?;
         if self.batch == 1 {
             // Not before the base record is durable: a start takes a blank segment for damage unless it is the last.
-            self.background.submit(Job::Prepare(self.shared.state().active.number + 1));
+            self.background.submit(Job::Prepare(self.shared.state().written().number + 1));
         }
         Ok(())
     }
@@ -146,16 +169,16 @@ impl SledJournal {
                 if let Some(Err(error)) = failed {
                     tracing::warn!(%error, "the next journal segment was not made ready in advance");
                 }
-                let number = self.shared.state().active.number + 1;
+                let number = self.shared.state().written().number + 1;
                 let store = Store::create(&segment_dir(&self.shared.dir, number), self.options.zeros)?;
                 Fresh { number, store }
             }
         };
         let (old, range) = {
             let mut state = self.shared.state_mut();
-            let active = Active { number, base: self.next.clone(), store: Arc::new(store) };
-            let old = std::mem::replace(&mut state.active, active);
-            let range = Range { base: old.base.clone(), end: self.next.clone() };
+            let active = Active { number, base: self.tips.clone(), store: Arc::new(store) };
+            let old = std::mem::replace(state.written_mut(), active);
+            let range = Range { base: old.base.clone(), end: self.tips.clone() };
             state.sealed.push_back(Found { number: old.number, range: range.clone() });
             (old, range)
         };
@@ -167,14 +190,14 @@ impl SledJournal {
     }
 
     fn trim_below(&self, marks: &[(ShardId, Lsn)]) -> Result<(), FileError> {
-        let mut mark = vec![0; self.next.len()];
+        let mut mark = vec![0; self.tips.len()];
         for (shard, lsn) in marks {
             if let Some(mark) = mark.get_mut(shard.index()) {
                 *mark = lsn.0;
             }
         }
         let gone = |Range { base, end }: &Range| {
-            (0..mark.len()).all(|shard| base[shard] == end[shard] || end[shard] <= mark[shard])
+            (0..mark.len()).all(|shard| base[shard] == end[shard] || end[shard].next <= mark[shard])
         };
         let mut trash = Vec::new();
         // From the oldest on, so that what is left has no hole.
@@ -208,8 +231,9 @@ impl SledJournal {
             return Ok(());
         }
         let state = self.shared.state();
-        let range = Range { base: state.active.base.clone(), end: state.next.clone() };
-        seal::write(&segment_dir(&self.shared.dir, state.active.number), &range)
+        let active = state.written();
+        let range = Range { base: active.base.clone(), end: state.tips.clone() };
+        seal::write(&segment_dir(&self.shared.dir, active.number), &range)
     }
 }
 
@@ -218,17 +242,20 @@ impl Journal for SledJournal {
         if let Some(why) = &self.poison {
             return Err(JournalError::Poisoned(why.clone()));
         }
-        let next = self.check_order(groups)?;
-        if next == self.next {
+        if !self.check_order(groups)? {
             return Ok(());
         }
-        if let Err(error) = self.write_all(groups) {
-            self.poison = Some(error.to_string());
-            return Err(io_error(error));
+        match self.write_all(groups) {
+            Ok(tips) => {
+                self.shared.state_mut().tips.clone_from(&tips);
+                self.tips = tips;
+                Ok(())
+            }
+            Err(error) => {
+                self.poison = Some(error.to_string());
+                Err(io_error(error))
+            }
         }
-        self.shared.state_mut().next.clone_from(&next);
-        self.next = next;
-        Ok(())
     }
 
     fn trim(&mut self, marks: &[(ShardId, Lsn)]) -> Result<(), JournalError> {

@@ -1,13 +1,14 @@
 //! What both databases are asked and how they answer: arguments, rows, transactions, and the few words in which they differ.
 
 use async_trait::async_trait;
-use sqlx::Row as _;
+use smol_str::SmolStr;
+use sqlx::{Row as _, ValueRef as _};
 use sqlx::mysql::MySqlRow;
 use sqlx::sqlite::SqliteRow;
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{
-    BuyerId, InvalidId, Lsn, OrderNo, Reason, RequestId, ServerId, ShardId, SkuId, TraceId, WarehouseId,
+    BuyerId, Epoch, InvalidId, Lsn, OrderNo, Reason, RequestId, ServerId, ShardId, SkuId, TraceId, WarehouseId,
 };
 use hotstock_engine::store::StoreError;
 
@@ -29,7 +30,7 @@ pub(super) enum Access {
 pub(super) enum Arg {
     Null,
     Int(i64),
-    Text(String),
+    Text(SmolStr),
     Bytes(Vec<u8>),
 }
 
@@ -37,7 +38,7 @@ macro_rules! arg_of_text {
     ($($id:ty),+) => {$(
         impl From<&$id> for Arg {
             fn from(id: &$id) -> Self {
-                Self::Text(id.as_str().to_owned())
+                Self::Text(SmolStr::new(id.as_str()))
             }
         }
     )+};
@@ -53,7 +54,7 @@ arg_of_text!(SkuId, OrderNo, RequestId, BuyerId, Reason);
 
 impl From<&str> for Arg {
     fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
+        Self::Text(SmolStr::new(text))
     }
 }
 
@@ -101,15 +102,33 @@ impl From<Lsn> for Arg {
     }
 }
 
+impl From<Epoch> for Arg {
+    fn from(epoch: Epoch) -> Self {
+        Self::from(epoch.0)
+    }
+}
+
 impl From<ServerId> for Arg {
     fn from(id: ServerId) -> Self {
-        Self::Text(id.to_string())
+        Self::Text(id.to_string().into())
     }
 }
 
 impl From<TraceId> for Arg {
     fn from(id: TraceId) -> Self {
-        Self::Text(id.to_string())
+        Self::Text(id.to_string().into())
+    }
+}
+
+impl Arg {
+    /// Its bytes on the way to the database, give or take a few.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Null => 1,
+            Self::Int(_) => 8,
+            Self::Text(text) => 4 + text.len(),
+            Self::Bytes(bytes) => 8 + bytes.len(),
+        }
     }
 }
 
@@ -142,6 +161,20 @@ impl Fields<'_> {
     fn step(&mut self) -> usize {
         self.next += 1;
         self.next - 1
+    }
+
+    /// Whether the next column is NULL; it is still to be read.
+    pub fn is_null(&self) -> Result<bool, StoreError> {
+        let raw = match self.row {
+            Row::Sqlite(row) => row.try_get_raw(self.next).map(|value| value.is_null()),
+            Row::MySql(row) => row.try_get_raw(self.next).map(|value| value.is_null()),
+        };
+        raw.map_err(broken)
+    }
+
+    /// Leaves out columns.
+    pub fn skip(&mut self, columns: usize) {
+        self.next += columns;
     }
 
     pub fn int_or_null(&mut self) -> Result<Option<i64>, StoreError> {
@@ -233,6 +266,14 @@ impl Fields<'_> {
         id.transpose().map_err(broken)
     }
 
+    pub fn epoch(&mut self) -> Result<Epoch, StoreError> {
+        self.count().map(Epoch)
+    }
+
+    pub fn shard(&mut self) -> Result<ShardId, StoreError> {
+        self.small().map(ShardId)
+    }
+
     pub fn shard_or_null(&mut self) -> Result<Option<ShardId>, StoreError> {
         let shard = self.int_or_null()?.map(|value| u16::try_from(value).map(ShardId));
         shard.transpose().map_err(broken)
@@ -250,11 +291,14 @@ pub(super) trait Tx: Send {
     /// Which database.
     fn dialect(&self) -> Dialect;
 
+    /// The largest statement that the database takes, in bytes.
+    fn largest_statement(&self) -> usize;
+
     /// Asks for rows.
-    async fn rows(&mut self, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, SqlError>;
+    async fn rows(&mut self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, SqlError>;
 
     /// Changes rows and tells how many fitted the condition.
-    async fn execute(&mut self, sql: &str, args: Vec<Arg>) -> Result<u64, SqlError>;
+    async fn execute(&mut self, sql: &str, args: &[Arg]) -> Result<u64, SqlError>;
 
     /// Makes it last.
     async fn commit(self: Box<Self>) -> Result<(), SqlError>;
@@ -271,6 +315,12 @@ pub(super) trait Backend: Send + Sync + 'static {
 
     /// Creates or changes the tables, unless they are right. Any number of servers may do so at once.
     async fn migrate(&self) -> Result<(), StoreError>;
+
+    /// Gets the lock that only the owner of the store has and that dies with its process or connection, unless it has it. Whether it has it.
+    async fn hold(&self) -> Result<bool, StoreError>;
+
+    /// Lets go of that lock.
+    async fn let_go(&self);
 
     /// Closes all connections; none is opened any more.
     async fn close(&self);
@@ -293,11 +343,34 @@ impl Dialect {
         }
     }
 
-    /// Likewise, but rows that another transaction holds are left out.
-    pub fn for_update_skip_locked(self) -> &'static str {
+    /// Likewise, but others may do the same at the same time.
+    pub fn for_share(self) -> &'static str {
         match self {
             Self::Sqlite => "",
-            Self::MySql => " FOR UPDATE SKIP LOCKED",
+            Self::MySql => " LOCK IN SHARE MODE",
+        }
+    }
+
+    /// The words before, between and after the values of an update of many rows, and the words around the values of one row.
+    pub fn update(self, update: &Update) -> UpdateWords {
+        let Update { table, keys, sets, values } = *update;
+        let on = |key: &&str| format!("{table}.{key} = v.n_{key}");
+        let fits = keys.iter().map(on).collect::<Vec<_>>().join(" AND ");
+        let sets = sets.join(", ");
+        let names = || values.iter().map(|value| format!("n_{value}"));
+        match self {
+            Self::Sqlite => UpdateWords {
+                head: format!("WITH v({}) AS (VALUES ", names().collect::<Vec<_>>().join(", ")),
+                first: format!("({})", vec!["?"; values.len()].join(", ")),
+                row: format!(", ({})", vec!["?"; values.len()].join(", ")),
+                tail: format!(") UPDATE {table} SET {sets} FROM v WHERE {fits}"),
+            },
+            Self::MySql => UpdateWords {
+                head: format!("UPDATE {table} JOIN ("),
+                first: format!("SELECT {}", names().map(|name| format!("? AS {name}")).collect::<Vec<_>>().join(", ")),
+                row: format!(" UNION ALL SELECT {}", vec!["?"; values.len()].join(", ")),
+                tail: format!(") v ON {fits} SET {sets}"),
+            },
         }
     }
 
@@ -306,6 +379,14 @@ impl Dialect {
         match self {
             Self::Sqlite => format!("substr({column}, 1, instr({column} || char(31), char(31)) - 1)"),
             Self::MySql => format!("SUBSTRING_INDEX({column}, CHAR(31), 1)"),
+        }
+    }
+
+    /// The time by the database's clock, in milliseconds, as an expression.
+    pub fn now(self) -> &'static str {
+        match self {
+            Self::Sqlite => "CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
+            Self::MySql => "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
         }
     }
 
@@ -345,6 +426,28 @@ pub(super) struct Table {
     pub columns: &'static [&'static str],
     /// How many of them are the primary key.
     pub keys: usize,
+}
+
+/// Changes many rows, each by values of its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Update {
+    pub table: &'static str,
+    /// Columns that a row is found by; all of them must be as its values say.
+    pub keys: &'static [&'static str],
+    /// Assignments; the values of a row are columns of `v`, named `n_` and the name in `values`.
+    pub sets: &'static [&'static str],
+    /// The names of the values, in their order.
+    pub values: &'static [&'static str],
+}
+
+/// See [`Dialect::update`].
+pub(super) struct UpdateWords {
+    pub head: String,
+    /// Of the first row.
+    pub first: String,
+    /// Of each other row.
+    pub row: String,
+    pub tail: String,
 }
 
 /// What becomes of a row that exists when it is inserted.

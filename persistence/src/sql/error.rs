@@ -9,6 +9,11 @@ pub(super) enum SqlError {
     Retry(String),
     /// A row with this key exists. To be started again too: whoever wrote it will be seen then.
     Duplicate(String),
+    /// The statement is too large for the server, or a value in it does not fit its column. Nothing of the statement was done, and the
+    /// transaction goes on.
+    Refused(String),
+    /// Likewise, but the connection went with it: to be started again with smaller statements.
+    TooLarge(String),
     /// Nothing to be gained by trying again.
     Store(StoreError),
 }
@@ -24,6 +29,7 @@ impl SqlError {
     pub fn used_up(self) -> StoreError {
         match self {
             Self::Retry(problem) => StoreError::Busy(problem),
+            Self::Refused(problem) | Self::TooLarge(problem) => StoreError::Inconsistent(problem),
             Self::Duplicate(problem) => StoreError::Inconsistent(format!("again and again: {problem}")),
             Self::Store(error) => error,
         }
@@ -43,6 +49,10 @@ pub(super) enum Fault {
     Duplicate(String),
     /// The database has no room, is read only, or shuts down: it can't do it now.
     Unable(String),
+    /// The statement is too large, or a value does not fit.
+    Refused(String),
+    /// It is too large, and the server hung up.
+    TooLarge(String),
     /// The statement or the data is wrong.
     Wrong(String),
 }
@@ -51,7 +61,7 @@ impl Fault {
     /// Whether the connection can be used no longer.
     pub fn breaks(&self) -> bool {
         // One that was able once and is not any more may be of a server that others took the place of.
-        matches!(self, Self::Lost(_) | Self::TimedOut(_) | Self::Unable(_))
+        matches!(self, Self::Lost(_) | Self::TimedOut(_) | Self::Unable(_) | Self::TooLarge(_))
     }
 
     /// In words.
@@ -62,6 +72,8 @@ impl Fault {
             | Self::Conflict(text)
             | Self::Duplicate(text)
             | Self::Unable(text)
+            | Self::Refused(text)
+            | Self::TooLarge(text)
             | Self::Wrong(text) => text,
         }
     }
@@ -72,6 +84,8 @@ impl From<Fault> for SqlError {
         match fault {
             Fault::Conflict(text) => Self::Retry(text),
             Fault::Duplicate(text) => Self::Duplicate(text),
+            Fault::Refused(text) => Self::Refused(text),
+            Fault::TooLarge(text) => Self::TooLarge(text),
             Fault::Lost(text) | Fault::TimedOut(text) | Fault::Unable(text) => {
                 Self::Store(StoreError::Unavailable(text))
             }

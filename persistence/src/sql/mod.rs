@@ -5,48 +5,38 @@
 //! - `migrations/`: the tables, once for each database. [`schema`]: how they get there.
 //! - [`dialect`]: arguments, rows, transactions, and the words in which the databases differ. [`sqlite`], [`mysql`]: the databases.
 //!   [`session`]: connections with bounded waits. [`error`]: what can go wrong.
-//! - [`statements`]: over many rows or keys. [`rows`]: stocks, orders and requests as rows and back.
-//! - [`desk`]: a small [`State`](hotstock_engine::state::State) of the rows of one transaction, and what it changed, written back.
-//! - [`cold`]: commands. [`sweep`]: what is due. [`place`]: SKUs go to shards. [`pages`], [`list`]: reads. [`flush`]: what shards logged
-//!   comes in.
-//! - [`recover`]: a server takes over what a lost one owned.
-//!   [`history`]: the stock journal. [`books`]: counting and repair.
+//! - [`statements`]: over many rows or keys. [`rows`]: stocks, orders, requests and journal entries as rows and back.
+//! - [`owner`]: who may write. [`flush`]: events come in. [`load`]: what is to be decided on goes out.
+//! - [`reads`]: lists and pages. [`prune`]: what is old goes. [`audit`]: counting and repair.
 //! - `SqlStore` (here): connects when it is first needed, runs a piece of work in a transaction, again when others were in the way.
 //!
 //! No statement says `SELECT DISTINCT`: MariaDB 10.11 answers wrong rows when such a prepared statement is executed again (rows that
 //! its condition excludes). `GROUP BY` does the same and is right.
 //!
-//! A transaction locks in one order: order rows, then stock rows by key, then requests. So deadlocks are rare; where one
-//! comes, the transaction starts again.
+//! A transaction locks in one order: the row of the server, the watermark, order rows, then stock rows by key. So deadlocks are rare;
+//! where one comes, the transaction starts again.
 
-mod books;
-mod cold;
-mod desk;
+mod audit;
 mod dialect;
 mod error;
 mod flush;
-mod history;
-mod list;
+mod load;
 mod mysql;
-mod pages;
-mod place;
-mod recover;
+mod owner;
+mod prune;
+mod reads;
 mod rows;
 mod schema;
 mod session;
 mod sqlite;
 mod statements;
 mod store;
-mod sweep;
-
-pub use recover::Holding;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex as StdMutex, OnceLock};
+use std::time::{Duration, Instant};
 
-use hotstock_engine::ids::ServerId;
 use hotstock_engine::store::StoreError;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
@@ -54,7 +44,7 @@ use tokio::time::{sleep, timeout};
 use crate::limits::{
     DEFAULT_CONNECTIONS, DEFAULT_SQL_TIMEOUT, FIRST_BACKOFF, MAX_BACKOFF, MAX_TRIES, RECONNECT_PAUSE,
 };
-use dialect::{Access, Arg, Backend, Existing, Table, Tx};
+use dialect::{Access, Backend, Existing, Table, Tx};
 use error::{SqlError, broken};
 
 /// How the store is reached.
@@ -90,17 +80,12 @@ impl fmt::Debug for SqlOptions {
     }
 }
 
-/// The id of a command that is no server: it owns nothing and is in no list.
-pub const NO_SERVER: ServerId = ServerId(0);
-
 /// Asked once with the id of the store, before anything else is done with it: whether this store is the one that belongs here.
 pub type IdentityCheck = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// The SQL store.
 pub struct SqlStore {
     backend: Box<dyn Backend>,
-    server: ServerId,
-    shards: u16,
     check: Option<IdentityCheck>,
     /// The id of the store, once it was reached and its tables are right.
     store_id: OnceLock<String>,
@@ -109,6 +94,8 @@ pub struct SqlStore {
     acquire_timeout: Duration,
     /// How long a transaction that others are in the way of is tried again.
     patience: Duration,
+    /// Where the pruning of the stock journal goes on.
+    prune_from: StdMutex<Option<rows::StockKey>>,
 }
 
 /// What became of the last try to reach the store for the first time.
@@ -136,12 +123,12 @@ trait Work: Sync {
 }
 
 impl SqlStore {
-    /// A store at an address. Nothing is reached yet: a database that is down makes calls fail until it is there. With
-    /// [`NO_SERVER`] it is for a command that is no server.
+    /// A store at an address: `sqlite:PATH`, `sqlite::memory:` (for tests: it goes with this value) or
+    /// `mysql://user:password@host:port/database`. Nothing is reached yet: a database that is down makes calls fail until it is there.
     ///
     /// # Errors
     /// [`StoreError::Inconsistent`] when the address can't be one.
-    pub fn open(options: &SqlOptions, server: ServerId, shards: u16) -> Result<Self, StoreError> {
+    pub fn open(options: &SqlOptions) -> Result<Self, StoreError> {
         let backend: Box<dyn Backend> = match options.url.split_once(':').map(|(scheme, _)| scheme) {
             Some("sqlite") => Box::new(sqlite::Sqlite::new(options)?),
             Some("mysql" | "mariadb") => Box::new(mysql::MySql::new(options)?),
@@ -149,7 +136,8 @@ impl SqlStore {
         };
         let (store_id, first) = (OnceLock::new(), Mutex::default());
         let (acquire_timeout, patience) = (options.acquire_timeout, options.statement_timeout);
-        Ok(Self { backend, server, shards, check: None, store_id, first, acquire_timeout, patience })
+        let prune_from = StdMutex::default();
+        Ok(Self { backend, check: None, store_id, first, acquire_timeout, patience, prune_from })
     }
 
     /// Has the id of the store checked before anything else is done with it.
@@ -162,8 +150,8 @@ impl SqlStore {
     /// Creates or changes the tables, unless they are right, and gives the id of the store. Done before the first use anyway.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when it can't be reached; [`StoreError::Inconsistent`] when its tables are of a later version, or
-    /// it is not the store that belongs here.
+    /// [`StoreError::Unavailable`] when it can't be reached; [`StoreError::Foreign`] when its tables are of another version or another
+    /// program, or it is not the store that belongs here.
     pub async fn migrate(&self) -> Result<&str, StoreError> {
         if let Some(store_id) = self.store_id.get() {
             return Ok(store_id);
@@ -204,11 +192,7 @@ impl SqlStore {
         let fresh = format!("{:032x}", u128::from_be_bytes(id));
         let store_id = self.in_transaction(&Identify { fresh }).await?;
         if let Some(check) = &self.check {
-            check(&store_id).map_err(StoreError::Inconsistent)?;
-        }
-        // A command that is no server has no id of its own and owns nothing.
-        if self.server != NO_SERVER {
-            self.in_transaction(&SignOn { server: self.server, shards: self.shards }).await?;
+            check(&store_id).map_err(StoreError::Foreign)?;
         }
         Ok(store_id)
     }
@@ -225,6 +209,9 @@ impl SqlStore {
             let error = match self.once(work).await {
                 Ok(done) => return Ok(done),
                 Err(SqlError::Store(error)) => return Err(error),
+                // The statements are smaller now, and soon a row that is too large by itself is known as such.
+                Err(SqlError::TooLarge(_)) if since.elapsed() < self.patience => continue,
+                Err(error @ SqlError::Refused(_)) => return Err(error.used_up()),
                 Err(error) => error,
             };
             tries += 1;
@@ -266,34 +253,13 @@ impl Work for Identify {
     async fn run(&self, tx: &mut dyn Tx) -> Result<String, SqlError> {
         const META: Table = Table { name: "meta", columns: &["name", "value"], keys: 1 };
         let read = "SELECT value FROM meta WHERE name = ?";
-        let known = tx.rows(read, vec!["store_id".into()]).await?;
+        let known = tx.rows(read, &["store_id".into()]).await?;
         if known.is_empty() {
             let row = vec!["store_id".into(), self.fresh.as_str().into()];
-            statements::write(tx, &META, Existing::Kept, vec![row]).await?;
+            statements::insert(tx, &META, Existing::Kept, vec![row]).await?;
         }
-        let known = tx.rows(read, vec!["store_id".into()]).await?;
+        let known = tx.rows(read, &["store_id".into()]).await?;
         let row = known.first().ok_or_else(|| broken("it has no id"))?;
         Ok(row.fields().text()?.to_owned())
-    }
-}
-
-/// Notes that a server uses the store.
-struct SignOn {
-    server: ServerId,
-    shards: u16,
-}
-
-impl Work for SignOn {
-    type Done = ();
-
-    const ACCESS: Access = Access::Write;
-
-    async fn run(&self, tx: &mut dyn Tx) -> Result<(), SqlError> {
-        const SERVERS: Table =
-            Table { name: "servers", columns: &["server_id", "shards", "seen_at"], keys: 1 };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let row = vec![self.server.into(), self.shards.into(), Arg::Int(i64::try_from(now).unwrap_or(0))];
-        statements::write(tx, &SERVERS, Existing::Replaced, vec![row]).await?;
-        Ok(())
     }
 }

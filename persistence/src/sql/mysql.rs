@@ -2,11 +2,14 @@
 
 use std::str::FromStr as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::error::DatabaseError;
 use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlConnection, MySqlDatabaseError};
 use sqlx::{Arguments as _, AssertSqlSafe, ConnectOptions as _, Connection as _};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use hotstock_engine::store::StoreError;
@@ -16,17 +19,22 @@ use super::dialect::{Access, Arg, Backend, Dialect, Row, Tx};
 use super::error::{Fault, SqlError, broken};
 use super::schema;
 use super::session::{Driver, Pool};
-use crate::limits::{MAX_WAITING_PER_CONNECTION, MIGRATE_TIMEOUT, STATEMENTS_PER_CONNECTION};
+use crate::limits::{MAX_BYTES_PER_STATEMENT, MAX_WAITING_PER_CONNECTION, MIGRATE_TIMEOUT, STATEMENTS_PER_CONNECTION};
 
 /// A MySQL or MariaDB server.
 pub(super) struct MySql {
     pool: Arc<Pool<Connect>>,
+    /// The connection that has the owner's lock. It does nothing else, and the lock dies with it.
+    owner: Mutex<Option<MySqlConnection>>,
+    statement_timeout: Duration,
 }
 
 struct Connect {
     options: MySqlConnectOptions,
     /// What every connection is told first.
     setup: String,
+    /// The largest statement that the server takes, as it said or as it turned out.
+    largest: AtomicUsize,
 }
 
 impl MySql {
@@ -50,10 +58,10 @@ impl MySql {
         );
         let connections = options.connections.max(1);
         let waiting = connections * MAX_WAITING_PER_CONNECTION;
-        let connect = Connect { options: connect, setup };
+        let connect = Connect { options: connect, setup, largest: AtomicUsize::new(MAX_BYTES_PER_STATEMENT) };
         let pool =
             Pool::new(connect, connections, waiting, options.acquire_timeout, options.statement_timeout);
-        Ok(Self { pool })
+        Ok(Self { pool, owner: Mutex::default(), statement_timeout: options.statement_timeout })
     }
 }
 
@@ -72,10 +80,48 @@ impl Backend for MySql {
         Ok(())
     }
 
+    async fn hold(&self) -> Result<bool, StoreError> {
+        let mut owner = self.owner.lock().await;
+        if let Some(conn) = owner.as_mut() {
+            let ours = format!("SELECT IS_USED_LOCK({OWNER_LOCK}) = CONNECTION_ID()");
+            let held: Option<i64> = self.one_number(conn, &ours).await.ok().flatten();
+            if held == Some(1) {
+                return Ok(true);
+            }
+            *owner = None;
+        }
+        let mut conn = self.pool.connect().await.map_err(|fault| StoreError::Unavailable(fault.text()))?;
+        let got = self.one_number(&mut conn, &format!("SELECT GET_LOCK({OWNER_LOCK}, 0)")).await?;
+        if got == Some(1) {
+            *owner = Some(conn);
+        }
+        Ok(got == Some(1))
+    }
+
+    async fn let_go(&self) {
+        if let Some(conn) = self.owner.lock().await.take() {
+            let _ = timeout(self.statement_timeout, conn.close()).await;
+        }
+    }
+
     async fn close(&self) {
+        self.let_go().await;
         self.pool.close().await;
     }
 }
+
+impl MySql {
+    async fn one_number(&self, conn: &mut MySqlConnection, sql: &str) -> Result<Option<i64>, StoreError> {
+        let asked = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(conn);
+        match timeout(self.statement_timeout, asked).await {
+            Ok(answer) => answer.map_err(|error| StoreError::Unavailable(error.to_string())),
+            Err(_) => Err(StoreError::Unavailable(format!("no answer within {:?}", self.statement_timeout))),
+        }
+    }
+}
+
+/// The name of the lock that the owner of a store holds, as an expression: locks are the server's, not the database's.
+const OWNER_LOCK: &str = "CONCAT('hotstock-owner/', MD5(DATABASE()))";
 
 /// Under a lock of our own: sqlx waits for its lock without end, which MariaDB refuses and then nobody waits. The lock goes with the
 /// connection.
@@ -86,18 +132,15 @@ async fn migrate(conn: &mut MySqlConnection) -> Result<(), StoreError> {
     if got != Some(1) {
         return Err(schema::too_long());
     }
-    let table = "SELECT COUNT(*) FROM information_schema.tables \
-                 WHERE table_schema = DATABASE() AND table_name = '_sqlx_migrations'";
-    let there: i64 = sqlx::query_scalar(table).fetch_one(&mut *conn).await.map_err(schema::failed)?;
-    if there > 0 {
+    let tables = "SELECT CAST(table_name AS CHAR) FROM information_schema.tables \
+                  WHERE table_schema = DATABASE() ORDER BY table_name";
+    let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut *conn).await.map_err(schema::failed)?;
+    if schema::check(&tables)? {
         // A server that died while it migrated. Every statement of a migration can be repeated.
         let forget = sqlx::query("DELETE FROM _sqlx_migrations WHERE success = FALSE");
         forget.execute(&mut *conn).await.map_err(schema::failed)?;
     }
-    let migrator = schema::migrator([
-        include_str!("migrations/mysql/0001_first.sql"),
-        include_str!("migrations/mysql/0002_several_places.sql"),
-    ]);
+    let migrator = schema::migrator(include_str!("migrations/mysql/0001_first.sql"));
     migrator.run_direct(None, conn, false).await.map_err(schema::not_migrated)
 }
 
@@ -122,6 +165,8 @@ impl Driver for Connect {
         sqlx::raw_sql(AssertSqlSafe(self.setup.clone())).execute(&mut conn).await?;
         // Not a variable of one name in both.
         sqlx::raw_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").execute(&mut conn).await?;
+        let packet: u64 = sqlx::query_scalar("SELECT @@max_allowed_packet").fetch_one(&mut conn).await?;
+        self.largest.store(usize::try_from(packet / 2).unwrap_or(usize::MAX), Ordering::Relaxed);
         Ok(conn)
     }
 
@@ -129,14 +174,23 @@ impl Driver for Connect {
         sqlx::raw_sql(sql).execute(conn).await.map(drop)
     }
 
-    async fn rows(conn: &mut MySqlConnection, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, sqlx::Error> {
+    async fn rows(conn: &mut MySqlConnection, sql: &str, args: &[Arg]) -> Result<Vec<Row>, sqlx::Error> {
         let query = sqlx::query_with(AssertSqlSafe(sql.to_owned()), arguments(args)?);
         Ok(query.fetch_all(conn).await?.into_iter().map(Row::MySql).collect())
     }
 
-    async fn execute(conn: &mut MySqlConnection, sql: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
+    async fn execute(conn: &mut MySqlConnection, sql: &str, args: &[Arg]) -> Result<u64, sqlx::Error> {
         let query = sqlx::query_with(AssertSqlSafe(sql.to_owned()), arguments(args)?);
         Ok(query.execute(conn).await?.rows_affected())
+    }
+
+    fn largest_statement(&self) -> usize {
+        self.largest.load(Ordering::Relaxed)
+    }
+
+    fn refused_size(&self) {
+        let half = self.largest_statement().min(MAX_BYTES_PER_STATEMENT) / 2;
+        self.largest.store(half, Ordering::Relaxed);
     }
 
     fn fault(error: &dyn DatabaseError) -> Fault {
@@ -146,6 +200,10 @@ impl Driver for Connect {
             // Lock wait timeout, deadlock, and MariaDB's record that changed since it was read.
             1205 | 1213 | 1020 => Fault::Conflict(text),
             _ if error.is_unique_violation() => Fault::Duplicate(text),
+            // A packet larger than the server takes: it hangs up.
+            1153 => Fault::TooLarge(text),
+            // Too many marks; too long or out of range, of the wrong kind, NULL where none may be; a CHECK (MariaDB, MySQL).
+            1390 | 1118 | 1406 | 1264 | 1292 | 1366 | 1048 | 4025 | 3819 => Fault::Refused(text),
             // The server shuts down or the connection was killed: what follows on it fails too.
             1053 | 1077 | 1152 | 1158..=1161 | 1317 | 1927 | 4031 => Fault::Lost(text),
             // No connections, memory or disk left; read only; no right.
@@ -162,14 +220,15 @@ impl Driver for Connect {
 }
 
 /// Text goes as bytes, as the columns have it.
-fn arguments(args: Vec<Arg>) -> Result<MySqlArguments, sqlx::Error> {
+fn arguments(args: &[Arg]) -> Result<MySqlArguments, sqlx::Error> {
     let mut arguments = MySqlArguments::default();
+    arguments.reserve(args.len(), args.iter().map(Arg::weight).sum());
     for arg in args {
         let added = match arg {
             Arg::Null => arguments.add(None::<i64>),
-            Arg::Int(value) => arguments.add(value),
-            Arg::Text(text) => arguments.add(text.into_bytes()),
-            Arg::Bytes(bytes) => arguments.add(bytes),
+            Arg::Int(value) => arguments.add(*value),
+            Arg::Text(text) => arguments.add(text.as_bytes()),
+            Arg::Bytes(bytes) => arguments.add(bytes.as_slice()),
         };
         added.map_err(sqlx::Error::Encode)?;
     }

@@ -36,14 +36,20 @@ pub(super) trait Driver: Send + Sync + 'static {
     fn rows(
         conn: &mut Self::Conn,
         sql: &str,
-        args: Vec<Arg>,
+        args: &[Arg],
     ) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
 
     fn execute(
         conn: &mut Self::Conn,
         sql: &str,
-        args: Vec<Arg>,
+        args: &[Arg],
     ) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
+
+    /// The largest statement that the database takes, in bytes.
+    fn largest_statement(&self) -> usize;
+
+    /// The database did not take a statement that was within that.
+    fn refused_size(&self) {}
 
     /// What an error that the database itself answered means.
     fn fault(error: &dyn sqlx::error::DatabaseError) -> Fault;
@@ -103,7 +109,7 @@ impl<D: Driver> Pool<D> {
         match timeout(self.acquire_timeout, self.driver.connect()).await {
             Ok(connected) => connected.map_err(|error| match fault_of::<D>(&error) {
                 // Whatever it says to a newcomer (too many connections, no such user, no such database): it can't be used.
-                Fault::Wrong(text) | Fault::Conflict(text) => Fault::Unable(text),
+                Fault::Wrong(text) | Fault::Conflict(text) | Fault::Refused(text) => Fault::Unable(text),
                 other => other,
             }),
             Err(_) => Err(Fault::TimedOut(format!("no connection within {:?}", self.acquire_timeout))),
@@ -205,6 +211,9 @@ impl<D: Driver> Lease<D> {
             Ok(Err(error)) => in_statement(fault_of::<D>(&error), sql),
             Err(_) => Fault::TimedOut(format!("no answer within {:?}", self.pool.statement_timeout)),
         };
+        if matches!(fault, Fault::TooLarge(_)) {
+            self.pool.driver.refused_size();
+        }
         if fault.breaks() {
             self.conn = None;
         }
@@ -229,21 +238,24 @@ impl<D: Driver> Tx for Lease<D> {
         D::DIALECT
     }
 
-    async fn rows(&mut self, sql: &str, args: Vec<Arg>) -> Result<Vec<Row>, SqlError> {
+    fn largest_statement(&self) -> usize {
+        self.pool.driver.largest_statement()
+    }
+
+    async fn rows(&mut self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, SqlError> {
         let limit = self.pool.statement_timeout;
-        let again = (self.access == Access::One && !self.fresh).then(|| args.clone());
         let done = timeout(limit, D::rows(self.conn()?, sql, args)).await;
-        match (self.checked(sql, done), again) {
-            (Err(fault), Some(args)) if self.may_replace(&fault) => {
+        match self.checked(sql, done) {
+            Err(fault) if self.may_replace(&fault) => {
                 self.connect().await?;
                 let done = timeout(limit, D::rows(self.conn()?, sql, args)).await;
                 Ok(self.checked(sql, done)?)
             }
-            (done, _) => Ok(done?),
+            done => Ok(done?),
         }
     }
 
-    async fn execute(&mut self, sql: &str, args: Vec<Arg>) -> Result<u64, SqlError> {
+    async fn execute(&mut self, sql: &str, args: &[Arg]) -> Result<u64, SqlError> {
         let limit = self.pool.statement_timeout;
         let done = timeout(limit, D::execute(self.conn()?, sql, args)).await;
         Ok(self.checked(sql, done)?)

@@ -1,30 +1,37 @@
-//! Statements over many rows or keys. Lists are cut to powers of two, so that a connection prepares few texts.
+//! Statements over many rows or keys. They are bounded in rows and bytes, and halved when the server refuses one; a row that it refuses by
+//! itself is left out and named. Lists are cut to powers of two, so that a connection prepares few texts.
 
-use hotstock_engine::ids::{SkuId, WarehouseId};
-
-use super::dialect::{Arg, Existing, Row, Table, Tx};
+use super::dialect::{Arg, Existing, Row, Table, Tx, Update};
 use super::error::SqlError;
-use crate::limits::{MAX_KEYS_PER_STATEMENT, MAX_ROWS_PER_STATEMENT};
+use crate::limits::{MAX_BYTES_PER_STATEMENT, MAX_KEYS_PER_STATEMENT, MAX_ROWS_PER_STATEMENT};
 
-/// Inserts rows, whose values stand in the order of the table's columns, and tells how many there were.
-pub(super) async fn write(
+/// What became of rows.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// Rows that were inserted, or that fitted the condition of an update. (Of an insert that replaces, MySQL counts otherwise.)
+    pub count: u64,
+    /// The places of rows that did not fit, and why.
+    pub refused: Vec<(usize, String)>,
+}
+
+/// Inserts rows, whose values stand in the order of the table's columns.
+pub(super) async fn insert(
     tx: &mut dyn Tx,
     table: &Table,
     existing: Existing,
     rows: Vec<Vec<Arg>>,
-) -> Result<u64, SqlError> {
+) -> Result<Written, SqlError> {
     let (head, tail) = tx.dialect().insert(table, existing);
-    let count = rows.len();
-    let mut rows = rows.into_iter();
-    let mut left = count;
-    while left > 0 {
-        let size = part(left, MAX_ROWS_PER_STATEMENT);
-        let values = vec![format!("({})", marks(table.columns.len())); size].join(", ");
-        let args = rows.by_ref().take(size).flatten().collect();
-        tx.execute(&format!("{head}{values}{tail}"), args).await?;
-        left -= size;
-    }
-    Ok(count as u64)
+    let row = format!("({})", marks(table.columns.len()));
+    let next = format!(", {row}");
+    in_parts(tx, rows, &|size| format!("{head}{row}{}{tail}", next.repeat(size - 1))).await
+}
+
+/// Changes rows, each by values of its own.
+pub(super) async fn update(tx: &mut dyn Tx, update: &Update, rows: Vec<Vec<Arg>>) -> Result<Written, SqlError> {
+    let words = tx.dialect().update(update);
+    let text = |size| format!("{}{}{}{}", words.head, words.first, words.row.repeat(size - 1), words.tail);
+    in_parts(tx, rows, &text).await
 }
 
 /// Rows whose `column` is one of `keys`, which are best sorted and without repeats: `{head} {column} IN (…) {tail}`.
@@ -39,23 +46,42 @@ where
     for<'a> Arg: From<&'a K>,
     K: Sync,
 {
+    let keys = keys.iter().map(|key| vec![Arg::from(key)]).collect();
+    rows_of(tx, head, &|count| format!("{column} IN ({})", marks(count)), keys, tail).await
+}
+
+/// Rows that fit one of `keys`, each with values for `one`, a condition: `{head} ({one} OR …) {tail}`.
+pub(super) async fn rows_of_any(
+    tx: &mut dyn Tx,
+    head: &str,
+    one: &str,
+    keys: Vec<Vec<Arg>>,
+    tail: &str,
+) -> Result<Vec<Row>, SqlError> {
+    rows_of(tx, head, &|count| format!("({})", vec![one; count].join(" OR ")), keys, tail).await
+}
+
+async fn rows_of(
+    tx: &mut dyn Tx,
+    head: &str,
+    condition: &(dyn Fn(usize) -> String + Sync),
+    keys: Vec<Vec<Arg>>,
+    tail: &str,
+) -> Result<Vec<Row>, SqlError> {
     let mut all = Vec::new();
-    for keys in keys.chunks(MAX_KEYS_PER_STATEMENT) {
-        let args = padded(keys.iter().map(|key| vec![Arg::from(key)]).collect());
-        let sql = format!("{head} {column} IN ({}){tail}", marks(args.len()));
-        all.extend(tx.rows(&sql, args.into_iter().flatten().collect()).await?);
+    let mut keys = keys.into_iter().peekable();
+    while keys.peek().is_some() {
+        let some = padded(keys.by_ref().take(MAX_KEYS_PER_STATEMENT).collect());
+        let sql = format!("{head} {}{tail}", condition(some.len()));
+        let args: Vec<Arg> = some.into_iter().flatten().collect();
+        all.extend(tx.rows(&sql, &args).await?);
     }
     Ok(all)
 }
 
-/// Changes the rows whose `column` is one of `keys`, and tells how many: `{head} {column} IN (…)`. The condition of `head` must hold no
-/// longer for a row that was changed, or changing it again must do no harm.
-pub(super) async fn execute_in<K>(
-    tx: &mut dyn Tx,
-    head: &str,
-    column: &str,
-    keys: &[K],
-) -> Result<u64, SqlError>
+/// Changes or deletes rows whose `column` is one of `keys`, and tells how many: `{head} {column} IN (…)`. Done again to a row it must do no
+/// harm.
+pub(super) async fn execute_in<K>(tx: &mut dyn Tx, head: &str, column: &str, keys: &[K]) -> Result<u64, SqlError>
 where
     for<'a> Arg: From<&'a K>,
     K: Sync,
@@ -64,37 +90,67 @@ where
     for keys in keys.chunks(MAX_KEYS_PER_STATEMENT) {
         let args = padded(keys.iter().map(|key| vec![Arg::from(key)]).collect());
         let sql = format!("{head} {column} IN ({})", marks(args.len()));
-        count += tx.execute(&sql, args.into_iter().flatten().collect()).await?;
+        let args: Vec<Arg> = args.into_iter().flatten().collect();
+        count += tx.execute(&sql, &args).await?;
     }
     Ok(count)
 }
 
-/// Rows of stocks, which are best sorted by key and without repeats: `{head} (sku_id = ? AND warehouse_id = ? OR …) {tail}`.
-pub(super) async fn rows_of_stocks(
+/// Gives rows to statements whose text is made for a number of rows.
+async fn in_parts(
     tx: &mut dyn Tx,
-    head: &str,
-    keys: &[(SkuId, WarehouseId)],
-    tail: &str,
-) -> Result<Vec<Row>, SqlError> {
-    let mut all = Vec::new();
-    for keys in keys.chunks(MAX_KEYS_PER_STATEMENT) {
-        let args = padded(keys.iter().map(|(sku_id, w)| vec![Arg::from(sku_id), Arg::from(*w)]).collect());
-        let any = vec!["sku_id = ? AND warehouse_id = ?"; args.len()].join(" OR ");
-        let sql = format!("{head} ({any}){tail}");
-        all.extend(tx.rows(&sql, args.into_iter().flatten().collect()).await?);
+    rows: Vec<Vec<Arg>>,
+    text: &(dyn Fn(usize) -> String + Sync),
+) -> Result<Written, SqlError> {
+    let Some(width) = rows.first().map(Vec::len) else { return Ok(Written::default()) };
+    let weights: Vec<usize> =
+        rows.iter().map(|row| row.iter().map(Arg::weight).sum::<usize>() + WEIGHT_OF_MARK * row.len()).collect();
+    let count = rows.len();
+    let args: Vec<Arg> = rows.into_iter().flatten().collect();
+    let mut written = Written::default();
+    let (mut from, mut most) = (0, MAX_ROWS_PER_STATEMENT);
+    while from < count {
+        let largest = tx.largest_statement();
+        let size = part(&weights[from..], most, largest.min(MAX_BYTES_PER_STATEMENT));
+        if size == 1 && weights[from] > largest {
+            written.refused.push((from, format!("{} bytes in one row", weights[from])));
+            (from, most) = (from + 1, MAX_ROWS_PER_STATEMENT);
+            continue;
+        }
+        match tx.execute(&text(size), &args[from * width..(from + size) * width]).await {
+            Ok(done) => {
+                written.count += done;
+                (from, most) = (from + size, MAX_ROWS_PER_STATEMENT);
+            }
+            Err(SqlError::Refused(problem)) if size == 1 => {
+                written.refused.push((from, problem));
+                (from, most) = (from + 1, MAX_ROWS_PER_STATEMENT);
+            }
+            Err(SqlError::Refused(_)) => most = size / 2,
+            Err(error) => return Err(error),
+        }
     }
-    Ok(all)
+    Ok(written)
 }
+
+/// A mark in the text of a statement: `?, `.
+const WEIGHT_OF_MARK: usize = 3;
 
 /// `?, ?, ?`
 pub(super) fn marks(count: usize) -> String {
     vec!["?"; count].join(", ")
 }
 
-/// The largest power of two that is neither above `left` nor above `max`.
-fn part(left: usize, max: usize) -> usize {
+/// The largest power of two that is neither above `most` nor above the number of rows, and whose first rows are not above `bytes`; at least
+/// one row is always taken.
+fn part(weights: &[usize], most: usize, bytes: usize) -> usize {
+    let left = weights.len();
     let power = if left.is_power_of_two() { left } else { left.next_power_of_two() / 2 };
-    power.min(max)
+    let mut size = power.min(most).max(1);
+    while size > 1 && weights[..size].iter().sum::<usize>() > bytes {
+        size /= 2;
+    }
+    size
 }
 
 /// The last one again and again, up to a power of two.
@@ -111,17 +167,18 @@ mod tests {
 
     #[test]
     fn lists_are_cut_to_powers_of_two() {
-        let cut = |mut left: usize| {
-            let mut parts = Vec::new();
-            while left > 0 {
-                parts.push(part(left, 128));
-                left -= parts[parts.len() - 1];
+        let cut = |weights: &[usize], bytes| {
+            let (mut parts, mut from) = (Vec::new(), 0);
+            while from < weights.len() {
+                parts.push(part(&weights[from..], 128, bytes));
+                from += parts[parts.len() - 1];
             }
             parts
         };
-        assert_eq!(cut(1), [1]);
-        assert_eq!(cut(7), [4, 2, 1]);
-        assert_eq!(cut(300), [128, 128, 32, 8, 4]);
+        assert_eq!(cut(&[1], 10), [1]);
+        assert_eq!(cut(&[1; 7], 100), [4, 2, 1]);
+        assert_eq!(cut(&[1; 300], 1_000), [128, 128, 32, 8, 4]);
+        assert_eq!(cut(&[1, 1, 1, 9, 1, 1], 5), [2, 1, 1, 2]);
         let keys = padded((0..5_u32).map(|n| vec![Arg::from(n)]).collect());
         assert_eq!(keys.len(), 8);
         assert_eq!(keys[7], [Arg::Int(4)]);

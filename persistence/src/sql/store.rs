@@ -2,39 +2,52 @@
 
 use async_trait::async_trait;
 
-use hotstock_engine::checkpoint::{OrderImage, RequestImage};
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::command::Command;
-use hotstock_engine::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
-use hotstock_engine::outcome::OrderView;
+use hotstock_engine::ids::{Epoch, OrderNo, RequestId, SkuId, WarehouseId};
+use hotstock_engine::outcome::{OrderView, StockView};
 use hotstock_engine::store::{
-    Anomaly, ColdOutcome, Expired, FlushBatch, Flushed, Moving, Owner, Repaired, StockBooks, StockRow, Store,
-    StoreError, StoredJournal, StoredOrder, Suspect, Taken,
+    Anomaly, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned, Repair, Repaired,
+    Snapshot, StockBooks, Store, StoreError, StoredOrder, Sums, SumsCursor, Take, Wanted,
 };
-use hotstock_engine::store::{OrderFilter, StoredHome};
 
-use super::{SqlStore, books, cold, flush, history, list, pages, place, sweep};
+use super::{SqlStore, audit, flush, owner, prune, reads};
 
 #[async_trait]
 impl Store for SqlStore {
-    async fn submit(&self, command: &Command, now: Timestamp) -> Result<ColdOutcome, StoreError> {
-        cold::submit(self, command, now).await
+    async fn ownership(&self) -> Result<Ownership, StoreError> {
+        self.run(&owner::Owner).await
     }
 
-    async fn submit_all(&self, commands: &[Command], now: Timestamp) -> Result<Vec<ColdOutcome>, StoreError> {
-        cold::submit_all(self, commands, now).await
+    async fn take(&self, take: &Take) -> Result<(), StoreError> {
+        owner::take(self, take).await
     }
 
-    async fn expire(&self, now: Timestamp, max: usize, ask_first: bool) -> Result<Expired, StoreError> {
-        self.run(&sweep::Sweep { now, max, ask_first, server: self.server }).await
+    async fn renew(&self, epoch: Epoch, lease_seconds: u32) -> Result<Timestamp, StoreError> {
+        owner::renew(self, epoch, lease_seconds).await
     }
 
-    async fn leave_to_home(&self, branches: &[OrderNo]) -> Result<(), StoreError> {
-        self.run(&sweep::LeaveToHome { branches }).await
+    async fn let_go(&self, epoch: Epoch) -> Result<(), StoreError> {
+        owner::let_go(self, epoch).await
     }
 
-    async fn home(&self, order_no: &OrderNo) -> Result<Option<StoredHome>, StoreError> {
-        self.run(&list::Home { order_no }).await
+    async fn flush(&self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
+        flush::flush(self, batch).await
+    }
+
+    async fn load(&self, wanted: &Wanted) -> Result<Loaded, StoreError> {
+        self.run(wanted).await
+    }
+
+    async fn stock(
+        &self,
+        sku_id: &SkuId,
+        warehouse_id: Option<WarehouseId>,
+    ) -> Result<Snapshot<Vec<StockView>>, StoreError> {
+        self.run(&reads::Stock { sku_id, warehouse_id }).await
+    }
+
+    async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, StoreError> {
+        self.run(&reads::StockPage { after, limit }).await
     }
 
     async fn list(
@@ -43,66 +56,7 @@ impl Store for SqlStore {
         after: Option<&OrderNo>,
         limit: usize,
     ) -> Result<Vec<OrderView>, StoreError> {
-        self.run(&list::List { filter, after, limit }).await
-    }
-
-    async fn stock(
-        &self,
-        sku_id: &SkuId,
-        warehouse_id: Option<WarehouseId>,
-    ) -> Result<Vec<StockRow>, StoreError> {
-        self.run(&pages::Stock { sku_id, warehouse_id }).await
-    }
-
-    async fn stock_page(
-        &self,
-        after: Option<&SkuId>,
-        limit: usize,
-    ) -> Result<Vec<Vec<StockRow>>, StoreError> {
-        self.run(&pages::StockPage { after, limit }).await
-    }
-
-    async fn order(&self, order_no: &OrderNo) -> Result<Option<StoredOrder>, StoreError> {
-        self.run(&pages::Order { order_no }).await
-    }
-
-    async fn take(&self, skus: &[SkuId], server: ServerId, shard: ShardId) -> Result<Vec<Taken>, StoreError> {
-        place::take(self, skus, server, shard).await
-    }
-
-    async fn orders_of(
-        &self,
-        moving: &Moving,
-        after: Option<&OrderNo>,
-        max: usize,
-    ) -> Result<Vec<OrderImage>, StoreError> {
-        self.run(&place::OrdersOf { moving, after, max }).await
-    }
-
-    async fn requests_of(
-        &self,
-        moving: &Moving,
-        after: Option<&RequestId>,
-        max: usize,
-    ) -> Result<Vec<RequestImage>, StoreError> {
-        self.run(&place::RequestsOf { moving, after, max }).await
-    }
-
-    async fn owned(
-        &self,
-        server: ServerId,
-        after: Option<&SkuId>,
-        max: usize,
-    ) -> Result<Vec<(SkuId, Owner)>, StoreError> {
-        self.run(&place::Owned { server, after, max }).await
-    }
-
-    async fn watermark(&self, server: ServerId, shard: ShardId) -> Result<Lsn, StoreError> {
-        flush::watermark(self, server, shard).await
-    }
-
-    async fn flush(&self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
-        flush::flush(self, batch).await
+        self.run(&reads::List { filter, after, limit }).await
     }
 
     async fn stock_journal(
@@ -110,38 +64,63 @@ impl Store for SqlStore {
         sku_id: &SkuId,
         after: &[(WarehouseId, u64)],
         limit: usize,
-    ) -> Result<StoredJournal, StoreError> {
-        history::stock_journal(self, sku_id, after, limit).await
+    ) -> Result<Snapshot<Vec<JournalRow>>, StoreError> {
+        self.run(&reads::StockJournal { sku_id, after, limit }).await
     }
 
-    async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<StockBooks>, StoreError> {
-        books::books(self, after, limit).await
+    async fn order_numbers(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<(OrderNo, Timestamp)>, StoreError> {
+        self.run(&reads::OrderNumbers { after, max }).await
     }
 
-    async fn suspects(
+    async fn request_ids(
         &self,
-        sku_id: &SkuId,
-        warehouse_id: WarehouseId,
+        after: Option<&(SkuId, RequestId)>,
         max: usize,
-    ) -> Result<Vec<Suspect>, StoreError> {
-        books::suspects(self, sku_id, warehouse_id, max).await
+    ) -> Result<Vec<(SkuId, RequestId, Timestamp)>, StoreError> {
+        self.run(&reads::RequestIds { after, max }).await
     }
 
-    async fn repair(
+    async fn open_orders(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<StoredOrder>, StoreError> {
+        self.run(&reads::OpenOrders { after, max }).await
+    }
+
+    async fn hot_skus(&self, after: Option<&SkuId>, max: usize) -> Result<Vec<SkuId>, StoreError> {
+        self.run(&reads::HotSkus { after, max }).await
+    }
+
+    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+        prune::prune(self, prune).await
+    }
+
+    async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Snapshot<Vec<StockBooks>>, StoreError> {
+        self.run(&audit::Books { after, limit }).await
+    }
+
+    async fn sums(
         &self,
         sku_id: &SkuId,
         warehouse_id: WarehouseId,
-        now: Timestamp,
-    ) -> Result<Option<Repaired>, StoreError> {
-        books::repair(self, sku_id, warehouse_id, now).await
+        cursor: &SumsCursor,
+        lines: usize,
+        journal: usize,
+    ) -> Result<Snapshot<Sums>, StoreError> {
+        self.run(&audit::SumsOf { sku_id, warehouse_id, cursor, lines, journal }).await
+    }
+
+    async fn repair(&self, repair: &Repair) -> Result<Vec<Repaired>, StoreError> {
+        self.run(repair).await
+    }
+
+    async fn parked(&self, max: usize) -> Result<(u64, Vec<Parked>), StoreError> {
+        self.run(&audit::ParkedSkus { max }).await
     }
 
     async fn anomalies(&self, max: usize) -> Result<(u64, Vec<Anomaly>), StoreError> {
-        books::anomalies(self, max).await
+        self.run(&audit::Anomalies { max }).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.run(&pages::Ping).await
+        self.run(&reads::Ping).await
     }
 
     async fn close(&self) {

@@ -110,21 +110,26 @@ pub struct RawRecord {
     pub shard: u16,
     pub first: u64,
     pub batch: u32,
+    pub chain: u64,
 }
+
+/// Bytes of a record before its payload.
+pub const HEADER: usize = 50;
 
 /// Everything in the raw bytes that begins like a record; sled writes some of them several times.
 pub fn raw_records(raw: &[u8]) -> Vec<RawRecord> {
     let number = |at: usize, bytes: usize| {
         raw[at..at + bytes].iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
     };
-    (0..raw.len().saturating_sub(42))
-        .filter(|at| raw[*at..].starts_with(b"\xF5HSJ\x03"))
+    (0..raw.len().saturating_sub(HEADER))
+        .filter(|at| raw[*at..].starts_with(b"\xF5HSJ\x01"))
         .map(|at| RawRecord {
             at,
-            end: at + 42 + number(at + 6, 2) as usize,
+            end: at + HEADER + number(at + 6, 2) as usize,
             shard: number(at + 12, 2) as u16,
             first: number(at + 16, 8),
             batch: number(at + 32, 4) as u32,
+            chain: number(at + 42, 8),
         })
         .collect()
 }
@@ -134,4 +139,21 @@ pub fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);
     fs::write(path, bytes).unwrap();
+}
+
+/// Changes the record of these events and puts the check sum that fits: an intact record that is not what was written.
+pub fn forge(segment: &Path, shard: u16, first: u64, change: impl FnOnce(&mut [u8])) {
+    let db = sled::Config::new().path(segment).segment_size(8 << 20).open().unwrap();
+    let key = [&shard.to_be_bytes()[..], &first.to_be_bytes(), &[0, 0]].concat();
+    let mut record = db.get(&key).unwrap().expect("there is such a record").to_vec();
+    change(&mut record);
+    let crc = crc32fast::hash(&[&record[4..8], &record[12..]].concat());
+    record[8..12].copy_from_slice(&crc.to_le_bytes());
+    db.insert(key, record).unwrap();
+    db.flush().unwrap();
+}
+
+/// Makes it a record that does not follow on the one before it.
+pub fn forge_chain(segment: &Path, shard: u16, first: u64) {
+    forge(segment, shard, first, |record| record[42] ^= 1);
 }

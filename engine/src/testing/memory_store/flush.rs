@@ -1,245 +1,311 @@
-//! Events of shards on their way into the tables.
+//! Events of shards on their way into the rows: one event after the other, each with the values that it carries.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::tables::{Me, Tables, Touched, is_open, moves_of};
-use crate::checkpoint::{OrderImage, Phase};
+use super::tables::{Place, StockRow, Tables};
+use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase, StockImage};
 use crate::clock::Timestamp;
-use crate::event::{Change, Event};
-use crate::home::HomeChange;
-use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId};
-use crate::store::{Anomaly, FlushBatch, Flushed, Owner, StoreError};
+use crate::command::{Mode, StockStatus};
+use crate::event::{Change, Event, LineCounts, MovedLine, OrderAfter, OrderRequest, StockMove};
+use crate::home::{HomeChange, apply_to_image};
+use crate::ids::{Lsn, OrderNo, ShardId, SkuId};
+use crate::outcome::Levels;
+use crate::state::Delta;
+use crate::store::{
+    Anomaly, FlushBatch, Flushed, JournalRow, Parked, PrunedSums, StoreError, StoredOrder, StoredOrderKind,
+    Watermark,
+};
 
-/// An order that the store has already, and whether both say the same of it.
-type Conflict = Option<(OrderNo, bool)>;
+/// An event and where it was logged.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    shard: ShardId,
+    lsn: Lsn,
+    event: &'a Event,
+}
 
 impl Tables {
-    pub fn flush(&mut self, me: Me, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
-        let FlushBatch { server, shard, after, events } = batch;
+    pub fn flush(&mut self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
+        let FlushBatch { epoch, shard, after, hash, events } = batch;
+        self.check_epoch(epoch)?;
         let follows = |(at, (lsn, _)): (u64, &(Lsn, Event))| *lsn == after.plus(at + 1);
         if events.is_empty() || !(0..).zip(events).all(follows) {
             return Err(StoreError::Inconsistent("a batch with gaps".into()));
         }
-        let watermark = self.watermark(server, shard);
-        if watermark != after {
+        let unused = Watermark { shard, ..Watermark::default() };
+        let watermark = self.watermarks.get(&shard).copied().unwrap_or(unused);
+        if watermark.lsn != after {
             return Ok(Flushed { watermark, ..Flushed::default() });
         }
-        if let Some(sku_id) = self.fenced(server, shard, events) {
-            let known =
-                |anomaly: &Anomaly| anomaly.kind == "fenced" && anomaly.sku_id.as_ref() == Some(&sku_id);
-            if !self.anomalies.iter().any(known) {
-                let detail = "it has another owner".into();
-                let source = Some((server, shard, after.next()));
-                let (kind, at) = ("fenced".into(), events[0].1.at);
-                let sku_id = Some(sku_id.clone());
-                self.anomalies.push(Anomaly { at, kind, source, order_no: None, sku_id, detail });
-            }
-            return Err(StoreError::Fenced { sku_id });
-        }
-        let (mut flushed, mut done) = (Flushed::default(), 0);
-        while done < events.len() {
-            // A part ends before an order whose number the store has: what is logged of it from there on is another order's.
-            let (part, conflict) = self.part(server, shard, &events[done..]);
-            flushed.rows += self.flush_part(me, server, shard, after.plus(done as u64), part)?;
-            done += part.len();
-            if let Some((order_no, same)) = conflict {
-                let (lsn, event) = &events[done];
-                self.strangers.insert((server, shard, order_no.clone()));
-                if !same {
-                    flushed.anomalies += 1;
-                    self.anomalies.push(Anomaly {
-                        at: event.at,
-                        kind: "order_exists".into(),
-                        source: Some((server, shard, *lsn)),
-                        order_no: Some(order_no),
-                        sku_id: None,
-                        detail: "the store has this order with other content".into(),
-                    });
-                }
-            }
-        }
-        flushed.watermark = after.plus(events.len() as u64);
-        self.watermarks.insert((server, shard), flushed.watermark);
-        Ok(flushed)
-    }
-
-    /// A SKU of the events that is not this shard's.
-    fn fenced(&self, server: ServerId, shard: ShardId, events: &[(Lsn, Event)]) -> Option<SkuId> {
-        let mut touched = Touched::default();
-        events.iter().for_each(|(_, event)| touched.add(event));
-        let left = events.iter().filter_map(|(_, event)| match &event.change {
-            Change::Withdrawn { sku_id, .. } => Some(sku_id),
-            _ => None,
-        });
-        let skus = touched.stocks.iter().map(|(sku_id, _)| sku_id).chain(left);
-        let is_ours = |owner: Owner| (owner.server, owner.shard) == (server, shard);
-        let not_ours = |sku_id: &&SkuId| self.of_sku(sku_id).any(|kept| !kept.owner.is_some_and(is_ours));
-        skus.into_iter().find(not_ours).cloned()
-    }
-
-    /// The events up to the first that makes an order which the store, or this part, has already; that order, and whether the
-    /// two say the same.
-    fn part<'a>(
-        &self,
-        server: ServerId,
-        shard: ShardId,
-        events: &'a [(Lsn, Event)],
-    ) -> (&'a [(Lsn, Event)], Conflict) {
-        let mut made: HashSet<&OrderNo> = HashSet::new();
-        let mut requests: HashSet<(&SkuId, &RequestId)> = HashSet::new();
-        for (at, (_, event)) in events.iter().enumerate() {
-            if let Change::StockChanged { sku_id, request_id, .. } = &event.change
-                && !requests.insert((sku_id, request_id))
-            {
-                // Forgotten and made again: the newer one counts.
-                return (&events[..at], None);
-            }
-            let order_no = match &event.change {
-                Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. } => order_no,
-                Change::Home(change) => match &**change {
-                    HomeChange::Reserved { order_no, .. } => order_no,
-                    _ => continue,
-                },
-                _ => continue,
-            };
-            let known = self.orders.get(order_no);
-            let is_new = made.insert(order_no) && known.is_none() && !self.homes.contains_key(order_no);
-            if !is_new && !self.strangers.contains(&(server, shard, order_no.clone())) {
-                let is_cancelled = matches!(event.change, Change::Cancelled { .. });
-                let same = is_cancelled && known.is_some_and(|known| known.image.phase == Phase::Cancelled);
-                return (&events[..at], Some((order_no.clone(), same)));
-            }
-        }
-        (events, None)
-    }
-
-    fn flush_part(
-        &mut self,
-        me: Me,
-        server: ServerId,
-        shard: ShardId,
-        after: Lsn,
-        events: &[(Lsn, Event)],
-    ) -> Result<u64, StoreError> {
-        let mut touched = Touched::default();
-        events.iter().for_each(|(_, event)| touched.add(event));
-        self.add_numbered(&mut touched);
-        let stranger = |order_no: &&OrderNo| self.strangers.contains(&(server, shard, (*order_no).clone()));
-        let orders = touched.orders.iter().chain(&touched.homes);
-        let strangers: BTreeSet<OrderNo> = orders.filter(stranger).cloned().collect();
-        // A request that is there was forgotten by the shard and made again.
-        let requests = std::mem::take(&mut touched.requests);
-        let (mut state, _) = self.state_of(after, &touched, &strangers, Timestamp::default())?;
-        touched.requests = requests;
-        let mut moves = Vec::new();
-        for (lsn, event) in events {
-            if is_step(event) {
-                state.pass_over(*lsn, event)?;
-            } else {
-                moves.push((moves_of(&state, event), *lsn, event));
-                state.apply(*lsn, event)?;
-            }
-        }
-        for (_, event) in events {
-            if let Change::Split { orders } = &event.change {
-                let homes = orders.iter().filter_map(|order_no| state.image_of_home(order_no));
-                homes.for_each(|home| touched.orders.extend(home.branches()));
-            }
-        }
+        let known = self.anomalies.len();
+        let parked = self.park_misfits(shard, events);
         let mut rows = 0;
-        for (moves, lsn, event) in moves {
-            rows += moves.len() as u64;
-            self.write_moves(moves, event, Some((server, shard, lsn)));
+        for (lsn, event) in events {
+            rows += self.take_in(Source { shard, lsn: *lsn, event });
         }
-        let at = events.last().map_or(Timestamp::default(), |(_, event)| event.at);
-        rows += self.write_back(me, &state, &touched, &strangers, Some((server, shard)), at).len() as u64;
-        events.iter().for_each(|(_, event)| self.place(event, server));
-        Ok(rows)
+        let watermark = Watermark { shard, lsn: after.plus(events.len() as u64), hash, epoch };
+        self.watermarks.insert(shard, watermark);
+        let anomalies = (self.anomalies.len() - known) as u64;
+        Ok(Flushed { watermark, rows, anomalies, parked })
     }
 
-    /// What a step of a move means for the store.
-    fn place(&mut self, event: &Event, server: ServerId) {
-        match &event.change {
-            Change::OrdersAdopted { orders, .. } => {
-                orders.iter().for_each(|order| self.set_due(&order.order_no, None));
+    /// Parks the SKUs whose rows are not what the first event finds.
+    fn park_misfits(&mut self, shard: ShardId, events: &[(Lsn, Event)]) -> Vec<SkuId> {
+        let mut first: BTreeMap<Place, (Lsn, Timestamp, StockMove)> = BTreeMap::new();
+        for (lsn, event) in events {
+            for change in event.stock_moves() {
+                let place = (change.sku_id.clone(), change.warehouse_id);
+                first.entry(place).or_insert((*lsn, event.at, change));
             }
-            Change::Withdrawn { sku_id, epoch } => {
-                let ends = |owner: &Owner| owner.server == server && owner.epoch == *epoch;
-                if self.owner_of(sku_id).as_ref().is_some_and(ends) {
-                    self.set_owner(sku_id, None);
-                    let of_sku = |image: &OrderImage| image.lines.iter().any(|line| line.sku_id == *sku_id);
-                    let due = self.orders.values().filter(|kept| is_open(&kept.image) && of_sku(&kept.image));
-                    let due = due.map(|kept| (kept.image.order_no.clone(), kept.image.expires_at));
-                    let due: Vec<(OrderNo, Timestamp)> = due.collect();
-                    due.iter().for_each(|(order_no, at)| self.set_due(order_no, Some(*at)));
+        }
+        let mut parked = BTreeSet::new();
+        for (place, (lsn, at, change)) in first {
+            let row = self.stocks.get(&place).map(|row| row.image.levels);
+            let expected = before(&change);
+            if row == expected || self.parked.contains_key(&place.0) {
+                continue;
+            }
+            let (sku_id, warehouse_id) = place;
+            let reason = format!(
+                "warehouse {warehouse_id}: {row:?} where event {lsn} of shard {shard} found {expected:?}"
+            );
+            self.note(at, "stock_changed", Some((shard, lsn)), None, Some(&sku_id), reason.clone());
+            self.parked.insert(sku_id.clone(), Parked { sku_id: sku_id.clone(), at, reason });
+            parked.insert(sku_id);
+        }
+        parked.into_iter().collect()
+    }
+
+    /// Takes in one event; how many rows it wrote.
+    fn take_in(&mut self, source: Source<'_>) -> u64 {
+        let Source { shard, lsn, event } = source;
+        let at = event.at;
+        let moves = event.stock_moves();
+        let mut rows = 2 * moves.len() as u64;
+        for change in moves {
+            self.write_stock(lsn, event, &change);
+            let place = (change.sku_id.clone(), change.warehouse_id);
+            let row = JournalRow { at, trace: event.trace, source: (shard, lsn), change };
+            self.journal.entry(place).or_default().insert(row.change.after.version, row);
+        }
+        rows += 1;
+        match &event.change {
+            Change::StockChanged { .. } => {
+                if let Some(image) = event.stock_request(lsn) {
+                    self.requests.insert((image.sku_id.clone(), image.request_id.clone()), image);
                 }
             }
-            _ => {}
-        }
-    }
-}
-
-impl Touched {
-    /// Adds what an event is about.
-    pub(super) fn add(&mut self, event: &Event) {
-        let place = |sku_id: &SkuId, warehouse_id| (sku_id.clone(), warehouse_id);
-        match &event.change {
-            Change::StockCreated { sku_id, warehouse_id, .. } => {
-                self.stocks.insert(place(sku_id, *warehouse_id));
+            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, lines } => {
+                let asked = asked.map(|fingerprint| OrderRequest { request_id: None, fingerprint });
+                let line = |line: &crate::event::ReservedLine| LineImage {
+                    sku_id: line.sku_id.clone(),
+                    warehouse_id: line.warehouse_id,
+                    quantity: line.quantity,
+                    held: line.held,
+                    confirmed: 0,
+                    released: 0,
+                    returned: 0,
+                    lapsed: 0,
+                };
+                let image = OrderImage {
+                    buyer_id: buyer_id.clone(),
+                    mode: *mode,
+                    expires_at: at.plus_seconds(u64::from(*ttl_seconds)),
+                    lines: lines.iter().map(line).collect(),
+                    requests: asked.into_iter().collect(),
+                    ..new_order(order_no, at, lsn)
+                };
+                self.make_order(source, StoredOrderKind::Plain(image));
             }
-            Change::StockChanged { sku_id, warehouse_id, request_id, .. } => {
-                self.stocks.insert(place(sku_id, *warehouse_id));
-                self.requests.insert((sku_id.clone(), request_id.clone()));
+            Change::Cancelled { order_no, .. } => {
+                let image = OrderImage { phase: Phase::Cancelled, ..new_order(order_no, at, lsn) };
+                self.make_order(source, StoredOrderKind::Plain(image));
             }
-            Change::StatusChanged { sku_id, warehouses, .. } => {
-                self.stocks.extend(warehouses.iter().map(|(warehouse_id, _)| place(sku_id, *warehouse_id)));
+            Change::Confirmed { order_no, request, lines, after } => {
+                let counts = lines.iter().map(|line| (line.line, line.counts)).collect();
+                let serials = lines
+                    .iter()
+                    .filter_map(|line| Some(LineSerials { line: line.line, serials: line.serials()? }));
+                self.count_order(source, order_no, counts, request.as_ref(), serials.collect(), Some(after));
             }
-            Change::Reserved { order_no, lines, .. } => {
-                self.orders.insert(order_no.clone());
-                self.stocks.extend(lines.iter().map(|line| place(&line.sku_id, line.warehouse_id)));
+            Change::Released { order_no, request, lines, after, .. } => {
+                self.count_order(source, order_no, moved(lines), request.as_ref(), Vec::new(), Some(after));
             }
-            Change::Confirmed { order_no, lines, .. } => {
-                self.orders.insert(order_no.clone());
-                self.stocks.extend(lines.iter().map(|line| place(&line.sku_id, line.warehouse_id)));
+            Change::Expired { order_no, lines, after } => {
+                self.count_order(source, order_no, moved(lines), None, Vec::new(), Some(after));
             }
-            Change::Released { order_no, lines, .. }
-            | Change::Expired { order_no, lines }
-            | Change::Returned { order_no, lines, .. } => {
-                self.orders.insert(order_no.clone());
-                self.stocks.extend(lines.iter().map(|line| place(&line.sku_id, line.warehouse_id)));
+            Change::Returned { order_no, request, lines, after } => {
+                self.count_order(source, order_no, moved(lines), Some(request), Vec::new(), Some(after));
             }
-            Change::Cancelled { order_no, .. } | Change::Extended { order_no, .. } => {
-                self.orders.insert(order_no.clone());
+            Change::Extended { order_no, ttl_seconds } => {
+                let expires_at = at.plus_seconds(u64::from(*ttl_seconds));
+                self.change_order(source, order_no, |image| image.expires_at = expires_at);
             }
-            Change::Forgotten { .. }
-            | Change::AdoptionBegun { .. }
-            | Change::OrdersAdopted { .. }
-            | Change::Adopted { .. }
-            | Change::Closed { .. }
-            | Change::Shed { .. }
-            | Change::Withdrawn { .. } => {}
-            Change::Split { orders } => {
-                self.orders.extend(orders.iter().cloned());
-                self.homes.extend(orders.iter().cloned());
+            Change::Pinned { skus, hot } => {
+                for row in self.stocks.values_mut().filter(|row| skus.contains(&row.image.sku_id)) {
+                    row.image.hot = *hot;
+                }
             }
-            Change::Home(change) => drop(self.homes.insert(change.order_no().clone())),
-        }
-    }
-}
-
-/// Whether an event only moves entries into a shard or out of it.
-fn is_step(event: &Event) -> bool {
-    if let Change::Home(change) = &event.change {
-        return matches!(**change, HomeChange::Adopted(_));
-    }
-    matches!(
-        event.change,
-        Change::AdoptionBegun { .. }
-            | Change::OrdersAdopted { .. }
-            | Change::Adopted { .. }
-            | Change::Closed { .. }
-            | Change::Shed { .. }
-            | Change::Withdrawn { .. }
+            Change::Home(change) => self.change_home(source, change),
+            Change::StockCreated { .. }
+            | Change::StatusChanged { .. }
             | Change::Forgotten { .. }
-    )
+            | Change::Loaded { .. }
+            | Change::OrdersLoaded { .. }
+            | Change::Evicted { .. }
+            | Change::Started { .. } => rows -= 1,
+        }
+        rows
+    }
+
+    fn write_stock(&mut self, lsn: Lsn, event: &Event, change: &StockMove) {
+        if self.parked.contains_key(&change.sku_id) {
+            return;
+        }
+        let place = (change.sku_id.clone(), change.warehouse_id);
+        if let Change::StockCreated { quantity, serialized, .. } = &event.change {
+            let image = StockImage {
+                sku_id: change.sku_id.clone(),
+                warehouse_id: change.warehouse_id,
+                levels: change.after,
+                status: StockStatus::OnSale,
+                initial: *quantity,
+                supplied: *quantity,
+                forgotten_sold: 0,
+                lsn,
+                hot: self.is_hot(&change.sku_id),
+                numbered: serialized.then_some(0),
+            };
+            self.stocks.insert(place, StockRow { image, pruned: PrunedSums::default() });
+            return;
+        }
+        // It fits: the first event of the batch was compared, and events of one stock follow each other.
+        let Some(StockRow { image, .. }) = self.stocks.get_mut(&place) else { return };
+        image.levels = change.after;
+        image.supplied = change.after.quantity();
+        image.forgotten_sold = change.after.sold;
+        image.lsn = lsn;
+        if let Change::StatusChanged { status, .. } = &event.change {
+            image.status = *status;
+        }
+        if let Some(serials) = change.serials {
+            image.numbered = Some(image.numbered.unwrap_or(0) + serials.count());
+        }
+    }
+
+    fn make_order(&mut self, source: Source<'_>, kind: StoredOrderKind) {
+        let order = StoredOrder { shard: source.shard, kind };
+        let order_no = order.image().order_no.clone();
+        if self.orders.insert(order_no.clone(), order).is_some() {
+            let detail = "the store had an order with this number".to_owned();
+            self.note_order(source, "order_exists", &order_no, detail);
+        }
+    }
+
+    fn count_order(
+        &mut self,
+        source: Source<'_>,
+        order_no: &OrderNo,
+        counts: Vec<(u16, LineCounts)>,
+        request: Option<&OrderRequest>,
+        serials: Vec<LineSerials>,
+        after: Option<&OrderAfter>,
+    ) {
+        self.change_order(source, order_no, |image| {
+            for (line, counts) in counts {
+                let Some(line) = image.lines.get_mut(usize::from(line)) else { continue };
+                let LineCounts { held, confirmed, released, returned, lapsed } = counts;
+                (line.held, line.confirmed, line.released) = (held, confirmed, released);
+                (line.returned, line.lapsed) = (returned, lapsed);
+            }
+            image.requests.extend(request.cloned());
+            image.serials.extend(serials);
+            if let Some(after) = after {
+                image.phase = after.phase;
+            }
+        });
+    }
+
+    fn change_order(&mut self, source: Source<'_>, order_no: &OrderNo, change: impl FnOnce(&mut OrderImage)) {
+        let Some(StoredOrder { kind: StoredOrderKind::Plain(image), .. }) = self.orders.get_mut(order_no)
+        else {
+            let detail = "the store does not have this order".to_owned();
+            return self.note_order(source, "order_missing", order_no, detail);
+        };
+        (image.changed_at, image.lsn) = (source.event.at, source.lsn);
+        change(image);
+    }
+
+    fn change_home(&mut self, source: Source<'_>, change: &HomeChange) {
+        let order_no = change.order_no();
+        if matches!(change, HomeChange::Loaded(_)) {
+            return;
+        }
+        let home = match self.orders.get(order_no).map(|order| &order.kind) {
+            Some(StoredOrderKind::Home(home)) => Some(home),
+            Some(StoredOrderKind::Plain(_)) | None => None,
+        };
+        match apply_to_image(home, source.lsn, source.event.at, change) {
+            Ok(home) if matches!(change, HomeChange::Reserved { .. }) => {
+                self.make_order(source, StoredOrderKind::Home(home));
+            }
+            Ok(home) => {
+                let order = StoredOrder { shard: source.shard, kind: StoredOrderKind::Home(home) };
+                self.orders.insert(order_no.clone(), order);
+            }
+            Err(problem) => self.note_order(source, "order_missing", order_no, problem),
+        }
+    }
+
+    fn note_order(&mut self, source: Source<'_>, kind: &str, order_no: &OrderNo, detail: String) {
+        let Source { shard, lsn, event } = source;
+        self.note(event.at, kind, Some((shard, lsn)), Some(order_no), None, detail);
+    }
+
+    pub fn note(
+        &mut self,
+        at: Timestamp,
+        kind: &str,
+        source: Option<(ShardId, Lsn)>,
+        order_no: Option<&OrderNo>,
+        sku_id: Option<&SkuId>,
+        detail: String,
+    ) {
+        let (order_no, sku_id) = (order_no.cloned(), sku_id.cloned());
+        self.anomalies.push(Anomaly { at, kind: kind.to_owned(), source, order_no, sku_id, detail });
+    }
+}
+
+fn new_order(order_no: &OrderNo, at: Timestamp, lsn: Lsn) -> OrderImage {
+    OrderImage {
+        order_no: order_no.clone(),
+        buyer_id: None,
+        mode: Mode::AllOrNothing,
+        phase: Phase::Open,
+        created_at: at,
+        expires_at: at,
+        changed_at: at,
+        lsn,
+        lines: Vec::new(),
+        requests: Vec::new(),
+        serials: Vec::new(),
+    }
+}
+
+fn moved(lines: &[MovedLine]) -> Vec<(u16, LineCounts)> {
+    lines.iter().map(|line| (line.line, line.counts)).collect()
+}
+
+/// The levels that a change found; `None`: there was no row.
+fn before(change: &StockMove) -> Option<Levels> {
+    let Levels { available, reserved, sold, version } = change.after;
+    let Delta { available: a, reserved: r, sold: s, .. } = change.delta;
+    let less = |after: u64, delta: i64| after.wrapping_add_signed(delta.wrapping_neg());
+    let before = Levels {
+        available: less(available, a),
+        reserved: less(reserved, r),
+        sold: less(sold, s),
+        version: version - 1,
+    };
+    (before.version > 0).then_some(before)
 }

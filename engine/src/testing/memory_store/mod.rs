@@ -1,82 +1,96 @@
 //! The store in memory: the contract of [`Store`] without a database, with faults on demand. What it keeps outlives an engine, as a
-//! database does; each engine works through a session of its own, which can be cut off like a lost connection.
+//! database does; each server works through a session of its own, which can be cut off like a lost connection.
+//!
+//! [`tables`] has the rows and reads them, [`flush`] brings events into them, [`upkeep`] prunes, counts and repairs.
 
-mod books;
-mod cold;
 mod flush;
-mod place;
 mod tables;
+mod upkeep;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::checkpoint::{OrderImage, RequestImage};
-use crate::clock::Timestamp;
-use crate::command::Command;
-use crate::ids::{Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
-use crate::outcome::OrderView;
+use super::ManualClock;
+use crate::checkpoint::{OrderImage, StockImage};
+use crate::clock::{Clock, Timestamp};
+use crate::ids::{Epoch, OrderNo, RequestId, SkuId, WarehouseId};
+use crate::outcome::{OrderView, StockView};
 use crate::store::{
-    Anomaly, ColdOutcome, Expired, FlushBatch, Flushed, Moving, OrderFilter, Owner, Repaired, StockBooks,
-    StockRow, Store, StoreError, StoredHome, StoredJournal, StoredOrder, Taken,
+    Anomaly, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned, Repair,
+    Repaired, Snapshot, StockBooks, Store, StoreError, StoredOrder, StoredOrderKind, Sums, SumsCursor, Take,
+    Wanted, Watermark,
 };
 use crate::sync::unpoisoned;
-use tables::{Me, Tables};
+use tables::Tables;
 
-/// What is kept, and a session on it, of server 1 with one shard where nothing else is said. Clones are the same session.
+/// What is kept, and a session on it. Clones are the same session.
 #[derive(Clone)]
 pub struct MemoryStore {
     tables: Arc<Mutex<Tables>>,
+    clock: Arc<dyn Clock>,
     faults: Arc<Faults>,
-    me: Me,
 }
 
-impl Default for MemoryStore {
-    fn default() -> Self {
-        Self { tables: Arc::default(), faults: Arc::default(), me: Me { server: ServerId(1), shards: 1 } }
-    }
-}
+/// Everything that a store had at a moment. See [`MemoryStore::snapshot`].
+#[derive(Clone)]
+pub struct MemorySnapshot(Tables);
 
-/// The faults of a session.
+/// The faults of a session, which has a number.
 #[derive(Debug)]
 struct Faults {
+    session: u64,
     cut: AtomicBool,
-    /// Calls that take effect and whose answer is lost.
+    /// Calls that are turned away as busy.
+    busy: AtomicU32,
+    /// Writing calls that take effect and whose answer is lost.
     unknown: AtomicU32,
+    /// Writing calls that take no effect and whose answer is lost.
+    lost: AtomicU32,
     held: watch::Sender<bool>,
     flushes_held: watch::Sender<bool>,
     /// Calls that wait to be let go.
     waiting: AtomicU32,
+    /// Calls of [`Store::load`], and SKUs, orders and requests that they asked for.
+    loads: AtomicU64,
+    wanted: AtomicU64,
 }
 
-impl Default for Faults {
+impl Default for MemoryStore {
     fn default() -> Self {
-        Self {
-            cut: AtomicBool::new(false),
-            unknown: AtomicU32::new(0),
-            held: watch::Sender::new(false),
-            flushes_held: watch::Sender::new(false),
-            waiting: AtomicU32::new(0),
-        }
+        Self::with_clock(Arc::new(ManualClock::default()))
     }
 }
 
 impl MemoryStore {
-    /// Another session of the same server on the same tables, without the faults of this one.
+    /// An empty store whose own time is that of a clock.
+    #[must_use]
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        Self { tables: Arc::default(), clock, faults: Arc::new(Faults::new(0)) }
+    }
+
+    /// Another session on the same tables, without the faults of this one: that of another process.
     #[must_use]
     pub fn session(&self) -> Self {
-        self.session_of(self.me.server, self.me.shards)
+        let mut tables = self.tables();
+        tables.sessions += 1;
+        let faults = Arc::new(Faults::new(tables.sessions));
+        drop(tables);
+        Self { tables: Arc::clone(&self.tables), clock: Arc::clone(&self.clock), faults }
     }
 
-    /// A session of a server with so many shards.
-    #[must_use]
-    pub fn session_of(&self, server: ServerId, shards: u16) -> Self {
-        Self { tables: Arc::clone(&self.tables), faults: Arc::default(), me: Me { server, shards } }
+    /// The process of this session is gone: it no longer holds the store.
+    pub fn die(&self) {
+        self.cut();
+        let mut tables = self.tables();
+        if tables.holder == Some(self.faults.session) {
+            tables.holder = None;
+        }
     }
 
-    /// From now on every call is [`StoreError::Unavailable`].
+    /// From now on every call of this session is [`StoreError::Unavailable`].
     pub fn cut(&self) {
         self.faults.cut.store(true, Ordering::SeqCst);
     }
@@ -86,9 +100,19 @@ impl MemoryStore {
         self.faults.cut.store(false, Ordering::SeqCst);
     }
 
+    /// The next `calls` are [`StoreError::Busy`].
+    pub fn be_busy(&self, calls: u32) {
+        self.faults.busy.store(calls, Ordering::SeqCst);
+    }
+
     /// The next `calls` that write take effect, and their answer is [`StoreError::OutcomeUnknown`].
     pub fn lose_answers(&self, calls: u32) {
         self.faults.unknown.store(calls, Ordering::SeqCst);
+    }
+
+    /// The next `calls` that write take no effect, and their answer is [`StoreError::OutcomeUnknown`].
+    pub fn lose_writes(&self, calls: u32) {
+        self.faults.lost.store(calls, Ordering::SeqCst);
     }
 
     /// Holds calls back from now on.
@@ -97,7 +121,7 @@ impl MemoryStore {
     }
 
     /// Lets calls go on.
-    pub fn let_go(&self) {
+    pub fn let_calls_go(&self) {
         self.faults.held.send_replace(false);
     }
 
@@ -117,14 +141,74 @@ impl MemoryStore {
         self.faults.waiting.load(Ordering::SeqCst)
     }
 
-    /// Gives SKUs another owner behind the back of the one that they have, as a careless operator would.
-    pub fn steal(&self, sku_id: &SkuId, owner: Option<Owner>) {
-        self.tables().set_owner(sku_id, owner);
+    /// Calls of [`Store::load`] in this session, and how many SKUs, orders and requests they asked for in all.
+    #[must_use]
+    pub fn loads(&self) -> (u64, u64) {
+        (self.faults.loads.load(Ordering::SeqCst), self.faults.wanted.load(Ordering::SeqCst))
+    }
+
+    /// All that it has now.
+    #[must_use]
+    pub fn snapshot(&self) -> MemorySnapshot {
+        MemorySnapshot(self.tables().clone())
+    }
+
+    /// Goes back in time, under the hands of those who use it.
+    pub fn restore(&self, snapshot: &MemorySnapshot) {
+        let mut tables = self.tables();
+        let (holder, sessions) = (tables.holder, tables.sessions);
+        *tables = Tables { holder, sessions, ..snapshot.0.clone() };
     }
 
     /// Writes another number into the rows of a SKU, as a careless operator would.
     pub fn spoil(&self, sku_id: &SkuId, available: u64) {
-        self.tables().set_available(sku_id, available);
+        let mut tables = self.tables();
+        let rows = tables.stocks.values_mut().filter(|row| row.image.sku_id == *sku_id);
+        rows.for_each(|row| row.image.levels.available = available);
+    }
+
+    /// Changes a stock row by hand.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn edit_stock(&self, sku_id: &SkuId, warehouse_id: WarehouseId, edit: impl FnOnce(&mut StockImage)) {
+        let mut tables = self.tables();
+        edit(&mut tables.stocks.get_mut(&(sku_id.clone(), warehouse_id)).expect("a row to be edited").image);
+    }
+
+    /// Deletes a stock row by hand.
+    pub fn delete_stock(&self, sku_id: &SkuId, warehouse_id: WarehouseId) {
+        self.tables().stocks.remove(&(sku_id.clone(), warehouse_id));
+    }
+
+    /// Changes an order by hand; one over several places, its order.
+    ///
+    /// # Panics
+    /// There is no such order.
+    pub fn edit_order(&self, order_no: &OrderNo, edit: impl FnOnce(&mut OrderImage)) {
+        let mut tables = self.tables();
+        match &mut tables.orders.get_mut(order_no).expect("an order to be edited").kind {
+            StoredOrderKind::Plain(image) => edit(image),
+            StoredOrderKind::Home(home) => edit(&mut home.order),
+        }
+    }
+
+    /// Deletes an order by hand.
+    pub fn delete_order(&self, order_no: &OrderNo) {
+        self.tables().orders.remove(order_no);
+    }
+
+    /// Sets a watermark by hand.
+    pub fn set_watermark(&self, mark: Watermark) {
+        self.tables().watermarks.insert(mark.shard, mark);
+    }
+
+    /// Everything, as it would be written out: two stores with the same are alike.
+    #[must_use]
+    pub fn dump(&self) -> String {
+        let tables = self.tables();
+        let Tables { stocks, journal, orders, requests, watermarks, parked, .. } = &*tables;
+        format!("{stocks:#?}{journal:#?}{orders:#?}{requests:#?}{watermarks:#?}{parked:#?}")
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -138,6 +222,9 @@ impl MemoryStore {
         tokio::task::yield_now().await;
         if self.faults.cut.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable("a fault on demand".into()));
+        }
+        if take_one(&self.faults.busy) {
+            return Err(StoreError::Busy("a fault on demand".into()));
         }
         Ok(())
     }
@@ -160,56 +247,93 @@ impl MemoryStore {
         write: impl FnOnce(&mut Tables) -> Result<T, StoreError> + Send,
     ) -> Result<T, StoreError> {
         self.enter().await?;
+        if take_one(&self.faults.lost) {
+            return Err(StoreError::OutcomeUnknown("a fault on demand".into()));
+        }
         let result = write(&mut self.tables());
-        let one_less = |calls: u32| calls.checked_sub(1);
-        let lost = self.faults.unknown.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
-        if lost {
+        if take_one(&self.faults.unknown) {
             return Err(StoreError::OutcomeUnknown("a fault on demand".into()));
         }
         result
     }
 }
 
-impl MemoryStore {
-    /// As the contract says of commands: tried again once when the outcome is unknown.
-    async fn write_twice<T>(
-        &self,
-        write: impl Fn(&mut Tables) -> Result<T, StoreError> + Send + Sync,
-    ) -> Result<T, StoreError> {
-        match self.write(&write).await {
-            Err(StoreError::OutcomeUnknown(_)) => self.write(&write).await,
-            answer => answer,
+fn take_one(left: &AtomicU32) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
+impl Faults {
+    fn new(session: u64) -> Self {
+        Self {
+            session,
+            cut: AtomicBool::new(false),
+            busy: AtomicU32::new(0),
+            unknown: AtomicU32::new(0),
+            lost: AtomicU32::new(0),
+            held: watch::Sender::new(false),
+            flushes_held: watch::Sender::new(false),
+            waiting: AtomicU32::new(0),
+            loads: AtomicU64::new(0),
+            wanted: AtomicU64::new(0),
         }
     }
 }
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn submit(&self, command: &Command, now: Timestamp) -> Result<ColdOutcome, StoreError> {
-        self.write_twice(|tables| tables.submit(self.me, command, now)).await
+    async fn ownership(&self) -> Result<Ownership, StoreError> {
+        let now = self.clock.now();
+        self.read(|tables| tables.ownership(now)).await
     }
 
-    async fn submit_all(&self, commands: &[Command], now: Timestamp) -> Result<Vec<ColdOutcome>, StoreError> {
-        let all = |tables: &mut Tables| {
-            commands.iter().map(|command| tables.submit(self.me, command, now)).collect()
-        };
-        self.write_twice(all).await
+    async fn take(&self, take: &Take) -> Result<(), StoreError> {
+        let (session, now) = (self.faults.session, self.clock.now());
+        self.write(|tables| tables.take(session, take, now)).await
     }
 
-    async fn expire(&self, now: Timestamp, max: usize, ask_first: bool) -> Result<Expired, StoreError> {
-        self.write(|tables| tables.expire(self.me, now, max, ask_first)).await
+    async fn renew(&self, epoch: Epoch, lease_seconds: u32) -> Result<Timestamp, StoreError> {
+        let (session, now) = (self.faults.session, self.clock.now());
+        self.write(|tables| tables.renew(session, epoch, lease_seconds, now)).await
     }
 
-    async fn leave_to_home(&self, branches: &[OrderNo]) -> Result<(), StoreError> {
+    async fn let_go(&self, epoch: Epoch) -> Result<(), StoreError> {
         self.write(|tables| {
-            tables.leave_to_home(branches);
+            tables.let_go(epoch);
             Ok(())
         })
         .await
     }
 
-    async fn home(&self, order_no: &OrderNo) -> Result<Option<StoredHome>, StoreError> {
-        self.read(|tables| tables.home(order_no)).await
+    async fn flush(&self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
+        self.pass(&self.faults.flushes_held).await;
+        self.write(|tables| tables.flush(batch)).await
+    }
+
+    async fn load(&self, wanted: &Wanted) -> Result<Loaded, StoreError> {
+        let count = wanted.skus.len() + wanted.orders.len() + wanted.requests.len();
+        self.faults.loads.fetch_add(1, Ordering::SeqCst);
+        self.faults.wanted.fetch_add(count as u64, Ordering::SeqCst);
+        self.read(|tables| tables.load(wanted)).await
+    }
+
+    async fn stock(
+        &self,
+        sku_id: &SkuId,
+        warehouse_id: Option<WarehouseId>,
+    ) -> Result<Snapshot<Vec<StockView>>, StoreError> {
+        self.read(|tables| tables.snapshot(tables.stock(sku_id, warehouse_id))).await
+    }
+
+    async fn stock_page(
+        &self,
+        after: Option<&SkuId>,
+        limit: usize,
+    ) -> Result<Vec<Vec<StockView>>, StoreError> {
+        self.read(|tables| {
+            let skus = tables.skus_after(after, limit);
+            skus.iter().map(|sku_id| tables.stock(sku_id, None)).collect()
+        })
+        .await
     }
 
     async fn list(
@@ -221,97 +345,103 @@ impl Store for MemoryStore {
         self.read(|tables| tables.list(filter, after, limit)).await
     }
 
-    async fn stock(
-        &self,
-        sku_id: &SkuId,
-        warehouse_id: Option<WarehouseId>,
-    ) -> Result<Vec<StockRow>, StoreError> {
-        self.read(|tables| tables.stock(sku_id, warehouse_id)).await
-    }
-
-    async fn stock_page(
-        &self,
-        after: Option<&SkuId>,
-        limit: usize,
-    ) -> Result<Vec<Vec<StockRow>>, StoreError> {
-        self.read(|tables| tables.stock_page(after, limit)).await
-    }
-
-    async fn order(&self, order_no: &OrderNo) -> Result<Option<StoredOrder>, StoreError> {
-        self.read(|tables| tables.order(order_no)).await
-    }
-
-    async fn take(&self, skus: &[SkuId], server: ServerId, shard: ShardId) -> Result<Vec<Taken>, StoreError> {
-        self.write(|tables| Ok(tables.take(self.me, skus, server, shard))).await
-    }
-
-    async fn orders_of(
-        &self,
-        moving: &Moving,
-        after: Option<&OrderNo>,
-        max: usize,
-    ) -> Result<Vec<OrderImage>, StoreError> {
-        self.read(|tables| tables.orders_of(moving, after, max)).await
-    }
-
-    async fn requests_of(
-        &self,
-        moving: &Moving,
-        after: Option<&RequestId>,
-        max: usize,
-    ) -> Result<Vec<RequestImage>, StoreError> {
-        self.read(|tables| tables.requests_of(moving, after, max)).await
-    }
-
-    async fn owned(
-        &self,
-        server: ServerId,
-        after: Option<&SkuId>,
-        max: usize,
-    ) -> Result<Vec<(SkuId, Owner)>, StoreError> {
-        self.read(|tables| tables.owned(server, after, max)).await
-    }
-
-    async fn watermark(&self, server: ServerId, shard: ShardId) -> Result<Lsn, StoreError> {
-        self.read(|tables| tables.watermark(server, shard)).await
-    }
-
-    async fn flush(&self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
-        self.pass(&self.faults.flushes_held).await;
-        self.write(|tables| tables.flush(self.me, batch)).await
-    }
-
     async fn stock_journal(
         &self,
         sku_id: &SkuId,
         after: &[(WarehouseId, u64)],
         limit: usize,
-    ) -> Result<StoredJournal, StoreError> {
-        self.read(|tables| tables.stock_journal(sku_id, after, limit)).await
+    ) -> Result<Snapshot<Vec<JournalRow>>, StoreError> {
+        self.read(|tables| tables.snapshot(tables.stock_journal(sku_id, after, limit))).await
     }
 
-    async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<StockBooks>, StoreError> {
-        self.read(|tables| tables.books(after, limit)).await
+    async fn order_numbers(
+        &self,
+        after: Option<&OrderNo>,
+        max: usize,
+    ) -> Result<Vec<(OrderNo, Timestamp)>, StoreError> {
+        self.read(|tables| {
+            let orders = tables.orders_after(after).take(max);
+            orders.map(|(order_no, order)| (order_no.clone(), order.image().changed_at)).collect()
+        })
+        .await
     }
 
-    async fn repair(
+    async fn request_ids(
+        &self,
+        after: Option<&(SkuId, RequestId)>,
+        max: usize,
+    ) -> Result<Vec<(SkuId, RequestId, Timestamp)>, StoreError> {
+        self.read(|tables| {
+            let rest = tables.requests.iter().filter(|(key, _)| after.is_none_or(|after| *key > after));
+            rest.take(max).map(|((sku_id, id), image)| (sku_id.clone(), id.clone(), image.at)).collect()
+        })
+        .await
+    }
+
+    async fn open_orders(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<StoredOrder>, StoreError> {
+        self.read(|tables| {
+            let open = tables.orders_after(after).filter(|(_, order)| tables::is_open(order));
+            open.take(max).map(|(_, order)| order.clone()).collect()
+        })
+        .await
+    }
+
+    async fn hot_skus(&self, after: Option<&SkuId>, max: usize) -> Result<Vec<SkuId>, StoreError> {
+        self.read(|tables| {
+            let skus = tables.skus_after(after, usize::MAX);
+            skus.into_iter().filter(|sku_id| tables.is_hot(sku_id)).take(max).collect()
+        })
+        .await
+    }
+
+    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+        self.write(|tables| tables.prune(prune)).await
+    }
+
+    async fn books(
+        &self,
+        after: Option<&SkuId>,
+        limit: usize,
+    ) -> Result<Snapshot<Vec<StockBooks>>, StoreError> {
+        self.read(|tables| tables.snapshot(tables.books(after, limit))).await
+    }
+
+    async fn sums(
         &self,
         sku_id: &SkuId,
         warehouse_id: WarehouseId,
-        now: Timestamp,
-    ) -> Result<Option<Repaired>, StoreError> {
-        self.write(|tables| Ok(tables.repair(sku_id, warehouse_id, now))).await
+        cursor: &SumsCursor,
+        lines: usize,
+        journal: usize,
+    ) -> Result<Snapshot<Sums>, StoreError> {
+        self.read(|tables| tables.snapshot(tables.sums(sku_id, warehouse_id, cursor, lines, journal))).await
+    }
+
+    async fn repair(&self, repair: &Repair) -> Result<Vec<Repaired>, StoreError> {
+        self.write(|tables| tables.repair(repair)).await
+    }
+
+    async fn parked(&self, max: usize) -> Result<(u64, Vec<Parked>), StoreError> {
+        self.read(|tables| {
+            let parked = tables.parked.values().take(max).cloned().collect();
+            (tables.parked.len() as u64, parked)
+        })
+        .await
     }
 
     async fn anomalies(&self, max: usize) -> Result<(u64, Vec<Anomaly>), StoreError> {
-        self.read(|tables| tables.anomalies(max)).await
+        self.read(|tables| {
+            let newest = tables.anomalies.iter().rev().take(max).cloned().collect();
+            (tables.anomalies.len() as u64, newest)
+        })
+        .await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.enter().await
+        self.read(|_| ()).await
     }
 
     async fn close(&self) {
-        self.cut();
+        self.die();
     }
 }

@@ -4,21 +4,21 @@
 //! counts and statuses are summed anew each time they are asked for. It shares the engine's words (commands,
 //! outcomes), and none of its state machine.
 //!
-//! - this file: stocks, levels, time, forgetting. [`order`]: one order and its deeds. [`protocol`]: the commands of orders. [`choice`]: those that
-//!   leave warehouses open.
+//! - this file: stocks, levels, time. [`order`]: one order and its deeds. [`protocol`]: the commands of orders.
+//!   [`choice`]: those that leave warehouses open.
 
 mod choice;
 pub mod order;
 mod protocol;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{
     Action, ChangeKind, ChangeStock, CreateStock, InvalidField, SetStatus, StockStatus,
 };
 use hotstock_engine::ids::{OrderNo, RequestId, SkuId, WarehouseId};
-use hotstock_engine::limits::{MAX_FORGOTTEN_PER_EVENT, MAX_STOCK_UNITS};
+use hotstock_engine::limits::MAX_STOCK_UNITS;
 use hotstock_engine::outcome::{Answer, Effect, Levels, OrderView, Outcome, Refusal, ShortLine, StockView};
 
 use order::Order;
@@ -26,7 +26,7 @@ use order::Order;
 /// A SKU in a warehouse.
 pub type Place = (SkuId, WarehouseId);
 
-/// Everything that ever happened and is still remembered.
+/// Everything that ever happened. It forgets nothing: nobody can tell what is in memory.
 #[derive(Debug, Clone, Default)]
 pub struct Naive {
     pub shelves: BTreeMap<Place, Shelf>,
@@ -34,8 +34,6 @@ pub struct Naive {
     pub changes: BTreeMap<(SkuId, RequestId), AnsweredChange>,
     /// The highest serial number that a unit of a SKU ever got.
     pub highest: BTreeMap<SkuId, u64>,
-    /// Orders that are known and can't be forgotten here now: the SKU that they lie on is away.
-    pub elsewhere: BTreeSet<OrderNo>,
     /// The time of the last event.
     pub time: Timestamp,
     /// How many events there were.
@@ -52,8 +50,6 @@ pub struct Shelf {
     pub status: StockStatus,
     /// Each unit that is sold gets a number.
     pub serialized: bool,
-    /// Units sold and not returned, of each order that was forgotten.
-    pub sold_by_forgotten: Vec<u64>,
 }
 
 /// A restock, deduct or adjust that was carried out.
@@ -62,18 +58,7 @@ pub struct AnsweredChange {
     content: (ChangeKind, WarehouseId, i64),
     answer: Levels,
     pub event: u64,
-    at: Timestamp,
-    /// As with [`Naive::elsewhere`].
-    pub elsewhere: bool,
-}
-
-/// What one `forget` lets go of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Forgotten {
-    pub through: u64,
-    pub count: usize,
-    pub early: usize,
-    pub orders: Vec<OrderNo>,
+    pub at: Timestamp,
 }
 
 impl Naive {
@@ -93,7 +78,7 @@ impl Naive {
                 self.known(order_no)?;
                 self.order_answer(order_no, Effect::Replayed)
             }
-            Action::Expire(_) | Action::Home(_) | Action::Place(_) => {
+            Action::Expire(_) | Action::Home(_) => {
                 unreachable!("the model knows of no shards")
             }
         }
@@ -107,7 +92,7 @@ impl Naive {
         let reserved: u64 = lines().map(|line| u64::from(line.held)).sum();
         let confirmed: u64 = lines().map(|line| u64::from(line.confirmed)).sum();
         let returned: u64 = lines().map(|line| u64::from(line.returned)).sum();
-        let sold = confirmed - returned + shelf.sold_by_forgotten.iter().sum::<u64>();
+        let sold = confirmed - returned;
         let supplied = u64::try_from(supplied).expect("no more was taken than there was");
         let available = supplied.checked_sub(reserved + sold).expect("no unit is promised twice");
         Levels { available, reserved, sold, version: shelf.version }
@@ -126,56 +111,6 @@ impl Naive {
 
     pub fn order_view(&self, order_no: &OrderNo) -> Option<OrderView> {
         self.orders.get(order_no).map(|order| order.view(order_no))
-    }
-
-    /// Ended orders and answered changes, oldest first: the event that last changed (or brought) them, and when each last changed.
-    pub fn remembered(&self) -> BTreeMap<u64, Vec<Timestamp>> {
-        let here =
-            |(order_no, order): &(&OrderNo, &Order)| !order.is_open() && !self.elsewhere.contains(*order_no);
-        let orders = self.orders.iter().filter(here).map(|(_, order)| (order.last_event, order.changed_at));
-        let changes = self.changes.values().filter(|change| !change.elsewhere);
-        let mut remembered = BTreeMap::<u64, Vec<Timestamp>>::new();
-        for (event, at) in orders.chain(changes.map(|change| (change.event, change.at))) {
-            remembered.entry(event).or_default().push(at);
-        }
-        remembered
-    }
-
-    /// Forgets the oldest of what was last changed before `before`, and of what is more than `max`; nothing that changed after
-    /// `at_most`. What one event brought goes together.
-    pub fn forget(
-        &mut self,
-        before: Timestamp,
-        max: usize,
-        now: Timestamp,
-        at_most: u64,
-    ) -> Option<Forgotten> {
-        let remembered = self.remembered();
-        let surplus = remembered.values().map(Vec::len).sum::<usize>().saturating_sub(max);
-        let (mut through, mut count, mut early) = (None, 0, 0);
-        for (event, times) in remembered.into_iter().take_while(|(event, _)| *event <= at_most) {
-            let young = times.iter().filter(|at| **at >= before).count();
-            if count >= MAX_FORGOTTEN_PER_EVENT || (young > 0 && count >= surplus) {
-                break;
-            }
-            (through, count, early) = (Some(event), count + times.len(), early + young);
-        }
-        let through = through?;
-
-        self.log(now.max(self.time));
-        self.changes.retain(|_, change| change.elsewhere || change.event > through);
-        let goes = |(order_no, order): &(OrderNo, Order)| {
-            !order.is_open() && order.last_event <= through && !self.elsewhere.contains(order_no)
-        };
-        let (old, rest) = std::mem::take(&mut self.orders).into_iter().partition(goes);
-        self.orders = rest;
-        for order in BTreeMap::values(&old) {
-            for line in order.view_lines() {
-                let shelf = self.shelves.get_mut(&(line.sku_id, line.warehouse_id)).expect("never removed");
-                shelf.sold_by_forgotten.push(u64::from(line.confirmed - line.returned));
-            }
-        }
-        Some(Forgotten { through, count, early, orders: old.into_keys().collect() })
     }
 
     /// The orders whose time is over.
@@ -197,9 +132,8 @@ impl Naive {
             Some(_) => Effect::Replayed,
             None => {
                 self.log(now);
-                let (status, serialized, sold_by_forgotten) = (StockStatus::OnSale, c.serialized, Vec::new());
-                let shelf =
-                    Shelf { supplies: vec![quantity], version: 1, status, serialized, sold_by_forgotten };
+                let (status, serialized) = (StockStatus::OnSale, c.serialized);
+                let shelf = Shelf { supplies: vec![quantity], version: 1, status, serialized };
                 self.shelves.insert(place.clone(), shelf);
                 Effect::Created
             }
@@ -231,7 +165,7 @@ impl Naive {
         let event = self.log(now);
         self.touch(&place).supplies.push(delta);
         let answer = self.levels(&place);
-        self.changes.insert(key, AnsweredChange { content, answer, event, at: now, elsewhere: false });
+        self.changes.insert(key, AnsweredChange { content, answer, event, at: now });
         Ok(Answer::Stock { stock: self.stock_view(&place), effect: Effect::Changed })
     }
 

@@ -1,75 +1,110 @@
--- Ids are TEXT with the BINARY collation, which compares bytes. Times are unix milliseconds.
+-- Ids are TEXT with the BINARY collation, which compares bytes. Times are unix milliseconds. An index costs every flush, so there is
+-- none that nothing reads.
 CREATE TABLE meta (
     name  TEXT NOT NULL PRIMARY KEY,
     value TEXT NOT NULL
 ) WITHOUT ROWID;
+INSERT INTO meta (name, value) VALUES ('format', 'hotstock 1');
 
-CREATE TABLE servers (
-    server_id TEXT    NOT NULL PRIMARY KEY,
-    shards    INTEGER NOT NULL,
-    seen_at   INTEGER NOT NULL
-) WITHOUT ROWID;
+-- Who may write: one row. An epoch is taken at each start and take-over of a server; whoever has an older one is refused.
+CREATE TABLE server (
+    id          INTEGER NOT NULL PRIMARY KEY,
+    server_id   TEXT,
+    shards      INTEGER NOT NULL,
+    epoch       INTEGER NOT NULL,
+    lease_until INTEGER,
+    taken_at    INTEGER
+);
+INSERT INTO server (id, shards, epoch) VALUES (1, 0, 0);
 
--- One row per (sku, warehouse). Without an owner SQL decides for it; the owner of a SKU is the same in all its rows.
+-- How far each shard is flushed: its last event, the hash over all of them (64 bits, as a signed number), by whom.
+CREATE TABLE watermarks (
+    shard INTEGER NOT NULL PRIMARY KEY,
+    lsn   INTEGER NOT NULL,
+    hash  INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    at    INTEGER NOT NULL
+);
+
+-- One row per (sku, warehouse), as it was when it was flushed. numbered: serial numbers given so far; NULL: its units get none.
+-- pruned_sold: net units sold by orders that were pruned. pruned_version: the last row of its journal that was; the others are the
+-- sums of the deltas up to there.
 CREATE TABLE stock (
-    sku_id       TEXT    NOT NULL,
-    warehouse_id INTEGER NOT NULL,
-    available    INTEGER NOT NULL,
-    reserved     INTEGER NOT NULL,
-    sold         INTEGER NOT NULL,
-    version      INTEGER NOT NULL,
-    status       TEXT    NOT NULL,
-    initial      INTEGER NOT NULL,
-    supplied     INTEGER NOT NULL,
-    owner_server TEXT,
-    owner_shard  INTEGER,
-    epoch        INTEGER NOT NULL,
-    lsn          INTEGER NOT NULL,
-    changed_at   INTEGER NOT NULL,
+    sku_id            TEXT    NOT NULL,
+    warehouse_id      INTEGER NOT NULL,
+    available         INTEGER NOT NULL,
+    reserved          INTEGER NOT NULL,
+    sold              INTEGER NOT NULL,
+    version           INTEGER NOT NULL,
+    status            TEXT    NOT NULL,
+    initial           INTEGER NOT NULL,
+    supplied          INTEGER NOT NULL,
+    numbered          INTEGER,
+    hot               INTEGER NOT NULL,
+    shard             INTEGER NOT NULL,
+    lsn               INTEGER NOT NULL,
+    changed_at        INTEGER NOT NULL,
+    pruned_sold       INTEGER NOT NULL DEFAULT 0,
+    pruned_version    INTEGER NOT NULL DEFAULT 0,
+    pruned_available  INTEGER NOT NULL DEFAULT 0,
+    pruned_reserved   INTEGER NOT NULL DEFAULT 0,
+    pruned_sold_delta INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (sku_id, warehouse_id),
     CHECK (available >= 0 AND reserved >= 0 AND sold >= 0)
 ) WITHOUT ROWID;
-CREATE INDEX stock_owner ON stock (owner_server, sku_id);
+CREATE INDEX stock_hot ON stock (sku_id) WHERE hot = 1;
 
--- due_at: when SQL has to expire it; NULL when it holds nothing or a shard decides. requests: rows in order_requests.
--- server, shard, lsn: the last event of a shard that changed it; NULL and 0 when SQL did.
+-- SKUs whose stock rows are left alone, because somebody changed them by hand or they did not fit.
+CREATE TABLE parked (
+    sku_id TEXT    NOT NULL PRIMARY KEY,
+    at     INTEGER NOT NULL,
+    reason TEXT    NOT NULL
+) WITHOUT ROWID;
+
+-- kind: 0 an order in one shard; 1 one over several shards, whole in `record`; 2 what such an order holds in one shard (a branch).
+-- shard: who decides for it. status: NULL of a branch, which no list shows. open: it holds units or has something pending.
 CREATE TABLE orders (
     order_no   TEXT    NOT NULL PRIMARY KEY,
+    kind       INTEGER NOT NULL,
+    shard      INTEGER NOT NULL,
     buyer_id   TEXT,
     mode       TEXT    NOT NULL,
     phase      TEXT    NOT NULL,
+    status     TEXT,
     open       INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
     changed_at INTEGER NOT NULL,
-    due_at     INTEGER,
-    server     TEXT,
-    shard      INTEGER,
     lsn        INTEGER NOT NULL,
-    requests   INTEGER NOT NULL
+    record     BLOB
 ) WITHOUT ROWID;
-CREATE INDEX orders_due ON orders (due_at) WHERE due_at IS NOT NULL;
+-- The list by status, and what is open.
+CREATE INDEX orders_status ON orders (open, status, order_no);
+-- What is old enough to be pruned. (By the time that never changes.)
+CREATE INDEX orders_created ON orders (created_at);
 
--- open and changed_at are those of the order, linked says that it has lines of other SKUs too: so the orders of a SKU are found
--- by one index, those that link it to others first.
 CREATE TABLE order_lines (
     order_no     TEXT    NOT NULL,
+    line         INTEGER NOT NULL,
     sku_id       TEXT    NOT NULL,
     warehouse_id INTEGER NOT NULL,
-    line         INTEGER NOT NULL,
     quantity     INTEGER NOT NULL,
     held         INTEGER NOT NULL,
     confirmed    INTEGER NOT NULL,
     released     INTEGER NOT NULL,
     returned     INTEGER NOT NULL,
     lapsed       INTEGER NOT NULL,
-    open         INTEGER NOT NULL,
-    linked       INTEGER NOT NULL,
-    changed_at   INTEGER NOT NULL,
-    PRIMARY KEY (order_no, sku_id, warehouse_id)
+    PRIMARY KEY (order_no, line)
 ) WITHOUT ROWID;
-CREATE INDEX order_lines_open ON order_lines (sku_id, open, linked, order_no);
-CREATE INDEX order_lines_changed ON order_lines (sku_id, open, changed_at, order_no);
+-- The list by SKU, and the sums of a stock's orders.
+CREATE INDEX order_lines_sku ON order_lines (sku_id, order_no);
+
+-- The SKUs of orders over several shards, for the list. What they hold stands in the lines of their branches.
+CREATE TABLE home_lines (
+    sku_id   TEXT NOT NULL,
+    order_no TEXT NOT NULL,
+    PRIMARY KEY (sku_id, order_no)
+) WITHOUT ROWID;
 
 -- The partial requests that an order answered, in their order. Fingerprints are 64 bits, kept as signed numbers.
 CREATE TABLE order_requests (
@@ -77,6 +112,16 @@ CREATE TABLE order_requests (
     seq         INTEGER NOT NULL,
     request_id  TEXT,
     fingerprint INTEGER NOT NULL,
+    PRIMARY KEY (order_no, seq)
+) WITHOUT ROWID;
+
+-- The serial numbers that the lines of an order got, in the order in which they were given.
+CREATE TABLE order_serials (
+    order_no    TEXT    NOT NULL,
+    seq         INTEGER NOT NULL,
+    line        INTEGER NOT NULL,
+    serial_from INTEGER NOT NULL,
+    serial_to   INTEGER NOT NULL,
     PRIMARY KEY (order_no, seq)
 ) WITHOUT ROWID;
 
@@ -90,11 +135,12 @@ CREATE TABLE stock_requests (
     sold         INTEGER NOT NULL,
     version      INTEGER NOT NULL,
     at           INTEGER NOT NULL,
+    lsn          INTEGER NOT NULL,
     PRIMARY KEY (sku_id, request_id)
 ) WITHOUT ROWID;
-CREATE INDEX stock_requests_at ON stock_requests (sku_id, at, request_id);
+CREATE INDEX stock_requests_at ON stock_requests (at);
 
--- Every change of every stock. version numbers the rows of a stock from 1 without gap, whoever decided.
+-- Every change of every stock. version numbers the rows of a stock from 1 without gap; what was pruned is missing at the front.
 CREATE TABLE stock_journal (
     sku_id       TEXT    NOT NULL,
     warehouse_id INTEGER NOT NULL,
@@ -110,32 +156,21 @@ CREATE TABLE stock_journal (
     available    INTEGER NOT NULL,
     reserved     INTEGER NOT NULL,
     sold         INTEGER NOT NULL,
+    serial_from  INTEGER,
     trace_id     TEXT,
-    server       TEXT,
-    shard        INTEGER,
-    lsn          INTEGER,
+    shard        INTEGER NOT NULL,
+    lsn          INTEGER NOT NULL,
     PRIMARY KEY (sku_id, warehouse_id, version)
-) WITHOUT ROWID;
-CREATE INDEX stock_journal_order ON stock_journal (order_no);
-
-CREATE TABLE watermarks (
-    server_id TEXT    NOT NULL,
-    shard     INTEGER NOT NULL,
-    lsn       INTEGER NOT NULL,
-    time      INTEGER NOT NULL,
-    PRIMARY KEY (server_id, shard)
 ) WITHOUT ROWID;
 
 CREATE TABLE anomalies (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     at       INTEGER NOT NULL,
     kind     TEXT    NOT NULL,
-    server   TEXT,
     shard    INTEGER,
     lsn      INTEGER,
     sku_id   TEXT,
     order_no TEXT,
     detail   TEXT    NOT NULL
 );
-CREATE INDEX anomalies_source ON anomalies (server, shard, kind);
-CREATE INDEX anomalies_order ON anomalies (order_no) WHERE order_no IS NOT NULL;
+CREATE INDEX anomalies_order ON anomalies (kind, order_no);

@@ -1,0 +1,232 @@
+//! Takes the store and keeps it: at the start, and once a second from then on. What may be taken says [`judge`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::backoff::Backoff;
+use crate::checkpoint::Identity;
+use crate::clock::Clock;
+use crate::flusher::Flushers;
+use crate::ids::Epoch;
+use crate::journal::JournalReader;
+use crate::limits::{HEARTBEAT_MILLIS, HEARTBEAT_TIMEOUT_MILLIS};
+use crate::ownership::{Mine, NotOurs, Verdict, judge};
+use crate::store::{Ownership, StoreError, Take};
+use crate::store_link::StoreLink;
+
+/// See the top of the file.
+pub(crate) struct Owner {
+    pub link: Arc<StoreLink>,
+    pub identity: Arc<dyn Identity>,
+    pub reader: Arc<dyn JournalReader>,
+    pub clock: Arc<dyn Clock>,
+    pub shards: u16,
+    pub lease_seconds: u32,
+    pub take_over: bool,
+    /// How long a start waits for a store that does not answer.
+    pub start_wait: Duration,
+}
+
+/// Why the store could not be taken now.
+enum NotTaken {
+    /// It does not answer, or somebody was quicker: to be tried again.
+    Later(String),
+    Refused(NotOurs),
+}
+
+impl Owner {
+    /// At the start, before anything is served. A store that does not answer is asked for a while; a directory that evidently is in its
+    /// place goes on without it: [`Fence::epoch`](crate::fence::Fence::epoch) is zero then, and [`Owner::keep`] takes the store when it is back.
+    ///
+    /// # Errors
+    /// [`NotOurs`].
+    pub async fn take_at_start(&self) -> Result<(), NotOurs> {
+        let mut backoff = Backoff::default();
+        let until = Instant::now() + self.start_wait;
+        let problem = loop {
+            match self.take(self.take_over).await {
+                Ok(()) => return Ok(()),
+                Err(NotTaken::Refused(not_ours)) => return Err(not_ours),
+                Err(NotTaken::Later(problem)) if Instant::now() >= until => break problem,
+                Err(NotTaken::Later(_)) => sleep(backoff.next()).await,
+            }
+        };
+        if self.take_over || self.identity.epoch() == Epoch::ZERO {
+            return Err(NotOurs::Unavailable(format!("the store has to be asked who may write: {problem}")));
+        }
+        self.identity.is_same_place().map_err(|otherwise| {
+            NotOurs::Unavailable(format!(
+                "the store does not answer ({problem}), and this data directory may be a copy ({otherwise}): it serves when the store \
+                 has told that nobody else does"
+            ))
+        })?;
+        tracing::warn!(
+            problem,
+            "the store does not answer; what is in memory is served, the store is taken when it is back"
+        );
+        Ok(())
+    }
+
+    /// The heartbeat: renews the lease, takes the store when it was not there at the start or lost what we took, finds out that somebody
+    /// else did. Ends when `stopping` says so.
+    pub async fn keep(&self, flushers: &Flushers, mut stopping: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+                () = sleep(Duration::from_millis(HEARTBEAT_MILLIS)) => {}
+            }
+            if self.link.fence().is_fenced_for_good() {
+                continue;
+            }
+            let beat = timeout(Duration::from_millis(HEARTBEAT_TIMEOUT_MILLIS), self.beat(flushers));
+            if beat.await.is_err() {
+                let late = StoreError::Unavailable("it did not answer a heartbeat in time".into());
+                drop(self.link.noted::<()>(Err(late)));
+            }
+        }
+    }
+
+    /// An orderly stop: the lease ends now.
+    pub async fn let_go(&self) {
+        let epoch = self.link.fence().epoch();
+        if epoch > Epoch::ZERO && !self.link.fence().is_fenced_for_good() {
+            let let_go =
+                timeout(Duration::from_millis(HEARTBEAT_TIMEOUT_MILLIS), self.link.store().let_go(epoch));
+            if !matches!(let_go.await, Ok(Ok(()))) {
+                tracing::warn!(
+                    "the store could not be told that this server stops; its lease runs out by itself"
+                );
+            }
+        }
+    }
+
+    /// One heartbeat.
+    pub(crate) async fn beat(&self, flushers: &Flushers) {
+        let fence = self.link.fence();
+        let ours = fence.epoch();
+        if ours == Epoch::ZERO {
+            return self.take_again().await;
+        }
+        let from = Instant::now();
+        match self.link.noted(self.link.store().renew(ours, self.lease_seconds).await) {
+            Ok(time) => {
+                self.renewed(from);
+                self.link.note_time(time, self.clock.now());
+            }
+            // Newer ones have fenced us by now.
+            Err(StoreError::Fenced { newest, .. }) if newest < ours => {
+                tracing::warn!(%ours, %newest, "the store went back to before we took it");
+                return self.take_again().await;
+            }
+            Err(_) => return,
+        }
+        // Those flushed before the store is asked: it can't be behind them unless it went back.
+        let flushed = flushers.flushed();
+        let Ok(store) = self.link.noted(self.link.store().ownership().await) else { return };
+        if fence.epoch() != ours {
+            return;
+        }
+        fence.found_newest(store.epoch);
+        if store.epoch == ours && store.server != Some(self.identity.server()) {
+            fence.fence("another server took the store with the same epoch, after the store was restored");
+        } else if store.epoch == ours {
+            flushers.compare(&flushed, &store.watermarks);
+        }
+    }
+
+    /// Takes the store while serving; a refusal fences.
+    async fn take_again(&self) {
+        if let Err(NotTaken::Refused(not_ours)) = self.take(false).await {
+            self.link.fence().fence(not_ours.to_string());
+        }
+    }
+
+    /// Asks the store, judges, takes, waits, records.
+    async fn take(&self, take_over: bool) -> Result<(), NotTaken> {
+        let later = |error: StoreError| NotTaken::Later(error.to_string());
+        let fence = self.link.fence();
+        let store = self.link.noted(self.link.store().ownership().await).map_err(later)?;
+        let (after, epoch, over, wait_millis) = match self.judged(store, take_over).await? {
+            Verdict::Take { after, epoch, over, wait_millis } => (after, epoch, over, wait_millis),
+            Verdict::Refused(not_ours) => return Err(NotTaken::Refused(not_ours)),
+        };
+        let (server, shards, lease_seconds) = (self.identity.server(), self.shards, self.lease_seconds);
+        let take = Take { server, shards, after, epoch, lease_seconds, over };
+        fence.asking(epoch);
+        let from = Instant::now();
+        match self.link.store().take(&take).await {
+            Ok(()) => {}
+            Err(StoreError::OwnerAlive) => {
+                fence.not_given();
+                return Err(NotTaken::Refused(NotOurs::OwnerAlive(String::new())));
+            }
+            // Somebody was quicker: what they did is judged at the next try.
+            Err(error @ StoreError::Fenced { .. }) => {
+                fence.not_given();
+                return Err(NotTaken::Later(error.to_string()));
+            }
+            Err(StoreError::Foreign(problem)) => {
+                fence.not_given();
+                return Err(NotTaken::Refused(NotOurs::fenced(problem, "Take another store")));
+            }
+            // Whether we took it is unknown. If we did, the next try finds an epoch that was not recorded.
+            Err(error) => return Err(later(self.link.noted::<()>(Err(error)).expect_err("it is one"))),
+        }
+        if wait_millis > 0 {
+            tracing::info!(wait_millis, "the store is taken; the lease of its owner before has to run out");
+            self.wait_out(epoch, from, wait_millis).await;
+        }
+        let identity = Arc::clone(&self.identity);
+        let recorded = tokio::task::spawn_blocking(move || identity.record(epoch)).await;
+        if let Err(problem) = recorded.map_err(|error| error.to_string()).and_then(|recorded| recorded) {
+            let problem = format!("the epoch can't be written to the data directory: {problem}");
+            return Err(NotTaken::Refused(NotOurs::Unavailable(problem)));
+        }
+        if wait_millis == 0 {
+            self.renewed(from);
+        }
+        fence.took(epoch);
+        tracing::info!(%epoch, after = %after, take_over, "the store is taken");
+        Ok(())
+    }
+
+    /// Waits, and renews what was taken meanwhile.
+    async fn wait_out(&self, epoch: Epoch, from: Instant, wait_millis: u64) {
+        let until = from + Duration::from_millis(wait_millis);
+        while Instant::now() < until {
+            sleep(Duration::from_millis(HEARTBEAT_MILLIS).min(until - Instant::now())).await;
+            let from = Instant::now();
+            if self.link.noted(self.link.store().renew(epoch, self.lease_seconds).await).is_ok() {
+                self.renewed(from);
+            }
+        }
+    }
+
+    /// Judges on a thread of its own: hashes of the journal are computed from the disk.
+    async fn judged(&self, store: Ownership, take_over: bool) -> Result<Verdict, NotTaken> {
+        let mine = Mine {
+            server: self.identity.server(),
+            epoch: self.identity.epoch(),
+            shards: self.shards,
+            same_place: self.identity.is_same_place().is_ok(),
+            take_over,
+        };
+        let reader = Arc::clone(&self.reader);
+        let judged = tokio::task::spawn_blocking(move || {
+            judge(&mine, &store, |shard| reader.bounds(shard), |shard, lsn| reader.chain(shard, lsn))
+        });
+        judged.await.map_err(|error| NotTaken::Later(error.to_string()))
+    }
+
+    /// The lease runs from before it was asked for; a quarter of it is left for what is under way when it ends.
+    fn renewed(&self, from: Instant) {
+        let runs = Duration::from_secs(u64::from(self.lease_seconds)) * 3 / 4;
+        self.link.fence().renewed(from, runs);
+    }
+}
+
+#[cfg(test)]
+mod tests;

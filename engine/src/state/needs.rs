@@ -1,0 +1,87 @@
+//! What a command is about that is not in memory and may be in the store: it waits until that was looked for.
+
+use super::State;
+use super::remembered::RequestKey;
+use crate::command::{Action, Command};
+use crate::home::HomeStep;
+use crate::ids::{OrderNo, RequestId, SkuId};
+
+/// Something that is wanted from the store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Need {
+    /// A SKU with all its warehouses.
+    Sku(SkuId),
+    /// An order, plain or over several places, or a branch.
+    Order(OrderNo),
+    /// A stock request.
+    Request(SkuId, RequestId),
+}
+
+/// What is known of the store without asking it.
+pub trait Stored {
+    /// Whether it may have such an order or branch.
+    fn may_have_order(&self, order_no: &OrderNo) -> bool;
+
+    /// Whether it may have such a stock request.
+    fn may_have_request(&self, sku_id: &SkuId, request_id: &RequestId) -> bool;
+
+    /// Whether it was just found not to have this SKU.
+    fn lacks_sku(&self, sku_id: &SkuId) -> bool;
+}
+
+impl State {
+    /// Adds to `needs` what is to be looked for in the store before the command can be decided; nothing, for the
+    /// usual one. What was looked for and not found, `stored` must say so of.
+    pub fn needs(&self, command: &Command, stored: &impl Stored, needs: &mut Vec<Need>) {
+        match &command.action {
+            Action::CreateStock(c) => self.need_sku(&c.sku_id, stored, needs),
+            Action::SetStatus(c) => self.need_sku(&c.sku_id, stored, needs),
+            Action::ChangeStock(c) => {
+                self.need_sku(&c.sku_id, stored, needs);
+                let key = RequestKey { sku_id: c.sku_id.clone(), request_id: c.request_id.clone() };
+                if self.requests.find(&key).is_none() && stored.may_have_request(&c.sku_id, &c.request_id) {
+                    needs.push(Need::Request(key.sku_id, key.request_id));
+                }
+            }
+            Action::Reserve(c) => {
+                if self.knows_order(&c.order_no) {
+                    return;
+                }
+                self.need_order(&c.order_no, stored, needs);
+                for line in c.lines.as_slice() {
+                    self.need_sku(&line.sku_id, stored, needs);
+                }
+            }
+            Action::Confirm(c) => self.need_order(&c.order_no, stored, needs),
+            Action::Release(c) => self.need_order(&c.order_no, stored, needs),
+            Action::Extend(c) => self.need_order(&c.order_no, stored, needs),
+            Action::Return(c) => self.need_order(&c.order_no, stored, needs),
+            Action::GetOrder(order_no) | Action::Expire(order_no) => self.need_order(order_no, stored, needs),
+            Action::Home(step) => match &**step {
+                // It comes from there.
+                HomeStep::Load(_) => {}
+                HomeStep::Reserve { .. }
+                | HomeStep::Late { .. }
+                | HomeStep::Pending(_)
+                | HomeStep::Carried { .. }
+                | HomeStep::Ask(_) => self.need_order(step.order_no(), stored, needs),
+            },
+        }
+    }
+
+    fn need_order(&self, order_no: &OrderNo, stored: &impl Stored, needs: &mut Vec<Need>) {
+        if !self.knows_order(order_no) && stored.may_have_order(order_no) {
+            needs.push(Need::Order(order_no.clone()));
+        }
+    }
+
+    /// SKUs of other shards are none of this one's concern.
+    fn need_sku(&self, sku_id: &SkuId, stored: &impl Stored, needs: &mut Vec<Need>) {
+        if !self.stocks.is_resident(sku_id) && self.owns(sku_id) && !stored.lacks_sku(sku_id) {
+            let need = Need::Sku(sku_id.clone());
+            if needs.last() != Some(&need) {
+                needs.push(need);
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Who a server is, in memory.
+
+use std::sync::{Arc, Mutex};
+
+use crate::checkpoint::Identity;
+use crate::ids::{Epoch, ServerId};
+use crate::sync::unpoisoned;
+
+/// Shared by its clones, so that an engine can be started again on it; [`MemoryIdentity::copy`] is a copy of the directory elsewhere.
+#[derive(Debug, Clone)]
+pub struct MemoryIdentity {
+    server: ServerId,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Clone)]
+struct State {
+    epoch: Epoch,
+    same_place: bool,
+    fails: bool,
+}
+
+impl Default for MemoryIdentity {
+    fn default() -> Self {
+        Self::new(1)
+    }
+}
+
+impl MemoryIdentity {
+    /// A new directory with this id.
+    #[must_use]
+    pub fn new(server: u128) -> Self {
+        let state = State { epoch: Epoch::ZERO, same_place: false, fails: false };
+        Self { server: ServerId(server), state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// A copy of the directory as it is now, in another place.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let state = State { same_place: false, ..unpoisoned(self.state.lock()).clone() };
+        Self { server: self.server, state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Sets the epoch back, as a restore of the directory in its place would.
+    pub fn set_epoch(&self, epoch: Epoch) {
+        unpoisoned(self.state.lock()).epoch = epoch;
+    }
+
+    /// Whether epochs can't be written from now on.
+    pub fn fail(&self, fails: bool) {
+        unpoisoned(self.state.lock()).fails = fails;
+    }
+}
+
+impl Identity for MemoryIdentity {
+    fn server(&self) -> ServerId {
+        self.server
+    }
+
+    fn epoch(&self) -> Epoch {
+        unpoisoned(self.state.lock()).epoch
+    }
+
+    fn record(&self, epoch: Epoch) -> Result<(), String> {
+        let mut state = unpoisoned(self.state.lock());
+        if state.fails {
+            return Err("a fault on demand".into());
+        }
+        (state.epoch, state.same_place) = (epoch, true);
+        Ok(())
+    }
+
+    fn is_same_place(&self) -> Result<(), String> {
+        let same_place = unpoisoned(self.state.lock()).same_place;
+        if same_place { Ok(()) } else { Err("it is in another place than before".into()) }
+    }
+}

@@ -1,0 +1,185 @@
+//! What is pruned, counted and repaired.
+
+use std::collections::BTreeMap;
+
+use super::tables::{StockRow, Tables, is_open};
+use crate::checkpoint::StockImage;
+use crate::command::StockStatus;
+use crate::event::MoveKind;
+use crate::ids::{OrderNo, SkuId, WarehouseId};
+use crate::store::{
+    JournalRow, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError, StoredOrder, StoredOrderKind, Sums,
+    SumsCursor,
+};
+
+impl Tables {
+    pub fn prune(&mut self, prune: &Prune) -> Result<Pruned, StoreError> {
+        self.check_epoch(prune.epoch)?;
+        let mut pruned = Pruned::default();
+        if let Some(before) = prune.orders_before {
+            // A branch goes with its order, or by itself when there is none.
+            let goes = |(order_no, order): &(&OrderNo, &StoredOrder)| {
+                let has_home = order_no.is_branch() && self.orders.contains_key(&order_no.of_caller());
+                !is_open(order) && order.image().changed_at < before && !has_home
+            };
+            let mut old: Vec<OrderNo> =
+                self.orders.iter().filter(goes).map(|(order_no, _)| order_no.clone()).take(prune.max).collect();
+            for order_no in old.clone() {
+                if let Some(StoredOrderKind::Home(home)) = self.orders.get(&order_no).map(|order| &order.kind) {
+                    old.extend(home.branches());
+                }
+            }
+            for order_no in old {
+                let Some(order) = self.orders.remove(&order_no) else { continue };
+                pruned.orders += 1;
+                let StoredOrderKind::Plain(image) = order.kind else { continue };
+                for line in image.lines {
+                    let net = u64::from(line.confirmed - line.returned);
+                    if let Some(row) = self.stocks.get_mut(&(line.sku_id, line.warehouse_id)) {
+                        row.pruned.sold += net;
+                    }
+                }
+            }
+            let old = self.requests.iter().filter(|(_, request)| request.at < before);
+            let old: Vec<_> = old.map(|(key, _)| key.clone()).take(prune.max).collect();
+            for key in old {
+                self.requests.remove(&key);
+                pruned.requests += 1;
+            }
+        }
+        if let Some(before) = prune.journal_before {
+            for (place, rows) in &mut self.journal {
+                let Some(StockRow { pruned: sums, .. }) = self.stocks.get_mut(place) else { continue };
+                while (pruned.journal as usize) < prune.max && rows.len() > 1 {
+                    let Some(first) = rows.first_entry().filter(|first| first.get().at < before) else {
+                        break;
+                    };
+                    let JournalRow { change, .. } = first.remove();
+                    let deltas = [change.delta.available, change.delta.reserved, change.delta.sold];
+                    sums.deltas.iter_mut().zip(deltas).for_each(|(sum, delta)| *sum += delta);
+                    sums.version = change.after.version;
+                    pruned.journal += 1;
+                }
+            }
+        }
+        Ok(pruned)
+    }
+
+    pub fn books(&self, after: Option<&SkuId>, limit: usize) -> Vec<StockBooks> {
+        let mut books = Vec::new();
+        for sku_id in self.skus_after(after, limit) {
+            for row in self.of_sku(&sku_id) {
+                let place = (sku_id.clone(), row.image.warehouse_id);
+                let newest = self.journal.get(&place).and_then(|rows| rows.last_key_value());
+                books.push(StockBooks {
+                    row: StockImage { forgotten_sold: row.image.levels.sold, ..row.image.clone() },
+                    parked: self.parked.get(&sku_id).map(|parked| parked.reason.clone()),
+                    newest: newest.map(|(_, row)| row.clone()),
+                    pruned: row.pruned,
+                });
+            }
+        }
+        books
+    }
+
+    pub fn sums(
+        &self,
+        sku_id: &SkuId,
+        warehouse_id: WarehouseId,
+        cursor: &SumsCursor,
+        lines: usize,
+        journal: usize,
+    ) -> Sums {
+        let place = (sku_id.clone(), warehouse_id);
+        let plain =
+            self.orders_after(cursor.order_no.as_ref()).filter_map(|(order_no, order)| match &order.kind {
+                StoredOrderKind::Plain(image) => Some((order_no, image)),
+                StoredOrderKind::Home(_) => None,
+            });
+        let of_stock = plain.filter_map(|(order_no, image)| {
+            let mut lines = image.lines.iter();
+            let line = lines.find(|line| line.sku_id == *sku_id && line.warehouse_id == warehouse_id)?;
+            Some((order_no.clone(), u64::from(line.held), u64::from(line.confirmed - line.returned)))
+        });
+        let lines = of_stock.take(lines).collect();
+        let rows = self.journal.get(&place).into_iter().flat_map(|rows| rows.range(cursor.version + 1..));
+        let journal = rows.map(|(_, row)| row.clone()).take(journal).collect();
+        let pruned = self.stocks.get(&place).map_or(PrunedSums::default(), |row| row.pruned);
+        Sums { lines, journal, pruned }
+    }
+
+    pub fn repair(&mut self, repair: &Repair) -> Result<Vec<Repaired>, StoreError> {
+        self.check_epoch(repair.epoch)?;
+        let Repair { sku_id, stocks, at, .. } = repair;
+        let newest = |tables: &Self, warehouse_id| {
+            let rows = tables.journal.get(&(sku_id.clone(), warehouse_id))?;
+            rows.last_key_value().map(|(_, row)| row.clone())
+        };
+        let images: Vec<StockImage> = match stocks {
+            Some(stocks) => {
+                let is_newest = |stock: &StockImage| {
+                    newest(self, stock.warehouse_id)
+                        .is_some_and(|row| row.change.after.version == stock.levels.version)
+                };
+                if !stocks.iter().all(is_newest) {
+                    return Ok(Vec::new());
+                }
+                stocks.clone()
+            }
+            None => {
+                let places = self.journal.keys().filter(|(of, _)| of == sku_id).cloned().collect::<Vec<_>>();
+                places
+                    .iter()
+                    .filter_map(|(_, warehouse_id)| self.as_journaled(sku_id, *warehouse_id))
+                    .collect()
+            }
+        };
+        let mut repaired = Vec::new();
+        for image in images {
+            let place = (sku_id.clone(), image.warehouse_id);
+            let (warehouse_id, after) = (image.warehouse_id, image.levels);
+            let known = self.stocks.get(&place);
+            let (before, pruned) = (known.map(|row| row.image.levels), known.map(|row| row.pruned));
+            let pruned = pruned.unwrap_or_default();
+            self.stocks.insert(place, StockRow { image, pruned });
+            repaired.push(Repaired { warehouse_id, before, after });
+        }
+        if self.parked.remove(sku_id).is_some() || !repaired.is_empty() {
+            let detail = format!("{repaired:?}");
+            self.note(*at, "repaired", None, None, Some(sku_id), detail);
+        }
+        Ok(repaired)
+    }
+
+    /// A stock row as its journal says.
+    fn as_journaled(&self, sku_id: &SkuId, warehouse_id: WarehouseId) -> Option<StockImage> {
+        let place = (sku_id.clone(), warehouse_id);
+        let rows: &BTreeMap<u64, JournalRow> = self.journal.get(&place)?;
+        let (_, newest) = rows.last_key_value()?;
+        let created = rows.get(&1).map(|row| &row.change);
+        let known = self.stocks.get(&place).map(|row| &row.image);
+        let status = rows.values().rev().find_map(|row| match row.change.kind {
+            MoveKind::Suspended => Some(StockStatus::Suspended),
+            MoveKind::Resumed | MoveKind::Created => Some(StockStatus::OnSale),
+            _ => None,
+        });
+        let given: u64 = rows.values().filter_map(|row| row.change.serials).map(|given| given.count()).sum();
+        let is_whole = created.is_some();
+        let numbered = known.and_then(|known| known.numbered);
+        let numbered = if is_whole && (numbered.is_some() || given > 0) { Some(given) } else { numbered };
+        let levels = newest.change.after;
+        Some(StockImage {
+            sku_id: sku_id.clone(),
+            warehouse_id,
+            levels,
+            status: status.or(known.map(|known| known.status)).unwrap_or(StockStatus::OnSale),
+            initial: created
+                .map_or_else(|| known.map_or(0, |known| known.initial), |change| change.after.available),
+            supplied: levels.quantity(),
+            forgotten_sold: levels.sold,
+            lsn: newest.source.1,
+            hot: known.is_some_and(|known| known.hot),
+            numbered,
+        })
+    }
+}

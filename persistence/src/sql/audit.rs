@@ -1,0 +1,291 @@
+//! Counting and repair, parked SKUs and anomalies.
+
+use std::collections::BTreeMap;
+
+use hotstock_engine::checkpoint::StockImage;
+use hotstock_engine::command::StockStatus;
+use hotstock_engine::event::MoveKind;
+use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
+use hotstock_engine::store::{
+    Anomaly, JournalRow, Parked, PrunedSums, Repair, Repaired, Snapshot, StockBooks, StoreError, Sums, SumsCursor,
+};
+
+use super::Work;
+use super::dialect::{Access, Arg, Existing, Row, Table, Tx};
+use super::error::SqlError;
+use super::load::{Whole, select_whole, whole};
+use super::owner::check_epoch;
+use super::reads::{PAGE_OF_SKUS, after_text};
+use super::rows::{
+    ANOMALIES, PRUNED_COLUMNS, STOCK_JOURNAL, anomaly_row, journal_entry, pruned_sums, read_watermarks, select,
+    status_after, stock_row, words,
+};
+use super::statements::insert;
+
+/// See [`Store::books`](hotstock_engine::store::Store::books).
+pub(super) struct Books<'a> {
+    pub after: Option<&'a SkuId>,
+    pub limit: usize,
+}
+
+impl Work for Books<'_> {
+    type Done = Snapshot<Vec<StockBooks>>;
+
+    const ACCESS: Access = Access::Read;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        let watermarks = read_watermarks(tx).await?;
+        let sql =
+            format!("{} JOIN {PAGE_OF_SKUS} ON page.sku_id = s.sku_id ORDER BY s.sku_id, s.warehouse_id", select_whole());
+        let args = [after_text(self.after, SkuId::as_str), self.limit.into()];
+        let rows = tx.rows(&sql, &args).await?.iter().map(stock_books).collect::<Result<_, _>>()?;
+        Ok(Snapshot { watermarks, rows })
+    }
+}
+
+fn stock_books(row: &Row) -> Result<StockBooks, StoreError> {
+    let Whole { image, parked, newest, pruned } = whole(row)?;
+    Ok(StockBooks { row: image, parked, newest, pruned })
+}
+
+/// See [`Store::sums`](hotstock_engine::store::Store::sums).
+pub(super) struct SumsOf<'a> {
+    pub sku_id: &'a SkuId,
+    pub warehouse_id: WarehouseId,
+    pub cursor: &'a SumsCursor,
+    pub lines: usize,
+    pub journal: usize,
+}
+
+impl Work for SumsOf<'_> {
+    type Done = Snapshot<Sums>;
+
+    const ACCESS: Access = Access::Read;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        let watermarks = read_watermarks(tx).await?;
+        let mut sums = Sums::default();
+        let stock = || [Arg::from(self.sku_id), self.warehouse_id.into()];
+        let sql = format!("SELECT {PRUNED_COLUMNS} FROM stock s WHERE s.sku_id = ? AND s.warehouse_id = ?");
+        if let Some(row) = tx.rows(&sql, &stock()).await?.first() {
+            sums.pruned = pruned_sums(&mut row.fields())?;
+        }
+        if self.lines > 0 {
+            let sql = "SELECT order_no, CAST(SUM(held) AS SIGNED), CAST(SUM(confirmed - returned) AS SIGNED) FROM order_lines \
+                 WHERE sku_id = ? AND warehouse_id = ? AND order_no > ? GROUP BY order_no ORDER BY order_no LIMIT ?";
+            let after = after_text(self.cursor.order_no.as_ref(), OrderNo::as_str);
+            let args: Vec<_> = stock().into_iter().chain([after, self.lines.into()]).collect();
+            for row in tx.rows(sql, &args).await? {
+                let f = &mut row.fields();
+                sums.lines.push((f.order_no()?, f.count()?, f.count()?));
+            }
+        }
+        if self.journal > 0 {
+            let sql = format!(
+                "{} sku_id = ? AND warehouse_id = ? AND version > ? ORDER BY version LIMIT ?",
+                select(&STOCK_JOURNAL)
+            );
+            let args: Vec<_> = stock().into_iter().chain([self.cursor.version.into(), self.journal.into()]).collect();
+            for row in tx.rows(&sql, &args).await? {
+                sums.journal.push(journal_entry(&mut row.fields())?);
+            }
+        }
+        Ok(Snapshot { watermarks, rows: sums })
+    }
+}
+
+/// `stock` with what pruning adds to.
+const STOCK_AND_SUMS: Table = Table {
+    name: "stock",
+    columns: &[
+        "sku_id", "warehouse_id", "available", "reserved", "sold", "version", "status", "initial", "supplied", "numbered",
+        "hot", "shard", "lsn", "changed_at", "pruned_sold", "pruned_version", "pruned_available", "pruned_reserved",
+        "pruned_sold_delta",
+    ],
+    keys: 2,
+};
+
+/// See [`Store::repair`](hotstock_engine::store::Store::repair).
+impl Work for Repair {
+    type Done = Vec<Repaired>;
+
+    const ACCESS: Access = Access::Write;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Vec<Repaired>, SqlError> {
+        check_epoch(tx, self.epoch).await?;
+        // No flush comes between.
+        let lock = tx.dialect().for_update();
+        tx.rows(&format!("SELECT shard FROM watermarks{lock}"), &[]).await?;
+        let mut known = BTreeMap::new();
+        let sql = format!("{} WHERE s.sku_id = ? ORDER BY s.warehouse_id", select_whole());
+        for row in tx.rows(&sql, &[Arg::from(&self.sku_id)]).await? {
+            let stock = whole(&row)?;
+            known.insert(stock.image.warehouse_id, stock);
+        }
+        let wanted = match &self.stocks {
+            Some(stocks) => stocks.iter().map(|image| (image.warehouse_id, Some(image.clone()))).collect(),
+            None => journals_of(tx, &self.sku_id).await?,
+        };
+        let (mut rows, mut repaired, mut said) = (Vec::new(), Vec::new(), Vec::new());
+        for (warehouse_id, image) in wanted {
+            let stock = (&self.sku_id, warehouse_id);
+            let before = known.get(&warehouse_id);
+            let newest = journal_row_of(tx, stock, "ORDER BY version DESC").await?;
+            let Some(newest) = newest.filter(|row| image.as_ref().is_none_or(|image| image.levels == row.change.after)) else {
+                return Ok(Vec::new());
+            };
+            let first = journal_row_of(tx, stock, "ORDER BY version").await?.unwrap_or_else(|| newest.clone());
+            let pruned = before.map_or_else(|| sums_before(&first), |before| before.pruned);
+            let image = match image {
+                Some(image) => image,
+                None => image_of_journal(tx, before.map(|before| &before.image), &first, &newest).await?,
+            };
+            let mut row = stock_row(&image, newest.source.0, newest.at);
+            row.extend([pruned.sold.into(), pruned.version.into()]);
+            row.extend(pruned.deltas.map(Arg::from));
+            rows.push(row);
+            let (before, after) = (before.map(|before| before.image.levels), image.levels);
+            let was = before.map_or_else(|| "no row".to_owned(), words);
+            said.push(format!("warehouse {warehouse_id} had {was}, and has {}", words(after)));
+            repaired.push(Repaired { warehouse_id, before, after });
+        }
+        insert(tx, &STOCK_AND_SUMS, Existing::Replaced, rows).await?;
+        tx.execute("DELETE FROM parked WHERE sku_id = ?", &[Arg::from(&self.sku_id)]).await?;
+        let anomaly = Anomaly {
+            at: self.at,
+            kind: "repaired".to_owned(),
+            source: None,
+            order_no: None,
+            sku_id: Some(self.sku_id.clone()),
+            detail: said.join("; "),
+        };
+        insert(tx, &ANOMALIES, Existing::Refused, vec![anomaly_row(&anomaly)]).await?;
+        Ok(repaired)
+    }
+}
+
+/// The warehouses that have a journal of a SKU; what is in their rows is to be found out.
+async fn journals_of(tx: &mut dyn Tx, sku_id: &SkuId) -> Result<Vec<(WarehouseId, Option<StockImage>)>, SqlError> {
+    let sql = "SELECT warehouse_id FROM stock_journal WHERE sku_id = ? GROUP BY warehouse_id ORDER BY warehouse_id";
+    let rows = tx.rows(sql, &[sku_id.into()]).await?;
+    Ok(rows.iter().map(|row| Ok((row.fields().warehouse()?, None))).collect::<Result<_, StoreError>>()?)
+}
+
+async fn journal_row_of(
+    tx: &mut dyn Tx,
+    (sku_id, warehouse_id): (&SkuId, WarehouseId),
+    tail: &str,
+) -> Result<Option<JournalRow>, SqlError> {
+    let sql = format!("{} sku_id = ? AND warehouse_id = ? {tail} LIMIT 1", select(&STOCK_JOURNAL));
+    let rows = tx.rows(&sql, &[sku_id.into(), warehouse_id.into()]).await?;
+    Ok(rows.first().map(|row| journal_entry(&mut row.fields())).transpose()?)
+}
+
+/// What must have been pruned of a journal that begins with this row. (What was sold by orders that were pruned is not known.)
+fn sums_before(first: &JournalRow) -> PrunedSums {
+    let (delta, after) = (first.change.delta, first.change.after);
+    let before = |level: u64, delta: i64| i64::try_from(level).unwrap_or(i64::MAX).saturating_sub(delta);
+    let deltas =
+        [before(after.available, delta.available), before(after.reserved, delta.reserved), before(after.sold, delta.sold)];
+    PrunedSums { sold: 0, version: after.version.saturating_sub(1), deltas }
+}
+
+/// A stock as its journal tells; what is not in the journal any more is as it is.
+async fn image_of_journal(
+    tx: &mut dyn Tx,
+    known: Option<&StockImage>,
+    first: &JournalRow,
+    newest: &JournalRow,
+) -> Result<StockImage, SqlError> {
+    let (sku_id, warehouse_id) = (&newest.change.sku_id, newest.change.warehouse_id);
+    let levels = newest.change.after;
+    let is_whole = first.change.kind == MoveKind::Created;
+    let switched = "AND kind IN ('suspended', 'resumed') ORDER BY version DESC";
+    let status = match journal_row_of(tx, (sku_id, warehouse_id), switched).await? {
+        Some(row) => status_after(row.change.kind),
+        None if is_whole => StockStatus::OnSale,
+        None => known.map_or(StockStatus::OnSale, |known| known.status),
+    };
+    let sql = "SELECT COUNT(*), CAST(COALESCE(SUM(d_sold), 0) AS SIGNED) FROM stock_journal \
+         WHERE sku_id = ? AND warehouse_id = ? AND serial_from IS NOT NULL";
+    let rows = tx.rows(sql, &[sku_id.into(), warehouse_id.into()]).await?;
+    let given = rows.first().map(|row| {
+        let f = &mut row.fields();
+        Ok::<_, StoreError>((f.count()?, f.count()?))
+    });
+    let (confirms, given) = given.transpose()?.unwrap_or_default();
+    let was = known.map(|known| known.numbered);
+    let numbered = match was {
+        Some(None) if confirms == 0 => None,
+        None if confirms == 0 => None,
+        Some(Some(was)) if !is_whole => Some(was.max(given)),
+        _ => Some(given),
+    };
+    let created = u64::try_from(first.change.delta.available).unwrap_or(0);
+    Ok(StockImage {
+        sku_id: sku_id.clone(),
+        warehouse_id,
+        levels,
+        status,
+        initial: if is_whole { created } else { known.map_or(0, |known| known.initial) },
+        supplied: levels.quantity(),
+        forgotten_sold: levels.sold,
+        lsn: newest.source.1,
+        hot: known.is_some_and(|known| known.hot),
+        numbered,
+    })
+}
+
+/// See [`Store::parked`](hotstock_engine::store::Store::parked).
+pub(super) struct ParkedSkus {
+    pub max: usize,
+}
+
+impl Work for ParkedSkus {
+    type Done = (u64, Vec<Parked>);
+
+    const ACCESS: Access = Access::Read;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        let count = count(tx, "SELECT COUNT(*) FROM parked").await?;
+        let sql = "SELECT sku_id, at, reason FROM parked ORDER BY sku_id LIMIT ?";
+        let parked = |row: &Row| {
+            let f = &mut row.fields();
+            Ok(Parked { sku_id: f.id(SkuId::new)?, at: f.time()?, reason: f.text()?.to_owned() })
+        };
+        let rows = tx.rows(sql, &[self.max.into()]).await?;
+        Ok((count, rows.iter().map(parked).collect::<Result<_, StoreError>>()?))
+    }
+}
+
+/// See [`Store::anomalies`](hotstock_engine::store::Store::anomalies).
+pub(super) struct Anomalies {
+    pub max: usize,
+}
+
+impl Work for Anomalies {
+    type Done = (u64, Vec<Anomaly>);
+
+    const ACCESS: Access = Access::Read;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        let count = count(tx, "SELECT COUNT(*) FROM anomalies").await?;
+        let newest = "SELECT at, kind, shard, lsn, sku_id, order_no, detail FROM anomalies ORDER BY id DESC LIMIT ?";
+        let rows = tx.rows(newest, &[self.max.into()]).await?;
+        Ok((count, rows.iter().map(anomaly).collect::<Result<_, _>>()?))
+    }
+}
+
+async fn count(tx: &mut dyn Tx, sql: &str) -> Result<u64, SqlError> {
+    let rows = tx.rows(sql, &[]).await?;
+    Ok(rows.first().map_or(Ok(0), |row| row.fields().count())?)
+}
+
+fn anomaly(row: &Row) -> Result<Anomaly, StoreError> {
+    let f = &mut row.fields();
+    let (at, kind) = (f.time()?, f.text()?.to_owned());
+    let shard = f.shard_or_null()?;
+    let lsn = f.count_or_null()?.map(hotstock_engine::ids::Lsn);
+    let (sku_id, order_no) = (f.id_or_null(SkuId::new)?, f.id_or_null(OrderNo::stored)?);
+    Ok(Anomaly { at, kind, source: shard.zip(lsn), order_no, sku_id, detail: f.text()?.to_owned() })
+}

@@ -1,0 +1,112 @@
+//! What is to be decided on goes out: SKUs, orders and stock requests, with the watermarks of the same moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hotstock_engine::checkpoint::StockImage;
+use hotstock_engine::ids::SkuId;
+use hotstock_engine::store::{JournalRow, Loaded, PrunedSums, StoreError, StoredOrderKind, StoredSku, Wanted};
+
+use super::Work;
+use super::dialect::{Access, Row, Tx};
+use super::error::SqlError;
+use super::rows::{
+    PRUNED_COLUMNS, STOCK, STOCK_JOURNAL, STOCK_REQUESTS, columns_of, find_orders, journal_entry_or_null, pruned_sums,
+    read_watermarks, request_image, select, stock_image, words,
+};
+use super::statements::{rows_in, rows_of_any};
+
+impl Work for Wanted {
+    type Done = Loaded;
+
+    const ACCESS: Access = Access::Read;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Loaded, SqlError> {
+        let watermarks = read_watermarks(tx).await?;
+        let order_nos: Vec<_> = self.orders.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+        let orders = find_orders(tx, &order_nos, "").await?;
+        let mut wanted: BTreeSet<SkuId> = self.skus.iter().cloned().collect();
+        for order in &orders {
+            if let StoredOrderKind::Plain(image) = &order.kind {
+                wanted.extend(image.lines.iter().map(|line| line.sku_id.clone()));
+            }
+        }
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        let skus = load_skus(tx, &wanted).await?;
+        let mut requests = Vec::new();
+        let keys = self.requests.iter().map(|(sku_id, request_id)| vec![sku_id.into(), request_id.into()]).collect();
+        let one = "(sku_id = ? AND request_id = ?)";
+        for row in rows_of_any(tx, &select(&STOCK_REQUESTS), one, keys, "").await? {
+            requests.push(request_image(&row)?);
+        }
+        Ok(Loaded { watermarks, skus, orders, requests })
+    }
+}
+
+async fn load_skus(tx: &mut dyn Tx, wanted: &[SkuId]) -> Result<BTreeMap<SkuId, StoredSku>, SqlError> {
+    let mut skus = BTreeMap::new();
+    let head = format!("{} WHERE", select_whole());
+    for row in rows_in(tx, &head, "s.sku_id", wanted, " ORDER BY s.sku_id, s.warehouse_id").await? {
+        let sku_id = row.fields().id(SkuId::new)?;
+        // A row that can't be read is that of one SKU only.
+        let stock = whole(&row).map_err(|error| error.to_string()).and_then(|stock| stock.check().map(|()| stock.image));
+        let so_far = skus.entry(sku_id).or_insert_with(|| StoredSku::Sound(Vec::new()));
+        match (so_far, stock) {
+            (StoredSku::Sound(stocks), Ok(image)) => stocks.push(image),
+            (StoredSku::Unsound(_), _) => {}
+            (sound, Err(problem)) => *sound = StoredSku::Unsound(problem),
+        }
+    }
+    Ok(skus)
+}
+
+/// A stock with what it is judged by.
+pub(super) struct Whole {
+    pub image: StockImage,
+    /// Why its SKU is parked.
+    pub parked: Option<String>,
+    /// The newest row of its journal.
+    pub newest: Option<JournalRow>,
+    pub pruned: PrunedSums,
+}
+
+/// Reads stocks, for [`whole`]; the table of stocks is `s`.
+pub(super) fn select_whole() -> String {
+    // The newest row of a journal is looked up from the end of its range; a maximum would be counted over all of it.
+    format!(
+        "SELECT {}, {PRUNED_COLUMNS}, p.reason, {} FROM stock s \
+         LEFT JOIN parked p ON p.sku_id = s.sku_id \
+         LEFT JOIN stock_journal j ON j.sku_id = s.sku_id AND j.warehouse_id = s.warehouse_id AND j.version = \
+         (SELECT n.version FROM stock_journal n WHERE n.sku_id = s.sku_id AND n.warehouse_id = s.warehouse_id \
+         ORDER BY n.sku_id DESC, n.warehouse_id DESC, n.version DESC LIMIT 1)",
+        columns_of(&STOCK, "s"),
+        columns_of(&STOCK_JOURNAL, "j"),
+    )
+}
+
+/// Reads a row of [`select_whole`].
+pub(super) fn whole(row: &Row) -> Result<Whole, StoreError> {
+    let f = &mut row.fields();
+    let (image, pruned) = (stock_image(f)?, pruned_sums(f)?);
+    let parked = f.text_or_null()?.map(str::to_owned);
+    Ok(Whole { image, parked, newest: journal_entry_or_null(f)?, pruned })
+}
+
+impl Whole {
+    /// Whether it can be decided on.
+    fn check(&self) -> Result<(), String> {
+        let StockImage { warehouse_id, levels, supplied, .. } = &self.image;
+        if let Some(reason) = &self.parked {
+            return Err(reason.clone());
+        }
+        let Some(newest) = &self.newest else { return Err(format!("warehouse {warehouse_id} has no journal")) };
+        if newest.change.after != *levels {
+            let (row, journal) = (words(*levels), words(newest.change.after));
+            return Err(format!("the row of warehouse {warehouse_id} says {row}; its journal says {journal}"));
+        }
+        if levels.quantity() != *supplied {
+            let quantity = levels.quantity();
+            return Err(format!("warehouse {warehouse_id} has {quantity} units, {supplied} were supplied"));
+        }
+        Ok(())
+    }
+}

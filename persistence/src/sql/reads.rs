@@ -1,0 +1,310 @@
+//! Reads: stocks, orders by number, the stock journal, and what is asked for at a start.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hotstock_engine::clock::Timestamp;
+use hotstock_engine::ids::{OrderNo, RequestId, SkuId, WarehouseId};
+use hotstock_engine::outcome::{OrderView, StockView};
+use hotstock_engine::store::{JournalRow, OrderFilter, Snapshot, StoreError, StoredOrder};
+
+use super::Work;
+use super::dialect::{Access, Arg, Row, Tx};
+use super::error::SqlError;
+use super::rows::{
+    STATUSES, STOCK, STOCK_JOURNAL, columns_of, find_orders, journal_entry, order_status_name, read_watermarks, select,
+    stock_image, stock_view,
+};
+use super::statements::marks;
+use crate::limits::MAX_WAREHOUSES_PER_STATEMENT;
+
+/// The text of an id to start after; nothing is named "", so everything is above it.
+pub(super) fn after_text<T>(after: Option<&T>, text: fn(&T) -> &str) -> Arg {
+    Arg::from(after.map_or("", text))
+}
+
+/// See [`Store::stock`](hotstock_engine::store::Store::stock).
+pub(super) struct Stock<'a> {
+    pub sku_id: &'a SkuId,
+    pub warehouse_id: Option<WarehouseId>,
+}
+
+impl Work for Stock<'_> {
+    type Done = Snapshot<Vec<StockView>>;
+
+    const ACCESS: Access = Access::Read;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        let watermarks = read_watermarks(tx).await?;
+        let mut sql = format!("{} sku_id = ?", select(&STOCK));
+        let mut args = vec![self.sku_id.into()];
+        if let Some(warehouse_id) = self.warehouse_id {
+            sql.push_str(" AND warehouse_id = ?");
+            args.push(warehouse_id.into());
+        }
+        sql.push_str(" ORDER BY warehouse_id");
+        Ok(Snapshot { watermarks, rows: read(tx, &sql, &args, view).await? })
+    }
+}
+
+fn view(row: &Row) -> Result<StockView, StoreError> {
+    stock_image(&mut row.fields()).map(stock_view)
+}
+
+/// Asks and reads each row.
+async fn read<T: Send>(
+    tx: &mut dyn Tx,
+    sql: &str,
+    args: &[Arg],
+    of: fn(&Row) -> Result<T, StoreError>,
+) -> Result<Vec<T>, SqlError> {
+    Ok(tx.rows(sql, args).await?.iter().map(of).collect::<Result<_, _>>()?)
+}
+
+/// The names of a page of SKUs, as `page`, for a join.
+pub(super) const PAGE_OF_SKUS: &str =
+    "(SELECT sku_id FROM stock WHERE sku_id > ? GROUP BY sku_id ORDER BY sku_id LIMIT ?) page";
+
+/// See [`Store::stock_page`](hotstock_engine::store::Store::stock_page).
+pub(super) struct StockPage<'a> {
+    pub after: Option<&'a SkuId>,
+    pub limit: usize,
+}
+
+impl Work for StockPage<'_> {
+    type Done = Vec<Vec<StockView>>;
+
+    const ACCESS: Access = Access::One;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        let columns = columns_of(&STOCK, "s");
+        let sql = format!(
+            "SELECT {columns} FROM stock s JOIN {PAGE_OF_SKUS} ON page.sku_id = s.sku_id ORDER BY s.sku_id, s.warehouse_id"
+        );
+        let args = [after_text(self.after, SkuId::as_str), self.limit.into()];
+        let views = read(tx, &sql, &args, view).await?;
+        Ok(views.chunk_by(|one, next| one.sku_id == next.sku_id).map(<[_]>::to_vec).collect())
+    }
+}
+
+/// See [`Store::list`](hotstock_engine::store::Store::list).
+pub(super) struct List<'a> {
+    pub filter: &'a OrderFilter,
+    pub after: Option<&'a OrderNo>,
+    pub limit: usize,
+}
+
+impl Work for List<'_> {
+    type Done = Vec<OrderView>;
+
+    const ACCESS: Access = Access::Read;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Vec<OrderView>, SqlError> {
+        let mut order_nos: Vec<_> = self.numbers(tx).await?.into_iter().collect();
+        order_nos.truncate(self.limit);
+        let orders = find_orders(tx, &order_nos, "").await?;
+        Ok(orders.iter().map(|order| order.image().view()).collect())
+    }
+}
+
+impl List<'_> {
+    /// The numbers on the page, and perhaps some after them.
+    async fn numbers(&self, tx: &mut dyn Tx) -> Result<BTreeSet<OrderNo>, SqlError> {
+        let statuses: Vec<_> = self.filter.status.iter().map(|status| Arg::from(order_status_name(*status))).collect();
+        let (after, limit) = (after_text(self.after, OrderNo::as_str), Arg::from(self.limit));
+        let Some(sku_id) = &self.filter.sku_id else {
+            if statuses.is_empty() {
+                let sql = "SELECT order_no FROM orders WHERE order_no > ? AND kind <> 2 ORDER BY order_no LIMIT ?";
+                return Ok(read(tx, sql, &[after, limit], number).await?.into_iter().collect());
+            }
+            let ranges = statuses.into_iter().flat_map(|status| [(false, Some(status.clone())), (true, Some(status))]);
+            return numbers_in(tx, ranges.collect(), &after, &limit).await;
+        };
+        let mut numbers = BTreeSet::new();
+        let status = match statuses.len() {
+            0 => String::new(),
+            count => format!("AND o.status IN ({}) ", marks(count)),
+        };
+        for table in ["order_lines", "home_lines"] {
+            let sql = format!(
+                "SELECT l.order_no FROM {table} l JOIN orders o ON o.order_no = l.order_no \
+                 WHERE l.sku_id = ? AND l.order_no > ? AND o.kind <> 2 {status}\
+                 GROUP BY l.order_no ORDER BY l.order_no LIMIT ?"
+            );
+            let args = [sku_id.into(), after.clone()].into_iter().chain(statuses.iter().cloned());
+            let args: Vec<_> = args.chain([limit.clone()]).collect();
+            numbers.extend(read(tx, &sql, &args, number).await?);
+        }
+        Ok(numbers)
+    }
+}
+
+fn number(row: &Row) -> Result<OrderNo, StoreError> {
+    row.fields().order_no()
+}
+
+/// Numbers of orders that are open or not and have a status (`None`: branches), up to `limit` of each after `after`. Each is a range of an
+/// index, read from its place on.
+async fn numbers_in(
+    tx: &mut dyn Tx,
+    ranges: Vec<(bool, Option<Arg>)>,
+    after: &Arg,
+    limit: &Arg,
+) -> Result<BTreeSet<OrderNo>, SqlError> {
+    let mut numbers = BTreeSet::new();
+    for (open, status) in ranges {
+        let is = if status.is_some() { "= ?" } else { "IS NULL" };
+        let sql = format!(
+            "SELECT order_no FROM orders WHERE open = ? AND status {is} AND order_no > ? ORDER BY order_no LIMIT ?"
+        );
+        let args = [Arg::from(open)].into_iter().chain(status).chain([after.clone(), limit.clone()]);
+        numbers.extend(read(tx, &sql, &args.collect::<Vec<_>>(), number).await?);
+    }
+    Ok(numbers)
+}
+
+/// See [`Store::open_orders`](hotstock_engine::store::Store::open_orders).
+pub(super) struct OpenOrders<'a> {
+    pub after: Option<&'a OrderNo>,
+    pub max: usize,
+}
+
+impl Work for OpenOrders<'_> {
+    type Done = Vec<StoredOrder>;
+
+    const ACCESS: Access = Access::Read;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Vec<StoredOrder>, SqlError> {
+        let (after, limit) = (after_text(self.after, OrderNo::as_str), Arg::from(self.max));
+        let ranges = STATUSES.iter().map(|status| (true, Some(Arg::from(order_status_name(*status)))));
+        let ranges = ranges.chain([(true, None)]).collect();
+        let mut order_nos: Vec<_> = numbers_in(tx, ranges, &after, &limit).await?.into_iter().collect();
+        order_nos.truncate(self.max);
+        find_orders(tx, &order_nos, "").await
+    }
+}
+
+/// See [`Store::stock_journal`](hotstock_engine::store::Store::stock_journal).
+pub(super) struct StockJournal<'a> {
+    pub sku_id: &'a SkuId,
+    pub after: &'a [(WarehouseId, u64)],
+    pub limit: usize,
+}
+
+impl Work for StockJournal<'_> {
+    type Done = Snapshot<Vec<JournalRow>>;
+
+    const ACCESS: Access = Access::Read;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        let watermarks = read_watermarks(tx).await?;
+        let sql = "SELECT warehouse_id FROM stock WHERE sku_id = ? ORDER BY warehouse_id";
+        let warehouses = read(tx, sql, &[self.sku_id.into()], |row| row.fields().warehouse()).await?;
+        let after: BTreeMap<_, _> = self.after.iter().copied().collect();
+        // Each warehouse is a range of the primary key, read from its place on; together they are few statements.
+        let columns = STOCK_JOURNAL.columns.join(", ");
+        let of_one = |place: usize| {
+            format!(
+                "SELECT * FROM (SELECT {columns} FROM stock_journal WHERE sku_id = ? AND warehouse_id = ? AND version > ? \
+                 ORDER BY version LIMIT ?) w{place}"
+            )
+        };
+        let mut rows = Vec::new();
+        for some in warehouses.chunks(MAX_WAREHOUSES_PER_STATEMENT) {
+            let sql = (0..some.len()).map(of_one).collect::<Vec<_>>().join(" UNION ALL ");
+            let args = some.iter().flat_map(|warehouse_id| {
+                let after = after.get(warehouse_id).copied().unwrap_or(0);
+                [Arg::from(self.sku_id), (*warehouse_id).into(), after.into(), self.limit.into()]
+            });
+            rows.extend(read(tx, &sql, &args.collect::<Vec<_>>(), |row| journal_entry(&mut row.fields())).await?);
+        }
+        // A union promises no order.
+        rows.sort_by_key(|row| (row.change.warehouse_id, row.change.after.version));
+        Ok(Snapshot { watermarks, rows })
+    }
+}
+
+/// See [`Store::order_numbers`](hotstock_engine::store::Store::order_numbers).
+pub(super) struct OrderNumbers<'a> {
+    pub after: Option<&'a OrderNo>,
+    pub max: usize,
+}
+
+impl Work for OrderNumbers<'_> {
+    type Done = Vec<(OrderNo, Timestamp)>;
+
+    const ACCESS: Access = Access::One;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        let sql = "SELECT order_no, changed_at FROM orders WHERE order_no > ? ORDER BY order_no LIMIT ?";
+        let args = [after_text(self.after, OrderNo::as_str), self.max.into()];
+        let entry = |row: &Row| {
+            let f = &mut row.fields();
+            Ok((f.order_no()?, f.time()?))
+        };
+        read(tx, sql, &args, entry).await
+    }
+}
+
+/// See [`Store::request_ids`](hotstock_engine::store::Store::request_ids).
+pub(super) struct RequestIds<'a> {
+    pub after: Option<&'a (SkuId, RequestId)>,
+    pub max: usize,
+}
+
+impl Work for RequestIds<'_> {
+    type Done = Vec<(SkuId, RequestId, Timestamp)>;
+
+    const ACCESS: Access = Access::Read;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        let entry = |row: &Row| {
+            let f = &mut row.fields();
+            Ok((f.id(SkuId::new)?, f.id(RequestId::new)?, f.time()?))
+        };
+        // The rest of the SKU, then the SKUs after it: MySQL would read a comparison of pairs from the beginning.
+        let mut ids = Vec::new();
+        let select = "SELECT sku_id, request_id, at FROM stock_requests WHERE";
+        let order = "ORDER BY sku_id, request_id LIMIT ?";
+        if let Some((sku_id, request_id)) = self.after {
+            let sql = format!("{select} sku_id = ? AND request_id > ? {order}");
+            ids = read(tx, &sql, &[sku_id.into(), request_id.into(), self.max.into()], entry).await?;
+        }
+        if ids.len() < self.max {
+            let after = after_text(self.after, |(sku_id, _)| sku_id.as_str());
+            let sql = format!("{select} sku_id > ? {order}");
+            ids.extend(read(tx, &sql, &[after, (self.max - ids.len()).into()], entry).await?);
+        }
+        Ok(ids)
+    }
+}
+
+/// See [`Store::hot_skus`](hotstock_engine::store::Store::hot_skus).
+pub(super) struct HotSkus<'a> {
+    pub after: Option<&'a SkuId>,
+    pub max: usize,
+}
+
+impl Work for HotSkus<'_> {
+    type Done = Vec<SkuId>;
+
+    const ACCESS: Access = Access::One;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        let sql = "SELECT sku_id FROM stock WHERE hot = 1 AND sku_id > ? GROUP BY sku_id ORDER BY sku_id LIMIT ?";
+        let args = [after_text(self.after, SkuId::as_str), self.max.into()];
+        read(tx, sql, &args, |row| row.fields().id(SkuId::new)).await
+    }
+}
+
+/// See [`Store::ping`](hotstock_engine::store::Store::ping).
+pub(super) struct Ping;
+
+impl Work for Ping {
+    type Done = ();
+
+    const ACCESS: Access = Access::One;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<(), SqlError> {
+        tx.rows("SELECT 1", &[]).await.map(drop)
+    }
+}

@@ -1,0 +1,174 @@
+//! A store that was restored, that lost its last seconds, or that is not there at the start.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::fixture::{Fixture, HOT, Ledger, stop};
+use crate::support::{copy_dir, get, lag, refused, until, until_fenced};
+
+/// Somebody restores last night's backup while the server runs: what the backup lacks is flushed again from the
+/// journal.
+#[test]
+fn a_store_that_is_restored_under_a_running_server() {
+    let mut fixture = Fixture::new();
+    let mut ledger = Ledger::default();
+    let server = fixture.open("data", &[]);
+    ledger.buy_some(&server.address, 5);
+    until("everything is flushed", || lag(&server.address) == 0);
+    let backup = fixture.database.backup();
+    ledger.buy_some(&server.address, 5);
+    until("everything is flushed", || lag(&server.address) == 0);
+    fixture.database.restore(&backup);
+    for sku in HOT {
+        assert!(ledger.buy(&server.address, sku));
+    }
+    until("the store has what it lost", || rows_are(&fixture, &server.address));
+    assert_eq!(get(&server.address, "/readyz").0, 200);
+    ledger.repeat_all(&server.address);
+    ledger.buy_some(&server.address, 1);
+    fixture.audit(&server, &ledger);
+    stop(server);
+}
+
+#[test]
+fn a_store_that_was_restored_before_the_start() {
+    let mut fixture = Fixture::new();
+    let mut ledger = Ledger::default();
+    let server = fixture.open("data", &[]);
+    ledger.buy_some(&server.address, 5);
+    until("everything is flushed", || lag(&server.address) == 0);
+    let backup = fixture.database.backup();
+    ledger.buy_some(&server.address, 5);
+    stop(server);
+    fixture.database.restore(&backup);
+    let server = fixture.start("data");
+    ledger.repeat_all(&server.address);
+    ledger.buy_some(&server.address, 1);
+    until("the store has what it lost", || rows_are(&fixture, &server.address));
+    fixture.audit(&server, &ledger);
+    stop(server);
+}
+
+/// Further back than the journal reaches: nothing can be made good, so it stops and says what to do.
+#[test]
+fn a_store_that_went_back_further_than_the_journal() {
+    let mut fixture = Fixture::new();
+    let mut ledger = Ledger::default();
+    let short = [
+        "journal.keep_flushed_minutes=0",
+        "journal.segment_bytes=131072",
+        "journal.zeros_bytes=0",
+        "checkpoint.events=100",
+    ];
+    let server = fixture.open("data", &short);
+    ledger.buy_some(&server.address, 2);
+    until("everything is flushed", || lag(&server.address) == 0);
+    let backup = fixture.database.backup();
+    for _ in 0..400 {
+        ledger.buy_some(&server.address, 1);
+    }
+    until("everything is flushed", || lag(&server.address) == 0);
+    let trimmed = || std::fs::read_dir(fixture.path("data").join("journal")).unwrap().count();
+    println!("{} files in the journal", trimmed());
+    fixture.database.restore(&backup);
+    let why = until_fenced(&server.address);
+    assert!(why.contains("journal") && why.contains("recover"), "the reason and the way out: {why}");
+    ledger.nothing_to_buy(&server.address);
+}
+
+/// As with `innodb_flush_log_at_trx_commit=0`, or a replica that took over: commits that were answered are gone.
+#[test]
+fn a_store_that_lost_its_last_seconds() {
+    let mut fixture = Fixture::new();
+    let mut ledger = Ledger::default();
+    let server = fixture.open("data", &[]);
+    ledger.buy_some(&server.address, 3);
+    for _ in 0..3 {
+        fixture.database.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 0");
+        ledger.buy_some(&server.address, 8);
+        until("everything is flushed", || lag(&server.address) == 0);
+        fixture.database.kill();
+        fixture.database.restart();
+        until("the store is there again", || {
+            ledger.buy(&server.address, HOT[0]) && lag(&server.address) == 0
+        });
+    }
+    until("the store has what it lost", || rows_are(&fixture, &server.address));
+    ledger.repeat_all(&server.address);
+    ledger.buy_some(&server.address, 1);
+    fixture.audit(&server, &ledger);
+    stop(server);
+}
+
+/// The same directory on the same machine may go on without being asked; a copy may not.
+#[test]
+fn a_start_without_the_store() {
+    let mut fixture = Fixture::new();
+    let mut ledger = Ledger::default();
+    let server = fixture.open("data", &[]);
+    ledger.buy_some(&server.address, 3);
+    stop(server);
+    copy_dir(&fixture.path("data"), &fixture.path("copy"));
+    fixture.database.kill();
+
+    let server = fixture.start("data");
+    for sku in HOT {
+        assert!(ledger.buy(&server.address, sku));
+    }
+    let why = refused(&fixture.path("copy"), &fixture.settings(&[]));
+    assert!(why.contains("store"), "{why}");
+    for sku in HOT {
+        assert!(ledger.buy(&server.address, sku));
+    }
+    fixture.database.restart();
+    until("everything is flushed", || lag(&server.address) == 0);
+    // The other one had its chance.
+    refused(&fixture.path("copy"), &fixture.settings(&[]));
+    ledger.repeat_all(&server.address);
+    ledger.buy_some(&server.address, 1);
+    fixture.audit(&server, &ledger);
+    stop(server);
+}
+
+/// It went on without the store; meanwhile the store was given to another one. When it is back, everything is closed.
+#[test]
+fn a_start_without_the_store_that_somebody_else_took() {
+    let mut fixture = Fixture::new();
+    let mut ledger = Ledger::default();
+    let server = fixture.open("data", &[]);
+    ledger.buy_some(&server.address, 3);
+    server.end(Signal::KILL);
+    let (code, said) = fixture.recover("new", &[]);
+    assert_eq!(code, 0, "{said}");
+    let server = fixture.start("new");
+    ledger.buy_some(&server.address, 2);
+    stop(server);
+    fixture.database.kill();
+    let mut blind = Ledger::starting_at(10_000);
+    let server = fixture.start("data");
+    for sku in HOT {
+        assert!(blind.buy(&server.address, sku), "it can't know");
+    }
+    fixture.database.restart();
+    until_fenced(&server.address);
+    blind.nothing_to_buy(&server.address);
+    server.end(Signal::KILL);
+    assert_eq!(blind.lose(&fixture.path("data")).len(), HOT.len(), "they are listed");
+    assert_eq!(blind.len(), 0);
+    let server = fixture.start("new");
+    ledger.repeat_all(&server.address);
+    fixture.audit(&server, &ledger);
+    stop(server);
+}
+
+/// Whether the rows of the hot SKUs are what the server says, that is, flushed again.
+fn rows_are(fixture: &Fixture, address: &str) -> bool {
+    std::thread::sleep(Duration::from_millis(50));
+    HOT.iter().all(|sku| {
+        let row = format!("SELECT available, reserved, sold FROM hotstock.stock WHERE sku_id = '{sku}'");
+        let row: Vec<i64> =
+            fixture.database.sql(&row).split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        row == crate::support::levels(address, sku)
+    })
+}
