@@ -276,7 +276,7 @@ pub const MAX_RECONCILE_KEPT: usize = 16;
 pub const RECONCILE_KEEP_SECONDS: u64 = 300;
 
 /// How often a repair is tried while the store goes on between what was read and what is written.
-pub const RECONCILE_TRIES: u32 = 10;
+pub const RECONCILE_TRIES: u32 = 20;
 
 /// Orders, and anomalies, that are named as the causes of one difference.
 pub const MAX_RECONCILE_CAUSES: usize = 10;

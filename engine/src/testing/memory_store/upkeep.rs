@@ -8,8 +8,8 @@ use crate::command::StockStatus;
 use crate::event::MoveKind;
 use crate::ids::{OrderNo, SkuId, WarehouseId};
 use crate::store::{
-    JournalRow, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError, StoredOrder, StoredOrderKind, Sums,
-    SumsCursor,
+    JournalRow, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError, StoredOrder,
+    StoredOrderKind, Sums, SumsCursor,
 };
 
 impl Tables {
@@ -22,10 +22,16 @@ impl Tables {
                 let has_home = order_no.is_branch() && self.orders.contains_key(&order_no.of_caller());
                 !is_open(order) && order.image().changed_at < before && !has_home
             };
-            let mut old: Vec<OrderNo> =
-                self.orders.iter().filter(goes).map(|(order_no, _)| order_no.clone()).take(prune.max).collect();
+            let mut old: Vec<OrderNo> = self
+                .orders
+                .iter()
+                .filter(goes)
+                .map(|(order_no, _)| order_no.clone())
+                .take(prune.max)
+                .collect();
             for order_no in old.clone() {
-                if let Some(StoredOrderKind::Home(home)) = self.orders.get(&order_no).map(|order| &order.kind) {
+                if let Some(StoredOrderKind::Home(home)) = self.orders.get(&order_no).map(|order| &order.kind)
+                {
                     old.extend(home.branches());
                 }
             }
@@ -166,7 +172,14 @@ impl Tables {
         let given: u64 = rows.values().filter_map(|row| row.change.serials).map(|given| given.count()).sum();
         let is_whole = created.is_some();
         let numbered = known.and_then(|known| known.numbered);
-        let numbered = if is_whole && (numbered.is_some() || given > 0) { Some(given) } else { numbered };
+        let is_plain = |row: &JournalRow| {
+            row.change.kind == MoveKind::Confirmed && row.change.delta.sold > 0 && row.change.serials.is_none()
+        };
+        let numbered = match numbered {
+            _ if rows.values().any(is_plain) => None,
+            numbered if is_whole && (numbered.is_some() || given > 0) => Some(given),
+            numbered => numbered,
+        };
         let levels = newest.change.after;
         Some(StockImage {
             sku_id: sku_id.clone(),
