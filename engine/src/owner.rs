@@ -73,11 +73,18 @@ impl Owner {
     /// The heartbeat: renews the lease, takes the store when it was not there at the start or lost what we took, finds out that somebody
     /// else did. Ends when `stopping` says so.
     pub async fn keep(&self, flushers: &Flushers, mut stopping: watch::Receiver<bool>) {
+        let mut jumped = false;
         loop {
             tokio::select! {
                 _ = stopping.wait_for(|stopping| *stopping) => return,
                 () = sleep(Duration::from_millis(HEARTBEAT_MILLIS)) => {}
             }
+            let clock = self.clock.status();
+            if clock.jumped && !jumped {
+                let off_millis = clock.off_millis;
+                tracing::error!(off_millis, "the wall clock was set; it is not followed, so that no hold ends at another time");
+            }
+            jumped = clock.jumped;
             if self.link.fence().is_fenced_for_good() {
                 continue;
             }

@@ -291,7 +291,7 @@ async fn a_directory_made_from_the_store_owns_it() {
     fixture.create("lost", 1);
     let store = fixture.store.session();
     let now = Timestamp(1_600_000_000_000);
-    let seized = seize(&store, crate::ids::ServerId(99), 0).await.unwrap();
+    let seized = seize(&store, crate::ids::ServerId(99), 0, true).await.unwrap();
     fixture.flush().await.unwrap_err();
     let mut restored = restore(&store, seized.epoch, &seized.owned, now).await.unwrap();
     let shard = restored.shards.pop().unwrap();

@@ -58,7 +58,7 @@ impl Directory {
     /// A new one from the store, as `hotstock recover --from-store` makes it.
     pub async fn recovered(store: &MemoryStore, server: u128, clock: &ManualClock) -> Self {
         let store = store.session();
-        let seized = seize(&store, ServerId(server + 1_000), 0).await.unwrap();
+        let seized = seize(&store, ServerId(server + 1_000), 0, true).await.unwrap();
         let now = hotstock_engine::clock::Clock::now(clock);
         let restored = restore(&store, seized.epoch, &seized.owned, now).await.unwrap();
         let bases = restored.shards.iter().map(|shard| (shard.mark.shard, shard.mark.lsn, shard.mark.hash));
