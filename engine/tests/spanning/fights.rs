@@ -8,9 +8,8 @@ use hotstock_engine::engine::{Engine, EngineOptions};
 use hotstock_engine::ids::OrderNo;
 use hotstock_engine::outcome::{Answer, OrderStatus, Refusal};
 
-use crate::house::{House, levels, order, promote};
 use crate::shop::{cart, check_rest, read, skus, until_asked};
-use crate::support::{World, create};
+use crate::support::{World, create, levels, order, tight, until};
 
 async fn fight(engine: &Engine, names: &[String], what: &str) {
     let supplied: BTreeMap<String, u64> = names.iter().map(|name| (name.clone(), 60)).collect();
@@ -61,17 +60,10 @@ async fn large_carts_fight_over_shards() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_carts_fight_hot_and_cold() {
-    let house = House::new();
-    let engine = house.start(3).await;
-    let names = skus(30, 3);
-    for name in names.iter().skip(10) {
-        engine.submit(create(name, 60)).await.unwrap();
-        promote(&engine, name).await.unwrap();
-    }
-    fight(&engine, &names, "hot and cold").await;
+async fn large_carts_fight_with_little_memory() {
+    let engine = World::new().start(tight(3)).await;
+    fight(&engine, &skus(30, 3), "little memory").await;
     engine.stop().await;
-    house.check_books().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,7 +112,7 @@ async fn a_caller_who_goes_away_changes_nothing() {
         let (engine, command) = (engine.clone(), cart("gone", &of, Mode::AllOrNothing, 900));
         async move { engine.submit(command).await }
     });
-    crate::house::until(|| world.journal.is_waiting()).await;
+    until(|| world.journal.is_waiting()).await;
     gone.abort();
     drop(gone.await);
     world.journal.let_go();
@@ -133,7 +125,7 @@ async fn a_caller_who_goes_away_changes_nothing() {
         let engine = engine.clone();
         async move { engine.submit(crate::support::confirm("gone")).await }
     });
-    crate::house::until(|| world.journal.is_waiting()).await;
+    until(|| world.journal.is_waiting()).await;
     gone.abort();
     drop(gone.await);
     world.journal.let_go();
