@@ -32,7 +32,7 @@ fn a_server_that_was_given_up_comes_back() {
 
     // It is back, and closed for all three hot SKUs and the stored one; nothing of it reaches the rows.
     names_the_epoch(&refused(&fixture.path("old"), &fixture.settings(&[])));
-    let lost = ledger.lose(&fixture.path("old"));
+    let lost = ledger.lose(&fixture.unflushed("old"));
     assert_eq!(ledger.len(), flushed, "what was flushed is not listed as lost: {lost:?}");
     assert_eq!(lost.len(), 12, "{lost:?}");
     ledger.repeat_all(&server.address);
