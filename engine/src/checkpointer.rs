@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 
 use crate::checkpoint::{CheckpointEnd, CheckpointError, CheckpointStore, CheckpointWriter, Image};
-use crate::context::Context;
-use crate::follower::trim_marks;
+use crate::flusher::Flushers;
 use crate::ids::{Lsn, ShardId};
+use crate::known::Known;
 use crate::shard::shared::ShardShared;
+use crate::sync::Inbox;
 use crate::writer::WriterMessage;
 
 /// What a shard sends.
@@ -34,6 +35,16 @@ pub(crate) enum CheckpointMessage {
     Stop,
 }
 
+/// What the thread holds of the rest of the engine.
+pub(crate) struct CheckpointParts {
+    pub shards: Arc<[Arc<ShardShared>]>,
+    pub inbox: Arc<Inbox<WriterMessage>>,
+    /// Tells how far the journal may be trimmed.
+    pub flushers: Arc<Flushers>,
+    /// Saved before a checkpoint is finished, so that what left memory before it is known after it.
+    pub known: Arc<Known>,
+}
+
 /// A checkpoint under way. `None` once it failed: the shard goes on sending, and its next one may do better.
 struct UnderWay {
     writer: Option<Box<dyn CheckpointWriter>>,
@@ -44,10 +55,10 @@ struct UnderWay {
 /// The body of the thread: until it is told to stop.
 pub(crate) fn run(
     store: &dyn CheckpointStore,
-    context: &Context,
-    shards: &[Arc<ShardShared>],
+    parts: &CheckpointParts,
     mut messages: mpsc::Receiver<CheckpointMessage>,
 ) {
+    let shards = &parts.shards;
     let mut under_way: HashMap<ShardId, UnderWay> = HashMap::new();
     while let Some(message) = messages.blocking_recv() {
         match message {
@@ -68,10 +79,11 @@ pub(crate) fn run(
                 let Some(UnderWay { writer: Some(writer), begin, asked }) = under_way.remove(&shard.id) else {
                     continue;
                 };
-                match writer.finish(end) {
+                let failed = |problem| CheckpointError { shard: shard.id, problem };
+                match parts.known.save().map_err(failed).and_then(|()| writer.finish(end)) {
                     Ok(()) => {
                         shard.counters.checkpoint.store(begin.0, Ordering::Relaxed);
-                        finished(context, shards, asked);
+                        finished(parts, asked);
                     }
                     Err(error) => note_failure(shards, shard.id, &error),
                 }
@@ -82,12 +94,12 @@ pub(crate) fn run(
 
 /// The journal before the checkpoints is not needed any more, as far as the store has it. A quiet shard with an old checkpoint would keep whole
 /// segments from being trimmed, so a checkpoint that was due by its number of events asks the others for one.
-fn finished(context: &Context, shards: &[Arc<ShardShared>], asked: bool) {
-    drop(context.inbox.put(WriterMessage::Trim(trim_marks(shards))));
+fn finished(parts: &CheckpointParts, asked: bool) {
+    drop(parts.inbox.put(WriterMessage::Trim(parts.flushers.trim_marks())));
     if asked {
         return;
     }
-    for shard in shards {
+    for shard in parts.shards.iter() {
         let counters = &shard.counters;
         if counters.applied.load(Ordering::Relaxed) > counters.checkpoint_begun.load(Ordering::Relaxed) {
             shard.checkpoint_asked.store(true, Ordering::Release);

@@ -1,15 +1,16 @@
-//! Which place is the home of an order: claimed by the first request that names it, known until the order is forgotten.
+//! Which shard decides for an order: claimed by the first request that names it, known until the order leaves memory.
 //!
 //! An entry counts its claims. Every request that could make the order takes one on its way in; it is given back when the
-//! request is decided. When that made the order, the entry becomes the order's own and stays until the order is
-//! forgotten. So two requests for one new order, whose lines lie in different places, meet in one, and a refused order leaves
-//! nothing behind.
+//! request is decided. When that made the order, the entry becomes the order's own and stays until the order leaves memory. So two
+//! requests for one new order, whose lines lie in different shards, meet in one, and a refused order leaves nothing behind.
 //!
-//! With one shard the shard itself knows which orders there are, and a second table of all orders would cost a quarter of
-//! the time of a reserve: there are entries only while a request is under way, and without a store none at all.
+//! An order that left memory has no entry; its number is in the filter of known numbers ([`crate::known`]), where it was put before the
+//! entry went. So of a number without entry that the filter does not know it is certain that no order has it.
 //!
-//! An order over several places has an entry for as long as its home knows it, which says that it is one: also with one shard
-//! and a store. Its branches have none: each is where its SKU is.
+//! With one shard there is nothing to know, and a second table of all orders would cost a quarter of the time of a reserve: there are
+//! no entries at all.
+//!
+//! The entry of an order over several shards says that it is one. Its branches have none: each is where its SKU is.
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -20,91 +21,75 @@ use crate::ids::{OrderNo, ShardId};
 /// Parts of the map, each of which grows alone: at ten million orders a part has ten thousand and grows in some 0.2 ms.
 const PARTS: usize = 1024;
 
-/// order_no → home.
+/// order_no → shard.
 #[derive(Debug)]
 pub struct Directory {
-    /// `None`: there is one shard and no store.
-    homes: Option<DashMap<OrderNo, Known, RandomState>>,
-    /// Orders keep an entry of their own: there are several shards.
-    keeps: bool,
-}
-
-/// Where an order is decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Home {
-    /// In a shard.
-    Shard(ShardId),
-    /// In the store; only while a request is under way that could make the order there.
-    Cold,
+    /// `None`: there is one shard.
+    entries: Option<DashMap<OrderNo, Known, RandomState>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Known {
-    home: Home,
+    shard: ShardId,
     /// Requests under way.
     claims: u32,
     /// The order is there.
     own: bool,
-    /// It lies in several places.
+    /// It lies in several shards.
     spans: bool,
-    /// Units of it are just being held in several places.
+    /// Units of it are just being held in several shards.
     attempted: bool,
 }
 
-/// What [`Directory::claim`] found.
+/// What [`Directory::look_and_claim`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claimed {
-    /// The order's home.
-    pub home: Home,
+    /// The shard that decides for the order.
+    pub shard: ShardId,
     /// The order is known to be there; otherwise only requests that are under way say so.
     pub is_there: bool,
-    /// Its units are just being held in several places: whether it is made is not decided yet.
+    /// Its units are just being held in several shards: whether it is made is not decided yet.
     pub is_attempted: bool,
 }
 
-/// The home of an order that needs no entry.
-const ONLY: Home = Home::Shard(ShardId(0));
+/// The shard, when there is one.
+const ONLY: ShardId = ShardId(0);
 
 impl Directory {
-    /// For this many shards, with a store or without.
-    pub fn new(shards: u16, store: bool) -> Self {
+    /// For this many shards.
+    pub fn new(shards: u16) -> Self {
         let map = || DashMap::with_capacity_and_hasher_and_shard_amount(0, RandomState::default(), PARTS);
-        Self { homes: (shards > 1 || store).then(map), keeps: shards > 1 }
+        Self { entries: (shards > 1).then(map) }
     }
 
-    /// Takes a claim and gives the order's home: `wanted`, or where it is already.
-    pub fn claim(&self, order_no: &OrderNo, wanted: Home) -> Home {
-        self.look_and_claim(order_no, wanted).home
+    /// Takes a claim and gives the order's shard: `wanted`, or where it is already.
+    pub fn claim(&self, order_no: &OrderNo, wanted: ShardId) -> ShardId {
+        self.look_and_claim(order_no, wanted).shard
     }
 
     /// As [`Directory::claim`]; tells also whether the order is there.
-    pub fn look_and_claim(&self, order_no: &OrderNo, wanted: Home) -> Claimed {
-        let Some(homes) = &self.homes else { return Claimed { home: ONLY, is_there: false, is_attempted: false } };
-        let new = Known { home: wanted, claims: 0, own: false, spans: false, attempted: false };
-        let mut known = homes.entry(order_no.clone()).or_insert(new);
+    pub fn look_and_claim(&self, order_no: &OrderNo, wanted: ShardId) -> Claimed {
+        let Some(entries) = &self.entries else { return Claimed { shard: ONLY, is_there: false, is_attempted: false } };
+        let new = Known { shard: wanted, claims: 0, own: false, spans: false, attempted: false };
+        let mut known = entries.entry(order_no.clone()).or_insert(new);
         known.claims = known.claims.saturating_add(1);
-        Claimed { home: known.home, is_there: known.own, is_attempted: known.attempted }
+        Claimed { shard: known.shard, is_there: known.own, is_attempted: known.attempted }
     }
 
-    /// Whoever holds a claim begins to hold units of the order in several places, or has ended it.
+    /// Whoever holds a claim begins to hold units of the order in several shards, or has ended it.
     pub fn set_attempted(&self, order_no: &OrderNo, attempted: bool) {
         self.change(order_no, |known| known.attempted = attempted);
     }
 
-    /// Whether an order that has no entry may be in a shard all the same.
-    pub fn is_silent(&self) -> bool {
-        !self.keeps
-    }
-
-    /// Whether an order is known to lie in several places.
+    /// Whether an order is known to lie in several shards.
     pub fn spans(&self, order_no: &OrderNo) -> bool {
-        self.homes.as_ref().is_some_and(|homes| homes.get(order_no).is_some_and(|known| known.spans))
+        self.entries.as_ref().is_some_and(|entries| entries.get(order_no).is_some_and(|known| known.spans))
     }
 
-    /// The home of the order, without a claim. With one shard that is it, unless a request says otherwise just now.
-    pub fn home(&self, order_no: &OrderNo) -> Option<Home> {
-        let Some(homes) = &self.homes else { return Some(ONLY) };
-        homes.get(order_no).map(|known| known.home).or((!self.keeps).then_some(ONLY))
+    /// The shard of the order, without a claim; `None`: it is not in memory, and no request is under way that could make it.
+    pub fn shard(&self, order_no: &OrderNo) -> Option<ShardId> {
+        let Some(entries) = &self.entries else { return Some(ONLY) };
+        entries.get(order_no).map(|known| known.shard)
     }
 
     /// Gives a claim back; the last one closes the entry of an order that was not made.
@@ -116,44 +101,41 @@ impl Directory {
     pub fn made(&self, order_no: &OrderNo) {
         self.change(order_no, |known| {
             known.claims = known.claims.saturating_sub(1);
-            known.own = self.keeps;
+            known.own = true;
         });
     }
 
     /// The order is in this shard, whatever requests under way believe.
     pub fn own(&self, order_no: &OrderNo, shard: ShardId) {
-        if self.keeps {
-            self.put(order_no, shard, false);
-        }
+        self.put(order_no, shard, false);
     }
 
-    /// The order lies in several places and this shard is its home.
+    /// The order lies in several shards and this one decides for it.
     pub fn own_spanning(&self, order_no: &OrderNo, shard: ShardId) {
         self.put(order_no, shard, true);
     }
 
     fn put(&self, order_no: &OrderNo, shard: ShardId, spans: bool) {
-        let Some(homes) = &self.homes else { return };
-        let home = Home::Shard(shard);
-        match homes.entry(order_no.clone()) {
+        let Some(entries) = &self.entries else { return };
+        match entries.entry(order_no.clone()) {
             Entry::Occupied(mut entry) => {
                 let known = entry.get_mut();
-                (known.home, known.own, known.spans) = (home, true, spans);
+                (known.shard, known.own, known.spans) = (shard, true, spans);
             }
             Entry::Vacant(entry) => {
-                entry.insert(Known { home, claims: 0, own: true, spans, attempted: false });
+                entry.insert(Known { shard, claims: 0, own: true, spans, attempted: false });
             }
         }
     }
 
-    /// The order is not in its shard any more, or was not made after all.
+    /// The order left memory, or was not made after all.
     pub fn forget(&self, order_no: &OrderNo) {
         self.change(order_no, |known| (known.own, known.spans) = (false, false));
     }
 
     fn change(&self, order_no: &OrderNo, change: impl FnOnce(&mut Known)) {
-        let Some(homes) = &self.homes else { return };
-        homes.remove_if_mut(order_no, |_, known| {
+        let Some(entries) = &self.entries else { return };
+        entries.remove_if_mut(order_no, |_, known| {
             change(known);
             known.claims == 0 && !known.own
         });
@@ -161,7 +143,7 @@ impl Directory {
 
     /// Orders that have an entry.
     pub fn len(&self) -> usize {
-        self.homes.as_ref().map_or(0, DashMap::len)
+        self.entries.as_ref().map_or(0, DashMap::len)
     }
 }
 
@@ -169,75 +151,62 @@ impl Directory {
 mod tests {
     use super::*;
 
-    const fn at(shard: u16) -> Home {
-        Home::Shard(ShardId(shard))
+    const fn at(shard: u16) -> ShardId {
+        ShardId(shard)
     }
 
     #[test]
     fn the_first_claim_decides_and_the_last_give_back_closes() {
-        let directory = Directory::new(8, false);
+        let directory = Directory::new(8);
         let order = OrderNo::new("o").unwrap();
-        assert_eq!(directory.home(&order), None);
+        assert_eq!(directory.shard(&order), None);
         assert_eq!(directory.claim(&order, at(3)), at(3));
-        assert_eq!(directory.claim(&order, at(5)), at(3), "the home stays where it is");
+        assert_eq!(directory.claim(&order, at(5)), at(3), "it stays where it is");
         directory.give_back(&order);
-        assert_eq!(directory.home(&order), Some(at(3)), "one claim is left");
+        assert_eq!(directory.shard(&order), Some(at(3)), "one claim is left");
         directory.give_back(&order);
-        assert_eq!(directory.home(&order), None);
-        assert_eq!(directory.claim(&order, Home::Cold), Home::Cold);
-        assert_eq!(directory.claim(&order, at(5)), Home::Cold);
+        assert_eq!(directory.shard(&order), None);
+        assert_eq!(directory.claim(&order, at(5)), at(5));
         assert_eq!(directory.len(), 1);
     }
 
     #[test]
-    fn an_order_that_was_made_keeps_its_home_until_it_is_forgotten() {
-        let directory = Directory::new(8, true);
+    fn an_order_that_was_made_keeps_its_shard_until_it_leaves_memory() {
+        let directory = Directory::new(8);
         let order = OrderNo::new("o").unwrap();
         assert_eq!(directory.claim(&order, at(3)), at(3));
         assert_eq!(directory.claim(&order, at(3)), at(3));
         directory.made(&order);
         directory.give_back(&order);
-        assert_eq!(directory.home(&order), Some(at(3)));
+        assert_eq!(directory.shard(&order), Some(at(3)));
         directory.own(&order, ShardId(4));
         directory.own(&order, ShardId(4));
-        assert_eq!(directory.home(&order), Some(at(4)));
+        assert_eq!(directory.shard(&order), Some(at(4)));
         directory.forget(&order);
-        assert_eq!((directory.home(&order), directory.len()), (None, 0));
+        assert_eq!((directory.shard(&order), directory.len()), (None, 0));
     }
 
     #[test]
     fn one_shard_needs_no_entries() {
-        let directory = Directory::new(1, false);
+        let directory = Directory::new(1);
         let order = OrderNo::new("o").unwrap();
         assert_eq!(directory.claim(&order, at(0)), at(0));
-        assert_eq!(directory.home(&order), Some(at(0)));
+        directory.made(&order);
+        assert_eq!(directory.shard(&order), Some(at(0)));
         assert_eq!(directory.len(), 0);
     }
 
     #[test]
-    fn one_shard_with_a_store_has_entries_for_requests_under_way_only() {
-        let directory = Directory::new(1, true);
-        let order = OrderNo::new("o").unwrap();
-        assert_eq!(directory.home(&order), Some(at(0)));
-        assert_eq!(directory.claim(&order, Home::Cold), Home::Cold);
-        assert_eq!(directory.home(&order), Some(Home::Cold));
-        directory.own(&order, ShardId(0));
-        directory.forget(&order);
-        assert_eq!(directory.len(), 1, "the claim of the request is still there");
-        directory.made(&order);
-        assert_eq!((directory.home(&order), directory.len()), (Some(at(0)), 0));
-    }
-
-    #[test]
-    fn an_order_over_several_places_has_an_entry_also_with_one_shard() {
-        let directory = Directory::new(1, true);
+    fn an_order_over_several_shards_is_known_as_one() {
+        let directory = Directory::new(2);
         let order = OrderNo::new("o").unwrap();
         let claimed = directory.look_and_claim(&order, at(0));
-        assert_eq!(claimed, Claimed { home: at(0), is_there: false, is_attempted: false });
-        directory.own_spanning(&order, ShardId(0));
+        assert_eq!(claimed, Claimed { shard: at(0), is_there: false, is_attempted: false });
+        directory.own_spanning(&order, at(0));
         directory.give_back(&order);
         assert!(directory.spans(&order));
-        assert_eq!(directory.look_and_claim(&order, Home::Cold), Claimed { home: at(0), is_there: true, is_attempted: false });
+        let claimed = directory.look_and_claim(&order, at(1));
+        assert_eq!(claimed, Claimed { shard: at(0), is_there: true, is_attempted: false });
         directory.forget(&order);
         assert!(!directory.spans(&order));
         directory.give_back(&order);

@@ -1,45 +1,69 @@
-//! The engine as the rest of the program sees it: start, submit, read, stop.
+//! The engine as the rest of the program sees it: start, submit, read, stop. [`Engine::start`] wires the parts, in the order in which a
+//! command meets them:
+//!
+//! ```text
+//!   submit ─▶ router ─▶ shards ─▶ journal writer ─▶ views, directory ─▶ replier ─▶ caller
+//!               │         │ ▲            │
+//!           spanning   loader, known     └─▶ flushers ─▶ store
+//! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ractor::{Actor, ActorRef};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub use crate::flusher::FlushStats;
+pub use crate::known::KnownStats;
 pub use crate::list::OrderPage;
-pub use crate::options::{AutoPromotion, EngineOptions, Parts, StartError, StoreOptions};
-pub use crate::placement::{HotSku, Moved};
+pub use crate::options::{EngineOptions, Parts, StartError, StoreOptions};
+pub use crate::ownership::NotOurs;
+pub use crate::pins::{HotSku, Pinned};
 pub use crate::spanning::SPANNING_STEPS;
-pub use crate::status::{FollowerStats, Health, ShardStats, SpanningStats, Stats, StoreStats};
+pub use crate::status::{Health, ShardStats, SpanningStats, Stats, StoreStats};
 
-use crate::check::Checks;
-use crate::checkpointer;
+use crate::check::{Checks, checker};
+use crate::checkpointer::{self, CheckpointMessage, CheckpointParts};
 use crate::command::Command;
-use crate::context::Context;
 use crate::directory::Directory;
 use crate::dirty::Dirty;
-use crate::hub::{Hub, Side, refusal_of};
-use crate::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
+use crate::failpoints::Failpoints;
+use crate::fence::Fence;
+use crate::flusher::{FlushOptions, Flushers};
+use crate::history::History;
+use crate::ids::{Epoch, Lsn, OrderNo, ShardId, SkuId, WarehouseId};
+use crate::inspect::Inspected;
 use crate::journal::JournalReader;
-use crate::limits::{
-    MAX_PAGE_ROWS, MAX_SHARDS, MAX_SKUS_PER_MOVE, MAX_WAITING_CHORES, MAX_WAITING_SLICES, TICK_MILLIS,
-};
-use crate::outcome::{Effect, Outcome, Refusal, StockView};
-use crate::placement::Asked;
-use crate::reconcile::{Reconcile, Reconciled, reconcile};
-use crate::recovery::recover_audited;
+use crate::known::{self, Known};
+use crate::limits::{MAX_PAGE_ROWS, MAX_SHARDS, MAX_WAITING_CHORES, MAX_WAITING_SLICES, TICK_MILLIS};
+use crate::list::Lists;
+use crate::loader::Loader;
+use crate::outcome::{Outcome, Refusal, StockView};
+use crate::owner::Owner;
+use crate::pins::{HotList, Pins};
+use crate::reads::Reads;
+use crate::reconcile::{Reconcile, Reconciled, Reconciler};
+use crate::recovery::{Recovered, recover_audited};
 use crate::replier;
+use crate::retention::Retention;
+use crate::router::Router;
+use crate::shard::parts::{Poison, ShardOptions, ShardParts};
 use crate::shard::shared::ShardShared;
-use crate::spanning::{Chore, Spanning};
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
-use crate::state::State;
-use crate::store::{Anomaly, JournalRow, OrderFilter};
+use crate::spanning::Spanning;
+use crate::status::{spanning_stats, store_stats};
+use crate::store::{Anomaly, JournalRow, OrderFilter, Parked};
+use crate::store_link::{StoreLink, refusal_of};
 use crate::sync::{Inbox, unpoisoned};
 use crate::views::Views;
-use crate::writer::{self, COMMIT_BUCKETS, WriterCounters};
+use crate::writer::{self, COMMIT_BUCKETS, WriterCounters, WriterMessage, WriterParts};
+
+/// The steps of loads, evictions and flushes at which a test can end the process.
+pub const RESIDENCY_STEPS: &[&str] =
+    &["load.before", "load.loaded", "load.orders", "evict.logged", "flush.before", "flush.after"];
 
 /// A running engine; cheap to clone. Dropping it does not stop it: [`Engine::stop`] does.
 #[derive(Clone)]
@@ -47,8 +71,27 @@ pub struct Engine {
     running: Arc<Running>,
 }
 
+/// What callers reach, and what they are told of.
 struct Running {
-    hub: Arc<Hub>,
+    router: Arc<Router>,
+    reads: Arc<Reads>,
+    lists: Lists,
+    history: History,
+    pins: Arc<Pins>,
+    /// All shards.
+    shards: Arc<[Arc<ShardShared>]>,
+    reader: Arc<dyn JournalReader>,
+    inspected: Inspected,
+    reconciler: Reconciler,
+    poison: Poison,
+    fence: Arc<Fence>,
+    link: Arc<StoreLink>,
+    owner: Arc<Owner>,
+    flushers: Arc<Flushers>,
+    loader: Arc<Loader>,
+    known: Arc<Known>,
+    dirty: Option<Arc<Dirty>>,
+    checks: Option<Arc<Checks>>,
     counters: Arc<WriterCounters>,
     stopping: AtomicBool,
     /// Taken by the one that stops the engine.
@@ -60,107 +103,267 @@ struct Stoppable {
     supervisor: ActorRef<SupervisorMessage>,
     ticker: tokio::task::JoinHandle<()>,
     replier: tokio::task::JoinHandle<()>,
-    /// Followers, which flush once more at the end.
-    followers: JoinSet<()>,
-    /// Keeper, sweeper, repair, moves by rate, checker: ended where they stand.
+    /// Flushers, which flush once more at the end.
+    flushers: JoinSet<()>,
+    /// Heartbeat and retention: they end when they are told to.
+    keepers: JoinSet<()>,
+    /// Tells them.
+    keepers_stop: watch::Sender<bool>,
+    /// Keeper, checker, what fills the filter and the hot list after a start: ended where they stand.
     loops: JoinSet<()>,
+    /// Until no command waits any more.
+    loader: tokio::task::JoinHandle<()>,
     writer: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
+    inbox: Arc<Inbox<WriterMessage>>,
+    to_checkpointer: mpsc::Sender<CheckpointMessage>,
+    to_replier: replier::Replier,
 }
 
 impl Engine {
-    /// Recovers every shard from its checkpoint and journal and starts. A store need not answer yet.
+    /// Recovers every shard from its checkpoint and journal, takes the store, and starts. A store need not answer yet, if this is evidently the
+    /// directory that had it last.
     ///
     /// # Errors
     /// [`StartError`].
     pub async fn start(options: EngineOptions, parts: Parts) -> Result<Self, StartError> {
         let count = options.shards.clamp(1, MAX_SHARDS);
         let options = EngineOptions { shards: count, ..options };
-        let Parts { journal, checkpoints, clock, store, dirty, check, before_decide, failpoint } = parts;
+        let Parts { journal, checkpoints, filters, identity, clock, store, dirty, check, before_decide, failpoint } = parts;
+        let failpoints = Failpoints::new(failpoint);
         let reader = journal.reader();
-        let (to_checkpointer, for_checkpointer) = mpsc::channel(MAX_WAITING_SLICES);
-        let (to_keeper, for_keeper) = mpsc::channel(MAX_WAITING_CHORES);
-        let (to_replier, for_replier) = mpsc::unbounded_channel();
-        let (checks, due) = check.map(|check| Checks::new(check, options.check.clone())).unzip();
-        let context = Arc::new(Context {
-            options,
-            clock,
-            directory: Directory::new(count, store.is_some()),
-            views: Views::default(),
-            inbox: Inbox::default(),
-            checkpointer: to_checkpointer,
-            replier: to_replier,
-            chores: to_keeper,
-            poison: OnceLock::new(),
-            journal_full: AtomicBool::new(false),
-            with_store: store.is_some(),
-            dirty,
-            checks,
-            before_decide,
-            failpoint,
-        });
-        let mut shards = Vec::new();
-        let mut states = Vec::new();
+
+        // What was durable, and what of it is known.
+        let mut recovered = Vec::new();
         for id in (0..count).map(ShardId) {
             let (reader, checkpoints) = (Arc::clone(&reader), Arc::clone(&checkpoints));
             let recover = move || recover_audited(id, count, reader.as_ref(), checkpoints.as_ref());
-            let recovered = tokio::task::spawn_blocking(recover).await;
-            let recovered = recovered.map_err(|error| spawn_error("recovery", &error))??;
-            let shared = ShardShared::new(id, context.options.gate_permits);
-            shared.counters.checkpoint.store(recovered.checkpoint.0, Ordering::Relaxed);
-            shared.counters.checkpoint_begun.store(recovered.checkpoint.0, Ordering::Relaxed);
-            if context.with_store {
-                shared.flushed.store(0, Ordering::Release);
-                shared.shed.store(recovered.shed.0, Ordering::Release);
-            }
-            for order_no in recovered.state.order_numbers() {
-                match recovered.state.image_of_home(order_no) {
-                    Some(_) => context.directory.own_spanning(order_no, id),
-                    None => context.directory.own(order_no, id),
-                }
-            }
-            tracing::info!(shard = %id, lsn = %recovered.state.applied(), replayed = recovered.replayed, "recovered");
-            shards.push(Arc::new(shared));
-            states.push(recovered.state);
+            let one = tokio::task::spawn_blocking(recover).await;
+            recovered.push(one.map_err(|error| spawn_error("recovery", &error))??);
         }
-        let starts: Vec<Lsn> = states.iter().map(State::applied).collect();
-        let side = store.map(|(store, server)| {
-            let side = Side::new(store, server, &context.options, &starts);
-            for state in &states {
-                for (sku_id, (stage, epoch)) in state.places() {
-                    side.routes.recovered(&sku_id, state.shard(), epoch, stage, context.clock.now());
+        let is_new = recovered.iter().all(|one| one.checkpoint == Lsn::ZERO);
+        let known = tokio::task::spawn_blocking(move || Known::load(filters, is_new)).await;
+        let known = Arc::new(known.map_err(|error| spawn_error("the filter of known numbers", &error))?);
+        let (directory, hot) = (Arc::new(Directory::new(count)), Arc::new(HotList::default()));
+        let mut shards = Vec::new();
+        let mut states = Vec::new();
+        for Recovered { state, checkpoint, replayed, departed } in recovered {
+            let id = state.shard();
+            let shared = ShardShared::new(id, options.gate_permits);
+            shared.recovered(&state, checkpoint);
+            known.add_departed(departed, clock.now());
+            for order_no in state.order_numbers() {
+                match state.image_of_home(order_no) {
+                    Some(_) => directory.own_spanning(order_no, id),
+                    None => directory.own(order_no, id),
                 }
             }
-            side
-        });
-        let hub = Arc::new_cyclic(|me| Hub {
-            me: me.clone(),
-            context: Arc::clone(&context),
-            shards: shards.clone(),
+            hot.update(id, state.hot_skus().iter().map(|sku_id| (sku_id.clone(), true)));
+            tracing::info!(shard = %id, lsn = %state.applied(), replayed, "recovered");
+            shards.push(Arc::new(shared));
+            states.push(state);
+        }
+        let shards: Arc<[Arc<ShardShared>]> = shards.into();
+
+        // The store, and whether it is ours.
+        let fence = Arc::new(Fence::new(options.store.lease_seconds > 0));
+        let link = Arc::new(StoreLink::new(store, Arc::clone(&fence)));
+        let owner = Arc::new(Owner {
+            link: Arc::clone(&link),
+            identity: Arc::clone(&identity),
             reader: Arc::clone(&reader),
-            side,
-            spanning: Spanning::new(),
+            clock: Arc::clone(&clock),
+            shards: count,
+            lease_seconds: options.store.lease_seconds,
+            take_over: options.take_over,
         });
-        let counters = Arc::new(WriterCounters::default());
+        owner.take_at_start().await?;
+
+        // Behind the shards: writer, views, replies, flush, checkpoints.
+        let inbox: Arc<Inbox<WriterMessage>> = Arc::default();
+        let views: Arc<Views> = Arc::default();
+        let poison: Poison = Arc::new(OnceLock::new());
+        let counters: Arc<WriterCounters> = Arc::default();
+        let (to_replier, for_replier) = mpsc::unbounded_channel();
+        let (to_keeper, for_keeper) = mpsc::channel(MAX_WAITING_CHORES);
+        let (to_checkpointer, for_checkpointer) = mpsc::channel(MAX_WAITING_SLICES);
+        let replier = tokio::spawn(replier::run(for_replier, to_keeper.clone()));
         let writer = {
-            let (context, counters) = (Arc::clone(&context), Arc::clone(&counters));
-            spawn_thread("journal writer", move || writer::run(journal, &context, &counters))?
+            let parts = WriterParts {
+                inbox: Arc::clone(&inbox),
+                poison: Arc::clone(&poison),
+                directory: Arc::clone(&directory),
+                views: Arc::clone(&views),
+                dirty: dirty.clone(),
+                hot: Arc::clone(&hot),
+                replier: to_replier.clone(),
+                flush_events: options.store.flush_events.max(1) as u64,
+                counters: Arc::clone(&counters),
+            };
+            spawn_thread("journal writer", move || writer::run(journal, &parts))?
+        };
+        let flushers = {
+            let (inbox, failpoints) = (Arc::clone(&inbox), failpoints.clone());
+            Arc::new(Flushers::new(
+                Arc::clone(&link),
+                shards.to_vec(),
+                Arc::clone(&reader),
+                Arc::clone(&clock),
+                flush_options(&options.store),
+                Box::new(move |marks| drop(inbox.put(WriterMessage::Trim(marks)))),
+                Box::new(move |step| failpoints.reach(step)),
+            ))
         };
         let checkpointer = {
-            let (context, shards, store) = (Arc::clone(&context), shards.clone(), Arc::clone(&checkpoints));
-            let body = move || checkpointer::run(store.as_ref(), &context, &shards, for_checkpointer);
+            let (shards, inbox, store) = (Arc::clone(&shards), Arc::clone(&inbox), Arc::clone(&checkpoints));
+            let parts = CheckpointParts { shards, inbox, flushers: Arc::clone(&flushers), known: Arc::clone(&known) };
+            let body = move || checkpointer::run(store.as_ref(), &parts, for_checkpointer);
             spawn_thread("checkpointer", body)?
         };
+
+        // The shards, and what they wait for.
+        let loader = Arc::new(Loader::new(Arc::clone(&link), shards.to_vec(), failpoints.clone()));
+        let retention =
+            Retention { keep_days: options.store.keep_days, keep_journal_days: options.store.keep_journal_days };
+        let (checks, due) = check.map(|check| Checks::new(check, options.check.clone())).unzip();
+        let checks = checks.map(Arc::new);
+        let shard_parts = ShardParts {
+            options: shard_options(&options),
+            clock: Arc::clone(&clock),
+            identity,
+            fence: Arc::clone(&fence),
+            shards: Arc::clone(&shards),
+            directory: Arc::clone(&directory),
+            known: Arc::clone(&known),
+            loader: Arc::clone(&loader),
+            flushers: Arc::clone(&flushers),
+            retention,
+            views: Arc::clone(&views),
+            inbox: Arc::clone(&inbox),
+            poison: Arc::clone(&poison),
+            checkpointer: to_checkpointer.clone(),
+            chores: to_keeper.clone(),
+            checks: checks.clone(),
+            before_decide,
+            failpoints: failpoints.clone(),
+        };
         let arguments =
-            SupervisorArguments { context: Arc::clone(&context), shards: shards.clone(), states, reader, checkpoints };
+            SupervisorArguments { parts: shard_parts, states, reader: Arc::clone(&reader), checkpoints };
         let supervisor = Supervisor::spawn(None, Supervisor, arguments).await;
         let (supervisor, _) = supervisor.map_err(|error| spawn_error("supervisor", &error))?;
-        let replier = tokio::spawn(replier::run(for_replier, context.chores.clone()));
-        let ticker = tokio::spawn(tick(context, shards));
-        let (followers, loops) = start_loops(&hub, for_keeper, due);
-        let parts = Stoppable { supervisor, ticker, replier, followers, loops, writer, checkpointer };
-        let parts = Mutex::new(Some(parts));
-        Ok(Self { running: Arc::new(Running { hub, counters, stopping: AtomicBool::new(false), parts }) })
+
+        // Before the shards: what callers reach.
+        let reads = Arc::new(Reads {
+            views: Arc::clone(&views),
+            shards: Arc::clone(&shards),
+            link: Arc::clone(&link),
+            fence: Arc::clone(&fence),
+        });
+        let router = Arc::new_cyclic(|me| Router {
+            me: me.clone(),
+            shards: Arc::clone(&shards),
+            directory: Arc::clone(&directory),
+            known: Arc::clone(&known),
+            fence: Arc::clone(&fence),
+            reads: Arc::clone(&reads),
+            spanning: Spanning::new(),
+            chores: to_keeper,
+            attempt_wait: Duration::from_millis(options.store.load_wait_ms),
+            failpoints,
+            batches: AtomicU64::new(0),
+        });
+        let lists = Lists { router: Arc::clone(&router), link: Arc::clone(&link), reader: Arc::clone(&reader) };
+        let history = History {
+            shards: Arc::clone(&shards),
+            link: Arc::clone(&link),
+            fence: Arc::clone(&fence),
+            reader: Arc::clone(&reader),
+        };
+        let pins = Pins::new(Arc::clone(&shards), Arc::clone(&views), Arc::clone(&link), Arc::clone(&fence), hot);
+        let pins = Arc::new(pins);
+
+        let inspected = Inspected {
+            shards: Arc::clone(&shards),
+            reads: Arc::clone(&reads),
+            reader: Arc::clone(&reader),
+            fence: Arc::clone(&fence),
+            flushers: Arc::clone(&flushers),
+            clock: Arc::clone(&clock),
+        };
+
+        // The background.
+        let ticker = tokio::spawn(tick(Arc::clone(&directory), Arc::clone(&shards)));
+        let mut flusher_loops = JoinSet::new();
+        for id in (0..count).map(ShardId) {
+            let flushers = Arc::clone(&flushers);
+            flusher_loops.spawn(async move { flushers.run(id).await });
+        }
+        let (keepers_stop, stopping) = watch::channel(false);
+        let mut keepers = JoinSet::new();
+        {
+            let (owner, flushers, stopping) = (Arc::clone(&owner), Arc::clone(&flushers), stopping.clone());
+            keepers.spawn(async move { owner.keep(&flushers, stopping).await });
+        }
+        {
+            let (link, flushers) = (Arc::clone(&link), Arc::clone(&flushers));
+            let (clock, known) = (Arc::clone(&clock), Arc::clone(&known));
+            keepers.spawn(async move { retention.run(&link, &flushers, &known, clock.as_ref(), stopping).await });
+        }
+        let mut loops = JoinSet::new();
+        {
+            let keeper = Arc::clone(&router);
+            loops.spawn(async move { keeper.keep(for_keeper).await });
+            let pins = Arc::clone(&pins);
+            loops.spawn(async move { pins.load_stored().await });
+        }
+        if let (Some(due), Some(checks)) = (due, &checks) {
+            loops.spawn(checker::run(Arc::clone(&router), Arc::clone(checks), Arc::clone(&clock), due));
+        }
+        if !known.is_ready() {
+            let (known, link, shards) = (Arc::clone(&known), Arc::clone(&link), Arc::clone(&shards));
+            let departed = move || shards.iter().map(|shard| (shard.id, shard.departed_lsn())).collect();
+            loops.spawn(async move { known::rebuild(&known, &link, departed).await });
+        }
+        let loader_loop = tokio::spawn(Arc::clone(&loader).run());
+        let parts = Stoppable {
+            supervisor,
+            ticker,
+            replier,
+            flushers: flusher_loops,
+            keepers,
+            keepers_stop,
+            loops,
+            loader: loader_loop,
+            writer,
+            checkpointer,
+            inbox,
+            to_checkpointer,
+            to_replier,
+        };
+        let running = Running {
+            router,
+            reads,
+            lists,
+            history,
+            pins,
+            shards,
+            reader,
+            inspected,
+            reconciler: Reconciler::default(),
+            poison,
+            fence,
+            link,
+            owner,
+            flushers,
+            loader,
+            known,
+            dirty,
+            checks,
+            counters,
+            stopping: AtomicBool::new(false),
+            parts: Mutex::new(Some(parts)),
+        };
+        Ok(Self { running: Arc::new(running) })
     }
 
     /// Carries out a command. Whatever it answers is durable. A dropped future does not undo the command.
@@ -168,140 +371,124 @@ impl Engine {
     /// # Errors
     /// [`Refusal`], which says whether the outcome is unknown.
     pub async fn submit(&self, command: Command) -> Outcome {
-        self.running.hub.submit(command).await
+        self.running.router.submit(command).await
     }
 
     /// Carries out commands; those about the same order or SKU in the order given. Answers in the same order.
     pub async fn submit_batch(&self, commands: Vec<Command>) -> Vec<Outcome> {
-        self.running.hub.submit_batch(commands).await
+        self.running.router.submit_batch(commands).await
     }
 
     /// The durable levels of a SKU, in one warehouse or all, by warehouse. Empty when there are none.
     ///
     /// # Errors
-    /// [`Refusal::StoreUnavailable`] for a cold SKU; [`Refusal::Overloaded`] when a move of it takes too long.
+    /// [`Refusal::StoreUnavailable`] for a SKU that is not in memory; [`Refusal::Fenced`].
     pub async fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Result<Vec<StockView>, Refusal> {
-        self.running.hub.stock(sku_id, warehouse_id).await
+        self.running.reads.stock(sku_id, warehouse_id).await
     }
 
     /// Up to `limit` SKUs (at most [`MAX_PAGE_ROWS`]) after `after` in the order of their names, each with all its
-    /// warehouses.
+    /// warehouses. Fewer than `limit` may come although there are more; none only when there are none.
     ///
     /// # Errors
     /// As [`Engine::stock`].
     pub async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, Refusal> {
-        self.running.hub.stock_page(after, limit.min(MAX_PAGE_ROWS)).await
+        self.running.reads.stock_page(after, limit.clamp(1, MAX_PAGE_ROWS)).await
     }
 
     /// The journal of a SKU: of each warehouse the rows with a version above the one in `after` (0 where it is not named), up to
     /// `limit` of them in all, by time; those of one warehouse by version, without gap. What is durable and not flushed yet is in it.
     ///
     /// # Errors
-    /// [`Refusal::StoreUnavailable`], also without a store, and when so much is not flushed that it would take too long.
+    /// [`Refusal::StoreUnavailable`], also when so much is not flushed that it would take too long.
     pub async fn stock_journal(
         &self,
         sku_id: &SkuId,
         after: &[(WarehouseId, u64)],
         limit: usize,
     ) -> Result<Vec<JournalRow>, Refusal> {
-        self.running.hub.stock_journal(sku_id, after, limit).await
+        self.running.history.stock_journal(sku_id, after, limit).await
     }
 
-    /// Orders after `after`, by number (as bytes), up to `limit` (1 to [`MAX_PAGE_ROWS`]) of those that the filter takes, hot and
-    /// cold; also what is durable and not flushed yet. An order that is there, and that the filter takes, from before the first page to
+    /// Orders after `after`, by number (as bytes), up to `limit` (1 to [`MAX_PAGE_ROWS`]) of those that the filter takes; also what is
+    /// durable and not flushed yet. An order that is there, and that the filter takes, from before the first page to
     /// after the last is in exactly one page. A page may be shorter than asked for, or empty, and still have a next one.
     ///
     /// # Errors
-    /// [`Refusal::StoreUnavailable`], also without a store, and when so much is not flushed that it would take too long. Those of a
-    /// read of an order.
+    /// [`Refusal::StoreUnavailable`], also when so much is not flushed that it would take too long. Those of a read of an order.
     pub async fn list_orders(
         &self,
         filter: &OrderFilter,
         after: Option<&OrderNo>,
         limit: usize,
     ) -> Result<OrderPage, Refusal> {
-        self.running.hub.list_orders(filter, after, limit.clamp(1, MAX_PAGE_ROWS)).await
+        self.running.lists.orders(filter, after, limit.clamp(1, MAX_PAGE_ROWS)).await
     }
 
-    /// The newest conflicts that the store has recorded, at most `max`, and how many there are. Without a store: none.
+    /// The newest conflicts that the store has recorded, at most `max`, and how many there are.
     ///
     /// # Errors
     /// [`Refusal::StoreUnavailable`].
     pub async fn anomalies(&self, max: usize) -> Result<(u64, Vec<Anomaly>), Refusal> {
-        let Some(side) = &self.running.hub.side else { return Ok((0, Vec::new())) };
-        let (count, mut newest) = side.noted(side.store.anomalies(max).await).map_err(refusal_of)?;
+        let link = &self.running.link;
+        let (count, mut newest) = link.noted(link.store().anomalies(max).await).map_err(refusal_of)?;
         newest.iter_mut().for_each(Anomaly::tell_caller);
         Ok((count, newest))
     }
 
-    /// Makes SKUs hot, each with its open orders; at most [`MAX_SKUS_PER_MOVE`], the others are refused as overload. One that is
-    /// hot is answered with [`Effect::Replayed`](crate::outcome::Effect). Requests for them wait meanwhile. Can be repeated after any
-    /// failure. Linked SKUs (an open order holds both) have to be asked for together.
-    pub async fn promote(&self, skus: &[SkuId]) -> Vec<(SkuId, Result<Moved, Refusal>)> {
-        let hub = &self.running.hub;
-        let (some, rest) = skus.split_at(skus.len().min(MAX_SKUS_PER_MOVE));
-        let mut results = match &hub.side {
-            Some(_) => hub.promote(some, Asked::ByCaller).await,
-            None => some.iter().map(|sku_id| (sku_id.clone(), self.hot_for_ever(sku_id))).collect(),
-        };
-        results.extend(rest.iter().map(|sku_id| (sku_id.clone(), Err(Refusal::Overloaded))));
-        results
+    /// SKUs whose rows in the store are left alone, at most `max`, and how many there are.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnavailable`].
+    pub async fn parked(&self, max: usize) -> Result<(u64, Vec<Parked>), Refusal> {
+        let link = &self.running.link;
+        link.noted(link.store().parked(max).await).map_err(refusal_of)
     }
 
-    /// Makes SKUs cold; see [`Engine::promote`].
-    pub async fn demote(&self, skus: &[SkuId]) -> Vec<(SkuId, Result<Moved, Refusal>)> {
-        let hub = &self.running.hub;
-        let (some, rest) = skus.split_at(skus.len().min(MAX_SKUS_PER_MOVE));
-        let mut results = match &hub.side {
-            Some(_) => hub.demote(some, Asked::ByCaller).await,
-            None => some.iter().map(|sku_id| (sku_id.clone(), Err(Refusal::StoreUnavailable))).collect(),
-        };
-        results.extend(rest.iter().map(|sku_id| (sku_id.clone(), Err(Refusal::Overloaded))));
-        results
+    /// Loads SKUs and keeps them in memory until they are demoted, across restarts. Those above
+    /// [`MAX_HOT_LIST`](crate::limits::MAX_HOT_LIST) are refused as overload. Can be repeated after any failure.
+    pub async fn promote(&self, skus: &[SkuId]) -> Vec<(SkuId, Result<Pinned, Refusal>)> {
+        self.running.pins.pin(skus, true).await
     }
 
-    /// A promotion without a store: every SKU is hot.
-    fn hot_for_ever(&self, sku_id: &SkuId) -> Result<Moved, Refusal> {
-        let context = &self.running.hub.context;
-        if context.views.stock(sku_id, None).is_empty() {
-            return Err(Refusal::UnknownSku { sku_id: sku_id.clone(), warehouse_id: None });
-        }
-        let shard = Some(shard_of(sku_id, context.options.shards));
-        Ok(Moved { effect: Effect::Replayed, shard, epoch: 0, orders: 0 })
+    /// Keeps SKUs in memory no longer; they leave when they are idle and there are too many. See [`Engine::promote`].
+    pub async fn demote(&self, skus: &[SkuId]) -> Vec<(SkuId, Result<Pinned, Refusal>)> {
+        self.running.pins.pin(skus, false).await
     }
 
-    /// Up to `limit` SKUs after `after`, by name, that shards have. Without a store: none are listed.
+    /// Makes these the SKUs that are kept in memory, and no others. A result for each that was or is one of them, by name.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidField`] when there are too many.
+    pub async fn set_hot(&self, skus: Vec<SkuId>) -> Result<Vec<(SkuId, Result<Pinned, Refusal>)>, Refusal> {
+        self.running.pins.replace(&skus).await
+    }
+
+    /// Up to `limit` SKUs after `after`, by name, that are kept in memory.
     #[must_use]
     pub fn hot(&self, after: Option<&SkuId>, limit: usize) -> Vec<HotSku> {
-        self.running.hub.side.as_ref().map_or_else(Vec::new, |side| side.routes.list(after, limit))
-    }
-
-    /// How far the store has taken in what the shards logged. Empty without a store.
-    #[must_use]
-    pub fn followers(&self) -> Vec<FollowerStats> {
-        self.running.hub.follower_stats()
+        self.running.pins.hot.list(after, limit)
     }
 
     /// The stocks that changed since they were last taken, when somebody follows them.
     #[must_use]
     pub fn dirty(&self) -> Option<Arc<Dirty>> {
-        self.running.hub.context.dirty.clone()
+        self.running.dirty.clone()
     }
 
     /// Compares what shards, store and mirror have of some SKUs, and puts right what is derived if it is asked to. Orders go on
     /// meanwhile.
     ///
     /// # Errors
-    /// [`Refusal`] when the store can't be read, or a SKU is moving for too long; what was put right until then stays so.
+    /// [`Refusal`] when the store can't be read, or a shard not be asked; what was put right until then stays so.
     pub async fn reconcile(&self, ask: Reconcile) -> Result<Reconciled, Refusal> {
-        let hub = self.running.hub.as_ref();
-        let store = hub.side.as_ref().map(|side| side.store.as_ref());
-        reconcile(hub, store, &ask).await
+        let running = self.running.as_ref();
+        running.reconciler.run(&running.inspected, &running.link, &ask).await
     }
 
     /// Asks every shard for a checkpoint, whatever the number of events since its last.
     pub fn checkpoint_now(&self) {
-        for shard in &self.running.hub.shards {
+        for shard in self.running.shards.iter() {
             shard.checkpoint_asked.store(true, Ordering::Release);
             shard.wake();
         }
@@ -311,14 +498,17 @@ impl Engine {
     #[must_use]
     pub fn health(&self) -> Health {
         let with = |flag: fn(&ShardShared) -> &AtomicBool| -> Vec<ShardId> {
-            let flagged = self.running.hub.shards.iter().filter(|shard| flag(shard).load(Ordering::Acquire));
+            let flagged = self.running.shards.iter().filter(|shard| flag(shard).load(Ordering::Acquire));
             flagged.map(|shard| shard.id).collect()
         };
         if self.running.stopping.load(Ordering::Acquire) {
             return Health::Stopping;
         }
-        if let Some(problem) = self.running.hub.context.poison.get() {
+        if let Some(problem) = self.running.poison.get() {
             return Health::JournalPoisoned(problem.clone());
+        }
+        if let Some(why) = self.running.fence.fenced() {
+            return Health::Fenced(why);
         }
         let failed = with(|shard| &shard.failed);
         if !failed.is_empty() {
@@ -328,60 +518,66 @@ impl Engine {
         if rebuilding.is_empty() { Health::Ready } else { Health::Rebuilding(rebuilding) }
     }
 
+    /// The epoch of this server in the store; [`Epoch::ZERO`]: it was not taken yet.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.running.fence.epoch()
+    }
+
     /// Counts since the start.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let Running { hub, counters, .. } = self.running.as_ref();
-        let Hub { context, reader, shards, .. } = hub.as_ref();
+        let running = self.running.as_ref();
+        let counters = &running.counters;
         let mut commits = 0;
         let histogram = COMMIT_BUCKETS.iter().zip(&counters.histogram).map(|(bound, count)| {
             commits += count.load(Ordering::Relaxed);
             (*bound, commits)
         });
+        let flushes = running.flushers.stats();
         Stats {
-            shards: shards.iter().map(|shard| ShardStats::of(shard)).collect(),
+            shards: running.shards.iter().zip(&flushes).map(|(shard, flush)| ShardStats::of(shard, flush)).collect(),
             commits: counters.commits.load(Ordering::Relaxed),
             committed_events: counters.events.load(Ordering::Relaxed),
             commit_micros: counters.micros.load(Ordering::Relaxed),
             commit_histogram: histogram.collect(),
-            journal_disk_bytes: reader.disk_bytes(),
-            directory_orders: context.directory.len() as u64,
-            store: hub.store_stats(),
-            checks: context.checks.as_ref().map(Checks::stats),
-            spanning: hub.spanning_stats(),
+            journal_disk_bytes: running.reader.disk_bytes(),
+            directory_orders: running.router.directory.len() as u64,
+            store: store_stats(&running.link, &running.flushers, &running.loader, &running.known),
+            checks: running.checks.as_ref().map(|checks| checks.stats()),
+            spanning: spanning_stats(&running.router.spanning),
         }
     }
 
     /// The reading side of the journal, for followers.
     #[must_use]
     pub fn journal(&self) -> Arc<dyn JournalReader> {
-        Arc::clone(&self.running.hub.reader)
+        Arc::clone(&self.running.reader)
     }
 
     /// Takes no more commands, lets those under way end (each answered), syncs and stops every task and thread. A second
     /// call returns at once.
     pub async fn stop(&self) {
-        self.running.stopping.store(true, Ordering::Release);
-        let parts = unpoisoned(self.running.parts.lock()).take();
+        let running = self.running.as_ref();
+        running.stopping.store(true, Ordering::Release);
+        let parts = unpoisoned(running.parts.lock()).take();
         let Some(parts) = parts else { return };
-        let Stoppable { supervisor, ticker, replier, mut followers, mut loops, writer, checkpointer } = parts;
-        self.running.hub.spanning.stop().await;
+        let Stoppable { supervisor, ticker, replier, mut flushers, mut keepers, keepers_stop, mut loops, loader, .. } = parts;
+        running.router.spanning.stop().await;
         loops.shutdown().await;
-        if let Some(side) = &self.running.hub.side {
-            side.stop_tasks().await;
-        }
-        for shard in &self.running.hub.shards {
+        for shard in running.shards.iter() {
             shard.drain().await;
         }
+        loader.abort();
         ticker.abort();
         // The shards end with their supervisor; a turn under way is finished first.
-        for shard in &self.running.hub.shards {
+        for shard in running.shards.iter() {
             shard.stop_actor().await;
         }
         supervisor.stop(None);
-        let context = Arc::clone(&self.running.hub.context);
-        drop(context.checkpointer.send(checkpointer::CheckpointMessage::Stop).await);
-        context.inbox.close();
+        drop(parts.to_checkpointer.send(CheckpointMessage::Stop).await);
+        parts.inbox.close();
+        let (writer, checkpointer) = (parts.writer, parts.checkpointer);
         let joined = tokio::task::spawn_blocking(move || {
             for (name, thread) in [("journal writer", writer), ("checkpointer", checkpointer)] {
                 if thread.join().is_err() {
@@ -391,56 +587,51 @@ impl Engine {
         });
         drop(joined.await);
         // The writer was the last to send answers.
-        drop(self.running.hub.context.replier.send(None));
+        drop(parts.to_replier.send(None));
         drop(replier.await);
-        // Nothing more will be logged: what is durable now is the last that is flushed.
-        if let Some(side) = &self.running.hub.side {
-            side.stop();
-            while followers.join_next().await.is_some() {}
-            side.store.close().await;
-        }
+        // Nothing more will be logged: what is durable now is the last that is flushed. The heartbeat goes on until then.
+        running.flushers.stop();
+        while flushers.join_next().await.is_some() {}
+        keepers_stop.send_replace(true);
+        while keepers.join_next().await.is_some() {}
+        running.owner.let_go().await;
+        running.link.store().close().await;
     }
 }
 
-/// The background: followers of an engine with a store, and what may end anywhere.
-fn start_loops(
-    hub: &Arc<Hub>,
-    chores: mpsc::Receiver<Chore>,
-    due: Option<mpsc::UnboundedReceiver<OrderNo>>,
-) -> (JoinSet<()>, JoinSet<()>) {
-    let (mut followers, mut loops) = (JoinSet::new(), JoinSet::new());
-    let keeper = Arc::clone(hub);
-    loops.spawn(async move { keeper.keep(chores).await });
-    if let Some(due) = due {
-        loops.spawn(Arc::clone(hub).check_orders(due));
+fn flush_options(options: &StoreOptions) -> FlushOptions {
+    FlushOptions {
+        interval: Duration::from_millis(options.flush_interval_ms.max(1)),
+        events: options.flush_events.max(1),
+        journal_cap_bytes: options.journal_cap_bytes,
+        keep_flushed: Duration::from_secs(options.keep_flushed_minutes.saturating_mul(60)),
     }
-    if hub.side.is_none() {
-        return (followers, loops);
+}
+
+/// A share of the bounds of the engine.
+fn shard_options(options: &EngineOptions) -> ShardOptions {
+    let shards = usize::from(options.shards);
+    ShardOptions {
+        shards: options.shards,
+        remember_seconds: options.remember_seconds,
+        remember_max: options.remember_max,
+        max_resident_skus: options.max_resident_skus.div_ceil(shards).max(1),
+        max_bytes: options.max_resident_bytes.div_ceil(u64::from(options.shards)).max(1),
+        checkpoint_events: options.checkpoint_events,
+        load_wait_ms: options.store.load_wait_ms,
     }
-    for id in hub.shards.iter().map(|shard| shard.id) {
-        let hub = Arc::clone(hub);
-        followers.spawn(async move { hub.follow(id).await });
-    }
-    let [sweeper, repair, mover] = std::array::from_fn(|_| Arc::clone(hub));
-    loops.spawn(async move { sweeper.sweep().await });
-    loops.spawn(async move { repair.repair().await });
-    let by_rate = &hub.context.options.store.promotion;
-    if by_rate.promote || by_rate.demote {
-        loops.spawn(async move { mover.move_by_rate().await });
-    }
-    (followers, loops)
 }
 
 /// Lets every shard look at its deadlines now and then, also when no command comes.
-async fn tick(context: Arc<Context>, shards: Vec<Arc<ShardShared>>) {
+async fn tick(directory: Arc<Directory>, shards: Arc<[Arc<ShardShared>]>) {
     let mut interval = tokio::time::interval(Duration::from_millis(TICK_MILLIS));
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         interval.tick().await;
-        for shard in &shards {
+        for shard in shards.iter() {
             if shard.failed.load(Ordering::Acquire) {
                 // A command that was admitted just before the shard was given up.
-                shard.drop_mail(&context.directory);
+                shard.drop_mail(&directory);
             } else {
                 shard.wake();
             }

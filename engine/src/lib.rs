@@ -7,18 +7,32 @@
 //! 3. [`state`]: the pure state machine of one shard: decide, apply, audit. [`home`]: orders over several shards, pure as well.
 //! 4. [`journal`], [`checkpoint`], [`store`]: what the engine asks of durable storage (implemented in `hotstock-persistence`).
 //! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom model.
-//! 6. [`recovery`]: a shard's state from its checkpoint and its journal. [`restore`]: from the store. [`ownership`]: who may write to it.
+//! 6. [`recovery`]: a shard's state from its checkpoint and its journal. [`restore`]: from the store.
+//! 7. [`engine`]: start, submit, read, stop; the one place where the parts are wired.
+//! 8. `router`, `shard`, `writer`, `views`, `replier`: the way of a command. `directory` and `known`: which shard has an order, and which
+//!    numbers there may be outside memory. `loader`: what commands wait for. `pins`: what is kept in memory.
+//! 9. `spanning`: who brings the commands of an order over several shards where they go. [`check`]: the order service, asked before an
+//!    order expires.
+//! 10. `store_link`, `fence`, [`ownership`], `owner`, `flusher`, `retention`: the side that faces the store. `reads`, `list`, `history`: reads of both
+//!    memory and store. [`dirty`], [`mirror`]: what changed since it was mirrored. [`reconcile`]: every stock counted in
+//!    several ways.
 
 // Under `--cfg loom` only `limits` and `sync` are built: tokio has no net there, and ractor does not build.
 pub mod limits;
 pub mod sync;
 
 #[cfg(not(loom))]
+pub mod check;
+#[cfg(not(loom))]
 pub mod checkpoint;
 #[cfg(not(loom))]
 pub mod clock;
 #[cfg(not(loom))]
 pub mod command;
+#[cfg(not(loom))]
+pub mod dirty;
+#[cfg(not(loom))]
+pub mod engine;
 #[cfg(not(loom))]
 pub mod event;
 #[cfg(not(loom))]
@@ -44,17 +58,53 @@ pub mod state;
 #[cfg(not(loom))]
 pub mod store;
 #[cfg(not(loom))]
+mod backoff;
+#[cfg(not(loom))]
+mod checkpointer;
+#[cfg(not(loom))]
+mod directory;
+#[cfg(not(loom))]
+mod failpoints;
+#[cfg(not(loom))]
 mod fence;
 #[cfg(not(loom))]
+mod flusher;
+#[cfg(not(loom))]
+mod history;
+#[cfg(not(loom))]
+mod inspect;
+#[cfg(not(loom))]
+mod known;
+#[cfg(not(loom))]
+mod list;
+#[cfg(not(loom))]
+mod loader;
+#[cfg(not(loom))]
+mod options;
+#[cfg(not(loom))]
+mod owner;
+#[cfg(not(loom))]
+mod pins;
+#[cfg(not(loom))]
+mod reads;
+#[cfg(not(loom))]
+mod replier;
+#[cfg(not(loom))]
+mod retention;
+#[cfg(not(loom))]
+mod router;
+#[cfg(not(loom))]
+mod shard;
+#[cfg(not(loom))]
+mod spanning;
+#[cfg(not(loom))]
+mod status;
+#[cfg(not(loom))]
 mod store_link;
-
-// Back in the build once they are rebuilt for one decider; each helper that brings a module back takes it out of this list, adds it
-// above with `#[cfg(not(loom))]` and to the reading order at the top:
-//
-//   running: engine, options, router, shard, spanning, writer, replier, checkpointer, reads, list, history, status, directory, views,
-//            dirty, mirror, check
-//   store side: store_link, fence, ownership, flusher (was follower), retention, restore, known, loader, reconcile
-//   gone with the second decider: hub, context, placement, sweeper
+#[cfg(not(loom))]
+mod views;
+#[cfg(not(loom))]
+mod writer;
 
 #[cfg(all(not(loom), feature = "testing"))]
 pub mod testing;

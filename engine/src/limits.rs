@@ -69,11 +69,17 @@ pub const MAX_SHARD_REBUILDS: usize = 10;
 /// See [`MAX_SHARD_REBUILDS`].
 pub const SHARD_REBUILD_WINDOW_SECONDS: u64 = 60;
 
-/// How long ended orders and request ids are remembered, in seconds: a day, longer than callers retry.
-pub const DEFAULT_REMEMBER_SECONDS: u64 = 86_400;
+/// How long ended orders and request ids stay in memory, in seconds: longer than most callers retry. Later they come back from the store.
+pub const DEFAULT_REMEMBER_SECONDS: u64 = 600;
 
-/// Ended orders and request ids that one shard remembers at the most; the oldest go first. About 200 bytes each.
-pub const DEFAULT_REMEMBER_MAX: usize = 5_000_000;
+/// Ended orders and request ids that stay in the memory of one shard at the most; the oldest go first. About 200 bytes each.
+pub const DEFAULT_REMEMBER_MAX: usize = 1_000_000;
+
+/// SKUs in memory: what one warehouse system has, some hundred bytes each.
+pub const DEFAULT_MAX_RESIDENT_SKUS: usize = 1_000_000;
+
+/// What SKUs and orders may take in memory, by the estimate of the state: 4 GiB.
+pub const DEFAULT_MAX_RESIDENT_BYTES: u64 = 4 << 30;
 
 /// A checkpoint of a shard begins after this many of its events: some 60 MB of journal, a second of replay.
 pub const DEFAULT_CHECKPOINT_EVENTS: u64 = 1_000_000;
@@ -91,6 +97,63 @@ pub const MAX_EVICTED_ENTRIES: usize = 1_000;
 
 /// SKUs that are looked at to find one that can be evicted, before the shard goes on with its work: some 20 microseconds.
 pub const MAX_EVICTION_LOOKS: usize = 256;
+
+/// Calls of the store that read what commands wait for, at the same time: beside them flushes and reads go on.
+pub const MAX_LOADS_IN_FLIGHT: usize = 4;
+
+/// Times that such a call is tried when the store fails that answered before.
+pub const MAX_LOAD_TRIES: u32 = 3;
+
+/// The pause before something is asked again of a store that has not taken in yet what left memory, in milliseconds.
+pub const LOAD_AGAIN_MILLIS: u64 = 20;
+
+/// How long a command waits for what it needs from the store: far longer than a healthy store takes, shorter than callers wait.
+pub const DEFAULT_LOAD_WAIT_MILLIS: u64 = 5_000;
+
+/// Things that the commands of one shard wait for, some 100 bytes each. A full gate of orders with one line waits for half of it.
+pub const MAX_WAITING_NEEDS: usize = 262_144;
+
+/// SKUs that one shard remembers for a moment as not being in the store, some 100 bytes each.
+pub const MAX_ABSENT_SKUS: usize = 65_536;
+
+/// For how long, in milliseconds: a SKU that somebody puts into the store by hand is found soon.
+pub const ABSENT_MILLIS: u64 = 2_000;
+
+/// SKUs that one turn evicts: with what lies on them some milliseconds of work.
+pub const MAX_EVICTIONS_PER_TURN: usize = 64;
+
+/// Times that a command is sent on to where its order is. Twice is enough unless orders come and go at that moment.
+pub const MAX_ELSEWHERE_TRIES: u32 = 16;
+
+/// Times that a stored SKU is read which leaves memory at that moment.
+pub const MAX_READ_TRIES: u32 = 3;
+
+/// Numbers of the first generation of the filter of known numbers: 115 KB of bits for a small shop.
+pub const KNOWN_FIRST_CAPACITY: u64 = 65_536;
+
+/// Numbers of later generations, which grow up to this: 30 MB of bits each.
+pub const KNOWN_MAX_CAPACITY: u64 = 16 << 20;
+
+/// Of new numbers, those that one full generation takes for known ones. Each costs a look into the store.
+pub const KNOWN_FALSE_POSITIVES: f64 = 0.001;
+
+/// Generations of the filter of known numbers: together some 460 million numbers, in 850 MB. What is pruned makes room.
+pub const MAX_GENERATIONS: u32 = 32;
+
+/// Numbers in one page of the scan that fills the filter.
+pub const KNOWN_PAGE: usize = 10_000;
+
+/// SKUs that are pinned by one message to a shard: some milliseconds of work, and two calls of the store.
+pub const MAX_PINNED_PER_ENVELOPE: usize = 500;
+
+/// How long the store keeps ended orders and stock requests, in days: a quarter, longer than returns are taken.
+pub const DEFAULT_KEEP_DAYS: u64 = 90;
+
+/// How long the store keeps the stock journal, in days: a year, for the books.
+pub const DEFAULT_KEEP_JOURNAL_DAYS: u64 = 365;
+
+/// How long the journal on the disk keeps what was flushed, in minutes: more than a store loses that is restored from its newest log.
+pub const DEFAULT_KEEP_FLUSHED_MINUTES: u64 = 15;
 
 /// SKUs of one `Pinned` event: at most 64 KB of names.
 pub const MAX_PINNED_PER_EVENT: usize = 1_000;
@@ -115,37 +178,11 @@ pub const DEFAULT_FLUSH_EVENTS: usize = 20_000;
 /// The backlog of the journal on disk before new reservations are refused: hours of a store that is down.
 pub const DEFAULT_JOURNAL_CAP_BYTES: u64 = 16 << 30;
 
-/// How often expired cold orders are looked for: they end at most a second late when the store keeps up.
-pub const DEFAULT_SWEEP_INTERVAL_MILLIS: u64 = 1_000;
-
-/// Cold orders that one transaction expires: few enough that their stocks are not locked for long.
-pub const DEFAULT_SWEEP_BATCH: usize = 100;
-
-/// Commands under way in the store: far more than it has connections, few enough that the last waits about a second.
-pub const DEFAULT_COLD_PERMITS: u32 = 1_024;
-
-/// How long a request waits for a SKU that is moving: promoting one with 100,000 open orders took 3 s from SQLite and 8 s from MariaDB.
-/// Less than a request may take in all, after which its outcome would be unknown.
-pub const DEFAULT_MOVE_WAIT_MILLIS: u64 = 9_000;
-
-/// SKUs that are hot before none is promoted by itself any more; memory of a shard is what it protects.
-pub const DEFAULT_MAX_AUTO_HOT: usize = 1_000;
-
-/// Groups of orders that come back from the store one at a time: enough that two orders seldom wait for each other.
-pub const ORDER_LOCKS: usize = 64;
-
 /// The longest pause between two looks for a SKU or order that is on its way.
 pub const MAX_LOOK_PAUSE_MILLIS: u64 = 20;
 
 /// Chains of one batch that are settled at the same time: as many as the store has connections, give or take.
 pub const MAX_BATCH_CHAINS: usize = 16;
-
-/// SKUs of one move whose orders are read from the store at the same time; beside them requests for cold SKUs go on.
-pub const MAX_ADOPTIONS_AT_ONCE: usize = 4;
-
-/// How long a move waits for another one of the same SKU, or for the store to take in what was logged: longer than any
-/// healthy move takes.
-pub const MAX_MOVE_SECONDS: u64 = 60;
 
 /// The first pause before something is tried again in the background.
 pub const MIN_RETRY_MILLIS: u64 = 20;
@@ -190,21 +227,6 @@ pub const PRUNE_MARGIN_SECONDS: u64 = 3_600;
 
 /// How long the last flush may take before the engine stops without it; the journal has everything.
 pub const FINAL_FLUSH_MILLIS: u64 = 5_000;
-
-/// How often rates of requests are looked at.
-pub const AUTO_LOOK_MILLIS: u64 = 1_000;
-
-/// SKUs whose rates are kept: those that stand out among all.
-pub const AUTO_RATES: usize = 256;
-
-/// Columns of the sketch of cold requests; 16 bytes each in every row.
-pub const AUTO_SKETCH_WIDTH: usize = 2_048;
-
-/// Rows of the sketch.
-pub const AUTO_SKETCH_DEPTH: usize = 4;
-
-/// SKUs that move by themselves at one look: a flood of busy SKUs is taken in step by step.
-pub const MAX_AUTO_MOVES_PER_LOOK: usize = 16;
 
 /// Events that are durable and not flushed through which the journal of a SKU is completed. Behind by more, the store has to catch
 /// up first.
@@ -330,6 +352,8 @@ pub const MAX_PAGE_STOCKS: usize = 5_000;
 pub const MAX_SHARDS: u16 = 1_024;
 
 const _: () = assert!(MAX_COMMANDS_PER_ENVELOPE <= MAX_COMMANDS_PER_TURN);
+const _: () = assert!(MAX_PINNED_PER_ENVELOPE <= MAX_PINNED_PER_EVENT);
+const _: () = assert!(MAX_HOT_LIST <= MAX_WAITING_NEEDS);
 const _: () = assert!((DEFAULT_GATE_PERMITS as usize) >= 10_000, "a batch of 10,000 must fit an idle gate");
 const _: () = assert!(TRUSTED_TO_CARRY_MILLIS > CARRY_WAIT_MILLIS);
 const _: () = assert!(TICK_MILLIS < 1_000, "an expiry is at most a second late");

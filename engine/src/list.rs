@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use crate::command::Action;
 use crate::event::{Change, Event};
-use crate::hub::{Hub, Side, refusal_of};
 use crate::ids::{Lsn, OrderNo, ShardId};
 use crate::journal::{JournalError, JournalReader};
 use crate::limits::{MAX_COMMANDS_PER_ENVELOPE, MAX_HISTORY_TRIES, MAX_LIST_LOOKS, MAX_UNFLUSHED_SCAN};
 use crate::outcome::{Answer, OrderView, Refusal};
-use crate::store::OrderFilter;
+use crate::shard::shared::ShardShared;
+use crate::router::Router;
+use crate::store::{OrderFilter, Watermark};
+use crate::store_link::{StoreLink, refusal_of};
 
 /// Events read at once.
 const EVENTS_PER_READ: usize = 4_096;
@@ -36,20 +38,28 @@ struct Touched {
     is_cut: bool,
 }
 
-impl Hub {
+/// Lists orders.
+pub(crate) struct Lists {
+    pub router: Arc<Router>,
+    pub link: Arc<StoreLink>,
+    pub reader: Arc<dyn JournalReader>,
+}
+
+impl Lists {
     /// See [`Engine::list_orders`](crate::engine::Engine::list_orders).
-    pub async fn list_orders(
+    pub async fn orders(
         &self,
         filter: &OrderFilter,
         after: Option<&OrderNo>,
         limit: usize,
     ) -> Result<OrderPage, Refusal> {
-        let side = self.side.as_ref().ok_or(Refusal::StoreUnavailable)?;
+        self.router.fence.check()?;
+        let store = self.link.store();
         for _ in 0..MAX_HISTORY_TRIES {
-            let marks = self.watermarks(side).await?;
+            let marks = self.link.noted(store.ownership().await).map_err(refusal_of)?.watermarks;
             // One more tells whether there is more.
             let wanted = limit.saturating_add(1);
-            let rows = side.noted(side.store.list(filter, after, wanted).await).map_err(refusal_of)?;
+            let rows = self.link.noted(store.list(filter, after, wanted).await).map_err(refusal_of)?;
             let is_full = rows.len() >= wanted;
             let end = rows.last().filter(|_| is_full).map(|row| row.order_no.clone());
             let Some(touched) = self.touched(marks, after, end.as_ref()).await? else { continue };
@@ -58,30 +68,19 @@ impl Hub {
         Err(Refusal::StoreUnavailable)
     }
 
-    /// Of each shard a watermark that the store has reached.
-    async fn watermarks(&self, side: &Side) -> Result<Vec<(ShardId, Lsn)>, Refusal> {
-        let mut marks = Vec::with_capacity(self.shards.len());
-        for shard in &self.shards {
-            let mut mark = *side.follows[shard.id.index()].flushed.borrow();
-            if mark == Lsn::ZERO && shard.durable_lsn() > mark {
-                // The follower has not asked yet.
-                mark = side.noted(side.store.watermark(side.server, shard.id).await).map_err(refusal_of)?;
-            }
-            marks.push((shard.id, mark));
-        }
-        Ok(marks)
-    }
-
     /// The orders above `after`, and up to `end`, that durable events behind the marks touched; `None` when the journal does not
     /// have these any more.
     async fn touched(
         &self,
-        marks: Vec<(ShardId, Lsn)>,
+        marks: Vec<Watermark>,
         after: Option<&OrderNo>,
         end: Option<&OrderNo>,
     ) -> Result<Option<Touched>, Refusal> {
-        let with_end = |(shard, mark): (ShardId, Lsn)| (shard, mark, self.shards[shard.index()].durable_lsn());
-        let spans: Vec<_> = marks.into_iter().map(with_end).filter(|(_, mark, durable)| durable > mark).collect();
+        let span = |shard: &Arc<ShardShared>| {
+            let mark = marks.iter().find(|mark| mark.shard == shard.id).map_or(Lsn::ZERO, |mark| mark.lsn);
+            (shard.id, mark, shard.durable_lsn())
+        };
+        let spans: Vec<_> = self.router.shards.iter().map(span).filter(|(_, mark, durable)| durable > mark).collect();
         let events = spans.iter().map(|(_, mark, durable)| durable.0 - mark.0).fold(0, u64::saturating_add);
         if events > MAX_UNFLUSHED_SCAN {
             return Err(Refusal::StoreUnavailable);
@@ -153,14 +152,13 @@ impl Hub {
             let some: Vec<_> = all.by_ref().take(MAX_COMMANDS_PER_ENVELOPE).collect();
             let asked = some.iter().filter(|(_, (_, is_touched))| *is_touched);
             let asked = asked.map(|(order_no, _)| Action::GetOrder(order_no.clone()).into()).collect();
-            let mut answers = self.submit_batch(asked).await.into_iter();
+            let mut answers = self.router.submit_batch(asked).await.into_iter();
             for (_, (row, is_touched)) in some {
                 let order = match is_touched.then(|| answers.next()).flatten() {
                     None => row,
                     Some(Ok(Answer::Order { order, .. })) => Some(order),
                     Some(Err(Refusal::UnknownOrder { .. })) => None,
-                    // Its owner has changed: as it was written last.
-                    Some(Err(Refusal::OwnedElsewhere { .. }) | Ok(_)) => row,
+                    Some(Ok(_)) => row,
                     Some(Err(refusal)) => return Err(refusal),
                 };
                 orders.extend(order.filter(|order| filter.takes(order)));
@@ -190,7 +188,7 @@ fn for_each_event(
     Ok(())
 }
 
-/// The order that callers see changed by this. Moves and splits change nothing that they see.
+/// The order that callers see changed by this. What comes into memory and leaves it changes nothing that they see.
 fn order_of(change: &Change) -> Option<&OrderNo> {
     match change {
         Change::Reserved { order_no, .. }
@@ -205,12 +203,10 @@ fn order_of(change: &Change) -> Option<&OrderNo> {
         | Change::StockChanged { .. }
         | Change::StatusChanged { .. }
         | Change::Forgotten { .. }
-        | Change::AdoptionBegun { .. }
-        | Change::OrdersAdopted { .. }
-        | Change::Adopted { .. }
-        | Change::Closed { .. }
-        | Change::Shed { .. }
-        | Change::Split { .. }
-        | Change::Withdrawn { .. } => None,
+        | Change::Loaded { .. }
+        | Change::OrdersLoaded { .. }
+        | Change::Evicted { .. }
+        | Change::Pinned { .. }
+        | Change::Started { .. } => None,
     }
 }

@@ -3,19 +3,23 @@
 use std::sync::Arc;
 
 use crate::check::{CheckOptions, OrderCheck};
-use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::{CheckpointError, CheckpointStore, FilterStore, Identity};
 use crate::clock::Clock;
 #[cfg(any(test, feature = "testing"))]
 use crate::command::Command;
-use crate::context::{BeforeDecide, Failpoint};
 use crate::dirty::Dirty;
-use crate::ids::{ServerId, ShardId};
-use crate::journal::Journal;
+use crate::failpoints::Failpoint;
+use crate::ids::ShardId;
+use crate::journal::{Journal, JournalError};
 use crate::limits::{
-    DEFAULT_CHECKPOINT_EVENTS, DEFAULT_COLD_PERMITS, DEFAULT_FLUSH_EVENTS, DEFAULT_FLUSH_INTERVAL_MILLIS,
-    DEFAULT_GATE_PERMITS, DEFAULT_JOURNAL_CAP_BYTES, DEFAULT_MAX_AUTO_HOT, DEFAULT_MOVE_WAIT_MILLIS,
-    DEFAULT_REMEMBER_MAX, DEFAULT_REMEMBER_SECONDS, DEFAULT_SWEEP_BATCH, DEFAULT_SWEEP_INTERVAL_MILLIS,
+    DEFAULT_CHECKPOINT_EVENTS, DEFAULT_FLUSH_EVENTS, DEFAULT_FLUSH_INTERVAL_MILLIS, DEFAULT_GATE_PERMITS,
+    DEFAULT_JOURNAL_CAP_BYTES, DEFAULT_KEEP_DAYS, DEFAULT_KEEP_FLUSHED_MINUTES, DEFAULT_KEEP_JOURNAL_DAYS,
+    DEFAULT_LOAD_WAIT_MILLIS, DEFAULT_MAX_RESIDENT_BYTES, DEFAULT_MAX_RESIDENT_SKUS, DEFAULT_REMEMBER_MAX,
+    DEFAULT_REMEMBER_SECONDS,
 };
+use crate::ownership::NotOurs;
+use crate::recovery::RecoveryError;
+use crate::shard::parts::BeforeDecide;
 use crate::store::Store;
 
 /// How the engine is set up.
@@ -25,15 +29,21 @@ pub struct EngineOptions {
     pub shards: u16,
     /// Commands that may be under way in one shard.
     pub gate_permits: u32,
-    /// How long ended orders and request ids are remembered, in seconds.
+    /// How long ended orders and request ids stay in memory, in seconds. Later they come back from the store when they are asked for.
     pub remember_seconds: u64,
-    /// How many of them one shard remembers at the most.
+    /// How many of them stay in the memory of one shard at the most.
     pub remember_max: usize,
+    /// SKUs in memory, of all shards; those that are used least leave when there are more.
+    pub max_resident_skus: usize,
+    /// What SKUs and orders may take in memory, of all shards, in bytes; an estimate.
+    pub max_resident_bytes: u64,
     /// A checkpoint of a shard begins after this many of its events (or as many as it has entries, if that is more).
     pub checkpoint_events: u64,
+    /// The store is taken from the server that has it, which is given up.
+    pub take_over: bool,
     /// How the order service is asked; of no use without one.
     pub check: CheckOptions,
-    /// What concerns the SQL store; of no use without one.
+    /// What concerns the SQL store.
     pub store: StoreOptions,
 }
 
@@ -44,7 +54,10 @@ impl Default for EngineOptions {
             gate_permits: DEFAULT_GATE_PERMITS,
             remember_seconds: DEFAULT_REMEMBER_SECONDS,
             remember_max: DEFAULT_REMEMBER_MAX,
+            max_resident_skus: DEFAULT_MAX_RESIDENT_SKUS,
+            max_resident_bytes: DEFAULT_MAX_RESIDENT_BYTES,
             checkpoint_events: DEFAULT_CHECKPOINT_EVENTS,
+            take_over: false,
             check: CheckOptions::default(),
             store: StoreOptions::default(),
         }
@@ -60,16 +73,16 @@ pub struct StoreOptions {
     pub flush_events: usize,
     /// Above this many bytes of journal on disk no new reservations are taken; below nine tenths of it they are again.
     pub journal_cap_bytes: u64,
-    /// How often cold orders whose time is over are looked for, in milliseconds.
-    pub sweep_interval_ms: u64,
-    /// Cold orders that one transaction expires.
-    pub sweep_batch: usize,
-    /// Commands that may be under way in the store, waiting ones included.
-    pub cold_permits: u32,
-    /// How long a request waits for a SKU that is moving, in milliseconds.
-    pub move_wait_ms: u64,
-    /// Which SKUs become hot by themselves.
-    pub promotion: AutoPromotion,
+    /// How long a command waits for what it needs from the store, in milliseconds.
+    pub load_wait_ms: u64,
+    /// For how long the store is this server's without a renewal, in seconds; 0: no lease.
+    pub lease_seconds: u32,
+    /// How long the store keeps ended orders and stock requests, in days; 0: for ever.
+    pub keep_days: u64,
+    /// How long it keeps the stock journal, in days; 0: for ever.
+    pub keep_journal_days: u64,
+    /// How long the journal on the disk keeps what was flushed, in minutes: what a store that goes back in time can lose.
+    pub keep_flushed_minutes: u64,
 }
 
 impl Default for StoreOptions {
@@ -78,44 +91,11 @@ impl Default for StoreOptions {
             flush_interval_ms: DEFAULT_FLUSH_INTERVAL_MILLIS,
             flush_events: DEFAULT_FLUSH_EVENTS,
             journal_cap_bytes: DEFAULT_JOURNAL_CAP_BYTES,
-            sweep_interval_ms: DEFAULT_SWEEP_INTERVAL_MILLIS,
-            sweep_batch: DEFAULT_SWEEP_BATCH,
-            cold_permits: DEFAULT_COLD_PERMITS,
-            move_wait_ms: DEFAULT_MOVE_WAIT_MILLIS,
-            promotion: AutoPromotion::default(),
-        }
-    }
-}
-
-/// When a SKU becomes hot, and cold again, by itself. Rates are requests a second, averaged over some seconds.
-#[derive(Debug, Clone)]
-pub struct AutoPromotion {
-    /// Promote SKUs by themselves.
-    pub promote: bool,
-    /// Demote SKUs that were promoted by themselves.
-    pub demote: bool,
-    /// A cold SKU with at least this rate is promoted.
-    pub promote_above: f64,
-    /// A SKU below this rate is quiet; less than `promote_above`.
-    pub demote_below: f64,
-    /// It is demoted when it was quiet for this long, in seconds.
-    pub quiet_seconds: u64,
-    /// It stays hot at least this long, in seconds.
-    pub min_hot_seconds: u64,
-    /// SKUs that may be hot, however they became so, before none is promoted by itself any more.
-    pub max_hot: usize,
-}
-
-impl Default for AutoPromotion {
-    fn default() -> Self {
-        Self {
-            promote: false,
-            demote: false,
-            promote_above: 100.0,
-            demote_below: 10.0,
-            quiet_seconds: 300,
-            min_hot_seconds: 600,
-            max_hot: DEFAULT_MAX_AUTO_HOT,
+            load_wait_ms: DEFAULT_LOAD_WAIT_MILLIS,
+            lease_seconds: 0,
+            keep_days: DEFAULT_KEEP_DAYS,
+            keep_journal_days: DEFAULT_KEEP_JOURNAL_DAYS,
+            keep_flushed_minutes: DEFAULT_KEEP_FLUSHED_MINUTES,
         }
     }
 }
@@ -126,9 +106,14 @@ pub struct Parts {
     pub journal: Box<dyn Journal>,
     /// Where checkpoints are kept.
     pub checkpoints: Arc<dyn CheckpointStore>,
+    /// Where the filter of known numbers is kept.
+    pub filters: Arc<dyn FilterStore>,
+    /// The data directory.
+    pub identity: Arc<dyn Identity>,
     /// The one source of time.
     pub clock: Arc<dyn Clock>,
-    pub(crate) store: Option<(Arc<dyn Store>, ServerId)>,
+    /// The SQL store. It need not answer yet.
+    pub store: Arc<dyn Store>,
     pub(crate) dirty: Option<Arc<Dirty>>,
     pub(crate) check: Option<Arc<dyn OrderCheck>>,
     pub(crate) before_decide: Option<BeforeDecide>,
@@ -141,17 +126,13 @@ impl Parts {
     pub fn new(
         journal: Box<dyn Journal>,
         checkpoints: Arc<dyn CheckpointStore>,
+        filters: Arc<dyn FilterStore>,
+        identity: Arc<dyn Identity>,
         clock: Arc<dyn Clock>,
+        store: Arc<dyn Store>,
     ) -> Self {
-        Self { journal, checkpoints, clock, store: None, dirty: None, check: None, before_decide: None, failpoint: None }
-    }
-
-    /// With a SQL store: SKUs are cold unless they are promoted, and what the shards log is flushed to it. `server` names this
-    /// data directory among all that share the store. Without a store every SKU is hot.
-    #[must_use]
-    pub fn with_store(mut self, store: Arc<dyn Store>, server: ServerId) -> Self {
-        self.store = Some((store, server));
-        self
+        let (dirty, check, before_decide, failpoint) = (None, None, None, None);
+        Self { journal, checkpoints, filters, identity, clock, store, dirty, check, before_decide, failpoint }
     }
 
     /// Marks every stock that changes, for a follower of the newest levels.
@@ -168,9 +149,8 @@ impl Parts {
         self
     }
 
-    /// Runs when a step of a move, of a flush or of an order over several places is reached, with its name: `promote.{before_take, taken, begun, orders,
-    /// before_finish, finished}`, `demote.{before_close, closed, shed, withdrawn, before_flush, flushed}`, `flush.{before, after}`, and those of
-    /// [`SPANNING_STEPS`](crate::engine::SPANNING_STEPS).
+    /// Runs when a step of a load, of a flush or of an order over several shards is reached, with its name:
+    /// [`RESIDENCY_STEPS`](crate::engine::RESIDENCY_STEPS) and [`SPANNING_STEPS`](crate::engine::SPANNING_STEPS).
     /// A test ends the process there. Release builds have no such steps.
     #[cfg(any(debug_assertions, feature = "testing"))]
     #[must_use]
@@ -193,10 +173,10 @@ impl Parts {
 pub enum StartError {
     /// The journal can't be read.
     #[error(transparent)]
-    Journal(#[from] crate::journal::JournalError),
+    Journal(#[from] JournalError),
     /// The checkpoint can't be read.
     #[error(transparent)]
-    Checkpoint(#[from] crate::checkpoint::CheckpointError),
+    Checkpoint(#[from] CheckpointError),
     /// What was read breaks an invariant of stock.
     #[error("shard {shard}: {problem}")]
     Inconsistent {
@@ -205,6 +185,9 @@ pub enum StartError {
         /// What.
         problem: String,
     },
+    /// This server may not write to the store: another one does, or has since it last ran.
+    #[error(transparent)]
+    NotOurs(#[from] NotOurs),
     /// A thread or actor could not be started.
     #[error("can't start {what}: {problem}")]
     Spawn {
@@ -213,4 +196,14 @@ pub enum StartError {
         /// Why.
         problem: String,
     },
+}
+
+impl From<RecoveryError> for StartError {
+    fn from(error: RecoveryError) -> Self {
+        match error {
+            RecoveryError::Journal(error) => Self::Journal(error),
+            RecoveryError::Checkpoint(error) => Self::Checkpoint(error),
+            RecoveryError::Inconsistent { shard, problem } => Self::Inconsistent { shard, problem },
+        }
+    }
 }

@@ -1,63 +1,83 @@
-//! Reads of stock: of hot SKUs from the views, of cold ones from the store, of those that are moving when they have arrived.
+//! Reads of stock: of SKUs in memory from the views, of others from the store, without loading them.
+//!
+//! The views are looked at first: a SKU that is not there left memory before the store is asked, or never was there; and what the store
+//! says counts only if it has taken in everything that left memory ([`ShardShared::departed`]). Afterwards they are looked at again, for a
+//! SKU that came into memory meanwhile.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use tokio::time::{Instant, timeout_at};
-
-use crate::hub::{Hub, refusal_of};
-use crate::ids::{SkuId, WarehouseId};
+use crate::fence::Fence;
+use crate::ids::{ShardId, SkuId, WarehouseId, shard_of};
+use crate::limits::{MAX_PAGE_STOCKS, MAX_READ_TRIES};
 use crate::outcome::{Refusal, StockView};
-use crate::placement::routes::Look;
-use crate::store::StockRow;
+use crate::shard::shared::ShardShared;
+use crate::store_link::{StoreLink, refusal_of};
+use crate::views::Views;
 
-impl Hub {
+/// See the top of the file.
+pub(crate) struct Reads {
+    pub views: Arc<Views>,
+    pub shards: Arc<[Arc<ShardShared>]>,
+    pub link: Arc<StoreLink>,
+    pub fence: Arc<Fence>,
+}
+
+impl Reads {
     /// The levels of a SKU. See [`crate::engine::Engine::stock`].
     pub async fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Result<Vec<StockView>, Refusal> {
-        let views = &self.context.views;
-        let Some(side) = &self.side else { return Ok(views.stock(sku_id, warehouse_id)) };
-        let deadline = Instant::now() + Duration::from_millis(self.context.options.store.move_wait_ms);
-        loop {
-            let moves = side.routes.moves([sku_id]);
-            let read = match side.routes.look(sku_id) {
-                Look::Hot(_) => views.stock(sku_id, warehouse_id),
-                Look::Moving(_) if side.is_down() => return Err(Refusal::StoreUnavailable),
-                Look::Moving(mut over) => {
-                    if timeout_at(deadline, over.changed()).await.is_err() {
-                        return Err(side.late());
-                    }
-                    continue;
-                }
-                // Of another server's: as it was flushed last.
-                Look::Cold | Look::Lost => {
-                    let rows = side.noted(side.store.stock(sku_id, warehouse_id).await).map_err(refusal_of)?;
-                    rows.into_iter().map(|row| row.view).collect()
-                }
-            };
-            if side.routes.moves([sku_id]) == moves {
-                return Ok(read);
+        self.fence.check()?;
+        let shard = &self.shards[self.shard(sku_id).index()];
+        for _ in 0..MAX_READ_TRIES {
+            if let Some(stocks) = self.in_memory(sku_id, warehouse_id) {
+                return Ok(stocks);
             }
-            if Instant::now() >= deadline {
-                return Err(side.late());
+            let stored = self.link.noted(self.link.store().stock(sku_id, warehouse_id).await).map_err(refusal_of)?;
+            if let Some(stocks) = self.in_memory(sku_id, warehouse_id) {
+                return Ok(stocks);
+            }
+            if stored.flushed(shard.id) >= shard.departed_lsn() {
+                return Ok(stored.rows);
             }
         }
+        Err(Refusal::StoreUnavailable)
+    }
+
+    /// `None`: the SKU is not in memory.
+    pub fn in_memory(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Option<Vec<StockView>> {
+        let mut stocks = self.views.stock(sku_id, None);
+        if stocks.is_empty() {
+            return None;
+        }
+        stocks.retain(|stock| warehouse_id.is_none_or(|warehouse_id| stock.warehouse_id == warehouse_id));
+        Some(stocks)
     }
 
     /// A page of SKUs. See [`crate::engine::Engine::stock_page`].
     pub async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, Refusal> {
-        let Some(side) = &self.side else { return Ok(self.context.views.page(after, limit)) };
-        let page = side.noted(side.store.stock_page(after, limit).await).map_err(refusal_of)?;
-        let mut result = Vec::with_capacity(page.len());
-        for rows in page {
-            let Some(StockRow { view, owner }) = rows.first() else { continue };
-            let sku_id = &view.sku_id;
-            // The row of a hot SKU is as old as the last flush.
-            let is_ours = owner.is_some_and(|owner| owner.server == side.server);
-            if is_ours || !matches!(side.routes.look(sku_id), Look::Cold | Look::Lost) {
-                result.push(self.stock(sku_id, None).await?);
-            } else {
-                result.push(rows.into_iter().map(|row| row.view).collect());
+        self.fence.check()?;
+        let here = self.views.page(after, limit);
+        let stored = self.link.noted(self.link.store().stock_page(after, limit).await).map_err(refusal_of)?;
+        let rows = here.iter().map(Vec::len).sum::<usize>();
+        let last = |page: &[Vec<StockView>]| page.last().and_then(|sku| sku.first()).map(|stock| stock.sku_id.clone());
+        // What lies behind the end of a full page is not known yet.
+        let end_here = if here.len() >= limit || rows >= MAX_PAGE_STOCKS { last(&here) } else { None };
+        let end_stored = if stored.len() >= limit { last(&stored) } else { None };
+        let end = match (end_here, end_stored) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        let mut all = std::collections::BTreeMap::new();
+        for sku in stored.into_iter().chain(here) {
+            // In memory comes later, and is newer.
+            if let Some(first) = sku.first() {
+                all.insert(first.sku_id.clone(), sku);
             }
         }
-        Ok(result)
+        let is_within = |(sku_id, _): &(SkuId, Vec<StockView>)| end.as_ref().is_none_or(|end| sku_id <= end);
+        Ok(all.into_iter().take_while(is_within).take(limit).map(|(_, sku)| sku).collect())
+    }
+
+    fn shard(&self, sku_id: &SkuId) -> ShardId {
+        shard_of(sku_id, u16::try_from(self.shards.len()).unwrap_or(u16::MAX))
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::clock::{Clock, Timestamp};
 use crate::flusher::Flushers;
 use crate::ids::Epoch;
+use crate::known::Known;
 use crate::limits::{PRUNE_BATCH, PRUNE_MARGIN_SECONDS, PRUNE_PAUSE_MILLIS, RETENTION_INTERVAL_MILLIS};
 use crate::store::Prune;
 use crate::store_link::{StoreLink, add};
@@ -36,6 +37,7 @@ impl Retention {
         self,
         link: &StoreLink,
         flushers: &Flushers,
+        known: &Known,
         clock: &dyn Clock,
         mut stopping: watch::Receiver<bool>,
     ) {
@@ -48,13 +50,13 @@ impl Retention {
                 _ = stopping.wait_for(|stopping| *stopping) => return,
                 () = tokio::time::sleep(Duration::from_millis(pause)) => {}
             }
-            let pruned = self.prune(link, flushers, clock.now()).await;
+            let pruned = self.prune(link, flushers, known, clock.now()).await;
             pause = if pruned { PRUNE_PAUSE_MILLIS } else { RETENTION_INTERVAL_MILLIS };
         }
     }
 
     /// One batch, if there is room for it in the store. Whether there may be more.
-    pub async fn prune(self, link: &StoreLink, flushers: &Flushers, now: Timestamp) -> bool {
+    pub async fn prune(self, link: &StoreLink, flushers: &Flushers, known: &Known, now: Timestamp) -> bool {
         let epoch = link.fence().epoch();
         if epoch == Epoch::ZERO || link.fence().fenced().is_some() || !flushers.is_keeping_up() {
             return false;
@@ -67,6 +69,12 @@ impl Retention {
         add(&counters.pruned_orders, pruned.orders);
         add(&counters.pruned_requests, pruned.requests);
         add(&counters.pruned_journal, pruned.journal);
+        if pruned.orders + pruned.requests == 0
+            && let Some(before) = orders_before
+        {
+            // Their numbers are free again.
+            known.pruned(before);
+        }
         pruned.orders + pruned.requests + pruned.journal > 0
     }
 }

@@ -1,12 +1,13 @@
 //! What the engine says of itself: whether it can take orders, and its counts.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use crate::check::CheckStats;
-use crate::hub::Hub;
+use crate::flusher::{FlushStats, Flushers};
 use crate::ids::{Lsn, ShardId};
+use crate::known::{Known, KnownStats};
+use crate::loader::{Loader, get};
 use crate::shard::shared::ShardShared;
-use crate::sync::unpoisoned;
+use crate::spanning::Spanning;
+use crate::store_link::StoreLink;
 
 /// Whether orders can be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Health {
     JournalPoisoned(String),
     /// A shard was given up.
     ShardFailed(Vec<ShardId>),
+    /// Another server may have the store, or it has what this one's journal does not: no orders are taken. In words.
+    Fenced(String),
     /// The engine is stopping.
     Stopping,
 }
@@ -40,8 +43,8 @@ pub struct Stats {
     pub journal_disk_bytes: u64,
     /// Orders in the directory; with one shard, only those that a request is about to make.
     pub directory_orders: u64,
-    /// What concerns the store; `None` without one.
-    pub store: Option<StoreStats>,
+    /// What concerns the store.
+    pub store: StoreStats,
     /// What became of orders that the order service was asked about; `None` without one.
     pub checks: Option<CheckStats>,
     /// Orders over several places.
@@ -73,51 +76,37 @@ pub struct SpanningStats {
     pub chores_waiting: u64,
     /// Decisions that a branch did not take, which can't be while nobody changes rows by hand.
     pub errands_refused: u64,
-    /// Orders that came back to their home from the store.
-    pub homes_adopted: u64,
 }
 
 /// See [`Stats::store`].
 #[derive(Debug, Clone, Default)]
 pub struct StoreStats {
-    /// Why the store could not do what it was last asked; `None`: it could. Hot SKUs go on either way.
+    /// Why the store could not do what it was last asked; `None`: it could. What is in memory goes on either way.
     pub problem: Option<String>,
-    /// No new reservations on hot SKUs: the backlog of the journal has reached its cap.
+    /// The store's clock less ours, in milliseconds, when it was last asked.
+    pub clock_offset_millis: i64,
+    /// The epoch of this server in the store; 0: it was not taken yet.
+    pub epoch: u64,
+    /// Why this server takes no orders, if it is fenced.
+    pub fenced: Option<String>,
+    /// No new reservations: the backlog of the journal has reached its cap.
     pub journal_full: bool,
-    /// SKUs that a shard decides for.
-    pub hot_skus: u64,
-    /// SKUs on the way from one to the other.
-    pub moving_skus: u64,
-    /// SKUs promoted because someone asked.
-    pub promotions_asked: u64,
-    /// SKUs promoted by themselves.
-    pub promotions_auto: u64,
-    /// SKUs demoted because someone asked.
-    pub demotions_asked: u64,
-    /// SKUs demoted by themselves.
-    pub demotions_auto: u64,
-    /// SKUs whose move was finished after a restart.
-    pub moves_repaired: u64,
-    /// SKUs that another server or shard owned when this one wanted to write them.
-    pub fenced: u64,
-    /// Commands given to the store.
-    pub cold_commands: u64,
-    /// Commands under way in the store, or waiting for it.
-    pub cold_in_flight: u64,
-    /// Commands turned away because too many were under way there.
-    pub cold_overloaded: u64,
-    /// Commands that had to look again where to go, because a SKU or order had moved.
-    pub route_retries: u64,
-    /// Commands that waited for a move.
-    pub move_waits: u64,
-    /// Orders that shards took back from the store because a command needed them.
-    pub orders_fetched: u64,
-    /// Cold orders that this server expired.
-    pub swept: u64,
-    /// Calls of the store that failed.
-    pub store_errors: u64,
-    /// Conflicts that flushes found and recorded since the start.
-    pub anomalies: u64,
+    /// SKUs whose rows in the store are left alone.
+    pub parked: u64,
+    /// Calls that read SKUs, orders and requests which commands waited for.
+    pub loads: u64,
+    /// Time spent in them, in microseconds.
+    pub load_micros: u64,
+    /// Things that are wanted and that no call looks for yet.
+    pub loads_waiting: u64,
+    /// SKUs that they found.
+    pub loaded_skus: u64,
+    /// Orders that they found.
+    pub loaded_orders: u64,
+    /// Requests that they found.
+    pub loaded_requests: u64,
+    /// Orders and requests that they did not find: the filter took them for known ones.
+    pub not_found: u64,
     /// Flush transactions.
     pub flushes: u64,
     /// Events in them.
@@ -126,23 +115,20 @@ pub struct StoreStats {
     pub flushed_rows: u64,
     /// Time spent in them, in microseconds.
     pub flush_micros: u64,
-}
-
-/// How far the store has taken in what a shard logged.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FollowerStats {
-    /// Whose.
-    pub shard: ShardId,
-    /// The last event in the store.
-    pub flushed: Lsn,
-    /// The last durable event.
-    pub durable: Lsn,
-    /// Events between the two.
-    pub lag_events: u64,
-    /// Age of the oldest of them, in milliseconds; 0 when there is none.
-    pub lag_millis: u64,
-    /// Why the last flush failed; `None`: it did not.
-    pub last_error: Option<String>,
+    /// Conflicts that they found and recorded since the start.
+    pub anomalies: u64,
+    /// Times that a shard found the store further back than it had been flushed.
+    pub went_back: u64,
+    /// Calls of the store that failed.
+    pub store_errors: u64,
+    /// Ended orders that were pruned.
+    pub pruned_orders: u64,
+    /// Stock requests that were pruned.
+    pub pruned_requests: u64,
+    /// Rows of the stock journal that were pruned.
+    pub pruned_journal: u64,
+    /// The filter of known numbers.
+    pub known: KnownStats,
 }
 
 /// See [`Stats::shards`].
@@ -156,6 +142,14 @@ pub struct ShardStats {
     pub durable: Lsn,
     /// The last checkpoint.
     pub checkpoint: Lsn,
+    /// The last event in the store.
+    pub flushed: Lsn,
+    /// Durable events that the store does not have yet.
+    pub lag_events: u64,
+    /// Age of the oldest of them, in milliseconds; 0 when there is none.
+    pub lag_millis: u64,
+    /// Why the last flush failed; `None`: it did not.
+    pub flush_error: Option<String>,
     /// Commands decided.
     pub commands: u64,
     /// Turns of the actor.
@@ -174,8 +168,30 @@ pub struct ShardStats {
     pub open_orders: u64,
     /// Orders in memory.
     pub orders: u64,
-    /// Stocks.
+    /// Stocks in memory.
     pub stocks: u64,
+    /// SKUs in memory.
+    pub resident: u64,
+    /// Those that are kept there.
+    pub hot: u64,
+    /// An estimate of what all of it takes in memory.
+    pub bytes: u64,
+    /// SKUs that left memory because there were too many.
+    pub evicted: u64,
+    /// SKUs that came from the store.
+    pub loaded_skus: u64,
+    /// Orders that came back from the store.
+    pub loaded_orders: u64,
+    /// Stock requests that came back from the store.
+    pub loaded_requests: u64,
+    /// Commands about SKUs that there are not.
+    pub absent_hits: u64,
+    /// Commands that wait for something from the store.
+    pub waiting: u64,
+    /// Messages that waited for the store.
+    pub waits: u64,
+    /// How long they did in all, in microseconds.
+    pub wait_micros: u64,
     /// Times that the shard was rebuilt after a panic.
     pub rebuilds: u64,
     /// Checkpoints that could not be written.
@@ -186,14 +202,17 @@ pub struct ShardStats {
 
 impl ShardStats {
     /// Of a running shard.
-    pub(crate) fn of(shard: &ShardShared) -> Self {
+    pub(crate) fn of(shard: &ShardShared, flush: &FlushStats) -> Self {
     let counters = &shard.counters;
-    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     Self {
         in_flight: shard.gate.under_way(),
         applied: Lsn(get(&counters.applied)),
         durable: shard.durable_lsn(),
         checkpoint: Lsn(get(&counters.checkpoint)),
+        flushed: flush.flushed,
+        lag_events: flush.lag_events,
+        lag_millis: flush.lag_millis,
+        flush_error: flush.last_error.clone(),
         commands: get(&counters.commands),
         turns: get(&counters.turns),
         refusals: get(&counters.refusals),
@@ -204,6 +223,17 @@ impl ShardStats {
         open_orders: get(&counters.open_orders),
         orders: get(&counters.orders),
         stocks: get(&counters.stocks),
+        resident: get(&counters.resident),
+        hot: get(&counters.hot),
+        bytes: get(&counters.bytes),
+        evicted: get(&counters.evicted),
+        loaded_skus: get(&counters.loaded_skus),
+        loaded_orders: get(&counters.loaded_orders),
+        loaded_requests: get(&counters.loaded_requests),
+        absent_hits: get(&counters.absent_hits),
+        waiting: get(&counters.waiting),
+        waits: get(&counters.waits),
+        wait_micros: get(&counters.wait_micros),
         rebuilds: get(&counters.rebuilds),
         checkpoint_failures: get(&counters.checkpoint_failures),
         unsynced_bytes: shard.backlog.bytes(),
@@ -211,76 +241,51 @@ impl ShardStats {
 }
 }
 
-impl Hub {
-    /// Counts of orders over several places.
-    pub(crate) fn spanning_stats(&self) -> SpanningStats {
-        let counters = &self.spanning.counters;
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        SpanningStats {
-            made: get(&counters.made),
-            refused: get(&counters.refused),
-            overloaded: get(&counters.overloaded),
-            under_way: self.spanning.under_way(),
-            attempts: get(&counters.attempts),
-            branches_asked: get(&counters.asked),
-            orphans_released: get(&counters.orphans_released),
-            carries: get(&counters.carries),
-            carries_retried: get(&counters.carries_retried),
-            chores_waiting: get(&counters.chores),
-            errands_refused: get(&counters.errands_refused),
-            homes_adopted: get(&counters.adopted),
-        }
+/// Counts of orders over several shards.
+pub(crate) fn spanning_stats(spanning: &Spanning) -> SpanningStats {
+    let counters = &spanning.counters;
+    SpanningStats {
+        made: get(&counters.made),
+        refused: get(&counters.refused),
+        overloaded: get(&counters.overloaded),
+        under_way: spanning.under_way(),
+        attempts: get(&counters.attempts),
+        branches_asked: get(&counters.asked),
+        orphans_released: get(&counters.orphans_released),
+        carries: get(&counters.carries),
+        carries_retried: get(&counters.carries_retried),
+        chores_waiting: get(&counters.chores),
+        errands_refused: get(&counters.errands_refused),
     }
+}
 
-    /// Counts of the side that faces the store.
-    pub(crate) fn store_stats(&self) -> Option<StoreStats> {
-        let side = self.side.as_ref()?;
-        let counters = &side.counters;
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (hot_skus, moving_skus) = side.routes.counts();
-        let permits = u64::from(self.context.options.store.cold_permits.max(1));
-        Some(StoreStats {
-            problem: side.problem(),
-            journal_full: self.context.journal_full.load(Ordering::Relaxed),
-            hot_skus,
-            moving_skus,
-            promotions_asked: get(&counters.promotions_asked),
-            promotions_auto: get(&counters.promotions_auto),
-            demotions_asked: get(&counters.demotions_asked),
-            demotions_auto: get(&counters.demotions_auto),
-            moves_repaired: get(&counters.moves_repaired),
-            fenced: get(&counters.fenced),
-            cold_commands: get(&counters.cold_commands),
-            cold_in_flight: permits.saturating_sub(side.gate.available_permits() as u64),
-            cold_overloaded: get(&counters.cold_overloaded),
-            route_retries: get(&counters.route_retries),
-            move_waits: get(&counters.move_waits),
-            orders_fetched: get(&counters.orders_fetched),
-            swept: get(&counters.swept),
-            store_errors: get(&counters.store_errors),
-            anomalies: get(&counters.anomalies),
-            flushes: get(&counters.flushes),
-            flushed_events: get(&counters.flushed_events),
-            flushed_rows: get(&counters.flushed_rows),
-            flush_micros: get(&counters.flush_micros),
-        })
-    }
-
-    /// How far each shard is flushed.
-    pub(crate) fn follower_stats(&self) -> Vec<FollowerStats> {
-        let Some(side) = &self.side else { return Vec::new() };
-        let now = self.context.clock.now();
-        let of = |shard: &std::sync::Arc<ShardShared>| {
-            let follow = &side.follows[shard.id.index()];
-            // The flushed one first: it never passes the durable one.
-            let flushed = *follow.flushed.borrow();
-            let durable = shard.durable_lsn();
-            let lag_events = durable.0.saturating_sub(flushed.0);
-            let oldest = follow.oldest.load(Ordering::Relaxed);
-            let lag_millis = if lag_events == 0 || oldest == 0 { 0 } else { now.0.saturating_sub(oldest) };
-            let last_error = unpoisoned(follow.error.lock()).clone();
-            FollowerStats { shard: shard.id, flushed, durable, lag_events, lag_millis, last_error }
-        };
-        self.shards.iter().map(of).collect()
+/// What concerns the store.
+pub(crate) fn store_stats(link: &StoreLink, flushers: &Flushers, loader: &Loader, known: &Known) -> StoreStats {
+    let counters = &link.counters;
+    StoreStats {
+        problem: link.problem(),
+        clock_offset_millis: link.clock_offset_millis(),
+        epoch: link.fence().epoch().0,
+        fenced: link.fence().fenced(),
+        journal_full: flushers.is_journal_full(),
+        parked: flushers.parked(),
+        loads: get(&counters.loads),
+        load_micros: get(&counters.load_micros),
+        loads_waiting: loader.waiting(),
+        loaded_skus: get(&counters.loaded_skus),
+        loaded_orders: get(&counters.loaded_orders),
+        loaded_requests: get(&counters.loaded_requests),
+        not_found: get(&loader.not_found),
+        flushes: get(&counters.flushes),
+        flushed_events: get(&counters.flushed_events),
+        flushed_rows: get(&counters.flushed_rows),
+        flush_micros: get(&counters.flush_micros),
+        anomalies: get(&counters.anomalies),
+        went_back: get(&counters.went_back),
+        store_errors: get(&counters.store_errors),
+        pruned_orders: get(&counters.pruned_orders),
+        pruned_requests: get(&counters.pruned_requests),
+        pruned_journal: get(&counters.pruned_journal),
+        known: known.stats(),
     }
 }

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::context::Context;
-use crate::ids::{Lsn, OrderNo, ShardId};
+use crate::directory::Directory;
+use crate::dirty::Dirty;
+use crate::ids::{Lsn, OrderNo, ShardId, SkuId};
 use crate::journal::{Group, Journal};
-use crate::replier::Answers;
+use crate::pins::HotList;
+use crate::replier::{Answers, Replier};
+use crate::shard::parts::Poison;
 use crate::shard::shared::{Permits, Reply, ShardShared};
 use crate::state::LeftStock;
-use crate::views::ViewUpdate;
+use crate::sync::Inbox;
+use crate::views::{ViewUpdate, Views};
 
 /// What the writer is asked to do.
 pub(crate) enum WriterMessage {
@@ -31,14 +35,30 @@ pub(crate) struct HandOver {
     /// Stocks that left, to be taken out of the views before the others are published.
     pub left: Vec<LeftStock>,
     pub views: Vec<ViewUpdate>,
-    /// Orders that may be claimed anew when this is durable.
-    pub forgotten: Vec<OrderNo>,
+    /// Orders that left memory; the directory lets go of them when this is durable.
+    pub departed: Vec<OrderNo>,
+    /// SKUs that are kept in memory from here on, or no longer.
+    pub pinned: Vec<(SkuId, bool)>,
     pub replies: Vec<Reply>,
     pub permits: Permits,
     /// The share of the shard's backlog.
     pub bytes: u64,
-    /// The follower is not to wait for its interval.
-    pub urgent: bool,
+}
+
+/// What the writer holds of the rest of the engine.
+pub(crate) struct WriterParts {
+    pub inbox: Arc<Inbox<WriterMessage>>,
+    pub poison: Poison,
+    pub directory: Arc<Directory>,
+    pub views: Arc<Views>,
+    /// For those who follow with the newest levels.
+    pub dirty: Option<Arc<Dirty>>,
+    pub hot: Arc<HotList>,
+    /// The way of all answers that had to wait for the journal.
+    pub replier: Replier,
+    /// So many events behind, a flush is wanted before its interval is over.
+    pub flush_events: u64,
+    pub counters: Arc<WriterCounters>,
 }
 
 impl WriterMessage {
@@ -75,11 +95,11 @@ impl WriterCounters {
 }
 
 /// The body of the thread: until the inbox is closed and empty.
-pub(crate) fn run(mut journal: Box<dyn Journal>, context: &Context, counters: &WriterCounters) {
-    let _at_the_end = PoisonOnPanic(context);
+pub(crate) fn run(mut journal: Box<dyn Journal>, parts: &WriterParts) {
+    let _at_the_end = PoisonOnPanic(parts);
     let mut messages = Vec::new();
     let mut batch = Vec::new();
-    while context.inbox.take(&mut messages) {
+    while parts.inbox.take(&mut messages) {
         let mut trim = None;
         for message in messages.drain(..) {
             match message {
@@ -87,8 +107,8 @@ pub(crate) fn run(mut journal: Box<dyn Journal>, context: &Context, counters: &W
                 WriterMessage::Trim(marks) => trim = Some(marks),
             }
         }
-        commit(journal.as_mut(), context, counters, &mut batch);
-        if let Some(marks) = trim.filter(|_| context.poison.get().is_none())
+        commit(journal.as_mut(), parts, &mut batch);
+        if let Some(marks) = trim.filter(|_| parts.poison.get().is_none())
             && let Err(error) = journal.trim(&marks)
         {
             // Space that does not come back is no reason to refuse orders; the next checkpoint tries again.
@@ -99,63 +119,64 @@ pub(crate) fn run(mut journal: Box<dyn Journal>, context: &Context, counters: &W
 
 /// A writer that panics leaves a poisoned journal behind, not callers who wait for ever: what it held is dropped (outcome
 /// unknown), what waits and what comes later is answered that nothing can be written.
-struct PoisonOnPanic<'a>(&'a Context);
+struct PoisonOnPanic<'a>(&'a WriterParts);
 
 impl Drop for PoisonOnPanic<'_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;
         }
-        let Self(context) = self;
-        context.poison.get_or_init(|| "the journal writer panicked".to_owned());
-        context.inbox.close();
+        let Self(parts) = self;
+        parts.poison.get_or_init(|| "the journal writer panicked".to_owned());
+        parts.inbox.close();
         let mut waiting = Vec::new();
-        if context.inbox.take(&mut waiting) {
+        if parts.inbox.take(&mut waiting) {
             waiting.into_iter().for_each(WriterMessage::fail);
         }
     }
 }
 
-fn commit(journal: &mut dyn Journal, context: &Context, counters: &WriterCounters, batch: &mut Vec<HandOver>) {
+fn commit(journal: &mut dyn Journal, parts: &WriterParts, batch: &mut Vec<HandOver>) {
     let groups: Vec<Group> = batch.iter_mut().filter_map(|hand_over| hand_over.group.take()).collect();
-    if !groups.is_empty() && context.poison.get().is_none() {
+    if !groups.is_empty() && parts.poison.get().is_none() {
         let began = Instant::now();
         match journal.commit(&groups) {
             Ok(()) => {
                 let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-                counters.count(groups.iter().map(|group| group.events.len()).sum(), micros);
+                parts.counters.count(groups.iter().map(|group| group.events.len()).sum(), micros);
             }
             Err(error) => {
                 tracing::error!(%error, "the journal can't be written any more; restart the server");
-                context.poison.get_or_init(|| error.to_string());
+                parts.poison.get_or_init(|| error.to_string());
             }
         }
     }
     // The flag is looked at here, behind the place in the queue: whatever comes after a failure fails.
-    let poisoned = context.poison.get().is_some();
+    let poisoned = parts.poison.get().is_some();
     for hand_over in batch.iter_mut() {
         let is_durable = !poisoned || hand_over.last <= hand_over.shared.durable_lsn();
         if !is_durable {
             std::mem::take(&mut hand_over.replies).into_iter().for_each(Reply::send_unavailable);
             continue;
         }
-        hand_over.left.drain(..).for_each(|stock| context.views.remove(stock.sku_id, stock.warehouse_id));
+        hand_over.left.drain(..).for_each(|stock| parts.views.remove(stock.sku_id, stock.warehouse_id));
         // Views before the LSN: a shard that sees the LSN may answer at once, and its caller may then read.
         for update in hand_over.views.drain(..) {
             // Marked after it can be read: who learns that a mark was dropped reads all stocks from then on.
-            let changed = context.dirty.as_ref().map(|dirty| (dirty, update.stock.clone()));
-            context.views.publish(update);
+            let changed = parts.dirty.as_ref().map(|dirty| (dirty, update.stock.clone()));
+            parts.views.publish(update);
             if let Some((dirty, stock)) = changed {
                 dirty.mark(stock);
             }
         }
-        hand_over.forgotten.drain(..).for_each(|order_no| context.directory.forget(&order_no));
+        hand_over.departed.drain(..).for_each(|order_no| parts.directory.forget(&order_no));
+        parts.hot.update(hand_over.shared.id, hand_over.pinned.drain(..));
         let shared = &hand_over.shared;
         if hand_over.last > shared.durable_lsn() {
             shared.durable.publish(hand_over.last.0);
         }
         let behind = hand_over.last.0.saturating_sub(shared.flushed_lsn().0);
-        if hand_over.urgent || behind >= context.options.store.flush_events as u64 {
+        if behind >= parts.flush_events {
             shared.flush_wanted.notify_one();
         }
     }
@@ -167,5 +188,5 @@ fn commit(journal: &mut dyn Journal, context: &Context, counters: &WriterCounter
         answers.push((permits, replies));
     }
     // It ends only after this thread.
-    drop(context.replier.send(Some(answers)));
+    drop(parts.replier.send(Some(answers)));
 }

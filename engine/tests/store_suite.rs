@@ -1,10 +1,12 @@
-//! The store in memory passes the suites that every store must pass.
+//! The store in memory passes the suite that every store must pass.
 
 #![cfg(not(loom))]
 
 use std::sync::Arc;
 
-use hotstock_engine::ids::ServerId;
+use async_trait::async_trait;
+
+use hotstock_engine::ids::{OrderNo, SkuId};
 use hotstock_engine::store::Store;
 use hotstock_engine::testing::MemoryStore;
 use hotstock_engine::testing::store_suite::Subject;
@@ -12,17 +14,19 @@ use hotstock_engine::testing::store_suite::Subject;
 #[derive(Default)]
 struct InMemory(MemoryStore);
 
+#[async_trait]
 impl Subject for InMemory {
-    fn open_as(&self, server: ServerId, shards: u16) -> Arc<dyn Store> {
-        Arc::new(self.0.session_of(server, shards))
+    fn open(&self) -> Arc<dyn Store> {
+        Arc::new(self.0.session())
+    }
+
+    async fn spoil(&self, sku_id: &SkuId, available: u64) {
+        self.0.spoil(sku_id, available);
+    }
+
+    async fn delete_order(&self, order_no: &OrderNo) {
+        self.0.delete_order(order_no);
     }
 }
 
 hotstock_engine::store_suite!(InMemory::default());
-
-/// See [`hotstock_engine::testing::flush_suite`].
-mod flush {
-    use hotstock_engine::testing::MemoryStore;
-
-    hotstock_engine::flush_suite!(async { ((), MemoryStore::default()) });
-}

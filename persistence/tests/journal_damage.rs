@@ -13,7 +13,7 @@ use hotstock_engine::journal::{Group, Journal as _, JournalError};
 use hotstock_engine::testing::journal_suite::{Subject as _, assert_holds, group};
 use hotstock_engine::testing::samples;
 use hotstock_persistence::journal::{JournalOptions, events};
-use support::{OnSled, SMALL, edit, forge_chain, raw_records};
+use support::{OnSled, SMALL, edit, forge, forge_chain, raw_records};
 
 /// Everything in one segment.
 const ONE_SEGMENT: JournalOptions = JournalOptions { segment_bytes: 64 << 20, zeros: 1 << 20 };
@@ -326,6 +326,14 @@ fn a_record_that_does_not_follow_is_refused() {
         forge_chain(newest_db(&subject).parent().unwrap(), shard, first);
         assert_damaged(&mut subject, shard, first);
     }
+}
+
+/// It was durable as it is, so it is no torn tail, though it is in the last batch.
+#[test]
+fn an_intact_record_without_events_is_refused() {
+    let mut subject = crashed();
+    forge(newest_db(&subject).parent().unwrap(), 2, 91, |record| record[support::HEADER..].fill(0xFF));
+    assert_damaged(&mut subject, 2, 91);
 }
 
 /// In a sealed segment whoever reads it finds it, also when the read begins just there.

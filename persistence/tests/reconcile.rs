@@ -12,8 +12,12 @@ use hotstock_engine::mirror::{Mirror, Put};
 use hotstock_engine::outcome::Refusal;
 use hotstock_engine::reconcile::{Check, Difference, Reconcile, Reconciled, Remedy, Side};
 use hotstock_engine::store::Store;
-use hotstock_engine::testing::flush_suite::{W1, W2, confirm, create, give_back, release, reserve, restock, set_status, sku};
-use hotstock_engine::testing::{ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal};
+use hotstock_engine::testing::flush_suite::{
+    W1, W2, confirm, create, give_back, release, reserve, restock, set_status, sku,
+};
+use hotstock_engine::testing::{
+    ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal,
+};
 use hotstock_persistence::mirror::{MirrorAccess, MirrorOptions};
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
 use hotstock_persistence::testing::{MariaDb, RedisServer};
@@ -32,11 +36,14 @@ impl Server {
     async fn new(url: String) -> Self {
         let store = Arc::new(SqlStore::open(&SqlOptions::new(url.clone())).unwrap());
         let journal = Box::new(MemoryJournal::default().open());
-        let (checkpoints, filters) = (Arc::new(MemoryCheckpoints::default()), Arc::new(MemoryFilters::default()));
+        let (checkpoints, filters) =
+            (Arc::new(MemoryCheckpoints::default()), Arc::new(MemoryFilters::default()));
         let (identity, clock) = (Arc::new(MemoryIdentity::default()), Arc::new(ManualClock::default()));
-        let parts = Parts::new(journal, checkpoints, filters, identity, clock, Arc::clone(&store) as Arc<dyn Store>);
+        let parts =
+            Parts::new(journal, checkpoints, filters, identity, clock, Arc::clone(&store) as Arc<dyn Store>);
         let store_options = StoreOptions { flush_interval_ms: 10, ..StoreOptions::default() };
-        let options = EngineOptions { max_resident_skus: 1, store: store_options, ..EngineOptions::default() };
+        let options =
+            EngineOptions { max_resident_skus: 1, store: store_options, ..EngineOptions::default() };
         let engine = Engine::start(options, parts).await.unwrap();
         let server = Self { url, engine, store, redis: None };
         server.trade("hot", "h").await;
@@ -45,7 +52,11 @@ impl Server {
         }
         server.trade("cold", "c").await;
         server.must(create("other", W1, 7)).await;
-        server.until("only the SKU with open orders is in memory", |server| server.engine.stats().resident_skus() == 1).await;
+        server
+            .until("only the SKU with open orders is in memory", |server| {
+                server.resident() == 1
+            })
+            .await;
         server.flushed().await;
         server
     }
@@ -185,12 +196,17 @@ async fn every_column_of_a_resident_sku_is_put_right_by_its_shard(server: &Serve
     server.flushed().await;
     server.is_right().await;
     let (_, anomalies) = server.engine.anomalies(100).await.unwrap();
-    assert!(anomalies.iter().all(|anomaly| anomaly.kind == "repaired"), "the flush goes on as if nothing had been");
+    assert!(
+        anomalies.iter().all(|anomaly| anomaly.kind == "repaired"),
+        "the flush goes on as if nothing had been"
+    );
 }
 
 /// A write from outside under a running sale: the SKU is parked, orders go on, and so does the flush after the repair.
 async fn a_parked_sku_is_flushed_again(server: &Server) {
-    server.tamper("UPDATE stock SET available = available + 5 WHERE sku_id = 'hot' AND warehouse_id = 1").await;
+    server
+        .tamper("UPDATE stock SET available = available + 5 WHERE sku_id = 'hot' AND warehouse_id = 1")
+        .await;
     server.must(reserve("h-10", &[("hot", 1)])).await;
     server.flushed().await;
     let told = server.only().await;
@@ -209,12 +225,17 @@ async fn a_parked_sku_is_flushed_again(server: &Server) {
 
 /// A write from outside to a SKU that is not in memory: it is not loaded before it is put right.
 async fn a_stored_sku_is_loaded_after_its_repair(server: &Server) {
-    server.tamper("UPDATE stock SET available = available + 5 WHERE sku_id = 'cold' AND warehouse_id = 1").await;
+    server
+        .tamper("UPDATE stock SET available = available + 5 WHERE sku_id = 'cold' AND warehouse_id = 1")
+        .await;
     let refused = server.engine.submit(reserve("c-9", &[("cold", 1)]).into()).await;
     assert!(matches!(refused, Err(Refusal::StockInconsistent { .. })), "{refused:?}");
     server.flushed().await;
     let fixed = server.reconcile(true).await;
-    assert_eq!(fixed.differences.iter().map(names).collect::<Vec<_>>(), [("cold", W1, Check::Row, Remedy::RowFromJournal)]);
+    assert_eq!(
+        fixed.differences.iter().map(names).collect::<Vec<_>>(),
+        [("cold", W1, Check::Row, Remedy::RowFromJournal)]
+    );
     server.must(reserve("c-9", &[("cold", 1)])).await;
     server.flushed().await;
     server.is_right().await;
@@ -227,7 +248,9 @@ async fn a_journal_without_a_row_repairs_nothing(server: &Server) {
 }
 
 async fn a_journal_says_where_it_breaks(server: &Server) {
-    server.tamper("DELETE FROM stock_journal WHERE sku_id = 'hot' AND warehouse_id = 1 AND version = 3").await;
+    server
+        .tamper("DELETE FROM stock_journal WHERE sku_id = 'hot' AND warehouse_id = 1 AND version = 3")
+        .await;
     let told = server.only().await;
     assert_eq!(names(&told), ("hot", W1, Check::Journal, Remedy::ByHand));
     assert_eq!((told.expected.1.as_str(), told.found.1.as_str()), ("version 3", "version 4"));
@@ -256,7 +279,10 @@ async fn the_order_behind_it_is_named(server: &Server) {
     assert_eq!(names(&told), ("hot", W1, Check::Held, Remedy::ByHand));
     assert_eq!(told.expected, (Side::Journal, "10 units".to_owned()));
     assert_eq!(told.found, (Side::Orders, "9 units".to_owned()));
-    assert!(told.causes[0].starts_with("order h-8 holds 4 units in its line and 5 by the journal"), "{told:?}");
+    assert!(
+        told.causes[0].starts_with("order h-8 holds 4 units in its line and 5 by the journal"),
+        "{told:?}"
+    );
     assert_eq!(told.causes.len(), 1);
     server.is_not_fixed().await;
     server.tamper("UPDATE order_lines SET held = 5 WHERE order_no = 'h-8'").await;
@@ -265,7 +291,10 @@ async fn the_order_behind_it_is_named(server: &Server) {
     server.tamper("DELETE FROM order_lines WHERE order_no = 'c-3'").await;
     let told = server.only().await;
     assert_eq!(names(&told), ("cold", W1, Check::Sold, Remedy::ByHand));
-    assert!(told.causes[0].starts_with("order c-3 has sold 4 units by the journal and has no line"), "{told:?}");
+    assert!(
+        told.causes[0].starts_with("order c-3 has sold 4 units by the journal and has no line"),
+        "{told:?}"
+    );
 }
 
 async fn pages_go_through_all_skus(server: &Server) {
@@ -332,7 +361,11 @@ async fn a_row_is_put_right_under_load(server: &Server) {
     };
     let repairs = async {
         for _ in 0..10 {
-            server.tamper("UPDATE stock SET available = available + 5 WHERE sku_id = 'hot' AND warehouse_id = 1").await;
+            server
+                .tamper(
+                    "UPDATE stock SET available = available + 5 WHERE sku_id = 'hot' AND warehouse_id = 1",
+                )
+                .await;
             tokio::time::sleep(Duration::from_millis(15)).await;
             let mut repaired = 0;
             while repaired == 0 {
@@ -407,8 +440,9 @@ async fn redis_is_put_right_as_callers_are_told() {
         let one = |d: &Difference| (d.sku_id.to_string(), d.warehouse_id.0, d.check, d.expected.0, d.remedy);
         found.differences.iter().map(one).collect()
     };
-    let mirror =
-        |name: &str, warehouse, side| (name.to_owned(), warehouse, Check::Mirror, side, Remedy::MirrorFromStock);
+    let mirror = |name: &str, warehouse, side| {
+        (name.to_owned(), warehouse, Check::Mirror, side, Remedy::MirrorFromStock)
+    };
     let expected = [
         mirror("cold", 1, Side::Row),
         mirror("cold", 2, Side::Row),

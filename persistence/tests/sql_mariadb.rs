@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use hotstock_engine::ids::ServerId;
+use async_trait::async_trait;
+use hotstock_engine::ids::{OrderNo, SkuId};
 use hotstock_engine::store::Store;
 use hotstock_engine::testing::store_suite::Subject;
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
@@ -12,16 +13,30 @@ use hotstock_persistence::testing::MariaDb;
 
 /// A database of one server. A MariaDB takes two seconds to make and start, so all share it.
 struct OnMariaDb {
-    url: String,
+    server: Arc<MariaDb>,
+    name: String,
 }
 
+#[async_trait]
 impl Subject for OnMariaDb {
-    fn open_as(&self, server: ServerId, shards: u16) -> Arc<dyn Store> {
-        Arc::new(SqlStore::open(&SqlOptions::new(&self.url), server, shards).unwrap())
+    fn open(&self) -> Arc<dyn Store> {
+        Arc::new(SqlStore::open(&SqlOptions::new(self.server.url(&self.name))).unwrap())
+    }
+
+    async fn spoil(&self, sku_id: &SkuId, available: u64) {
+        let name = &self.name;
+        self.server.sql(&format!("UPDATE {name}.stock SET available = {available} WHERE sku_id = '{sku_id}'"));
+    }
+
+    async fn delete_order(&self, order_no: &OrderNo) {
+        let name = &self.name;
+        for table in ["order_lines", "orders"] {
+            self.server.sql(&format!("DELETE FROM {name}.{table} WHERE order_no = '{order_no}'"));
+        }
     }
 }
 
 hotstock_engine::store_suite!(together {
-    let server = MariaDb::start();
-    move |name: &str| OnMariaDb { url: server.url(name) }
+    let server = Arc::new(MariaDb::start());
+    move |name: &str| OnMariaDb { server: Arc::clone(&server), name: name.to_owned() }
 });

@@ -1,13 +1,15 @@
-//! The store on SQLite passes the suite that every store must pass.
+//! The store on SQLite, in a file and in memory, passes the suite that every store must pass.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::sync::Arc;
 
-use hotstock_engine::ids::ServerId;
+use async_trait::async_trait;
+use hotstock_engine::ids::{OrderNo, SkuId};
 use hotstock_engine::store::Store;
-use hotstock_engine::testing::store_suite::Subject;
+use hotstock_engine::testing::store_suite::{Subject, TestShard, W1, create, sku};
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
+use sqlx::Connection as _;
 use tempfile::TempDir;
 
 struct OnSqlite(TempDir);
@@ -16,13 +18,58 @@ impl OnSqlite {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
+
+    fn url(&self) -> String {
+        format!("sqlite:{}", self.0.path().join("store.sqlite").display())
+    }
+
+    async fn by_hand(&self, sql: &'static str, values: &[&str]) {
+        let mut conn = sqlx::SqliteConnection::connect(&self.url()).await.unwrap();
+        let mut query = sqlx::query(sql);
+        for value in values {
+            query = query.bind((*value).to_owned());
+        }
+        query.execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+    }
 }
 
+#[async_trait]
 impl Subject for OnSqlite {
-    fn open_as(&self, server: ServerId, shards: u16) -> Arc<dyn Store> {
-        let url = format!("sqlite:{}", self.0.path().join("store.sqlite").display());
-        Arc::new(SqlStore::open(&SqlOptions::new(url), server, shards).unwrap())
+    fn open(&self) -> Arc<dyn Store> {
+        Arc::new(SqlStore::open(&SqlOptions::new(self.url())).unwrap())
+    }
+
+    async fn spoil(&self, sku_id: &SkuId, available: u64) {
+        let values = [&available.to_string(), sku_id.as_str()];
+        self.by_hand("UPDATE stock SET available = CAST(? AS INTEGER) WHERE sku_id = ?", &values).await;
+    }
+
+    async fn delete_order(&self, order_no: &OrderNo) {
+        self.by_hand("DELETE FROM order_lines WHERE order_no = ?", &[order_no.as_str()]).await;
+        self.by_hand("DELETE FROM orders WHERE order_no = ?", &[order_no.as_str()]).await;
     }
 }
 
 hotstock_engine::store_suite!(OnSqlite::new());
+
+#[tokio::test]
+async fn one_in_memory_lives_as_long_as_it_is_open() {
+    let open = || SqlStore::open(&SqlOptions::new("sqlite::memory:")).unwrap();
+    let (one, other) = (open(), open());
+    let take = hotstock_engine::store::Take {
+        server: hotstock_engine::ids::ServerId(1),
+        shards: 1,
+        after: hotstock_engine::ids::Epoch(0),
+        epoch: hotstock_engine::ids::Epoch(1),
+        lease_seconds: 0,
+        over: false,
+    };
+    one.take(&take).await.unwrap();
+    other.take(&take).await.unwrap();
+    let mut shard = TestShard::new(1);
+    shard.must(create("a", W1, 10));
+    shard.flush_all(&one).await;
+    assert_eq!(one.stock(&sku("a"), None).await.unwrap().rows.len(), 1);
+    assert!(other.stock(&sku("a"), None).await.unwrap().rows.is_empty());
+}

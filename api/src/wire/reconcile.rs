@@ -114,7 +114,10 @@ impl<'a> ReconciledBody<'a> {
             repaired: found.repaired.iter().map(RepairBody::from).collect(),
             unsettled: found.unsettled.iter().map(|sku_id| sku_id.as_str()).collect(),
             mirror_error: found.mirror_error.as_deref(),
-            next_cursor: found.next.as_ref().map(|next| cursor_of(next.after.as_ref().map_or("", SkuId::as_str))),
+            next_cursor: found
+                .next
+                .as_ref()
+                .map(|next| cursor_of(next.after.as_ref().map_or("", SkuId::as_str))),
         }
     }
 }

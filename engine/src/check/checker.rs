@@ -13,21 +13,23 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Checks, NoAnswer, Payment, Unanswered};
-use crate::clock::Timestamp;
+use crate::backoff::Backoff;
+use crate::clock::{Clock, Timestamp};
 use crate::command::{Action, Confirm, Extend};
-use crate::hub::{Hub, add};
 use crate::ids::OrderNo;
 use crate::limits::{MAX_CHECKS_CARRIED_AT_ONCE, MAX_TTL_SECONDS, TICK_MILLIS};
 use crate::outcome::{Answer, Outcome, Refusal};
-use crate::placement::Backoff;
+use crate::router::Router;
+use crate::store_link::add;
 
-impl Hub {
-    /// The loop; ends with the engine, wherever it stands.
-    pub async fn check_orders(self: Arc<Self>, mut due: mpsc::UnboundedReceiver<OrderNo>) {
-        if self.context.checks.is_none() {
-            return;
-        }
-        let mut checker = Checker::new(self);
+/// The loop; ends with the engine, wherever it stands.
+pub(crate) async fn run(
+    router: Arc<Router>,
+    checks: Arc<Checks>,
+    clock: Arc<dyn Clock>,
+    mut due: mpsc::UnboundedReceiver<OrderNo>,
+) {
+        let mut checker = Checker::new(router, checks, clock);
         let mut tick = tokio::time::interval(Duration::from_millis(TICK_MILLIS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -38,7 +40,6 @@ impl Hub {
                 _ = tick.tick(), if !checker.known.is_empty() => checker.tick(),
             }
         }
-    }
 }
 
 /// An order that was due.
@@ -69,7 +70,9 @@ enum Ran {
 }
 
 struct Checker {
-    hub: Arc<Hub>,
+    router: Arc<Router>,
+    checks: Arc<Checks>,
+    clock: Arc<dyn Clock>,
     /// Every order that has a place, and whether it became due again meanwhile.
     known: HashMap<OrderNo, bool>,
     /// Not asked about yet, oldest first.
@@ -88,9 +91,11 @@ struct Checker {
 }
 
 impl Checker {
-    fn new(hub: Arc<Hub>) -> Self {
+    fn new(router: Arc<Router>, checks: Arc<Checks>, clock: Arc<dyn Clock>) -> Self {
         Self {
-            hub,
+            router,
+            checks,
+            clock,
             known: HashMap::new(),
             fresh: VecDeque::new(),
             again: VecDeque::new(),
@@ -105,11 +110,11 @@ impl Checker {
     }
 
     fn checks(&self) -> &Checks {
-        self.hub.context.checks.as_ref().expect("the loop does not begin without")
+        &self.checks
     }
 
     fn now(&self) -> Timestamp {
-        self.hub.context.clock.now()
+        self.clock.now()
     }
 
     /// An order is due; whoever says so took a place for it.
@@ -200,17 +205,17 @@ impl Checker {
     }
 
     fn carry(&mut self, job: Job) {
-        let (hub, order_no, then) = (Arc::clone(&self.hub), job.order_no.clone(), job.then);
+        let (router, order_no, then) = (Arc::clone(&self.router), job.order_no.clone(), job.then);
         let extend_by = self.checks().options.grace_seconds;
         let task = self.running.spawn(async move {
             Ran::Carried(match then {
-                Some(Then::Look) => hub.submit(Action::GetOrder(order_no).into()).await,
-                Some(Then::Confirm) => hub.confirm_open(order_no).await,
+                Some(Then::Look) => router.submit(Action::GetOrder(order_no).into()).await,
+                Some(Then::Confirm) => router.confirm_open(order_no).await,
                 Some(Then::Extend) => {
                     let ttl_seconds = extend_by.clamp(1, MAX_TTL_SECONDS);
-                    hub.submit(Action::Extend(Extend { order_no, ttl_seconds }).into()).await
+                    router.submit(Action::Extend(Extend { order_no, ttl_seconds }).into()).await
                 }
-                Some(Then::Expire) | None => hub.submit(Action::Expire(order_no).into()).await,
+                Some(Then::Expire) | None => router.submit(Action::Expire(order_no).into()).await,
             })
         });
         self.jobs.insert(task.id(), job);
@@ -281,7 +286,7 @@ impl Checker {
     }
 }
 
-impl Hub {
+impl Router {
     /// Sells what an order holds. One that ended while the service was asked stays as it is: a payment that comes so late is for the caller
     /// to say.
     async fn confirm_open(&self, order_no: OrderNo) -> Outcome {
@@ -300,10 +305,9 @@ fn may_pass(refusal: &Refusal) -> bool {
         Refusal::Overloaded
             | Refusal::JournalFull
             | Refusal::StoreUnavailable
-            | Refusal::OutcomeUnknown
             | Refusal::JournalUnavailable
             | Refusal::ShardRestarted
-            | Refusal::Moved(_)
+            | Refusal::Fenced { .. }
             | Refusal::HoldFirst(_)
     )
 }

@@ -482,7 +482,7 @@ mod tests {
             (
                 "A1:1 B1:1",
                 vec![Err(Refusal::JournalUnavailable), holds("B1:1=1")],
-                "StoreUnavailable; release A B",
+                "Overloaded; release A B",
             ),
             (
                 "A1:1 B1:1",

@@ -63,21 +63,31 @@ impl Sku {
         for warehouse_id in self.warehouses() {
             let mut tell = |check, expected, other, remedy, causes: Vec<String>| {
                 let sku_id = sku_id.clone();
-                found.push(Difference { sku_id, warehouse_id, check, expected, found: other, causes, remedy });
+                found.push(Difference {
+                    sku_id,
+                    warehouse_id,
+                    check,
+                    expected,
+                    found: other,
+                    causes,
+                    remedy,
+                });
             };
             let books = self.books.get(&warehouse_id);
             let walk = self.walks.get(&warehouse_id);
             let is_broken = walk.is_none_or(|walk| walk.broken.is_some());
             match &self.known {
                 Known::Resident(stocks) => {
-                    let truth = stocks.iter().find(|stock| stock.image.warehouse_id == warehouse_id && !stock.is_new);
+                    let truth =
+                        stocks.iter().find(|stock| stock.image.warehouse_id == warehouse_id && !stock.is_new);
                     of_shard(truth, books, is_broken, &mut tell);
                 }
                 Known::Stored | Known::Far => of_stored(books, walk, &mut tell),
             }
             let Some(walk) = walk else { continue };
             if let Some((expected, other)) = &walk.broken {
-                let todo = "the journal has to be put right by hand: it is what rows are written from".to_owned();
+                let todo =
+                    "the journal has to be put right by hand: it is what rows are written from".to_owned();
                 let (expected, other) = ((Side::Journal, expected.clone()), (Side::Journal, other.clone()));
                 tell(Check::Journal, expected, other, Remedy::ByHand, vec![todo]);
             }
@@ -97,7 +107,8 @@ impl Sku {
 
     /// That a SKU is parked is behind what differs in its rows; alone it is told by itself, because its rows are not flushed.
     fn tell_parked(&self, sku_id: &SkuId, found: &mut Vec<Difference>) {
-        let parked = self.books.values().find_map(|books| Some((books.row.warehouse_id, books.parked.as_ref()?)));
+        let parked =
+            self.books.values().find_map(|books| Some((books.row.warehouse_id, books.parked.as_ref()?)));
         let Some((warehouse_id, reason)) = parked else { return };
         let mut rows = found.iter_mut().filter(|difference| difference.check == Check::Row).peekable();
         if rows.peek().is_some() {
@@ -140,7 +151,13 @@ fn of_shard(
         }
         (Some(truth), None) => {
             let remedy = if is_broken { Remedy::ByHand } else { Remedy::RowFromShard };
-            tell(Check::Row, (Side::Shard, words(&truth.image.levels)), missing(Side::Row), remedy, Vec::new());
+            tell(
+                Check::Row,
+                (Side::Shard, words(&truth.image.levels)),
+                missing(Side::Row),
+                remedy,
+                Vec::new(),
+            );
         }
         (Some(truth), Some(books)) => {
             let mut right = truth.image.clone();
@@ -159,7 +176,8 @@ fn of_shard(
             // One that is broken before its end is told by the walk.
             if !is_logged && !is_broken {
                 let todo = "the journal has to be put right by hand, as the shard has it".to_owned();
-                let newest = newest.map_or_else(|| missing(Side::Journal), |newest| (Side::Journal, words(&newest)));
+                let newest =
+                    newest.map_or_else(|| missing(Side::Journal), |newest| (Side::Journal, words(&newest)));
                 tell(Check::Journal, (Side::Shard, words(&right.levels)), newest, Remedy::ByHand, vec![todo]);
             }
         }
@@ -174,7 +192,8 @@ fn of_stored(
 ) {
     let Some(books) = books else { return };
     let Some(newest) = books.newest.as_ref().map(|newest| newest.change.after) else {
-        let todo = "it has no journal: the row has to be deleted, and the stock created by a request".to_owned();
+        let todo =
+            "it has no journal: the row has to be deleted, and the stock created by a request".to_owned();
         let row = (Side::Row, words(&books.row.levels));
         tell(Check::Row, (Side::Journal, "missing".to_owned()), row, Remedy::ByHand, vec![todo]);
         return;
@@ -209,7 +228,9 @@ fn columns(right: &StockImage, row: &StockImage) -> Option<(String, String)> {
             format!("initial {}", image.initial),
             on(image.status).to_owned(),
             if image.hot { "hot" } else { "not hot" }.to_owned(),
-            image.numbered.map_or("without serial numbers".to_owned(), |numbered| format!("{numbered} serial numbers")),
+            image
+                .numbered
+                .map_or("without serial numbers".to_owned(), |numbered| format!("{numbered} serial numbers")),
         ]
     };
     let pairs = of(right).into_iter().zip(of(row)).filter(|(right, row)| right != row);
@@ -259,7 +280,12 @@ mod tests {
         let known = known(Truth::new(row.clone()));
         let mut walk = Walk::default();
         (walk.last, walk.initial) = (LEVELS, Some(5));
-        let books = StockBooks { row, parked: None, newest: Some(newest), pruned: crate::store::PrunedSums::default() };
+        let books = StockBooks {
+            row,
+            parked: None,
+            newest: Some(newest),
+            pruned: crate::store::PrunedSums::default(),
+        };
         Sku { books: [(W, books)].into(), known, walks: [(W, walk)].into() }
     }
 
@@ -267,7 +293,10 @@ mod tests {
         let mut sku = right(known);
         change(&mut sku);
         let found = sku.differences(&SkuId::new("a").unwrap());
-        found.into_iter().map(|difference| (difference.check, difference.found.1, difference.remedy)).collect()
+        found
+            .into_iter()
+            .map(|difference| (difference.check, difference.found.1, difference.remedy))
+            .collect()
     }
 
     fn row(sku: &mut Sku) -> &mut StockImage {
@@ -303,9 +332,14 @@ mod tests {
         let broken = (Check::Journal, "version 4".to_owned(), Remedy::ByHand);
         let by_hand = (Check::Row, "available 6".to_owned(), Remedy::ByHand);
         assert_eq!(told(|_| Known::Stored, break_it), [by_hand, broken]);
-        let newest = |sku: &mut Sku| sku.books.get_mut(&W).unwrap().newest.as_mut().unwrap().change.after.available = 4;
+        let newest = |sku: &mut Sku| {
+            sku.books.get_mut(&W).unwrap().newest.as_mut().unwrap().change.after.available = 4
+        };
         let other = words(&Levels { available: 4, ..LEVELS });
-        assert_eq!(told(|truth| Known::Resident(vec![truth]), newest), [(Check::Journal, other, Remedy::ByHand)]);
+        assert_eq!(
+            told(|truth| Known::Resident(vec![truth]), newest),
+            [(Check::Journal, other, Remedy::ByHand)]
+        );
         let no_journal = |sku: &mut Sku| sku.books.get_mut(&W).unwrap().newest = None;
         assert_eq!(told(|_| Known::Stored, no_journal), [(Check::Row, words(&LEVELS), Remedy::ByHand)]);
     }
@@ -313,11 +347,17 @@ mod tests {
     #[test]
     fn a_parked_sku_is_told_once() {
         let parked = |sku: &mut Sku| sku.books.get_mut(&W).unwrap().parked = Some("why".to_owned());
-        assert_eq!(told(|_| Known::Stored, parked), [(Check::Parked, "parked: why".to_owned(), Remedy::RowFromJournal)]);
+        assert_eq!(
+            told(|_| Known::Stored, parked),
+            [(Check::Parked, "parked: why".to_owned(), Remedy::RowFromJournal)]
+        );
         let both = |sku: &mut Sku| {
             parked(sku);
             row(sku).levels.available = 6;
         };
-        assert_eq!(told(|_| Known::Stored, both), [(Check::Row, "available 6".to_owned(), Remedy::RowFromJournal)]);
+        assert_eq!(
+            told(|_| Known::Stored, both),
+            [(Check::Row, "available 6".to_owned(), Remedy::RowFromJournal)]
+        );
     }
 }

@@ -22,18 +22,6 @@ pub(super) enum Problem {
     Engine(Refusal),
 }
 
-impl From<MirrorError> for Problem {
-    fn from(error: MirrorError) -> Self {
-        Self::Mirror(error)
-    }
-}
-
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        Self::Engine(refusal)
-    }
-}
-
 /// The stocks that the mirror does not show, of those that callers were told before. With `fix` they are written.
 pub(super) async fn compare(
     live: &dyn Live,
@@ -47,17 +35,19 @@ pub(super) async fn compare(
             tokio::time::sleep(Duration::from_millis(RECONCILE_PAUSE_MILLIS)).await;
         }
         let keys: Vec<Key> = before.keys().cloned().collect();
-        let shown = mirror.levels(&keys).await?;
+        let shown = mirror.levels(&keys).await.map_err(Problem::Mirror)?;
         let mut doubtful: BTreeMap<Key, Mirrored> = keys.into_iter().zip(shown).collect();
         doubtful.retain(|key, shown| !shown.shows(&before[key]));
-        let now = told(live, doubtful.keys()).await?;
+        let now = told(live, doubtful.keys()).await.map_err(Problem::Engine)?;
         wrong.clear();
         for (key, shown) in doubtful {
             // A stock that callers are not told of any more can't be compared.
             let Some(now) = now.get(&key) else { continue };
             let is_between = shown.levels.is_some_and(|(levels, _)| {
                 let is_whole = shown.available == Some(levels.available);
-                is_whole && before[&key].levels.version < levels.version && levels.version < now.levels.version
+                is_whole
+                    && before[&key].levels.version < levels.version
+                    && levels.version < now.levels.version
             });
             if !shown.shows(now) && !is_between {
                 wrong.push((now.clone(), shown));
@@ -71,7 +61,7 @@ pub(super) async fn compare(
     }
     if fix {
         let put = |(stock, shown): &(StockView, Mirrored)| Put { stock: stock.clone(), over: shown.version };
-        mirror.put(&wrong.iter().map(put).collect::<Vec<_>>()).await?;
+        mirror.put(&wrong.iter().map(put).collect::<Vec<_>>()).await.map_err(Problem::Mirror)?;
     }
     let difference = |(stock, shown): (StockView, Mirrored)| Difference {
         expected: (Side::Row, format!("{}, {}", words(&stock.levels), on(stock.status))),

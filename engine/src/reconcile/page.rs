@@ -8,16 +8,16 @@ use tokio::time::Instant;
 
 use super::compare::{Known, Sku};
 use super::mirror::{self, Problem, key_of};
-use super::truth::{Truths, truths};
+use super::truth::truths;
 use super::walk::{Suspect, Walk};
 use super::{Check, Difference, GoOn, Live, Reconcile, Reconciled, Remedy, Repair, Side};
 use crate::ids::{SkuId, WarehouseId};
 use crate::limits::{
-    MAX_PAGE_ROWS, MAX_RECONCILE_CAUSES, MAX_RECONCILE_KEPT, MAX_RECONCILE_PIECES, RECONCILE_ANOMALIES, RECONCILE_KEEP_SECONDS,
-    RECONCILE_MILLIS, RECONCILE_PAUSE_MILLIS, RECONCILE_TRIES,
+    MAX_PAGE_ROWS, MAX_RECONCILE_CAUSES, MAX_RECONCILE_KEPT, MAX_RECONCILE_PIECES, RECONCILE_ANOMALIES,
+    RECONCILE_KEEP_SECONDS, RECONCILE_MILLIS, RECONCILE_PAUSE_MILLIS, RECONCILE_TRIES,
 };
-use crate::outcome::{Refusal, StockView};
-use crate::store::{self, Anomaly, StockBooks, Watermark};
+use crate::outcome::Refusal;
+use crate::store::{self, Anomaly};
 use crate::store_link::{StoreLink, refusal_of};
 use crate::sync::unpoisoned;
 
@@ -46,38 +46,29 @@ struct Request<'a> {
     anomalies: Option<Vec<Anomaly>>,
 }
 
-/// The rows of a range of SKUs, and what is in memory of them, both at the watermarks with which the rows were read.
-struct Page {
-    skus: BTreeSet<SkuId>,
-    books: HashMap<SkuId, BTreeMap<WarehouseId, StockBooks>>,
-    truths: Truths,
-    /// There are more SKUs after it.
-    has_next: bool,
-}
-
 impl Reconciler {
     /// Compares SKUs until the page or the time is over; see the top of the folder.
     ///
     /// # Errors
     /// [`Refusal`] when the store can't be read or a shard not be asked; what was put right until then stays so.
-    pub async fn run(&self, live: &dyn Live, link: &StoreLink, ask: &Reconcile) -> Result<Reconciled, Refusal> {
+    pub async fn run(
+        &self,
+        live: &dyn Live,
+        link: &StoreLink,
+        ask: &Reconcile,
+    ) -> Result<Reconciled, Refusal> {
         let deadline = Instant::now() + Duration::from_millis(RECONCILE_MILLIS);
         let mut request = Request { live, link, deadline, anomalies: None };
-        let page = request.page(ask.after.as_ref(), ask.limit.clamp(1, MAX_PAGE_ROWS)).await?;
-        let Page { skus, mut books, mut truths, has_next } = page;
-        let (mut done, mut last, mut told) = (Reconciled::default(), ask.after.clone(), mirror::Told::new());
-        let residents: BTreeSet<SkuId> = truths.keys().cloned().collect();
-        let mut left = skus.len();
-        for sku_id in skus {
-            let known = match truths.remove(&sku_id) {
-                None => Known::Stored,
-                Some(None) => Known::Far,
-                Some(Some(stocks)) => Known::Resident(stocks),
-            };
-            if matches!(known, Known::Far) {
+        let (skus, has_next) = request.page(ask.after.as_ref(), ask.limit.clamp(1, MAX_PAGE_ROWS)).await?;
+        let is_resident = |sku: &Sku| !matches!(sku.known, Known::Stored);
+        let in_memory = skus.iter().filter(|(_, sku)| is_resident(sku));
+        let residents: BTreeSet<SkuId> = in_memory.map(|(sku_id, _)| sku_id.clone()).collect();
+        let (mut done, mut last) = (Reconciled::default(), ask.after.clone());
+        let (mut told, mut left) = (Vec::new(), skus.len());
+        for (sku_id, mut sku) in skus {
+            if matches!(sku.known, Known::Far) {
                 done.unsettled.push(sku_id.clone());
             }
-            let mut sku = Sku { books: books.remove(&sku_id).unwrap_or_default(), known, walks: BTreeMap::new() };
             let walks = unpoisoned(self.unfinished.lock()).remove(&sku_id).map(|kept| kept.walks);
             match request.walk(&sku_id, &sku, walks.unwrap_or_default()).await? {
                 Ok(walks) => sku.walks = walks,
@@ -89,10 +80,11 @@ impl Reconciler {
             let mut found = sku.differences(&sku_id);
             request.find_causes(&mut found).await?;
             let repaired = if ask.fix { request.repair(&sku_id, &mut found).await? } else { Vec::new() };
-            if ask.mirror.is_some() {
-                let is_wrong = found.iter().any(|difference| difference.check == Check::Row) && repaired.is_empty();
-                let stocks = if is_wrong { Vec::new() } else { request.told(&sku_id, &sku, !repaired.is_empty()).await? };
-                told.extend(stocks.into_iter().map(|stock| (key_of(&stock), stock)));
+            // What a wrong row says is not what the mirror should show.
+            let is_wrong =
+                found.iter().any(|difference| difference.check == Check::Row) && repaired.is_empty();
+            if ask.mirror.is_some() && !is_wrong {
+                told.extend(live.stock(&sku_id).await?.into_iter().map(|stock| (key_of(&stock), stock)));
             }
             done.differences.append(&mut found);
             done.repaired.extend(repaired);
@@ -105,9 +97,10 @@ impl Reconciler {
         }
         done.next = (left > 0 || has_next).then_some(GoOn { after: last });
         if let Some(mirror) = &ask.mirror {
-            match mirror::compare(live, mirror.as_ref(), told, ask.fix).await {
+            match mirror::compare(live, mirror.as_ref(), told.into_iter().collect(), ask.fix).await {
                 Ok(mut found) => {
-                    let of_shard = found.iter_mut().filter(|difference| residents.contains(&difference.sku_id));
+                    let of_shard =
+                        found.iter_mut().filter(|difference| residents.contains(&difference.sku_id));
                     of_shard.for_each(|difference| difference.expected.0 = Side::Shard);
                     take_mirror(&mut done, found, ask.fix);
                 }
@@ -123,7 +116,9 @@ impl Reconciler {
     fn keep(&self, sku_id: SkuId, walks: Walks) {
         let mut kept = unpoisoned(self.unfinished.lock());
         let now = Instant::now();
-        kept.retain(|_, other| now.duration_since(other.kept_at) < Duration::from_secs(RECONCILE_KEEP_SECONDS));
+        kept.retain(|_, other| {
+            now.duration_since(other.kept_at) < Duration::from_secs(RECONCILE_KEEP_SECONDS)
+        });
         if kept.len() < MAX_RECONCILE_KEPT {
             kept.insert(sku_id, Unfinished { walks, kept_at: now });
         }
@@ -131,32 +126,36 @@ impl Reconciler {
 }
 
 impl Request<'_> {
-    async fn page(&self, after: Option<&SkuId>, limit: usize) -> Result<Page, Refusal> {
+    /// Up to `limit` SKUs: their rows, and what is in memory of them at the watermarks with which the rows were read. And whether there are
+    /// more after them.
+    async fn page(
+        &self,
+        after: Option<&SkuId>,
+        limit: usize,
+    ) -> Result<(BTreeMap<SkuId, Sku>, bool), Refusal> {
         let read = self.link.noted(self.link.store().books(after, limit).await).map_err(refusal_of)?;
-        let mut books: HashMap<SkuId, BTreeMap<WarehouseId, StockBooks>> = HashMap::new();
-        let mut skus = BTreeSet::new();
+        let mut skus: BTreeMap<SkuId, Sku> = BTreeMap::new();
         for stock in read.rows {
-            let sku_id = stock.row.sku_id.clone();
-            skus.insert(sku_id.clone());
-            books.entry(sku_id).or_default().insert(stock.row.warehouse_id, stock);
+            let sku = skus.entry(stock.row.sku_id.clone()).or_default();
+            sku.books.insert(stock.row.warehouse_id, stock);
         }
-        // What is in memory and has no row yet, or no more. Each list ends the page that is as long as it may be.
-        let rows_end = if skus.len() >= limit { skus.last().cloned() } else { None };
+        // What is in memory and has no row yet, or no more. A list that is as long as it may be ends the page.
+        let rows_end = if skus.len() >= limit { skus.keys().last().cloned() } else { None };
         let residents = self.live.residents(after, limit);
-        let residents_end = residents.last().filter(|last| !self.live.residents(Some(last), 1).is_empty()).cloned();
-        let end = [rows_end, residents_end].into_iter().flatten().min();
-        skus.extend(residents);
-        if let Some(end) = &end {
-            skus.retain(|sku_id| sku_id <= end);
+        let residents_end =
+            residents.last().filter(|last| !self.live.residents(Some(last), 1).is_empty()).cloned();
+        for sku_id in residents {
+            skus.entry(sku_id).or_default();
         }
-        let names: Vec<SkuId> = skus.iter().cloned().collect();
-        let truths = self.truths(&names, &read.watermarks).await?;
-        // A SKU without a row that was created after the watermark, or is gone from memory, has nothing to compare.
-        Ok(Page { skus, books, truths, has_next: end.is_some() })
-    }
-
-    async fn truths(&self, skus: &[SkuId], marks: &[Watermark]) -> Result<Truths, Refusal> {
-        truths(self.live, skus, marks).await
+        let end = [rows_end, residents_end].into_iter().flatten().min();
+        if let Some(end) = &end {
+            skus.retain(|sku_id, _| sku_id <= end);
+        }
+        let names: Vec<SkuId> = skus.keys().cloned().collect();
+        for (sku_id, stocks) in truths(self.live, &names, &read.watermarks).await? {
+            skus.entry(sku_id).or_default().known = stocks.map_or(Known::Far, Known::Resident);
+        }
+        Ok((skus, end.is_some()))
     }
 
     /// Counts the journal and the orders of each stock. `Err`: the time is over; there is where to go on.
@@ -178,7 +177,12 @@ impl Request<'_> {
         Ok(Ok(walks.into_iter().map(|(warehouse_id, (walk, _))| (warehouse_id, walk)).collect()))
     }
 
-    async fn step(&self, walk: &mut Walk, sku_id: &SkuId, warehouse_id: WarehouseId) -> Result<bool, Refusal> {
+    async fn step(
+        &self,
+        walk: &mut Walk,
+        sku_id: &SkuId,
+        warehouse_id: WarehouseId,
+    ) -> Result<bool, Refusal> {
         self.link.noted(walk.step(self.link.store(), sku_id, warehouse_id).await).map_err(refusal_of)
     }
 
@@ -191,7 +195,9 @@ impl Request<'_> {
             }
             let about = |anomaly: &&Anomaly| anomaly.sku_id.as_ref() == Some(&difference.sku_id);
             let known = self.anomalies().await?.iter().filter(about).take(MAX_RECONCILE_CAUSES);
-            let words = |anomaly: &Anomaly| format!("anomaly {} at {}: {}", anomaly.kind, anomaly.at.0, anomaly.detail);
+            let words = |anomaly: &Anomaly| {
+                format!("anomaly {} at {}: {}", anomaly.kind, anomaly.at.0, anomaly.detail)
+            };
             difference.causes.extend(known.map(words));
         }
         Ok(())
@@ -199,7 +205,10 @@ impl Request<'_> {
 
     async fn anomalies(&mut self) -> Result<&[Anomaly], Refusal> {
         if self.anomalies.is_none() {
-            let (_, newest) = self.link.noted(self.link.store().anomalies(RECONCILE_ANOMALIES).await).map_err(refusal_of)?;
+            let (_, newest) = self
+                .link
+                .noted(self.link.store().anomalies(RECONCILE_ANOMALIES).await)
+                .map_err(refusal_of)?;
             self.anomalies = Some(newest);
         }
         Ok(self.anomalies.as_deref().unwrap_or_default())
@@ -228,7 +237,9 @@ impl Request<'_> {
                     "order {order_no} {has} {} units in its line and {journal} by the journal: its line has to be set by hand to {units} = {journal}",
                     line[place]
                 ),
-                None => format!("order {order_no} {has} {journal} units by the journal and has no line: it has to be added by hand"),
+                None => format!(
+                    "order {order_no} {has} {journal} units by the journal and has no line: it has to be added by hand"
+                ),
             }
         };
         Ok(suspects.map(words).collect())
@@ -236,7 +247,9 @@ impl Request<'_> {
 
     /// Writes the rows of a SKU, if one of its differences says that they can be. What was put right.
     async fn repair(&self, sku_id: &SkuId, found: &mut [Difference]) -> Result<Vec<Repair>, Refusal> {
-        let can = |difference: &Difference| matches!(difference.remedy, Remedy::RowFromShard | Remedy::RowFromJournal);
+        let can = |difference: &Difference| {
+            matches!(difference.remedy, Remedy::RowFromShard | Remedy::RowFromJournal)
+        };
         if !found.iter().any(can) {
             return Ok(Vec::new());
         }
@@ -247,10 +260,19 @@ impl Request<'_> {
             // What it is now: orders have gone on since it was compared.
             let store = self.link.store();
             let read = self.link.noted(store.stock(sku_id, None).await).map_err(refusal_of)?;
-            let truth = self.truths(std::slice::from_ref(sku_id), &read.watermarks).await?.remove(sku_id).flatten();
-            let images = truth.map(|stocks| stocks.into_iter().filter(|stock| !stock.is_new).map(|stock| stock.image).collect());
-            let repair =
-                store::Repair { epoch: self.live.epoch(), sku_id: sku_id.clone(), stocks: images, at: self.live.now() };
+            let truth = truths(self.live, std::slice::from_ref(sku_id), &read.watermarks)
+                .await?
+                .remove(sku_id)
+                .flatten();
+            let images = truth.map(|stocks| {
+                stocks.into_iter().filter(|stock| !stock.is_new).map(|stock| stock.image).collect()
+            });
+            let repair = store::Repair {
+                epoch: self.live.epoch(),
+                sku_id: sku_id.clone(),
+                stocks: images,
+                at: self.live.now(),
+            };
             if self.link.noted(store.repair(&repair).await).map_err(refusal_of)?.is_empty() {
                 continue;
             }
@@ -265,24 +287,11 @@ impl Request<'_> {
             return Ok(found.iter().filter(|difference| can(difference)).map(of).collect());
         }
         for difference in found.iter_mut().filter(|difference| can(difference)) {
-            difference.causes.push("not put right now, because the store went on each time: ask again".to_owned());
+            difference
+                .causes
+                .push("not put right now, because the store went on each time: ask again".to_owned());
         }
         Ok(Vec::new())
-    }
-
-    /// The stocks of a SKU as callers are told: its rows are, while it is not in memory and nothing was written.
-    async fn told(&self, sku_id: &SkuId, sku: &Sku, is_changed: bool) -> Result<Vec<StockView>, Refusal> {
-        if is_changed || !matches!(sku.known, Known::Stored) {
-            return self.live.stock(sku_id).await;
-        }
-        let view = |books: &StockBooks| StockView {
-            sku_id: sku_id.clone(),
-            warehouse_id: books.row.warehouse_id,
-            levels: books.row.levels,
-            status: books.row.status,
-            serialized: books.row.numbered.is_some(),
-        };
-        Ok(sku.books.values().map(view).collect())
     }
 }
 
@@ -298,7 +307,8 @@ fn take_mirror(done: &mut Reconciled, found: Vec<Difference>, is_fixed: bool) {
     }
     done.differences.extend(found);
     done.differences.sort_by(|one, other| {
-        let key = |difference: &Difference| (difference.sku_id.clone(), difference.warehouse_id, difference.check);
+        let key =
+            |difference: &Difference| (difference.sku_id.clone(), difference.warehouse_id, difference.check);
         key(one).cmp(&key(other))
     });
 }

@@ -5,7 +5,9 @@ use std::sync::Mutex;
 use super::*;
 use crate::checkpoint::StockImage;
 use crate::clock::Timestamp;
-use crate::command::{Action, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve, SetStatus, StockStatus};
+use crate::command::{
+    Action, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve, SetStatus, StockStatus,
+};
 use crate::event::{Change, Event};
 use crate::fence::Fence;
 use crate::ids::{Epoch, Lsn, OrderNo, ServerId, ShardId};
@@ -80,7 +82,11 @@ impl Shard {
             }
             _ => {
                 self.orders += 1;
-                let line = |warehouse| Line { sku_id: sku_id.clone(), warehouse_id: WarehouseId(warehouse), quantity: 2 };
+                let line = |warehouse| Line {
+                    sku_id: sku_id.clone(),
+                    warehouse_id: WarehouseId(warehouse),
+                    quantity: 2,
+                };
                 self.run(Action::Reserve(Reserve {
                     order_no: OrderNo::new(&self.orders.to_string()).unwrap(),
                     lines: Lines::new([line(1), line(2)]).unwrap(),
@@ -97,7 +103,14 @@ impl Shard {
 impl Fixture {
     async fn new(seed: u64) -> Self {
         let (store, journal) = (MemoryStore::default(), MemoryJournal::default().open());
-        let take = Take { server: ServerId(1), shards: 1, after: Epoch::ZERO, epoch: EPOCH, lease_seconds: 0, over: false };
+        let take = Take {
+            server: ServerId(1),
+            shards: 1,
+            after: Epoch::ZERO,
+            epoch: EPOCH,
+            lease_seconds: 0,
+            over: false,
+        };
         store.take(&take).await.unwrap();
         let link = StoreLink::new(Arc::new(store.clone()), Arc::new(Fence::new(false)));
         let reader = journal.reader();
@@ -112,7 +125,12 @@ impl Fixture {
         for sku_id in SKUS.map(|name| SkuId::new(name).unwrap()) {
             for warehouse_id in [WarehouseId(1), WarehouseId(2)] {
                 let (sku_id, serialized) = (sku_id.clone(), sku_id.as_str() == "a");
-                shard.run(Action::CreateStock(CreateStock { sku_id, warehouse_id, quantity: 1_000, serialized }));
+                shard.run(Action::CreateStock(CreateStock {
+                    sku_id,
+                    warehouse_id,
+                    quantity: 1_000,
+                    serialized,
+                }));
             }
         }
         Self { shard: Mutex::new(shard), reader, store, link, reconciler: Reconciler::default() }
@@ -259,7 +277,10 @@ async fn rows_are_put_right_meanwhile() {
             let mut tries = 0;
             loop {
                 let found = fixture.look(true).await;
-                assert!(found.differences.iter().all(|difference| difference.sku_id == sku_id), "seed {seed}: {found:?}");
+                assert!(
+                    found.differences.iter().all(|difference| difference.sku_id == sku_id),
+                    "seed {seed}: {found:?}"
+                );
                 repaired += found.repaired.len();
                 tries += 1;
                 if found.differences.is_empty() {

@@ -62,7 +62,8 @@ pub(super) async fn truths(live: &dyn Live, skus: &[SkuId], marks: &[Watermark])
         }
         let names: Vec<SkuId> = later.keys().cloned().collect();
         let is_far = applied.0.saturating_sub(flushed.0) > MAX_RECONCILE_UNFLUSHED;
-        let unwound = if is_far { None } else { unwind_all(live.journal(), shard, flushed, applied, later).await? };
+        let unwound =
+            if is_far { None } else { unwind_all(live.journal(), shard, flushed, applied, later).await? };
         match unwound {
             Some(unwound) => all.extend(unwound.into_iter().map(|(sku_id, stocks)| (sku_id, Some(stocks)))),
             None => all.extend(names.into_iter().map(|sku_id| (sku_id, None))),

@@ -67,7 +67,12 @@ impl Walk {
     }
 
     /// Reads the next piece. `true`: that was the last.
-    pub async fn step(&mut self, store: &dyn Store, sku_id: &SkuId, warehouse_id: WarehouseId) -> Result<bool, StoreError> {
+    pub async fn step(
+        &mut self,
+        store: &dyn Store,
+        sku_id: &SkuId,
+        warehouse_id: WarehouseId,
+    ) -> Result<bool, StoreError> {
         let lines = if self.without_lines { 0 } else { RECONCILE_LINES };
         let sums = store.sums(sku_id, warehouse_id, &self.cursor, lines, RECONCILE_JOURNAL_ROWS).await?.rows;
         Ok(self.take(&sums, RECONCILE_LINES, RECONCILE_JOURNAL_ROWS))
@@ -117,7 +122,11 @@ impl Walk {
         let (last, after, delta) = (self.last, change.after, change.delta);
         let expected = last.after(delta);
         if expected != Some(after) && self.broken.is_none() {
-            let found = if after.version == last.version + 1 { words(&after) } else { format!("version {}", after.version) };
+            let found = if after.version == last.version + 1 {
+                words(&after)
+            } else {
+                format!("version {}", after.version)
+            };
             let expected = match expected {
                 Some(expected) if after.version == expected.version => words(&expected),
                 _ => format!("version {}", last.version + 1),
@@ -219,7 +228,12 @@ mod tests {
                 serials: None,
                 after: self.levels,
             };
-            self.journal.push(JournalRow { change, at: Timestamp(0), trace: None, source: (ShardId(0), Lsn(0)) });
+            self.journal.push(JournalRow {
+                change,
+                at: Timestamp(0),
+                trace: None,
+                source: (ShardId(0), Lsn(0)),
+            });
         }
 
         /// Something happens to one of few orders.
@@ -241,7 +255,8 @@ mod tests {
         /// Some ended orders go, or the oldest rows of the journal.
         fn prune(&mut self, random: &mut fastrand::Rng) {
             if random.bool() {
-                let gone = self.lines.iter().find(|(_, [held, _])| *held == 0).map(|(order_no, _)| order_no.clone());
+                let gone =
+                    self.lines.iter().find(|(_, [held, _])| *held == 0).map(|(order_no, _)| order_no.clone());
                 let sold = gone.and_then(|order_no| self.lines.remove(&order_no)).map_or(0, |[_, sold]| sold);
                 self.pruned.sold += sold;
             } else if self.journal.len() > 1 {

@@ -1,29 +1,29 @@
-//! Many commands of one caller: those that surely lie in a shard travel there together; the others, also those of orders over
-//! several places, are settled one by one, in chains of those about the same order or SKU, some chains at a time.
+//! Many commands of one caller: those that lie in a shard travel there together; those of orders over several shards are carried out one by
+//! one, in chains of those about the same order or SKU, some chains at a time.
+//!
+//! What comes in a batch takes effect in its order. So before anything is sent, orders that left memory and that the batch changes are
+//! brought back: then the directory knows where they are.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::First;
+use super::{Route, Router, next_envelope, skus_of};
 use crate::command::{Action, Command};
-use crate::hub::{Hub, next_envelope};
-use crate::directory::Home;
-use crate::ids::{OrderNo, ShardId, SkuId};
+use crate::ids::{OrderNo, ShardId, SkuId, shard_of_order};
 use crate::limits::MAX_BATCH_CHAINS;
-use crate::outcome::{Answer, Effect, Outcome, Refusal};
-use crate::shard::shared::{Awaited, Envelope, give_back_claims};
+use crate::outcome::{Answer, Outcome, Refusal};
+use crate::shard::shared::{Awaited, BatchId, Envelope, ShardAnswer, give_back_claims};
 
 /// A command with its place in the batch.
 type Placed = (usize, Command);
 
-/// Where commands of a batch went: their places in it, copies of those that may have to be looked for, and the way their
+/// Where commands of a batch went: their places in it, copies of those that may have to be carried out in another way, and the way their
 /// answers come.
 struct Sent {
     places: Vec<(usize, Option<Command>)>,
-    answers: oneshot::Receiver<Vec<Outcome>>,
+    answers: oneshot::Receiver<Vec<ShardAnswer>>,
 }
 
 /// Commands on their way to one shard.
@@ -34,9 +34,9 @@ struct Load {
 }
 
 /// The SKUs of orders that the batch names: of those that were made before, and of those that it makes. Kept only when orders over
-/// several places are among them: their commands take longer, and what comes after them about the same SKUs must not overtake them.
+/// several shards are among them: their commands take longer, and what comes after them about the same SKUs must not overtake them.
 #[derive(Default)]
-struct Known {
+struct OrderSkus {
     orders: HashMap<OrderNo, Vec<SkuId>>,
     is_kept: bool,
 }
@@ -48,9 +48,12 @@ struct Subjects {
     skus: HashSet<SkuId>,
 }
 
-impl Hub {
+impl Router {
     /// Carries out commands; those about the same order or SKU in the order given. Answers in the same order.
     pub async fn submit_batch(&self, commands: Vec<Command>) -> Vec<Outcome> {
+        if let Err(fenced) = self.fence.check() {
+            return commands.iter().map(|_| Err(fenced.clone())).collect();
+        }
         let mut outcomes: Vec<Outcome> = Vec::new();
         outcomes.resize_with(commands.len(), || Err(Refusal::Overloaded));
         let mut left: Vec<Placed> = Vec::with_capacity(commands.len());
@@ -60,12 +63,13 @@ impl Hub {
                 Err(invalid) => outcomes[index] = Err(invalid.into()),
             }
         }
-        let mut known = self.known_of(&left).await;
+        self.bring_back(&left).await;
+        let mut known = self.skus_of_orders(&left).await;
         let mut careful: Vec<Placed> = Vec::new();
         while !left.is_empty() {
-            let (sent, later) = self.send_all(std::mem::take(&mut left), &mut known, &mut outcomes, &mut careful);
+            let (sent, later) = self.send_all(std::mem::take(&mut left), &mut known, &mut careful);
             left = later;
-            let chores = &self.context.chores;
+            let chores = &self.chores;
             let waiting: Vec<_> = sent.into_iter().map(|sent| (sent.places, Awaited::new(sent.answers, chores))).collect();
             for (places, mut answers) in waiting {
                 let Some(answers) = answers.get().await else {
@@ -74,17 +78,19 @@ impl Hub {
                     }
                     continue;
                 };
-                // Of orders that were not known to lie in several places. Whoever goes away meanwhile leaves them to the keeper.
+                // Of orders that were not known to lie in several shards. Whoever goes away meanwhile leaves them to the keeper.
                 let mut decided = Vec::new();
-                for ((index, spare), outcome) in places.into_iter().zip(answers) {
-                    match (outcome, spare) {
-                        (Err(Refusal::Moved(back)), _) => careful.push((index, *back)),
-                        (outcome, Some(spare)) if self.look_again(&outcome).is_some() => careful.push((index, spare)),
-                        (outcome @ (Ok(Answer::Decided { .. }) | Err(Refusal::HoldFirst(_))), spare) => {
-                            let hub = self.arc();
-                            decided.push((index, tokio::spawn(async move { hub.conclude(spare.as_ref(), outcome).await })));
+                for ((index, spare), answer) in places.into_iter().zip(answers) {
+                    match answer {
+                        ShardAnswer::Elsewhere { command, .. } | ShardAnswer::NotHere(command) => {
+                            careful.push((index, *command));
                         }
-                        (outcome, _) => outcomes[index] = outcome,
+                        ShardAnswer::Outcome(outcome @ (Ok(Answer::Decided { .. }) | Err(Refusal::HoldFirst(_)))) => {
+                            let router = self.arc();
+                            let concluding = async move { router.conclude(spare.as_ref(), outcome).await };
+                            decided.push((index, tokio::spawn(concluding)));
+                        }
+                        ShardAnswer::Outcome(outcome) => outcomes[index] = outcome,
                     }
                 }
                 for (index, concluded) in decided {
@@ -93,99 +99,151 @@ impl Hub {
             }
             left.sort_by_key(|(index, _)| *index);
         }
-        read_again(&mut careful, &outcomes);
         careful.sort_by_key(|(index, _)| *index);
         self.settle_all(careful, &known, &mut outcomes).await;
         outcomes
     }
 
-    /// The SKUs of orders that were made before the batch.
-    async fn known_of(&self, commands: &[Placed]) -> Known {
-        let spans = |command: &Command| match &command.action {
-            Action::Reserve(c) => self.is_over_shards(&c.lines) || self.context.directory.spans(&c.order_no),
-            _ => command.order_no().is_some_and(|order_no| self.context.directory.spans(order_no)),
+    /// Has orders brought back into memory that the batch changes and that may be in the store alone. With one shard everything goes to it in
+    /// its order anyway.
+    async fn bring_back(&self, commands: &[Placed]) {
+        if self.shards.len() == 1 {
+            return;
+        }
+        let is_gone = |order_no: &&OrderNo| {
+            self.directory.shard(order_no).is_none() && self.known.may_have_order(order_no)
         };
-        let mut known = Known::default();
+        let changed = commands.iter().filter(|(_, command)| changes_an_order(command));
+        let gone: HashSet<&OrderNo> = changed.filter_map(|(_, command)| command.order_no()).filter(is_gone).collect();
+        let mut asked: BTreeMap<ShardId, Vec<Command>> = BTreeMap::new();
+        for order_no in gone {
+            let shard = shard_of_order(order_no, self.shard_count());
+            asked.entry(shard).or_default().push(Action::GetOrder(order_no.clone()).into());
+        }
+        // The second time where they are.
+        for _ in 0..2 {
+            let mut elsewhere: BTreeMap<ShardId, Vec<Command>> = BTreeMap::new();
+            for answer in self.ask_each(std::mem::take(&mut asked)).await {
+                if let ShardAnswer::Elsewhere { shard, command } = answer {
+                    elsewhere.entry(shard).or_default().push(*command);
+                }
+            }
+            asked = elsewhere;
+        }
+    }
+
+    /// The SKUs of orders that were made before the batch.
+    async fn skus_of_orders(&self, commands: &[Placed]) -> OrderSkus {
+        let spans = |command: &Command| match &command.action {
+            Action::Reserve(c) => self.is_over_shards(&c.lines) || self.directory.spans(&c.order_no),
+            _ => command.order_no().is_some_and(|order_no| self.directory.spans(order_no)),
+        };
+        let mut known = OrderSkus::default();
         if !commands.iter().any(|(_, command)| spans(command)) {
             return known;
         }
         known.is_kept = true;
-        let mut asked: HashMap<ShardId, Vec<Command>> = HashMap::new();
+        let mut asked: BTreeMap<ShardId, Vec<Command>> = BTreeMap::new();
         let orders: HashSet<&OrderNo> = commands.iter().filter_map(|(_, command)| command.order_no()).collect();
         for order_no in orders {
-            if let Some(Home::Shard(home)) = self.context.directory.home(order_no) {
-                asked.entry(home).or_default().push(Action::GetOrder(order_no.clone()).into());
+            if let Some(shard) = self.directory.shard(order_no) {
+                asked.entry(shard).or_default().push(Action::GetOrder(order_no.clone()).into());
             }
         }
-        let mut running = JoinSet::new();
-        for (home, commands) in asked {
-            let hub = self.arc();
-            running.spawn(async move { hub.ask_all(home, commands).await });
-        }
-        while let Some(read) = running.join_next().await {
-            match read {
-                Ok(outcomes) => outcomes.into_iter().for_each(|outcome| known.add(outcome)),
-                Err(error) => tracing::error!(%error, "orders of a batch could not be read"),
+        for answer in self.ask_each(asked).await {
+            if let ShardAnswer::Outcome(outcome) = answer {
+                known.add(outcome);
             }
         }
         known
     }
 
-    /// Sends commands to their shards, in order. Those that can't be sent get their outcome at once; those that have to
-    /// wait for the answers to others are given back; those that have to be looked for go to `careful`.
+    /// Asks shards, all at the same time, commands without claims. Answers in no order.
+    async fn ask_each(&self, asked: BTreeMap<ShardId, Vec<Command>>) -> Vec<ShardAnswer> {
+        let mut running = JoinSet::new();
+        for (shard, commands) in asked {
+            let router = self.arc();
+            running.spawn(async move { router.ask_all(shard, commands).await });
+        }
+        let mut answers = Vec::new();
+        while let Some(read) = running.join_next().await {
+            match read {
+                Ok(some) => answers.extend(some),
+                Err(error) => tracing::error!(%error, "orders of a batch could not be read"),
+            }
+        }
+        answers
+    }
+
+    /// Has a shard decide commands without claims, one after the other.
+    async fn ask_all(&self, shard: ShardId, commands: Vec<Command>) -> Vec<ShardAnswer> {
+        let batch = self.next_batch();
+        let mut all = Vec::with_capacity(commands.len());
+        let mut commands = commands.into_iter().peekable();
+        while commands.peek().is_some() {
+            let some = next_envelope(&mut commands);
+            let refused = |refusal: &Refusal| ShardAnswer::Outcome(Err(refusal.clone()));
+            let count = some.len();
+            let shared = match self.enter(shard, &some) {
+                Ok(shared) => shared,
+                Err(refusal) => {
+                    all.extend((0..count).map(|_| refused(&refusal)));
+                    continue;
+                }
+            };
+            let (to, answers) = oneshot::channel();
+            shared.mailbox.push([Envelope::Many(some, batch, to)]);
+            shared.wake();
+            match answers.await {
+                Ok(answers) => all.extend(answers),
+                Err(_) => all.extend((0..count).map(|_| refused(&Refusal::ShardRestarted))),
+            }
+        }
+        all
+    }
+
+    /// Sends commands to their shards, in order. Those that have to wait for the answers to others are given back; those of orders over
+    /// several shards go to `careful`.
     fn send_all(
         &self,
         commands: Vec<Placed>,
-        known: &mut Known,
-        outcomes: &mut [Outcome],
+        known: &mut OrderSkus,
         careful: &mut Vec<Placed>,
     ) -> (Vec<Sent>, Vec<Placed>) {
         let mut later: Vec<Placed> = Vec::new();
         let mut loads: Vec<Load> = Vec::new();
         loads.resize_with(self.shards.len(), Load::default);
-        // Orders with a command whose place is uncertain: what comes after it waits for its answer.
+        // Orders with a command whose shard is uncertain: what comes after it waits for its answer.
         let mut uncertain: HashSet<OrderNo> = HashSet::new();
-        let mut looked_for = Subjects::default();
-        // Orders with a command that does not make them: the shard may not know the order, and then it is looked for. A
-        // reserve of it that comes later must not overtake that.
-        let mut named: HashSet<OrderNo, RandomState> = HashSet::default();
+        let mut apart = Subjects::default();
         for (index, command) in commands {
             if command.order_no().is_some_and(|order_no| uncertain.contains(order_no)) {
                 later.push((index, command));
                 continue;
             }
-            let overtakes = match (&self.side, &command.action) {
-                (Some(_), Action::Reserve(c)) => named.contains(&c.order_no),
-                (Some(_), _) => {
-                    named.extend(command.order_no().cloned());
-                    false
-                }
-                (None, _) => false,
-            };
             known.note(&command);
-            let spans = known.is_kept && command.order_no().is_some_and(|order_no| self.context.directory.spans(order_no));
-            if overtakes || spans || looked_for.touch(&command, known) {
-                looked_for.add(&command, known);
+            let spans = known.is_kept && command.order_no().is_some_and(|order_no| self.directory.spans(order_no));
+            if spans || apart.touch(&command, known) {
+                apart.add(&command, known);
                 careful.push((index, command));
                 continue;
             }
-            let shard = match self.first(&command) {
-                First::Several | First::Unsure => {
-                    looked_for.add(&command, known);
+            if matches!(command.action, Action::Home(_)) {
+                continue;
+            }
+            let shard = match self.route(&command) {
+                Route::Shard(shard) => shard,
+                Route::Several => {
+                    apart.add(&command, known);
                     careful.push((index, command));
                     continue;
                 }
-                First::Refused(refusal) => {
-                    outcomes[index] = Err(refusal);
-                    continue;
-                }
-                First::Shard(shard) => shard,
             };
             let load = &mut loads[shard.index()];
-            if self.side.is_none() && self.is_away(&command, shard) {
+            if self.is_away(&command, shard) {
                 uncertain.extend(command.order_no().cloned());
                 if load.commands.iter().any(|earlier| earlier.order_no() == command.order_no()) {
-                    give_back_claims(std::slice::from_ref(&command), &self.context.directory);
+                    give_back_claims(std::slice::from_ref(&command), &self.directory);
                     later.push((index, command));
                     continue;
                 }
@@ -193,47 +251,47 @@ impl Hub {
             load.places.push((index, self.spare(&command)));
             load.commands.push(command);
         }
-        let mut sent = Vec::new();
-        for (shard, Load { places, commands }) in self.shards.iter().zip(loads) {
-            if commands.is_empty() || self.enter(shard.id, &commands).is_err() {
-                // `Overloaded` is what the outcomes began with.
-                continue;
-            }
-            let mut envelopes = Vec::new();
-            let mut commands = commands.into_iter().peekable();
-            let mut places = places.into_iter();
-            while commands.peek().is_some() {
-                let (to, answers) = oneshot::channel();
-                let some = next_envelope(&mut commands);
-                sent.push(Sent { places: places.by_ref().take(some.len()).collect(), answers });
-                envelopes.push(Envelope::Many(some, to));
-            }
-            shard.mailbox.push(envelopes);
-            shard.wake();
-        }
-        (sent, later)
+        let batch = self.next_batch();
+        let sent = loads.into_iter().zip(self.shards.iter()).flat_map(|(load, shard)| self.send(batch, shard.id, load));
+        (sent.collect(), later)
     }
 
-    /// Settles commands, sorted by place, those of one chain one after the other.
-    async fn settle_all(&self, commands: Vec<Placed>, known: &Known, outcomes: &mut [Outcome]) {
+    /// Sends what goes to one shard. Nothing when it has no room: `Overloaded` is what the outcomes began with.
+    fn send(&self, batch: BatchId, shard: ShardId, load: Load) -> Vec<Sent> {
+        let Load { places, commands } = load;
+        if commands.is_empty() {
+            return Vec::new();
+        }
+        let Ok(shared) = self.enter(shard, &commands) else { return Vec::new() };
+        let (mut sent, mut envelopes) = (Vec::new(), Vec::new());
+        let (mut commands, mut places) = (commands.into_iter().peekable(), places.into_iter());
+        while commands.peek().is_some() {
+            let (to, answers) = oneshot::channel();
+            let some = next_envelope(&mut commands);
+            sent.push(Sent { places: places.by_ref().take(some.len()).collect(), answers });
+            envelopes.push(Envelope::Many(some, batch, to));
+        }
+        shared.mailbox.push(envelopes);
+        shared.wake();
+        sent
+    }
+
+    /// Carries out commands, sorted by place, those of one chain one after the other.
+    async fn settle_all(&self, commands: Vec<Placed>, known: &OrderSkus, outcomes: &mut [Outcome]) {
         if commands.is_empty() {
             return;
         }
-        let together = self.side.is_some()
-            && (names_skus_and_may_touch_others(&commands, known) || self.is_any_known_otherwise(&commands).await);
-        let mut chains = if together { vec![commands] } else { chains(commands, known) }.into_iter();
+        let mut chains = chains(commands, known).into_iter();
         let mut running: JoinSet<Vec<(usize, Outcome)>> = JoinSet::new();
         loop {
             while running.len() < MAX_BATCH_CHAINS
                 && let Some(chain) = chains.next()
             {
-                let hub = self.arc();
+                let router = self.arc();
                 running.spawn(async move {
                     let mut answers = Vec::with_capacity(chain.len());
                     for (index, command) in chain {
-                        let careful = hub.side.is_some();
-                        let outcome = if careful { hub.look_for(command, false).await } else { hub.submit(command).await };
-                        answers.push((index, outcome));
+                        answers.push((index, router.submit(command).await));
                     }
                     answers
                 });
@@ -241,98 +299,39 @@ impl Hub {
             match running.join_next().await {
                 None => return,
                 Some(Ok(answers)) => answers.into_iter().for_each(|(index, outcome)| outcomes[index] = outcome),
-                // Its places keep `Overloaded`, which would be a lie only if a settle panicked in the middle.
+                // Its places keep `Overloaded`, which would be a lie only if a command panicked in the middle.
                 Some(Err(error)) => tracing::error!(%error, "a chain of a batch failed"),
             }
         }
     }
 }
 
-impl Hub {
-    /// Whether an order that the batch reserves and then goes on with was there before with other SKUs: what follows is then about
-    /// those, which the batch does not name.
-    async fn is_any_known_otherwise(&self, commands: &[Placed]) -> bool {
-        let mut reserved: HashMap<&OrderNo, HashSet<&SkuId>> = HashMap::new();
-        let mut asked: HashSet<&OrderNo> = HashSet::new();
-        for (_, command) in commands {
-            match (&command.action, command.order_no()) {
-                (Action::Reserve(c), _) => reserved.entry(&c.order_no).or_default().extend(skus_of(command)),
-                (Action::GetOrder(_), _) | (_, None) => {}
-                (_, Some(order_no)) => drop(asked.insert(order_no)),
-            }
-        }
-        asked.retain(|order_no| reserved.contains_key(order_no));
-        let mut waiting = asked.into_iter();
-        let mut running: JoinSet<Outcome> = JoinSet::new();
-        loop {
-            while running.len() < MAX_BATCH_CHAINS
-                && let Some(order_no) = waiting.next()
-            {
-                let (hub, command) = (self.arc(), Action::GetOrder(order_no.clone()).into());
-                running.spawn(async move { hub.settle(hub.side(), command, false).await });
-            }
-            match running.join_next().await {
-                None => return false,
-                Some(Ok(Ok(Answer::Order { order, .. }))) => {
-                    let named = &reserved[&order.order_no];
-                    if order.lines.iter().any(|line| !named.contains(&line.sku_id)) {
-                        return true;
-                    }
-                }
-                Some(Ok(Err(Refusal::UnknownOrder { .. }))) => {}
-                // Nobody can say: the slow way is always right.
-                Some(_) => return true,
-            }
-        }
-    }
-}
-
-/// While its SKU moves, an order is frozen: reads and repeats are answered, changes are not. Those answers are out of date when a
-/// change that came before them in the batch is carried out after all, so the order is read again behind it.
-fn read_again(careful: &mut Vec<Placed>, outcomes: &[Outcome]) {
-    let mut first: HashMap<OrderNo, usize> = HashMap::new();
-    for (index, command) in careful.iter() {
-        if let Some(order_no) = command.order_no() {
-            let first = first.entry(order_no.clone()).or_insert(*index);
-            *first = (*first).min(*index);
-        }
-    }
-    if first.is_empty() {
-        return;
-    }
-    for (index, outcome) in outcomes.iter().enumerate() {
-        if let Ok(Answer::Order { order, effect: Effect::Replayed }) = outcome
-            && first.get(&order.order_no).is_some_and(|first| *first < index)
-        {
-            careful.push((index, Action::GetOrder(order.order_no.clone()).into()));
-        }
+/// Whether a command changes an order that is there before it.
+fn changes_an_order(command: &Command) -> bool {
+    match &command.action {
+        Action::Confirm(_) | Action::Release(_) | Action::Extend(_) | Action::Return(_) | Action::Expire(_) => true,
+        Action::CreateStock(_)
+        | Action::ChangeStock(_)
+        | Action::SetStatus(_)
+        | Action::Reserve(_)
+        | Action::GetOrder(_)
+        | Action::Home(_) => false,
     }
 }
 
 impl Subjects {
-    fn touch(&self, command: &Command, known: &Known) -> bool {
+    fn touch(&self, command: &Command, known: &OrderSkus) -> bool {
         command.order_no().is_some_and(|order_no| self.orders.contains(order_no))
             || (!self.skus.is_empty() && known.skus_of(command).any(|sku_id| self.skus.contains(sku_id)))
     }
 
-    fn add(&mut self, command: &Command, known: &Known) {
+    fn add(&mut self, command: &Command, known: &OrderSkus) {
         self.orders.extend(command.order_no().cloned());
         self.skus.extend(known.skus_of(command).cloned());
     }
 }
 
-/// The SKUs that a command names.
-pub(crate) fn skus_of(command: &Command) -> Vec<&SkuId> {
-    match &command.action {
-        Action::CreateStock(c) => vec![&c.sku_id],
-        Action::ChangeStock(c) => vec![&c.sku_id],
-        Action::SetStatus(c) => vec![&c.sku_id],
-        Action::Reserve(c) => c.lines.as_slice().iter().map(|line| &line.sku_id).collect(),
-        _ => Vec::new(),
-    }
-}
-
-impl Known {
+impl OrderSkus {
     /// An order that was made before.
     fn add(&mut self, read: Outcome) {
         if let Ok(Answer::Order { order, .. }) = read {
@@ -358,7 +357,7 @@ impl Known {
 }
 
 /// Puts commands that share an order or SKU, directly or through others, into one chain, in their order.
-fn chains(commands: Vec<Placed>, known: &Known) -> Vec<Vec<Placed>> {
+fn chains(commands: Vec<Placed>, known: &OrderSkus) -> Vec<Vec<Placed>> {
     // A forest over the places in `commands`; a root is its own parent.
     fn root(parents: &mut [usize], mut at: usize) -> usize {
         while parents[at] != at {
@@ -391,27 +390,6 @@ fn chains(commands: Vec<Placed>, known: &Known) -> Vec<Vec<Placed>> {
         chains[chain].push(command);
     }
     chains
-}
-
-/// A command of an order that was made before the batch may be about any SKU: beside commands that name SKUs, it makes one chain of
-/// all.
-fn names_skus_and_may_touch_others(commands: &[Placed], known: &Known) -> bool {
-    let mut made: HashSet<&OrderNo> = HashSet::new();
-    let (mut names, mut touches) = (false, false);
-    for (_, command) in commands {
-        match (&command.action, command.order_no()) {
-            (Action::Reserve(c), _) => {
-                names = true;
-                made.insert(&c.order_no);
-            }
-            (Action::GetOrder(_), _) => {}
-            (_, Some(order_no)) => {
-                touches |= !known.orders.contains_key(order_no) && !made.contains(order_no);
-            }
-            (_, None) => names = true,
-        }
-    }
-    names && touches
 }
 
 #[cfg(test)]
@@ -449,13 +427,8 @@ mod tests {
             reserve("o4", &["d", "a"]),
             confirm("o2"),
         ];
-        let chains = chains(commands.into_iter().enumerate().collect(), &Known::default());
+        let chains = chains(commands.into_iter().enumerate().collect(), &OrderSkus::default());
         let places: Vec<Vec<usize>> = chains.iter().map(|c| c.iter().map(|(at, _)| *at).collect()).collect();
         assert_eq!(places, [vec![0, 2, 3, 4], vec![1, 5]]);
-        // Orders that were made before may hold whatever the others name.
-        let commands = vec![confirm("o1"), confirm("o2"), reserve("o3", &["a"])];
-        let placed: Vec<Placed> = commands.into_iter().enumerate().collect();
-        assert!(names_skus_and_may_touch_others(&placed, &Known::default()));
-        assert!(!names_skus_and_may_touch_others(&placed[..2], &Known::default()));
     }
 }

@@ -1,206 +1,305 @@
-//! Takes a command to where it is decided. Without a store: to the shard of its SKU or order. With one: SKUs that a shard has are looked
-//! up in the routes and their commands go straight to the shard (the quick way, here); everything else takes the
-//! way of [`settle`], which knows cold SKUs, moves, and orders that a shard has let go of. [`batch`] does so for many. A new order
-//! whose lines lie in several places goes to [`spanning`](crate::spanning); one that does already goes to its home like any other.
+//! Takes a command to the shard that decides it: that of its SKU or order. [`batch`] does so for many. A new order whose lines lie in several
+//! shards goes to [`spanning`](crate::spanning); one that does already goes to its home like any other.
+//!
+//! Where an order is, the directory knows while it is in memory. Of one that left memory the store knows the shard: whichever shard is
+//! asked looks there, and answers [`Elsewhere`](ShardAnswer::Elsewhere) when it is another one. So no request needs to know more than where
+//! to ask first.
 
 mod batch;
-mod settle;
 
-pub(crate) use batch::skus_of;
-pub(crate) use settle::{Claim, Stored, is_known};
+use std::iter::Peekable;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
 
 use crate::command::{Action, Command, Lines, Release, Reserve};
-use crate::directory::Home;
-use crate::hub::{How, Hub, Side};
-use crate::ids::{ShardId, shard_of, shard_of_order};
+use crate::directory::{Claimed, Directory};
+use crate::failpoints::Failpoints;
+use crate::fence::Fence;
+use crate::ids::{OrderNo, ShardId, SkuId, shard_of, shard_of_order};
+use crate::known::Known;
+use crate::limits::{MAX_COMMANDS_PER_ENVELOPE, MAX_ELSEWHERE_TRIES, MAX_LOOK_PAUSE_MILLIS, MAX_TURN_BYTES};
 use crate::outcome::{Outcome, Refusal};
-use crate::placement::routes::Spread;
-use crate::shard::shared::has_claim;
+use crate::reads::Reads;
+use crate::shard::shared::{Awaited, BatchId, Envelope, ShardAnswer, ShardShared, enter, give_back_claims, has_claim};
+use crate::spanning::{Chore, Spanning};
 
-/// Where a command goes at first. One that may make an order took a claim for its shard.
-enum First {
-    Shard(ShardId),
-    /// A reserve whose lines lie in several shards.
-    Several,
-    /// It has to be looked for.
-    Unsure,
-    Refused(Refusal),
+/// See the top of the file.
+pub(crate) struct Router {
+    /// Itself, for what it leaves to the background.
+    pub me: Weak<Router>,
+    pub shards: Arc<[Arc<ShardShared>]>,
+    pub directory: Arc<Directory>,
+    pub known: Arc<Known>,
+    pub fence: Arc<Fence>,
+    /// Of levels, to choose warehouses for orders over several shards.
+    pub reads: Arc<Reads>,
+    /// Orders over several shards.
+    pub spanning: Spanning,
+    /// The queue of the keeper; bounded by `MAX_WAITING_CHORES`.
+    pub chores: mpsc::Sender<Chore>,
+    /// How long a caller waits for units in several shards.
+    pub attempt_wait: Duration,
+    pub failpoints: Failpoints,
+    pub batches: AtomicU64,
 }
 
-impl Hub {
+/// Where a command goes. One that may make an order took a claim for its shard.
+enum Route {
+    Shard(ShardId),
+    /// A reserve whose lines lie in several shards, or that meets one for the same order whose lines do.
+    Several,
+}
+
+impl Router {
     /// Carries out a command.
     pub async fn submit(&self, command: Command) -> Outcome {
         command.validate()?;
-        let shard = match self.first(&command) {
-            First::Shard(shard) => shard,
-            First::Several => return self.submit_several(command).await,
-            First::Unsure => return self.look_for(command, false).await,
-            First::Refused(refusal) => return Err(refusal),
-        };
-        let spare = self.spare(&command);
-        self.before_decision(&command);
-        match (self.ask(shard, command, How::Quick).await, spare) {
-            (Err(Refusal::Moved(back)), _) => self.look_for(*back, false).await,
-            (outcome, spare) => match (self.look_again(&outcome), spare) {
-                (Some(unknown), Some(spare)) => self.look_for(spare, unknown).await,
-                (_, spare) => self.conclude(spare.as_ref(), outcome).await,
-            },
+        self.fence.check()?;
+        if matches!(command.action, Action::Home(_)) {
+            // Only the engine itself asks for these, and knows where.
+            return Err(Refusal::Overloaded);
         }
+        let route = self.route(&command);
+        self.settle(command, route).await
     }
 
-    async fn submit_several(&self, command: Command) -> Outcome {
-        let spare = self.side.is_some().then(|| command.clone());
-        match (self.span(command).await, spare) {
-            (Some(outcome), spare) => self.conclude(spare.as_ref(), outcome).await,
-            (None, Some(spare)) => self.look_for(spare, false).await,
-            // Without a store nothing moves.
-            (None, None) => Err(Refusal::Overloaded),
-        }
-    }
-
-    /// The careful way. `unknown`: a shard was just asked and does not know the order.
-    async fn look_for(&self, command: Command, unknown: bool) -> Outcome {
-        match &self.side {
-            Some(side) => self.settle(side, command, unknown).await,
-            None if matches!(command.action, Action::Reserve(_)) => {
-                let outcome = self.span(command).await.unwrap_or(Err(Refusal::Overloaded));
-                self.conclude(None, outcome).await
-            }
-            None => match self.plain(&command) {
-                First::Shard(shard) => {
-                    let outcome = self.ask(shard, command.clone(), How::Quick).await;
-                    self.conclude(Some(&command), outcome).await
+    /// Carries out a command, wherever it has to go.
+    async fn settle(&self, command: Command, route: Route) -> Outcome {
+        let (mut command, mut route) = (command, route);
+        for tries in 0..MAX_ELSEWHERE_TRIES {
+            let shard = match route {
+                Route::Shard(shard) => shard,
+                Route::Several => match self.span(command).await {
+                    ShardAnswer::Outcome(outcome) => return self.conclude(None, outcome).await,
+                    ShardAnswer::Elsewhere { shard, command: back } => {
+                        route = self.route_to(&back, shard);
+                        command = *back;
+                        continue;
+                    }
+                    ShardAnswer::NotHere(back) => {
+                        pause(tries).await;
+                        route = self.route(&back);
+                        command = *back;
+                        continue;
+                    }
+                },
+            };
+            let spare = self.spare(&command);
+            self.before_decision(&command);
+            match self.ask_once(shard, command).await {
+                ShardAnswer::Outcome(outcome) => return self.conclude(spare.as_ref(), outcome).await,
+                ShardAnswer::Elsewhere { shard, command: back } => {
+                    route = self.route_to(&back, shard);
+                    command = *back;
                 }
-                First::Refused(refusal) => Err(refusal),
-                First::Several | First::Unsure => Err(Refusal::Overloaded),
-            },
+                ShardAnswer::NotHere(back) => {
+                    pause(tries).await;
+                    route = self.route(&back);
+                    command = *back;
+                }
+            }
         }
+        if let Route::Shard(_) = route {
+            give_back_claims(std::slice::from_ref(&command), &self.directory);
+        }
+        Err(Refusal::Overloaded)
     }
 
     /// Where a command goes at first.
-    fn first(&self, command: &Command) -> First {
-        match &self.side {
-            None => self.plain(command),
-            Some(side) => self.quick(side, command),
-        }
-    }
-
-    /// The shard that surely decides a command, with a store.
-    fn quick(&self, side: &Side, command: &Command) -> First {
-        let directory = &self.context.directory;
-        let one = |shard: Option<ShardId>| shard.map_or(First::Unsure, First::Shard);
-        let home = match &command.action {
-            Action::CreateStock(c) => return one(side.routes.hot_one(&c.sku_id)),
-            Action::ChangeStock(c) => return one(side.routes.hot_one(&c.sku_id)),
-            Action::SetStatus(c) => return one(side.routes.hot_one(&c.sku_id)),
-            Action::Reserve(Reserve { order_no, lines, .. }) => {
-                let shard = match side.routes.spread(lines) {
-                    Spread::One(shard) => shard,
-                    Spread::Several => return First::Several,
-                    Spread::Other => return First::Unsure,
-                };
-                let claimed = directory.look_and_claim(order_no, Home::Shard(shard));
-                if claimed.home == Home::Shard(shard) && !claimed.is_attempted {
-                    return First::Shard(shard);
-                }
-                directory.give_back(order_no);
-                return First::Unsure;
-            }
-            _ => command.order_no().and_then(|order_no| directory.home(order_no)),
-        };
-        let (Some(Home::Shard(shard)), Some(order_no)) = (home, command.order_no()) else { return First::Unsure };
-        let home = Home::Shard(shard);
-        if has_claim(command) && directory.claim(order_no, home) != home {
-            directory.give_back(order_no);
-            return First::Unsure;
-        }
-        First::Shard(shard)
-    }
-
-    /// The shard that decides a command, without a store.
-    fn plain(&self, command: &Command) -> First {
-        let directory = &self.context.directory;
-        let count = self.context.options.shards;
-        let home = match &command.action {
-            Action::CreateStock(c) => return First::Shard(shard_of(&c.sku_id, count)),
-            Action::ChangeStock(c) => return First::Shard(shard_of(&c.sku_id, count)),
-            Action::SetStatus(c) => return First::Shard(shard_of(&c.sku_id, count)),
-            Action::Reserve(Reserve { order_no, lines, .. }) => {
-                if self.is_over_shards(lines) {
-                    return First::Several;
-                }
-                let claimed = directory.look_and_claim(order_no, Home::Shard(shard_of(&lines.first().sku_id, count)));
-                if claimed.is_attempted {
-                    // Behind the attempt, under the order's lock.
-                    directory.give_back(order_no);
-                    return First::Several;
-                }
-                claimed.home
-            }
+    fn route(&self, command: &Command) -> Route {
+        let count = self.shard_count();
+        match &command.action {
+            Action::CreateStock(c) => Route::Shard(shard_of(&c.sku_id, count)),
+            Action::ChangeStock(c) => Route::Shard(shard_of(&c.sku_id, count)),
+            Action::SetStatus(c) => Route::Shard(shard_of(&c.sku_id, count)),
+            Action::Reserve(c) if self.is_over_shards(&c.lines) => Route::Several,
+            Action::Reserve(c) => self.route_reserve(c, shard_of(&c.lines.first().sku_id, count)),
             Action::Release(Release { order_no, part: None, .. }) => {
-                directory.claim(order_no, Home::Shard(shard_of_order(order_no, count)))
+                Route::Shard(self.directory.claim(order_no, shard_of_order(order_no, count)))
             }
             Action::Confirm(_)
             | Action::Release(_)
             | Action::Extend(_)
             | Action::Return(_)
             | Action::GetOrder(_)
-            | Action::Expire(_) => {
-                let order_no = command.order_no().expect("these name an order");
-                match directory.home(order_no) {
-                    Some(home) => home,
-                    None => return First::Refused(Refusal::UnknownOrder { order_no: order_no.clone() }),
-                }
+            | Action::Expire(_)
+            | Action::Home(_) => {
+                Route::Shard(command.order_no().map_or(ShardId(0), |order_no| self.shard_of_order(order_no)))
             }
-            // Movers and homes know where.
-            Action::Place(_) | Action::Home(_) => return First::Refused(Refusal::Overloaded),
-        };
-        match home {
-            Home::Shard(shard) => First::Shard(shard),
-            Home::Cold => unreachable!("without a store nothing is cold"),
         }
+    }
+
+    /// Where a command goes whose order another shard decides for, as the store says.
+    fn route_to(&self, command: &Command, shard: ShardId) -> Route {
+        match &command.action {
+            Action::Reserve(c) => self.route_reserve(c, shard),
+            _ if has_claim(command) => {
+                Route::Shard(command.order_no().map_or(shard, |order_no| self.directory.claim(order_no, shard)))
+            }
+            _ => Route::Shard(shard),
+        }
+    }
+
+    fn route_reserve(&self, c: &Reserve, wanted: ShardId) -> Route {
+        let Claimed { shard, is_attempted, .. } = self.directory.look_and_claim(&c.order_no, wanted);
+        if is_attempted {
+            // Behind the attempt, under the order's lock.
+            self.directory.give_back(&c.order_no);
+            return Route::Several;
+        }
+        Route::Shard(shard)
+    }
+
+    /// Where an order is, or where it is asked for first.
+    pub fn shard_of_order(&self, order_no: &OrderNo) -> ShardId {
+        self.directory.shard(order_no).unwrap_or_else(|| shard_of_order(order_no, self.shard_count()))
+    }
+
+    pub fn shard_count(&self) -> u16 {
+        u16::try_from(self.shards.len()).unwrap_or(u16::MAX)
     }
 
     /// Whether lines lie in several shards.
     fn is_over_shards(&self, lines: &Lines) -> bool {
-        let count = self.context.options.shards;
-        match &self.side {
-            _ if count == 1 => false,
-            Some(side) => side.routes.spread(lines) == Spread::Several,
-            None => {
-                let first = shard_of(&lines.first().sku_id, count);
-                lines.as_slice().iter().any(|line| shard_of(&line.sku_id, count) != first)
-            }
-        }
+        one_shard(lines, self.shard_count()).is_none()
     }
 
     /// Whether an order goes to a shard that does not own its lines, because another request for it went there.
     fn is_away(&self, command: &Command, shard: ShardId) -> bool {
-        let count = self.context.options.shards;
         match &command.action {
-            Action::Reserve(c) if count > 1 => shard_of(&c.lines.first().sku_id, count) != shard,
+            Action::Reserve(c) => shard_of(&c.lines.first().sku_id, self.shard_count()) != shard,
             _ => false,
         }
     }
 
-    /// A copy for the case that the shard does not know what the command is about, or that a payment comes late for an order over
-    /// several places. (A reserve comes back by itself; its copy would cost more.)
+    /// A copy of a confirm, for the case that it is a late payment of an order over several shards.
     fn spare(&self, command: &Command) -> Option<Command> {
-        let wanted = match &command.action {
-            Action::Reserve(_) => false,
-            Action::Confirm(_) => self.side.is_some() || self.shards.len() > 1,
-            _ => self.side.is_some(),
-        };
-        wanted.then(|| command.clone())
+        (self.shards.len() > 1 && matches!(command.action, Action::Confirm(_))).then(|| command.clone())
     }
 
-    /// Whether what a shard says may be otherwise elsewhere; `Some(true)`: it does not know the order.
-    fn look_again(&self, outcome: &Outcome) -> Option<bool> {
-        match outcome {
-            _ if self.side.is_none() => None,
-            Err(Refusal::UnknownOrder { .. }) => Some(true),
-            Err(Refusal::UnknownSku { .. }) => Some(false),
-            _ => None,
+    /// Has a shard decide a command, and goes on to where its order is. A command that can make an order took a claim for the shard.
+    pub async fn ask(&self, shard: ShardId, command: Command) -> Outcome {
+        let (mut shard, mut command) = (shard, command);
+        for tries in 0..MAX_ELSEWHERE_TRIES {
+            match self.ask_once(shard, command).await {
+                ShardAnswer::Outcome(outcome) => return outcome,
+                ShardAnswer::Elsewhere { shard: elsewhere, command: back } => {
+                    (shard, command) = (elsewhere, *back);
+                }
+                ShardAnswer::NotHere(back) => {
+                    pause(tries).await;
+                    command = *back;
+                }
+            }
+            if has_claim(&command)
+                && let Some(order_no) = command.order_no()
+            {
+                shard = self.directory.claim(order_no, shard);
+            }
         }
+        give_back_claims(std::slice::from_ref(&command), &self.directory);
+        Err(Refusal::Overloaded)
+    }
+
+    /// Has one shard decide a command, which took its claim if it needs one. A full gate gives it back.
+    pub async fn ask_once(&self, shard: ShardId, command: Command) -> ShardAnswer {
+        match self.post(shard, command) {
+            Ok(answer) => {
+                let mut answer = Awaited::new(answer, &self.chores);
+                answer.get().await.unwrap_or(ShardAnswer::Outcome(Err(Refusal::ShardRestarted)))
+            }
+            Err(refusal) => ShardAnswer::Outcome(Err(refusal)),
+        }
+    }
+
+    /// As [`Router::ask_once`]; whoever asks the shard after this returned is answered after it.
+    pub fn post(&self, shard: ShardId, command: Command) -> Result<oneshot::Receiver<ShardAnswer>, Refusal> {
+        let shared = self.enter(shard, std::slice::from_ref(&command))?;
+        let (to, answer) = oneshot::channel();
+        shared.mailbox.push([Envelope::One(command, to)]);
+        shared.wake();
+        Ok(answer)
+    }
+
+    /// Sends commands for branches to the shard that has their SKUs.
+    pub fn post_branches(
+        &self,
+        shard: ShardId,
+        commands: Vec<Command>,
+    ) -> Result<oneshot::Receiver<Vec<ShardAnswer>>, Refusal> {
+        let shared = &self.shards[shard.index()];
+        let count = commands.len() as u64;
+        if !shared.gate.enter(count) {
+            shared.counters.overloaded.fetch_add(count, Ordering::Relaxed);
+            return Err(Refusal::Overloaded);
+        }
+        let (to, answers) = oneshot::channel();
+        shared.mailbox.push([Envelope::Branches(commands, to)]);
+        shared.wake();
+        Ok(answers)
+    }
+
+    /// Admits commands to a shard, all or none; their claims go back when they are not admitted.
+    pub fn enter(&self, shard: ShardId, commands: &[Command]) -> Result<&Arc<ShardShared>, Refusal> {
+        let shared = &self.shards[shard.index()];
+        enter(shared, commands, &self.directory).map(|()| shared)
+    }
+
+    fn next_batch(&self) -> BatchId {
+        BatchId(self.batches.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn arc(&self) -> Arc<Self> {
+        self.me.upgrade().expect("whoever calls this holds one")
+    }
+}
+
+/// The one shard that has all lines.
+pub(crate) fn one_shard(lines: &Lines, count: u16) -> Option<ShardId> {
+    let first = shard_of(&lines.first().sku_id, count);
+    let is_there = count == 1 || lines.as_slice().iter().all(|line| shard_of(&line.sku_id, count) == first);
+    is_there.then_some(first)
+}
+
+/// The SKUs that a command names.
+pub(crate) fn skus_of(command: &Command) -> Vec<&SkuId> {
+    match &command.action {
+        Action::CreateStock(c) => vec![&c.sku_id],
+        Action::ChangeStock(c) => vec![&c.sku_id],
+        Action::SetStatus(c) => vec![&c.sku_id],
+        Action::Reserve(c) => c.lines.as_slice().iter().map(|line| &line.sku_id).collect(),
+        Action::Confirm(_)
+        | Action::Release(_)
+        | Action::Extend(_)
+        | Action::Return(_)
+        | Action::GetOrder(_)
+        | Action::Expire(_)
+        | Action::Home(_) => Vec::new(),
+    }
+}
+
+/// As many commands as travel together: bounded by their number and by their rough size, at least one.
+pub(crate) fn next_envelope(commands: &mut Peekable<impl Iterator<Item = Command>>) -> Vec<Command> {
+    let mut some = Vec::new();
+    let mut bytes = 0;
+    while some.len() < MAX_COMMANDS_PER_ENVELOPE
+        && let Some(command) = commands.next_if(|command| some.is_empty() || bytes + command.weight() <= MAX_TURN_BYTES)
+    {
+        bytes += command.weight();
+        some.push(command);
+    }
+    some
+}
+
+/// Lets others run first; longer from try to try.
+async fn pause(tries: u32) {
+    if tries < 2 {
+        tokio::task::yield_now().await;
+    } else {
+        let millis = 1_u64 << tries.min(16);
+        tokio::time::sleep(Duration::from_millis(millis.min(MAX_LOOK_PAUSE_MILLIS))).await;
     }
 }

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use super::parts::ShardParts;
 use super::shared::{ShardMessage, ShardShared};
 use super::turn::Shard;
-use crate::context::Context;
 use crate::state::State;
 
 pub(crate) struct ShardActor;
 
 /// What a shard actor is started with.
 pub(crate) struct ShardArguments {
-    pub context: Arc<Context>,
+    pub parts: ShardParts,
     pub shared: Arc<ShardShared>,
     pub state: State,
 }
@@ -26,9 +26,9 @@ impl Actor for ShardActor {
     async fn pre_start(
         &self,
         _myself: ActorRef<ShardMessage>,
-        ShardArguments { context, shared, state }: ShardArguments,
+        ShardArguments { parts, shared, state }: ShardArguments,
     ) -> Result<Shard, ActorProcessingErr> {
-        Ok(Shard::new(context, shared, state))
+        Ok(Shard::new(parts, shared, state))
     }
 
     async fn handle(

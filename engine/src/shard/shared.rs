@@ -1,5 +1,5 @@
 //! What the rest of the engine sees of a shard: its gate and mailbox, its durable LSN, its counters. It outlives the
-//! actor: a rebuilt shard goes on with the same.
+//! actor: a rebuilt shard goes on with the same. Also what is sent to a shard and what it answers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,36 +7,69 @@ use std::sync::{Arc, Mutex};
 use ractor::ActorRef;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::checkpoint::StockImage;
 use crate::command::{Action, Command, Release};
 use crate::directory::Directory;
 use crate::home::HomeStep;
-use crate::ids::{Lsn, ShardId};
-use crate::outcome::{Answer, Outcome, Refusal};
+use crate::ids::{Lsn, ShardId, SkuId};
+use crate::loader::LoadAnswer;
+use crate::outcome::{Answer, Effect, Outcome, Refusal};
 use crate::spanning::Chore;
+use crate::state::State;
 use crate::sync::{Backlog, Durable, Gate, Mailbox, unpoisoned};
 
-/// Commands with the way back to their caller.
+/// What lies in the mailbox of a shard: commands with the way back to their caller, and what the loader found.
 #[derive(Debug)]
 pub(crate) enum Envelope {
-    One(Command, oneshot::Sender<Outcome>),
-    /// Of one caller, decided one after the other; at most `MAX_COMMANDS_PER_ENVELOPE`.
-    Many(Vec<Command>, oneshot::Sender<Vec<Outcome>>),
-    /// Of the router, which wants to know what the shard knows; see [`Hub::ask`](crate::hub::Hub::ask).
-    Exact {
-        command: Command,
-        /// A release of an order that the shard does not know leaves a tombstone.
-        may_cancel: bool,
-        to: oneshot::Sender<Outcome>,
-    },
-    /// For branches of an order over several places: exact, without claims, and a release leaves a tombstone.
-    Branches(Vec<Command>, oneshot::Sender<Vec<Outcome>>),
+    One(Command, oneshot::Sender<ShardAnswer>),
+    /// Of one caller, decided one after the other; at most `MAX_COMMANDS_PER_ENVELOPE`. Those of one batch are decided in the order in which
+    /// they came.
+    Many(Vec<Command>, BatchId, oneshot::Sender<Vec<ShardAnswer>>),
+    /// For branches of an order over several shards: they come without claims.
+    Branches(Vec<Command>, oneshot::Sender<Vec<ShardAnswer>>),
+    /// SKUs are kept in memory from here on, or no longer. Of an operator.
+    Pin { skus: Vec<SkuId>, hot: bool, to: oneshot::Sender<Vec<PinAnswer>> },
+    /// The stocks of SKUs that are in memory, and the last event. Of reconcile.
+    Images { skus: Vec<SkuId>, to: oneshot::Sender<ImagesAnswer> },
+    /// What this shard wanted from the store.
+    Loaded(LoadAnswer),
+}
+
+/// What became of a SKU that was to be pinned or let go.
+pub(crate) type PinAnswer = Result<Effect, Refusal>;
+
+/// Stocks as they are after an event.
+pub(crate) type ImagesAnswer = Result<(Lsn, Vec<StockImage>), Refusal>;
+
+/// Tells batches apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct BatchId(pub u64);
+
+/// What a shard says to a command.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum ShardAnswer {
+    Outcome(Outcome),
+    /// The store has the order, and this other shard decides for it.
+    Elsewhere { shard: ShardId, command: Box<Command> },
+    /// A reserve that came because another request for the same order did; that one made no order, and the lines lie in other shards.
+    NotHere(Box<Command>),
 }
 
 impl Envelope {
     pub fn commands(&self) -> &[Command] {
         match self {
-            Self::One(command, _) | Self::Exact { command, .. } => std::slice::from_ref(command),
-            Self::Many(commands, _) | Self::Branches(commands, _) => commands,
+            Self::One(command, _) => std::slice::from_ref(command),
+            Self::Many(commands, _, _) | Self::Branches(commands, _) => commands,
+            Self::Pin { .. } | Self::Images { .. } | Self::Loaded(_) => &[],
+        }
+    }
+
+    /// Places in the gate that it holds.
+    pub fn permits(&self) -> u64 {
+        match self {
+            Self::One(..) | Self::Pin { .. } | Self::Images { .. } => 1,
+            Self::Many(commands, _, _) | Self::Branches(commands, _) => commands.len() as u64,
+            Self::Loaded(_) => 0,
         }
     }
 
@@ -47,6 +80,35 @@ impl Envelope {
             _ => self.commands(),
         }
     }
+
+    /// The batch that it is a part of.
+    pub fn batch(&self) -> Option<BatchId> {
+        match self {
+            Self::Many(_, batch, _) => Some(*batch),
+            Self::One(..) | Self::Branches(..) | Self::Pin { .. } | Self::Images { .. } | Self::Loaded(_) => None,
+        }
+    }
+
+    /// Answers everything in it that is not decided, each command by itself.
+    pub fn answer(self, mut outcome: impl FnMut(Option<&Command>) -> Outcome) {
+        match self {
+            Self::One(command, to) => drop(to.send(ShardAnswer::Outcome(outcome(Some(&command))))),
+            Self::Many(commands, _, to) | Self::Branches(commands, to) => {
+                drop(to.send(commands.iter().map(|command| ShardAnswer::Outcome(outcome(Some(command)))).collect()));
+            }
+            Self::Pin { skus, to, .. } => {
+                if let Err(refusal) = outcome(None) {
+                    drop(to.send(skus.iter().map(|_| Err(refusal.clone())).collect()));
+                }
+            }
+            Self::Images { to, .. } => {
+                if let Err(refusal) = outcome(None) {
+                    drop(to.send(Err(refusal)));
+                }
+            }
+            Self::Loaded(_) => {}
+        }
+    }
 }
 
 /// Whether a command came with a claim in the directory: those that can make an order do.
@@ -54,15 +116,25 @@ pub(crate) fn has_claim(command: &Command) -> bool {
     match &command.action {
         Action::Reserve(_) | Action::Release(Release { part: None, .. }) => true,
         Action::Home(step) => matches!(**step, HomeStep::Reserve { .. }),
-        _ => false,
+        Action::CreateStock(_)
+        | Action::ChangeStock(_)
+        | Action::SetStatus(_)
+        | Action::Confirm(_)
+        | Action::Release(Release { part: Some(_), .. })
+        | Action::Extend(_)
+        | Action::Return(_)
+        | Action::GetOrder(_)
+        | Action::Expire(_) => false,
     }
 }
 
 /// An answer that waits for its durability.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    One(oneshot::Sender<Outcome>, Outcome),
-    Many(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>),
+    One(oneshot::Sender<ShardAnswer>, ShardAnswer),
+    Many(oneshot::Sender<Vec<ShardAnswer>>, Vec<ShardAnswer>),
+    Pinned(oneshot::Sender<Vec<PinAnswer>>, Vec<PinAnswer>),
+    Images(oneshot::Sender<ImagesAnswer>, ImagesAnswer),
 }
 
 impl Reply {
@@ -70,34 +142,39 @@ impl Reply {
     /// keeper.
     pub fn send(self, chores: &mpsc::Sender<Chore>) {
         match self {
-            Self::One(to, outcome) => {
-                if let Err(outcome) = to.send(outcome) {
-                    leave_to_keeper(std::slice::from_ref(&outcome), chores);
+            Self::One(to, answer) => {
+                if let Err(answer) = to.send(answer) {
+                    leave_to_keeper(std::slice::from_ref(&answer), chores);
                 }
             }
-            Self::Many(to, outcomes) => {
-                if let Err(outcomes) = to.send(outcomes) {
-                    leave_to_keeper(&outcomes, chores);
+            Self::Many(to, answers) => {
+                if let Err(answers) = to.send(answers) {
+                    leave_to_keeper(&answers, chores);
                 }
             }
+            Self::Pinned(to, answers) => drop(to.send(answers)),
+            Self::Images(to, images) => drop(to.send(images)),
         }
     }
 
     /// Answers that the outcome is unknown because the journal can't be written.
     pub fn send_unavailable(self) {
+        let unavailable = || ShardAnswer::Outcome(Err(Refusal::JournalUnavailable));
         match self {
-            Self::One(to, _) => drop(to.send(Err(Refusal::JournalUnavailable))),
-            Self::Many(to, outcomes) => {
-                drop(to.send(outcomes.iter().map(|_| Err(Refusal::JournalUnavailable)).collect()));
+            Self::One(to, _) => drop(to.send(unavailable())),
+            Self::Many(to, answers) => drop(to.send(answers.iter().map(|_| unavailable()).collect())),
+            Self::Pinned(to, answers) => {
+                drop(to.send(answers.iter().map(|_| Err(Refusal::JournalUnavailable)).collect()));
             }
+            Self::Images(to, _) => drop(to.send(Err(Refusal::JournalUnavailable))),
         }
     }
 }
 
 /// Of answers that nobody took: those that tell what branches are to be told.
-pub(crate) fn leave_to_keeper(outcomes: &[Outcome], chores: &mpsc::Sender<Chore>) {
-    for outcome in outcomes {
-        if let Ok(Answer::Decided { order, .. }) = outcome
+pub(crate) fn leave_to_keeper(answers: &[ShardAnswer], chores: &mpsc::Sender<Chore>) {
+    for answer in answers {
+        if let ShardAnswer::Outcome(Ok(Answer::Decided { order, .. })) = answer
             && chores.try_send(Chore::Carry(order.order_no.clone())).is_err()
         {
             tracing::error!(order_no = %order.order_no, "too much waits to be told to branches; this order waits for the next start");
@@ -106,29 +183,29 @@ pub(crate) fn leave_to_keeper(outcomes: &[Outcome], chores: &mpsc::Sender<Chore>
 }
 
 /// An answer that is waited for. Should whoever waits go away, an answer that is there by then is not lost.
-pub(crate) struct Awaited<'a, T: Outcomes> {
+pub(crate) struct Awaited<'a, T: Answers> {
     answer: oneshot::Receiver<T>,
     chores: &'a mpsc::Sender<Chore>,
 }
 
-/// What a shard answers: one or several outcomes.
-pub(crate) trait Outcomes {
-    fn all(&self) -> &[Outcome];
+/// What a shard answers: one or several answers.
+pub(crate) trait Answers {
+    fn all(&self) -> &[ShardAnswer];
 }
 
-impl Outcomes for Outcome {
-    fn all(&self) -> &[Outcome] {
+impl Answers for ShardAnswer {
+    fn all(&self) -> &[ShardAnswer] {
         std::slice::from_ref(self)
     }
 }
 
-impl Outcomes for Vec<Outcome> {
-    fn all(&self) -> &[Outcome] {
+impl Answers for Vec<ShardAnswer> {
+    fn all(&self) -> &[ShardAnswer] {
         self
     }
 }
 
-impl<'a, T: Outcomes> Awaited<'a, T> {
+impl<'a, T: Answers> Awaited<'a, T> {
     pub fn new(answer: oneshot::Receiver<T>, chores: &'a mpsc::Sender<Chore>) -> Self {
         Self { answer, chores }
     }
@@ -139,7 +216,7 @@ impl<'a, T: Outcomes> Awaited<'a, T> {
     }
 }
 
-impl<T: Outcomes> Drop for Awaited<'_, T> {
+impl<T: Answers> Drop for Awaited<'_, T> {
     fn drop(&mut self) {
         // From here on the sender knows that nobody listens.
         self.answer.close();
@@ -186,12 +263,11 @@ pub(crate) struct ShardShared {
     pub mailbox: Mailbox<Envelope>,
     pub durable: Durable,
     pub backlog: Backlog,
-    /// The last event that the store has taken in: what changed later is not forgotten. `u64::MAX` without a store.
+    /// The last event that the store has taken in: what changed later does not leave memory.
     pub flushed: AtomicU64,
-    /// The last event with which orders left with their SKU: what the store says of an order that is not here counts only
-    /// when it has taken that in.
-    pub shed: AtomicU64,
-    /// Told when the follower should not wait for its interval.
+    /// The last change of anything that left memory: what the store says of what is not here counts only when it has taken that in.
+    pub departed: AtomicU64,
+    /// Told when the flusher should not wait for its interval.
     pub flush_wanted: Notify,
     pub counters: Counters,
     /// A checkpoint is asked for, whatever the number of events.
@@ -224,6 +300,20 @@ pub(crate) struct Counters {
     pub open_orders: AtomicU64,
     pub orders: AtomicU64,
     pub stocks: AtomicU64,
+    pub resident: AtomicU64,
+    pub hot: AtomicU64,
+    pub bytes: AtomicU64,
+    pub evicted: AtomicU64,
+    pub loaded_skus: AtomicU64,
+    pub loaded_orders: AtomicU64,
+    pub loaded_requests: AtomicU64,
+    /// Commands that were answered by what was just found not to be in the store.
+    pub absent_hits: AtomicU64,
+    /// Commands that wait for something from the store.
+    pub waiting: AtomicU64,
+    /// Envelopes that waited, and for how long in all, in microseconds.
+    pub waits: AtomicU64,
+    pub wait_micros: AtomicU64,
     pub rebuilds: AtomicU64,
 }
 
@@ -235,8 +325,8 @@ impl ShardShared {
             mailbox: Mailbox::default(),
             durable: Durable::default(),
             backlog: Backlog::default(),
-            flushed: AtomicU64::new(u64::MAX),
-            shed: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
+            departed: AtomicU64::new(0),
             flush_wanted: Notify::new(),
             counters: Counters::default(),
             checkpoint_asked: AtomicBool::new(false),
@@ -292,13 +382,24 @@ impl ShardShared {
         Lsn(self.flushed.load(Ordering::Acquire))
     }
 
+    pub fn departed_lsn(&self) -> Lsn {
+        Lsn(self.departed.load(Ordering::Acquire))
+    }
+
+    /// Takes over what was recovered.
+    pub fn recovered(&self, state: &State, checkpoint: Lsn) {
+        self.counters.checkpoint.store(checkpoint.0, Ordering::Relaxed);
+        self.counters.checkpoint_begun.store(checkpoint.0, Ordering::Relaxed);
+        self.departed.store(state.departed().0, Ordering::Release);
+    }
+
     /// Drops what waits in the mailbox: its callers learn that the outcome is unknown.
     pub fn drop_mail(self: &Arc<Self>, directory: &Directory) {
         let mut mail = Vec::new();
         self.mailbox.take(&mut mail);
         for envelope in &mail {
             give_back_claims(envelope.claiming(), directory);
-            drop(Permits::new(Arc::clone(self), envelope.commands().len() as u64));
+            drop(Permits::new(Arc::clone(self), envelope.permits()));
         }
     }
 }
@@ -310,4 +411,15 @@ pub(crate) fn give_back_claims(commands: &[Command], directory: &Directory) {
             directory.give_back(order_no);
         }
     }
+}
+
+/// Admits commands to a shard, all or none; their claims go back when they are not admitted.
+pub(crate) fn enter(shared: &ShardShared, commands: &[Command], directory: &Directory) -> Result<(), Refusal> {
+    let count = commands.len() as u64;
+    if shared.gate.enter(count) {
+        return Ok(());
+    }
+    shared.counters.overloaded.fetch_add(count, Ordering::Relaxed);
+    give_back_claims(commands, directory);
+    Err(Refusal::Overloaded)
 }

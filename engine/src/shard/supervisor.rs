@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::actor::{ShardActor, ShardArguments};
-use super::shared::ShardShared;
+use super::parts::ShardParts;
 use crate::checkpoint::CheckpointStore;
-use crate::context::Context;
 use crate::ids::ShardId;
 use crate::journal::JournalReader;
 use crate::limits::{MAX_SHARD_REBUILDS, SHARD_REBUILD_WINDOW_SECONDS};
@@ -24,8 +23,7 @@ const BACKLOG_POLL: Duration = Duration::from_millis(1);
 pub(crate) struct Supervisor;
 
 pub(crate) struct SupervisorArguments {
-    pub context: Arc<Context>,
-    pub shards: Vec<Arc<ShardShared>>,
+    pub parts: ShardParts,
     /// The recovered state of each shard.
     pub states: Vec<State>,
     pub reader: Arc<dyn JournalReader>,
@@ -33,8 +31,7 @@ pub(crate) struct SupervisorArguments {
 }
 
 pub(crate) struct Supervised {
-    context: Arc<Context>,
-    shards: Vec<Arc<ShardShared>>,
+    parts: ShardParts,
     reader: Arc<dyn JournalReader>,
     checkpoints: Arc<dyn CheckpointStore>,
     actors: HashMap<ActorId, ShardId>,
@@ -57,10 +54,10 @@ impl Actor for Supervisor {
         myself: ActorRef<SupervisorMessage>,
         arguments: SupervisorArguments,
     ) -> Result<Supervised, ActorProcessingErr> {
-        let SupervisorArguments { context, shards, states, reader, checkpoints } = arguments;
-        let rebuilds = shards.iter().map(|_| VecDeque::new()).collect();
+        let SupervisorArguments { parts, states, reader, checkpoints } = arguments;
+        let rebuilds = parts.shards.iter().map(|_| VecDeque::new()).collect();
         let mut supervised =
-            Supervised { context, shards, reader, checkpoints, actors: HashMap::new(), rebuilds };
+            Supervised { parts, reader, checkpoints, actors: HashMap::new(), rebuilds };
         for state in states {
             supervised.start(&myself, state).await?;
         }
@@ -76,7 +73,7 @@ impl Actor for Supervisor {
         match *rebuilt {
             Ok(state) => {
                 supervised.start(&myself, state).await?;
-                let shared = &supervised.shards[shard.index()];
+                let shared = &supervised.parts.shards[shard.index()];
                 shared.counters.rebuilds.fetch_add(1, Ordering::Relaxed);
                 shared.rebuilding.store(false, Ordering::Release);
                 tracing::warn!(%shard, "the shard is rebuilt and goes on");
@@ -109,9 +106,8 @@ impl Supervised {
         state: State,
     ) -> Result<(), ActorProcessingErr> {
         let shard = state.shard();
-        let shared = Arc::clone(&self.shards[shard.index()]);
-        let context = Arc::clone(&self.context);
-        let arguments = ShardArguments { context, shared: Arc::clone(&shared), state };
+        let shared = Arc::clone(&self.parts.shards[shard.index()]);
+        let arguments = ShardArguments { parts: self.parts.clone(), shared: Arc::clone(&shared), state };
         let (actor, _) = ShardActor::spawn_linked(None, ShardActor, arguments, myself.get_cell()).await?;
         self.actors.insert(actor.get_id(), shard);
         shared.set_actor(Some(actor));
@@ -119,7 +115,7 @@ impl Supervised {
     }
 
     fn rebuild(&mut self, myself: &ActorRef<SupervisorMessage>, shard: ShardId) {
-        let shared = Arc::clone(&self.shards[shard.index()]);
+        let shared = Arc::clone(&self.parts.shards[shard.index()]);
         shared.rebuilding.store(true, Ordering::Release);
         shared.set_actor(None);
         let recent = &mut self.rebuilds[shard.index()];
@@ -131,18 +127,19 @@ impl Supervised {
         }
         recent.push_back(Instant::now());
         let (reader, checkpoints) = (Arc::clone(&self.reader), Arc::clone(&self.checkpoints));
-        let (shards, myself) = (self.context.options.shards, myself.clone());
-        let context = Arc::clone(&self.context);
+        let (shards, myself) = (self.parts.options.shards, myself.clone());
+        let (poison, known, clock) = (Arc::clone(&self.parts.poison), Arc::clone(&self.parts.known), Arc::clone(&self.parts.clock));
         tokio::spawn(async move {
             // What it handed over before it failed is in the hands of the writer, whose callers get their answers.
             // The writer always comes to it, or the journal is poisoned and no more than what is durable counts.
-            while shared.backlog.bytes() > 0 && context.poison.get().is_none() {
+            while shared.backlog.bytes() > 0 && poison.get().is_none() {
                 tokio::time::sleep(BACKLOG_POLL).await;
             }
             let recovered = tokio::task::spawn_blocking(move || {
-                recover_audited(shard, shards, reader.as_ref(), checkpoints.as_ref())
-                    .map(|recovered| recovered.state)
-                    .map_err(|error| error.to_string())
+                let recovered = recover_audited(shard, shards, reader.as_ref(), checkpoints.as_ref());
+                let recovered = recovered.map_err(|error| error.to_string())?;
+                known.add_departed(recovered.departed, clock.now());
+                Ok(recovered.state)
             });
             let rebuilt = recovered.await.unwrap_or_else(|error| Err(error.to_string()));
             drop(myself.cast(SupervisorMessage::Rebuilt(shard, Box::new(rebuilt))));
@@ -152,10 +149,10 @@ impl Supervised {
     /// A shard that can't be rebuilt takes no more commands; its callers learn that the outcome is unknown.
     fn give_up(&self, shard: ShardId, problem: &str) {
         tracing::error!(%shard, problem, "the shard can't be rebuilt; restart the server");
-        let shared = &self.shards[shard.index()];
+        let shared = &self.parts.shards[shard.index()];
         shared.failed.store(true, Ordering::Release);
         shared.rebuilding.store(false, Ordering::Release);
         shared.gate.close();
-        shared.drop_mail(&self.context.directory);
+        shared.drop_mail(&self.parts.directory);
     }
 }

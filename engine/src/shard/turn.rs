@@ -1,60 +1,82 @@
-//! What a shard does when it is woken: expire, name chores, forget, take the mail, decide and apply, let closed SKUs go, write a slice of a running checkpoint,
-//! hand over. Never waits; each part is bounded.
+//! What a shard does when it is woken: expire, name chores, forget, take the mail, decide and apply, evict, write a slice of a running
+//! checkpoint, hand over. Never waits; each part is bounded.
+//!
+//! A command about something that is not in memory and may be in the store is put aside ([`waiting`](super::waiting)) until the loader
+//! ([`crate::loader`]) has looked for it; what it found is logged here before the command is decided ([`load`](super::load)).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::shared::{Envelope, Permits, Reply, ShardShared, give_back_claims, has_claim};
-use crate::checkpointer::CheckpointMessage;
+use tokio::time::Instant;
+
+use super::parts::ShardParts;
+use super::shared::{Envelope, Permits, PinAnswer, Reply, ShardAnswer, ShardShared, give_back_claims, has_claim};
+use super::waiting::{Absent, Held, Learned, Lessons, View, Waiting};
 use crate::checkpoint::CheckpointEnd;
+use crate::checkpointer::CheckpointMessage;
 use crate::clock::Timestamp;
-use crate::command::{Action, Command, Release};
-use crate::context::Context;
+use crate::command::{Action, Command};
 use crate::event::{Change, Event};
 use crate::home::{DecisionKind, HomeChange};
-use crate::ids::Lsn;
+use crate::ids::{Epoch, Lsn, OrderNo, SkuId};
 use crate::journal::Group;
 use crate::limits::{
-    CHECKPOINT_ENTRIES_PER_TURN, MAX_CHORES_PER_TURN, MAX_COMMANDS_PER_TURN, MAX_EXPIRIES_PER_TURN, MAX_FORGOTTEN_EVENTS_PER_TURN,
-    MAX_LEAVING_EVENTS_PER_TURN, MAX_TURN_BYTES, MAX_UNSYNCED_BYTES,
+    CHECKPOINT_ENTRIES_PER_TURN, MAX_CHORES_PER_TURN, MAX_COMMANDS_PER_TURN, MAX_EVICTIONS_PER_TURN,
+    MAX_EXPIRIES_PER_TURN, MAX_FORGOTTEN_EVENTS_PER_TURN, MAX_TURN_BYTES, MAX_UNSYNCED_BYTES,
 };
-use crate::outcome::{Outcome, Refusal};
-use crate::spanning::{Chore, STEP_SPLIT};
-use crate::state::{Capture, Decision, State};
+use crate::loader::micros;
+use crate::outcome::{Answer, Effect, Outcome, Refusal};
+use crate::spanning::Chore;
+use crate::state::{Capture, Decision, Departed, Need, State};
+use crate::store_link::add;
 use crate::sync::StockCell;
 use crate::views::ViewUpdate;
 use crate::writer::{HandOver, WriterMessage};
 
 /// The single writer of a shard.
 pub(crate) struct Shard {
-    context: Arc<Context>,
-    shared: Arc<ShardShared>,
-    state: State,
+    pub(super) parts: ShardParts,
+    pub(super) shared: Arc<ShardShared>,
+    pub(super) state: State,
     /// The view of each stock, by the stock's number; `bool`: the views know it.
     cells: Vec<(Arc<StockCell>, bool)>,
-    work: Work,
+    pub(super) work: Work,
+    /// Unknown SKUs.
+    pub(super) absent: Absent,
+    /// Wanted from a store that had not taken in yet what left memory, or that went back in time: asked for again then.
+    pub(super) again: Vec<Need>,
+    pub(super) again_at: Instant,
+    /// The epoch in which it logs; `None`: nothing is logged yet.
+    epoch: Option<Epoch>,
     checkpoint: Checkpointing,
 }
 
 /// Commands on their way through the shard. When the shard panics its drop tells their callers: replies are
-/// dropped (outcome unknown), claims and places in the gate come back.
-struct Work {
-    context: Arc<Context>,
+/// dropped (outcome unknown), claims and permits come back.
+pub(super) struct Work {
+    parts: ShardParts,
     shared: Arc<ShardShared>,
     /// Taken from the mailbox, in order.
-    pending: VecDeque<Envelope>,
-    /// Commands of the first pending envelope that are decided.
+    pub(super) pending: VecDeque<Envelope>,
+    /// Those that waited and wait for nothing more, before what is pending.
+    pub(super) ready: VecDeque<Held>,
+    /// Those that wait for something from the store.
+    pub(super) waiting: Waiting,
+    /// Commands of the first envelope (of those ready, or else of those pending) that are decided.
     front_decided: usize,
     /// Memory for the next take.
     spare: Vec<Envelope>,
     /// Applied in this turn, not handed over yet.
     events: Vec<Event>,
     replies: Vec<Reply>,
-    /// Commands of `replies`.
+    /// Permits of `replies`.
     decided: u64,
-    /// A SKU leaves with these events: the store is to hear of it soon.
-    urgent: bool,
+    /// Orders that left memory with these events.
+    departed: Vec<OrderNo>,
+    /// SKUs that are kept in memory with these events, or no longer.
+    pinned: Vec<(SkuId, bool)>,
 }
 
 /// The checkpoint of a shard, as it comes along.
@@ -65,16 +87,25 @@ enum Checkpointing {
     Written { end: CheckpointEnd },
 }
 
+/// What the commands of one turn came to.
+#[derive(Default)]
+struct Tally {
+    commands: usize,
+    refusals: u64,
+    expired: usize,
+    bytes: u64,
+}
+
 impl Shard {
-    pub fn new(context: Arc<Context>, shared: Arc<ShardShared>, mut state: State) -> Self {
+    pub fn new(parts: ShardParts, shared: Arc<ShardShared>, mut state: State) -> Self {
         // Whatever was recovered is durable: the views may show it.
         let mut cells = Vec::new();
         for number in state.take_touched() {
             let stock = state.stock_view(number);
-            let known = context.views.cell(&stock.sku_id, stock.warehouse_id);
+            let known = parts.views.cell(&stock.sku_id, stock.warehouse_id);
             let new = known.is_none();
             let cell = known.unwrap_or_default();
-            context.views.publish(ViewUpdate { cell: Arc::clone(&cell), stock, new });
+            parts.views.publish(ViewUpdate { cell: Arc::clone(&cell), stock, new });
             let number = number as usize;
             if cells.len() <= number {
                 cells.resize_with(number + 1, || (Arc::default(), false));
@@ -84,17 +115,31 @@ impl Shard {
         shared.durable.publish(state.applied().0);
         shared.counters.applied.store(state.applied().0, Ordering::Relaxed);
         let work = Work {
-            context: Arc::clone(&context),
+            parts: parts.clone(),
             shared: Arc::clone(&shared),
             pending: VecDeque::new(),
+            ready: VecDeque::new(),
+            waiting: Waiting::default(),
             front_decided: 0,
             spare: Vec::new(),
             events: Vec::new(),
             replies: Vec::new(),
             decided: 0,
-            urgent: false,
+            departed: Vec::new(),
+            pinned: Vec::new(),
         };
-        let shard = Self { context, shared, state, cells, work, checkpoint: Checkpointing::None };
+        let shard = Self {
+            parts,
+            shared,
+            state,
+            cells,
+            work,
+            absent: Absent::default(),
+            again: Vec::new(),
+            again_at: Instant::now(),
+            epoch: None,
+            checkpoint: Checkpointing::None,
+        };
         shard.publish_sizes();
         shard
     }
@@ -108,30 +153,46 @@ impl Shard {
     pub fn turn(&mut self) -> bool {
         self.shared.mailbox.begin_turn();
         self.shared.counters.turns.fetch_add(1, Ordering::Relaxed);
-        if self.context.poison.get().is_some() {
+        if self.parts.poison.get().is_some() {
             self.answer_poisoned();
+            return false;
+        }
+        if let Err(refusal) = self.parts.fence.check() {
+            self.answer_fenced(&refusal);
             return false;
         }
         if !self.shared.backlog.may_go_on(MAX_UNSYNCED_BYTES) {
             return false;
         }
         let first = self.state.applied().next();
-        let now = self.context.clock.now();
+        let now = self.parts.clock.now();
+        self.log_epoch(now);
         let more_expire = self.expire(now);
         let more_chores = self.name_chores(now);
         let more_forgotten = self.forget(now);
         self.take_mail();
+        self.take_late();
         self.decide(now);
-        // Behind the commands: what they closed begins to leave at once.
-        let more_leave = self.leave(now);
+        let more_evict = self.evict(now);
         let more_checkpoint = self.checkpoint();
         self.hand_over(first);
-        more_expire || more_chores || more_forgotten || more_leave || more_checkpoint || !self.work.pending.is_empty()
+        let more_mail = !self.work.pending.is_empty() || !self.work.ready.is_empty();
+        more_expire || more_chores || more_forgotten || more_evict || more_checkpoint || more_mail
+    }
+
+    /// The first event of each start, and of each epoch.
+    fn log_epoch(&mut self, now: Timestamp) {
+        let epoch = self.parts.epoch();
+        if self.epoch != Some(epoch) {
+            self.epoch = Some(epoch);
+            let event = self.state.event(self.state.decide_started(epoch), now);
+            self.apply(event);
+        }
     }
 
     /// `true`: more are due.
     fn expire(&mut self, now: Timestamp) -> bool {
-        if let Some(checks) = &self.context.checks {
+        if let Some(checks) = &self.parts.checks {
             // The order service is asked first, as far as there is room; the others stay due.
             let places = checks.places(MAX_EXPIRIES_PER_TURN);
             let due = self.state.take_due_orders(now, places.count());
@@ -154,11 +215,10 @@ impl Shard {
         self.shared.counters.expired.fetch_add(orders as u64, Ordering::Relaxed);
     }
 
-    /// Names branches that are to ask their home, and orders whose branches are to be told. What finds no room in the queue is named
-    /// at the next tick. `true`: there may be more.
+    /// Gives the keeper what is to be asked and told, as far as it has room; the rest stays due. `true`: there is more.
     fn name_chores(&mut self, now: Timestamp) -> bool {
         for _ in 0..MAX_CHORES_PER_TURN {
-            let Ok(room) = self.context.chores.try_reserve() else { return false };
+            let Ok(room) = self.parts.chores.try_reserve() else { return false };
             let chore = match self.state.take_due_branches(now, 1).pop() {
                 Some(branch) => Some(Chore::Ask(branch)),
                 None => self.state.take_unsent(now, 1).pop().map(Chore::Carry),
@@ -169,43 +229,44 @@ impl Shard {
         true
     }
 
-    /// `true`: more is to be forgotten.
+    /// Ended orders and requests leave memory: by age, by number, and when all of it takes too much memory. `true`: more is to be forgotten.
     fn forget(&mut self, now: Timestamp) -> bool {
-        let options = self.context.options.clone();
+        let options = &self.parts.options;
         let before = now.minus_millis(options.remember_seconds.saturating_mul(1000));
-        for _ in 0..MAX_FORGOTTEN_EVENTS_PER_TURN {
-            let forget = self.state.next_forgotten(before, options.remember_max, now, self.shared.flushed_lsn());
-            let Some(forget) = forget else { return false };
+        // Above the bound in bytes a batch less at a time: they are what is missed least.
+        let is_crowded = self.state.sizes().bytes > options.max_bytes;
+        let max = if is_crowded { 0 } else { options.remember_max };
+        let events = if is_crowded { 1 } else { MAX_FORGOTTEN_EVENTS_PER_TURN };
+        for _ in 0..events {
+            let Some(forget) = self.state.next_forgotten(before, max, now, self.shared.flushed_lsn()) else {
+                return false;
+            };
             let counters = &self.shared.counters;
             counters.forgotten.fetch_add(forget.count as u64, Ordering::Relaxed);
             counters.forgotten_early.fetch_add(forget.early as u64, Ordering::Relaxed);
             self.apply(forget.event);
         }
-        true
+        !is_crowded
     }
 
-    /// `true`: more is to leave.
-    fn leave(&mut self, now: Timestamp) -> bool {
-        for _ in 0..MAX_LEAVING_EVENTS_PER_TURN {
-            let Some(event) = self.state.next_leaving(now) else { return false };
-            let step = match &event.change {
-                Change::Withdrawn { .. } => {
-                    self.work.urgent = true;
-                    "demote.withdrawn"
-                }
-                Change::Split { orders } => {
-                    let shard = self.shared.id;
-                    orders.iter().for_each(|order_no| self.context.directory.own_spanning(order_no, shard));
-                    STEP_SPLIT
-                }
-                _ => {
-                    let lsn = self.state.applied().next();
-                    self.shared.shed.store(lsn.0, Ordering::Release);
-                    "demote.shed"
-                }
+    /// SKUs leave memory when there are too many. `true`: more are to leave.
+    fn evict(&mut self, now: Timestamp) -> bool {
+        let options = &self.parts.options;
+        let (max_skus, max_bytes) = (options.max_resident_skus, options.max_bytes);
+        for _ in 0..MAX_EVICTIONS_PER_TURN {
+            let sizes = self.state.sizes();
+            if sizes.skus <= max_skus && sizes.bytes <= max_bytes {
+                return false;
+            }
+            let (waiting, flushers) = (&self.work.waiting, &self.parts.flushers);
+            let may_leave = |sku_id: &SkuId| !waiting.is_pinned(sku_id) && flushers.may_leave(sku_id);
+            let Some(event) = self.state.next_eviction(self.shared.flushed_lsn(), may_leave, now) else {
+                // What is there is in use or not flushed: the next turn that comes looks on.
+                return false;
             };
             self.apply(event);
-            self.context.failpoint(step);
+            add(&self.shared.counters.evicted, 1);
+            self.parts.failpoints.reach("evict.logged");
         }
         true
     }
@@ -222,58 +283,276 @@ impl Shard {
         }
     }
 
-    /// Decides what is pending, up to the bounds of a turn; always at least one envelope.
-    fn decide(&mut self, now: Timestamp) {
-        let (mut commands, mut refusals, mut expired, mut bytes) = (0, 0, 0, 0);
-        while commands < MAX_COMMANDS_PER_TURN && bytes < MAX_TURN_BYTES {
-            // It stays at the front while it is worked on, so that a panic finds it there.
-            let Some(envelope) = self.work.pending.front() else { break };
-            let count = envelope.commands().len();
-            let mut outcomes = Vec::new();
-            let mut one = None;
-            for index in 0..count {
-                let envelope = &self.work.pending[0];
-                let manner = Manner {
-                    may_cancel: match envelope {
-                        Envelope::Exact { may_cancel, .. } => *may_cancel,
-                        Envelope::One(..) | Envelope::Many(..) => !self.context.with_store,
-                        Envelope::Branches(..) => true,
-                    },
-                    may_claim: !matches!(envelope, Envelope::Branches(..)),
-                };
-                let is_exact = matches!(envelope, Envelope::Exact { .. } | Envelope::Branches(..));
-                let command = &envelope.commands()[index];
-                let (mut outcome, event) = run(&self.context, &mut self.state, command, manner, now);
-                if self.context.with_store && !is_exact {
-                    come_back(&mut outcome, command);
-                }
-                bytes += event.as_ref().map_or(0, Event::weight);
-                refusals += u64::from(outcome.is_err());
-                expired += usize::from(event.as_ref().is_some_and(Event::is_expiry));
-                self.work.events.extend(event);
-                self.work.front_decided = index + 1;
-                if count == 1 { one = Some(outcome) } else { outcomes.push(outcome) }
-            }
-            commands += count;
-            self.work.decided += count as u64;
-            self.work.front_decided = 0;
-            let reply = match (self.work.pending.pop_front(), one) {
-                (Some(Envelope::One(_, to) | Envelope::Exact { to, .. }), Some(outcome)) => Reply::One(to, outcome),
-                (Some(Envelope::Many(_, to) | Envelope::Branches(_, to)), one) => Reply::Many(to, one.map_or(outcomes, |one| vec![one])),
-                (Some(Envelope::One(..) | Envelope::Exact { .. }) | None, _) => unreachable!("one command has one outcome"),
-            };
-            self.work.replies.push(reply);
+    /// Those that waited long enough are decided as far as they can be; what has to be asked for again is.
+    fn take_late(&mut self) {
+        if self.work.waiting.commands() == 0 {
+            self.again.clear();
+            return;
         }
+        let now = Instant::now();
+        let late = self.work.waiting.take_late(now, || self.parts.loader.late());
+        self.work.ready.extend(late);
+        if !self.again.is_empty() && now >= self.again_at {
+            self.parts.loader.want(self.shared.id, std::mem::take(&mut self.again));
+        }
+    }
+
+    /// Decides what waits for nothing, up to the bounds of a turn; always at least one envelope.
+    fn decide(&mut self, now: Timestamp) {
+        let mut tally = Tally::default();
+        while tally.commands < MAX_COMMANDS_PER_TURN && tally.bytes < MAX_TURN_BYTES && self.decide_front(now, &mut tally) {}
         let counters = &self.shared.counters;
-        counters.commands.fetch_add(commands as u64, Ordering::Relaxed);
-        counters.refusals.fetch_add(refusals, Ordering::Relaxed);
-        self.count_expired(expired);
+        counters.commands.fetch_add(tally.commands as u64, Ordering::Relaxed);
+        counters.refusals.fetch_add(tally.refusals, Ordering::Relaxed);
+        self.count_expired(tally.expired);
+    }
+
+    /// Decides the first envelope, or puts it aside. `false`: there is none.
+    fn decide_front(&mut self, now: Timestamp, tally: &mut Tally) -> bool {
+        if self.work.ready.is_empty() {
+            match self.work.pending.front() {
+                None => return false,
+                Some(Envelope::Loaded(_)) => {
+                    let before = self.work.events.len();
+                    if let Some(Envelope::Loaded(answer)) = self.work.pending.pop_front() {
+                        self.take_loaded(answer, now);
+                    }
+                    tally.bytes += self.work.events[before..].iter().map(Event::weight).sum::<u64>();
+                    return true;
+                }
+                Some(_) => {}
+            }
+        }
+        if self.put_behind() || self.put_aside() {
+            tally.commands += 1;
+            return true;
+        }
+        match self.work.front().map(|(envelope, _)| envelope) {
+            Some(Envelope::Pin { .. }) => self.decide_pin(now),
+            Some(Envelope::Images { .. }) => self.show_images(),
+            _ => self.decide_commands(now, tally),
+        }
+        true
+    }
+
+    /// Behind an envelope of the same batch that waits.
+    fn put_behind(&mut self) -> bool {
+        let work = &mut self.work;
+        match work.ready.front() {
+            Some(held) if held.is_head() || held.envelope.batch().is_none() => false,
+            Some(_) => {
+                let Some(held) = work.ready.pop_front() else { return false };
+                let (since, until) = (held.since, held.until);
+                match work.waiting.put_behind(held.envelope) {
+                    None => true,
+                    Some(envelope) => {
+                        work.ready.push_front(Held::new(envelope, since, until));
+                        false
+                    }
+                }
+            }
+            None if work.pending.front().is_none_or(|envelope| envelope.batch().is_none()) => false,
+            None => match work.pending.pop_front().and_then(|envelope| work.waiting.put_behind(envelope)) {
+                None => true,
+                Some(envelope) => {
+                    work.pending.push_front(envelope);
+                    false
+                }
+            },
+        }
+    }
+
+    /// The first envelope waits, if its commands need something from the store.
+    fn put_aside(&mut self) -> bool {
+        let Some((envelope, lessons)) = self.work.front() else { return false };
+        let mut needs = Vec::new();
+        let view = view(&self.parts, &self.state, &self.absent, lessons);
+        match envelope {
+            Envelope::Pin { skus, hot: true, .. } => {
+                let is_needed = |sku_id: &&SkuId| !self.state.is_resident(sku_id) && !crate::state::Stored::lacks_sku(&view, sku_id);
+                needs.extend(skus.iter().filter(is_needed).cloned().map(Need::Sku));
+            }
+            envelope => envelope.commands().iter().for_each(|command| self.state.needs(command, &view, &mut needs)),
+        }
+        if let Some(lessons) = lessons {
+            // What was learned of these does not change by asking again.
+            needs.retain(|need| !matches!(lessons.get(need), Some(Learned::Elsewhere(_) | Learned::Going | Learned::Refused(_))));
+        }
+        if needs.is_empty() {
+            return false;
+        }
+        let pins = pins_of(envelope);
+        let since = Instant::now();
+        let wait = Duration::from_millis(self.parts.options.load_wait_ms);
+        let work = &mut self.work;
+        let held = work.ready.pop_front();
+        let held = held.or_else(|| work.pending.pop_front().map(|envelope| Held::new(envelope, since, since + wait)));
+        let Some(mut held) = held else { return false };
+        if work.waiting.has_room(needs.len()) {
+            let new = work.waiting.put(held, needs, pins);
+            self.parts.loader.want(self.shared.id, new);
+            return true;
+        }
+        held.lessons.extend(needs.into_iter().map(|need| (need, Learned::Refused(Refusal::Overloaded))));
+        work.ready.push_front(held);
+        false
+    }
+
+    fn decide_commands(&mut self, now: Timestamp, tally: &mut Tally) {
+        // It stays at the front while it is worked on, so that a panic finds it there.
+        let count = self.work.front().map_or(0, |(envelope, _)| envelope.commands().len());
+        let mut answers = Vec::new();
+        let mut one = None;
+        for index in 0..count {
+            let Some((envelope, lessons)) = self.work.front() else { break };
+            let may_claim = !matches!(envelope, Envelope::Branches(..));
+            let command = &envelope.commands()[index];
+            let (answer, event) = run(&self.parts, &mut self.state, &self.absent, lessons, command, may_claim, now);
+            if let ShardAnswer::Outcome(Err(refusal)) = &answer {
+                tally.refusals += 1;
+                if matches!(refusal, Refusal::UnknownSku { .. }) {
+                    add(&self.shared.counters.absent_hits, 1);
+                }
+            }
+            if let Some(event) = event {
+                tally.bytes += event.weight();
+                tally.expired += usize::from(event.is_expiry());
+                self.note(&event);
+                self.work.events.push(event);
+            }
+            self.work.front_decided = index + 1;
+            if count == 1 { one = Some(answer) } else { answers.push(answer) }
+        }
+        tally.commands += count;
+        self.work.front_decided = 0;
+        let reply = match (self.pop_front(), one) {
+            (Some(Envelope::One(_, to)), Some(answer)) => Reply::One(to, answer),
+            (Some(Envelope::Many(_, _, to) | Envelope::Branches(_, to)), one) => {
+                Reply::Many(to, one.map_or(answers, |one| vec![one]))
+            }
+            (Some(Envelope::One(..) | Envelope::Pin { .. } | Envelope::Images { .. } | Envelope::Loaded(_)) | None, _) => {
+                unreachable!("one command has one answer")
+            }
+        };
+        self.work.replies.push(reply);
+    }
+
+    fn decide_pin(&mut self, now: Timestamp) {
+        let Some((Envelope::Pin { skus, hot, .. }, lessons)) = self.work.front() else { return };
+        let hot = *hot;
+        let (mut answers, mut changed): (Vec<PinAnswer>, Vec<SkuId>) = (Vec::with_capacity(skus.len()), Vec::new());
+        for sku_id in skus {
+            answers.push(match self.state.decide_pinned(std::slice::from_ref(sku_id), hot) {
+                Ok(None) => Ok(Effect::Replayed),
+                Ok(Some(_)) => {
+                    changed.push(sku_id.clone());
+                    Ok(Effect::Changed)
+                }
+                Err(refusal) => match lessons.and_then(|lessons| lessons.get(&Need::Sku(sku_id.clone()))) {
+                    Some(Learned::Refused(refusal)) => Err(refusal.clone()),
+                    _ => Err(refusal),
+                },
+            });
+        }
+        match self.state.decide_pinned(&changed, hot) {
+            Ok(None) => {}
+            Ok(Some(change)) => {
+                let event = self.state.event(change, now);
+                self.apply(event);
+            }
+            Err(refusal) => answers.iter_mut().filter(|answer| **answer == Ok(Effect::Changed)).for_each(|answer| {
+                *answer = Err(refusal.clone());
+            }),
+        }
+        if let Some(Envelope::Pin { to, .. }) = self.pop_front() {
+            self.work.replies.push(Reply::Pinned(to, answers));
+        }
+    }
+
+    /// Answered, like everything, when the last event is durable.
+    fn show_images(&mut self) {
+        let Some((Envelope::Images { skus, .. }, _)) = self.work.front() else { return };
+        let images = skus.iter().flat_map(|sku_id| self.state.images_of_sku(sku_id)).collect();
+        let images = Ok((self.state.applied(), images));
+        if let Some(Envelope::Images { to, .. }) = self.pop_front() {
+            self.work.replies.push(Reply::Images(to, images));
+        }
+    }
+
+    /// The first envelope was decided.
+    fn pop_front(&mut self) -> Option<Envelope> {
+        let work = &mut self.work;
+        let Some(held) = work.ready.pop_front() else {
+            let envelope = work.pending.pop_front();
+            work.decided += envelope.as_ref().map_or(0, Envelope::permits);
+            return envelope;
+        };
+        work.decided += held.envelope.permits();
+        let counters = &self.shared.counters;
+        add(&counters.waits, 1);
+        add(&counters.wait_micros, micros(held.since.elapsed()));
+        if let Some(batch) = held.envelope.batch().filter(|_| held.is_head()) {
+            let (since, wait) = (Instant::now(), Duration::from_millis(self.parts.options.load_wait_ms));
+            for envelope in work.waiting.follow(batch).into_iter().rev() {
+                work.ready.push_front(Held::new(envelope, since, since + wait));
+            }
+        }
+        Some(held.envelope)
     }
 
     /// Applies an event that no command asked for.
-    fn apply(&mut self, event: Event) {
+    pub(super) fn apply(&mut self, event: Event) {
         apply(&mut self.state, &event);
+        self.note(&event);
         self.work.events.push(event);
+    }
+
+    /// What the others are to know of an event that was applied.
+    fn note(&mut self, event: &Event) {
+        match &event.change {
+            Change::StockCreated { sku_id, .. } => self.absent.remove(sku_id),
+            Change::Loaded { sku_id, stocks } => {
+                self.absent.remove(sku_id);
+                if stocks.iter().any(|stock| stock.hot) {
+                    self.work.pinned.push((sku_id.clone(), true));
+                }
+            }
+            Change::OrdersLoaded { orders, .. } => {
+                let orders = orders.iter().map(|order| &order.order_no).filter(|order_no| !order_no.is_branch());
+                orders.for_each(|order_no| self.parts.directory.own(order_no, self.shared.id));
+            }
+            Change::Home(change) => {
+                if matches!(**change, HomeChange::Reserved { .. } | HomeChange::Loaded(_)) {
+                    self.parts.directory.own_spanning(change.order_no(), self.shared.id);
+                }
+            }
+            Change::Pinned { skus, hot } => self.work.pinned.extend(skus.iter().map(|sku_id| (sku_id.clone(), *hot))),
+            Change::Forgotten { .. } | Change::Evicted { .. } => self.note_departed(event.at),
+            Change::StockChanged { .. }
+            | Change::StatusChanged { .. }
+            | Change::Reserved { .. }
+            | Change::Confirmed { .. }
+            | Change::Released { .. }
+            | Change::Cancelled { .. }
+            | Change::Expired { .. }
+            | Change::Extended { .. }
+            | Change::Returned { .. }
+            | Change::Started { .. } => {}
+        }
+    }
+
+    /// What left memory is known before the directory lets go of it.
+    fn note_departed(&mut self, at: Timestamp) {
+        self.shared.departed.store(self.state.departed().0, Ordering::Release);
+        for departed in self.state.take_departed() {
+            match departed {
+                Departed::Order(order_no) => {
+                    self.parts.known.add_order(&order_no, at);
+                    self.work.departed.push(order_no);
+                }
+                Departed::Request(sku_id, request_id) => self.parts.known.add_request(&sku_id, &request_id, at),
+            }
+        }
     }
 
     /// Gives everything that was decided to the journal writer; answers at once what rests on nothing new.
@@ -286,7 +565,7 @@ impl Shard {
         let events = std::mem::take(&mut self.work.events);
         if events.is_empty() && self.shared.durable_lsn() >= last {
             drop(permits);
-            replies.into_iter().for_each(|reply| reply.send(&self.context.chores));
+            replies.into_iter().for_each(|reply| reply.send(&self.parts.chores));
             return;
         }
         if events.is_empty() && replies.is_empty() {
@@ -301,13 +580,13 @@ impl Shard {
             }
         }
         let views = self.view_updates();
-        let forgotten = self.state.take_forgotten();
+        let departed = std::mem::take(&mut self.work.departed);
+        let pinned = std::mem::take(&mut self.work.pinned);
         let group = (!events.is_empty()).then_some(Group { shard: self.shared.id, first, events });
         let shared = Arc::clone(&self.shared);
         shared.backlog.add(bytes);
-        let urgent = std::mem::take(&mut self.work.urgent);
-        let hand_over = HandOver { shared, group, last, left, views, forgotten, replies, permits, bytes, urgent };
-        if let Err(refused) = self.context.inbox.put(WriterMessage::HandOver(hand_over)) {
+        let hand_over = HandOver { shared, group, last, left, views, departed, pinned, replies, permits, bytes };
+        if let Err(refused) = self.parts.inbox.put(WriterMessage::HandOver(hand_over)) {
             // The writer is gone, which happens only behind a panic of its own: nothing more can be made durable.
             refused.fail();
         }
@@ -331,7 +610,7 @@ impl Shard {
 
     /// A slice of the running checkpoint, or the begin of one that is due. `true`: go on at once.
     fn checkpoint(&mut self) -> bool {
-        let messages = &self.context.checkpointer;
+        let messages = &self.parts.checkpointer;
         match &mut self.checkpoint {
             Checkpointing::None => {
                 let begin = self.state.applied();
@@ -348,7 +627,11 @@ impl Shard {
                 match self.state.capture(at, CHECKPOINT_ENTRIES_PER_TURN) {
                     Some(images) => place.send(CheckpointMessage::Slice { shard: self.shared.id, images }),
                     None => {
-                        let end = CheckpointEnd { end: self.state.applied(), time: self.state.time() };
+                        let end = CheckpointEnd {
+                            end: self.state.applied(),
+                            time: self.state.time(),
+                            departed: self.state.departed(),
+                        };
                         self.checkpoint = Checkpointing::Written { end };
                     }
                 }
@@ -374,7 +657,7 @@ impl Shard {
         let events = now_at.0.saturating_sub(last);
         // A large state is written less often, so that checkpoints never write much more than the journal does.
         let sizes = self.state.sizes();
-        let due = self.context.options.checkpoint_events.max((sizes.orders + sizes.stocks) as u64);
+        let due = self.parts.options.checkpoint_events.max((sizes.orders + sizes.stocks) as u64);
         let asked = self.shared.checkpoint_asked.swap(false, Ordering::AcqRel);
         let begin = (events >= due || asked) && events > 0;
         if begin {
@@ -385,119 +668,146 @@ impl Shard {
 
     /// After a failed write: only what is durable may be read, everything else has an unknown outcome.
     fn answer_poisoned(&mut self) {
-        self.take_mail();
         let durable = self.shared.durable_lsn();
-        while let Some(envelope) = self.work.pending.pop_front() {
-            let count = envelope.commands().len() as u64;
-            let _permits = Permits::new(Arc::clone(&self.shared), count);
-            give_back_claims(envelope.claiming(), &self.context.directory);
-            let outcome = |command: &Command| match &command.action {
-                Action::GetOrder(order_no) => match self.state.order(order_no) {
-                    Some((lsn, order)) if lsn <= durable => {
-                        Ok(crate::outcome::Answer::Order { order, effect: crate::outcome::Effect::Replayed })
-                    }
-                    _ => Err(Refusal::JournalUnavailable),
-                },
+        self.answer_all(|state, command| match command.map(|command| &command.action) {
+            Some(Action::GetOrder(order_no)) => match state.order(order_no) {
+                Some((lsn, order)) if lsn <= durable => Ok(Answer::Order { order, effect: Effect::Replayed }),
                 _ => Err(Refusal::JournalUnavailable),
-            };
-            match envelope {
-                Envelope::One(command, to) | Envelope::Exact { command, to, .. } => drop(to.send(outcome(&command))),
-                Envelope::Many(commands, to) | Envelope::Branches(commands, to) => {
-                    drop(to.send(commands.iter().map(outcome).collect()));
-                }
-            }
+            },
+            _ => Err(Refusal::JournalUnavailable),
+        });
+    }
+
+    /// Another server may decide by now: nothing is decided or read here.
+    fn answer_fenced(&mut self, refusal: &Refusal) {
+        self.answer_all(|_, _| Err(refusal.clone()));
+        self.publish_sizes();
+    }
+
+    /// Answers everything that is here without deciding it.
+    fn answer_all(&mut self, outcome: impl Fn(&State, Option<&Command>) -> Outcome) {
+        self.take_mail();
+        let work = &mut self.work;
+        let mut all = work.waiting.take_all();
+        all.extend(work.ready.drain(..).map(|held| held.envelope));
+        all.extend(work.pending.drain(..));
+        for envelope in all {
+            let _permits = Permits::new(Arc::clone(&self.shared), envelope.permits());
+            give_back_claims(envelope.claiming(), &self.parts.directory);
+            envelope.answer(|command| outcome(&self.state, command));
         }
     }
 
     fn publish_sizes(&self) {
         let sizes = self.state.sizes();
         let counters = &self.shared.counters;
-        counters.open_orders.store(sizes.open_orders as u64, Ordering::Relaxed);
-        counters.orders.store(sizes.orders as u64, Ordering::Relaxed);
-        counters.stocks.store(sizes.stocks as u64, Ordering::Relaxed);
+        let set = |counter: &AtomicU64, n: usize| counter.store(n as u64, Ordering::Relaxed);
+        set(&counters.open_orders, sizes.open_orders);
+        set(&counters.orders, sizes.orders);
+        set(&counters.stocks, sizes.stocks);
+        set(&counters.resident, sizes.skus);
+        set(&counters.hot, sizes.hot_skus);
+        counters.bytes.store(sizes.bytes, Ordering::Relaxed);
+        counters.waiting.store(self.work.waiting.commands(), Ordering::Relaxed);
     }
 }
 
-/// A reserve of a SKU that is not here may find it elsewhere: it comes back, because its caller kept no copy.
-fn come_back(outcome: &mut Outcome, command: &Command) {
-    if matches!(outcome, Err(Refusal::UnknownSku { .. })) && matches!(command.action, Action::Reserve(_)) {
-        *outcome = Err(Refusal::Moved(Box::new(command.clone())));
+impl Work {
+    /// The envelope that is next, with what it learned if it waited.
+    fn front(&self) -> Option<(&Envelope, Option<&Lessons>)> {
+        match self.ready.front() {
+            Some(held) => Some((&held.envelope, Some(&held.lessons))),
+            None => self.pending.front().map(|envelope| (envelope, None)),
+        }
     }
 }
 
-/// Whether a command would leave a tombstone for an order that the shard does not know.
-fn would_cancel(state: &State, command: &Command) -> bool {
-    match &command.action {
-        Action::Release(Release { order_no, part: None, .. }) => !state.knows_order(order_no),
-        _ => false,
-    }
+fn view<'a>(parts: &'a ShardParts, state: &State, absent: &'a Absent, lessons: Option<&'a Lessons>) -> View<'a> {
+    View { known: &parts.known, absent, lessons, departed: state.departed(), now: Instant::now() }
 }
 
-/// How a command came.
-#[derive(Clone, Copy)]
-struct Manner {
-    /// Otherwise it leaves no tombstone: the store may know the order.
-    may_cancel: bool,
-    /// A command that can make an order came with a claim in the directory.
-    may_claim: bool,
+/// SKUs that have to stay in memory while an envelope waits for others.
+fn pins_of(envelope: &Envelope) -> Vec<SkuId> {
+    match envelope {
+        Envelope::Pin { skus, .. } => skus.clone(),
+        envelope => {
+            let mut skus: Vec<SkuId> = envelope.commands().iter().flat_map(crate::router::skus_of).cloned().collect();
+            skus.sort_unstable();
+            skus.dedup();
+            skus
+        }
+    }
 }
 
 /// Decides one command and applies its event.
 fn run(
-    context: &Context,
+    parts: &ShardParts,
     state: &mut State,
+    absent: &Absent,
+    lessons: Option<&Lessons>,
     command: &Command,
-    Manner { may_cancel, may_claim }: Manner,
+    may_claim: bool,
     now: Timestamp,
-) -> (Outcome, Option<Event>) {
-    if let Some(fault) = &context.before_decide {
+) -> (ShardAnswer, Option<Event>) {
+    if let Some(fault) = &parts.before_decide {
         fault(command);
     }
-    let decision = match command.order_no() {
-        Some(order_no) if !may_cancel && would_cancel(state, command) => {
-            Decision::Answer(Err(Refusal::UnknownOrder { order_no: order_no.clone() }))
-        }
-        _ => state.decide(command, now),
+    let (answer, event) = match undecidable(parts, state, absent, lessons, command) {
+        Some(answer) => (answer, None),
+        None => match state.decide(command, now) {
+            Decision::Answer(outcome) => (ShardAnswer::Outcome(outcome), None),
+            Decision::Elsewhere => (ShardAnswer::NotHere(Box::new(command.clone())), None),
+            Decision::Log(Event { change: Change::Reserved { .. }, .. }) if parts.flushers.is_journal_full() => {
+                (ShardAnswer::Outcome(Err(Refusal::JournalFull)), None)
+            }
+            Decision::Log(event) => {
+                apply(state, &event);
+                (ShardAnswer::Outcome(Ok(state.answer(&event))), Some(event))
+            }
+        },
     };
-    let (outcome, event) = match decision {
-        Decision::Answer(outcome) => (outcome, None),
-        Decision::Log(Event { change: Change::Reserved { .. }, .. })
-            if context.journal_full.load(Ordering::Relaxed) =>
-        {
-            (Err(Refusal::JournalFull), None)
-        }
-        Decision::Log(event) => {
-            apply(state, &event);
-            (Ok(state.answer(&event)), Some(event))
-        }
-    };
-    match event.as_ref().map(|event| &event.change) {
-        // Branches have no entry.
-        _ if !may_claim => {}
-        // The entry is the order's own from here on.
-        Some(Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. }) => {
-            context.directory.made(order_no);
-        }
-        Some(Change::OrdersAdopted { orders, .. }) => {
-            let orders = orders.iter().map(|order| &order.order_no).filter(|order_no| !order_no.is_branch());
-            orders.for_each(|order_no| context.directory.own(order_no, state.shard()));
-        }
-        Some(Change::Home(change)) => {
-            if matches!(**change, HomeChange::Reserved { .. } | HomeChange::Adopted(_)) {
-                context.directory.own_spanning(change.order_no(), state.shard());
+    // Branches have no entry in the directory.
+    if may_claim {
+        match event.as_ref().map(|event| &event.change) {
+            // The entry is the order's own from here on.
+            Some(Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. }) => parts.directory.made(order_no),
+            Some(Change::Home(change)) if has_claim(command) => {
+                if matches!(**change, HomeChange::Reserved { .. }) {
+                    parts.directory.own_spanning(change.order_no(), state.shard());
+                }
+                parts.directory.give_back(change.order_no());
             }
-            if has_claim(command) {
-                context.directory.give_back(change.order_no());
-            }
+            _ => give_back_claims(std::slice::from_ref(command), &parts.directory),
         }
-        _ if has_claim(command) => {
-            if let Some(order_no) = command.order_no() {
-                context.directory.give_back(order_no);
-            }
-        }
-        _ => {}
     }
-    (outcome, event)
+    (answer, event)
+}
+
+/// What is answered to a command that can't be decided here.
+fn undecidable(
+    parts: &ShardParts,
+    state: &State,
+    absent: &Absent,
+    lessons: Option<&Lessons>,
+    command: &Command,
+) -> Option<ShardAnswer> {
+    if let Some(lessons) = lessons.filter(|lessons| !lessons.is_empty()) {
+        let mut needs = Vec::new();
+        state.needs(command, &view(parts, state, absent, Some(lessons)), &mut needs);
+        if let Some(need) = needs.first() {
+            return Some(match (lessons.get(need), need) {
+                (Some(Learned::Elsewhere(shard)), _) => {
+                    ShardAnswer::Elsewhere { shard: *shard, command: Box::new(command.clone()) }
+                }
+                (Some(Learned::Going), Need::Order(order_no)) if !has_claim(command) => {
+                    ShardAnswer::Outcome(Err(Refusal::UnknownOrder { order_no: order_no.clone() }))
+                }
+                (Some(Learned::Refused(refusal)), _) => ShardAnswer::Outcome(Err(refusal.clone())),
+                (Some(Learned::Going | Learned::Absent(_)) | None, _) => ShardAnswer::Outcome(Err(Refusal::Overloaded)),
+            });
+        }
+    }
+    None
 }
 
 /// Applies an event that was just decided.
@@ -512,19 +822,26 @@ fn apply(state: &mut State, event: &Event) {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        let waiting: u64 = self.pending.iter().map(|envelope| envelope.commands().len() as u64).sum();
         // The decided ones of the first envelope gave theirs back, or made an order, whose event is below.
         let mut skip = self.front_decided;
-        for envelope in &self.pending {
+        let held = self.waiting.take_all();
+        let here = self.ready.iter().map(|held| &held.envelope).chain(&self.pending);
+        let mut permits = self.decided;
+        for envelope in here {
             let claiming = envelope.claiming().get(std::mem::take(&mut skip)..).unwrap_or_default();
-            give_back_claims(claiming, &self.context.directory);
+            give_back_claims(claiming, &self.parts.directory);
+            permits += envelope.permits();
+        }
+        for envelope in &held {
+            give_back_claims(envelope.claiming(), &self.parts.directory);
+            permits += envelope.permits();
         }
         for event in &self.events {
             if let Some(order_no) = event.made_order() {
-                self.context.directory.forget(order_no);
+                self.parts.directory.forget(order_no);
             }
         }
-        drop(Permits::new(Arc::clone(&self.shared), waiting + self.decided));
+        drop(Permits::new(Arc::clone(&self.shared), permits));
     }
 }
 
@@ -541,12 +858,12 @@ impl Event {
     }
 
     /// The order that the event made.
-    fn made_order(&self) -> Option<&crate::ids::OrderNo> {
+    fn made_order(&self) -> Option<&OrderNo> {
         match &self.change {
             Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. } => Some(order_no),
             Change::Home(change) => match &**change {
                 HomeChange::Reserved { order_no, .. } => Some(order_no),
-                _ => None,
+                HomeChange::Decided { .. } | HomeChange::Extended { .. } | HomeChange::Carried { .. } | HomeChange::Loaded(_) => None,
             },
             _ => None,
         }

@@ -10,10 +10,12 @@ use super::{Chore, Entered, STEP_CARRIED, STEP_CARRY, is_transient};
 use crate::checkpoint::LineSerials;
 use crate::command::Action;
 use crate::home::{Errand, HomeStep};
-use crate::hub::{How, Hub, add};
+use crate::router::Router;
+use crate::shard::shared::ShardAnswer;
+use crate::store_link::add;
 use crate::ids::{SkuId, ShardId, WarehouseId};
 use crate::limits::CARRY_WAIT_MILLIS;
-use crate::outcome::{Answer, LineView, OrderView, Outcome, Refusal, Serials};
+use crate::outcome::{Answer, LineView, OrderView, Refusal, Serials};
 
 /// What came of telling the branches.
 pub(super) struct Carried {
@@ -27,7 +29,7 @@ pub(super) struct Carried {
     pub serials: Vec<(SkuId, WarehouseId, Serials)>,
 }
 
-impl Hub {
+impl Router {
     /// Tells branches what was decided, oldest decision first. The lock of the order is held; `through` is what lies under it.
     pub(super) async fn carry(&self, errands: &[Errand], through: &mut u64) -> Carried {
         let until = Instant::now() + Duration::from_millis(CARRY_WAIT_MILLIS);
@@ -68,14 +70,19 @@ impl Hub {
         let serials = line_serials(&carried.serials, lines);
         let step = HomeStep::Carried { order_no: order.order_no.clone(), through, serials };
         self.before(STEP_CARRIED);
-        Reported(Some(self.post(home, Action::Home(Box::new(step)).into(), How::Exact)))
+        Reported(Some(self.post(home, Action::Home(Box::new(step)).into())))
     }
 
     /// Waits until the home has logged it. `false`: somebody has to tell it again.
     pub(super) async fn is_reported(&self, reported: Reported) -> bool {
         let Reported(Some(posted)) = reported else { return true };
         let outcome = match posted {
-            Ok(answer) => answer.await.unwrap_or(Err(Refusal::ShardRestarted)),
+            Ok(answer) => match answer.await {
+                Ok(ShardAnswer::Outcome(outcome)) => outcome,
+                // Its home does not have what it has to tell: that can't be, and is tried again.
+                Ok(ShardAnswer::Elsewhere { .. } | ShardAnswer::NotHere(_)) => Err(Refusal::Overloaded),
+                Err(_) => Err(Refusal::ShardRestarted),
+            },
             Err(refusal) => Err(refusal),
         };
         self.after(STEP_CARRIED);
@@ -85,12 +92,12 @@ impl Hub {
     /// Leaves the rest to the keeper, when it has room.
     pub(super) async fn leave_to_keeper(&self, order: &Entered<'_>) {
         // It is gone only when the engine stops; the next start finds what is pending.
-        drop(self.context.chores.send(Chore::Carry(order.order_no.clone())).await);
+        drop(self.chores.send(Chore::Carry(order.order_no.clone())).await);
     }
 }
 
 /// A report on its way to the home; `None`: there was nothing to report.
-pub(super) struct Reported(Option<Result<tokio::sync::oneshot::Receiver<Outcome>, Refusal>>);
+pub(super) struct Reported(Option<Result<tokio::sync::oneshot::Receiver<ShardAnswer>, Refusal>>);
 
 fn serials_of(branch: &OrderView) -> Vec<(SkuId, WarehouseId, Serials)> {
     let of_line = |line: &LineView| -> Vec<_> {

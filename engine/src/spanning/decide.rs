@@ -8,20 +8,19 @@ use tokio::time::{Instant, timeout};
 
 use super::carry::with_serials;
 use super::places::Patience;
-use super::{Adopted, Entered, STEP_DECIDE, STEP_LATE, STEP_LATE_HOLD, is_unknown};
+use super::{Entered, STEP_DECIDE, STEP_LATE, STEP_LATE_HOLD, is_unknown};
 use crate::command::{Action, Command, Confirm, Line, Lines};
-use crate::directory::Home;
 use crate::home::attempt::{Judged, branches_of_late, judge_late};
 use crate::home::{Errand, HeldLine, HomeStep};
-use crate::hub::{How, Hub};
-use crate::ids::{OrderNo, ShardId, shard_of_order};
+use crate::router::Router;
+use crate::ids::{OrderNo, ShardId};
 use crate::limits::{CARRY_WAIT_MILLIS, MAX_LATE_TRIES};
 use crate::outcome::{Answer, Effect, OrderView, Outcome, Refusal};
 
-impl Hub {
+impl Router {
     /// A command of an order that is known to lie in several places is about to be sent to its home.
     pub fn before_decision(&self, command: &Command) {
-        if self.context.failpoint.is_some() && command.order_no().is_some_and(|order_no| self.context.directory.spans(order_no)) {
+        if self.failpoints.is_armed() && command.order_no().is_some_and(|order_no| self.directory.spans(order_no)) {
             self.before(STEP_DECIDE);
         }
     }
@@ -47,10 +46,7 @@ impl Hub {
 
     /// Where the home of an order is.
     pub(super) fn home_of(&self, order_no: &OrderNo) -> ShardId {
-        match self.context.directory.home(order_no) {
-            Some(Home::Shard(shard)) => shard,
-            Some(Home::Cold) | None => shard_of_order(order_no, self.context.options.shards),
-        }
+        self.shard_of_order(order_no)
     }
 
     /// Carries a decision to the branches and tells the caller, who waits for a while.
@@ -59,15 +55,15 @@ impl Hub {
         let (to, answer) = oneshot::channel();
         // It is decided: no place is no reason to refuse. Then the keeper does it, if it has room.
         let permit = self.spanning.permit().ok();
-        if permit.is_none() && self.context.chores.try_send(super::Chore::Carry(order.order_no.clone())).is_ok() {
+        if permit.is_none() && self.chores.try_send(super::Chore::Carry(order.order_no.clone())).is_ok() {
             return Ok(decided);
         }
-        let hub = self.arc();
+        let router = self.arc();
         let began = self.spanning.spawn(async move {
             let _permit = permit;
-            let entered = hub.spanning.enter(&order.order_no);
+            let entered = router.spanning.enter(&order.order_no);
             let mut through = entered.lock().await;
-            hub.carry_and_tell(&entered, order, effect, &errands, &mut through, to).await;
+            router.carry_and_tell(&entered, order, effect, &errands, &mut through, to).await;
         });
         if !began {
             // The engine stops: the home has it in its journal, and the next start goes on with it.
@@ -103,7 +99,7 @@ impl Hub {
 
     /// Somebody else carried the decision meanwhile: the home knows what the branches gave.
     async fn with_known_serials(&self, home: ShardId, order: OrderView) -> OrderView {
-        let read = self.ask(home, Action::GetOrder(order.order_no.clone()).into(), How::Exact).await;
+        let read = self.ask(home, Action::GetOrder(order.order_no.clone()).into()).await;
         let Ok(Answer::Order { order: known, .. }) = read else { return order };
         let mut order = order;
         for (line, known) in order.lines.iter_mut().zip(known.lines) {
@@ -115,10 +111,10 @@ impl Hub {
     async fn confirm_late(&self, confirm: Confirm, lines: Lines) -> Outcome {
         let permit = self.spanning.permit()?;
         let (to, answer) = oneshot::channel();
-        let hub = self.arc();
+        let router = self.arc();
         let began = self.spanning.spawn(async move {
             let _permit = permit;
-            hub.hold_and_confirm(confirm, lines, to).await;
+            router.hold_and_confirm(confirm, lines, to).await;
         });
         if !began {
             return Err(Refusal::Overloaded);
@@ -128,7 +124,7 @@ impl Hub {
 
     /// Holds the units that a late payment needs and confirms with them.
     async fn hold_and_confirm(&self, confirm: Confirm, mut lines: Lines, to: oneshot::Sender<Outcome>) {
-        let deadline = Instant::now() + Duration::from_millis(self.context.options.store.move_wait_ms);
+        let deadline = Instant::now() + self.attempt_wait;
         let order_no = confirm.order_no.clone();
         let entered = self.spanning.enter(&order_no);
         let mut through = entered.lock().await;
@@ -154,12 +150,8 @@ impl Hub {
             let step = HomeStep::Late { confirm: confirm.clone(), attempt: attempt.id, lines: as_lines(&held, &lines) };
             let step = Command::from(Action::Home(Box::new(step)));
             self.before(STEP_LATE);
-            let mut outcome = self.ask(home, step.clone(), How::Exact).await;
+            let outcome = self.ask(home, step).await;
             self.after(STEP_LATE);
-            if matches!(outcome, Err(Refusal::UnknownOrder { .. })) && matches!(self.adopt_home(&order_no).await, Ok(Adopted::There)) {
-                // It had come back from the store for this, and was forgotten again meanwhile.
-                outcome = self.ask(home, step, How::Exact).await;
-            }
             match outcome {
                 Ok(Answer::Decided { order, effect, errands }) => {
                     if effect == Effect::Replayed {

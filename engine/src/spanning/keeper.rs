@@ -1,5 +1,5 @@
-//! The background of orders over several places: asks the homes of branches that were not heard of, carries decisions that nobody else
-//! carries, and takes homes back from the store. Whatever fails is tried again for as long as the engine runs, with growing pauses
+//! The background of orders over several shards: asks the homes of branches that were not heard of, and carries decisions that nobody
+//! else carries. Whatever fails is tried again for as long as the engine runs, with growing pauses
 //! in which it takes no place of the others.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,28 +11,24 @@ use tokio::time::{Instant, sleep_until};
 
 use super::carry::Carried;
 use super::reserve::release_orphan;
-use super::{Entered, STEP_ADOPT, STEP_ASK, STEP_EXPIRED, is_transient};
+use super::{Entered, STEP_ASK, STEP_EXPIRED, is_transient};
+use crate::backoff::Backoff;
 use crate::command::Action;
 use crate::home::{Asked, Errand, HomeStep};
-use crate::hub::{How, Hub, add};
-use crate::ids::{AttemptId, Branch, OrderNo, ShardId};
+use crate::router::Router;
+use crate::store_link::add;
+use crate::ids::{Branch, OrderNo, ShardId};
 use crate::limits::{CARRY_WAIT_MILLIS, MAX_CARRIED_AT_ONCE, MAX_WAITING_CHORES};
-use crate::outcome::{Answer, Outcome, Refusal};
-use crate::placement::Backoff;
+use crate::outcome::{Answer, Refusal};
 use crate::spanning::places::Patience;
-use crate::store::StoredHome;
 
 /// Something to be done in the background.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Chore {
     /// This branch of a shard asks its home.
     Ask(OrderNo),
-    /// This branch in the store asks its home.
-    AskCold(OrderNo),
     /// The branches of this order are to be told what is pending.
     Carry(OrderNo),
-    /// The store names this order over several places, whose home is on this server.
-    Adopt(OrderNo),
 }
 
 /// What came of it.
@@ -100,7 +96,7 @@ impl Chores {
     }
 }
 
-impl Hub {
+impl Router {
     /// The loop; ends with the engine.
     pub async fn keep(&self, mut named: mpsc::Receiver<Chore>) {
         let mut chores = Chores::default();
@@ -111,10 +107,10 @@ impl Hub {
             while running.len() < MAX_CARRIED_AT_ONCE
                 && let Some(chore) = chores.take_due(Instant::now())
             {
-                let hub = self.arc();
+                let router = self.arc();
                 let doing = chore.clone();
                 let task = running.spawn(async move {
-                    let kept = hub.do_chore(&doing).await;
+                    let kept = router.do_chore(&doing).await;
                     (doing, kept)
                 });
                 at.insert(task.id(), chore);
@@ -151,20 +147,16 @@ impl Hub {
 
     async fn do_chore(&self, chore: &Chore) -> Kept {
         match chore {
-            Chore::Ask(number) | Chore::AskCold(number) => match number.branch() {
-                Some(branch) => self.ask_home(number, branch, matches!(chore, Chore::AskCold(_))).await,
+            Chore::Ask(number) => match number.branch() {
+                Some(branch) => self.ask_home(number, branch).await,
                 None => Kept::Done,
             },
             Chore::Carry(order_no) => self.carry_pending(order_no).await,
-            Chore::Adopt(order_no) => match self.adopt_home(order_no).await {
-                Ok(_) => Kept::Done,
-                Err(refusal) => kept_of(&refusal),
-            },
         }
     }
 
     /// A branch was not heard of for a while: its home either knows it, or it is released.
-    async fn ask_home(&self, number: &OrderNo, branch: Branch, is_cold: bool) -> Kept {
+    async fn ask_home(&self, number: &OrderNo, branch: Branch) -> Kept {
         let Branch { order_no, sku_id, attempt } = branch;
         if self.spanning.is_under_way(&order_no, attempt) {
             return Kept::Later;
@@ -173,19 +165,14 @@ impl Hub {
         self.before(STEP_ASK);
         let home = self.home_of(&order_no);
         let asked = Asked { order_no: order_no.clone(), attempt };
-        let known = match self.ask(home, Action::Home(Box::new(HomeStep::Ask(asked))).into(), How::Exact).await {
+        let known = match self.ask(home, Action::Home(Box::new(HomeStep::Ask(asked))).into()).await {
             Ok(_) => true,
-            Err(Refusal::UnknownOrder { .. }) => match self.knows_stored(&order_no, attempt).await {
-                Ok(known) => known,
-                Err(refusal) => return kept_of(&refusal),
-            },
+            Err(Refusal::UnknownOrder { .. }) => false,
             Err(refusal) => return kept_of(&refusal),
         };
         self.after(STEP_ASK);
         if known {
-            let Some(side) = self.side.as_ref().filter(|_| is_cold) else { return Kept::Done };
-            let left = side.noted(side.store.leave_to_home(std::slice::from_ref(number)).await);
-            return if left.is_ok() { Kept::Done } else { Kept::Later };
+            return Kept::Done;
         }
         let until = Instant::now() + std::time::Duration::from_millis(CARRY_WAIT_MILLIS);
         let released = self.tell(&[release_orphan(number.clone(), sku_id.clone())], super::STEP_ABORT, Patience::Firm(until)).await;
@@ -200,14 +187,6 @@ impl Hub {
         }
     }
 
-    /// Whether the order knows an attempt, as the store has it: its home may have let go of it, or never had it.
-    async fn knows_stored(&self, order_no: &OrderNo, attempt: AttemptId) -> Result<bool, Refusal> {
-        let Some(side) = &self.side else { return Ok(false) };
-        let stored = side.noted(side.store.home(order_no).await).map_err(crate::hub::refusal_of)?;
-        let knows = |home: &StoredHome| home.image.shares.iter().any(|share| share.attempt == attempt);
-        Ok(stored.as_ref().is_some_and(knows))
-    }
-
     /// Tells branches what their home has decided and nobody told them yet.
     async fn carry_pending(&self, order_no: &OrderNo) -> Kept {
         let entered = self.spanning.enter(order_no);
@@ -220,7 +199,7 @@ impl Hub {
         };
         let expires = |errand: &Errand| errand.commands.iter().any(|branch| matches!(branch.command.action, Action::Expire(_)));
         if errands.iter().any(expires) {
-            self.context.failpoint(STEP_EXPIRED);
+            self.failpoints.reach(STEP_EXPIRED);
         }
         // The home says that they are pending: whoever told them before could not report it.
         *through = 0;
@@ -241,7 +220,7 @@ impl Hub {
 
     /// What the branches of an order are to be told.
     pub(super) async fn pending(&self, home: ShardId, order_no: &OrderNo) -> Result<Vec<Errand>, Refusal> {
-        match self.ask(home, Action::Home(Box::new(HomeStep::Pending(order_no.clone()))).into(), How::Exact).await {
+        match self.ask(home, Action::Home(Box::new(HomeStep::Pending(order_no.clone()))).into()).await {
             Ok(Answer::Pending(errands)) => Ok(errands),
             Ok(_) => Ok(Vec::new()),
             Err(refusal) => Err(refusal),
@@ -253,47 +232,12 @@ impl Hub {
         if carried.serials.is_empty() {
             return Ok(Vec::new());
         }
-        match self.ask(home, Action::GetOrder(order_no.clone()).into(), How::Exact).await {
+        match self.ask(home, Action::GetOrder(order_no.clone()).into()).await {
             Ok(Answer::Order { order, .. }) => Ok(order.lines.into_vec()),
             Ok(_) => Ok(Vec::new()),
             Err(refusal) => Err(refusal),
         }
     }
-
-    /// Takes an order over several places in from the store, whose home is on this server and does not know it. The image is read under
-    /// the order's lock and after the home said that it does not know it: what the store has then is the newest.
-    pub async fn adopt_home(&self, order_no: &OrderNo) -> Result<Adopted, Refusal> {
-        let Some(side) = &self.side else { return Ok(Adopted::Unknown) };
-        let _lock = side.lock_of(order_no).lock().await;
-        let stored = side.noted(side.store.home(order_no).await).map_err(crate::hub::refusal_of)?;
-        let Some(StoredHome { server, shard, .. }) = stored else { return Ok(Adopted::Unknown) };
-        if server != side.server || shard.index() >= self.shards.len() {
-            return Ok(Adopted::Elsewhere);
-        }
-        match self.ask(shard, Action::GetOrder(order_no.clone()).into(), How::Exact).await {
-            Err(Refusal::UnknownOrder { .. }) => {}
-            Ok(_) => return Ok(Adopted::There),
-            Err(refusal) => return Err(refusal),
-        }
-        let stored = side.noted(side.store.home(order_no).await).map_err(crate::hub::refusal_of)?;
-        let Some(StoredHome { image, .. }) = stored else { return Ok(Adopted::Unknown) };
-        add(&self.spanning.counters.adopted, 1);
-        self.before(STEP_ADOPT);
-        let outcome: Outcome = self.ask(shard, Action::Home(Box::new(HomeStep::Adopt(Box::new(image)))).into(), How::Exact).await;
-        self.after(STEP_ADOPT);
-        outcome.map(|_| Adopted::There)
-    }
-}
-
-/// See [`Hub::adopt_home`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Adopted {
-    /// Its home has it.
-    There,
-    /// The home is on another server.
-    Elsewhere,
-    /// The store has no such order.
-    Unknown,
 }
 
 /// Whether a refusal is worth another try.

@@ -1,9 +1,9 @@
-//! Orders over several places, running: brings the commands of the protocol ([`home`](crate::home)) to the home and the branches of an
+//! Orders over several shards, running: brings the commands of the protocol ([`home`](crate::home)) to the home and the branches of an
 //! order, waits for their answers, and goes on in the background with what could not be told at once.
 //!
-//! - [`places`]: commands for branches, each to where its SKU is just now, all at the same time. [`reserve`]: an attempt, and what
+//! - [`places`]: commands for branches, each to the shard of its SKU, all at the same time. [`reserve`]: an attempt, and what
 //!   is left of one that failed. [`decide`]: what a home answers, and late payments. [`carry`]: a decision on its way to the branches.
-//! - [`keeper`]: the background: branches that ask, decisions that nobody carries, homes that come back from the store.
+//! - [`keeper`]: the background: branches that ask, decisions that nobody carries.
 //! - [`Spanning`] (here): which orders have a command under way. Commands of one order that move units go one after the other.
 //!
 //! Nothing here is remembered: what matters is in the journals, and whatever is dropped in the middle is found again by a branch that
@@ -15,7 +15,7 @@ mod keeper;
 mod places;
 mod reserve;
 
-pub(crate) use keeper::{Adopted, Chore};
+pub(crate) use keeper::Chore;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,8 +26,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::hub::{Hub, add};
-use crate::ids::{AttemptId, OrderNo};
+use crate::router::Router;
+use crate::store_link::add;
+use crate::directory::{Claimed, Directory};
+use crate::ids::{AttemptId, OrderNo, ShardId};
 use crate::limits::{MAX_SPANNING_UNDER_WAY, SPANNING_STOP_MILLIS};
 use crate::outcome::Refusal;
 use crate::sync::unpoisoned;
@@ -44,7 +46,7 @@ macro_rules! steps {
         $(pub(crate) const $name: Step = Step { before: concat!($step, ".before"), after: concat!($step, ".after") };)*
 
         /// The steps of an order over several places at which a test can end the process.
-        pub const SPANNING_STEPS: &[&str] = &[$(concat!($step, ".before"), concat!($step, ".after"),)* "span.expire.after", "demote.split"];
+        pub const SPANNING_STEPS: &[&str] = &[$(concat!($step, ".before"), concat!($step, ".after"),)* "span.expire.after"];
     };
 }
 
@@ -58,14 +60,10 @@ steps! {
     STEP_CARRY: "span.carry",
     STEP_CARRIED: "span.carried",
     STEP_ASK: "span.ask",
-    STEP_ADOPT: "span.adopt",
 }
 
 /// An expiry of a home is durable, and its branches are about to be told.
 pub(crate) const STEP_EXPIRED: &str = "span.expire.after";
-
-/// Orders that hold SKUs which are about to leave a shard became orders over several places.
-pub(crate) const STEP_SPLIT: &str = "demote.split";
 
 /// See the top of the file.
 pub(crate) struct Spanning {
@@ -91,7 +89,6 @@ pub(crate) struct SpanningCounters {
     pub carries: AtomicU64,
     pub carries_retried: AtomicU64,
     pub errands_refused: AtomicU64,
-    pub adopted: AtomicU64,
     /// What the keeper has before it.
     pub chores: AtomicU64,
 }
@@ -209,7 +206,7 @@ impl Entered<'_> {
 
     /// Begins an attempt. The lock is held.
     fn attempt(&self) -> Attempt<'_> {
-        // 0 is what orders get that were split.
+        // 0 is none.
         let id = AttemptId(fastrand::u64(1..));
         self.order.attempt.store(id.0, Ordering::Release);
         add(&self.spanning.counters.attempts, 1);
@@ -232,31 +229,59 @@ impl Drop for Attempt<'_> {
     }
 }
 
-impl Hub {
+/// A claim that is given back on drop.
+struct Claim<'a> {
+    directory: &'a Directory,
+    order_no: &'a OrderNo,
+    shard: ShardId,
+    /// The order is known to be there.
+    is_there: bool,
+    attempts: bool,
+}
+
+impl<'a> Claim<'a> {
+    fn take(directory: &'a Directory, order_no: &'a OrderNo, wanted: ShardId) -> Self {
+        let Claimed { shard, is_there, .. } = directory.look_and_claim(order_no, wanted);
+        Self { directory, order_no, shard, is_there, attempts: false }
+    }
+
+    /// From here on, until it is given back, nobody else makes the order in its shard.
+    fn begin_attempt(&mut self) {
+        self.attempts = true;
+        self.directory.set_attempted(self.order_no, true);
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if self.attempts {
+            self.directory.set_attempted(self.order_no, false);
+        }
+        self.directory.give_back(self.order_no);
+    }
+}
+
+impl Router {
     /// The step before something is sent.
     fn before(&self, step: Step) {
-        self.context.failpoint(step.before);
+        self.failpoints.reach(step.before);
     }
 
     /// The step after its answer is here.
     fn after(&self, step: Step) {
-        self.context.failpoint(step.after);
+        self.failpoints.reach(step.after);
     }
 }
 
 /// Whether a refusal says nothing about the order itself: the same command may be carried out later.
 fn is_transient(refusal: &Refusal) -> bool {
     match refusal {
-        Refusal::Moved(_)
-        | Refusal::Overloaded
-        | Refusal::JournalFull
-        | Refusal::StoreUnavailable
-        | Refusal::OwnedElsewhere { .. } => true,
+        Refusal::Overloaded | Refusal::JournalFull | Refusal::StoreUnavailable | Refusal::Fenced { .. } => true,
         refusal => is_unknown(refusal),
     }
 }
 
 /// Whether nobody knows if the command took effect.
 fn is_unknown(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::OutcomeUnknown | Refusal::JournalUnavailable | Refusal::ShardRestarted)
+    matches!(refusal, Refusal::JournalUnavailable | Refusal::ShardRestarted)
 }

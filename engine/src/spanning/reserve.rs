@@ -1,71 +1,65 @@
-//! A new order over several places: its branches are reserved, all at the same time; when all hold, its home logs it; when one is
+//! A new order over several shards: its branches are reserved, all at the same time; when all hold, its home logs it; when one is
 //! refused, those that hold are released before the caller is told.
 
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use super::places::Patience;
-use super::{Attempt, Entered, STEP_ABORT, STEP_HOLD, STEP_HOME, is_transient, is_unknown};
+use super::{Attempt, Claim, Entered, STEP_ABORT, STEP_HOLD, STEP_HOME, is_transient, is_unknown};
+use crate::backoff::Backoff;
 use crate::command::{Action, Choice, Command, Release, Reserve};
-use crate::directory::Home;
 use crate::home::attempt::{Judged, branches_of, judge_reserve};
 use crate::home::{Asked, BranchCommand, HomeStep};
-use crate::hub::{How, Hub, Side, add};
-use crate::ids::{ShardId, SkuId, shard_of, shard_of_order};
+use crate::ids::{ShardId, SkuId, shard_of_order};
 use crate::limits::{ABORT_WAIT_MILLIS, MAX_ABORT_TRIES, MAX_HINT_LOOKS, MAX_LOOK_PAUSE_MILLIS};
 use crate::outcome::{Answer, Effect, Outcome, Refusal};
-use crate::placement::Backoff;
-use crate::placement::routes::Where;
-use crate::router::{Claim, Stored, is_known};
+use crate::router::{Router, one_shard};
+use crate::shard::shared::ShardAnswer;
 use crate::state::prefer_for_all;
+use crate::store_link::add;
 
 /// What a look at an order that is to be made finds.
 enum Looked {
-    Done(Outcome),
-    /// Something had moved, or another request for the same order is under way elsewhere.
+    Done(ShardAnswer),
+    /// Another request for the same order is under way elsewhere.
     Again,
-    /// It does not lie in several places (any more).
-    Elsewhere,
 }
 
-impl Hub {
-    /// Carries out a reserve whose lines lie in several places. `None`: they do not any more, or the order is somewhere else; it has to
-    /// be looked for.
-    pub async fn span(&self, command: Command) -> Option<Outcome> {
+impl Router {
+    /// Carries out a reserve whose lines lie in several shards, or that meets one for the same order whose lines do.
+    pub async fn span(&self, command: Command) -> ShardAnswer {
+        let refused = |refusal| ShardAnswer::Outcome(Err(refusal));
         let permit = match self.spanning.permit() {
             Ok(permit) => permit,
-            Err(refusal) => return Some(Err(refusal)),
+            Err(refusal) => return refused(refusal),
         };
         let (to, answer) = oneshot::channel();
-        let hub = self.arc();
+        let router = self.arc();
         let began = self.spanning.spawn(async move {
             let _permit = permit;
-            hub.reserve_over_places(command, to).await;
+            router.reserve_over_shards(command, to).await;
         });
         if !began {
-            return Some(Err(Refusal::Overloaded));
+            return refused(Refusal::Overloaded);
         }
         // Gone without an answer: it was ended by the stop of the engine, or failed.
-        answer.await.unwrap_or(Some(Err(Refusal::ShardRestarted)))
+        answer.await.unwrap_or_else(|_| refused(Refusal::ShardRestarted))
     }
 
-    async fn reserve_over_places(&self, command: Command, to: oneshot::Sender<Option<Outcome>>) {
+    async fn reserve_over_shards(&self, command: Command, to: oneshot::Sender<ShardAnswer>) {
         let Action::Reserve(c) = &command.action else { return };
-        let deadline = Instant::now() + Duration::from_millis(self.context.options.store.move_wait_ms);
+        let deadline = Instant::now() + self.attempt_wait;
         let order = self.spanning.enter(&c.order_no);
         let _lock = order.lock().await;
         let mut to = Some(to);
         let mut tries = 0_u32;
         let answer = loop {
-            match self.look_over_places(&order, &command, c, deadline, &mut to).await {
-                Ok(Looked::Done(outcome)) => break Some(outcome),
-                Err(refusal) => break Some(Err(refusal)),
-                Ok(Looked::Elsewhere) => break None,
-                Ok(Looked::Again) if Instant::now() >= deadline => {
-                    break Some(Err(self.side.as_ref().map_or(Refusal::Overloaded, Side::late)));
-                }
+            match self.look_over_shards(&order, &command, c, deadline, &mut to).await {
+                Ok(Looked::Done(answer)) => break answer,
+                Err(refusal) => break ShardAnswer::Outcome(Err(refusal)),
+                Ok(Looked::Again) if Instant::now() >= deadline => break ShardAnswer::Outcome(Err(Refusal::Overloaded)),
                 Ok(Looked::Again) if tries < 2 => tokio::task::yield_now().await,
                 Ok(Looked::Again) => sleep(Duration::from_millis((1 << tries.min(16)).min(MAX_LOOK_PAUSE_MILLIS))).await,
             }
@@ -76,65 +70,47 @@ impl Hub {
         }
     }
 
-    async fn look_over_places(
+    async fn look_over_shards(
         &self,
         order: &Entered<'_>,
         command: &Command,
         c: &Reserve,
         deadline: Instant,
-        to: &mut Option<oneshot::Sender<Option<Outcome>>>,
+        to: &mut Option<oneshot::Sender<ShardAnswer>>,
     ) -> Result<Looked, Refusal> {
-        let directory = &self.context.directory;
-        let count = self.context.options.shards;
-        let wanted = match &self.side {
-            // It was to go to its one shard, and met another request for the same order.
-            None => one_shard(c, count).unwrap_or_else(|| shard_of_order(&c.order_no, count)),
-            Some(_) => shard_of_order(&c.order_no, count),
-        };
+        let count = self.shard_count();
+        // It was to go to its one shard, and met another request for the same order.
+        let plain = one_shard(&c.lines, count);
+        let wanted = plain.unwrap_or_else(|| shard_of_order(&c.order_no, count));
         // Until this is given back nobody makes the order elsewhere.
-        let mut claim = Claim::take(self, &c.order_no, Home::Shard(wanted));
-        let home = match claim.home {
-            Home::Shard(home) if claim.is_there || home == wanted => home,
-            _ => return Ok(Looked::Again),
-        };
-        let is_plain = self.side.is_none() && one_shard(c, count).is_some();
-        if claim.is_there || directory.is_silent() || is_plain {
-            // Known, or nobody but the shard can say so. A repeat must not try to hold units of its own.
-            if claim.is_there || is_plain || self.knows(home, c).await? {
-                directory.claim(&c.order_no, claim.home);
-                let outcome = self.ask(home, command.clone(), How::Exact).await;
-                let is_final = is_plain && !matches!(outcome, Err(Refusal::Moved(_)));
-                return Ok(if is_final || is_known(&outcome) { Looked::Done(outcome) } else { Looked::Again });
-            }
+        let mut claim = Claim::take(&self.directory, &c.order_no, wanted);
+        if !claim.is_there && claim.shard != wanted {
+            return Ok(Looked::Again);
         }
-        if let Some(side) = &self.side {
-            let skus = || c.lines.as_slice().iter().map(|line| &line.sku_id);
-            match side.routes.place(skus()) {
-                Where::Moving(_) if side.is_down() => return Err(Refusal::StoreUnavailable),
-                Where::Moving(mut over) => {
-                    drop(timeout_at(deadline, over.changed()).await);
-                    return Ok(Looked::Again);
+        let mut is_known = claim.is_there || plain.is_some();
+        if !is_known && self.known.may_have_order(&c.order_no) {
+            // The store may have it. A repeat must not try to hold units of its own.
+            let read = Action::GetOrder(c.order_no.clone()).into();
+            is_known = match self.ask_once(claim.shard, read).await {
+                ShardAnswer::Outcome(Ok(_)) => true,
+                ShardAnswer::Outcome(Err(Refusal::UnknownOrder { .. })) => false,
+                ShardAnswer::Outcome(Err(refusal)) => return Err(refusal),
+                ShardAnswer::Elsewhere { shard, .. } => {
+                    let command = Box::new(command.clone());
+                    return Ok(Looked::Done(ShardAnswer::Elsewhere { shard, command }));
                 }
-                Where::Lost(sku_id) => return Err(Refusal::OwnedElsewhere { sku_id }),
-                Where::Hot(_) | Where::Cold => return Ok(Looked::Elsewhere),
-                Where::Mixed => {}
-            }
-            // Orders of SKUs that became hot before they had any are where their SKUs are.
-            let now = self.context.clock.now();
-            let is_hot = skus().all(|sku_id| side.routes.hot_one(sku_id).is_some());
-            let asks = skus().any(|sku_id| side.routes.may_have_left_orders(sku_id, now));
-            if asks && !(is_hot && side.is_down()) {
-                match self.stored_before(side, &c.order_no, deadline).await {
-                    Ok(Stored::Unknown) => {}
-                    Ok(Stored::Known | Stored::Home(_)) => return Ok(Looked::Elsewhere),
-                    // Hot SKUs go on without the store.
-                    Err(_) if is_hot => {}
-                    Err(refusal) => return Err(refusal),
-                }
-            }
+                ShardAnswer::NotHere(_) => return Ok(Looked::Again),
+            };
+        }
+        if is_known {
+            self.directory.claim(&c.order_no, claim.shard);
+            return Ok(match self.ask_once(claim.shard, command.clone()).await {
+                ShardAnswer::NotHere(_) => Looked::Again,
+                answer => Looked::Done(answer),
+            });
         }
         claim.begin_attempt();
-        let outcome = self.attempt(order, home, c, deadline, to).await;
+        let outcome = self.attempt(order, claim.shard, c, deadline, to).await;
         let counters = &self.spanning.counters;
         match &outcome {
             Ok(Answer::Order { effect: Effect::Created, .. }) => add(&counters.made, 1),
@@ -142,15 +118,7 @@ impl Hub {
             Ok(_) => {}
         }
         drop(claim);
-        Ok(Looked::Done(outcome))
-    }
-
-    async fn knows(&self, home: ShardId, c: &Reserve) -> Result<bool, Refusal> {
-        match self.ask(home, Action::GetOrder(c.order_no.clone()).into(), How::Exact).await {
-            Ok(_) => Ok(true),
-            Err(Refusal::UnknownOrder { .. }) => Ok(false),
-            Err(refusal) => Err(refusal),
-        }
+        Ok(Looked::Done(ShardAnswer::Outcome(outcome)))
     }
 
     /// The order with a hint which warehouses would serve all its open lines: each branch chooses by itself, and so they choose alike.
@@ -163,11 +131,14 @@ impl Hub {
                 used.push(line.warehouse_id);
                 continue;
             }
-            let mut stocks = self.context.views.stock(&line.sku_id, None);
-            if stocks.is_empty() && self.side.is_some() && store_looks < MAX_HINT_LOOKS {
-                store_looks += 1;
-                stocks = self.stock(&line.sku_id, None).await.unwrap_or_default();
-            }
+            let stocks = match self.reads.in_memory(&line.sku_id, None) {
+                Some(stocks) => stocks,
+                None if store_looks < MAX_HINT_LOOKS => {
+                    store_looks += 1;
+                    self.reads.stock(&line.sku_id, None).await.unwrap_or_default()
+                }
+                None => Vec::new(),
+            };
             lines.push((line.quantity, stocks));
         }
         let choice = Choice { prefer: prefer_for_all(&lines, &used, &choice.prefer), ..choice.clone() };
@@ -182,7 +153,7 @@ impl Hub {
         home: ShardId,
         c: &Reserve,
         deadline: Instant,
-        to: &mut Option<oneshot::Sender<Option<Outcome>>>,
+        to: &mut Option<oneshot::Sender<ShardAnswer>>,
     ) -> Outcome {
         let attempt = order.attempt();
         let hinted = self.hinted(c).await;
@@ -197,15 +168,15 @@ impl Hub {
         };
         let step = HomeStep::Reserve { reserve: c.clone(), attempt: attempt.id, lines };
         // The step comes with a claim as every command that makes an order.
-        self.context.directory.claim(&c.order_no, Home::Shard(home));
+        self.directory.claim(&c.order_no, home);
         self.before(STEP_HOME);
-        let outcome = self.ask(home, Action::Home(Box::new(step)).into(), How::Exact).await;
+        let outcome = self.ask(home, Action::Home(Box::new(step)).into()).await;
         self.after(STEP_HOME);
         match &outcome {
             Ok(Answer::Order { effect: Effect::Created, .. }) => {}
             Err(refusal) if is_unknown(refusal) => {
                 if let Some(to) = to.take() {
-                    drop(to.send(Some(outcome.clone())));
+                    drop(to.send(ShardAnswer::Outcome(outcome.clone())));
                 }
                 self.clear_up(home, &attempt, order, &branches).await;
             }
@@ -233,7 +204,7 @@ impl Hub {
         let mut backoff = Backoff::default();
         for _ in 0..MAX_ABORT_TRIES {
             let asked = Asked { order_no: order.order_no.clone(), attempt: attempt.id };
-            match self.ask(home, Action::Home(Box::new(HomeStep::Ask(asked))).into(), How::Exact).await {
+            match self.ask(home, Action::Home(Box::new(HomeStep::Ask(asked))).into()).await {
                 Ok(_) => return,
                 Err(Refusal::UnknownOrder { .. }) => {
                     let releases: Vec<BranchCommand> = branches.iter().filter_map(release_of).collect();
@@ -252,13 +223,6 @@ fn release_of(branch: &BranchCommand) -> Option<BranchCommand> {
     let order_no = branch.command.order_no()?.clone();
     let release = Release { order_no, part: None, reason: None };
     Some(BranchCommand { sku_id: branch.sku_id.clone(), command: Action::Release(release).into() })
-}
-
-/// The one shard that has all lines without a store.
-fn one_shard(c: &Reserve, count: u16) -> Option<ShardId> {
-    let shard = |sku_id: &SkuId| shard_of(sku_id, count);
-    let first = shard(&c.lines.first().sku_id);
-    c.lines.as_slice().iter().all(|line| shard(&line.sku_id) == first).then_some(first)
 }
 
 /// The release of a branch that its home does not know.

@@ -10,6 +10,7 @@ mod memory_identity;
 mod memory_journal;
 mod memory_store;
 pub mod samples;
+pub mod store_suite;
 
 pub use manual_clock::ManualClock;
 pub use memory_checkpoints::MemoryCheckpoints;
@@ -17,5 +18,3 @@ pub use memory_filters::MemoryFilters;
 pub use memory_identity::MemoryIdentity;
 pub use memory_journal::MemoryJournal;
 pub use memory_store::{MemorySnapshot, MemoryStore};
-
-// Back in the build once they are rebuilt for one decider: flush_suite, store_suite.

@@ -17,7 +17,6 @@ mod moves;
 #[path = "../model/naive/mod.rs"]
 mod naive;
 mod outages;
-mod reconcile;
 #[allow(dead_code, reason = "the state machine's test has a larger world, too")]
 #[path = "../model/wishes.rs"]
 mod wishes;

@@ -4,10 +4,9 @@
 //! - [`orders`]: each row of the state diagram, repeats, mismatches. [`parts`]: parts of orders. [`late`]: late payments.
 //!   [`expiry`]: at, before and after the time; very many at once. [`stock`]: create, change, suspend, best effort.
 //!   [`limits`]: the bounds. [`memory`]: what is forgotten and what is not. [`checkpoints`]: what a restart finds.
-//!   [`moves`]: SKUs come and leave. [`serials`]: serial numbers. [`choice`]: lines that may lie in any warehouse.
+//!   [`residency`]: SKUs, orders and requests leave memory and come back. [`serials`]: serial numbers. [`choice`]: lines that may lie in any warehouse.
 //! - [`mall`]: several shops and the orders over them. [`spanning`]: every command on such orders. [`doubt`]: what a crash or a
-//!   place that does not answer leaves. [`splits`]: orders that come apart because a SKU moves. [`homes`]: checkpoints, forgetting and
-//!   coming back of homes. [`same`]: nobody can tell several shops from one.
+//!   place that does not answer leaves. [`homes`]: checkpoints, forgetting and coming back of homes. [`same`]: nobody can tell several shops from one.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
@@ -20,12 +19,13 @@ mod late;
 mod limits;
 mod mall;
 mod memory;
-mod moves;
 mod orders;
 mod parts;
+mod residency;
 mod same;
 mod serials;
 mod shop;
 mod spanning;
-mod splits;
 mod stock;
+#[path = "../model/stored.rs"]
+mod stored;

@@ -9,19 +9,17 @@
 //! deaf 1                   ->                        shop 1 gets no commands any more; `mute 1`: its answers are lost; `hears 1`
 //! carry                    -> O1                     who has something to tell does so
 //! ask                      -> released O1/A          due branches ask their home
-//! move A 1                 -> split O1               a SKU moves to another shop
 //! restart                  ->                        all of them, from their journals
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hotstock_engine::checkpoint::{LineSerials, OrderImage, StockImage};
+use hotstock_engine::checkpoint::LineSerials;
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::command::{Action, Confirm, Place, Reserve};
-use hotstock_engine::event::Change;
+use hotstock_engine::command::{Action, Confirm, Reserve};
 use hotstock_engine::home::attempt::{Judged, branches_of, branches_of_late, judge_late, judge_reserve};
-use hotstock_engine::home::{Asked, BranchCommand, Errand, HomeImage, HomeStep, split};
-use hotstock_engine::ids::{AttemptId, OrderNo, SkuId, WarehouseId};
+use hotstock_engine::home::{Asked, BranchCommand, Errand, HomeImage, HomeStep};
+use hotstock_engine::ids::{AttemptId, OrderNo, SkuId};
 use hotstock_engine::outcome::{Answer, Outcome, Refusal};
 
 use crate::shop::{Shop, action_of, name_of, number, place_of, text_of};
@@ -32,14 +30,11 @@ pub const HOME: usize = 2;
 #[derive(Default)]
 pub struct Mall {
     pub shops: [Shop; 3],
-    /// SKUs that are not where their letter says.
-    moved: BTreeMap<SkuId, usize>,
     /// Where each order is decided.
     directory: BTreeMap<OrderNo, usize>,
     deaf: BTreeSet<usize>,
     mute: BTreeSet<usize>,
     attempts: u64,
-    epochs: u64,
 }
 
 /// Tells a story to an empty mall.
@@ -71,7 +66,8 @@ impl Mall {
                 let told: Vec<_> = told.into_iter().filter(|told| !told.is_empty()).collect();
                 told.join(" ")
             }
-            "levels" | "create" | "restock" | "deduct" | "suspend" | "resume" => {
+            "levels" | "create" | "restock" | "deduct" | "suspend" | "resume" | "evict" | "pin" | "unpin"
+            | "here" => {
                 let place = self.place(&place_of(words[1]).0);
                 self.shops[place].say(sent)
             }
@@ -96,7 +92,6 @@ impl Mall {
             }
             "carry" => self.carry_unsent(),
             "ask" => self.ask(),
-            "move" => self.move_sku(words[1], usize::try_from(number(words[2])).unwrap()),
             _ => {
                 let outcome = self.send(action_of(&words));
                 text_of(outcome)
@@ -111,8 +106,7 @@ impl Mall {
 
     /// Where a SKU lies.
     fn place(&self, sku_id: &SkuId) -> usize {
-        let by_letter = usize::from(*sku_id.as_str() > *"MZ");
-        self.moved.get(sku_id).copied().unwrap_or(by_letter)
+        usize::from(*sku_id.as_str() > *"MZ")
     }
 
     fn now(&self) -> Timestamp {
@@ -292,69 +286,6 @@ impl Mall {
         if released.is_empty() { String::new() } else { format!("released {}", released.join(" ")) }
     }
 
-    /// Moves a SKU with everything that lies on it, and says which orders came apart.
-    fn move_sku(&mut self, name: &str, to: usize) -> String {
-        let sku_id = SkuId::new(name).unwrap();
-        let from = self.place(&sku_id);
-        self.epochs += 1;
-        let epoch = self.epochs;
-        let shop = &mut self.shops[from];
-        let close = Action::Place(Box::new(Place::Close { skus: vec![sku_id.clone()] }));
-        assert_eq!(shop.send(close), Ok(Answer::Placed));
-        let (mut apart, mut orders, mut stocks) = (Vec::new(), Vec::new(), Vec::<StockImage>::new());
-        while let Some(event) = shop.state.next_leaving(shop.clock) {
-            match &event.change {
-                Change::Split { orders } => apart.extend(orders.clone()),
-                Change::Shed { orders: shed, .. } => {
-                    orders.extend(shed.iter().map(|order_no| shop.state.image_of_order(order_no).unwrap()));
-                }
-                Change::Withdrawn { .. } => {
-                    let warehouses =
-                        (1..=9).filter_map(|w| shop.state.image_of_stock(&sku_id, WarehouseId(w)));
-                    stocks.extend(warehouses);
-                }
-                other => panic!("{other:?}"),
-            }
-            shop.log(event);
-        }
-        let orders = self.take_apart(orders, &sku_id, from);
-        for order_no in orders.iter().map(|order| &order.order_no).filter(|order_no| !order_no.is_branch()) {
-            self.directory.insert(order_no.clone(), to);
-        }
-        self.bring(to, Place::Begin { sku_id: sku_id.clone(), epoch, stocks });
-        self.bring(to, Place::Orders { sku_id: Some(sku_id.clone()), orders, requests: Vec::new() });
-        self.bring(to, Place::Finish { sku_id: sku_id.clone() });
-        self.moved.insert(sku_id, to);
-        let names: Vec<_> = apart.iter().map(ToString::to_string).collect();
-        if names.is_empty() { String::new() } else { format!("split {}", names.join(" ")) }
-    }
-
-    fn bring(&mut self, shop: usize, place: Place) {
-        let outcome = self.shops[shop].send(Action::Place(Box::new(place)));
-        assert_eq!(outcome, Ok(Answer::Placed));
-    }
-
-    /// Ended orders that lie on SKUs which stay behind become orders over several places when they are needed again; the store does that.
-    fn take_apart(&mut self, orders: Vec<OrderImage>, sku_id: &SkuId, from: usize) -> Vec<OrderImage> {
-        let mut along = Vec::new();
-        for order in orders {
-            if order.lines.iter().all(|line| line.sku_id == *sku_id) {
-                along.push(order);
-                continue;
-            }
-            let (home, branches) = split(order);
-            self.directory.insert(home.order.order_no.clone(), HOME);
-            assert_eq!(self.step(HOME, HomeStep::Adopt(Box::new(home))), Ok(Answer::Placed));
-            let goes = |branch: &OrderImage| branch.order_no.branch().unwrap().sku_id == *sku_id;
-            let (go, stay): (Vec<_>, Vec<_>) = branches.into_iter().partition(goes);
-            along.extend(go);
-            if !stay.is_empty() {
-                self.bring(from, Place::Orders { sku_id: None, orders: stay, requests: Vec::new() });
-            }
-        }
-        along
-    }
-
     /// Every shop is sound and comes back the same; each order has its units where it says, once its branches were told.
     #[track_caller]
     pub fn check(&self) {
@@ -372,7 +303,10 @@ impl Mall {
             let line = &home.order.lines[usize::from(share.line)];
             let (order_no, sku_id) = (home.order.order_no.clone(), line.sku_id.clone());
             let number = hotstock_engine::ids::Branch { order_no, sku_id, attempt: share.attempt }.number();
-            let Some(branch) = self.shops[self.place(&line.sku_id)].state.image_of_order(&number) else {
+            // One that left memory is in the store; what holds units does not leave.
+            let shop = &self.shops[self.place(&line.sku_id)];
+            let stored = || shop.rows.orders.get(&number).cloned();
+            let Some(branch) = shop.state.image_of_order(&number).or_else(stored) else {
                 assert_eq!(share.held, 0, "what holds units is remembered: {share:?}");
                 continue;
             };

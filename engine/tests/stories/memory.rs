@@ -1,4 +1,4 @@
-//! What is forgotten, when, and what stays true after it.
+//! What leaves memory by its age or number, when, and that nobody can tell.
 
 use hotstock_engine::event::Change;
 use hotstock_engine::ids::Lsn;
@@ -10,7 +10,7 @@ use crate::shop::{Shop, story};
 const ALL: Lsn = Lsn(u64::MAX);
 
 #[test]
-fn a_forgotten_order_is_unknown_and_its_units_stay_sold() {
+fn a_forgotten_order_comes_back_when_it_is_asked_for() {
     story(
         "create A 9                     -> created A 9/0/0
          reserve O1 A:3                 -> created reserved A:3[held 3]
@@ -22,35 +22,39 @@ fn a_forgotten_order_is_unknown_and_its_units_stay_sold() {
          reserve O4 A:1                 -> created reserved A:1[held 1]
          wait 1                         ->
          forget 0 99                    -> O1 O2 O3
-         get O1                         -> unknown_order
-         confirm O1                     -> unknown_order
-         return O1 R2                   -> unknown_order
-         get O2                         -> unknown_order
-         get O3                         -> unknown_order
          levels A                       -> 6/1/2
          restart                        ->
          levels A                       -> 6/1/2
+         get O1                         -> replayed partially_returned A:3[confirmed 3 returned 1]
+         confirm O1                     -> replayed partially_returned A:3[confirmed 3 returned 1]
+         return O1 R2                   -> changed returned A:3[confirmed 3 returned 3]
+         release O2                     -> replayed released A:1[released 1]
+         reserve O3 A:1                 -> order_cancelled
+         reserve O1 A:2                 -> order_mismatch
+         levels A                       -> 8/1/0
+         wait 1                         ->
+         forget 0 99                    -> O1 O2 O3
+         confirm O2                     -> changed confirmed A:1[confirmed 1]
          get O4                         -> replayed reserved A:1[held 1]",
     );
 }
 
+/// A number is given once, for good, and so is the id of a stock request.
 #[test]
-fn forgotten_names_are_free_again() {
+fn forgotten_names_are_not_free_again() {
     story(
         "create A 9                     -> created A 9/0/0
          reserve O1 A:3                 -> created reserved A:3[held 3]
          confirm O1                     -> changed confirmed A:3[confirmed 3]
          restock A 1 R1                 -> changed A 7/0/3
-         release O2                     -> changed cancelled
-         wait 1                         ->
-         forget 0 99                    -> O1 O2
-         reserve O1 A:2                 -> created reserved A:2[held 2]
-         reserve O2 A:1                 -> created reserved A:1[held 1]
-         restock A 1 R1                 -> changed A 5/3/3
-         confirm O1                     -> changed confirmed A:2[confirmed 2]
          wait 1                         ->
          forget 0 99                    -> O1
-         levels A                       -> 5/1/5",
+         reserve O1 A:2                 -> order_mismatch
+         reserve O1 A:3                 -> replayed confirmed A:3[confirmed 3]
+         restock A 1 R1                 -> replayed A 7/0/3
+         forget 0 99                    -> O1
+         restock A 2 R1                 -> request_mismatch
+         levels A                       -> 7/0/3",
     );
 }
 
@@ -99,10 +103,12 @@ fn the_oldest_go_when_there_are_too_many() {
          forget 60000 4                 ->
          forget 60000 3                 -> O1
          forget 60000 2                 ->
-         restock A 1 R1                 -> changed A 11/0/0
+         restock A 1 R1                 -> replayed A 10/0/0
          forget 60000 2                 -> O2
          get O3                         -> replayed cancelled
-         restock A 1 R1                 -> replayed A 11/0/0",
+         get O2                         -> replayed cancelled
+         forget 60000 2                 -> O3
+         restock A 1 R1                 -> replayed A 10/0/0",
     );
 }
 
@@ -140,7 +146,7 @@ fn one_event_forgets_a_bounded_number() {
         shop.log(forget.event);
     }
     assert_eq!(counts, [MAX_FORGOTTEN_PER_EVENT, MAX_FORGOTTEN_PER_EVENT, 1]);
-    assert_eq!(shop.state.take_forgotten().len(), orders);
+    assert_eq!(shop.state.take_departed().len(), orders);
     assert_eq!(shop.state.sizes().orders, 0);
     shop.check();
 }
@@ -157,4 +163,27 @@ fn what_goes_early_is_counted() {
     let before = shop.clock;
     let forget = shop.state.next_forgotten(before, 1, shop.clock, ALL).expect("there are too many");
     assert_eq!((forget.count, forget.early), (2, 1), "O1 is old, O2 is one too many");
+}
+
+/// Nothing that the store has not taken in leaves memory; what came back by one event goes together.
+#[test]
+fn forgetting_stops_at_what_is_flushed() {
+    let mut shop = Shop::default();
+    shop.tell(
+        "release O1                     -> changed cancelled
+         release O2                     -> changed cancelled
+         release O3                     -> changed cancelled
+         wait 1                         ->",
+    );
+    let forget = |shop: &Shop, at_most| shop.state.next_forgotten(shop.clock, 99, shop.clock, Lsn(at_most));
+    assert_eq!(forget(&shop, 0), None);
+    assert_eq!(forget(&shop, 2).map(|forget| forget.count), Some(2));
+    shop.tell("forget 0 99 -> O1 O2 O3");
+    let images: Vec<_> = shop.rows.orders.values().cloned().collect();
+    let change = shop.state.decide_orders_loaded(&images, &[]).unwrap().unwrap();
+    shop.log(shop.state.event(change, shop.clock));
+    shop.tell("wait 1 ->");
+    assert_eq!(forget(&shop, 4), None, "they came back with event 5");
+    assert_eq!(forget(&shop, 5).map(|forget| forget.count), Some(3));
+    shop.check();
 }

@@ -1,5 +1,5 @@
 //! Nobody can tell several shops from one: the same commands, at random, to a mall and to one shop that has everything. In the mall SKUs
-//! also move, shops start again, answers are lost; at the end of each step everything was told.
+//! and orders also leave memory, shops start again, answers are lost; at the end of each step everything was told.
 
 use hotstock_engine::command::StockStatus;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ const SKUS: [&str; 5] = ["A", "B", "N", "O", "N@2"];
 enum Step {
     /// What both are told.
     Both(String),
-    /// What only the mall knows of: a move, a start, a shop that does not hear for the next command.
+    /// What only the mall knows of: what leaves memory, a start, a shop that does not hear for the next command.
     Mall(String),
     /// The shop does not answer the next command, which is then repeated.
     Broken(&'static str, usize, String),
@@ -67,7 +67,8 @@ fn step() -> impl Strategy<Value = Step> {
     let broken = (prop_oneof![Just("deaf"), Just("mute")], 0..2_usize, command());
     prop_oneof![
         20 => command().prop_map(Step::Both),
-        2 => (sku(), 0..3).prop_map(|(sku, shop)| Step::Mall(format!("move {sku} {shop}"))),
+        3 => sku().prop_map(|sku| Step::Mall(format!("evict {sku}"))),
+        1 => (0..3).prop_map(|max| Step::Mall(format!("forget 0 {max}"))),
         1 => Just(Step::Mall("restart".to_owned())),
         2 => broken.prop_map(|(how, shop, command)| Step::Broken(how, shop, command)),
     ]

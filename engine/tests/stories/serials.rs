@@ -1,13 +1,12 @@
 //! Serial numbers: which unit gets which, and that none is given twice.
 
 use hotstock_engine::checkpoint::{LineSerials, OrderImage, StockImage};
-use hotstock_engine::command::{Action, Place};
 use hotstock_engine::event::Change;
-use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
-use hotstock_engine::outcome::{Answer, Outcome, Serials};
+use hotstock_engine::ids::{OrderNo, SkuId};
+use hotstock_engine::outcome::{Refusal, Serials};
 
 use crate::mall::mall;
-use crate::shop::{Shop, story, text_of};
+use crate::shop::{Shop, story};
 
 /// A unit gets its number when it is sold; what was only held never had one, and what comes back keeps its own.
 #[test]
@@ -104,82 +103,84 @@ fn forgotten_orders_give_no_number_free() {
          confirm O2                     -> changed confirmed A:2[confirmed 2 #4-5]
          wait 1                         ->
          forget 0 99                    -> O1 O2
-         reserve O1 A:1                 -> created reserved A:1[held 1]
-         confirm O1                     -> changed confirmed A:1[confirmed 1 #6-6]",
+         reserve O3 A:1                 -> created reserved A:1[held 1]
+         confirm O3                     -> changed confirmed A:1[confirmed 1 #6-6]
+         wait 1                         ->
+         evict A                        -> left O3
+         get O1                         -> replayed returned A:3[confirmed 3 returned 3 #1-3]
+         reserve O4 A:1                 -> created reserved A:1[held 1]
+         confirm O4                     -> changed confirmed A:1[confirmed 1 #7-7]",
     );
 }
 
-/// The stocks of A, and an order with its numbers, as they leave a shop.
-fn packed() -> (Vec<StockImage>, OrderImage) {
+/// The stocks of A, and an order with its numbers, as the store has them.
+fn stored() -> (Vec<StockImage>, OrderImage) {
     let mut shop = Shop::default();
     shop.tell(
         "create A 9 serialized          -> created A 9/0/0 serialized
          create A@2 9 serialized        -> created A@2 9/0/0 serialized
          reserve O0 A@2:2               -> created reserved A@2:2[held 2]
          confirm O0                     -> changed confirmed A@2:2[confirmed 2 #1-2]
-         reserve O1 A:3                 -> created reserved A:3[held 3]
-         confirm O1 A:2                 -> changed partially_confirmed A:3[held 1 confirmed 2 #3-4]",
+         reserve O1 A:2                 -> created reserved A:2[held 2]
+         confirm O1                     -> changed confirmed A:2[confirmed 2 #3-4]",
     );
-    let sku_id = sku("A");
-    let stock = |warehouse| shop.state.image_of_stock(&sku_id, WarehouseId(warehouse)).unwrap();
-    let order = shop.state.image_of_order(&OrderNo::new("O1").unwrap()).unwrap();
-    (vec![stock(1), stock(2)], order)
+    shop.flush();
+    (shop.rows.sku(&sku("A")), shop.rows.orders[&OrderNo::new("O1").unwrap()].clone())
 }
 
 fn sku(name: &str) -> SkuId {
     SkuId::new(name).unwrap()
 }
 
-fn place(shop: &mut Shop, place: Place) -> Outcome {
-    shop.send(Action::Place(Box::new(place)))
+fn load(shop: &mut Shop, stocks: &[StockImage]) -> Result<(), Refusal> {
+    let change = shop.state.decide_loaded(&sku("A"), stocks)?.expect("it is not here");
+    shop.log(shop.state.event(change, shop.clock));
+    Ok(())
 }
 
-fn begin(shop: &mut Shop, stocks: Vec<StockImage>) -> Outcome {
-    place(shop, Place::Begin { sku_id: sku("A"), epoch: 1, stocks })
+fn load_order(shop: &mut Shop, order: &OrderImage) -> Result<(), Refusal> {
+    let change = shop.state.decide_orders_loaded(std::slice::from_ref(order), &[])?.expect("it is not here");
+    shop.log(shop.state.event(change, shop.clock));
+    Ok(())
 }
 
-fn bring(shop: &mut Shop, order: OrderImage) -> Outcome {
-    place(shop, Place::Orders { sku_id: Some(sku("A")), orders: vec![order], requests: Vec::new() })
-}
-
-/// O0 stays away; its numbers are counted all the same.
+/// A SKU that leaves and comes back goes on where it was, whatever warehouses it has by then, and whichever orders come back with it.
 #[test]
-fn a_sku_moves_with_its_numbers() {
-    let (stocks, order) = packed();
-    let mut shop = Shop::default();
-    assert_eq!(begin(&mut shop, stocks), Ok(Answer::Placed));
-    assert_eq!(bring(&mut shop, order), Ok(Answer::Placed));
-    assert_eq!(place(&mut shop, Place::Finish { sku_id: sku("A") }), Ok(Answer::Placed));
-    shop.tell(
-        "confirm O1 A:2                 -> replayed partially_confirmed A:3[held 1 confirmed 2 #3-4]
+fn a_sku_comes_back_with_its_numbers() {
+    story(
+        "create A 9 serialized          -> created A 9/0/0 serialized
+         create A@2 9 serialized        -> created A@2 9/0/0 serialized
+         reserve O0 A@2:2               -> created reserved A@2:2[held 2]
+         confirm O0                     -> changed confirmed A@2:2[confirmed 2 #1-2]
+         evict A                        -> left O0
          create A@3 5                   -> invalid_field serialized
          create A@3 5 serialized        -> created A@3 5/0/0 serialized
          reserve O2 A@3:1               -> created reserved A@3:1[held 1]
-         confirm O2                     -> changed confirmed A@3:1[confirmed 1 #5-5]
-         confirm O1                     -> changed confirmed A:3[confirmed 3 #3-4 #6-6]
+         evict A                        -> stays
+         confirm O2                     -> changed confirmed A@3:1[confirmed 1 #3-3]
+         evict A                        -> left O2
+         return O0 R1 A@2:1             -> changed partially_returned A@2:2[confirmed 2 returned 1 #1-2]
+         reserve O3 A:1 A@2:1           -> created reserved A:1[held 1] A@2:1[held 1]
+         confirm O3                     -> changed confirmed A:1[confirmed 1 #4-4] A@2:1[confirmed 1 #5-5]
          restart                        ->
-         get O1                         -> replayed confirmed A:3[confirmed 3 #3-4 #6-6]",
+         get O0                         -> replayed partially_returned A@2:2[confirmed 2 returned 1 #1-2]",
     );
-    shop.check();
-    assert_eq!(shop.say("close A"), "placed");
-    assert_eq!(shop.say("leave"), "shed O1 O2, withdrawn A");
-    shop.check();
 }
 
 #[test]
 fn numbers_that_make_no_sense_are_not_taken() {
-    let (stocks, order) = packed();
-    let refused = |outcome: Outcome, field: &str| {
-        assert!(text_of(outcome.clone()).starts_with(&format!("invalid_field {field}")), "{outcome:?}");
+    let (stocks, order) = stored();
+    let refused = |outcome: Result<(), Refusal>| {
+        assert!(matches!(outcome, Err(Refusal::StockInconsistent { .. })), "{outcome:?}");
     };
     let mut shop = Shop::default();
-    for (numbered, count) in [(None, 2), (Some(1), 1)] {
+    for numbered in [None, Some(1), Some(u64::MAX)] {
         let mut wrong = stocks.clone();
         wrong[1].numbered = numbered;
-        refused(begin(&mut shop, wrong), "stocks");
-        assert_eq!(shop.log.len(), 0, "{count} of 2 numbers");
+        refused(load(&mut shop, &wrong));
+        assert_eq!(shop.log.len(), 0);
     }
-    assert_eq!(begin(&mut shop, stocks), Ok(Answer::Placed));
+    load(&mut shop, &stocks).unwrap();
     let range = |line, from, to| LineSerials { line, serials: Serials { from, to } };
     let wrong = [
         vec![],
@@ -190,11 +191,17 @@ fn numbers_that_make_no_sense_are_not_taken() {
         vec![range(0, 4, 3)],
         vec![range(1, 3, 4)],
         vec![range(0, 3, 4), range(0, 1, 1)],
+        vec![range(0, 3, 3), range(0, 3, 3)],
     ];
     for serials in wrong {
-        refused(bring(&mut shop, OrderImage { serials, ..order.clone() }), "orders");
+        refused(load_order(&mut shop, &OrderImage { serials, ..order.clone() }));
     }
-    assert_eq!(bring(&mut shop, order), Ok(Answer::Placed));
+    load_order(&mut shop, &order).unwrap();
+    let order_no = OrderNo::new("O9").unwrap();
+    let mut twice = OrderImage { order_no, ..order };
+    twice.lines[0].returned = 2;
+    refused(load_order(&mut shop, &twice));
+    shop.check();
 }
 
 /// The same number is computed again from the journal; another is found at once.
@@ -259,25 +266,7 @@ fn a_number_that_was_given_is_told_again() {
          restart                        ->
          carry                          -> O1
          get O1                         -> replayed confirmed A:2[confirmed 2 #1-2] N:2[confirmed 2]
-         move A 1                       ->
+         evict A                        -> left O1/A O2
          get O1                         -> replayed confirmed A:2[confirmed 2 #1-2] N:2[confirmed 2]",
-    );
-}
-
-/// An order of one shop comes apart with the numbers that it has.
-#[test]
-fn an_order_comes_apart_with_its_numbers() {
-    mall(
-        "create A 9 serialized          -> created A 9/0/0 serialized
-         create B 9 serialized          -> created B 9/0/0 serialized
-         reserve O1 B:2 A:3             -> created reserved B:2[held 2] A:3[held 3]
-         confirm O1 A:2 id=R1           -> changed partially_confirmed B:2[held 2] A:3[held 1 confirmed 2 #1-2]
-         move A 1                       -> split O1
-         get O1                         -> replayed partially_confirmed B:2[held 2] A:3[held 1 confirmed 2 #1-2]
-         reserve O2 A:1                 -> created reserved A:1[held 1]
-         confirm O2                     -> changed confirmed A:1[confirmed 1 #3-3]
-         confirm O1                     -> changed confirmed B:2[confirmed 2 #1-2] A:3[confirmed 3 #1-2 #4-4]
-         restart                        ->
-         confirm O1 A:2 id=R1           -> replayed confirmed B:2[confirmed 2 #1-2] A:3[confirmed 3 #1-2 #4-4]",
     );
 }

@@ -12,20 +12,23 @@
 //!
 //! `A@7` is the SKU A in warehouse 7 (1 where nothing is said), `A@any` in one that is to be chosen; levels are available/reserved/sold;
 //! `#1-3` in an order are the serial numbers 1 to 3. `wait` moves the clock by
-//! milliseconds; `expire` names the orders that expired, `forget` (window in milliseconds, max) those that were
-//! forgotten; `close` closes SKUs, `leave` lets them go. A branch of an order over several places is written `O1/A`. At its end a story is replayed from its journal, and must leave the same behind.
+//! milliseconds; `expire` names the orders that expired, `forget` (window in milliseconds, max) those that left memory; `evict A` names what left with the SKU, if it could;
+//! `pin A` and `unpin A` keep SKUs in memory, or no longer; `here A` tells whether it is. Whatever leaves memory was flushed before, and comes back when
+//! it is asked for. A branch of an order over several places is written `O1/A`. At its end a story is replayed from its journal, and must leave the same behind.
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{
     Action, ChangeKind, ChangeStock, Choice, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part,
-    Place, Release, Reserve, Return, SetStatus, StockStatus,
+    Release, Reserve, Return, SetStatus, StockStatus,
 };
 use hotstock_engine::event::{Change, Event};
 use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{
     Answer, Effect, LineView, OrderStatus, OrderView, Outcome, Refusal, ShortLine, StockView,
 };
-use hotstock_engine::state::{Decision, State};
+use hotstock_engine::state::{Decision, Departed, Need, State};
+
+use crate::stored::{Known, Rows, next_load};
 
 /// When every story begins.
 pub const BEGIN: Timestamp = Timestamp(1_000_000);
@@ -35,11 +38,15 @@ pub struct Shop {
     pub state: State,
     pub log: Vec<Event>,
     pub clock: Timestamp,
+    /// What was flushed.
+    pub rows: Rows,
+    pub known: Known,
 }
 
 impl Default for Shop {
     fn default() -> Self {
-        Self { state: State::new(ShardId(0), 1), log: Vec::new(), clock: BEGIN }
+        let (rows, known) = (Rows::default(), Known::default());
+        Self { state: State::new(ShardId(0), 1), log: Vec::new(), clock: BEGIN, rows, known }
     }
 }
 
@@ -76,9 +83,14 @@ impl Shop {
             }
             ["expire"] => self.expire(),
             ["forget", window, max] => self.forget(number(window), number(max)),
-            ["leave"] => self.leave(),
+            ["evict", sku] => self.evict(sku),
+            ["pin", sku] => self.pin(sku, true),
+            ["unpin", sku] => self.pin(sku, false),
+            ["here", sku] => self.state.is_resident(&place_of(sku).0).to_string(),
             ["restart"] => {
                 self.state = self.replayed();
+                // What left before the restart is named no more.
+                drop(self.departed());
                 String::new()
             }
             ["levels", place] => {
@@ -86,9 +98,9 @@ impl Shop {
                 let audit = self.state.audit();
                 let mut stocks = audit.stocks.iter();
                 let stock = stocks.find(|s| s.sku_id == sku_id && s.warehouse_id == warehouse_id);
-                stock.map_or("none".to_owned(), |s| {
-                    format!("{}/{}/{}", s.levels.available, s.levels.reserved, s.levels.sold)
-                })
+                let stored = || Some(self.rows.stocks.get(&sku_id)?.get(&warehouse_id)?.levels);
+                let levels = stock.map(|stock| stock.levels).or_else(stored);
+                levels.map_or("none".to_owned(), |l| format!("{}/{}/{}", l.available, l.reserved, l.sold))
             }
             _ => text_of(self.send(action_of(&words))),
         }
@@ -98,12 +110,83 @@ impl Shop {
     pub fn send(&mut self, action: Action) -> Outcome {
         let command = Command::from(action);
         command.validate()?;
+        self.bring(&command);
         match self.state.decide(&command, self.clock) {
             Decision::Answer(outcome) => outcome,
             Decision::Log(event) => {
                 self.log(event.clone());
                 Ok(self.state.answer(&event))
             }
+            Decision::Elsewhere => panic!("{command:?} is for another shard"),
+        }
+    }
+
+    /// What a command is about comes into memory.
+    pub fn bring(&mut self, command: &Command) {
+        self.known.missing.clear();
+        let mut needs = Vec::new();
+        loop {
+            self.state.needs(command, &self.known, &mut needs);
+            if needs.is_empty() {
+                return;
+            }
+            self.load(&std::mem::take(&mut needs));
+        }
+    }
+
+    pub fn load(&mut self, needs: &[Need]) {
+        self.flush();
+        while let Some(change) = next_load(&self.state, &self.rows, &mut self.known, needs) {
+            self.log(self.state.event(change, self.clock));
+        }
+    }
+
+    /// The store takes in everything.
+    pub fn flush(&mut self) {
+        let flushed = usize::try_from(self.rows.flushed.0).unwrap();
+        for event in &self.log[flushed..] {
+            self.rows.flush(self.rows.flushed.next(), event);
+        }
+    }
+
+    /// What left memory since it was asked last: orders by name, requests by their ids.
+    pub fn departed(&mut self) -> Vec<String> {
+        let departed = self.state.take_departed();
+        self.known.add(departed.clone());
+        let name = |departed: &Departed| match departed {
+            Departed::Order(order_no) => name_of(order_no),
+            Departed::Request(sku_id, request_id) => format!("{sku_id}.{request_id}"),
+        };
+        let mut names: Vec<_> = departed.iter().map(name).collect();
+        names.sort();
+        names
+    }
+
+    /// A SKU leaves memory; says what leaves with it.
+    fn evict(&mut self, sku: &str) -> String {
+        self.flush();
+        let wanted = SkuId::new(sku).unwrap();
+        let flushed = self.rows.flushed;
+        match self.state.next_eviction(flushed, |sku_id| *sku_id == wanted, self.clock) {
+            None => "stays".to_owned(),
+            Some(event) => {
+                self.log(event);
+                let names = self.departed();
+                std::iter::once("left".to_owned()).chain(names).collect::<Vec<_>>().join(" ")
+            }
+        }
+    }
+
+    fn pin(&mut self, sku: &str, hot: bool) -> String {
+        let sku_id = SkuId::new(sku).unwrap();
+        self.load(&[Need::Sku(sku_id.clone())]);
+        match self.state.decide_pinned(&[sku_id], hot) {
+            Ok(Some(change)) => {
+                self.log(self.state.event(change, self.clock));
+                "changed".to_owned()
+            }
+            Ok(None) => "replayed".to_owned(),
+            Err(refusal) => text_of(Err(refusal)),
         }
     }
 
@@ -126,38 +209,17 @@ impl Shop {
         expired.join(" ")
     }
 
-    /// Lets closed SKUs leave, and says what left in which order; the orders of one SKU by name.
-    fn leave(&mut self) -> String {
-        let mut left = Vec::new();
-        while let Some(event) = self.state.next_leaving(self.clock) {
-            left.push(match &event.change {
-                Change::Shed { orders, .. } => {
-                    let mut names: Vec<_> = orders.iter().map(name_of).collect();
-                    names.sort();
-                    format!("shed {}", names.join(" "))
-                }
-                Change::Split { orders } => {
-                    let mut names: Vec<_> = orders.iter().map(ToString::to_string).collect();
-                    names.sort();
-                    format!("split {}", names.join(" "))
-                }
-                Change::Withdrawn { sku_id, .. } => format!("withdrawn {sku_id}"),
-                other => panic!("{other:?} lets nothing leave"),
-            });
-            self.log(event);
-        }
-        left.join(", ")
-    }
-
     fn forget(&mut self, window_millis: u64, max: u64) -> String {
+        self.flush();
         let before = self.clock.minus_millis(window_millis);
         let max = usize::try_from(max).expect("a small number");
         while let Some(forget) = self.state.next_forgotten(before, max, self.clock, Lsn(u64::MAX)) {
             self.log(forget.event);
         }
-        let mut names: Vec<_> = self.state.take_forgotten().iter().map(ToString::to_string).collect();
-        names.sort();
-        names.join(" ")
+        // Orders by the numbers of their callers, without their branches.
+        let departed = self.departed();
+        let is_order = |name: &&String| !name.contains(['/', '.']);
+        departed.iter().filter(is_order).cloned().collect::<Vec<_>>().join(" ")
     }
 
     /// The state that a restart makes from the journal.
@@ -233,10 +295,6 @@ pub fn action_of(words: &[&str]) -> Action {
             Action::Return(Return { order_no: order_no(), request_id, lines: lines_of(&rest[2..]) })
         }
         "get" => Action::GetOrder(order_no()),
-        "close" => {
-            let skus = rest.iter().map(|name| SkuId::new(name).expect("a SKU")).collect();
-            Action::Place(Box::new(Place::Close { skus }))
-        }
         other => panic!("the stories know no verb {other:?}"),
     }
 }

@@ -5,27 +5,38 @@ use std::sync::Arc;
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
 use hotstock_engine::engine::{Engine, EngineOptions, Parts};
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
-use hotstock_engine::testing::{ManualClock, MemoryCheckpoints, MemoryJournal};
+use hotstock_engine::testing::{
+    ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore,
+};
 
-/// What outlives an engine: its "disk" and its clock.
+/// What outlives an engine: its "disk", its store and its clock.
 pub struct World {
     pub journal: MemoryJournal,
     pub checkpoints: MemoryCheckpoints,
+    pub filters: MemoryFilters,
+    pub identity: MemoryIdentity,
+    pub store: MemoryStore,
     pub clock: ManualClock,
 }
 
 impl World {
     pub fn new() -> Self {
+        let clock = ManualClock::default();
         Self {
             journal: MemoryJournal::default(),
             checkpoints: MemoryCheckpoints::default(),
-            clock: ManualClock::default(),
+            filters: MemoryFilters::default(),
+            identity: MemoryIdentity::new(1),
+            store: MemoryStore::with_clock(Arc::new(clock.clone())),
+            clock,
         }
     }
 
     pub fn parts(&self) -> Parts {
         let (journal, checkpoints) = (self.journal.open(), Arc::new(self.checkpoints.clone()));
-        Parts::new(Box::new(journal), checkpoints, Arc::new(self.clock.clone()))
+        let (filters, identity) = (Arc::new(self.filters.clone()), Arc::new(self.identity.clone()));
+        let (clock, store) = (Arc::new(self.clock.clone()), Arc::new(self.store.clone()));
+        Parts::new(Box::new(journal), checkpoints, filters, identity, clock, store)
     }
 
     pub async fn start(&self, options: EngineOptions) -> Engine {

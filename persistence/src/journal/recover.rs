@@ -208,18 +208,21 @@ struct View {
     batches: BTreeMap<u32, (u32, u32)>,
     /// The first record that is not intact.
     broken: Option<String>,
+    /// The first record that is intact and holds something that is no event, with what was found.
+    unreadable: Option<(record::Key, String)>,
 }
 
-/// A record that sled recovered.
+/// A record that sled recovered. There may be a million.
 struct Seen {
     header: Header,
-    /// The chain hash after its last event, or why that can't be read. Of parts that are not the last, the one before.
-    after: Result<ChainHash, String>,
+    /// The chain hash after its last event; `None` when that can't be read. Of parts that are not the last, the one before.
+    after: Option<ChainHash>,
 }
 
 impl View {
     fn new(raw: Traces) -> Self {
-        Self { raw, records: Vec::new(), cut: Vec::new(), batches: BTreeMap::new(), broken: None }
+        let (records, cut, batches) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { raw, records, cut, batches, broken: None, unreadable: None }
     }
 
     fn read(&mut self, copy: &Path) -> Result<(), FileError> {
@@ -248,6 +251,7 @@ impl View {
                 if header.part + 1 == header.count { fold(&header, &self.cut, 1) } else { Ok(header.chain) }
             }
         };
+        let after = after.map_err(|what| self.unreadable.get_or_insert((header.key(), what))).ok();
         self.records.push(Seen { header, after });
     }
 
@@ -278,9 +282,8 @@ impl View {
         };
         let mut end = base.clone();
         self.records.retain(|seen| seen.header.batch < torn);
-        let headers: Vec<Header> = self.records.iter().map(|seen| seen.header).collect();
         let nexts: Vec<u64> = base.iter().map(|tip| tip.next).collect();
-        for (shard, next) in contiguous(&headers, &nexts) {
+        for (shard, next) in contiguous(self.records.iter().map(|seen| &seen.header), &nexts) {
             match next {
                 Ok(next) => end[shard.index()] = Tip { next: next.0, ..end[shard.index()] },
                 Err(lsn) => {
@@ -309,7 +312,11 @@ impl View {
                 return Err((header.shard, header.first, BROKEN_CHAIN.to_owned()));
             }
             if header.part + 1 == header.count || header.kind == Kind::Events {
-                tip.chain = after.clone().map_err(|what| (header.shard, header.first, what))?;
+                let what = || match &self.unreadable {
+                    Some((key, what)) if *key == header.key() => what.clone(),
+                    _ => "it can't be read".to_owned(),
+                };
+                tip.chain = after.ok_or_else(|| (header.shard, header.first, what()))?;
             }
         }
         Ok(())
@@ -324,12 +331,12 @@ impl View {
         };
         let what = format!("{what} ({})", segment.display());
         let intact = intact_records(&Store::file_of(segment));
-        let gap = contiguous(&intact, &base).into_iter().find_map(|(shard, end)| Some((shard, end.err()?)));
+        let gap =
+            contiguous(intact.iter(), &base).into_iter().find_map(|(shard, end)| Some((shard, end.err()?)));
         if let Some((shard, lsn)) = gap {
             return JournalError::Damaged { shard, lsn, what };
         }
-        let headers: Vec<Header> = self.records.iter().map(|seen| seen.header).collect();
-        let ends = contiguous(&headers, &base);
+        let ends = contiguous(self.records.iter().map(|seen| &seen.header), &base);
         let readable = |shard: &ShardId| match ends.get(shard) {
             Some(Ok(lsn) | Err(lsn)) => *lsn,
             None => Lsn(base.get(shard.index()).copied().unwrap_or(1)),
@@ -368,7 +375,10 @@ fn intact_records(path: &Path) -> Vec<Header> {
 
 /// For every shard with records, sorted by key: the LSN after its last event, or where the first gap is. An event that
 /// is last and lacks parts does not count: the commit that wrote them did not come through.
-fn contiguous(records: &[Header], base: &[u64]) -> BTreeMap<ShardId, Result<Lsn, Lsn>> {
+fn contiguous<'a>(
+    records: impl Iterator<Item = &'a Header>,
+    base: &[u64],
+) -> BTreeMap<ShardId, Result<Lsn, Lsn>> {
     let mut ends: BTreeMap<ShardId, Result<Lsn, Lsn>> = BTreeMap::new();
     // Parts of the event in hand that were seen, and its shard.
     let (mut parts, mut current) = (0, ShardId(0));

@@ -105,7 +105,9 @@ impl OldOrders<'_> {
         let mut sold: BTreeMap<StockKey, i64> = BTreeMap::new();
         for row in rows_in(tx, head, "order_no", order_nos, " GROUP BY sku_id, warehouse_id").await? {
             let f = &mut row.fields();
-            *sold.entry((f.id(SkuId::new)?, f.warehouse()?)).or_default() += f.int()?;
+            let key = (f.id(SkuId::new)?, f.warehouse()?);
+            let units = f.int()?;
+            *sold.entry(key).or_default() += units;
         }
         let keep = Update {
             table: "stock",

@@ -141,15 +141,19 @@ pub fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Puts another chain hash into the record of these events, with the check sum that fits it: an intact record that
-/// does not follow on the one before it.
-pub fn forge_chain(segment: &Path, shard: u16, first: u64) {
+/// Changes the record of these events and puts the check sum that fits: an intact record that is not what was written.
+pub fn forge(segment: &Path, shard: u16, first: u64, change: impl FnOnce(&mut [u8])) {
     let db = sled::Config::new().path(segment).segment_size(8 << 20).open().unwrap();
     let key = [&shard.to_be_bytes()[..], &first.to_be_bytes(), &[0, 0]].concat();
     let mut record = db.get(&key).unwrap().expect("there is such a record").to_vec();
-    record[42] ^= 1;
+    change(&mut record);
     let crc = crc32fast::hash(&[&record[4..8], &record[12..]].concat());
     record[8..12].copy_from_slice(&crc.to_le_bytes());
     db.insert(key, record).unwrap();
     db.flush().unwrap();
+}
+
+/// Makes it a record that does not follow on the one before it.
+pub fn forge_chain(segment: &Path, shard: u16, first: u64) {
+    forge(segment, shard, first, |record| record[42] ^= 1);
 }

@@ -8,7 +8,7 @@ use crate::command::StockStatus;
 use crate::event::MoveKind;
 use crate::ids::{OrderNo, SkuId, WarehouseId};
 use crate::store::{
-    JournalRow, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError, StoredOrderKind, Sums,
+    JournalRow, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError, StoredOrder, StoredOrderKind, Sums,
     SumsCursor,
 };
 
@@ -17,9 +17,18 @@ impl Tables {
         self.check_epoch(prune.epoch)?;
         let mut pruned = Pruned::default();
         if let Some(before) = prune.orders_before {
-            let old =
-                self.orders.iter().filter(|(_, order)| !is_open(order) && order.image().changed_at < before);
-            let old: Vec<OrderNo> = old.map(|(order_no, _)| order_no.clone()).take(prune.max).collect();
+            // A branch goes with its order, or by itself when there is none.
+            let goes = |(order_no, order): &(&OrderNo, &StoredOrder)| {
+                let has_home = order_no.is_branch() && self.orders.contains_key(&order_no.of_caller());
+                !is_open(order) && order.image().changed_at < before && !has_home
+            };
+            let mut old: Vec<OrderNo> =
+                self.orders.iter().filter(goes).map(|(order_no, _)| order_no.clone()).take(prune.max).collect();
+            for order_no in old.clone() {
+                if let Some(StoredOrderKind::Home(home)) = self.orders.get(&order_no).map(|order| &order.kind) {
+                    old.extend(home.branches());
+                }
+            }
             for order_no in old {
                 let Some(order) = self.orders.remove(&order_no) else { continue };
                 pruned.orders += 1;

@@ -1,37 +1,40 @@
-//! What every store must do, sentence by sentence of the contract in [`crate::store`]. An implementation says how it is
-//! opened ([`Subject`]) and calls [`store_suite!`](crate::store_suite), which makes one test of every function here.
+//! What every store must do, sentence by sentence of the contract in [`crate::store`]. An implementation says how it is opened and changed by
+//! hand ([`Subject`]) and calls [`store_suite!`](crate::store_suite), which makes one test of every function here.
 //!
-//! - [`commands`]: cold commands and expiry, beside a shard's state machine and from many tasks at once.
-//! - [`moves`]: owners, and what goes with a SKU.
-//! - [`spanning`]: orders over several places, and the list of orders.
+//! - [`TestShard`]: a shard whose events are flushed.
+//! - [`owners`]: who may write. [`flushes`]: events come in. [`reads`]: what is read and loaded. [`upkeep`]: what is old goes, what is
+//!   wrong is put right.
 
-pub mod commands;
-pub mod moves;
-pub mod spanning;
+mod flushes;
+mod owners;
+mod reads;
+mod shard;
+mod upkeep;
 
 use std::sync::Arc;
 
-use crate::clock::Timestamp;
-use crate::command::{
-    Action, ChangeKind, ChangeStock, Command, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve,
-};
-use crate::ids::{OrderNo, RequestId, ServerId, SkuId, WarehouseId};
-use crate::outcome::{Levels, Outcome};
-use crate::store::{ColdOutcome, Store};
+use async_trait::async_trait;
 
-pub use commands::*;
-pub use moves::*;
-pub use spanning::*;
+use crate::ids::{Epoch, OrderNo, ServerId, SkuId};
+use crate::store::{Loaded, Store, Take, Wanted};
+
+pub use flushes::*;
+pub use owners::*;
+pub use reads::*;
+pub use shard::*;
+pub use upkeep::*;
 
 /// A store under test: one database, which nobody else uses.
+#[async_trait]
 pub trait Subject: Send + Sync {
-    /// Opens it for this server, which has so many shards.
-    fn open_as(&self, server: ServerId, shards: u16) -> Arc<dyn Store>;
+    /// Opens it once more, as another server would.
+    fn open(&self) -> Arc<dyn Store>;
 
-    /// Opens it once more, as a server would.
-    fn open(&self) -> Arc<dyn Store> {
-        self.open_as(ServerId(1), 1)
-    }
+    /// Writes another number into the rows of a SKU, as a careless operator would.
+    async fn spoil(&self, sku_id: &SkuId, available: u64);
+
+    /// Deletes the rows of an order.
+    async fn delete_order(&self, order_no: &OrderNo);
 }
 
 /// Makes one test of every function of the suite. `$subject` is an expression for a fresh [`Subject`]. After `together` it is
@@ -43,27 +46,28 @@ macro_rules! store_suite {
     };
     (@names $how:ident, $subject:expr) => {
         $crate::store_suite!(@$how $subject;
-            random_commands_end_as_in_a_shard
-            a_row_that_many_want_is_never_oversold
-            an_order_number_that_many_use_is_one_order
-            lines_in_any_order_do_not_lock_each_other_out
-            servers_that_sweep_at_once_expire_each_order_once
-            the_time_of_a_row_never_steps_back
-            reads_show_what_was_written
-            a_request_id_that_many_use_changes_the_stock_once
-            what_has_an_owner_is_decided_elsewhere
-            branches_lie_like_orders
-            commands_go_together
-            due_orders_are_asked_about_first
-            an_order_come_apart_gets_a_home
-            open_orders_come_apart_with_their_skus
+            only_the_newest_epoch_writes
+            an_epoch_is_taken_once
+            a_live_owner_keeps_others_out
+            a_lease_ends_when_it_is_let_go
+            every_kind_of_event_is_taken_in
+            a_repeat_changes_nothing
+            a_batch_that_begins_elsewhere_is_told_where
+            any_batches_give_the_same_rows
+            a_row_changed_by_hand_parks_its_sku_alone
+            a_stock_that_is_there_parks_its_sku
+            an_order_that_is_there_or_missing_is_noted
+            shards_do_not_touch_each_other
+            what_is_wanted_is_loaded
+            what_is_unsound_is_named
+            stocks_are_read_page_by_page
             orders_are_listed_page_by_page
-            any_warehouse_serves_a_line_that_is_open
-            a_warehouse_that_is_added_meanwhile_goes_along
-            after_a_sku_is_taken_nothing_changes_it
-            orders_and_requests_go_along_page_by_page
-            the_sweeper_leaves_orders_of_shards_alone
-            servers_are_told_what_they_own
+            numbers_are_told_page_by_page
+            a_new_directory_finds_what_is_open_and_hot
+            the_journal_comes_in_pages
+            what_is_old_goes_and_sums_stay
+            an_order_over_several_shards_goes_with_its_branches
+            a_parked_sku_is_repaired
             a_closed_store_says_so
         );
     };
@@ -88,77 +92,33 @@ macro_rules! store_suite {
     };
 }
 
-/// A time to begin with.
-pub const NOW: Timestamp = Timestamp(1_700_000_000_000);
-
-/// Far more than any order in the suite is held.
-const HOUR: u32 = 3_600;
-
-fn sku(name: &str) -> SkuId {
-    SkuId::new(name).expect("a short text")
+/// What a server says to take the store after an epoch.
+fn taking(server: u128, after: u64) -> Take {
+    let (after, epoch) = (Epoch(after), Epoch(after + 1));
+    Take { server: ServerId(server), shards: 1, after, epoch, lease_seconds: 0, over: false }
 }
 
-fn order_no(name: &str) -> OrderNo {
-    OrderNo::new(name).expect("a short text")
+/// A store that was taken in epoch 1.
+async fn taken(subject: &dyn Subject) -> Arc<dyn Store> {
+    let store = subject.open();
+    store.take(&taking(1, 0)).await.expect("it is new");
+    store
 }
 
-fn request_id(name: &str) -> RequestId {
-    RequestId::new(name).expect("a short text")
-}
-
-const W1: WarehouseId = WarehouseId(1);
-
-fn create(name: &str, warehouse_id: WarehouseId, quantity: u64) -> Command {
-    Action::CreateStock(CreateStock { sku_id: sku(name), warehouse_id, quantity, serialized: false }).into()
-}
-
-fn restock(name: &str, quantity: i64, id: &str) -> Command {
-    Action::ChangeStock(ChangeStock {
-        sku_id: sku(name),
-        warehouse_id: W1,
-        kind: ChangeKind::Restock,
-        quantity,
-        request_id: request_id(id),
-        reason: None,
-    })
-    .into()
-}
-
-/// An order of one unit of each SKU in the first warehouse.
-fn reserve(order: &str, skus: &[&str], ttl_seconds: u32) -> Command {
-    let line = |name: &&str| Line { sku_id: sku(name), warehouse_id: W1, quantity: 1 };
-    let lines = Lines::new(skus.iter().map(line)).expect("a few small lines");
-    let (buyer_id, mode) = (None, Mode::AllOrNothing);
-    Action::Reserve(Reserve { order_no: order_no(order), lines, ttl_seconds, buyer_id, mode, choice: None })
-        .into()
-}
-
-fn confirm(order: &str) -> Command {
-    Action::Confirm(Confirm { order_no: order_no(order), part: None }).into()
-}
-
-fn release(order: &str) -> Command {
-    Action::Release(Release { order_no: order_no(order), part: None, reason: None }).into()
-}
-
-/// What SQL says to a command that it decides.
-async fn outcome(store: &dyn Store, command: &Command, now: Timestamp) -> Outcome {
-    match store.submit(command, now).await.expect("the store is there") {
-        ColdOutcome::Done { outcome, .. } => outcome,
-        ColdOutcome::Elsewhere(owner) => panic!("{command:?} is decided by {owner:?}"),
-        ColdOutcome::Home(home) => panic!("{command:?} is decided by {home:?}"),
+/// Everything that the store has of these SKUs and orders.
+async fn load(store: &dyn Store, skus: &[SkuId], orders: &[OrderNo]) -> Loaded {
+    let mut all = Loaded::default();
+    for skus in skus.chunks(crate::limits::MAX_LOADED_AT_ONCE) {
+        let wanted = Wanted { skus: skus.to_vec(), ..Wanted::default() };
+        let loaded = store.load(&wanted).await.expect("it loads");
+        all.watermarks = loaded.watermarks;
+        all.skus.extend(loaded.skus);
     }
-}
-
-/// Carries out a command that can't be refused.
-async fn done(store: &dyn Store, command: &Command, now: Timestamp) {
-    if let Err(refusal) = outcome(store, command, now).await {
-        panic!("{command:?}: {refusal}");
+    for orders in orders.chunks(crate::limits::MAX_LOADED_AT_ONCE) {
+        let wanted = Wanted { orders: orders.to_vec(), ..Wanted::default() };
+        let loaded = store.load(&wanted).await.expect("it loads");
+        all.watermarks = loaded.watermarks;
+        all.orders.extend(loaded.orders);
     }
-}
-
-/// The levels of a SKU in the first warehouse.
-async fn levels(store: &dyn Store, name: &str) -> Levels {
-    let stocks = store.stock(&sku(name), Some(W1)).await.expect("the store is there");
-    stocks.first().expect("the stock is there").view.levels
+    all
 }

@@ -1,0 +1,218 @@
+//! What the loader found comes into memory: logged as `Loaded` and `OrdersLoaded`, in the turn in which those that wait for it are decided.
+//!
+//! What the store says of what is not in memory counts only if it had taken in everything that left memory: its watermark of the shard is
+//! not below the last change of what left ([`State::departed`](crate::state::State::departed)); for an order whose shard nobody knows, so
+//! of every shard. Otherwise the store went back in time, or is read behind a flush, and is asked again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::turn::Shard;
+use super::waiting::Learned;
+use crate::clock::Timestamp;
+use crate::command::Action;
+use crate::home::{HomeImage, HomeStep};
+use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId};
+use crate::limits::LOAD_AGAIN_MILLIS;
+use crate::loader::LoadAnswer;
+use crate::outcome::Refusal;
+use crate::state::{Decision, Need};
+use crate::store::{Loaded, StoredOrderKind, StoredSku};
+use crate::store_link::add;
+
+/// What came of a need.
+enum Took {
+    /// It is in memory.
+    Here,
+    /// It is not, and this is why.
+    Not(Learned),
+    /// The store could not say.
+    Again,
+}
+
+impl Shard {
+    /// Takes an answer of the loader. Those that wait for nothing more are ready.
+    pub(super) fn take_loaded(&mut self, answer: LoadAnswer, now: Timestamp) {
+        let LoadAnswer { needs, found } = answer;
+        for need in needs {
+            let waiting = self.work.waiting.take_asked(&need);
+            if waiting.is_empty() {
+                continue;
+            }
+            let took = match &found {
+                Ok(loaded) => self.take(&need, loaded, now),
+                Err(refusal) => Took::Not(Learned::Refused(refusal.clone())),
+            };
+            let learned = match &took {
+                Took::Here => None,
+                Took::Not(learned) => Some(learned),
+                Took::Again => {
+                    self.work.waiting.ask_again(need.clone(), waiting);
+                    if self.again.is_empty() {
+                        self.again_at = Instant::now() + Duration::from_millis(LOAD_AGAIN_MILLIS);
+                    }
+                    self.again.push(need);
+                    continue;
+                }
+            };
+            let mut ready = Vec::new();
+            self.work.waiting.learn(&need, learned, waiting, &mut ready);
+            self.work.ready.extend(ready);
+        }
+    }
+
+    fn take(&mut self, need: &Need, loaded: &Arc<Loaded>, now: Timestamp) -> Took {
+        match need {
+            Need::Sku(sku_id) => self.take_sku(sku_id, loaded, now),
+            Need::Order(order_no) => self.take_order(order_no, loaded, now),
+            Need::Request(sku_id, request_id) => self.take_request(sku_id, request_id, loaded, now),
+        }
+    }
+
+    /// Whether what the store says of this shard counts.
+    fn counts(&self, loaded: &Loaded) -> bool {
+        flushed(loaded, self.shared.id) >= self.state.departed()
+    }
+
+    fn take_sku(&mut self, sku_id: &SkuId, loaded: &Loaded, now: Timestamp) -> Took {
+        if self.state.is_resident(sku_id) {
+            return Took::Here;
+        }
+        if !self.counts(loaded) {
+            return Took::Again;
+        }
+        let stocks = match loaded.skus.get(sku_id) {
+            Some(StoredSku::Sound(stocks)) => stocks,
+            Some(StoredSku::Unsound(problem)) => {
+                let refusal = Refusal::StockInconsistent { sku_id: sku_id.clone(), problem: problem.clone() };
+                return Took::Not(Learned::Refused(refusal));
+            }
+            None => {
+                self.absent.insert(sku_id.clone(), Instant::now());
+                return Took::Not(Learned::Absent(flushed(loaded, self.shared.id)));
+            }
+        };
+        match self.state.decide_loaded(sku_id, stocks) {
+            Ok(None) => {}
+            Ok(Some(change)) => {
+                let event = self.state.event(change, now);
+                self.apply(event);
+                add(&self.shared.counters.loaded_skus, 1);
+                self.parts.failpoints.reach("load.loaded");
+            }
+            Err(refusal) => return Took::Not(Learned::Refused(refusal)),
+        }
+        Took::Here
+    }
+
+    fn take_order(&mut self, order_no: &OrderNo, loaded: &Arc<Loaded>, now: Timestamp) -> Took {
+        if self.state.knows_order(order_no) {
+            return Took::Here;
+        }
+        let Some(stored) = loaded.orders.iter().find(|stored| stored.image().order_no == *order_no) else {
+            let counts = |shard: &Arc<super::shared::ShardShared>| flushed(loaded, shard.id) >= shard.departed_lsn();
+            if !self.counts(loaded) || !self.parts.shards.iter().all(counts) {
+                return Took::Again;
+            }
+            return Took::Not(Learned::Absent(flushed(loaded, self.shared.id)));
+        };
+        if !self.parts.retention.may_load(stored.image().changed_at, now) {
+            return Took::Not(Learned::Going);
+        }
+        if stored.shard != self.shared.id {
+            return Took::Not(if stored.shard.index() < self.parts.shards.len() {
+                Learned::Elsewhere(stored.shard)
+            } else {
+                tracing::error!(%order_no, shard = %stored.shard, "the store has an order of a shard that there is not");
+                Learned::Refused(Refusal::StoreUnavailable)
+            });
+        }
+        if !self.counts(loaded) {
+            return Took::Again;
+        }
+        match &stored.kind {
+            StoredOrderKind::Plain(image) => {
+                for line in &image.lines {
+                    match self.take_sku(&line.sku_id, loaded, now) {
+                        Took::Here => {}
+                        Took::Not(Learned::Refused(refusal)) => return Took::Not(Learned::Refused(refusal)),
+                        Took::Not(_) => {
+                            let problem = format!("its order {} is there, and the SKU is not", order_no.of_caller());
+                            let refusal = Refusal::StockInconsistent { sku_id: line.sku_id.clone(), problem };
+                            return Took::Not(Learned::Refused(refusal));
+                        }
+                        Took::Again => return Took::Again,
+                    }
+                }
+                match self.state.decide_orders_loaded(std::slice::from_ref(image), &[]) {
+                    Ok(None) => Took::Here,
+                    Ok(Some(change)) => {
+                        let event = self.state.event(change, now);
+                        self.apply(event);
+                        add(&self.shared.counters.loaded_orders, 1);
+                        self.parts.failpoints.reach("load.orders");
+                        Took::Here
+                    }
+                    Err(refusal) => Took::Not(Learned::Refused(refusal)),
+                }
+            }
+            StoredOrderKind::Home(image) => self.take_home(image, now),
+        }
+    }
+
+    fn take_home(&mut self, image: &HomeImage, now: Timestamp) -> Took {
+        let step = Action::Home(Box::new(HomeStep::Load(Box::new(image.clone()))));
+        match self.state.decide(&step.into(), now) {
+            Decision::Log(event) => {
+                self.apply(event);
+                add(&self.shared.counters.loaded_orders, 1);
+                self.parts.failpoints.reach("load.orders");
+                Took::Here
+            }
+            Decision::Answer(Ok(_)) | Decision::Elsewhere => Took::Here,
+            Decision::Answer(Err(refusal)) => Took::Not(Learned::Refused(refusal)),
+        }
+    }
+
+    fn take_request(&mut self, sku_id: &SkuId, request_id: &RequestId, loaded: &Loaded, now: Timestamp) -> Took {
+        if !self.counts(loaded) {
+            return Took::Again;
+        }
+        let is_it = |image: &&crate::checkpoint::RequestImage| image.sku_id == *sku_id && image.request_id == *request_id;
+        let Some(image) = loaded.requests.iter().find(is_it) else {
+            return Took::Not(Learned::Absent(flushed(loaded, self.shared.id)));
+        };
+        if !self.parts.retention.may_load(image.at, now) {
+            return Took::Not(Learned::Going);
+        }
+        if !self.state.is_resident(sku_id) {
+            match loaded.skus.get(sku_id) {
+                Some(_) => match self.take_sku(sku_id, loaded, now) {
+                    Took::Here => {}
+                    other => return other,
+                },
+                // It left memory meanwhile; its envelope wants it again, and this as well.
+                None => return Took::Not(Learned::Absent(Lsn::ZERO)),
+            }
+        }
+        match self.state.decide_orders_loaded(&[], std::slice::from_ref(image)) {
+            Ok(None) => Took::Here,
+            Ok(Some(change)) => {
+                let event = self.state.event(change, now);
+                self.apply(event);
+                add(&self.shared.counters.loaded_requests, 1);
+                self.parts.failpoints.reach("load.orders");
+                Took::Here
+            }
+            Err(refusal) => Took::Not(Learned::Refused(refusal)),
+        }
+    }
+}
+
+/// How far a shard was flushed when this was read.
+fn flushed(loaded: &Loaded, shard: ShardId) -> Lsn {
+    let mark = loaded.watermarks.iter().find(|mark| mark.shard == shard);
+    mark.map_or(Lsn::ZERO, |mark| mark.lsn)
+}

@@ -1,0 +1,82 @@
+//! What a running shard holds of the rest of the engine.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::mpsc;
+
+use super::shared::ShardShared;
+use crate::check::Checks;
+use crate::checkpoint::Identity;
+use crate::checkpointer::CheckpointMessage;
+use crate::clock::Clock;
+use crate::command::Command;
+use crate::directory::Directory;
+use crate::failpoints::Failpoints;
+use crate::fence::Fence;
+use crate::flusher::Flushers;
+use crate::ids::Epoch;
+use crate::known::Known;
+use crate::loader::Loader;
+use crate::retention::Retention;
+use crate::spanning::Chore;
+use crate::sync::Inbox;
+use crate::views::Views;
+use crate::writer::WriterMessage;
+
+/// Runs before a command is decided; tests use it to make a shard panic.
+pub(crate) type BeforeDecide = Arc<dyn Fn(&Command) + Send + Sync>;
+
+/// Why the journal can't be written any more. Set once, by the writer.
+pub(crate) type Poison = Arc<OnceLock<String>>;
+
+/// How a shard works; bounds of the whole engine are divided by its shards.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ShardOptions {
+    /// Shards of the engine.
+    pub shards: u16,
+    pub remember_seconds: u64,
+    pub remember_max: usize,
+    pub max_resident_skus: usize,
+    pub max_bytes: u64,
+    pub checkpoint_events: u64,
+    pub load_wait_ms: u64,
+}
+
+/// See the top of the file. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct ShardParts {
+    pub options: ShardOptions,
+    pub clock: Arc<dyn Clock>,
+    pub identity: Arc<dyn Identity>,
+    pub fence: Arc<Fence>,
+    /// All shards: how far each has let go.
+    pub shards: Arc<[Arc<ShardShared>]>,
+    pub directory: Arc<Directory>,
+    pub known: Arc<Known>,
+    pub loader: Arc<Loader>,
+    pub flushers: Arc<Flushers>,
+    pub retention: Retention,
+    /// Only what was recovered is published by a shard itself.
+    pub views: Arc<Views>,
+    /// The queue of the journal writer.
+    pub inbox: Arc<Inbox<WriterMessage>>,
+    pub poison: Poison,
+    /// The queue of the checkpoint thread; bounded by `MAX_WAITING_SLICES`.
+    pub checkpointer: mpsc::Sender<CheckpointMessage>,
+    /// The queue of the keeper; bounded by `MAX_WAITING_CHORES`.
+    pub chores: mpsc::Sender<Chore>,
+    /// With an order service: what is due is asked about before it expires.
+    pub checks: Option<Arc<Checks>>,
+    pub before_decide: Option<BeforeDecide>,
+    pub failpoints: Failpoints,
+}
+
+impl ShardParts {
+    /// The epoch in which events are logged: that of the store, or, while it was not taken yet, the last one of the directory.
+    pub fn epoch(&self) -> Epoch {
+        match self.fence.epoch() {
+            Epoch::ZERO => self.identity.epoch(),
+            epoch => epoch,
+        }
+    }
+}

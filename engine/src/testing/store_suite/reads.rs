@@ -1,0 +1,246 @@
+//! What is read and loaded.
+
+use std::collections::BTreeSet;
+
+use super::flushes::one_of_everything;
+use super::{Subject, TestShard, W1, W2, confirm, create, lines, load, order, release, reserve, restock, sku, taken};
+use crate::command::{Mode, Reserve};
+use crate::ids::{Lsn, OrderNo, RequestId, SkuId};
+use crate::outcome::OrderStatus;
+use crate::store::{OrderFilter, Store, StoreError, StoredOrderKind, StoredSku, Wanted};
+
+/// SKUs with all their warehouses, orders with the SKUs of their lines, requests; what is not there is left out.
+pub async fn what_is_wanted_is_loaded(subject: &dyn Subject) {
+    let store = taken(subject).await;
+    let mut shard = TestShard::new(1);
+    one_of_everything(&mut shard);
+    shard.flush_all(&*store).await;
+    let request = |id: &str| RequestId::new(id).expect("a short id");
+    let wanted = Wanted {
+        skus: vec![sku("n"), sku("none")],
+        orders: vec![order("o-1"), order("o-9"), order("none")],
+        requests: vec![(sku("a"), request("r-1")), (sku("a"), request("none"))],
+    };
+    let loaded = store.load(&wanted).await.expect("it loads");
+    assert_eq!(loaded.watermarks.iter().map(|mark| mark.lsn).collect::<Vec<_>>(), [shard.flushed]);
+    let skus: Vec<_> = loaded.skus.keys().map(SkuId::as_str).collect();
+    assert_eq!(skus, ["a", "b", "n"], "a and b are of order o-1");
+    let StoredSku::Sound(stocks) = &loaded.skus[&sku("a")] else { panic!("it is sound") };
+    assert_eq!(stocks.iter().map(|image| image.warehouse_id.0).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(stocks.iter().all(|image| image.hot), "a warehouse that was added later too");
+    let numbers: Vec<_> = loaded.orders.iter().map(|order| order.image().order_no.as_str()).collect();
+    assert_eq!(numbers, ["o-1", "o-9"]);
+    assert_eq!(loaded.requests.len(), 1);
+    let empty = store.load(&Wanted::default()).await.expect("it loads");
+    assert_eq!((empty.skus.len(), empty.orders.len(), empty.watermarks.len()), (0, 0, 1));
+
+    // Many at once.
+    for n in 0..200 {
+        shard.must(create(&format!("many-{n}"), W1, n));
+    }
+    shard.flush_all(&*store).await;
+    let skus: Vec<_> = (0..200).map(|n| sku(&format!("many-{n}"))).collect();
+    assert_eq!(store.load(&Wanted { skus, ..Wanted::default() }).await.expect("it loads").skus.len(), 200);
+}
+
+/// A row that is not what its journal says is not decided on; the others are.
+pub async fn what_is_unsound_is_named(subject: &dyn Subject) {
+    let store = taken(subject).await;
+    let mut shard = TestShard::new(1);
+    shard.must(create("a", W1, 100));
+    shard.must(create("b", W1, 100));
+    shard.must(create("b", W2, 100));
+    shard.flush_all(&*store).await;
+    subject.spoil(&sku("b"), 99).await;
+    let loaded = load(&*store, &[sku("a"), sku("b")], &[]).await;
+    assert!(matches!(loaded.skus[&sku("a")], StoredSku::Sound(_)));
+    assert!(matches!(loaded.skus[&sku("b")], StoredSku::Unsound(_)), "it was changed");
+    subject.spoil(&sku("b"), 100).await;
+    let loaded = load(&*store, &[sku("b")], &[]).await;
+    assert!(matches!(loaded.skus[&sku("b")], StoredSku::Sound(_)), "it was put right");
+}
+
+/// SKUs by name, warehouses by number.
+pub async fn stocks_are_read_page_by_page(subject: &dyn Subject) {
+    let store = taken(subject).await;
+    let mut shard = TestShard::new(1);
+    for name in ["b", "a", "Ä", "a b", "B"] {
+        shard.must(create(name, W2, 2));
+        shard.must(create(name, W1, 1));
+    }
+    shard.flush_all(&*store).await;
+    let one = store.stock(&sku("a"), Some(W2)).await.expect("it reads");
+    assert_eq!((one.rows.len(), one.rows[0].levels.available, one.flushed(shard.shard)), (1, 2, Lsn(10)));
+    assert!(store.stock(&sku("A"), None).await.expect("it reads").rows.is_empty(), "bytes are compared");
+    let (mut after, mut names) = (None, Vec::new());
+    loop {
+        let page = store.stock_page(after.as_ref(), 2).await.expect("it reads");
+        let Some(last) = page.last() else { break };
+        after = Some(last[0].sku_id.clone());
+        for stocks in page {
+            assert_eq!(stocks.iter().map(|stock| stock.warehouse_id).collect::<Vec<_>>(), [W1, W2]);
+            names.push(stocks[0].sku_id.as_str().to_owned());
+        }
+    }
+    assert_eq!(names, ["B", "a", "a b", "b", "Ä"]);
+}
+
+fn spanning(number: &str, of: &[(&str, u32)]) -> Reserve {
+    let (order_no, lines) = (order(number), lines(of));
+    Reserve { order_no, lines, ttl_seconds: 600, buyer_id: None, mode: Mode::AllOrNothing, choice: None }
+}
+
+/// Orders in one shard and over several, without branches.
+async fn some_orders(store: &dyn Store) -> TestShard {
+    let mut shard = TestShard::new(1);
+    for name in ["a", "b"] {
+        shard.must(create(name, W1, 1_000));
+    }
+    for n in 0..20 {
+        let of = if n % 2 == 0 { [("a", 1)] } else { [("b", 1)] };
+        shard.must(reserve(&format!("o-{n:02}"), &of));
+        if n % 5 == 0 {
+            shard.must(confirm(&format!("o-{n:02}"), None));
+        }
+    }
+    for n in 0..4_u64 {
+        let number = format!("s-{n}");
+        shard.span(store, spanning(&number, &[("a", 2), ("b", 1)]), n + 1).await.expect("there is plenty");
+        if n > 1 {
+            shard.decide(store, confirm(&number, None), 0).await.expect("it is held");
+        }
+        if n > 2 {
+            shard.carry(store, &number).await;
+        }
+    }
+    shard.must(release("t", None));
+    shard.flush_all(store).await;
+    shard
+}
+
+/// By number, by state, by SKU.
+pub async fn orders_are_listed_page_by_page(subject: &dyn Subject) {
+    let store = taken(subject).await;
+    let shard = some_orders(&*store).await;
+    let mut filters = vec![OrderFilter::default()];
+    for status in [vec![OrderStatus::Reserved], vec![OrderStatus::Confirmed, OrderStatus::Cancelled]] {
+        filters.push(OrderFilter { status: status.clone(), sku_id: None });
+        filters.push(OrderFilter { status, sku_id: Some(sku("b")) });
+    }
+    filters.push(OrderFilter { status: Vec::new(), sku_id: Some(sku("a")) });
+    let plain = shard.made.orders.values().filter(|image| !image.order_no.is_branch());
+    let mut all: Vec<_> = plain.chain(shard.made.homes.values().map(|home| &home.order)).map(|image| image.view()).collect();
+    all.sort_by(|one, other| one.order_no.cmp(&other.order_no));
+    for filter in filters {
+        let expected: Vec<_> = all.iter().filter(|view| filter.takes(view)).cloned().collect();
+        assert!(!expected.is_empty(), "{filter:?}");
+        for limit in [1, 3, 100] {
+            let (mut listed, mut after) = (Vec::new(), None);
+            loop {
+                let page = store.list(&filter, after.as_ref(), limit).await.expect("it reads");
+                assert!(page.len() <= limit);
+                let Some(last) = page.last() else { break };
+                after = Some(last.order_no.clone());
+                listed.extend(page);
+            }
+            assert_eq!(listed, expected, "{filter:?}");
+        }
+    }
+}
+
+/// All that a filter of known numbers is made from.
+pub async fn numbers_are_told_page_by_page(subject: &dyn Subject) {
+    let store = taken(subject).await;
+    let mut shard = some_orders(&*store).await;
+    for n in 0..10 {
+        let name = ["a", "b"][n % 2];
+        shard.must(restock(name, 1, &format!("r-{n}")));
+    }
+    shard.flush_all(&*store).await;
+    let made = &shard.made;
+    let changed = |order_no: &OrderNo| {
+        let home = made.homes.get(order_no).map(|home| home.order.changed_at);
+        home.or_else(|| made.orders.get(order_no).map(|image| image.changed_at))
+    };
+    let (mut numbers, mut after) = (BTreeSet::new(), None);
+    loop {
+        let page = store.order_numbers(after.as_ref(), 7).await.expect("it reads");
+        let Some((last, _)) = page.last() else { break };
+        after = Some(last.clone());
+        for (order_no, at) in page {
+            assert_eq!(Some(at), changed(&order_no), "{order_no}");
+            assert!(numbers.insert(order_no));
+        }
+    }
+    assert_eq!(numbers, made.orders.keys().chain(made.homes.keys()).cloned().collect());
+    let (mut ids, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.request_ids(after.as_ref(), 3).await.expect("it reads");
+        let Some((sku_id, request_id, _)) = page.last() else { break };
+        after = Some((sku_id.clone(), request_id.clone()));
+        ids.extend(page.into_iter().map(|(sku_id, request_id, at)| ((sku_id, request_id), at)));
+    }
+    let expected: Vec<_> = made.requests.iter().map(|(key, request)| (key.clone(), request.at)).collect();
+    assert_eq!(ids, expected);
+}
+
+/// What holds units or has something pending, and what is kept in memory.
+pub async fn a_new_directory_finds_what_is_open_and_hot(subject: &dyn Subject) {
+    let store = taken(subject).await;
+    let mut shard = some_orders(&*store).await;
+    shard.pin(&["b"], true);
+    shard.must(create("b", W2, 1));
+    shard.flush_all(&*store).await;
+    assert_eq!(store.hot_skus(None, 10).await.expect("it reads"), [sku("b")]);
+    assert!(store.hot_skus(Some(&sku("b")), 10).await.expect("it reads").is_empty());
+    let made = &shard.made;
+    let open = made.orders.values().filter(|image| image.is_open()).map(|image| image.order_no.clone());
+    let homes = made.homes.values().filter(|home| !home.is_done()).map(|home| home.order.order_no.clone());
+    let expected: BTreeSet<_> = open.chain(homes).collect();
+    assert!(expected.contains(&order("s-2")), "it is confirmed, and its branches don't know");
+    let (mut found, mut after) = (BTreeSet::new(), None);
+    loop {
+        let page = store.open_orders(after.as_ref(), 4).await.expect("it reads");
+        let Some(last) = page.last() else { break };
+        after = Some(last.image().order_no.clone());
+        for stored in page {
+            let order_no = stored.image().order_no.clone();
+            match &stored.kind {
+                StoredOrderKind::Plain(image) => assert_eq!(Some(image), made.orders.get(&order_no)),
+                StoredOrderKind::Home(home) => assert_eq!(Some(home), made.homes.get(&order_no)),
+            }
+            assert!(found.insert(order_no));
+        }
+    }
+    assert_eq!(found, expected);
+}
+
+/// From any version of each warehouse.
+pub async fn the_journal_comes_in_pages(subject: &dyn Subject) {
+    let store = taken(subject).await;
+    let mut shard = TestShard::new(1);
+    for warehouse_id in [W1, W2] {
+        shard.must(create("a", warehouse_id, 100));
+    }
+    for n in 0..10 {
+        shard.must(reserve(&format!("o-{n}"), &[("a", 1)]));
+    }
+    shard.flush_all(&*store).await;
+    let page = store.stock_journal(&sku("a"), &[(W1, 4), (W2, 1)], 3).await.expect("it reads");
+    let versions: Vec<_> = page.rows.iter().map(|row| (row.change.warehouse_id, row.change.after.version)).collect();
+    assert_eq!(versions, [(W1, 5), (W1, 6), (W1, 7)]);
+    assert_eq!(page.flushed(shard.shard), Lsn(12));
+    let page = store.stock_journal(&sku("a"), &[], 2).await.expect("it reads");
+    let versions: Vec<_> = page.rows.iter().map(|row| (row.change.warehouse_id, row.change.after.version)).collect();
+    assert_eq!(versions, [(W1, 1), (W1, 2), (W2, 1)]);
+    assert!(store.stock_journal(&sku("none"), &[], 2).await.expect("it reads").rows.is_empty());
+}
+
+/// Every later call.
+pub async fn a_closed_store_says_so(subject: &dyn Subject) {
+    let store = taken(subject).await;
+    store.ping().await.expect("it answers");
+    store.close().await;
+    assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.ownership().await, Err(StoreError::Unavailable(_))));
+}

@@ -1,0 +1,488 @@
+//! A shard as the store sees it: a state machine whose events are flushed, in the batches that a test asks for, and what they made of
+//! everything, also of what has left memory since.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::checkpoint::{OrderImage, RequestImage, StockImage};
+use crate::clock::Timestamp;
+use crate::command::{
+    Action, ChangeKind, ChangeStock, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release, Reserve,
+    Return, SetStatus, StockStatus,
+};
+use crate::event::{Change, Event};
+use crate::home::attempt::{Judged, branches_of, branches_of_late, judge_late, judge_reserve};
+use crate::home::{HomeImage, HomeStep};
+use crate::ids::{AttemptId, ChainHash, Epoch, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use crate::outcome::{Answer, Outcome, Refusal};
+use crate::state::{Decision, Departed, Need, State, Stored};
+use crate::store::{FlushBatch, Flushed, Store, StoreError, StoredOrderKind, StoredSku, Wanted};
+
+/// A shard without journal: its events wait in memory until they are flushed.
+pub struct TestShard {
+    /// The epoch that it flushes with.
+    pub epoch: Epoch,
+    /// Its number.
+    pub shard: ShardId,
+    /// Its truth.
+    pub state: State,
+    /// The time of the next event.
+    pub now: Timestamp,
+    /// Where the store's watermark is.
+    pub flushed: Lsn,
+    /// Events after it.
+    pub events: Vec<(Lsn, Event)>,
+    /// What its events made of everything.
+    pub made: Made,
+    departed: BTreeSet<OrderNo>,
+    departed_requests: BTreeSet<(SkuId, RequestId)>,
+}
+
+/// What the store must have when everything is flushed.
+#[derive(Debug, Clone, Default)]
+pub struct Made {
+    /// Stocks; where they were logged last does not count.
+    pub stocks: BTreeMap<(SkuId, WarehouseId), StockImage>,
+    /// Orders in one shard, and branches.
+    pub orders: BTreeMap<OrderNo, OrderImage>,
+    /// Orders over several shards.
+    pub homes: BTreeMap<OrderNo, HomeImage>,
+    /// Stock requests.
+    pub requests: BTreeMap<(SkuId, RequestId), RequestImage>,
+}
+
+/// A stock without what is not compared: where it was logged last, and which of its units were sold by orders that are not in memory.
+#[must_use]
+pub fn bare(image: StockImage) -> StockImage {
+    StockImage { lsn: Lsn::ZERO, forgotten_sold: 0, ..image }
+}
+
+/// The hash that the suites give to an event.
+#[must_use]
+pub fn hash_at(lsn: Lsn) -> ChainHash {
+    ChainHash(lsn.0.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+struct Known<'a>(&'a TestShard);
+
+impl Stored for Known<'_> {
+    fn may_have_order(&self, order_no: &OrderNo) -> bool {
+        self.0.departed.contains(order_no)
+    }
+
+    fn may_have_request(&self, sku_id: &SkuId, request_id: &RequestId) -> bool {
+        self.0.departed_requests.contains(&(sku_id.clone(), request_id.clone()))
+    }
+
+    fn lacks_sku(&self, sku_id: &SkuId) -> bool {
+        !self.0.made.stocks.keys().any(|(known, _)| known == sku_id)
+    }
+}
+
+impl TestShard {
+    /// One that takes all SKUs and stands under this number in the store, in epoch 1.
+    #[must_use]
+    pub fn stray(number: u16) -> Self {
+        Self { shard: ShardId(number), ..Self::new(1) }
+    }
+
+    /// The shard of a server that has one, empty, in an epoch.
+    #[must_use]
+    pub fn new(epoch: u64) -> Self {
+        Self {
+            epoch: Epoch(epoch),
+            shard: ShardId(0),
+            state: State::new(ShardId(0), 1),
+            now: Timestamp(1_800_000_000_000),
+            flushed: Lsn::ZERO,
+            events: Vec::new(),
+            made: Made::default(),
+            departed: BTreeSet::new(),
+            departed_requests: BTreeSet::new(),
+        }
+    }
+
+    /// Carries out a command and keeps its event. Everything that it is about is in memory.
+    ///
+    /// # Panics
+    /// When the event does not fit its own state.
+    pub fn run(&mut self, action: Action) -> Outcome {
+        self.now = self.now.plus_millis(1);
+        match self.state.decide(&action.into(), self.now) {
+            Decision::Answer(outcome) => outcome,
+            Decision::Elsewhere => panic!("it belongs to another shard"),
+            Decision::Log(event) => {
+                let lsn = self.last().next();
+                self.state.apply(lsn, &event).expect("its own event fits");
+                let answer = self.state.answer(&event);
+                self.note(lsn, event);
+                Ok(answer)
+            }
+        }
+    }
+
+    /// Carries out a command that is not refused.
+    ///
+    /// # Panics
+    /// When it is.
+    pub fn must(&mut self, action: Action) {
+        let asked = format!("{action:?}");
+        self.run(action).unwrap_or_else(|refusal| panic!("{asked}: {refusal}"));
+    }
+
+    /// Logs a change that the shard makes by itself.
+    ///
+    /// # Panics
+    /// When it does not fit.
+    pub fn log(&mut self, change: Change) {
+        let event = self.state.event(change, self.now);
+        let lsn = self.last().next();
+        self.state.apply(lsn, &event).expect("its own event fits");
+        self.note(lsn, event);
+    }
+
+    /// Expires what is due after so many seconds.
+    pub fn expire_after(&mut self, seconds: u64) {
+        self.now = self.now.plus_seconds(seconds);
+        while let Some(event) = self.state.next_expiry(self.now) {
+            self.log(event.change);
+        }
+    }
+
+    /// Keeps SKUs in memory, or no longer.
+    ///
+    /// # Panics
+    /// When one is not in memory.
+    pub fn pin(&mut self, names: &[&str], hot: bool) {
+        let skus: Vec<_> = names.iter().map(|name| sku(name)).collect();
+        if let Some(change) = self.state.decide_pinned(&skus, hot).expect("they are in memory") {
+            self.log(change);
+        }
+    }
+
+    /// Idle SKUs leave memory, up to `max`. How many did.
+    pub fn evict(&mut self, max: usize) -> usize {
+        let mut count = 0;
+        // A SKU that was used may stay for some rounds.
+        for _ in 0..20 {
+            while count < max
+                && let Some(event) = self.state.next_eviction(self.flushed, |_| true, self.now)
+            {
+                self.log(event.change);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Brings into memory what a command is about and the store has.
+    ///
+    /// # Panics
+    /// When what the store has can't be decided on.
+    pub async fn load_for(&mut self, store: &dyn Store, action: &Action) {
+        loop {
+            let mut needs = Vec::new();
+            self.state.needs(&Command::from(action.clone()), &Known(self), &mut needs);
+            if needs.is_empty() {
+                return;
+            }
+            let mut wanted = Wanted::default();
+            for need in needs {
+                match need {
+                    Need::Sku(sku_id) => wanted.skus.push(sku_id),
+                    Need::Order(order_no) => wanted.orders.push(order_no),
+                    Need::Request(sku_id, request_id) => {
+                        wanted.skus.push(sku_id.clone());
+                        wanted.requests.push((sku_id, request_id));
+                    }
+                }
+            }
+            let loaded = store.load(&wanted).await.expect("it loads");
+            for (sku_id, stored) in loaded.skus {
+                let StoredSku::Sound(stocks) = stored else { panic!("SKU {sku_id}: {stored:?}") };
+                if let Some(change) = self.state.decide_loaded(&sku_id, &stocks).expect("it can be loaded") {
+                    self.log(change);
+                }
+            }
+            let mut orders = Vec::new();
+            for order in loaded.orders {
+                self.departed.remove(&order.image().order_no);
+                match order.kind {
+                    StoredOrderKind::Plain(image) => orders.push(image),
+                    StoredOrderKind::Home(home) => self.must(Action::Home(Box::new(HomeStep::Load(Box::new(home))))),
+                }
+            }
+            for request in &loaded.requests {
+                self.departed_requests.remove(&(request.sku_id.clone(), request.request_id.clone()));
+            }
+            let change = self.state.decide_orders_loaded(&orders, &loaded.requests).expect("they can be loaded");
+            if let Some(change) = change {
+                self.log(change);
+            }
+        }
+    }
+
+    /// Carries out a command, with what the store has of it.
+    pub async fn run_with(&mut self, store: &dyn Store, action: Action) -> Outcome {
+        self.load_for(store, &action).await;
+        self.run(action)
+    }
+
+    /// Reserves an order over several shards: its branches here, and at its home when all of them hold. Decides nothing when one does not.
+    pub async fn span(&mut self, store: &dyn Store, reserve: Reserve, attempt: u64) -> Outcome {
+        let attempt = AttemptId(attempt);
+        let mut answers = Vec::new();
+        for branch in branches_of(&reserve, attempt) {
+            answers.push(self.run_with(store, branch.command.action).await);
+        }
+        match judge_reserve(&reserve, attempt, &answers) {
+            Judged::Held(lines) => {
+                self.run_with(store, Action::Home(Box::new(HomeStep::Reserve { reserve, attempt, lines }))).await
+            }
+            Judged::Refused { refusal, releases } => {
+                for branch in releases {
+                    let _ = self.run_with(store, branch.command.action).await;
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Has the home of an order decide, and holds the units of a late payment before that; `attempt` is for these.
+    pub async fn decide(&mut self, store: &dyn Store, action: Action, attempt: u64) -> Outcome {
+        let outcome = self.run_with(store, action.clone()).await;
+        let (Action::Confirm(confirm), Err(Refusal::HoldFirst(lines))) = (action, &outcome) else {
+            return outcome;
+        };
+        let (order_no, attempt) = (confirm.order_no.clone(), AttemptId(attempt));
+        let mut answers = Vec::new();
+        for branch in branches_of_late(&order_no, lines, attempt) {
+            answers.push(self.run_with(store, branch.command.action).await);
+        }
+        match judge_late(&order_no, lines, attempt, &answers) {
+            Judged::Held(_) => {
+                let step = HomeStep::Late { confirm, attempt, lines: lines.clone() };
+                self.run_with(store, Action::Home(Box::new(step))).await
+            }
+            Judged::Refused { refusal, releases } => {
+                for branch in releases {
+                    let _ = self.run_with(store, branch.command.action).await;
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Tells the branches of an order what is pending.
+    pub async fn carry(&mut self, store: &dyn Store, number: &str) {
+        let step = |step| Action::Home(Box::new(step));
+        let pending = self.run_with(store, step(HomeStep::Pending(order(number)))).await;
+        let Ok(Answer::Pending(errands)) = pending else { return };
+        for errand in errands {
+            for branch in errand.commands {
+                let told = branch.command.action;
+                let said = format!("{told:?}");
+                self.run_with(store, told).await.unwrap_or_else(|refusal| panic!("{said}: {refusal}"));
+            }
+            let carried = HomeStep::Carried { order_no: order(number), through: errand.number, serials: Vec::new() };
+            self.must(step(carried));
+        }
+    }
+
+    /// Keeps an event, and what it made.
+    fn note(&mut self, lsn: Lsn, event: Event) {
+        let made = &mut self.made;
+        for change in event.stock_moves() {
+            let key = (change.sku_id, change.warehouse_id);
+            let image = self.state.image_of_stock(&key.0, key.1).expect("it has just changed");
+            made.stocks.insert(key, bare(image));
+        }
+        if let Change::Pinned { skus, hot } = &event.change {
+            let of_skus = made.stocks.values_mut().filter(|image| skus.contains(&image.sku_id));
+            of_skus.for_each(|image| image.hot = *hot);
+        }
+        if let Some(order_no) = order_of(&event.change) {
+            made.orders.extend(self.state.image_of_order(order_no).map(|image| (order_no.clone(), image)));
+            made.homes.extend(self.state.image_of_home(order_no).map(|image| (order_no.clone(), image)));
+        }
+        if let Some(request) = event.stock_request(lsn) {
+            made.requests.insert((request.sku_id.clone(), request.request_id.clone()), request);
+        }
+        for departed in self.state.take_departed() {
+            match departed {
+                Departed::Order(order_no) => drop(self.departed.insert(order_no)),
+                Departed::Request(sku_id, request_id) => drop(self.departed_requests.insert((sku_id, request_id))),
+            }
+        }
+        self.events.push((lsn, event));
+    }
+
+    /// The last event.
+    #[must_use]
+    pub fn last(&self) -> Lsn {
+        self.flushed.plus(self.events.len() as u64)
+    }
+
+    /// The next `max` events as a batch.
+    #[must_use]
+    pub fn batch(&self, max: usize) -> FlushBatch<'_> {
+        let events = &self.events[..self.events.len().min(max)];
+        let hash = hash_at(self.flushed.plus(events.len() as u64));
+        FlushBatch { epoch: self.epoch, shard: self.shard, after: self.flushed, hash, events }
+    }
+
+    /// Flushes the next `max` events.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn flush(&mut self, store: &dyn Store, max: usize) -> Result<Flushed, StoreError> {
+        let flushed = store.flush(self.batch(max)).await?;
+        self.move_to(flushed.watermark.lsn);
+        Ok(flushed)
+    }
+
+    /// Flushes everything in one batch; nothing when there is nothing.
+    ///
+    /// # Panics
+    /// When the store does not take it.
+    pub async fn flush_all(&mut self, store: &dyn Store) -> Flushed {
+        if self.events.is_empty() {
+            return Flushed::default();
+        }
+        let last = self.last();
+        let flushed = self.flush(store, usize::MAX).await.expect("it flushes");
+        assert_eq!(flushed.watermark.lsn, last);
+        flushed
+    }
+
+    /// The watermark is here.
+    ///
+    /// # Panics
+    /// When it went back or beyond the last event.
+    pub fn move_to(&mut self, watermark: Lsn) {
+        assert!(watermark >= self.flushed && watermark <= self.last(), "{watermark}, after {}", self.flushed);
+        let gone = watermark.0 - self.flushed.0;
+        self.events.drain(..usize::try_from(gone).expect("so many are in memory"));
+        self.flushed = watermark;
+    }
+}
+
+/// The order that a change makes or changes.
+fn order_of(change: &Change) -> Option<&OrderNo> {
+    match change {
+        Change::Reserved { order_no, .. }
+        | Change::Confirmed { order_no, .. }
+        | Change::Released { order_no, .. }
+        | Change::Cancelled { order_no, .. }
+        | Change::Expired { order_no, .. }
+        | Change::Extended { order_no, .. }
+        | Change::Returned { order_no, .. } => Some(order_no),
+        Change::Home(change) => Some(change.order_no()),
+        Change::StockCreated { .. }
+        | Change::StockChanged { .. }
+        | Change::StatusChanged { .. }
+        | Change::Forgotten { .. }
+        | Change::Loaded { .. }
+        | Change::OrdersLoaded { .. }
+        | Change::Evicted { .. }
+        | Change::Pinned { .. }
+        | Change::Started { .. } => None,
+    }
+}
+
+/// A SKU by its name.
+#[must_use]
+pub fn sku(name: &str) -> SkuId {
+    SkuId::new(name).expect("a short name")
+}
+
+/// An order by its number.
+#[must_use]
+pub fn order(number: &str) -> OrderNo {
+    OrderNo::new(number).expect("a short number")
+}
+
+/// The warehouse of most tests.
+pub const W1: WarehouseId = WarehouseId(1);
+
+/// A second one.
+pub const W2: WarehouseId = WarehouseId(2);
+
+/// Creates a stock.
+#[must_use]
+pub fn create(name: &str, warehouse_id: WarehouseId, quantity: u64) -> Action {
+    Action::CreateStock(CreateStock { sku_id: sku(name), warehouse_id, quantity, serialized: false })
+}
+
+/// Restocks.
+#[must_use]
+pub fn restock(name: &str, quantity: i64, request_id: &str) -> Action {
+    let (kind, request_id) = (ChangeKind::Restock, RequestId::new(request_id).expect("a short id"));
+    Action::ChangeStock(ChangeStock {
+        sku_id: sku(name),
+        warehouse_id: W1,
+        kind,
+        quantity,
+        request_id,
+        reason: None,
+    })
+}
+
+/// Suspends or resumes.
+#[must_use]
+pub fn set_status(name: &str, status: StockStatus) -> Action {
+    Action::SetStatus(SetStatus { sku_id: sku(name), warehouse_id: None, status })
+}
+
+/// Units of SKUs in [`W1`].
+#[must_use]
+pub fn lines(of: &[(&str, u32)]) -> Lines {
+    let line =
+        |(name, quantity): &(&str, u32)| Line { sku_id: sku(name), warehouse_id: W1, quantity: *quantity };
+    Lines::new(of.iter().map(line)).expect("within bounds")
+}
+
+/// Reserves for ten minutes.
+#[must_use]
+pub fn reserve(number: &str, of: &[(&str, u32)]) -> Action {
+    let (order_no, lines) = (order(number), lines(of));
+    Action::Reserve(Reserve {
+        order_no,
+        lines,
+        ttl_seconds: 600,
+        buyer_id: None,
+        mode: Mode::BestEffort,
+        choice: None,
+    })
+}
+
+/// A part of an order.
+#[must_use]
+pub fn part(of: &[(&str, u32)], request_id: &str) -> Option<Part> {
+    let request_id = RequestId::new(request_id).ok();
+    Some(Part { lines: lines(of), request_id })
+}
+
+/// Confirms.
+#[must_use]
+pub fn confirm(number: &str, part: Option<Part>) -> Action {
+    Action::Confirm(Confirm { order_no: order(number), part })
+}
+
+/// Releases.
+#[must_use]
+pub fn release(number: &str, part: Option<Part>) -> Action {
+    Action::Release(Release { order_no: order(number), part, reason: None })
+}
+
+/// Extends to `ttl_seconds` from now.
+#[must_use]
+pub fn extend(number: &str, ttl_seconds: u32) -> Action {
+    Action::Extend(Extend { order_no: order(number), ttl_seconds })
+}
+
+/// Returns.
+#[must_use]
+pub fn give_back(number: &str, of: &[(&str, u32)], request_id: &str) -> Action {
+    let request_id = RequestId::new(request_id).expect("a short id");
+    Action::Return(Return { order_no: order(number), request_id, lines: Some(lines(of)) })
+}
