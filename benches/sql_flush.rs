@@ -6,9 +6,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use hotstock_engine::ids::ServerId;
-use hotstock_engine::store::Store as _;
-use hotstock_engine::testing::flush_suite::{Hot, W1, confirm, create, reserve};
+use hotstock_engine::ids::{Epoch, ServerId};
+use hotstock_engine::limits::MAX_LOADED_AT_ONCE;
+use hotstock_engine::store::{Store as _, StoredSku, Take, Wanted};
+use hotstock_engine::testing::store_suite::{TestShard, W1, confirm, create, reserve, sku};
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
 use hotstock_persistence::testing::MariaDb;
 
@@ -19,7 +20,7 @@ struct Scale {
 }
 
 fn main() {
-    let mut scale = Scale { orders: 50_000, batch: 10_000, skus: 100 };
+    let mut scale = Scale { orders: 100_000, batch: 20_000, skus: 10_000 };
     let mut only = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -51,37 +52,54 @@ fn main() {
     }
 }
 
-async fn run(name: &str, url: &str, scale: &Scale) {
-    let store = SqlStore::open(&SqlOptions::new(url), ServerId(1), 1).expect("an address");
-    store.migrate().await.expect("its tables");
-    let mut hot = Hot::new(1);
-    let sku = |n: u64| format!("sku-{}", n % scale.skus);
+async fn run(name_of_store: &str, url: &str, scale: &Scale) {
+    let store = SqlStore::open(&SqlOptions::new(url)).expect("an address");
+    let take = Take {
+        server: ServerId(1),
+        shards: 1,
+        after: Epoch::ZERO,
+        epoch: Epoch(1),
+        lease_seconds: 0,
+        over: false,
+    };
+    store.take(&take).await.expect("it is new");
+    let mut shard = TestShard::new(1);
+    let name = |n: u64| format!("sku-{}", n % scale.skus);
     for n in 0..scale.skus {
-        hot.must(create(&sku(n), W1, 1_000_000_000));
+        shard.must(create(&name(n), W1, 1_000_000_000));
     }
+    shard.flush_all(&store).await;
     // A confirm comes some thousand orders after its reserve, so that most are flushed in another batch.
     let behind = scale.orders.min(5_000);
     for n in 0..scale.orders + behind {
         if n < scale.orders {
-            hot.must(reserve(&format!("order-{n:012}"), &[(&sku(n), 1)]));
+            shard.must(reserve(&format!("order-{n:012}"), &[(&name(n), 1)]));
         }
         if n >= behind {
-            hot.must(confirm(&format!("order-{:012}", n - behind), None));
+            shard.must(confirm(&format!("order-{:012}", n - behind), None));
         }
     }
-    let (events, begun) = (hot.events.len(), Instant::now());
+    let (events, begun) = (shard.events.len(), Instant::now());
     let (mut rows, mut longest) = (0, 0.0_f64);
-    while !hot.events.is_empty() {
+    while !shard.events.is_empty() {
         let start = Instant::now();
-        rows += hot.flush(&store, scale.batch).await.expect("it flushes").rows;
+        rows += shard.flush(&store, scale.batch).await.expect("it flushes").rows;
         longest = longest.max(start.elapsed().as_secs_f64() * 1e3);
     }
     let seconds = begun.elapsed().as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let (per_event, per_row) = (events as f64 / seconds, rows as f64 / seconds);
     println!(
-        "{name:8} {events:7} {:6} {rows:7} {seconds:8.2} {per_event:9.0} {per_row:8.0} {longest:17.0}",
+        "{name_of_store:8} {events:7} {:6} {rows:7} {seconds:8.2} {per_event:9.0} {per_row:8.0} {longest:17.0}",
         scale.batch
     );
+    let skus: Vec<_> = (0..scale.skus).map(|n| sku(&name(n))).collect();
+    let begun = Instant::now();
+    for skus in skus.chunks(MAX_LOADED_AT_ONCE) {
+        let loaded =
+            store.load(&Wanted { skus: skus.to_vec(), ..Wanted::default() }).await.expect("it loads");
+        assert!(loaded.skus.values().all(|stored| matches!(stored, StoredSku::Sound(_))));
+    }
+    println!("{name_of_store:8} {} SKUs loaded in {:.0} ms", scale.skus, begun.elapsed().as_secs_f64() * 1e3);
     store.close().await;
 }

@@ -8,9 +8,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::Target;
 use crate::config::FlagValue;
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line or configuration; 3 the data directory is in \
-    use by another process; 4 an audit found that the books don't balance; 5 the journal or a checkpoint is damaged; \
-    6 an import left rows out, or SKUs could not be moved or compared.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line or configuration; 3 the data directory or the \
+    SQL store is in use by another server; 4 an audit found that the books don't balance; 5 the journal or a checkpoint is damaged; \
+    6 an import left rows out, or SKUs could not be promoted, demoted or compared; 7 fenced: the SQL store has what this data \
+    directory does not have, or another server took it over.";
 
 /// The program.
 #[derive(Debug, Parser)]
@@ -32,16 +33,18 @@ pub enum Command {
     Verify(Verify),
     /// Create or change the tables of the SQL store; `serve` does so by itself.
     Migrate(Migrate),
-    /// Take over stock from another system's MySQL into the SQL store.
+    /// Take over stock from another system's MySQL.
     Import(Import),
-    /// Promote SKUs of a running server: from now on a shard decides for them.
-    Promote(Move),
-    /// Demote SKUs of a running server: from now on the SQL store decides for them.
-    Demote(Move),
+    /// Load SKUs of a running server and keep them in memory.
+    Promote(Pin),
+    /// Keep SKUs of a running server in memory no longer than they are used.
+    Demote(Pin),
     /// Compare what the shards, the SQL store and the mirror of a running server have of every SKU.
     Reconcile(Reconcile),
     /// Make a data directory anew from the SQL store, after the old one was lost.
     Recover(Recover),
+    /// List what a stopped server answered and the SQL store never got, of a data directory that is fenced.
+    Unflushed(Unflushed),
     /// Make a token for the operators of a server, and its hash for the configuration.
     Token,
     /// Half a minute of flash sale: a real server, thousands of buyers, a kill in the middle, an audit.
@@ -68,14 +71,17 @@ impl Settings {
     /// The flags as the last layer of the configuration.
     #[must_use]
     pub fn flags(&self) -> Vec<FlagValue> {
-        let value = |flag: &str, key: &str, value: &str| FlagValue {
-            flag: flag.to_owned(),
-            key: key.to_owned(),
-            value: value.to_owned(),
-        };
-        let set = self.set.iter().map(|(key, text)| value("--set", key, text));
-        set.chain(self.data_dir.iter().map(|dir| value("--data-dir", "data.dir", dir))).collect()
+        let dir = self.data_dir.iter().map(|dir| flag_value("--data-dir", "data.dir", dir));
+        set_flags(&self.set).chain(dir).collect()
     }
+}
+
+fn flag_value(flag: &str, key: &str, value: &str) -> FlagValue {
+    FlagValue { flag: flag.to_owned(), key: key.to_owned(), value: value.to_owned() }
+}
+
+fn set_flags(set: &[(String, String)]) -> impl Iterator<Item = FlagValue> {
+    set.iter().map(|(key, text)| flag_value("--set", key, text))
 }
 
 /// `hotstock migrate`
@@ -90,15 +96,15 @@ pub struct Migrate {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["preset", "map"]))]
 pub struct Import {
-    /// The other system's database, mysql://user:password@host:port/database. Better in the variable HOTSTOCK_IMPORT_FROM: others can
-    /// read a command line
+    /// The other system's database, mysql://user:password@host:port/database. Better in the variable
+    /// HOTSTOCK_IMPORT_FROM: others can read a command line
     #[arg(long, value_name = "URL")]
     pub from: Option<String>,
     /// A system that is known
     #[arg(long, value_name = "NAME", long_help = presets())]
     pub preset: Option<String>,
-    /// One's own table: table=…,sku=…,available=… (or on_hand=…), and where they are there warehouse=COLUMN|NUMBER, reserved=…,
-    /// sold=…, total=…, deleted=…
+    /// One's own table: table=…,sku=…,available=… (or on_hand=…), and where they are there warehouse=COLUMN|NUMBER,
+    /// reserved=…, sold=…, total=…, deleted=…
     #[arg(long, value_name = "COLUMNS")]
     pub map: Option<String>,
     /// Read and report, create nothing
@@ -107,7 +113,11 @@ pub struct Import {
     /// Import units that the old system holds for orders as available; without it they are counted and left out
     #[arg(long)]
     pub include_reserved: bool,
-    /// Where the store is
+    /// A running server to import into, such as http://127.0.0.1:8080; without it the data directory is opened, which
+    /// no server may have open then
+    #[arg(long, value_name = "URL")]
+    pub url: Option<Target>,
+    /// The data directory and its store, as the server has them
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -119,8 +129,8 @@ fn presets() -> String {
 
 /// `hotstock promote` and `hotstock demote`
 #[derive(Debug, Args)]
-pub struct Move {
-    /// The SKUs. Those that one open order holds have to be moved together
+pub struct Pin {
+    /// The SKUs
     #[arg(required = true, value_name = "SKU")]
     pub skus: Vec<String>,
     /// The server. Its operators' token is read from the variable HOTSTOCK_TOKEN
@@ -134,7 +144,8 @@ pub struct Reconcile {
     /// The server. Its operators' token is read from the variable HOTSTOCK_TOKEN
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     pub url: Target,
-    /// Put right what is derived, after telling what was found: rows of the store from its journal, the mirror from the stock
+    /// Put right what is derived, after telling what was found: rows of the store from its journal, the mirror from the
+    /// stock
     #[arg(long)]
     pub fix: bool,
 }
@@ -145,10 +156,21 @@ pub struct Recover {
     /// From the SQL store of the configuration, which is the only place that it can be recovered from
     #[arg(long, required = true)]
     pub from_store: bool,
-    /// The server whose data directory was lost, by its id; needed when several servers own SKUs
-    #[arg(long, value_name = "ID")]
-    pub server: Option<String>,
+    /// Take the store also from a server that still uses it: it is fenced, and what it answers until then is lost
+    #[arg(long)]
+    pub take_over: bool,
     /// Where the store is and where the new data directory shall be
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// `hotstock unflushed`
+#[derive(Debug, Args)]
+pub struct Unflushed {
+    /// One JSON object for each event, on a line of its own, and nothing else
+    #[arg(long)]
+    pub json: bool,
+    /// The data directory and its store
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -165,6 +187,10 @@ pub struct Serve {
     /// Shards of a new data directory; one that exists must have been created with this number
     #[arg(long, value_name = "N")]
     shards: Option<String>,
+    /// Take the SQL store from a server that still holds it, or that had it last; that one is fenced. Its unflushed
+    /// answers are lost. This data directory must have everything that the store has
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 impl Serve {
@@ -199,12 +225,17 @@ pub struct Replay {
     /// The data directory of the server inside; without it a temporary one
     #[arg(long, value_name = "DIR", conflicts_with = "url")]
     pub data_dir: Option<PathBuf>,
-    /// The SQL store of the server inside, mysql://user:password@host:port/database; without it SQLite in the data directory
+    /// The SQL store of the server inside, mysql://user:password@host:port/database; without it SQLite in the data
+    /// directory
     #[arg(long, value_name = "URL", conflicts_with = "url")]
     pub store: Option<String>,
-    /// Where the SKUs lie
+    /// Where the SKUs are when the orders begin
     #[arg(long, value_enum, default_value_t = Place::Hot)]
     pub place: Place,
+    /// Any key of the configuration of the server inside, such as engine.max_resident_skus=200; may be given several
+    /// times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "url")]
+    set: Vec<(String, String)>,
     /// Every line of an invoice is an order of its own
     #[arg(long)]
     pub by_line: bool,
@@ -214,7 +245,7 @@ pub struct Replay {
     /// Callers at the same time. What belongs to one customer is played in its order; with one caller everything is
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_024))]
     pub callers: u16,
-    /// What the random choice of --place mixed and the random moves of --place churn follow from
+    /// What the random choice of --place mixed follows from
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 }
@@ -222,14 +253,21 @@ pub struct Replay {
 /// See [`Replay::place`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Place {
-    /// In a shard: all are promoted before the first order
+    /// In memory to stay: all are promoted
     Hot,
-    /// In the SQL store, as they are created
-    Cold,
-    /// A random third of them in the SQL store, the others in shards
+    /// In the SQL store alone: the server starts anew after they were created, and loads what is asked for (of --url:
+    /// as they are created)
+    Stored,
+    /// As for stored, then a random two thirds of them are promoted
     Mixed,
-    /// A random third of them is promoted and demoted again and again while the orders come
-    Churn,
+}
+
+impl Replay {
+    /// What was set of the configuration of the server inside.
+    #[must_use]
+    pub fn flags(&self) -> Vec<FlagValue> {
+        set_flags(&self.set).collect()
+    }
 }
 
 /// `hotstock verify`
@@ -260,9 +298,10 @@ pub struct Bench {
     /// A running server; without it one is started inside this process, in a temporary directory
     #[arg(long)]
     pub url: Option<Target>,
-    /// SKUs that the orders are spread over; 1 is the flash sale
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub skus: u32,
+    /// SKUs that the orders are spread over, at random; 1, the flash sale, where nothing is said, and 10,000 with
+    /// --stored
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    skus: Option<u32>,
     /// Shards of the server or engine that is started
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_024), conflicts_with = "url")]
     pub shards: u16,
@@ -281,18 +320,34 @@ pub struct Bench {
     /// Confirm every order after it was reserved
     #[arg(long)]
     pub confirm: bool,
-    /// Leave the SKUs in the SQL store; without it they are promoted
+    /// Leave the SKUs in the SQL store, from which they are loaded when they are asked for; without it they are
+    /// promoted
     #[arg(long)]
-    pub cold: bool,
-    /// Give the server or engine that is started a SQL store (SQLite), which takes in what it logs; --cold does so too
-    #[arg(long, conflicts_with = "url")]
-    pub store: bool,
+    pub stored: bool,
+    /// Any key of the configuration of the server or engine that is started, such as store.flush_interval_ms=3600000
+    /// (no flush) or store.url=mysql://…; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "url")]
+    set: Vec<(String, String)>,
     /// Measure, in turns, also a server that parses and echoes the same JSON, and print the ratio
     #[arg(long)]
     pub echo: bool,
     /// Write the figures to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+impl Bench {
+    /// SKUs that the orders are spread over.
+    #[must_use]
+    pub fn skus(&self) -> u32 {
+        self.skus.unwrap_or(if self.stored { 10_000 } else { 1 })
+    }
+
+    /// What was set of the configuration of the server or engine that is started.
+    #[must_use]
+    pub fn flags(&self) -> Vec<FlagValue> {
+        set_flags(&self.set).collect()
+    }
 }
 
 impl std::str::FromStr for Target {

@@ -1,8 +1,8 @@
 //! The HTTP client of replay, demo and bench: one keep-alive connection, one request at a time.
 //!
-//! Written by hand, over `httparse`, because the load generator shares its cores with the server that it measures: no task per
-//! connection, no channel, no allocation per request. It speaks the part of HTTP/1.1 that our server uses (`Content-Length`
-//! bodies), and says so when it meets another part.
+//! Written by hand, over `httparse`, because the load generator shares its cores with the server that it measures: no
+//! task per connection, no channel, no allocation per request. It speaks the part of HTTP/1.1 that our server uses
+//! (`Content-Length` bodies), and says so when it meets another part.
 
 use std::io;
 use std::time::Duration;
@@ -20,7 +20,8 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Header lines of an answer; ours has five, a proxy adds some.
 const MAX_ANSWER_HEADERS: usize = 64;
 
-/// Times that [`Connection::call_until_known`] asks: with the waits between them about half a minute, more than a restart takes.
+/// Times that [`Connection::call_until_known`] asks: with the waits between them about half a minute, more than a
+/// restart takes.
 const MAX_TRIES: u32 = 120;
 
 /// The wait between two of those tries; a `Retry-After` may make it longer, up to [`MAX_RETRY_WAIT`].
@@ -183,8 +184,8 @@ impl Connection {
         Ok(head.status)
     }
 
-    /// As [`Self::call`], but repeats the request while its outcome is unknown or the server is too busy. Every request of
-    /// the contract may be repeated, so this ends with the one true answer.
+    /// As [`Self::call`], but repeats the request while its outcome is unknown or the server is too busy. Every request
+    /// of the contract may be repeated, so this ends with the one true answer.
     ///
     /// # Errors
     /// [`CallError::GivenUp`] after many tries.

@@ -1,5 +1,5 @@
-//! Ends the process at a step of a move or a flush, so that tests can see what comes of it: `HOTSTOCK_FAILPOINT=promote.taken:2` at the
-//! second time that the step is reached. Not part of release builds.
+//! Ends the process at a step of a load, an eviction or a flush, so that tests can see what comes of it:
+//! `HOTSTOCK_FAILPOINT=flush.after:2` at the second time that the step is reached. Not part of release builds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

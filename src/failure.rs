@@ -14,9 +14,9 @@ pub enum Failure {
     /// Exit code 2: the command line or the configuration is wrong.
     #[error("{0}")]
     Usage(String),
-    /// Exit code 3: another process has the data directory open.
+    /// Exit code 3: another process has the data directory open, or another server uses the SQL store.
     #[error("{0}")]
-    DataDirInUse(String),
+    InUse(String),
     /// Exit code 4: the books don't balance.
     #[error("{0}")]
     Audit(String),
@@ -26,6 +26,10 @@ pub enum Failure {
     /// Exit code 6: a part could not be done, which was told line by line.
     #[error("{0}")]
     Incomplete(String),
+    /// Exit code 7: the SQL store has what the data directory does not have, or another server took it over. Starting
+    /// again changes nothing.
+    #[error("{0}")]
+    Fenced(String),
 }
 
 impl Failure {
@@ -40,10 +44,11 @@ impl Failure {
         ExitCode::from(match self {
             Self::Other(_) => 1,
             Self::Usage(_) => 2,
-            Self::DataDirInUse(_) => 3,
+            Self::InUse(_) => 3,
             Self::Audit(_) => 4,
             Self::Damaged(_) => 5,
             Self::Incomplete(_) => 6,
+            Self::Fenced(_) => 7,
         })
     }
 }

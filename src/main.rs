@@ -1,10 +1,12 @@
 //! hotstock, the program: reads the command line and hands over to one command.
 //!
-//! Read in this order: [`cli`] (what can be asked), [`config`], [`store`] and [`wiring`] (how engine, persistence and API become a server),
-//! [`cmd`] (one module per command), [`client`] and [`wire`] (the HTTP client of replay, demo and bench), [`failure`] (exit codes).
+//! Read in this order: [`cli`] (what can be asked), [`config`], [`clock`], [`store`] and [`wiring`] (how engine, persistence and
+//! API become a server), [`cmd`] (one module per command), [`client`] and [`wire`] (the HTTP client of replay, demo and
+//! bench), [`failure`] (exit codes).
 
 mod cli;
 mod client;
+mod clock;
 mod cmd;
 mod config;
 #[cfg(debug_assertions)]

@@ -1,7 +1,7 @@
 //! Asks the order service over HTTP whether an order was paid: `GET {check_url}/{order_no}`.
 //!
-//! Whatever is not status 200 with one of the three words is no answer: redirects are not followed, large bodies not read, and nothing is
-//! guessed from a 404, which may be a service that knows the order in a moment.
+//! Whatever is not status 200 with one of the three words is no answer: redirects are not followed, large bodies not
+//! read, and nothing is guessed from a 404, which may be a service that knows the order in a moment.
 
 use std::time::Duration;
 
@@ -26,7 +26,8 @@ use crate::failure::Failure;
 /// The largest answer that is read. One has some twenty bytes; a service may say more about an order.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// How long a connection may lie idle: less than servers commonly keep one, so that no question meets one that is just being closed.
+/// How long a connection may lie idle: less than servers commonly keep one, so that no question meets one that is just
+/// being closed.
 const IDLE_SECONDS: u64 = 15;
 
 /// What is not encoded in a segment of a path: the unreserved characters of RFC 3986.

@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hotstock_engine::ids::ServerId;
 use hotstock_persistence::data_dir::DataDir;
 use hotstock_persistence::mirror::MirrorOptions;
-use hotstock_persistence::sql::{NO_SERVER, SqlOptions, SqlStore};
+use hotstock_persistence::sql::{SqlOptions, SqlStore};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::config::Config;
@@ -24,17 +23,16 @@ pub fn place(config: &Config) -> String {
     }
 }
 
-/// The store of a server. A database that is not there makes its calls fail until it is; one that this directory does not belong
-/// to makes them fail for good.
+/// The store of a server. A database that is not there makes its calls fail until it is; one that this directory does
+/// not belong to makes them fail for good.
 ///
 /// # Errors
 /// [`Failure::Usage`] when its address can't be one.
 pub fn open(config: &Config, data_dir: &DataDir) -> Result<SqlStore, Failure> {
-    let store = sql_store(config, data_dir.server_id(), data_dir.shards())?;
-    Ok(store.checked_by(data_dir.store_check()))
+    Ok(sql_store(config)?.checked_by(data_dir.store_check()))
 }
 
-/// The store for a command that is no server and owns nothing.
+/// The store for a command that is no server.
 ///
 /// # Errors
 /// [`Failure`] when its address can't be one, or the directory of a SQLite file can't be made.
@@ -44,10 +42,38 @@ pub fn open_for_tool(config: &Config) -> Result<SqlStore, Failure> {
         std::fs::create_dir_all(dir)
             .map_err(|error| Failure::other(&format!("making {}", dir.display()), error))?;
     }
-    sql_store(config, NO_SERVER, 0)
+    sql_store(config)
 }
 
-fn sql_store(config: &Config, server: ServerId, shards: u16) -> Result<SqlStore, Failure> {
+/// The store of a data directory, for a command that only reads it and makes none where there is none.
+///
+/// # Errors
+/// [`Failure`] when its address can't be one, or there is no SQLite file in the directory.
+pub fn open_of(config: &Config, data_dir: &DataDir) -> Result<SqlStore, Failure> {
+    if config.store.url.is_empty() && !data_dir.path().join(STORE_FILE).exists() {
+        return Err(Failure::Usage(format!(
+            "{}: there is no SQLite store in it. Name the store that it was used with: --config, or --set store.url=…",
+            data_dir.path().display()
+        )));
+    }
+    sql_store(config)
+}
+
+/// Whether a store that was reached is the one that the directory belongs to.
+///
+/// # Errors
+/// [`Failure::Usage`].
+pub fn must_be_of(store: &SqlStore, data_dir: &DataDir, place: &str) -> Result<(), Failure> {
+    match (data_dir.store_id()?, store.store_id()) {
+        (Some(has), Some(is)) if has != is => Err(Failure::Usage(format!(
+            "{}: this data directory belongs to the SQL store {has}; {place} is another one, {is}",
+            data_dir.path().display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn sql_store(config: &Config) -> Result<SqlStore, Failure> {
     let store = &config.store;
     let url = match store.url.is_empty() {
         true => sqlite_url(&config.data.dir.join(STORE_FILE))?,
@@ -59,7 +85,7 @@ fn sql_store(config: &Config, server: ServerId, shards: u16) -> Result<SqlStore,
         acquire_timeout: Duration::from_millis(store.acquire_timeout_ms),
         statement_timeout: Duration::from_millis(store.statement_timeout_ms),
     };
-    SqlStore::open(&options, server, shards).map_err(|error| Failure::Usage(format!("`store.url`: {error}")))
+    SqlStore::open(&options).map_err(|error| Failure::Usage(format!("`store.url`: {error}")))
 }
 
 /// A path as a URL: it may hold what means something else there.

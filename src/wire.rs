@@ -1,5 +1,5 @@
-//! The JSON that our own clients (replay, demo, bench) send and read. Written from the HTTP contract, not shared with the
-//! server, so that a change of the contract by mistake breaks them.
+//! The JSON that our own clients (replay, demo, bench) send and read. Written from the HTTP contract, not shared with
+//! the server, so that a change of the contract by mistake breaks them.
 
 use std::sync::Arc;
 
@@ -52,6 +52,9 @@ pub struct Return<'a> {
 pub struct CreateStock<'a> {
     /// What.
     pub sku_id: &'a str,
+    /// Where; the server's default where missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warehouse_id: Option<u32>,
     /// Units to begin with.
     pub quantity: u64,
 }
@@ -205,7 +208,7 @@ pub async fn create_stock(target: &Target, skus: Vec<(String, u64)>) -> Result<u
         workers.spawn(async move {
             let mut created = 0;
             for (sku_id, quantity) in skus.iter().skip(worker).step_by(STOCKING_CONNECTIONS) {
-                let body = json(&CreateStock { sku_id, quantity: *quantity });
+                let body = json(&CreateStock { sku_id, warehouse_id: None, quantity: *quantity });
                 match connection.call_until_known("POST", "/v1/stock", &body).await? {
                     201 => created += 1,
                     200 => {}
@@ -225,24 +228,25 @@ pub async fn create_stock(target: &Target, skus: Vec<(String, u64)>) -> Result<u
 /// The variable with the operators' token, for the commands that talk to a server. Not a flag: others could read that.
 pub const TOKEN_VARIABLE: &str = "HOTSTOCK_TOKEN";
 
-/// SKUs that are moved by one request; the contract's largest.
-pub const SKUS_PER_MOVE: usize = 1_000;
+/// SKUs that are promoted or demoted by one request. The contract takes 10,000; a request of these is sure to be done
+/// in time.
+pub const SKUS_PER_REQUEST: usize = 1_000;
 
 /// A connection for what operators ask.
 pub fn operator(target: &Target) -> Connection {
     Connection::new(target.clone()).with_token(std::env::var(TOKEN_VARIABLE).ok())
 }
 
-/// Which way SKUs are moved.
+/// What is asked for SKUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// Into a shard.
+pub enum PinWay {
+    /// Load them and keep them in memory.
     Promote,
-    /// Back into the SQL store.
+    /// Keep them no longer.
     Demote,
 }
 
-impl Way {
+impl PinWay {
     /// As the path says it.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -259,13 +263,13 @@ struct Skus<'a, S> {
 }
 
 #[derive(Deserialize)]
-struct MoveResults {
-    results: Vec<MoveResult>,
+struct PinResults {
+    results: Vec<PinResult>,
 }
 
 /// What became of one SKU.
 #[derive(Debug, Deserialize)]
-pub struct MoveResult {
+pub struct PinResult {
     /// Which.
     pub sku_id: String,
     /// As it would have been answered alone.
@@ -274,19 +278,19 @@ pub struct MoveResult {
     pub body: serde_json::Value,
 }
 
-/// Moves up to [`SKUS_PER_MOVE`] SKUs.
+/// Promotes or demotes up to [`SKUS_PER_REQUEST`] SKUs.
 ///
 /// # Errors
 /// [`Failure`] when the request as a whole is not carried out.
-pub async fn move_skus<S: Serialize>(
+pub async fn pin_skus<S: Serialize>(
     connection: &mut Connection,
-    way: Way,
+    way: PinWay,
     skus: &[S],
-) -> Result<Vec<MoveResult>, Failure> {
+) -> Result<Vec<PinResult>, Failure> {
     let path = format!("/v1/admin/skus/{}", way.word());
     let status = connection.call_until_known("POST", &path, &json(&Skus { sku_ids: skus })).await?;
     match status {
-        200 => Ok(connection.json::<MoveResults>()?.results),
+        200 => Ok(connection.json::<PinResults>()?.results),
         401 | 403 => {
             let failure = unexpected(way.word(), status, connection);
             Err(Failure::Other(format!("{failure} ({TOKEN_VARIABLE} is where the token belongs)")))
@@ -295,23 +299,23 @@ pub async fn move_skus<S: Serialize>(
     }
 }
 
-/// Moves any number of SKUs; tells how many moved now.
+/// Promotes any number of SKUs; tells how many were not hot before.
 ///
 /// # Errors
-/// [`Failure`] at the first SKU that does not move.
-pub async fn move_all<S: Serialize>(target: &Target, way: Way, skus: &[S]) -> Result<u64, Failure> {
+/// [`Failure`] at the first SKU that is refused.
+pub async fn promote_all<S: Serialize>(target: &Target, skus: &[S]) -> Result<u64, Failure> {
     let mut connection = operator(target);
-    let mut moved = 0;
-    for skus in skus.chunks(SKUS_PER_MOVE) {
-        for result in move_skus(&mut connection, way, skus).await? {
+    let mut new = 0;
+    for skus in skus.chunks(SKUS_PER_REQUEST) {
+        for result in pin_skus(&mut connection, PinWay::Promote, skus).await? {
             if result.status != 200 {
-                let MoveResult { sku_id, status, body } = result;
-                return Err(Failure::Other(format!("{} {sku_id}: {status} {body}", way.word())));
+                let PinResult { sku_id, status, body } = result;
+                return Err(Failure::Other(format!("promote {sku_id}: {status} {body}")));
             }
-            moved += u64::from(result.body["replayed"] == false);
+            new += u64::from(result.body["replayed"] == false);
         }
     }
-    Ok(moved)
+    Ok(new)
 }
 
 /// Asks for an order change (`confirm`, `release`, …) until the answer is known.

@@ -2,42 +2,38 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use hotstock_api::limits::{MirrorCounts, MirrorLink};
 use hotstock_engine::check::{CheckOptions, Unanswered};
-use hotstock_engine::clock::{Clock, Timestamp};
 use hotstock_engine::dirty::Dirty;
-use hotstock_engine::engine::{AutoPromotion, Engine, EngineOptions, Parts, StartError, StoreOptions};
-use hotstock_engine::ids::{Lsn, ShardId, WarehouseId};
-use hotstock_engine::journal::{Journal as _, JournalError};
+use hotstock_engine::engine::{Engine, EngineOptions, Parts, ShardStats, StartError, StoreOptions};
+use hotstock_engine::ids::WarehouseId;
+use hotstock_engine::journal::JournalError;
 use hotstock_engine::limits::MAX_DIRTY_STOCKS;
 use hotstock_engine::mirror::Mirror;
+use hotstock_engine::ownership::NotOurs;
 use hotstock_engine::store::{Store, StoreError};
 use hotstock_persistence::data_dir::{DataDir, DataDirError};
-use hotstock_persistence::journal::{JournalOptions, SledJournal};
+use hotstock_persistence::journal::JournalOptions;
 use hotstock_persistence::mirror::{MirrorAccess, MirrorOptions, RedisMirror};
 use hotstock_persistence::sql::SqlStore;
 use tokio::net::{TcpListener, TcpSocket};
 
+use crate::clock::CarriedClock;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::order_check::HttpOrderCheck;
 
-/// The wall clock; the engine sees time only through this.
-struct WallClock;
-
-impl Clock for WallClock {
-    fn now(&self) -> Timestamp {
-        // A clock before 1970 is a broken one; time then stands still at 0, which shards bear.
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-    }
-}
-
-/// Connections that the kernel keeps while they wait to be accepted. The usual 128 overflow when all clients of a sale come
-/// back after a restart, and those over it wait a second for their next try. The kernel may allow less.
+/// Connections that the kernel keeps while they wait to be accepted. The usual 128 overflow when all clients of a sale
+/// come back after a restart, and those over it wait a second for their next try. The kernel may allow less.
 const LISTEN_BACKLOG: u32 = 4_096;
+
+/// SKUs that don't leave memory for this long don't leave it at all.
+const EVICTION_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often is looked whether they have left.
+const EVICTION_POLL: Duration = Duration::from_millis(20);
 
 /// Listens on an address, also on one that a process had just now which was killed.
 ///
@@ -56,21 +52,20 @@ pub struct Server {
     system: System,
 }
 
-/// Whether an engine works with a SQL store.
+/// Whether a server may take the SQL store from another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Books {
-    /// With the one of the configuration: SKUs are cold unless they are promoted.
-    Sql,
-    /// Without: every SKU is hot. For measurements of the hot path alone.
-    Memory,
+pub enum TakeOver {
+    /// It may not: a store that somebody uses is refused.
+    No,
+    /// It may: an operator says that the other one is given up.
+    Yes,
 }
 
 /// An engine and what works beside it.
 pub struct System {
     /// The engine.
     pub engine: Engine,
-    /// The SQL store, if there is one.
-    pub store: Option<Arc<SqlStore>>,
+    store: Arc<SqlStore>,
     mirror: Option<(Arc<RedisMirror>, Arc<MirrorAccess>)>,
 }
 
@@ -101,9 +96,7 @@ impl System {
         if let Some((mirror, _)) = &self.mirror {
             mirror.stop().await;
         }
-        if let Some(store) = &self.store {
-            store.close().await;
-        }
+        self.store.close().await;
     }
 }
 
@@ -111,7 +104,7 @@ impl System {
 ///
 /// # Errors
 /// [`Failure`], with the exit code that says why.
-pub async fn start(config: &Config, books: Books) -> Result<System, Failure> {
+pub async fn start(config: &Config, take_over: TakeOver) -> Result<System, Failure> {
     let mirror_options = crate::store::mirror_options(config)?;
     let (path, shards) = (config.data.dir.clone(), config.engine.shards);
     let options = journal_options(config);
@@ -124,20 +117,16 @@ pub async fn start(config: &Config, books: Books) -> Result<System, Failure> {
     });
     let (journal, data_dir) =
         opened.await.map_err(|error| Failure::other("opening the journal", error))??;
-    let store = match books {
-        Books::Sql => {
-            refuse_without_store(&data_dir, &journal, shards)?;
-            Some(Arc::new(crate::store::open(config, &data_dir)?))
-        }
-        Books::Memory => None,
-    };
-    if let Some(store) = &store {
-        reach(store, config).await?;
-    }
-    let mut parts = Parts::new(Box::new(journal), Arc::new(data_dir.checkpoints()), Arc::new(WallClock));
-    if let Some(store) = &store {
-        parts = parts.with_store(Arc::clone(store) as Arc<dyn Store>, data_dir.server_id());
-    }
+    let store = Arc::new(crate::store::open(config, &data_dir)?);
+    reach(&store, config).await?;
+    let mut parts = Parts::new(
+        Box::new(journal),
+        Arc::new(data_dir.checkpoints()),
+        Arc::new(data_dir.filters()),
+        Arc::new(data_dir.identity()?),
+        Arc::new(CarriedClock::start()),
+        Arc::clone(&store) as Arc<dyn Store>,
+    );
     let mut mirror = None;
     if let Some(options) = mirror_options {
         let dirty = Arc::new(Dirty::new(MAX_DIRTY_STOCKS));
@@ -149,7 +138,8 @@ pub async fn start(config: &Config, books: Books) -> Result<System, Failure> {
     }
     #[cfg(debug_assertions)]
     let parts = crate::failpoint::set(parts)?;
-    let engine = Engine::start(engine_options(config), parts).await?;
+    let options = EngineOptions { take_over: take_over == TakeOver::Yes, ..engine_options(config) };
+    let engine = Engine::start(options, parts).await?;
     let start_mirror = |(options, dirty): (MirrorOptions, _)| {
         let access = MirrorAccess::new(options.clone())?;
         let source = Arc::new(engine.clone());
@@ -160,31 +150,57 @@ pub async fn start(config: &Config, books: Books) -> Result<System, Failure> {
     Ok(System { engine, store, mirror })
 }
 
-/// Makes the tables and sees that it is the right store. One that is not there is no reason not to start: hot SKUs need it not.
+/// Makes the tables and sees that it is the right store. One that is not there is no reason not to start: SKUs in
+/// memory need it not. The engine then goes on only if the directory is evidently where it was, and takes the store
+/// when it is back.
 async fn reach(store: &SqlStore, config: &Config) -> Result<(), Failure> {
     let place = crate::store::place(config);
     match store.migrate().await {
         Ok(store_id) => tracing::info!(%place, store_id, "the SQL store is there"),
-        Err(StoreError::Inconsistent(problem)) => return Err(Failure::Usage(format!("{place}: {problem}"))),
+        Err(StoreError::Foreign(problem) | StoreError::Inconsistent(problem)) => {
+            return Err(Failure::Usage(format!("{place}: {problem}")));
+        }
         Err(error) => {
-            tracing::warn!(%place, %error, "the SQL store is not there yet: cold SKUs are not served until it is")
+            tracing::warn!(
+                %place, %error,
+                "the SQL store is not there: what is not in memory is not served until it is, and nothing is flushed"
+            );
         }
     }
     Ok(())
 }
 
-/// A directory whose events no store has ever taken in can't begin with one: the first of them may be trimmed.
-fn refuse_without_store(data_dir: &DataDir, journal: &SledJournal, shards: u16) -> Result<(), Failure> {
-    let reader = journal.reader();
-    let is_used = (0..shards).map(ShardId).any(|shard| reader.bounds(shard).last > Lsn::ZERO);
-    if !is_used || data_dir.store_id()?.is_some() {
-        return Ok(());
+/// The same, but every idle SKU leaves memory as soon as it is flushed: for SKUs that shall lie in the store alone.
+#[must_use]
+pub fn evicting(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.engine.max_resident_skus = 1;
+    config.store.flush_interval_ms = config.store.flush_interval_ms.min(100);
+    config
+}
+
+/// Waits until the SKUs of an engine of [`evicting`] have left memory: all but one for each shard, those that hold
+/// orders and the hot ones.
+///
+/// # Errors
+/// [`Failure::Other`] when none leaves any more and too many are left.
+pub async fn all_evicted(engine: &Engine) -> Result<(), Failure> {
+    let (mut least, mut since) = (u64::MAX, Instant::now());
+    loop {
+        let shards = engine.stats().shards;
+        let sum = |of: fn(&ShardStats) -> u64| shards.iter().map(of).sum::<u64>();
+        let left = sum(|shard| shard.resident);
+        if left <= shards.len() as u64 + sum(|shard| shard.open_orders) + sum(|shard| shard.hot) {
+            return Ok(());
+        }
+        if left < least {
+            (least, since) = (left, Instant::now());
+        }
+        if since.elapsed() > EVICTION_PATIENCE {
+            return Err(Failure::Other(format!("{left} SKUs are still in memory, and none leaves any more")));
+        }
+        tokio::time::sleep(EVICTION_POLL).await;
     }
-    Err(Failure::Usage(
-        "this data directory was used without a SQL store, by an earlier version: this version can't go on with it. Start with a \
-         new directory, or with the version that made it"
-            .to_owned(),
-    ))
 }
 
 impl Server {
@@ -192,23 +208,20 @@ impl Server {
     ///
     /// # Errors
     /// [`Failure`], with the exit code that says why.
-    pub async fn start(config: &Config) -> Result<Self, Failure> {
-        Self::start_with(config, Books::Sql).await
-    }
-
-    /// [`Server::start`], also without a store.
-    ///
-    /// # Errors
-    /// Likewise.
-    pub async fn start_with(config: &Config, books: Books) -> Result<Self, Failure> {
+    pub async fn start(config: &Config, take_over: TakeOver) -> Result<Self, Failure> {
         let listen = config.server.listen;
         let failed = |error| Failure::other(&format!("listening on {listen}"), error);
         // First, because it fails at once where recovery takes its time.
         let listener = listener(listen).map_err(failed)?;
-        let system = start(config, books).await?;
+        let system = start(config, take_over).await?;
         let options = hotstock_api::Options { mirror: system.mirror_link(), ..http_options(config) };
         let http = hotstock_api::Server::start(listener, system.engine.clone(), options).map_err(failed)?;
         Ok(Self { http, system })
+    }
+
+    /// Its engine.
+    pub fn engine(&self) -> &Engine {
+        &self.system.engine
     }
 
     /// Where it listens.
@@ -243,8 +256,11 @@ fn engine_options(config: &Config) -> EngineOptions {
     EngineOptions {
         shards: config.engine.shards,
         gate_permits: config.engine.gate_permits,
-        remember_seconds: config.orders.remember_hours * 3_600,
+        remember_seconds: config.orders.remember_seconds,
         remember_max: config.orders.remember_max,
+        max_resident_skus: config.engine.max_resident_skus,
+        max_resident_bytes: config.engine.max_resident_mib << 20,
+        take_over: false,
         checkpoint_events: config.checkpoint.events,
         check: CheckOptions {
             grace_seconds: config.orders.check_grace_seconds,
@@ -259,24 +275,16 @@ fn engine_options(config: &Config) -> EngineOptions {
 }
 
 fn store_options(config: &Config) -> StoreOptions {
-    let (store, promotion) = (&config.store, &config.promotion);
+    let (store, journal) = (&config.store, &config.journal);
     StoreOptions {
         flush_interval_ms: store.flush_interval_ms,
         flush_events: store.flush_events,
-        journal_cap_bytes: config.journal.max_disk_mib << 20,
-        sweep_interval_ms: store.sweep_interval_ms,
-        sweep_batch: store.sweep_batch,
-        cold_permits: store.cold_permits,
-        move_wait_ms: store.move_wait_ms,
-        promotion: AutoPromotion {
-            promote: promotion.auto_promote,
-            demote: promotion.auto_demote,
-            promote_above: promotion.promote_above.into(),
-            demote_below: promotion.demote_below.into(),
-            quiet_seconds: promotion.quiet_seconds,
-            min_hot_seconds: promotion.min_hot_seconds,
-            max_hot: promotion.max_hot,
-        },
+        journal_cap_bytes: journal.max_disk_mib << 20,
+        load_wait_ms: store.load_wait_ms,
+        lease_seconds: store.lease_seconds,
+        keep_days: store.keep_days,
+        keep_journal_days: store.keep_journal_days,
+        keep_flushed_minutes: journal.keep_flushed_minutes,
     }
 }
 
@@ -311,7 +319,7 @@ impl From<DataDirError> for Failure {
     fn from(error: DataDirError) -> Self {
         let problem = error.to_string();
         match error {
-            DataDirError::InUse { .. } => Self::DataDirInUse(problem),
+            DataDirError::InUse { .. } => Self::InUse(problem),
             DataDirError::OtherShards { .. } | DataDirError::BadShards { .. } => Self::Usage(problem),
             DataDirError::Damaged { .. } => Self::Damaged(problem),
             _ => Self::Other(problem),
@@ -327,7 +335,20 @@ impl From<StartError> for Failure {
                 Self::Damaged(problem)
             }
             StartError::Inconsistent { .. } => Self::Audit(problem),
-            _ => Self::Other(problem),
+            StartError::NotOurs(not_ours) => not_ours.into(),
+            StartError::Journal(_) | StartError::Spawn { .. } => Self::Other(problem),
+        }
+    }
+}
+
+impl From<NotOurs> for Failure {
+    fn from(not_ours: NotOurs) -> Self {
+        let problem = not_ours.to_string();
+        match not_ours {
+            NotOurs::OwnerAlive(_) => Self::InUse(problem),
+            NotOurs::Fenced { .. } => Self::Fenced(problem),
+            NotOurs::Damaged(_) => Self::Damaged(problem),
+            NotOurs::Unavailable(_) => Self::Other(problem),
         }
     }
 }

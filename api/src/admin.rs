@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use hotstock_engine::engine::Moved;
+use hotstock_engine::engine::Pinned;
 use hotstock_engine::ids::SkuId;
 use hotstock_engine::limits::MAX_PAGE_ROWS;
 use hotstock_engine::outcome::Refusal;
@@ -16,56 +16,60 @@ use crate::limits::{DEFAULT_PAGE_ROWS, MAX_ANOMALIES};
 use crate::problem::Problem;
 use crate::trace;
 use crate::wire::admin::{
-    AnomaliesBody, AnomaliesQuery, AnomalyBody, HotBody, HotSkuBody, MovedAllBody, MovedBody, MovedOneBody,
-    MovedOrProblem, ShardBody, ShardsBody, SkusBody,
+    AnomaliesBody, AnomalyBody, HotBody, HotSkuBody, NewestQuery, ParkedBody, ParkedSkuBody, PinnedAllBody,
+    PinnedBody, PinnedOneBody, PinnedOrProblem, ShardBody, ShardsBody, SkusBody,
 };
 use crate::wire::reconcile::{ReconcileBody, ReconciledBody};
 use crate::wire::stock::{PageQuery, sku_id};
-use crate::wire::values::{cursor_of, of_cursor};
+use crate::wire::values::{Number, cursor_of, of_cursor};
 
-/// Which way SKUs are moved.
+/// What becomes of each SKU, by its id.
+type Ends = Vec<(SkuId, Result<Pinned, Refusal>)>;
+
+/// What is asked for SKUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// Into a shard.
+pub enum Pin {
+    /// Load them and keep them in memory.
     Promote,
-    /// Back into the store.
+    /// Keep them no longer.
     Demote,
 }
 
-/// Makes a SKU hot, with its open orders. Requests for it wait meanwhile. Can be repeated.
+/// Loads a SKU and keeps it in memory until it is demoted, also across restarts. Can be repeated.
 #[utoipa::path(
     post, path = "/v1/admin/skus/{sku_id}/promote", tag = "operators", params(("sku_id" = String, Path)),
-    responses((status = 200, description = "It is hot", body = MovedBody))
+    responses((status = 200, description = "It is hot", body = PinnedBody))
 )]
 pub async fn promote(call: Call) -> Result<Reply, Problem> {
-    one(call, Way::Promote).await
+    one(call, Pin::Promote).await
 }
 
-/// Makes a SKU cold, with its orders. Requests for it wait meanwhile. Can be repeated.
+/// Lets a SKU go: it stays in memory as long as it is used, like any other. Can be repeated; open orders are no
+/// hindrance.
 #[utoipa::path(
     post, path = "/v1/admin/skus/{sku_id}/demote", tag = "operators", params(("sku_id" = String, Path)),
-    responses((status = 200, description = "It is cold", body = MovedBody))
+    responses((status = 200, description = "It is not hot any more", body = PinnedBody))
 )]
 pub async fn demote(call: Call) -> Result<Reply, Problem> {
-    one(call, Way::Demote).await
+    one(call, Pin::Demote).await
 }
 
-/// Makes up to 1,000 SKUs hot: the preheat of a sale. Can be repeated.
+/// Makes up to 10,000 SKUs hot: the preheat of a sale. Can be repeated.
 #[utoipa::path(
     post, path = "/v1/admin/skus/promote", tag = "operators", request_body = SkusBody,
-    responses((status = 200, description = "What became of each", body = MovedAllBody))
+    responses((status = 200, description = "What became of each", body = PinnedAllBody))
 )]
 pub async fn promote_all(call: Call) -> Result<Reply, Problem> {
-    all(call, Way::Promote).await
+    all(call, Pin::Promote).await
 }
 
-/// Makes up to 1,000 SKUs cold. Can be repeated.
+/// Lets up to 10,000 SKUs go. Can be repeated.
 #[utoipa::path(
     post, path = "/v1/admin/skus/demote", tag = "operators", request_body = SkusBody,
-    responses((status = 200, description = "What became of each", body = MovedAllBody))
+    responses((status = 200, description = "What became of each", body = PinnedAllBody))
 )]
 pub async fn demote_all(call: Call) -> Result<Reply, Problem> {
-    all(call, Way::Demote).await
+    all(call, Pin::Demote).await
 }
 
 /// The hot SKUs, page by page.
@@ -77,8 +81,7 @@ pub async fn demote_all(call: Call) -> Result<Reply, Problem> {
 )]
 pub async fn hot(call: Call) -> Result<Reply, Problem> {
     let query: PageQuery = call.query()?;
-    let max = i64::try_from(MAX_PAGE_ROWS).unwrap_or(i64::MAX);
-    let limit = query.limit.map_or(Ok(DEFAULT_PAGE_ROWS), |limit| limit.within("limit", 1..=max))?;
+    let limit = rows(query.limit, MAX_PAGE_ROWS)?;
     let after = query.cursor.map(|cursor| of_cursor(&cursor, SkuId::new)).transpose()?;
     let engine = &call.app.engine;
     let page = engine.hot(after.as_ref(), limit);
@@ -87,6 +90,20 @@ pub async fn hot(call: Call) -> Result<Reply, Problem> {
         last.filter(|last| !engine.hot(Some(last), 1).is_empty()).map(|last| cursor_of(last.as_str()));
     let items = page.iter().map(HotSkuBody::from).collect();
     Ok(Reply::json(StatusCode::OK, &HotBody { items, next_cursor }))
+}
+
+/// Makes a list of up to 10,000 SKUs the hot list: those on it are promoted, all others demoted. Can be repeated. An
+/// empty list demotes all.
+#[utoipa::path(
+    put, path = "/v1/admin/skus/hot", tag = "operators", request_body = SkusBody,
+    responses((status = 200, description = "What became of each SKU that is or was on the list", body = PinnedAllBody))
+)]
+pub async fn set_hot(call: Call) -> Result<Reply, Problem> {
+    let skus = parse::<SkusBody<'_>>(call.body()?)?.list()?;
+    let wanted: std::collections::HashSet<SkuId> = skus.iter().cloned().collect();
+    let engine = call.app.engine.clone();
+    let ends = unbroken(async move { engine.set_hot(skus).await }).await??;
+    Ok(results(&call, ends, |sku_id| wanted.contains(sku_id)))
 }
 
 /// The shards, how far each is, and how far the SQL store has taken it in.
@@ -98,7 +115,8 @@ pub async fn shards(call: Call) -> Result<Reply, Problem> {
     Ok(Reply::json(StatusCode::OK, &shards_now(&call)))
 }
 
-/// Asks every shard for a checkpoint. It is written in the background; `checkpoint_lsn` of the shards shows when it is done.
+/// Asks every shard for a checkpoint. It is written in the background; `checkpoint` of the shards shows when it is
+/// done.
 #[utoipa::path(
     post, path = "/v1/admin/checkpoint", tag = "operators",
     responses((status = 202, description = "It was asked for; the shards as they are now", body = ShardsBody))
@@ -108,6 +126,20 @@ pub async fn checkpoint(call: Call) -> Result<Reply, Problem> {
     Ok(Reply::json(StatusCode::ACCEPTED, &shards_now(&call)))
 }
 
+/// SKUs whose rows in the SQL store are left alone, because they are not what a flush had to find: somebody changed
+/// them by hand. The shards decide on what they have in memory; `POST /v1/admin/reconcile` with `fix` ends it.
+#[utoipa::path(
+    get, path = "/v1/admin/parked", tag = "operators",
+    params(("limit" = Option<u32>, Query, description = "How many are shown, 1 to 1,000; 100 where missing")),
+    responses((status = 200, description = "As many as fit", body = ParkedBody))
+)]
+pub async fn parked(call: Call) -> Result<Reply, Problem> {
+    let query: NewestQuery = call.query()?;
+    let (count, parked) = call.app.engine.parked(rows(query.limit, MAX_ANOMALIES)?).await?;
+    let items = parked.iter().map(ParkedSkuBody::from).collect();
+    Ok(Reply::json(StatusCode::OK, &ParkedBody { count, items }))
+}
+
 /// Conflicts between what shards logged and what the SQL store had: recorded, never overwritten.
 #[utoipa::path(
     get, path = "/v1/admin/anomalies", tag = "operators",
@@ -115,25 +147,22 @@ pub async fn checkpoint(call: Call) -> Result<Reply, Problem> {
     responses((status = 200, description = "The newest", body = AnomaliesBody))
 )]
 pub async fn anomalies(call: Call) -> Result<Reply, Problem> {
-    let query: AnomaliesQuery = call.query()?;
-    let max = i64::try_from(MAX_ANOMALIES).unwrap_or(i64::MAX);
-    let limit = query.limit.map_or(Ok(DEFAULT_PAGE_ROWS), |limit| limit.within("limit", 1..=max))?;
-    let (count, anomalies) = call.app.engine.anomalies(limit).await?;
+    let query: NewestQuery = call.query()?;
+    let (count, anomalies) = call.app.engine.anomalies(rows(query.limit, MAX_ANOMALIES)?).await?;
     let items = anomalies.iter().map(AnomalyBody::from).collect();
     Ok(Reply::json(StatusCode::OK, &AnomaliesBody { count, items }))
 }
 
-/// Compares what shards, SQL store and mirror have of a page of SKUs. With `fix` it puts right what is derived: rows of the store from
-/// their shard or their journal, the mirror from the stock; without it nothing is changed, and the answer is otherwise the same. Orders
-/// go on meanwhile, and what changes meanwhile is no difference.
+/// Compares what shards, SQL store and mirror have of a page of SKUs. With `fix` it puts right what is derived: rows of
+/// the store from their shard or their journal, the mirror from the stock; without it nothing is changed, and the
+/// answer is otherwise the same. Orders go on meanwhile, and what changes meanwhile is no difference.
 #[utoipa::path(
     post, path = "/v1/admin/reconcile", tag = "operators", request_body = Option<ReconcileBody>,
     responses((status = 200, description = "One page", body = ReconciledBody))
 )]
 pub async fn reconcile(call: Call) -> Result<Reply, Problem> {
     let body: ReconcileBody = parse_optional(call.body()?)?;
-    let max = i64::try_from(MAX_PAGE_ROWS).unwrap_or(i64::MAX);
-    let limit = body.limit.map_or(Ok(DEFAULT_PAGE_ROWS), |limit| limit.within("limit", 1..=max))?;
+    let limit = rows(body.limit, MAX_PAGE_ROWS)?;
     let after = body.after()?;
     let mirror = call.app.options.mirror.as_ref().map(|link| Arc::clone(&link.mirror));
     let found = call.app.engine.reconcile(Reconcile { after, limit, fix: body.fix, mirror }).await?;
@@ -142,64 +171,74 @@ pub async fn reconcile(call: Call) -> Result<Reply, Problem> {
 
 fn shards_now(call: &Call) -> ShardsBody {
     let stats = call.app.engine.stats();
-    let mut followers = call.app.engine.followers();
-    let of_shard = |(shard, stats)| {
-        let follower = followers.iter().position(|follower| follower.shard.index() == shard);
-        ShardBody::new(shard, stats, follower.map(|place| followers.swap_remove(place)))
-    };
-    let shards = stats.shards.iter().enumerate().map(of_shard).collect();
+    let shards = stats.shards.iter().enumerate().map(|(shard, stats)| ShardBody::new(shard, stats)).collect();
     let mirror = call.app.options.mirror.as_ref().map(|mirror| (mirror.counts)().into());
-    ShardsBody { shards, store: stats.store.map(Into::into), mirror }
+    ShardsBody { shards, store: stats.store.into(), mirror }
 }
 
-async fn one(call: Call, way: Way) -> Result<Reply, Problem> {
+/// How many rows are asked for.
+fn rows(limit: Option<Number>, max: usize) -> Result<usize, Problem> {
+    let max = i64::try_from(max).unwrap_or(i64::MAX);
+    Ok(limit.map_or(Ok(DEFAULT_PAGE_ROWS), |limit| limit.within("limit", 1..=max))?)
+}
+
+async fn one(call: Call, pin: Pin) -> Result<Reply, Problem> {
     let sku_id = sku_id(call.path_id())?;
-    let moved = move_one(&call, sku_id.clone(), way).await?;
-    Ok(Reply::json(StatusCode::OK, &MovedBody::new(&sku_id, &moved)))
+    let pinned = pin_one(&call, sku_id.clone(), pin).await?;
+    Ok(Reply::json(StatusCode::OK, &PinnedBody::new(&sku_id, pin == Pin::Promote, &pinned)))
 }
 
-async fn all(call: Call, way: Way) -> Result<Reply, Problem> {
+async fn all(call: Call, pin: Pin) -> Result<Reply, Problem> {
     let skus = parse::<SkusBody<'_>>(call.body()?)?.skus()?;
-    let moved = move_all(&call, skus, way).await?;
+    let ends = pin_all(&call, skus, pin).await?;
+    Ok(results(&call, ends, |_| pin == Pin::Promote))
+}
+
+/// A result for each SKU; `is_hot` says what it is when it went well.
+fn results(call: &Call, ends: Ends, is_hot: impl Fn(&SkuId) -> bool) -> Reply {
     // One trace for all problems, as in a batch.
     let trace = call.trace.unwrap_or_else(trace::fresh);
-    let ended: Vec<_> = moved.into_iter().map(|(sku_id, end)| (sku_id, end.map_err(Problem::from))).collect();
-    let results = ended.iter().map(|(sku_id, end)| {
+    let ends: Vec<_> = ends.into_iter().map(|(sku_id, end)| (sku_id, end.map_err(Problem::from))).collect();
+    let results = ends.iter().map(|(sku_id, end)| {
         let (status, body) = match end {
-            Ok(moved) => (StatusCode::OK.as_u16(), MovedOrProblem::Moved(MovedBody::new(sku_id, moved))),
+            Ok(pinned) => {
+                let body = PinnedBody::new(sku_id, is_hot(sku_id), pinned);
+                (StatusCode::OK.as_u16(), PinnedOrProblem::Pinned(body))
+            }
             Err(problem) => {
                 call.app.metrics.problem(problem.code);
-                (problem.code.info().status, MovedOrProblem::Problem(problem.body(trace)))
+                (problem.code.info().status, PinnedOrProblem::Problem(problem.body(trace)))
             }
         };
-        MovedOneBody { sku_id: sku_id.as_str(), status, body }
+        PinnedOneBody { sku_id: sku_id.as_str(), status, body }
     });
-    Ok(Reply::json(StatusCode::OK, &MovedAllBody { results: results.collect() }))
+    Reply::json(StatusCode::OK, &PinnedAllBody { results: results.collect() })
 }
 
-/// Moves one SKU.
+/// Promotes or demotes one SKU.
 ///
 /// # Errors
 /// The engine's refusal.
-pub async fn move_one(call: &Call, sku_id: SkuId, way: Way) -> Result<Moved, Problem> {
-    match move_all(call, vec![sku_id], way).await?.pop() {
+pub async fn pin_one(call: &Call, sku_id: SkuId, pin: Pin) -> Result<Pinned, Problem> {
+    match pin_all(call, vec![sku_id], pin).await?.pop() {
         Some((_, end)) => end.map_err(Problem::from),
-        None => Err(Problem::new(Code::Timeout, "the move was not answered")),
+        None => Err(Problem::new(Code::Timeout, "this was not answered")),
     }
 }
 
-/// In a task of its own: a caller that goes away, or a request that takes too long, does not stop a move halfway.
-async fn move_all(
-    call: &Call,
-    skus: Vec<SkuId>,
-    way: Way,
-) -> Result<Vec<(SkuId, Result<Moved, Refusal>)>, Problem> {
+async fn pin_all(call: &Call, skus: Vec<SkuId>, pin: Pin) -> Result<Ends, Problem> {
     let engine = call.app.engine.clone();
-    let moved = tokio::spawn(async move {
-        match way {
-            Way::Promote => engine.promote(&skus).await,
-            Way::Demote => engine.demote(&skus).await,
+    let pinned = async move {
+        match pin {
+            Pin::Promote => engine.promote(&skus).await,
+            Pin::Demote => engine.demote(&skus).await,
         }
-    });
-    moved.await.map_err(|error| Problem::new(Code::Timeout, format!("the move broke off: {error}")))
+    };
+    unbroken(pinned).await
+}
+
+/// In a task of its own: a caller that goes away, or a request that takes too long, does not stop a list halfway.
+async fn unbroken<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+    let done = tokio::spawn(work).await;
+    done.map_err(|error| Problem::new(Code::Timeout, format!("this broke off: {error}")))
 }

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
+use crate::auth::{self, Peer};
 use crate::body::{self, ReadBody};
 use crate::codes::Code;
 use crate::limits::Options;
@@ -110,6 +111,7 @@ pub struct Call {
     pub trace: Option<TraceId>,
     uri: Uri,
     headers: HeaderMap,
+    peer: Option<Peer>,
     path_params: RawPathParams,
     body: ReadBody,
 }
@@ -139,7 +141,8 @@ impl Call {
             Some(max) => body::read(body, max, &app.options, &app.body_room).await?,
             None => ReadBody::default(),
         };
-        Ok(Self { app, trace, uri: parts.uri, headers: parts.headers, path_params, body })
+        let peer = parts.extensions.get::<Peer>().copied();
+        Ok(Self { app, trace, uri: parts.uri, headers: parts.headers, peer, path_params, body })
     }
 
     /// The id in the path (no route has two); empty in a path without one.
@@ -178,6 +181,15 @@ impl Call {
             (Some(key), None) => Ok(Some(key.to_str().map_err(|_| not_text())?)),
             (Some(_), Some(_)) => Err(not_text().into()),
         }
+    }
+
+    /// Whether an operator asks, where a part of the request is the operators' alone. Its path must be one of
+    /// [`auth::may_ask_for_operator`].
+    ///
+    /// # Errors
+    /// `unauthorized` and `forbidden`.
+    pub fn check_operator(&self) -> Result<(), Problem> {
+        auth::check(&self.app.options, &self.headers, self.peer)
     }
 
     /// A command of this request.

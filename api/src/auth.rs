@@ -14,6 +14,15 @@ use crate::problem::Problem;
 /// What every path of the operators begins with.
 pub const ADMIN_PREFIX: &str = "/v1/admin/";
 
+/// The path that asks for an operator when its body does: a stock that is created hot.
+pub const CREATE_STOCK_PATH: &str = "/v1/stock";
+
+/// Whether who asks may matter for a path.
+#[must_use]
+pub fn may_ask_for_operator(path: &str) -> bool {
+    path.starts_with(ADMIN_PREFIX) || path == CREATE_STOCK_PATH
+}
+
 /// The other end of the connection, put into the requests that need it.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
@@ -24,8 +33,8 @@ pub fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// Checks a request of an operator. With a token set only the token counts, wherever the request comes from; without one
-/// only the peer's address does, if at all. A peer that is not known is not on this machine.
+/// Checks a request of an operator. With a token set only the token counts, wherever the request comes from; without
+/// one only the peer's address does, if at all. A peer that is not known is not on this machine.
 ///
 /// # Errors
 /// `unauthorized` and `forbidden`.

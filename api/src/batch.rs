@@ -16,8 +16,8 @@ use crate::wire::batch::{BatchBody, BatchSchema, Operation, OperationError, Resu
 use crate::wire::orders::Defaults;
 use crate::wire::values::Object;
 
-/// Carries out many operations. Those on the same order or SKU take effect in their order; one refused does not stop the
-/// others.
+/// Carries out many operations. Those on the same order or SKU take effect in their order; one refused does not stop
+/// the others.
 #[utoipa::path(
     post, path = "/v1/batch", tag = "orders", request_body = BatchSchema,
     responses((status = 200, description = "One result per operation, in their order", body = ResultsBody))
@@ -41,8 +41,8 @@ struct Checked {
 impl Checked {
     fn read(call: &Call) -> Result<Self, Problem> {
         let (text, defaults) = (call.body()?, &call.app.defaults);
-        // A batch without a wrong operation is read in one pass. When that fails, the operations are told apart first, so
-        // that a wrong one fails alone.
+        // A batch without a wrong operation is read in one pass. When that fails, the operations are told apart first,
+        // so that a wrong one fails alone.
         if let Ok(Object(batch)) = serde_json::from_str::<Object<BatchBody<Object<Operation<'_>>>>>(text) {
             return Self::collect(call, batch.operations, |Object(operation)| check(operation, defaults));
         }

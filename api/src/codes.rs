@@ -25,8 +25,7 @@ pub enum Code {
     TooManyRequestsForOrder,
     SkuSuspended,
     StockExists,
-    OrdersSpan,
-    OwnedElsewhere,
+    StockInconsistent,
     Unauthorized,
     Forbidden,
     NotFound,
@@ -37,6 +36,7 @@ pub enum Code {
     Overloaded,
     JournalFull,
     StoreUnavailable,
+    Fenced,
     JournalUnavailable,
     ShardRestarted,
     NotReady,
@@ -132,7 +132,7 @@ pub const TABLE: &[CodeInfo] = &[
         "unknown_order",
         404,
         "There is no such order",
-        "The order was never seen, or it ended longer ago than orders are remembered."
+        "The order was never seen, or it ended longer ago than orders are kept (`store.keep_days`)."
     ),
     row!(
         InsufficientStock,
@@ -205,18 +205,12 @@ pub const TABLE: &[CodeInfo] = &[
         "It was created with another quantity: `initial`. `stock` has its levels now. Use restock, deduct or adjust."
     ),
     row!(
-        OrdersSpan,
-        "orders_span",
+        StockInconsistent,
+        "stock_inconsistent",
         409,
-        "An order of another server holds the SKU",
-        "The SKU was not moved: an open order over several places holds it, and the home of the order is on another server. Wait until the order ended."
-    ),
-    row!(
-        OwnedElsewhere,
-        "owned_elsewhere",
-        409,
-        "The SKU belongs to another server",
-        "Send the request to the server that owns the SKU, or demote it there first."
+        "The stored rows of the SKU are not sound",
+        "They are not what the stock journal says: somebody changed them by hand. Nothing is decided on them until an operator \
+         has them repaired (reconcile). `sku_id` names it."
     ),
     row!(
         Unauthorized,
@@ -270,7 +264,17 @@ pub const TABLE: &[CodeInfo] = &[
         "store_unavailable",
         503,
         "The SQL store is not available",
-        "Nothing happened. The store decides for this SKU or order and does not answer; come again. Hot SKUs go on."
+        "Nothing happened. What this is about is not in memory, and the store, which may have it, does not answer; come again. \
+         SKUs in memory go on."
+    )
+    .retry_after(5),
+    row!(
+        Fenced,
+        "fenced",
+        503,
+        "This server may not decide any more",
+        "Nothing happened. Another server took the store over, or this one's data directory is an older copy: it takes no order, and \
+         `detail` says why. Send the request to the other server."
     )
     .retry_after(5),
     row!(

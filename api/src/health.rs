@@ -18,7 +18,8 @@ pub async fn livez(_call: Call) -> Result<Reply, Problem> {
     Ok(Reply::new(StatusCode::OK, "text/plain; charset=utf-8", "ok\n"))
 }
 
-/// Orders can be taken.
+/// Orders can be taken. Also while the SQL store is down, because what is in memory is served without it; the text says
+/// so.
 #[utoipa::path(get, path = "/readyz", tag = "operators", responses((status = 200, description = "They can")))]
 pub async fn readyz(call: Call) -> Result<Reply, Problem> {
     let not_ready = |why: String| Err(Problem::new(Code::NotReady, why));
@@ -26,7 +27,8 @@ pub async fn readyz(call: Call) -> Result<Reply, Problem> {
         return not_ready("the server is stopping".to_owned());
     }
     match call.app.engine.health() {
-        Health::Ready => Ok(Reply::new(StatusCode::OK, "text/plain; charset=utf-8", "ready\n")),
+        Health::Ready => Ok(ready(call.app.engine.stats().store.problem.as_deref())),
+        Health::Fenced(why) => not_ready(format!("this server is fenced: {why}")),
         Health::Rebuilding(shards) => not_ready(format!("shards are being rebuilt: {shards:?}")),
         Health::JournalPoisoned(why) => {
             not_ready(format!("the journal can't be written, a restart is needed: {why}"))
@@ -34,6 +36,18 @@ pub async fn readyz(call: Call) -> Result<Reply, Problem> {
         Health::ShardFailed(shards) => not_ready(format!("shards were given up: {shards:?}")),
         Health::Stopping => not_ready("the engine is stopping".to_owned()),
     }
+}
+
+fn ready(store_problem: Option<&str>) -> Reply {
+    let text = match store_problem {
+        None => "ready\n".to_owned(),
+        Some(problem) => {
+            format!(
+                "ready, without the SQL store (what is in memory is served, nothing is flushed): {problem}\n"
+            )
+        }
+    };
+    Reply::new(StatusCode::OK, "text/plain; charset=utf-8", text)
 }
 
 /// Counts for Prometheus, in the OpenMetrics text format.

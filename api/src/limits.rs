@@ -23,6 +23,9 @@ pub const MAX_JOURNAL_ROWS: usize = 1_000;
 /// Anomalies that are shown, the newest ones. Who has more has another problem than to read them one by one.
 pub const MAX_ANOMALIES: usize = 1_000;
 
+/// SKUs that are promoted, demoted or made the hot list by one request. From the HTTP contract: the preheat of a sale.
+pub const MAX_PINNED_SKUS: usize = 10_000;
+
 /// A body up to this size is read without asking for room in [`Options::max_body_kib_in_flight`]: ordinary requests
 /// are far smaller, and should not touch a counter that all cores share.
 pub const SMALL_BODY_BYTES: usize = 16 * 1024;
@@ -85,8 +88,8 @@ pub struct Options {
     pub admin_from_loopback: bool,
     /// The mirror, if there is one.
     pub mirror: Option<MirrorLink>,
-    /// Connections at the same time. More wait in the kernel's backlog, untouched. 10,000 clients with a connection each, and
-    /// some 40 KiB per connection (buffers, task) keeps idle ones at 400 MB.
+    /// Connections at the same time. More wait in the kernel's backlog, untouched. 10,000 clients with a connection
+    /// each, and some 40 KiB per connection (buffers, task) keeps idle ones at 400 MB.
     pub max_connections: usize,
     /// The largest body of all requests but batches. A reservation of 1,000 lines whose every character is escaped
     /// has about 450 KiB.
@@ -98,9 +101,9 @@ pub struct Options {
     pub max_body_kib_in_flight: u32,
     /// Request line and headers together. Twice what proxies commonly let through is of no use to anyone.
     pub max_header_bytes: usize,
-    /// How long a request's head may take to arrive, and how long a connection may be idle between two requests (hyper has
-    /// one timer for both). Longer than clients keep idle connections (30 to 60 s), so that the client is the one to close and no
-    /// request meets a closing connection.
+    /// How long a request's head may take to arrive, and how long a connection may be idle between two requests (hyper
+    /// has one timer for both). Longer than clients keep idle connections (30 to 60 s), so that the client is the one
+    /// to close and no request meets a closing connection.
     pub header_read_timeout: Duration,
     /// How long a body may take to arrive. 8 MiB in 10 s is a slow line; who takes longer holds memory for it.
     pub body_read_timeout: Duration,

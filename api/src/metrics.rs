@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use hotstock_engine::check::CheckStats;
-use hotstock_engine::engine::{Engine, FollowerStats, ShardStats, SpanningStats, StoreStats};
+use hotstock_engine::engine::{Engine, ShardStats, SpanningStats, StoreStats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text,
@@ -172,23 +172,38 @@ const fn gauge(name: &'static str, help: &'static str, value: fn(&ShardStats) ->
     ShardMetric { name, help, kind: MetricType::Gauge, value }
 }
 
-const SHARD_METRICS: [ShardMetric; 17] = [
+const SHARD_METRICS: [ShardMetric; 30] = [
     gauge("shard_in_flight", "Commands under way", |s| s.in_flight),
     gauge("shard_applied_lsn", "The last event applied", |s| s.applied.0),
     gauge("shard_durable_lsn", "The last durable event", |s| s.durable.0),
     gauge("shard_checkpoint_lsn", "The last checkpoint", |s| s.checkpoint.0),
     gauge("shard_open_orders", "Orders with units held", |s| s.open_orders),
     gauge("shard_orders", "Orders in memory", |s| s.orders),
-    gauge("shard_stocks", "Stocks", |s| s.stocks),
+    gauge("shard_stocks", "Stocks in memory", |s| s.stocks),
+    gauge("shard_resident_skus", "SKUs in memory", |s| s.resident),
+    gauge("shard_hot_skus", "Of them, those that are kept there until they are demoted", |s| s.hot),
+    gauge("shard_memory_bytes", "Estimated bytes of SKUs, orders and request ids in memory", |s| s.bytes),
+    counter("shard_evicted_skus", "SKUs that left memory because there were too many", |s| s.evicted),
+    counter("shard_loaded_skus", "SKUs that came from the store", |s| s.loaded_skus),
+    counter("shard_loaded_orders", "Orders that came back from the store", |s| s.loaded_orders),
+    counter("shard_loaded_requests", "Stock requests that came back from the store", |s| s.loaded_requests),
+    counter("shard_absent_hits", "Commands about SKUs that were known not to be there", |s| s.absent_hits),
+    gauge("shard_waiting", "Commands that wait for something from the store", |s| s.waiting),
+    counter("shard_waits", "Messages that waited for the store", |s| s.waits),
+    gauge("shard_flushed_lsn", "The last event in the store", |s| s.flushed.0),
+    gauge("shard_flush_lag_events", "Durable events that are not in the store yet", |s| s.lag_events),
+    gauge("shard_flush_failing", "1 when the last flush failed", |s| u64::from(s.flush_error.is_some())),
     counter("shard_commands", "Commands decided", |s| s.commands),
     counter("shard_turns", "Turns of the actor", |s| s.turns),
     counter("shard_refusals", "Refusals of all kinds", |s| s.refusals),
     counter("shard_overloaded", "Commands turned away at the gate", |s| s.overloaded),
     counter("shard_expired", "Orders that expired", |s| s.expired),
-    counter("shard_forgotten", "Ended orders and request ids forgotten", |s| s.forgotten),
+    counter("shard_forgotten", "Ended orders and request ids that left memory by age or number", |s| {
+        s.forgotten
+    }),
     counter(
         "shard_forgotten_early",
-        "Of those, forgotten before their time because there were too many",
+        "Of those, the ones that left before their time because there were too many",
         |s| s.forgotten_early,
     ),
     gauge("shard_unsynced_bytes", "Estimated bytes of events that wait for their sync", |s| s.unsynced_bytes),
@@ -196,7 +211,7 @@ const SHARD_METRICS: [ShardMetric; 17] = [
     counter("shard_rebuilds", "Times that the shard was rebuilt after a panic", |s| s.rebuilds),
 ];
 
-/// A metric that the engine keeps of the SQL store; none of them is listed without one.
+/// A metric that the engine keeps of the SQL store.
 struct StoreMetric {
     name: &'static str,
     help: &'static str,
@@ -212,39 +227,52 @@ const fn store_gauge(name: &'static str, help: &'static str, value: fn(&StoreSta
     StoreMetric { name, help, kind: MetricType::Gauge, value }
 }
 
-const STORE_METRICS: [StoreMetric; 18] = [
+const STORE_METRICS: [StoreMetric; 21] = [
     store_gauge("store_up", "1 when the store could do what it was last asked", |s| {
         u64::from(s.problem.is_none())
     }),
+    store_gauge("store_epoch", "The epoch of this server; 0 until it has taken the store", |s| s.epoch),
+    store_gauge(
+        "fenced",
+        "1 when this server takes no orders, because it may not be the one that decides",
+        |s| u64::from(s.fenced.is_some()),
+    ),
     store_gauge("journal_full", "1 while new reservations are refused: the backlog is at its cap", |s| {
         u64::from(s.journal_full)
     }),
-    store_gauge("hot_skus", "SKUs that a shard decides for", |s| s.hot_skus),
-    store_gauge("moving_skus", "SKUs on the way into a shard or out of it", |s| s.moving_skus),
-    store_counter("moves_repaired", "Moves that were finished after a restart", |s| s.moves_repaired),
-    store_counter(
-        "fenced_skus",
-        "SKUs that another server or shard owned when they were to be written",
-        |s| s.fenced,
-    ),
-    store_counter("cold_commands", "Commands given to the store", |s| s.cold_commands),
-    store_gauge("cold_in_flight", "Commands under way in the store, or waiting for it", |s| s.cold_in_flight),
-    store_counter("cold_overloaded", "Commands turned away because too many were there", |s| {
-        s.cold_overloaded
+    store_gauge("parked_skus", "SKUs whose rows in the store are left alone", |s| s.parked),
+    store_counter("loads", "Calls of the store that read what commands waited for", |s| s.loads),
+    store_gauge("loads_waiting", "Things that are wanted and that no such call looks for yet", |s| {
+        s.loads_waiting
     }),
     store_counter(
-        "route_retries",
-        "Commands that looked again where to go, because something had moved",
-        |s| s.route_retries,
+        "loads_not_found",
+        "Orders and requests that were taken for known ones and were not there",
+        |s| s.not_found,
     ),
-    store_counter("move_waits", "Commands that waited for a move", |s| s.move_waits),
-    store_counter("orders_fetched", "Orders that shards took back from the store", |s| s.orders_fetched),
-    store_counter("cold_expired", "Cold orders that this server expired", |s| s.swept),
     store_counter("store_errors", "Calls of the store that failed", |s| s.store_errors),
+    store_counter(
+        "store_went_back",
+        "Times that a shard found the store further back than it was flushed",
+        |s| s.went_back,
+    ),
     store_counter("anomalies", "Conflicts that flushes found and recorded", |s| s.anomalies),
     store_counter("flushes", "Flush transactions", |s| s.flushes),
     store_counter("flushed_events", "Events in them", |s| s.flushed_events),
     store_counter("flushed_rows", "Rows that they wrote", |s| s.flushed_rows),
+    store_counter("pruned_orders", "Ended orders that were pruned from the store", |s| s.pruned_orders),
+    store_counter("pruned_requests", "Stock requests that were pruned", |s| s.pruned_requests),
+    store_counter("pruned_journal_rows", "Rows of the stock journal that were pruned", |s| s.pruned_journal),
+    store_gauge(
+        "known_ready",
+        "1 when the filter of known numbers has all; until then new ones are looked up",
+        |s| u64::from(s.known.is_ready),
+    ),
+    store_gauge("known_full", "1 when it has no more room: new numbers are ever more often looked up", |s| {
+        u64::from(s.known.is_full)
+    }),
+    store_gauge("known_numbers", "Numbers in it", |s| s.known.numbers),
+    store_gauge("known_bytes", "Bytes that it takes", |s| s.known.bytes),
 ];
 
 /// A count of orders over several places.
@@ -272,7 +300,7 @@ const fn span_gauge(
 }
 
 /// Orders over several places.
-const SPANNING_METRICS: [SpanningMetric; 12] = [
+const SPANNING_METRICS: [SpanningMetric; 11] = [
     span_counter("spanning_made", "Orders over several places that were made", |s| s.made),
     span_counter("spanning_refused", "Reserves over several places that were refused", |s| s.refused),
     span_counter(
@@ -296,18 +324,6 @@ const SPANNING_METRICS: [SpanningMetric; 12] = [
         s.chores_waiting
     }),
     span_counter("spanning_errands_refused", "Decisions that a branch did not take", |s| s.errands_refused),
-    span_counter("spanning_homes_adopted", "Orders that came back to their home from the store", |s| {
-        s.homes_adopted
-    }),
-];
-
-/// Name, help and value.
-type FollowerMetric = (&'static str, &'static str, fn(&FollowerStats) -> u64);
-
-/// How far the store has taken in what a shard logged.
-const FOLLOWER_METRICS: [FollowerMetric; 2] = [
-    ("shard_flushed_lsn", "The last event in the store", |f| f.flushed.0),
-    ("shard_flush_lag_events", "Durable events that are not in the store yet", |f| f.lag_events),
 ];
 
 /// The engine's counts, read when they are asked for.
@@ -355,9 +371,7 @@ impl Collector for EngineMetrics {
         if let Some(checks) = &stats.checks {
             check_metrics(&mut encoder, checks)?;
         }
-        if let Some(store) = &stats.store {
-            store_metrics(&mut encoder, store, &self.0.followers())?;
-        }
+        store_metrics(&mut encoder, &stats.store, &stats.shards)?;
         let mut histogram = encoder.encode_descriptor(
             "journal_commit_duration",
             "Write and sync of a group commit",
@@ -431,7 +445,7 @@ fn check_metrics(encoder: &mut DescriptorEncoder<'_>, stats: &CheckStats) -> fmt
 fn store_metrics(
     encoder: &mut DescriptorEncoder<'_>,
     stats: &StoreStats,
-    followers: &[FollowerStats],
+    shards: &[ShardStats],
 ) -> fmt::Result {
     for metric in &STORE_METRICS {
         let value = (metric.value)(stats);
@@ -441,39 +455,40 @@ fn store_metrics(
             value,
         )?;
     }
-    let moves = [
-        ("promotions", "SKUs promoted", stats.promotions_asked, stats.promotions_auto),
-        ("demotions", "SKUs demoted", stats.demotions_asked, stats.demotions_auto),
+    let times = [
+        ("flush_duration", "Time spent in flush transactions", stats.flush_micros),
+        ("load_duration", "Time spent in calls that read what commands waited for", stats.load_micros),
     ];
-    for (name, help, asked, auto) in moves {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (why, count) in [("asked", asked), ("auto", auto)] {
-            encode_number(family.encode_family(&[("why", why)])?, MetricType::Counter, count)?;
-        }
+    for (name, help, micros) in times {
+        let mut took = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Counter)?;
+        took.encode_counter::<NoLabelSet, _, u64>(&seconds(micros), None)?;
     }
-    let mut took = encoder.encode_descriptor(
-        "flush_duration",
-        "Time spent in flush transactions",
-        Some(&Unit::Seconds),
-        MetricType::Counter,
-    )?;
-    took.encode_counter::<NoLabelSet, _, u64>(&seconds(stats.flush_micros), None)?;
-    for (name, help, value) in FOLLOWER_METRICS {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for follower in followers {
-            let labels = [("shard", follower.shard.0)];
-            encode_number(family.encode_family(&labels)?, MetricType::Gauge, value(follower))?;
+    let help = "The store's clock less this server's, when it was last asked";
+    let offset =
+        encoder.encode_descriptor("store_clock_offset", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+    #[allow(clippy::cast_precision_loss, reason = "metrics are floats; milliseconds are exact for ages")]
+    ConstGauge::new(stats.clock_offset_millis as f64 / 1_000.0).encode(offset)?;
+    let of_shard: [(&str, &str, MetricType, fn(&ShardStats) -> f64); 2] = [
+        (
+            "shard_flush_lag",
+            "Age of the oldest durable event that is not in the store yet",
+            MetricType::Gauge,
+            |shard| seconds(shard.lag_millis.saturating_mul(1_000)),
+        ),
+        ("shard_wait_duration", "Time that messages waited for the store", MetricType::Counter, |shard| {
+            seconds(shard.wait_micros)
+        }),
+    ];
+    for (name, help, kind, value) in of_shard {
+        let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), kind)?;
+        for (number, shard) in shards.iter().enumerate() {
+            let labels = [("shard", number)];
+            let encoder = family.encode_family(&labels)?;
+            match kind {
+                MetricType::Counter => ConstCounter::new(value(shard)).encode(encoder)?,
+                _ => ConstGauge::new(value(shard)).encode(encoder)?,
+            }
         }
-    }
-    let mut lag = encoder.encode_descriptor(
-        "shard_flush_lag",
-        "Age of the oldest durable event that is not in the store yet",
-        Some(&Unit::Seconds),
-        MetricType::Gauge,
-    )?;
-    for follower in followers {
-        let value = seconds(follower.lag_millis.saturating_mul(1_000));
-        ConstGauge::new(value).encode(lag.encode_family(&[("shard", follower.shard.0)])?)?;
     }
     Ok(())
 }

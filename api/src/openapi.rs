@@ -22,8 +22,8 @@ use crate::{admin, batch, health, orders, stock};
         orders::reserve, orders::list, orders::get, orders::confirm, orders::release, orders::extend, orders::return_units,
         batch::batch,
         stock::create, stock::list, stock::get, stock::journal, stock::restock, stock::deduct, stock::adjust, stock::suspend, stock::resume,
-        admin::promote, admin::demote, admin::promote_all, admin::demote_all, admin::hot, admin::shards, admin::checkpoint,
-        admin::reconcile, admin::anomalies,
+        admin::promote, admin::demote, admin::promote_all, admin::demote_all, admin::hot, admin::set_hot, admin::shards, admin::checkpoint,
+        admin::reconcile, admin::parked, admin::anomalies,
         health::livez, health::readyz, health::metrics, health::openapi,
     ),
     components(schemas(ProblemBody)),
@@ -57,6 +57,7 @@ fn operation<'a>(document: &'a mut utoipa::openapi::OpenApi, info: &RouteInfo) -
     match info.method {
         Method::Get => item.get.as_mut(),
         Method::Post => item.post.as_mut(),
+        Method::Put => item.put.as_mut(),
         Method::Any => None,
     }
 }

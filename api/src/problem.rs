@@ -133,9 +133,7 @@ impl From<Refusal> for Problem {
             | Refusal::ExceedsHold { lines }
             | Refusal::LatePaymentNoStock { lines }
             | Refusal::NothingToReturn { lines } => About::Lines(lines),
-            Refusal::OrdersSpan { sku_id, .. } | Refusal::OwnedElsewhere { sku_id } => {
-                About::Sku(sku_id, None)
-            }
+            Refusal::StockInconsistent { sku_id, .. } => About::Sku(sku_id, None),
             Refusal::UnknownSku { sku_id, warehouse_id } => About::Sku(sku_id, warehouse_id),
             Refusal::SkuSuspended { sku_id, warehouse_id } => About::Sku(sku_id, Some(warehouse_id)),
             Refusal::StockExists { initial, stock } => About::Exists(initial, Box::new(stock)),
@@ -149,10 +147,9 @@ impl From<Refusal> for Problem {
             | Refusal::Overloaded
             | Refusal::JournalFull
             | Refusal::StoreUnavailable
-            | Refusal::OutcomeUnknown
+            | Refusal::Fenced { .. }
             | Refusal::JournalUnavailable
             | Refusal::ShardRestarted
-            | Refusal::Moved(_)
             | Refusal::HoldFirst(_) => About::Nothing,
         };
         Self { code, detail: detail.into(), about }
@@ -176,13 +173,12 @@ fn code_of(refusal: &Refusal) -> Code {
         Refusal::SkuSuspended { .. } => Code::SkuSuspended,
         Refusal::StockExists { .. } => Code::StockExists,
         Refusal::TooManyRequests { .. } => Code::TooManyRequestsForOrder,
-        // These two never leave the engine; if one did, nothing would have happened, which is what `overloaded` says.
-        Refusal::Overloaded | Refusal::Moved(_) | Refusal::HoldFirst(_) => Code::Overloaded,
+        // The second never leaves the engine; if it did, nothing would have happened, which is what `overloaded` says.
+        Refusal::Overloaded | Refusal::HoldFirst(_) => Code::Overloaded,
         Refusal::JournalFull => Code::JournalFull,
         Refusal::StoreUnavailable => Code::StoreUnavailable,
-        Refusal::OutcomeUnknown => Code::Timeout,
-        Refusal::OrdersSpan { .. } => Code::OrdersSpan,
-        Refusal::OwnedElsewhere { .. } => Code::OwnedElsewhere,
+        Refusal::StockInconsistent { .. } => Code::StockInconsistent,
+        Refusal::Fenced { .. } => Code::Fenced,
         Refusal::JournalUnavailable => Code::JournalUnavailable,
         Refusal::ShardRestarted => Code::ShardRestarted,
     }

@@ -42,9 +42,11 @@ pub enum Route {
     PromoteSkus,
     DemoteSkus,
     HotSkus,
+    SetHotSkus,
     Shards,
     Checkpoint,
     Reconcile,
+    Parked,
     Anomalies,
     Livez,
     Readyz,
@@ -60,6 +62,7 @@ pub enum Route {
 pub enum Method {
     Get,
     Post,
+    Put,
     /// Of requests that have no route.
     Any,
 }
@@ -141,8 +144,8 @@ const READS_STORE: &[Code] = &[Code::InvalidField, Code::Overloaded, Code::Store
 const READS_SKU: &[Code] =
     &[Code::InvalidField, Code::UnknownSku, Code::Overloaded, Code::StoreUnavailable, Code::Timeout];
 
-/// The codes of moving one SKU. Those of a list are in its results.
-const MOVES: &[Code] = &[Code::InvalidField, Code::UnknownSku, Code::OrdersSpan];
+/// The codes of promoting or demoting one SKU. Those of a list are in its results.
+const PINS: &[Code] = &[Code::InvalidField, Code::UnknownSku, Code::StockInconsistent];
 
 /// Every route, in the order of [`Route`].
 pub const ROUTES: &[RouteInfo] = &[
@@ -156,6 +159,7 @@ pub const ROUTES: &[RouteInfo] = &[
             Code::InsufficientStock,
             Code::OrderCancelled,
             Code::SkuSuspended,
+            Code::StockInconsistent,
         ],
     ),
     // What is not flushed yet is asked of the shards.
@@ -204,34 +208,43 @@ pub const ROUTES: &[RouteInfo] = &[
         ],
     ),
     RouteInfo { takes: Takes::Batch, ..post(Route::Batch, "/v1/batch", &[]) },
-    post(Route::CreateStock, "/v1/stock", &[Code::StockExists, Code::OrdersSpan]),
+    post(
+        Route::CreateStock,
+        "/v1/stock",
+        &[Code::StockExists, Code::StockInconsistent, Code::Unauthorized, Code::Forbidden],
+    ),
     RouteInfo { query: true, ..get(Route::ListStock, "/v1/stock", READS_STORE) },
     RouteInfo { query: true, ..get(Route::GetStock, "/v1/stock/{sku_id}", READS_SKU) },
     RouteInfo { query: true, ..get(Route::StockJournal, "/v1/stock/{sku_id}/journal", READS_SKU) },
-    post(Route::Restock, "/v1/stock/{sku_id}/restock", &[Code::RequestMismatch, Code::UnknownSku]),
+    post(
+        Route::Restock,
+        "/v1/stock/{sku_id}/restock",
+        &[Code::RequestMismatch, Code::UnknownSku, Code::StockInconsistent],
+    ),
     post(
         Route::Deduct,
         "/v1/stock/{sku_id}/deduct",
-        &[Code::RequestMismatch, Code::UnknownSku, Code::InsufficientStock],
+        &[Code::RequestMismatch, Code::UnknownSku, Code::InsufficientStock, Code::StockInconsistent],
     ),
     post(
         Route::Adjust,
         "/v1/stock/{sku_id}/adjust",
-        &[Code::RequestMismatch, Code::UnknownSku, Code::InsufficientStock],
+        &[Code::RequestMismatch, Code::UnknownSku, Code::InsufficientStock, Code::StockInconsistent],
     ),
-    post(Route::Suspend, "/v1/stock/{sku_id}/suspend", &[Code::UnknownSku]),
-    post(Route::Resume, "/v1/stock/{sku_id}/resume", &[Code::UnknownSku]),
+    post(Route::Suspend, "/v1/stock/{sku_id}/suspend", &[Code::UnknownSku, Code::StockInconsistent]),
+    post(Route::Resume, "/v1/stock/{sku_id}/resume", &[Code::UnknownSku, Code::StockInconsistent]),
     RouteInfo {
         takes: Takes::Nothing,
-        ..operators(post(Route::PromoteSku, "/v1/admin/skus/{sku_id}/promote", MOVES))
+        ..operators(post(Route::PromoteSku, "/v1/admin/skus/{sku_id}/promote", PINS))
     },
     RouteInfo {
         takes: Takes::Nothing,
-        ..operators(post(Route::DemoteSku, "/v1/admin/skus/{sku_id}/demote", MOVES))
+        ..operators(post(Route::DemoteSku, "/v1/admin/skus/{sku_id}/demote", PINS))
     },
     operators(post(Route::PromoteSkus, "/v1/admin/skus/promote", &[])),
     operators(post(Route::DemoteSkus, "/v1/admin/skus/demote", &[])),
     RouteInfo { query: true, ..operators(get(Route::HotSkus, "/v1/admin/skus/hot", &[Code::InvalidField])) },
+    RouteInfo { method: Method::Put, ..operators(post(Route::SetHotSkus, "/v1/admin/skus/hot", &[])) },
     operators(get(Route::Shards, "/v1/admin/shards", &[])),
     RouteInfo {
         takes: Takes::Nothing,
@@ -239,6 +252,7 @@ pub const ROUTES: &[RouteInfo] = &[
         ..operators(post(Route::Checkpoint, "/v1/admin/checkpoint", &[]))
     },
     operators(post(Route::Reconcile, "/v1/admin/reconcile", &[])),
+    RouteInfo { query: true, ..operators(get(Route::Parked, "/v1/admin/parked", READS_STORE)) },
     RouteInfo { query: true, ..operators(get(Route::Anomalies, "/v1/admin/anomalies", READS_STORE)) },
     get(Route::Livez, "/livez", &[]),
     get(Route::Readyz, "/readyz", &[Code::NotReady]),
@@ -273,6 +287,7 @@ impl Method {
         match self {
             Self::Get => "GET",
             Self::Post => "POST",
+            Self::Put => "PUT",
             Self::Any => "*",
         }
     }
@@ -285,9 +300,9 @@ impl RouteInfo {
         let body: &[Code] =
             &[Code::InvalidField, Code::RequestIncomplete, Code::RequestTooLarge, Code::Overloaded];
         let engine: &[Code] = &[
-            Code::OwnedElsewhere,
             Code::Overloaded,
             Code::StoreUnavailable,
+            Code::Fenced,
             Code::JournalUnavailable,
             Code::ShardRestarted,
             Code::Timeout,
@@ -342,9 +357,11 @@ fn handler(app: &Arc<App>, info: &'static RouteInfo) -> Option<MethodRouter> {
         Route::PromoteSkus => endpoint(app, info, admin::promote_all),
         Route::DemoteSkus => endpoint(app, info, admin::demote_all),
         Route::HotSkus => endpoint(app, info, admin::hot),
+        Route::SetHotSkus => endpoint(app, info, admin::set_hot),
         Route::Shards => endpoint(app, info, admin::shards),
         Route::Checkpoint => endpoint(app, info, admin::checkpoint),
         Route::Reconcile => endpoint(app, info, admin::reconcile),
+        Route::Parked => endpoint(app, info, admin::parked),
         Route::Anomalies => endpoint(app, info, admin::anomalies),
         Route::Livez => endpoint(app, info, health::livez),
         Route::Readyz => endpoint(app, info, health::readyz),
@@ -364,6 +381,7 @@ where
     let filter = match info.method {
         Method::Get | Method::Any => MethodFilter::GET,
         Method::Post => MethodFilter::POST,
+        Method::Put => MethodFilter::PUT,
     };
     let app = Arc::clone(app);
     on(filter, move |request: Request| {

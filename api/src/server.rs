@@ -23,20 +23,20 @@ use tokio::task::{JoinHandle, JoinSet};
 use tower_service::Service;
 
 use crate::app::App;
-use crate::auth::{ADMIN_PREFIX, Peer};
+use crate::auth::{Peer, may_ask_for_operator};
 use crate::limits::{ACCEPT_PAUSE, Options};
 use crate::routes;
 
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped {
-    /// Connections whose request did not end within [`Options::drain_timeout`]; the outcome of those requests is unknown to
-    /// their callers.
+    /// Connections whose request did not end within [`Options::drain_timeout`]; the outcome of those requests is
+    /// unknown to their callers.
     pub cut_off: usize,
 }
 
-/// Serves until `shutdown` is done, then: readiness off, no more connections, requests under way end, return. The engine
-/// goes on; stop it after this has returned.
+/// Serves until `shutdown` is done, then: readiness off, no more connections, requests under way end, return. The
+/// engine goes on; stop it after this has returned.
 pub async fn serve(
     listener: TcpListener,
     engine: Engine,
@@ -108,7 +108,7 @@ async fn connection(
     }
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         // Only these look at it, and the first extension of a request costs an allocation.
-        if request.uri().path().starts_with(ADMIN_PREFIX) {
+        if may_ask_for_operator(request.uri().path()) {
             request.extensions_mut().insert(peer);
         }
         // A clone of the router is a clone of an Arc.
@@ -149,7 +149,8 @@ fn note(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// A connection that its peer gave up before it was accepted is no reason to pause; anything else (no file descriptors) is.
+/// A connection that its peer gave up before it was accepted is no reason to pause; anything else (no file descriptors)
+/// is.
 async fn accept_failed(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
@@ -188,8 +189,8 @@ impl Server {
         self.address
     }
 
-    /// Waits for it to end, which it does by itself only when its task panics. Not to be awaited again, nor [`Server::stop`]
-    /// called, once it has returned.
+    /// Waits for it to end, which it does by itself only when its task panics. Not to be awaited again, nor
+    /// [`Server::stop`] called, once it has returned.
     ///
     /// # Errors
     /// When its task panicked.

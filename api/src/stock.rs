@@ -6,7 +6,7 @@ use hotstock_engine::ids::SkuId;
 use hotstock_engine::limits::MAX_PAGE_ROWS;
 use hotstock_engine::outcome::{Answer, Refusal};
 
-use crate::admin::{Way, move_one};
+use crate::admin::{Pin, pin_one};
 use crate::app::{Call, Reply};
 use crate::body::{parse, parse_optional};
 use crate::limits::{DEFAULT_JOURNAL_ROWS, DEFAULT_PAGE_ROWS, MAX_JOURNAL_ROWS};
@@ -19,7 +19,7 @@ use crate::wire::stock::{
 };
 use crate::wire::values::{cursor_of, of_cursor};
 
-/// Creates the stock of a SKU in a warehouse; with `hot`, promotes the SKU as well.
+/// Creates the stock of a SKU in a warehouse; with `hot`, promotes the SKU as well, which needs the operators' right.
 #[utoipa::path(
     post, path = "/v1/stock", tag = "stock", request_body = CreateBody,
     responses((status = 201, description = "The stock was created", body = StockBody),
@@ -28,12 +28,15 @@ use crate::wire::values::{cursor_of, of_cursor};
 pub async fn create(call: Call) -> Result<Reply, Problem> {
     let body = parse::<CreateBody<'_>>(call.body()?)?;
     let (action, hot) = (body.action(&call.app.defaults)?, body.hot);
+    if hot {
+        call.check_operator()?;
+    }
     let answer = call.submit(action).await?;
     let status = if created(&answer) { StatusCode::CREATED } else { StatusCode::OK };
     let mut body = AnyBody::of(&answer);
     if let (true, Answer::Stock { stock, .. }) = (hot, &answer) {
         // The stock stays when this fails; the same request again goes on from there.
-        move_one(&call, stock.sku_id.clone(), Way::Promote).await?;
+        pin_one(&call, stock.sku_id.clone(), Pin::Promote).await?;
         if let AnyBody::Stock(stock) = body {
             body = AnyBody::Stock(stock.hot());
         }
@@ -82,7 +85,8 @@ pub async fn list(call: Call) -> Result<Reply, Problem> {
     Ok(Reply::json(StatusCode::OK, &PageBody { items, next_cursor }))
 }
 
-/// The journal of a SKU: every change of its stocks, with what caused it. What is durable is in it, flushed to the SQL store or not.
+/// The journal of a SKU: every change of its stocks, with what caused it. What is durable is in it, flushed to the SQL
+/// store or not.
 #[utoipa::path(
     get, path = "/v1/stock/{sku_id}/journal", tag = "stock",
     params(("sku_id" = String, Path),
@@ -97,7 +101,7 @@ pub async fn journal(call: Call) -> Result<Reply, Problem> {
     let limit = query.limit.map_or(Ok(DEFAULT_JOURNAL_ROWS), |limit| limit.within("limit", 1..=max))?;
     let mut seen = query.after.map_or(Ok(Seen::default()), |after| Seen::of_cursor(&after))?;
     let items = call.app.engine.stock_journal(&sku_id, &seen.0, limit).await?;
-    // Every stock has the row of its creation, so only a SKU that is not there has none.
+    // The newest row of a stock is never pruned, so only a SKU that is not there has none.
     if items.is_empty() && seen.0.is_empty() {
         return Err(Refusal::UnknownSku { sku_id, warehouse_id: None }.into());
     }

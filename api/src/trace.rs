@@ -3,8 +3,8 @@
 use axum::http::HeaderMap;
 use hotstock_engine::ids::TraceId;
 
-/// The trace that the headers carry. None when there is no `traceparent`, more than one, or one that breaks the standard:
-/// by which such a header is ignored, never an error.
+/// The trace that the headers carry. None when there is no `traceparent`, more than one, or one that breaks the
+/// standard: by which such a header is ignored, never an error.
 #[must_use]
 pub fn of_headers(headers: &HeaderMap) -> Option<TraceId> {
     let mut all = headers.get_all("traceparent").iter();

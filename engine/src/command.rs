@@ -49,8 +49,8 @@ pub enum Action {
     Return(Return),
     /// Reads an order; decided in its place among the commands, so a caller reads its own writes.
     GetOrder(OrderNo),
-    /// Gives back what an order holds because its time is over; one whose time is not over is left as it is. Only the engine itself
-    /// asks for it.
+    /// Gives back what an order holds because its time is over; one whose time is not over is left as it is. Only the
+    /// engine itself asks for it.
     Expire(OrderNo),
     /// A step of an order over several places, at its home. Only the engine itself asks for it.
     Home(Box<HomeStep>),

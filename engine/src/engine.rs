@@ -38,7 +38,7 @@ use crate::ids::{Epoch, Lsn, OrderNo, ShardId, SkuId, WarehouseId};
 use crate::inspect::Inspected;
 use crate::journal::JournalReader;
 use crate::known::{self, Known};
-use crate::limits::{MAX_PAGE_ROWS, MAX_SHARDS, MAX_WAITING_CHORES, MAX_WAITING_SLICES, TICK_MILLIS};
+use crate::limits::{MAX_PAGE_ROWS, MAX_SHARDS, MAX_WAITING_CHORES, MAX_WAITING_SLICES, START_STORE_WAIT_MILLIS, TICK_MILLIS};
 use crate::list::Lists;
 use crate::loader::Loader;
 use crate::outcome::{Outcome, Refusal, StockView};
@@ -176,6 +176,7 @@ impl Engine {
             shards: count,
             lease_seconds: options.store.lease_seconds,
             take_over: options.take_over,
+            start_wait: Duration::from_millis(START_STORE_WAIT_MILLIS),
         });
         owner.take_at_start().await?;
 

@@ -105,7 +105,8 @@ pub enum Change {
         mode: Mode,
         /// It expires this long after [`Event::at`].
         ttl_seconds: u32,
-        /// Of an order whose warehouses were chosen: what was asked ([`Reserve::asked`](crate::command::Reserve::asked)).
+        /// Of an order whose warehouses were chosen: what was asked
+        /// ([`Reserve::asked`](crate::command::Reserve::asked)).
         asked: Option<u64>,
         /// Every line, also those of `best_effort` that got nothing.
         lines: SmallVec<[ReservedLine; 1]>,
@@ -179,8 +180,8 @@ pub enum Change {
     Loaded {
         /// What.
         sku_id: SkuId,
-        /// Its stocks, one per warehouse (1 to [`MAX_WAREHOUSES_PER_SKU`](crate::limits::MAX_WAREHOUSES_PER_SKU)). Everything that they sold was
-        /// sold by orders that are not here: `forgotten_sold` is `sold`.
+        /// Its stocks, one per warehouse (1 to [`MAX_WAREHOUSES_PER_SKU`](crate::limits::MAX_WAREHOUSES_PER_SKU)).
+        /// Everything that they sold was sold by orders that are not here: `forgotten_sold` is `sold`.
         stocks: Vec<StockImage>,
     },
     /// Ended orders that had left memory, and stock requests, are here again. All SKUs of the orders' lines are here.
@@ -208,7 +209,8 @@ pub enum Change {
         /// Kept.
         hot: bool,
     },
-    /// A server began to serve; everything after it was logged in this epoch. It makes the chain of hashes of every start its own.
+    /// A server began to serve; everything after it was logged in this epoch. It makes the chain of hashes of every
+    /// start its own.
     Started {
         /// The epoch that the server took.
         epoch: Epoch,
@@ -479,8 +481,8 @@ pub struct MovedLine {
     pub sku_id: SkuId,
     /// Where.
     pub warehouse_id: WarehouseId,
-    /// Units moved to available. 0: only the counts of the line changed, because the order ended with this event. (Given back
-    /// part by part until nothing was left, all of it can be taken again by a late payment.)
+    /// Units moved to available. 0: only the counts of the line changed, because the order ended with this event.
+    /// (Given back part by part until nothing was left, all of it can be taken again by a late payment.)
     pub quantity: u32,
     /// The levels after; of a line that moves nothing, the levels as they are.
     pub after: Levels,
@@ -488,8 +490,8 @@ pub struct MovedLine {
     pub counts: LineCounts,
 }
 
-/// What became of the units of a line. Events carry the counts after them, as they carry levels: so the rows of the store follow from the
-/// events alone, and a replay that counts otherwise is found at once.
+/// What became of the units of a line. Events carry the counts after them, as they carry levels: so the rows of the
+/// store follow from the events alone, and a replay that counts otherwise is found at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LineCounts {
     /// Units held.

@@ -546,3 +546,6 @@ impl<'a> Flusher<'a> {
         *error = problem;
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -4,18 +4,22 @@
 //!
 //! 1. [`ids`], [`limits`], [`clock`]: the words, their bounds, time.
 //! 2. [`command`], [`outcome`], [`event`]: what callers ask, what they are told, what is logged.
-//! 3. [`state`]: the pure state machine of one shard: decide, apply, audit. [`home`]: orders over several shards, pure as well.
-//! 4. [`journal`], [`checkpoint`], [`store`]: what the engine asks of durable storage (implemented in `hotstock-persistence`).
-//! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom model.
+//! 3. [`state`]: the pure state machine of one shard: decide, apply, audit. [`home`]: orders over several shards,
+//!    pure as well.
+//! 4. [`journal`], [`checkpoint`], [`store`]: what the engine asks of durable storage (implemented in
+//!    `hotstock-persistence`).
+//! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom
+//!    model.
 //! 6. [`recovery`]: a shard's state from its checkpoint and its journal. [`restore`]: from the store.
 //! 7. [`engine`]: start, submit, read, stop; the one place where the parts are wired.
-//! 8. `router`, `shard`, `writer`, `views`, `replier`: the way of a command. `directory` and `known`: which shard has an order, and which
-//!    numbers there may be outside memory. `loader`: what commands wait for. `pins`: what is kept in memory.
-//! 9. `spanning`: who brings the commands of an order over several shards where they go. [`check`]: the order service, asked before an
-//!    order expires.
-//! 10. `store_link`, `fence`, [`ownership`], `owner`, `flusher`, `retention`: the side that faces the store. `reads`, `list`, `history`: reads of both
-//!    memory and store. [`dirty`], [`mirror`]: what changed since it was mirrored. [`reconcile`]: every stock counted in
-//!    several ways.
+//! 8. `router`, `shard`, `writer`, `views`, `replier`: the way of a command. `directory` and `known`: which shard has
+//!    an order, and which numbers there may be outside memory. `loader`: what commands wait for. `pins`: what is kept
+//!    in memory.
+//! 9. `spanning`: who brings the commands of an order over several shards where they go. [`check`]: the order
+//!    service, asked before an order expires.
+//! 10. `store_link`, `fence`, [`ownership`], `owner`, `flusher`, `retention`: the side that faces the store. `reads`,
+//!    `list`, `history`: reads of both memory and store. [`dirty`], [`mirror`]: what changed since it was mirrored.
+//!    [`reconcile`]: every stock counted in several ways.
 
 // Under `--cfg loom` only `limits` and `sync` are built: tokio has no net there, and ractor does not build.
 pub mod limits;

@@ -69,10 +69,12 @@ pub const MAX_SHARD_REBUILDS: usize = 10;
 /// See [`MAX_SHARD_REBUILDS`].
 pub const SHARD_REBUILD_WINDOW_SECONDS: u64 = 60;
 
-/// How long ended orders and request ids stay in memory, in seconds: longer than most callers retry. Later they come back from the store.
+/// How long ended orders and request ids stay in memory, in seconds: longer than most callers retry. Later they come
+/// back from the store.
 pub const DEFAULT_REMEMBER_SECONDS: u64 = 600;
 
-/// Ended orders and request ids that stay in the memory of one shard at the most; the oldest go first. About 200 bytes each.
+/// Ended orders and request ids that stay in the memory of one shard at the most; the oldest go first. About 200
+/// bytes each.
 pub const DEFAULT_REMEMBER_MAX: usize = 1_000_000;
 
 /// SKUs in memory: what one warehouse system has, some hundred bytes each.
@@ -87,15 +89,16 @@ pub const DEFAULT_CHECKPOINT_EVENTS: u64 = 1_000_000;
 /// Orders (and as many requests) of one `OrdersLoaded` event: some 60 KB of small orders.
 pub const MAX_LOADED_PER_EVENT: usize = 256;
 
-/// SKUs, orders, and stock requests that are read from the store by one query: large enough for a query to pay, short enough that
-/// nobody waits long for others.
+/// SKUs, orders, and stock requests that are read from the store by one query: large enough for a query to pay, short
+/// enough that nobody waits long for others.
 pub const MAX_LOADED_AT_ONCE: usize = 256;
 
-/// Lines of ended orders, and stock requests, on a SKU that is evicted: they leave with it, in one event. A SKU with more of them
-/// stays until they are forgotten.
+/// Lines of ended orders, and stock requests, on a SKU that is evicted: they leave with it, in one event. A SKU with
+/// more of them stays until they are forgotten.
 pub const MAX_EVICTED_ENTRIES: usize = 1_000;
 
-/// SKUs that are looked at to find one that can be evicted, before the shard goes on with its work: some 20 microseconds.
+/// SKUs that are looked at to find one that can be evicted, before the shard goes on with its work: some 20
+/// microseconds.
 pub const MAX_EVICTION_LOOKS: usize = 256;
 
 /// Calls of the store that read what commands wait for, at the same time: beside them flushes and reads go on.
@@ -107,10 +110,12 @@ pub const MAX_LOAD_TRIES: u32 = 3;
 /// The pause before something is asked again of a store that has not taken in yet what left memory, in milliseconds.
 pub const LOAD_AGAIN_MILLIS: u64 = 20;
 
-/// How long a command waits for what it needs from the store: far longer than a healthy store takes, shorter than callers wait.
+/// How long a command waits for what it needs from the store: far longer than a healthy store takes, shorter than
+/// callers wait.
 pub const DEFAULT_LOAD_WAIT_MILLIS: u64 = 5_000;
 
-/// Things that the commands of one shard wait for, some 100 bytes each. A full gate of orders with one line waits for half of it.
+/// Things that the commands of one shard wait for, some 100 bytes each. A full gate of orders with one line waits for
+/// half of it.
 pub const MAX_WAITING_NEEDS: usize = 262_144;
 
 /// SKUs that one shard remembers for a moment as not being in the store, some 100 bytes each.
@@ -152,27 +157,31 @@ pub const DEFAULT_KEEP_DAYS: u64 = 90;
 /// How long the store keeps the stock journal, in days: a year, for the books.
 pub const DEFAULT_KEEP_JOURNAL_DAYS: u64 = 365;
 
-/// How long the journal on the disk keeps what was flushed, in minutes: more than a store loses that is restored from its newest log.
+/// How long the journal on the disk keeps what was flushed, in minutes: more than a store loses that is restored from
+/// its newest log.
 pub const DEFAULT_KEEP_FLUSHED_MINUTES: u64 = 15;
 
 /// SKUs of one `Pinned` event: at most 64 KB of names.
 pub const MAX_PINNED_PER_EVENT: usize = 1_000;
 
-/// Lines on a SKU with whose serial numbers those of an order that comes from the store are compared: a millisecond of work. A range that
-/// somebody wrote into the store by hand is told by `verify` and not kept out, where more lie on the SKU.
+/// Lines on a SKU with whose serial numbers those of an order that comes from the store are compared: a millisecond
+/// of work. A range that somebody wrote into the store by hand is told by `verify` and not kept out, where more lie
+/// on the SKU.
 pub const MAX_SERIALS_COMPARED: usize = 10_000;
 
-/// The largest version of a stock, and the largest sum of serial numbers of a SKU, that is taken from the store: far above what any
-/// stock reaches, exact in JSON, and far below where counting on would overflow.
+/// The largest version of a stock, and the largest sum of serial numbers of a SKU, that is taken from the store: far
+/// above what any stock reaches, exact in JSON, and far below where counting on would overflow.
 pub const MAX_STORED_COUNT: u64 = 1 << 53;
 
-/// SKUs that are promoted or demoted by one request, and on the hot list. From the HTTP contract: the preheat of a sale.
+/// SKUs that are promoted or demoted by one request, and on the hot list. From the HTTP contract: the preheat of a
+/// sale.
 pub const MAX_HOT_LIST: usize = 10_000;
 
 /// How often the shards are flushed to the store: what a lost data directory would lose.
 pub const DEFAULT_FLUSH_INTERVAL_MILLIS: u64 = 1_000;
 
-/// Events of one flush transaction: large enough for multi-row statements to pay, short enough that its locks hinder nobody.
+/// Events of one flush transaction: large enough for multi-row statements to pay, short enough that its locks hinder
+/// nobody.
 pub const DEFAULT_FLUSH_EVENTS: usize = 20_000;
 
 /// The backlog of the journal on disk before new reservations are refused: hours of a store that is down.
@@ -193,14 +202,16 @@ pub const MAX_RETRY_MILLIS: u64 = 2_000;
 /// Estimated bytes of events of one flush transaction, beside their number: orders of many lines.
 pub const MAX_FLUSH_BYTES: u64 = 16 << 20;
 
-/// Flush transactions under way at the same time: enough that shards don't wait for each other's round trips, few beside the connections
-/// that loads and reads need.
+/// Flush transactions under way at the same time: enough that shards don't wait for each other's round trips, few
+/// beside the connections that loads and reads need.
 pub const MAX_FLUSHES_AT_ONCE: usize = 4;
 
-/// SKUs whose stock rows are left alone that are known in memory. More have been changed by hand than anybody reconciles one by one.
+/// SKUs whose stock rows are left alone that are known in memory. More have been changed by hand than anybody
+/// reconciles one by one.
 pub const MAX_PARKED_KNOWN: usize = 10_000;
 
-/// Samples of what was flushed when, within the time for which the journal keeps what was flushed: it is trimmed this many times in it.
+/// Samples of what was flushed when, within the time for which the journal keeps what was flushed: it is trimmed this
+/// many times in it.
 pub const TRIM_STEPS: u32 = 16;
 
 /// How often a server tells the store that it is there, and finds out whether the store is still its own.
@@ -221,26 +232,26 @@ pub const PRUNE_BATCH: usize = 500;
 /// The pause between two of them, so that flushes and loads come through.
 pub const PRUNE_PAUSE_MILLIS: u64 = 100;
 
-/// Orders that come to the end of the time that the store keeps them are not loaded any more, this long before: what was loaded is out of
-/// memory again before its rows go, in seconds.
+/// Orders that come to the end of the time that the store keeps them are not loaded any more, this long before: what
+/// was loaded is out of memory again before its rows go, in seconds.
 pub const PRUNE_MARGIN_SECONDS: u64 = 3_600;
 
 /// How long the last flush may take before the engine stops without it; the journal has everything.
 pub const FINAL_FLUSH_MILLIS: u64 = 5_000;
 
-/// Events that are durable and not flushed through which the journal of a SKU is completed. Behind by more, the store has to catch
-/// up first.
+/// Events that are durable and not flushed through which the journal of a SKU is completed. Behind by more, the store
+/// has to catch up first.
 pub const MAX_UNFLUSHED_SCAN: u64 = 1_000_000;
 
 /// Tries to read the journal of a SKU while the seam between store and journal moves.
 pub const MAX_HISTORY_TRIES: usize = 5;
 
-/// Changed stocks that are kept for the mirror while it is behind, some 25 MB. More would only make memory grow while Redis is
-/// away: above it all stocks are mirrored again when it is back.
+/// Changed stocks that are kept for the mirror while it is behind, some 25 MB. More would only make memory grow while
+/// Redis is away: above it all stocks are mirrored again when it is back.
 pub const MAX_DIRTY_STOCKS: usize = 250_000;
 
-/// Time of one request of reconcile, in milliseconds; then it tells where to go on. What it does last (one piece, a repair, the mirror) comes
-/// on top, so that it answers well within the time of a request.
+/// Time of one request of reconcile, in milliseconds; then it tells where to go on. What it does last (one piece, a
+/// repair, the mirror) comes on top, so that it answers well within the time of a request.
 pub const RECONCILE_MILLIS: u64 = 2_000;
 
 /// Lines of orders, and rows of the journal, that reconcile reads at once: some ten milliseconds, some megabytes.
@@ -249,14 +260,16 @@ pub const RECONCILE_LINES: usize = 10_000;
 /// See [`RECONCILE_LINES`].
 pub const RECONCILE_JOURNAL_ROWS: usize = 10_000;
 
-/// Pieces in which reconcile looks for the orders behind a difference; all of them are in memory then. In a longer history none is named.
+/// Pieces in which reconcile looks for the orders behind a difference; all of them are in memory then. In a longer
+/// history none is named.
 pub const MAX_RECONCILE_PIECES: usize = 40;
 
-/// Events that are durable and not flushed which reconcile takes back, some tenths of a second. Behind by more, a SKU that changed meanwhile is
-/// not compared.
+/// Events that are durable and not flushed which reconcile takes back, some tenths of a second. Behind by more, a SKU
+/// that changed meanwhile is not compared.
 pub const MAX_RECONCILE_UNFLUSHED: u64 = 300_000;
 
-/// Walks that requests of reconcile could not finish, kept for those that go on with them; and for how long. A walk that is not kept begins anew.
+/// Walks that requests of reconcile could not finish, kept for those that go on with them; and for how long. A walk
+/// that is not kept begins anew.
 pub const MAX_RECONCILE_KEPT: usize = 16;
 
 /// See [`MAX_RECONCILE_KEPT`].
@@ -277,68 +290,76 @@ pub const RECONCILE_MIRROR_LOOKS: u32 = 10;
 /// The wait between those looks, in milliseconds.
 pub const RECONCILE_PAUSE_MILLIS: u64 = 50;
 
-/// How long after its reserve a branch asks its home whether it knows it, in seconds. A home that knows answers for it from then on; a
-/// home that went away between the reserves of branches and its own event leaves them held for this long and a tick or two.
+/// How long after its reserve a branch asks its home whether it knows it, in seconds. A home that knows answers for
+/// it from then on; a home that went away between the reserves of branches and its own event leaves them held for
+/// this long and a tick or two.
 pub const BRANCH_ASK_SECONDS: u32 = 3;
 
 /// Orders over several places with a command under way: each asks up to a thousand branches. More are `overloaded`.
 pub const MAX_SPANNING_UNDER_WAY: usize = 4_096;
 
-/// How long the caller of a decision waits until its branches were told. The decision is logged by then and the answer stands; only
-/// the levels of a place that does not answer are behind.
+/// How long the caller of a decision waits until its branches were told. The decision is logged by then and the
+/// answer stands; only the levels of a place that does not answer are behind.
 pub const CARRY_WAIT_MILLIS: u64 = 3_000;
 
-/// How long whoever was answered a decision has to tell it to the branches before the background does, in milliseconds: longer than
-/// [`CARRY_WAIT_MILLIS`], so that it finds only those whose asker went away before the answer reached it.
+/// How long whoever was answered a decision has to tell it to the branches before the background does, in
+/// milliseconds: longer than [`CARRY_WAIT_MILLIS`], so that it finds only those whose asker went away before the
+/// answer reached it.
 pub const TRUSTED_TO_CARRY_MILLIS: u64 = 10_000;
 
-/// Orders whose branches are told in the background at the same time (expiries, what a crash left, a place that did not answer).
+/// Orders whose branches are told in the background at the same time (expiries, what a crash left, a place that did
+/// not answer).
 pub const MAX_CARRIED_AT_ONCE: usize = 64;
 
-/// What waits for the background: branches that ask, orders whose branches are to be told. What does not fit is offered again at the
-/// next tick.
+/// What waits for the background: branches that ask, orders whose branches are to be told. What does not fit is
+/// offered again at the next tick.
 pub const MAX_WAITING_CHORES: usize = 65_536;
 
 /// Chores that a shard names in one turn.
 pub const MAX_CHORES_PER_TURN: usize = 256;
 
-/// Times that a branch whose outcome is unknown is asked again for a caller who waits: a shard that was restarted is back by then, and
-/// one that fails on every try of this command must not be restarted for ever.
+/// Times that a branch whose outcome is unknown is asked again for a caller who waits: a shard that was restarted is
+/// back by then, and one that fails on every try of this command must not be restarted for ever.
 pub const MAX_UNKNOWN_TRIES: u32 = 2;
 
-/// How long the caller of a refused reserve waits until the branches that held are released, so that who asks next finds their units.
-/// Those that can't be told by then ask by themselves.
+/// How long the caller of a refused reserve waits until the branches that held are released, so that who asks next
+/// finds their units. Those that can't be told by then ask by themselves.
 pub const ABORT_WAIT_MILLIS: u64 = 1_000;
 
-/// Times that the home is asked for an attempt whose outcome is unknown, in some seconds; after that its branches ask by themselves.
+/// Times that the home is asked for an attempt whose outcome is unknown, in some seconds; after that its branches ask
+/// by themselves.
 pub const MAX_ABORT_TRIES: u32 = 8;
 
-/// Tries of a late payment whose units are held by the time that it needs others: each time somebody else has confirmed or released a
-/// part of the order meanwhile.
+/// Tries of a late payment whose units are held by the time that it needs others: each time somebody else has
+/// confirmed or released a part of the order meanwhile.
 pub const MAX_LATE_TRIES: usize = 4;
 
-/// How long orders over several places that are under way may take to end before the engine stops without them. A branch or home
-/// that is left in the middle is found by the next start.
+/// How long orders over several places that are under way may take to end before the engine stops without them. A
+/// branch or home that is left in the middle is found by the next start.
 pub const SPANNING_STOP_MILLIS: u64 = 5_000;
 
-/// Cold SKUs of an order over several places that are looked up to choose warehouses that would serve all of it; each asks the store.
+/// SKUs of an order over several places that are looked up to choose warehouses that would serve all of it; each
+/// asks the store.
 pub const MAX_HINT_LOOKS: usize = 8;
 
-/// Orders whose time is over and that the order service is being asked about. Others stay due until there is room; some 300 bytes each.
+/// Orders whose time is over and that the order service is being asked about. Others stay due until there is room;
+/// some 300 bytes each.
 pub const MAX_WAITING_CHECKS: usize = 16_384;
 
-/// Questions to the order service under way at the same time: a service that takes 50 ms is asked some 300 times a second.
+/// Questions to the order service under way at the same time: a service that takes 50 ms is asked some 300 times a
+/// second.
 pub const DEFAULT_CHECK_CONCURRENCY: usize = 16;
 
-/// How long the order service may take to say something of an order, in seconds: a restart of it. Its units are held for so long more.
+/// How long the order service may take to say something of an order, in seconds: a restart of it. Its units are held
+/// for so long more.
 pub const DEFAULT_CHECK_GRACE_SECONDS: u32 = 60;
 
-/// Orders of which the service has spoken and that are confirmed or expired at the same time: as many as fill a commit, and few beside
-/// those of callers.
+/// Orders of which the service has spoken and that are confirmed or expired at the same time: as many as fill a
+/// commit, and few beside those of callers.
 pub const MAX_CHECKS_CARRIED_AT_ONCE: usize = 64;
 
-/// Orders of one page of the list of orders that are asked of their shards, because the store does not have their last change yet: some
-/// milliseconds of their time. What comes after them is the next page's.
+/// Orders of one page of the list of orders that are asked of their shards, because the store does not have their
+/// last change yet: some milliseconds of their time. What comes after them is the next page's.
 pub const MAX_LIST_LOOKS: usize = 2_048;
 
 /// SKUs, or orders, in one page of a list.

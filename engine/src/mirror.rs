@@ -7,6 +7,7 @@
 use async_trait::async_trait;
 
 use crate::command::StockStatus;
+use crate::engine::Engine;
 use crate::ids::{SkuId, WarehouseId};
 use crate::outcome::{Levels, Refusal, StockView};
 
@@ -19,6 +20,13 @@ pub trait MirrorSource: Send + Sync + 'static {
     /// # Errors
     /// [`Refusal`]; it can be asked again.
     async fn page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, Refusal>;
+}
+
+#[async_trait]
+impl MirrorSource for Engine {
+    async fn page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, Refusal> {
+        self.stock_page(after, limit).await
+    }
 }
 
 /// The mirror, as reconcile looks at it.

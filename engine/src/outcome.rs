@@ -36,8 +36,8 @@ pub enum Answer {
     },
     /// A step of a move was made, or had been made before.
     Placed,
-    /// The home of an order over several places has decided, and this is logged; the places are still to be told. Never leaves the
-    /// engine.
+    /// The home of an order over several places has decided, and this is logged; the places are still to be told.
+    /// Never leaves the engine.
     #[doc(hidden)]
     Decided {
         /// The order as it was decided.
@@ -312,7 +312,8 @@ pub enum Refusal {
     /// The SQL store does not answer, and what this is about is not in memory; nothing happened, come again.
     #[error("the store, which has this SKU or order, is not available")]
     StoreUnavailable,
-    /// The stored rows of a SKU are not what its journal says: somebody changed them by hand. Nothing is decided on them.
+    /// The stored rows of a SKU are not what its journal says: somebody changed them by hand. Nothing is decided on
+    /// them.
     #[error("the stored rows of SKU {sku_id} are not sound: {problem}")]
     StockInconsistent {
         /// Which.
@@ -320,8 +321,8 @@ pub enum Refusal {
         /// What is wrong, in words.
         problem: String,
     },
-    /// Another server took the store over, or it has what this server's journal does not: this one takes no order any more. Nothing
-    /// happened.
+    /// Another server took the store over, or it has what this server's journal does not: this one takes no order any
+    /// more. Nothing happened.
     #[error("this server is fenced: {why}")]
     Fenced {
         /// Why, in words.

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::flusher::Flushers;
 use crate::ids::Epoch;
 use crate::journal::JournalReader;
-use crate::limits::{HEARTBEAT_MILLIS, HEARTBEAT_TIMEOUT_MILLIS, START_STORE_WAIT_MILLIS};
+use crate::limits::{HEARTBEAT_MILLIS, HEARTBEAT_TIMEOUT_MILLIS};
 use crate::ownership::{Mine, NotOurs, Verdict, judge};
 use crate::store::{Ownership, StoreError, Take};
 use crate::store_link::StoreLink;
@@ -26,6 +26,8 @@ pub(crate) struct Owner {
     pub shards: u16,
     pub lease_seconds: u32,
     pub take_over: bool,
+    /// How long a start waits for a store that does not answer.
+    pub start_wait: Duration,
 }
 
 /// Why the store could not be taken now.
@@ -43,7 +45,7 @@ impl Owner {
     /// [`NotOurs`].
     pub async fn take_at_start(&self) -> Result<(), NotOurs> {
         let mut backoff = Backoff::default();
-        let until = Instant::now() + Duration::from_millis(START_STORE_WAIT_MILLIS);
+        let until = Instant::now() + self.start_wait;
         let problem = loop {
             match self.take(self.take_over).await {
                 Ok(()) => return Ok(()),
@@ -225,3 +227,6 @@ impl Owner {
         self.link.fence().renewed(from, runs);
     }
 }
+
+#[cfg(test)]
+mod tests;

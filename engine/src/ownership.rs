@@ -218,10 +218,16 @@ pub struct Seized {
 
 /// Takes a store for a data directory that is to be made from it: whoever owned it is fenced, and its lease waited out. What is read
 /// from then on does not change any more. `server` is any id that no server has; [`hand_over`] gives the store to the new directory.
+/// With `over` also from a server that evidently lives.
 ///
 /// # Errors
 /// [`NotOurs`].
-pub async fn seize(store: &dyn Store, server: ServerId, lease_seconds: u32) -> Result<Seized, NotOurs> {
+pub async fn seize(
+    store: &dyn Store,
+    server: ServerId,
+    lease_seconds: u32,
+    over: bool,
+) -> Result<Seized, NotOurs> {
     let owned = store.ownership().await.map_err(unavailable)?;
     if owned.epoch == Epoch::ZERO {
         return Err(NotOurs::fenced(
@@ -230,7 +236,7 @@ pub async fn seize(store: &dyn Store, server: ServerId, lease_seconds: u32) -> R
         ));
     }
     let (shards, after, epoch) = (owned.shards, owned.epoch, owned.epoch.next());
-    let take = Take { server, shards, after, epoch, lease_seconds, over: true };
+    let take = Take { server, shards, after, epoch, lease_seconds, over };
     store.take(&take).await.map_err(unavailable)?;
     let runs = owned.lease_until.map_or(0, |until| until.0.saturating_sub(owned.now.0));
     tokio::time::sleep(Duration::from_millis(runs)).await;
@@ -252,7 +258,10 @@ pub async fn hand_over(store: &dyn Store, seized: &Seized, to: &dyn Identity) ->
 }
 
 fn unavailable(error: StoreError) -> NotOurs {
-    NotOurs::Unavailable(error.to_string())
+    match error {
+        StoreError::OwnerAlive => NotOurs::OwnerAlive(String::new()),
+        error => NotOurs::Unavailable(error.to_string()),
+    }
 }
 
 #[cfg(test)]

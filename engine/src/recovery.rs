@@ -21,8 +21,8 @@ pub struct Recovered {
     pub checkpoint: Lsn,
     /// Events replayed.
     pub replayed: u64,
-    /// What left memory during the replay: the filter of known numbers may have been saved before. What had left before the checkpoint was
-    /// finished is in the filter.
+    /// What left memory during the replay: the filter of known numbers may have been saved before. What had left
+    /// before the checkpoint was finished is in the filter.
     pub departed: Vec<Departed>,
 }
 
@@ -113,8 +113,8 @@ pub struct HomesReport {
     pub homes: usize,
     /// Their branches, and others, that lie in the shards.
     pub branches: usize,
-    /// Branches that hold units and whose home is not here or does not know them: each asks, and is released if it is known nowhere. A
-    /// server that ended in the middle of a request leaves some.
+    /// Branches that hold units and whose home is not here or does not know them: each asks, and is released if it is
+    /// known nowhere. A server that ended in the middle of a request leaves some.
     pub asking: Vec<OrderNo>,
     /// Orders whose branches may not have been told everything: they are after the start. They can't be compared.
     pub pending: usize,
@@ -122,8 +122,8 @@ pub struct HomesReport {
     pub violations: Vec<String>,
 }
 
-/// Compares homes with the branches of all shards: when nothing is pending, a branch has exactly the units that its home says. One that holds
-/// units is in memory; others may have left it.
+/// Compares homes with the branches of all shards: when nothing is pending, a branch has exactly the units that its
+/// home says. One that holds units is in memory; others may have left it.
 #[must_use]
 pub fn check_homes(states: &[State]) -> HomesReport {
     let homes: HashMap<&OrderNo, &HomeImage> =

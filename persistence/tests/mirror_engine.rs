@@ -1,5 +1,5 @@
-//! A whole engine with a store and a Redis beside it: orders and moves go on whatever happens to Redis, and in the end
-//! Redis shows what callers are told.
+//! A whole engine with a store and a Redis beside it: orders, loads and evictions go on whatever happens to Redis, and in
+//! the end Redis shows what callers are told.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -7,30 +7,60 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use hotstock_engine::command::{Action, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
 use hotstock_engine::dirty::Dirty;
 use hotstock_engine::engine::{Engine, EngineOptions, Parts, StoreOptions};
-use hotstock_engine::ids::ServerId;
+use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
 use hotstock_engine::limits::MAX_DIRTY_STOCKS;
 use hotstock_engine::mirror::Mirror;
 use hotstock_engine::reconcile::{Reconcile, Reconciled};
-use hotstock_engine::testing::flush_suite::{W1, confirm, create, release, reserve, sku};
-use hotstock_engine::testing::{ManualClock, MemoryCheckpoints, MemoryJournal};
+use hotstock_engine::testing::{
+    ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal,
+};
 use hotstock_persistence::mirror::{MirrorAccess, MirrorOptions, RedisMirror};
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
 use hotstock_persistence::testing::RedisServer;
 
 const SKUS: [&str; 4] = ["a", "b", "c: d", "e:levels"];
-const SERVER: ServerId = ServerId(7);
 
 async fn engine(url: &str, dirty: &Arc<Dirty>) -> Engine {
-    let store = SqlStore::open(&SqlOptions::new(url), SERVER, 1).unwrap();
-    let journal = MemoryJournal::default().open();
-    let clock = Arc::new(ManualClock::default());
-    let parts = Parts::new(Box::new(journal), Arc::new(MemoryCheckpoints::default()), clock)
-        .with_store(Arc::new(store), SERVER)
-        .with_dirty(Arc::clone(dirty));
+    let parts = Parts::new(
+        Box::new(MemoryJournal::default().open()),
+        Arc::new(MemoryCheckpoints::default()),
+        Arc::new(MemoryFilters::default()),
+        Arc::new(MemoryIdentity::default()),
+        Arc::new(ManualClock::default()),
+        Arc::new(SqlStore::open(&SqlOptions::new(url)).unwrap()),
+    );
     let store = StoreOptions { flush_interval_ms: 20, ..StoreOptions::default() };
-    Engine::start(EngineOptions { store, ..EngineOptions::default() }, parts).await.unwrap()
+    // Two of the four SKUs fit: loading and evicting never stop.
+    let options =
+        EngineOptions { store, max_resident_skus: 2, remember_seconds: 1, ..EngineOptions::default() };
+    Engine::start(options, parts.with_dirty(Arc::clone(dirty))).await.unwrap()
+}
+
+fn sku(name: &str) -> SkuId {
+    SkuId::new(name).unwrap()
+}
+
+/// A reserve of one unit, then a confirm or a release.
+async fn order(engine: &Engine, n: usize) {
+    let order_no = OrderNo::new(&format!("o-{n}")).unwrap();
+    let line = Line { sku_id: sku(SKUS[n % SKUS.len()]), warehouse_id: WarehouseId(1), quantity: 1 };
+    let reserve = Reserve {
+        order_no: order_no.clone(),
+        lines: Lines::new([line]).unwrap(),
+        ttl_seconds: 900,
+        buyer_id: None,
+        mode: Mode::AllOrNothing,
+        choice: None,
+    };
+    engine.submit(Action::Reserve(reserve).into()).await.unwrap();
+    let end = match n % 3 {
+        0 => Action::Confirm(Confirm { order_no, part: None }),
+        _ => Action::Release(Release { order_no, part: None, reason: None }),
+    };
+    engine.submit(end.into()).await.unwrap();
 }
 
 async fn look(engine: &Engine, options: &MirrorOptions) -> Reconciled {
@@ -40,7 +70,7 @@ async fn look(engine: &Engine, options: &MirrorOptions) -> Reconciled {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn orders_and_moves_go_on_whatever_happens_to_redis() {
+async fn orders_and_loads_go_on_whatever_happens_to_redis() {
     let dir = tempfile::tempdir().unwrap();
     let mut redis = RedisServer::start();
     let dirty = Arc::new(Dirty::new(MAX_DIRTY_STOCKS));
@@ -48,7 +78,9 @@ async fn orders_and_moves_go_on_whatever_happens_to_redis() {
     let options = MirrorOptions { redis_url: redis.url(), timeout_ms: 300, ..MirrorOptions::default() };
     let mirror = RedisMirror::start(options.clone(), dirty, Arc::new(engine.clone())).unwrap();
     for name in SKUS {
-        engine.submit(create(name, W1, 1_000_000).into()).await.unwrap();
+        let (sku_id, warehouse_id) = (sku(name), WarehouseId(1));
+        let create = CreateStock { sku_id, warehouse_id, quantity: 1_000_000, serialized: false };
+        engine.submit(Action::CreateStock(create).into()).await.unwrap();
     }
     engine.promote(&[sku("b")]).await.remove(0).1.unwrap();
 
@@ -57,10 +89,7 @@ async fn orders_and_moves_go_on_whatever_happens_to_redis() {
         let (engine, stop, done) = (engine.clone(), Arc::clone(&stop), Arc::clone(&done));
         tokio::spawn(async move {
             for n in 0_usize.. {
-                let number = format!("o-{n}");
-                engine.submit(reserve(&number, &[(SKUS[n % SKUS.len()], 1)]).into()).await.unwrap();
-                let end = if n % 3 == 0 { confirm(&number, None) } else { release(&number, None) };
-                engine.submit(end.into()).await.unwrap();
+                order(&engine, n).await;
                 done.fetch_add(1, Ordering::SeqCst);
                 if stop.load(Ordering::SeqCst) {
                     break;
@@ -68,7 +97,7 @@ async fn orders_and_moves_go_on_whatever_happens_to_redis() {
             }
         })
     };
-    let moves = {
+    let pins = {
         let (engine, stop) = (engine.clone(), Arc::clone(&stop));
         tokio::spawn(async move {
             while !stop.load(Ordering::SeqCst) {
@@ -116,7 +145,7 @@ async fn orders_and_moves_go_on_whatever_happens_to_redis() {
     }
     stop.store(true, Ordering::SeqCst);
     orders.await.unwrap();
-    moves.await.unwrap();
+    pins.await.unwrap();
 
     let found = look(&engine, &options).await;
     assert_eq!((found.skus, &found.differences[..], found.mirror_error), (4, &[][..], None));

@@ -25,7 +25,8 @@ impl Subject for OnMariaDb {
 
     async fn spoil(&self, sku_id: &SkuId, available: u64) {
         let name = &self.name;
-        self.server.sql(&format!("UPDATE {name}.stock SET available = {available} WHERE sku_id = '{sku_id}'"));
+        self.server
+            .sql(&format!("UPDATE {name}.stock SET available = {available} WHERE sku_id = '{sku_id}'"));
     }
 
     async fn delete_order(&self, order_no: &OrderNo) {

@@ -105,7 +105,10 @@ async fn a_database_of_others_is_refused() {
         conn.close().await.unwrap();
         let before = std::fs::read(&path).unwrap();
         let Err(StoreError::Foreign(problem)) = store(&url).migrate().await else { panic!("it is taken") };
-        assert!(problem.contains("version of the program") || problem.contains("not this program's"), "{problem}");
+        assert!(
+            problem.contains("version of the program") || problem.contains("not this program's"),
+            "{problem}"
+        );
         let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
         let tables: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sqlite_master WHERE name = 'watermarks'")
             .fetch_one(&mut conn)

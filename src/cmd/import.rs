@@ -1,28 +1,31 @@
-//! `hotstock import`: takes over stock from another system's MySQL. Every row becomes a cold SKU in the SQL store of the configuration; a
-//! server need not run, and may. The same import again changes nothing.
+//! `hotstock import`: takes over stock from another system's MySQL. Every row becomes a stock, created as any other: by
+//! the server that is running (`--url`), or by an engine on its data directory while it is not. Never by SQL: what the
+//! store has follows from events. The same import again changes nothing.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Action, Command, CreateStock};
-use hotstock_engine::outcome::{Answer, Effect};
-use hotstock_engine::store::{ColdOutcome, Store, StoreError};
+use hotstock_engine::engine::Engine;
+use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal};
 use hotstock_persistence::import::{Item, ReadOptions, Reader, Report, Row, Source};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::cli::Import;
+use crate::client::{Connection, Target};
 use crate::cmd::say;
 use crate::config::{Config, redacted};
 use crate::failure::Failure;
 use crate::store;
+use crate::wire;
+use crate::wiring::{self, System, TakeOver};
 
 /// The variable with the address of the source.
 const FROM_VARIABLE: &str = "HOTSTOCK_IMPORT_FROM";
 
-/// Stocks that are created at a time: enough to share the syncs of a MySQL store; SQLite writes one after the other anyway.
-const AT_A_TIME: usize = 32;
+/// Stocks that are created at a time: enough to share the syncs of the journal.
+const AT_A_TIME: usize = 64;
 
 /// Imports.
 ///
@@ -44,22 +47,21 @@ pub async fn run(args: Import, config: Config) -> Result<(), Failure> {
     let failed = |error| Failure::other(&format!("reading {from}"), error);
     let mut reader = Reader::open(options).await.map_err(failed)?;
 
-    let into = store::place(&config);
-    let store = match args.dry_run {
-        true => None,
-        false => {
-            let store = store::open_for_tool(&config)?;
-            // A store that can't be reached is told before the first row.
-            store.migrate().await.map_err(|error| Failure::other(&format!("opening {into}"), error))?;
-            Some(Arc::new(store) as Arc<dyn Store>)
-        }
+    let into = match &args.url {
+        Some(target) => format!("the server at {target}"),
+        None => format!("{} ({})", config.data.dir.display(), store::place(&config)),
+    };
+    let destination = match (args.dry_run, args.url) {
+        (true, _) => None,
+        (false, Some(target)) => Some(Destination::server(target)),
+        (false, None) => Some(Destination::data_dir(&config).await?),
     };
     let bar = ProgressBar::new(reader.expected()).with_style(
         ProgressStyle::with_template("{bar:40} {pos}/{len} rows, {per_sec}, {eta} left")
             .expect("the template is a constant"),
     );
     let mut report = Report::default();
-    let mut creating: JoinSet<(Row, Result<ColdOutcome, StoreError>)> = JoinSet::new();
+    let mut creating: JoinSet<(Row, Result<Created, Failure>)> = JoinSet::new();
     let mut broken: Option<Failure> = None;
     while broken.is_none() {
         let Some(item) = reader.next().await else { break };
@@ -67,24 +69,27 @@ pub async fn run(args: Import, config: Config) -> Result<(), Failure> {
             Ok(item) => {
                 report.note(&item);
                 bar.inc(1);
-                if let (Item::Row(row), Some(store)) = (item, &store) {
+                if let (Item::Row(row), Some(destination)) = (item, &destination) {
                     if creating.len() >= AT_A_TIME {
-                        broken = note_next(&mut creating, &mut report, &into).await;
+                        broken = note_next(&mut creating, &mut report).await;
                     }
-                    let store = Arc::clone(store);
-                    creating.spawn(async move { create(&*store, row).await });
+                    let destination = destination.clone();
+                    creating.spawn(async move {
+                        let created = destination.create(&row).await;
+                        (row, created)
+                    });
                 }
             }
             Err(error) => broken = Some(failed(error)),
         }
     }
     while !creating.is_empty() {
-        let failure = note_next(&mut creating, &mut report, &into).await;
+        let failure = note_next(&mut creating, &mut report).await;
         broken = broken.or(failure);
     }
     bar.finish_and_clear();
-    if let Some(store) = store {
-        store.close().await;
+    if let Some(Destination::DataDir(system)) = destination {
+        system.stop().await;
     }
     let what = if args.dry_run { "would be imported from" } else { "imported from" };
     say(format_args!("{what} {from} into {into}\n{report}"));
@@ -95,37 +100,103 @@ pub async fn run(args: Import, config: Config) -> Result<(), Failure> {
     }
 }
 
-async fn create(store: &dyn Store, row: Row) -> (Row, Result<ColdOutcome, StoreError>) {
-    let Row { sku_id, warehouse_id, available, .. } = row.clone();
-    let action =
-        Action::CreateStock(CreateStock { sku_id, warehouse_id, quantity: available, serialized: false });
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let now = Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-    let outcome = store.submit(&Command::from(action), now).await;
-    (row, outcome)
+/// Who creates the stocks.
+#[derive(Clone)]
+enum Destination {
+    /// An engine in this process, on the data directory.
+    DataDir(Arc<System>),
+    /// A running server, and connections to it that are idle.
+    Server(Target, Arc<Mutex<Vec<Connection>>>),
 }
 
-/// Counts the next one that is done; a store that fails ends the import.
+/// What became of a row.
+enum Created {
+    Now,
+    Before,
+    /// It is there with another quantity, or can't be: in words.
+    Conflict(String),
+}
+
+impl Destination {
+    async fn data_dir(config: &Config) -> Result<Self, Failure> {
+        match wiring::start(config, TakeOver::No).await {
+            Ok(system) => Ok(Self::DataDir(Arc::new(system))),
+            Err(Failure::InUse(problem)) => {
+                Err(Failure::InUse(format!("{problem}; --url imports into a running server")))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn server(target: Target) -> Self {
+        Self::Server(target, Arc::default())
+    }
+
+    async fn create(&self, row: &Row) -> Result<Created, Failure> {
+        match self {
+            Self::DataDir(system) => created(create(&system.engine, row).await),
+            Self::Server(target, idle) => {
+                let waiting = idle.lock().await.pop();
+                let mut connection = waiting.unwrap_or_else(|| Connection::new(target.clone()));
+                let created = post(&mut connection, row).await;
+                idle.lock().await.push(connection);
+                created
+            }
+        }
+    }
+}
+
+async fn create(engine: &Engine, row: &Row) -> Outcome {
+    let Row { sku_id, warehouse_id, available, .. } = row.clone();
+    let create = CreateStock { sku_id, warehouse_id, quantity: available, serialized: false };
+    engine.submit(Command::from(Action::CreateStock(create))).await
+}
+
+fn created(outcome: Outcome) -> Result<Created, Failure> {
+    match outcome {
+        Ok(Answer::Stock { effect: Effect::Created, .. }) => Ok(Created::Now),
+        Ok(_) => Ok(Created::Before),
+        Err(
+            refusal @ (Refusal::Overloaded
+            | Refusal::JournalFull
+            | Refusal::StoreUnavailable
+            | Refusal::Fenced { .. }
+            | Refusal::JournalUnavailable
+            | Refusal::ShardRestarted),
+        ) => Err(Failure::other("creating stock", refusal)),
+        Err(refusal) => Ok(Created::Conflict(refusal.to_string())),
+    }
+}
+
+async fn post(connection: &mut Connection, row: &Row) -> Result<Created, Failure> {
+    let Row { sku_id, warehouse_id, available, .. } = row;
+    let body = wire::json(&wire::CreateStock {
+        sku_id: sku_id.as_str(),
+        warehouse_id: Some(warehouse_id.0),
+        quantity: *available,
+    });
+    match connection.call_until_known("POST", "/v1/stock", &body).await? {
+        201 => Ok(Created::Now),
+        200 => Ok(Created::Before),
+        409 | 422 => Ok(Created::Conflict(connection.json::<wire::Problem>()?.detail)),
+        status => Err(wire::unexpected("creating stock", status, connection)),
+    }
+}
+
+/// Counts the next one that is done; one that could not be asked ends the import.
 async fn note_next(
-    creating: &mut JoinSet<(Row, Result<ColdOutcome, StoreError>)>,
+    creating: &mut JoinSet<(Row, Result<Created, Failure>)>,
     report: &mut Report,
-    into: &str,
 ) -> Option<Failure> {
-    let (row, outcome) = match creating.join_next().await? {
+    let (row, created) = match creating.join_next().await? {
         Ok(done) => done,
         Err(error) => return Some(Failure::other("creating stock", error)),
     };
-    match outcome {
-        Ok(ColdOutcome::Done { outcome: Ok(Answer::Stock { effect: Effect::Created, .. }), .. }) => {
-            report.created += 1
-        }
-        Ok(ColdOutcome::Done { outcome: Ok(_), .. }) => report.repeated += 1,
-        Ok(ColdOutcome::Done { outcome: Err(refusal), .. }) => report.note_conflict(&row, refusal),
-        Ok(ColdOutcome::Elsewhere(owner)) => {
-            report.note_conflict(&row, format_args!("server {} owns the SKU: demote it first", owner.server));
-        }
-        Ok(ColdOutcome::Home(_)) => unreachable!("a stock is no order"),
-        Err(error) => return Some(Failure::other(&format!("writing to {into}"), error)),
+    match created {
+        Ok(Created::Now) => report.created += 1,
+        Ok(Created::Before) => report.repeated += 1,
+        Ok(Created::Conflict(why)) => report.note_conflict(&row, why),
+        Err(failure) => return Some(failure),
     }
     None
 }

@@ -1,5 +1,5 @@
-//! `hotstock migrate`: creates or changes the tables of the SQL store. `serve` does so by itself; this is for who wants it done before,
-//! or by someone else.
+//! `hotstock migrate`: creates or changes the tables of the SQL store. `serve` does so by itself; this is for who wants
+//! it done before, or by someone else.
 
 use crate::cmd::say;
 use crate::config::Config;

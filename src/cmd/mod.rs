@@ -4,24 +4,28 @@ pub mod bench;
 pub mod demo;
 pub mod import;
 pub mod migrate;
-pub mod moves;
+pub mod pin;
 pub mod reconcile;
 pub mod recover;
 pub mod replay;
 pub mod serve;
 pub mod token;
+pub mod unflushed;
 pub mod verify;
 
 use std::fmt::Display;
 use std::future::Future;
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, SystemTime};
 
+use hotstock_engine::clock::Timestamp;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Command, Settings};
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::wire::Way;
+use crate::wire::PinWay;
+use crate::wiring::TakeOver;
 
 /// What the commands log that are not a server: only what needs someone's attention.
 const QUIET: &str = "warn";
@@ -35,7 +39,8 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(args) => {
             let config = Config::load(args.settings.config.as_deref(), unicode_env(), &args.flags())?;
             log_to_stderr(&config.log.level)?;
-            block_on(serve::run(config))
+            let take_over = if args.take_over { TakeOver::Yes } else { TakeOver::No };
+            block_on(serve::run(config, take_over))
         }
         Command::Replay(args) => log_to_stderr(QUIET).and_then(|()| block_on(replay::run(args))),
         Command::Verify(args) => log_to_stderr(QUIET).and_then(|()| verify::run(&args)),
@@ -48,13 +53,17 @@ pub fn run(command: Command) -> Result<(), Failure> {
             log_to_stderr(QUIET).and_then(|()| block_on(import::run(args, config)))
         }
         Command::Promote(args) => {
-            log_to_stderr(QUIET).and_then(|()| block_on(moves::run(args, Way::Promote)))
+            log_to_stderr(QUIET).and_then(|()| block_on(pin::run(args, PinWay::Promote)))
         }
-        Command::Demote(args) => log_to_stderr(QUIET).and_then(|()| block_on(moves::run(args, Way::Demote))),
+        Command::Demote(args) => log_to_stderr(QUIET).and_then(|()| block_on(pin::run(args, PinWay::Demote))),
         Command::Reconcile(args) => log_to_stderr(QUIET).and_then(|()| block_on(reconcile::run(args))),
         Command::Recover(args) => {
             let config = config(&args.settings)?;
             log_to_stderr(QUIET).and_then(|()| block_on(recover::run(args, config)))
+        }
+        Command::Unflushed(args) => {
+            let config = config(&args.settings)?;
+            log_to_stderr(QUIET).and_then(|()| block_on(unflushed::run(args, config)))
         }
         Command::Token => token::run(),
         Command::Demo(args) => log_to_stderr(QUIET).and_then(|()| block_on(demo::run(args))),
@@ -70,6 +79,12 @@ fn config(settings: &Settings) -> Result<Config, Failure> {
 /// A line on stdout. A reader who went away (`… | head`) is no reason to stop before the exit code is known.
 pub fn say(line: impl Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A time for people, as the HTTP contract writes it.
+pub fn time(at: Timestamp) -> String {
+    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(at.0));
+    time.map_or_else(|| "?".to_owned(), |time| humantime::format_rfc3339_millis(time).to_string())
 }
 
 /// The environment; what is not text can't be a setting.

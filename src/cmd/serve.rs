@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::wiring::Server;
+use crate::wiring::{Server, TakeOver};
 
 /// What the one line on stdout begins with; the address follows. The demo and scripts wait for it.
 pub const LISTENS: &str = "hotstock listens on http://";
@@ -15,12 +15,12 @@ pub const LISTENS: &str = "hotstock listens on http://";
 ///
 /// # Errors
 /// [`Failure`] when it does not start, or ends by itself.
-pub async fn run(config: Config) -> Result<(), Failure> {
+pub async fn run(config: Config, take_over: TakeOver) -> Result<(), Failure> {
     let failed = |error| Failure::other("listening for signals", error);
     // Before the start, so that a signal in its middle is not lost.
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut server = Server::start(&config).await?;
+    let mut server = Server::start(&config, take_over).await?;
     let mut out = std::io::stdout();
     // Whoever started it may have closed stdout; that is no reason not to serve.
     let _ = writeln!(out, "{LISTENS}{}", server.address()).and_then(|()| out.flush());

@@ -1,12 +1,12 @@
-//! `hotstock verify`: rebuilds the stock of a data directory from checkpoint and journal, as a start would, and checks every
-//! invariant. Changes nothing that a start would not change, and needs the directory for itself.
+//! `hotstock verify`: rebuilds the stock of a data directory from checkpoint and journal, as a start would, and checks
+//! every invariant. Changes nothing that a start would not change, and needs the directory for itself.
 
 use hotstock_engine::command::StockStatus;
+use hotstock_engine::engine::StartError;
 use hotstock_engine::ids::ShardId;
 use hotstock_engine::recovery::{Recovered, check_homes, recover};
 use hotstock_engine::state::{AuditReport, StockAudit};
 use hotstock_persistence::data_dir::DataDir;
-use hotstock_persistence::journal::JournalOptions;
 
 use crate::cli::Verify;
 use crate::cmd::say;
@@ -18,20 +18,18 @@ const MAX_NAMED: usize = 10;
 /// Verifies.
 ///
 /// # Errors
-/// [`Failure::Audit`] with the first invariant that does not hold, [`Failure::Damaged`] with the event that can't be read.
+/// [`Failure::Audit`] with the first invariant that does not hold, [`Failure::Damaged`] with the event that can't be
+/// read.
 pub fn run(args: &Verify) -> Result<(), Failure> {
     let data_dir = DataDir::open(&args.data_dir, None)?;
-    // No zeros: nothing will be written.
-    let options = JournalOptions { zeros: 0, ..JournalOptions::default() };
-    let journal = data_dir.journal(options).map_err(hotstock_engine::engine::StartError::from)?;
-    let reader = hotstock_engine::journal::Journal::reader(&journal);
+    let reader = data_dir.stopped_journal().map_err(StartError::from)?;
     let checkpoints = data_dir.checkpoints();
 
     let mut totals = Totals::default();
     let mut states = Vec::new();
     for shard in (0..data_dir.shards()).map(ShardId) {
         let Recovered { state, checkpoint, replayed, .. } =
-            recover(shard, data_dir.shards(), reader.as_ref(), &checkpoints)?;
+            recover(shard, data_dir.shards(), &reader, &checkpoints).map_err(StartError::from)?;
         let last = state.applied();
         say(format_args!(
             "shard {shard}: checkpoint at event {checkpoint}, {replayed} events replayed, the last is {last}"

@@ -1,8 +1,8 @@
 //! The configuration: the keys, their bounds, and the order of the layers. How a layer is read is in [`layers`].
 //!
-//! Layers, each over the one before: `config/default.toml` (part of the program, with a reason on every key), the file given
-//! with `--config`, the environment (`HOTSTOCK__SECTION__KEY`), flags. Whatever does not fit is an error that names
-//! the place where it was said.
+//! Layers, each over the one before: `config/default.toml` (part of the program, with a reason on every key), the file
+//! given with `--config`, the environment (`HOTSTOCK__SECTION__KEY`), flags. Whatever does not fit is an error that
+//! names the place where it was said.
 
 mod layers;
 mod values;
@@ -32,7 +32,6 @@ pub struct Config {
     pub engine: EngineKeys,
     pub orders: Orders,
     pub store: Store,
-    pub promotion: Promotion,
     pub mirror: Mirror,
     pub admin: Admin,
     pub journal: Journal,
@@ -72,6 +71,8 @@ pub struct EngineKeys {
     pub shards: u16,
     pub gate_permits: u32,
     pub default_warehouse: u32,
+    pub max_resident_skus: usize,
+    pub max_resident_mib: u64,
 }
 
 /// `[orders]`
@@ -79,7 +80,7 @@ pub struct EngineKeys {
 #[serde(deny_unknown_fields)]
 pub struct Orders {
     pub default_ttl_seconds: u32,
-    pub remember_hours: u64,
+    pub remember_seconds: u64,
     pub remember_max: usize,
     pub prefer_warehouses: Vec<u32>,
     pub check_url: Secret,
@@ -107,23 +108,10 @@ pub struct Store {
     pub statement_timeout_ms: u64,
     pub flush_interval_ms: u64,
     pub flush_events: usize,
-    pub sweep_interval_ms: u64,
-    pub sweep_batch: usize,
-    pub cold_permits: u32,
-    pub move_wait_ms: u64,
-}
-
-/// `[promotion]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Promotion {
-    pub auto_promote: bool,
-    pub auto_demote: bool,
-    pub promote_above: u32,
-    pub demote_below: u32,
-    pub quiet_seconds: u64,
-    pub min_hot_seconds: u64,
-    pub max_hot: usize,
+    pub load_wait_ms: u64,
+    pub lease_seconds: u32,
+    pub keep_days: u64,
+    pub keep_journal_days: u64,
 }
 
 /// `[mirror]`
@@ -152,6 +140,7 @@ pub struct Journal {
     pub segment_bytes: u64,
     pub zeros_bytes: u64,
     pub max_disk_mib: u64,
+    pub keep_flushed_minutes: u64,
 }
 
 /// `[checkpoint]`
@@ -183,7 +172,8 @@ pub struct FlagValue {
 }
 
 impl Config {
-    /// The defaults alone, for servers that live inside another command.
+    /// The defaults alone.
+    #[cfg(test)]
     #[must_use]
     pub fn defaults() -> Self {
         Self::load(None, [], &[]).expect("the built-in defaults fit their struct; a test checks it")
@@ -221,8 +211,8 @@ impl Config {
         let Server { max_connections, max_body_bytes, max_batch_body_bytes, max_header_bytes, .. } =
             self.server;
         // Each key with the least and the most that makes sense.
-        let Store { connections, flush_events, sweep_batch, cold_permits, .. } = self.store;
-        let bounds: [(&'static str, u64, u64, u64); 39] = [
+        let Store { connections, flush_events, .. } = self.store;
+        let bounds: [(&'static str, u64, u64, u64); 38] = [
             ("server.max_connections", as_u64(max_connections), 1, 1_000_000),
             ("server.max_body_bytes", as_u64(max_body_bytes), 1024, 1 << 30),
             ("server.max_batch_body_bytes", as_u64(max_batch_body_bytes), 1024, 1 << 30),
@@ -238,8 +228,10 @@ impl Config {
             ("engine.shards", self.engine.shards.into(), 1, MAX_SHARDS.into()),
             // The largest batch must fit an idle gate.
             ("engine.gate_permits", self.engine.gate_permits.into(), 10_000, 1 << 28),
+            ("engine.max_resident_skus", as_u64(self.engine.max_resident_skus), 1, 1 << 32),
+            ("engine.max_resident_mib", self.engine.max_resident_mib, 1, 1 << 24),
             ("orders.default_ttl_seconds", self.orders.default_ttl_seconds.into(), 1, MAX_TTL_SECONDS.into()),
-            ("orders.remember_hours", self.orders.remember_hours, 1, 24 * 366),
+            ("orders.remember_seconds", self.orders.remember_seconds, 0, 366 * 24 * 3_600),
             ("orders.remember_max", as_u64(self.orders.remember_max), 1, 1 << 32),
             ("orders.check_timeout_ms", self.orders.check_timeout_ms, 1, 60_000),
             // A day: longer than any service is away, and an extension by it is within the bounds.
@@ -250,18 +242,15 @@ impl Config {
             ("store.statement_timeout_ms", self.store.statement_timeout_ms, 1, MAX_MILLIS),
             ("store.flush_interval_ms", self.store.flush_interval_ms, 1, MAX_MILLIS),
             ("store.flush_events", as_u64(flush_events), 1, 1_000_000),
-            ("store.sweep_interval_ms", self.store.sweep_interval_ms, 1, MAX_MILLIS),
-            ("store.sweep_batch", as_u64(sweep_batch), 1, 10_000),
-            ("store.cold_permits", cold_permits.into(), 1, 1 << 20),
-            ("store.move_wait_ms", self.store.move_wait_ms, 1, MAX_MILLIS),
-            ("promotion.promote_above", self.promotion.promote_above.into(), 1, 1_000_000),
-            ("promotion.quiet_seconds", self.promotion.quiet_seconds, 1, 24 * 3_600),
-            ("promotion.min_hot_seconds", self.promotion.min_hot_seconds, 1, 24 * 3_600),
-            ("promotion.max_hot", as_u64(self.promotion.max_hot), 1, 10_000_000),
+            ("store.load_wait_ms", self.store.load_wait_ms, 1, MAX_MILLIS),
+            ("store.lease_seconds", self.store.lease_seconds.into(), 0, 3_600),
+            ("store.keep_days", self.store.keep_days, 0, 36_525),
+            ("store.keep_journal_days", self.store.keep_journal_days, 0, 36_525),
             ("mirror.flush_every_ms", self.mirror.flush_every_ms, 1, MAX_MILLIS),
             ("mirror.batch", as_u64(self.mirror.batch), 1, 100_000),
             ("mirror.timeout_ms", self.mirror.timeout_ms, 1, MAX_MILLIS),
             ("journal.max_disk_mib", self.journal.max_disk_mib, 1, 1 << 30),
+            ("journal.keep_flushed_minutes", self.journal.keep_flushed_minutes, 0, 31 * 24 * 60),
             ("journal.segment_bytes", self.journal.segment_bytes, 1 << 16, 1 << 40),
             ("journal.zeros_bytes", self.journal.zeros_bytes, 0, 1 << 40),
             ("checkpoint.events", self.checkpoint.events, 1, u64::MAX),
@@ -280,16 +269,10 @@ impl Config {
 impl Config {
     /// The first key whose value does not fit another one, or is not what it must be, and why.
     fn does_not_fit(&self) -> Option<(&'static str, String)> {
-        let Promotion { promote_above, demote_below, .. } = self.promotion;
         let url = |key, url: &Secret, schemes: &[&str]| {
             let known = url.is_empty() || schemes.iter().any(|scheme| url.expose().starts_with(scheme));
             (!known).then(|| (key, format!("must be empty or begin with {}", schemes.join(" or "))))
         };
-        if demote_below >= promote_above {
-            let problem =
-                format!("is {demote_below}, but must be less than promotion.promote_above, {promote_above}");
-            return Some(("promotion.demote_below", problem));
-        }
         if self.orders.prefer_warehouses.len() > MAX_WAREHOUSES_PER_SKU {
             let problem = format!("must have at most {MAX_WAREHOUSES_PER_SKU} entries");
             return Some(("orders.prefer_warehouses", problem));

@@ -1,4 +1,5 @@
-//! Values of the configuration that are more than numbers and text: what must not be printed, and what has a form of its own.
+//! Values of the configuration that are more than numbers and text: what must not be printed, and what has a form of
+//! its own.
 
 use std::fmt;
 
@@ -42,7 +43,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A URL without what may be secret in it: `mysql://user:***@host/db?***`. Whatever has no host that can be told apart is left out whole.
+/// A URL without what may be secret in it: `mysql://user:***@host/db?***`. Whatever has no host that can be told apart
+/// is left out whole.
 #[must_use]
 pub fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {

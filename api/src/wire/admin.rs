@@ -1,39 +1,49 @@
 //! The bodies of what operators ask.
 
-use hotstock_engine::checkpoint::Stage;
 use hotstock_engine::command::InvalidField;
-use hotstock_engine::engine::{FollowerStats, HotSku, Moved, ShardStats, StoreStats};
+use hotstock_engine::engine::{HotSku, Pinned, ShardStats, StoreStats};
 use hotstock_engine::ids::SkuId;
-use hotstock_engine::limits::MAX_SKUS_PER_MOVE;
 use hotstock_engine::outcome::Effect;
-use hotstock_engine::store::Anomaly;
+use hotstock_engine::store::{Anomaly, Parked};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::values::{Number, SkuText, Time, id};
-use crate::limits::MirrorCounts;
+use crate::limits::{MAX_PINNED_SKUS, MirrorCounts};
 use crate::problem::ProblemBody;
 
-/// `POST /v1/admin/skus/promote` and `demote`.
+/// `POST /v1/admin/skus/promote` and `demote`, `PUT /v1/admin/skus/hot`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SkusBody<'a> {
-    /// 1 to 1,000 of them. SKUs that one open order holds have to be moved together.
+    /// 1 to 10,000 of them; of `PUT /v1/admin/skus/hot` also none.
     #[serde(borrow, default)]
-    #[schema(value_type = Vec<String>, required = true, min_items = 1, max_items = 1_000, example = json!(["1001", "1002"]))]
-    sku_ids: Vec<SkuText<'a>>,
+    #[schema(value_type = Vec<String>, required = true, max_items = 10_000, example = json!(["1001", "1002"]))]
+    sku_ids: Option<Vec<SkuText<'a>>>,
 }
 
 impl SkusBody<'_> {
     /// The SKUs, in the order given.
     ///
     /// # Errors
-    /// [`InvalidField`], also for a SKU that is there twice.
+    /// [`InvalidField`], also for a SKU that is there twice, and for none.
     pub fn skus(&self) -> Result<Vec<SkuId>, InvalidField> {
-        if self.sku_ids.is_empty() || self.sku_ids.len() > MAX_SKUS_PER_MOVE {
-            return Err(InvalidField::new("sku_ids", format!("must be 1 to {MAX_SKUS_PER_MOVE} SKUs")));
+        match &self.sku_ids {
+            Some(skus) if !skus.is_empty() => self.list(),
+            _ => Err(InvalidField::new("sku_ids", format!("must be 1 to {MAX_PINNED_SKUS} SKUs"))),
         }
-        let mut seen = std::collections::HashSet::with_capacity(self.sku_ids.len());
+    }
+
+    /// The SKUs, in the order given; there may be none, but this must be said.
+    ///
+    /// # Errors
+    /// [`InvalidField`], also for a SKU that is there twice.
+    pub fn list(&self) -> Result<Vec<SkuId>, InvalidField> {
+        let skus = self.sku_ids.as_deref().filter(|skus| skus.len() <= MAX_PINNED_SKUS);
+        let skus = skus.ok_or_else(|| {
+            InvalidField::new("sku_ids", format!("must be a list of at most {MAX_PINNED_SKUS} SKUs"))
+        })?;
+        let mut seen = std::collections::HashSet::with_capacity(skus.len());
         let checked = |(place, text): (usize, &SkuText<'_>)| {
             let field = format!("sku_ids[{place}]");
             let sku_id = id(&field, &text.0, SkuId::new)?;
@@ -43,57 +53,44 @@ impl SkusBody<'_> {
                 Err(InvalidField::new(field, "is there twice"))
             }
         };
-        self.sku_ids.iter().enumerate().map(checked).collect()
+        skus.iter().enumerate().map(checked).collect()
     }
 }
 
 /// What became of a promotion or a demotion.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct MovedBody<'a> {
+pub struct PinnedBody<'a> {
     /// Which.
     #[schema(example = "1001")]
     sku_id: &'a str,
-    /// Whether a shard decides for it now.
+    /// Whether it is kept in memory now.
     hot: bool,
-    /// The shard.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The shard that decides for it, hot or not.
     #[schema(example = 0)]
-    shard: Option<u16>,
-    /// Counts the promotions of the SKU.
-    #[schema(example = 1)]
-    epoch: u64,
-    /// Orders that moved with it.
-    #[schema(example = 12)]
-    orders: u64,
-    /// Whether it was there already.
+    shard: u16,
+    /// Whether it was so already.
     replayed: bool,
 }
 
-impl<'a> MovedBody<'a> {
+impl<'a> PinnedBody<'a> {
     /// As JSON.
     #[must_use]
-    pub fn new(sku_id: &'a SkuId, moved: &Moved) -> Self {
-        Self {
-            sku_id: sku_id.as_str(),
-            hot: moved.shard.is_some(),
-            shard: moved.shard.map(|shard| shard.0),
-            epoch: moved.epoch,
-            orders: moved.orders,
-            replayed: moved.effect == Effect::Replayed,
-        }
+    pub fn new(sku_id: &'a SkuId, hot: bool, pinned: &Pinned) -> Self {
+        let replayed = pinned.effect == Effect::Replayed;
+        Self { sku_id: sku_id.as_str(), hot, shard: pinned.shard.0, replayed }
     }
 }
 
 /// What became of several.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct MovedAllBody<'a> {
-    /// One for each SKU, in the order of the request.
-    pub results: Vec<MovedOneBody<'a>>,
+pub struct PinnedAllBody<'a> {
+    /// One for each SKU, in the order of the request; of a hot list then those that were on it before.
+    pub results: Vec<PinnedOneBody<'a>>,
 }
 
 /// One SKU of several.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct MovedOneBody<'a> {
+pub struct PinnedOneBody<'a> {
     /// Which.
     #[schema(example = "1001")]
     pub sku_id: &'a str,
@@ -101,15 +98,15 @@ pub struct MovedOneBody<'a> {
     #[schema(example = 200)]
     pub status: u16,
     /// The body likewise.
-    pub body: MovedOrProblem<'a>,
+    pub body: PinnedOrProblem<'a>,
 }
 
-/// See [`MovedOneBody`].
+/// See [`PinnedOneBody`].
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 #[allow(missing_docs, reason = "the names say it")]
-pub enum MovedOrProblem<'a> {
-    Moved(MovedBody<'a>),
+pub enum PinnedOrProblem<'a> {
+    Pinned(PinnedBody<'a>),
     Problem(ProblemBody<'a>),
 }
 
@@ -123,7 +120,7 @@ pub struct HotBody<'a> {
     pub next_cursor: Option<String>,
 }
 
-/// A SKU that a shard has.
+/// A SKU that is kept in memory.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct HotSkuBody<'a> {
     /// Which.
@@ -132,35 +129,39 @@ pub struct HotSkuBody<'a> {
     /// Who decides for it.
     #[schema(example = 0)]
     shard: u16,
-    /// Counts its promotions.
-    #[schema(example = 1)]
-    epoch: u64,
-    /// Open unless it is on its way.
-    stage: StageName,
-    /// Whether it became hot by itself.
-    auto: bool,
-}
-
-/// Where a SKU is on its way into a shard and out again.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum StageName {
-    /// The shard decides for it.
-    Open,
-    /// It comes.
-    Adopting,
-    /// It goes.
-    Closing,
 }
 
 impl<'a> From<&'a HotSku> for HotSkuBody<'a> {
     fn from(sku: &'a HotSku) -> Self {
-        let stage = match sku.stage {
-            Stage::Open => StageName::Open,
-            Stage::Adopting => StageName::Adopting,
-            Stage::Closing => StageName::Closing,
-        };
-        Self { sku_id: sku.sku_id.as_str(), shard: sku.shard.0, epoch: sku.epoch, stage, auto: sku.auto }
+        Self { sku_id: sku.sku_id.as_str(), shard: sku.shard.0 }
+    }
+}
+
+/// `GET /v1/admin/parked`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ParkedBody<'a> {
+    /// How many there are in all.
+    pub count: u64,
+    /// By name.
+    pub items: Vec<ParkedSkuBody<'a>>,
+}
+
+/// A SKU whose rows in the store are left alone.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ParkedSkuBody<'a> {
+    /// Which.
+    #[schema(example = "1001")]
+    sku_id: &'a str,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    since: Time,
+    /// Why, in words.
+    reason: &'a str,
+}
+
+impl<'a> From<&'a Parked> for ParkedSkuBody<'a> {
+    fn from(parked: &'a Parked) -> Self {
+        Self { sku_id: parked.sku_id.as_str(), since: Time(parked.at), reason: &parked.reason }
     }
 }
 
@@ -169,9 +170,8 @@ impl<'a> From<&'a HotSku> for HotSkuBody<'a> {
 pub struct ShardsBody {
     /// By number.
     pub shards: Vec<ShardBody>,
-    /// What concerns the SQL store; missing where there is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub store: Option<StoreBody>,
+    /// What concerns the SQL store.
+    pub store: StoreBody,
     /// The Redis mirror; missing where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror: Option<MirrorBody>,
@@ -189,24 +189,33 @@ pub struct ShardBody {
     durable: u64,
     /// The last that a checkpoint has.
     checkpoint: u64,
-    /// The last that the SQL store has taken in; missing, like the three below, where there is no store.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    flushed: Option<u64>,
+    /// The last that the SQL store has taken in.
+    flushed: u64,
     /// Durable events that the store does not have yet.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lag_events: Option<u64>,
+    lag_events: u64,
     /// The age of the oldest of them in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lag_ms: Option<u64>,
+    lag_ms: u64,
     /// Why the last flush failed; missing when it did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
-    /// Stocks in memory.
+    /// SKUs in memory.
+    resident: u64,
+    /// Of them, those that are kept there until they are demoted.
+    hot: u64,
+    /// Stocks in memory: one for each SKU and warehouse.
     stocks: u64,
     /// Orders in memory.
     orders: u64,
     /// Of them, those with units held.
     open_orders: u64,
+    /// Bytes that all of it takes, estimated.
+    memory_bytes: u64,
+    /// SKUs that came from the store since the start.
+    loads: u64,
+    /// SKUs that left memory since the start, because there were too many.
+    evictions: u64,
+    /// Commands that wait for something from the store.
+    waiting: u64,
     /// Commands under way.
     in_flight: u64,
     /// Times that it was rebuilt after a panic.
@@ -216,40 +225,66 @@ pub struct ShardBody {
 /// What concerns the SQL store.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StoreBody {
-    /// Why it could not do what it was last asked; missing when it could. Hot SKUs go on either way.
+    /// Why it could not do what it was last asked; missing when it could. What is in memory goes on either way.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
-    /// Whether new reservations of hot SKUs are refused, because the backlog on the disk is at its cap.
+    /// The epoch of this server; 0 until it has taken the store.
+    #[schema(example = 3)]
+    epoch: u64,
+    /// Why this server takes no orders, because it may not be the one that decides; missing when it may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fenced: Option<String>,
+    /// Whether new reservations are refused, because the backlog on the disk is at its cap.
     journal_full: bool,
-    /// SKUs that a shard decides for.
-    hot_skus: u64,
-    /// SKUs on the way.
-    moving_skus: u64,
-    /// Commands under way in the store, or waiting for it.
-    cold_in_flight: u64,
-    /// SKUs that another server or shard owned when this one wanted to write them.
-    fenced: u64,
-    /// Conflicts that flushes found since the start.
+    /// SKUs whose rows are left alone: see `GET /v1/admin/parked`.
+    parked: u64,
+    /// Conflicts that flushes found since the start: see `GET /v1/admin/anomalies`.
     anomalies: u64,
+    /// Flush transactions since the start.
+    flushes: u64,
+    /// Rows that they wrote.
+    flushed_rows: u64,
+    /// The store's clock less this server's, in milliseconds.
+    clock_offset_ms: i64,
+    /// The filter of the numbers that may be in the store.
+    known: KnownBody,
+}
+
+/// The filter of order numbers and request ids that may be in the store and are not in memory.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KnownBody {
+    /// Whether it has all; until then, new numbers are looked up in the store.
+    ready: bool,
+    /// Whether it has no more room: new numbers are ever more often looked up.
+    full: bool,
+    /// Numbers in it.
+    numbers: u64,
+    /// Bytes that it takes.
+    bytes: u64,
 }
 
 impl ShardBody {
     /// As JSON.
     #[must_use]
-    pub fn new(shard: usize, stats: &ShardStats, follower: Option<FollowerStats>) -> Self {
-        let of = |value: fn(&FollowerStats) -> u64| follower.as_ref().map(value);
+    pub fn new(shard: usize, stats: &ShardStats) -> Self {
         Self {
             shard,
             applied: stats.applied.0,
             durable: stats.durable.0,
             checkpoint: stats.checkpoint.0,
-            flushed: of(|f| f.flushed.0),
-            lag_events: of(|f| f.lag_events),
-            lag_ms: of(|f| f.lag_millis),
-            last_error: follower.and_then(|f| f.last_error),
+            flushed: stats.flushed.0,
+            lag_events: stats.lag_events,
+            lag_ms: stats.lag_millis,
+            last_error: stats.flush_error.clone(),
+            resident: stats.resident,
+            hot: stats.hot,
             stocks: stats.stocks,
             orders: stats.orders,
             open_orders: stats.open_orders,
+            memory_bytes: stats.bytes,
+            loads: stats.loaded_skus,
+            evictions: stats.evicted,
+            waiting: stats.waiting,
             in_flight: stats.in_flight,
             rebuilds: stats.rebuilds,
         }
@@ -281,12 +316,20 @@ impl From<StoreStats> for StoreBody {
     fn from(stats: StoreStats) -> Self {
         Self {
             problem: stats.problem,
-            journal_full: stats.journal_full,
-            hot_skus: stats.hot_skus,
-            moving_skus: stats.moving_skus,
-            cold_in_flight: stats.cold_in_flight,
+            epoch: stats.epoch,
             fenced: stats.fenced,
+            journal_full: stats.journal_full,
+            parked: stats.parked,
             anomalies: stats.anomalies,
+            flushes: stats.flushes,
+            flushed_rows: stats.flushed_rows,
+            clock_offset_ms: stats.clock_offset_millis,
+            known: KnownBody {
+                ready: stats.known.is_ready,
+                full: stats.known.is_full,
+                numbers: stats.known.numbers,
+                bytes: stats.known.bytes,
+            },
         }
     }
 }
@@ -306,16 +349,13 @@ pub struct AnomalyBody<'a> {
     /// When it was found.
     #[schema(value_type = String, format = DateTime)]
     time: Time,
-    /// order_exists, fenced, …
-    #[schema(example = "order_exists")]
+    /// stock_changed, order_exists, repaired, …
+    #[schema(example = "stock_changed")]
     kind: &'a str,
-    /// The server, the shard and the event that were to be written.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    server_id: Option<String>,
-    /// See `server_id`.
+    /// The shard and the event that were to be written.
     #[serde(skip_serializing_if = "Option::is_none")]
     shard: Option<u16>,
-    /// See `server_id`.
+    /// See `shard`.
     #[serde(skip_serializing_if = "Option::is_none")]
     lsn: Option<u64>,
     /// The order, if it is about one.
@@ -333,9 +373,8 @@ impl<'a> From<&'a Anomaly> for AnomalyBody<'a> {
         Self {
             time: Time(anomaly.at),
             kind: &anomaly.kind,
-            server_id: anomaly.source.map(|(server, ..)| server.to_string()),
-            shard: anomaly.source.map(|(_, shard, _)| shard.0),
-            lsn: anomaly.source.map(|(.., lsn)| lsn.0),
+            shard: anomaly.source.map(|(shard, _)| shard.0),
+            lsn: anomaly.source.map(|(_, lsn)| lsn.0),
             order_no: anomaly.order_no.as_ref().map(|id| id.as_str()),
             sku_id: anomaly.sku_id.as_ref().map(|id| id.as_str()),
             detail: &anomaly.detail,
@@ -343,10 +382,10 @@ impl<'a> From<&'a Anomaly> for AnomalyBody<'a> {
     }
 }
 
-/// The parameters of `GET /v1/admin/anomalies`.
+/// The parameters of `GET /v1/admin/anomalies` and `GET /v1/admin/parked`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AnomaliesQuery {
+pub struct NewestQuery {
     /// How many are shown.
     pub limit: Option<Number>,
 }

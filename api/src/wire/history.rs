@@ -20,8 +20,8 @@ pub struct JournalBody<'a> {
     #[serde(serialize_with = "each_row")]
     #[schema(value_type = Vec<JournalRowBody>)]
     pub items: &'a [JournalRow],
-    /// Give it as `after` to read on. Always there: no items means that there are none yet, and the same `after` may be asked
-    /// again later.
+    /// Give it as `after` to read on. Always there: no items means that there are none yet, and the same `after` may be
+    /// asked again later.
     pub next_after: String,
 }
 
@@ -34,7 +34,8 @@ pub struct JournalRowBody<'a> {
     /// When it was decided.
     #[schema(value_type = String, format = DateTime)]
     time: Time,
-    /// created, restocked, deducted, adjusted, suspended, resumed, reserved, confirmed, released, expired, returned, repaired.
+    /// created, restocked, deducted, adjusted, suspended, resumed, reserved, confirmed, released, expired, returned,
+    /// repaired.
     #[schema(example = "reserved")]
     kind: &'static str,
     /// Where.
@@ -123,8 +124,8 @@ pub struct JournalQuery {
     pub after: Option<String>,
 }
 
-/// Where a reader is: of each warehouse the last version that it has seen, by warehouse. One number for all would skip or repeat
-/// rows, because warehouses count by themselves and their rows are merged by time.
+/// Where a reader is: of each warehouse the last version that it has seen, by warehouse. One number for all would skip
+/// or repeat rows, because warehouses count by themselves and their rows are merged by time.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Seen(pub Vec<(WarehouseId, u64)>);
 
@@ -148,7 +149,8 @@ impl Seen {
         }
     }
 
-    /// As text: small enough for a request line even with a thousand warehouses, hence bytes of seven bits and not digits.
+    /// As text: small enough for a request line even with a thousand warehouses, hence bytes of seven bits and not
+    /// digits.
     #[must_use]
     pub fn cursor(&self) -> String {
         let mut bytes = Vec::with_capacity(self.0.len() * 4);

@@ -69,12 +69,13 @@ pub struct ReserveBody<'a> {
     #[serde(borrow)]
     #[schema(value_type = Option<ModeName>)]
     pub mode: Option<Text<'a>>,
-    /// `any`: a line without warehouse_id may lie in any warehouse, also in pieces. One that can serve the whole order comes first,
-    /// else as few as can be; the answer's lines say which. Enough stock in all is never refused.
+    /// `any`: a line without warehouse_id may lie in any warehouse, also in pieces. One that can serve the whole order
+    /// comes first, else as few as can be; the answer's lines say which. Enough stock in all is never refused.
     #[serde(borrow)]
     #[schema(value_type = Option<WarehousesName>)]
     pub warehouses: Option<Text<'a>>,
-    /// With `"warehouses":"any"`: which come before others that would do as well, the best first. Of no account in a repeat.
+    /// With `"warehouses":"any"`: which come before others that would do as well, the best first. Of no account in a
+    /// repeat.
     #[schema(value_type = Option<Vec<u32>>, max_items = 1_000, example = json!([2, 1]))]
     pub prefer: Option<Vec<Number>>,
 }
@@ -390,8 +391,9 @@ pub struct OrderLine<'a> {
     /// Units sold and returned.
     #[schema(example = 0)]
     returned: u32,
-    /// Of a SKU that was created with `"serialized": true`: the numbers of its confirmed units, one range for each confirm, in the
-    /// order in which they were given. Each is given once and never again, also when its unit is returned.
+    /// Of a SKU that was created with `"serialized": true`: the numbers of its confirmed units, one range for each
+    /// confirm, in the order in which they were given. Each is given once and never again, also when its unit is
+    /// returned.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "each_range")]
     #[schema(value_type = Option<Vec<SerialsBody>>)]
     serials: Option<&'a [Serials]>,

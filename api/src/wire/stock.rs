@@ -33,7 +33,8 @@ pub struct CreateBody<'a> {
     /// Give each unit that is confirmed a serial number. The same in all warehouses of the SKU.
     #[serde(default)]
     pub serialized: bool,
-    /// Promote the SKU at once: created and hot in one request, which can be repeated.
+    /// Promote the SKU at once: created and hot in one request, which can be repeated. Needs the operators' right, as
+    /// everything below /v1/admin does.
     #[serde(default)]
     pub hot: bool,
 }
@@ -227,7 +228,7 @@ pub struct StockBody<'a> {
     /// Whether this request had been carried out before and changed nothing now; the levels are those that it was
     /// answered then.
     replayed: bool,
-    /// Of a stock that was created with `"hot": true`: a shard decides for it.
+    /// Of a stock that was created with `"hot": true`: it is kept in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     hot: Option<bool>,
 }
@@ -239,7 +240,7 @@ impl<'a> StockBody<'a> {
         Self { sku_id: stock.sku_id.as_str(), levels: WarehouseBody::from(stock), replayed, hot: None }
     }
 
-    /// Says that a shard decides for it.
+    /// Says that it is kept in memory.
     #[must_use]
     pub fn hot(self) -> Self {
         Self { hot: Some(true), ..self }

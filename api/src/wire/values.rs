@@ -17,8 +17,8 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
-/// A JSON object and nothing else. Serde's derive also takes an array of the fields' values in their order, by which `[]`
-/// would be an empty object: a confirm of everything.
+/// A JSON object and nothing else. Serde's derive also takes an array of the fields' values in their order, by which
+/// `[]` would be an empty object: a confirm of everything.
 #[derive(Debug)]
 pub struct Object<T>(pub T);
 

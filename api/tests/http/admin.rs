@@ -1,51 +1,58 @@
 //! What operators ask, and the journal of a SKU, over HTTP.
 
-use hotstock_engine::engine::EngineOptions;
+use hotstock_api::Options;
+use hotstock_api::auth::hash;
+use hotstock_engine::engine::{EngineOptions, StoreOptions};
+use hotstock_engine::ids::SkuId;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Fixture};
+use crate::support::{Client, Fixture, until};
 
-async fn with_store() -> (Fixture, Client) {
-    let fixture = Fixture::with_store(EngineOptions::default()).await;
+async fn start() -> (Fixture, Client) {
+    let fixture = Fixture::start().await;
     let client = fixture.client().await;
     (fixture, client)
 }
 
 #[tokio::test]
 async fn a_sku_is_promoted_and_demoted() {
-    let (_fixture, mut client) = with_store().await;
+    let (_fixture, mut client) = start().await;
     client.create_stock("a b/ü", 10).await;
     client.reserve("O", "a b/ü", 2).await.expect(201);
     let path = "/v1/admin/skus/a%20b%2F%C3%BC";
-    let moved = client.post(&format!("{path}/promote"), json!({})).await.expect(200);
-    let expected =
-        json!({"sku_id": "a b/ü", "hot": true, "shard": 0, "epoch": 1, "orders": 1, "replayed": false});
-    assert_eq!(moved, expected);
+    let pinned = client.post(&format!("{path}/promote"), json!({})).await.expect(200);
+    assert_eq!(pinned, json!({"sku_id": "a b/ü", "hot": true, "shard": 0, "replayed": false}));
     assert_eq!(client.post(&format!("{path}/promote"), json!({})).await.expect(200)["replayed"], true);
     let hot = client.get("/v1/admin/skus/hot").await.expect(200);
-    let sku = json!({"sku_id": "a b/ü", "shard": 0, "epoch": 1, "stage": "open", "auto": false});
-    assert_eq!(hot, json!({"items": [sku], "next_cursor": null}));
+    assert_eq!(hot, json!({"items": [{"sku_id": "a b/ü", "shard": 0}], "next_cursor": null}));
     assert_eq!(client.reserve("O", "a b/ü", 2).await.expect(200)["replayed"], true);
-    client.confirm("O").await.expect(200);
-    let moved = client.post(&format!("{path}/demote"), json!({})).await.expect(200);
-    assert_eq!((&moved["hot"], &moved["replayed"], moved.get("shard")), (&json!(false), &json!(false), None));
+    // An open order is no hindrance.
+    let pinned = client.post(&format!("{path}/demote"), json!({})).await.expect(200);
+    assert_eq!(pinned, json!({"sku_id": "a b/ü", "hot": false, "shard": 0, "replayed": false}));
+    assert_eq!(client.post(&format!("{path}/demote"), json!({})).await.expect(200)["replayed"], true);
     assert_eq!(client.get("/v1/admin/skus/hot").await.expect(200)["items"], json!([]));
-    assert_eq!(client.post("/v1/admin/skus/x/promote", json!({})).await.code(), "unknown_sku");
+    client.confirm("O").await.expect(200);
+    for way in ["promote", "demote"] {
+        assert_eq!(client.post(&format!("/v1/admin/skus/x/{way}"), json!({})).await.code(), "unknown_sku");
+    }
+}
+
+/// SKU and status of each result.
+fn short(answer: &Value) -> Vec<(&str, u64)> {
+    let of = |one: &'_ Value| one["status"].as_u64().unwrap();
+    let results = answer["results"].as_array().unwrap();
+    results.iter().map(|one| (one["sku_id"].as_str().unwrap(), of(one))).collect()
 }
 
 #[tokio::test]
-async fn many_are_moved_with_a_result_each() {
-    let (_fixture, mut client) = with_store().await;
+async fn many_are_promoted_with_a_result_each() {
+    let (_fixture, mut client) = start().await;
     for sku in ["a", "b", "c"] {
         client.create_stock(sku, 10).await;
     }
-    let moved = client.post("/v1/admin/skus/promote", json!({"sku_ids": ["c", "x", "a"]})).await.expect(200);
-    let results = moved["results"].as_array().unwrap();
-    let short: Vec<_> = results
-        .iter()
-        .map(|one| (one["sku_id"].as_str().unwrap(), one["status"].as_u64().unwrap()))
-        .collect();
-    assert_eq!(short, [("c", 200), ("x", 404), ("a", 200)]);
+    let pinned = client.post("/v1/admin/skus/promote", json!({"sku_ids": ["c", "x", "a"]})).await.expect(200);
+    assert_eq!(short(&pinned), [("c", 200), ("x", 404), ("a", 200)]);
+    let results = &pinned["results"];
     assert_eq!(
         (&results[1]["body"]["code"], &results[0]["body"]["hot"]),
         (&json!("unknown_sku"), &json!(true))
@@ -55,9 +62,10 @@ async fn many_are_moved_with_a_result_each() {
     let second = client.get(&format!("/v1/admin/skus/hot?limit=1&cursor={cursor}")).await.expect(200);
     assert_eq!((&page["items"][0]["sku_id"], &second["items"][0]["sku_id"]), (&json!("a"), &json!("c")));
     assert_eq!(second["next_cursor"], Value::Null);
-    let many: Vec<String> = (0..1_001).map(|number| number.to_string()).collect();
+    let many: Vec<String> = (0..10_001).map(|number| number.to_string()).collect();
     for (bad, field) in [
         (json!([]), "sku_ids"),
+        (json!(null), "sku_ids"),
         (json!(many), "sku_ids"),
         (json!(["a", ""]), "sku_ids[1]"),
         (json!(["a", "a"]), "sku_ids[1]"),
@@ -70,8 +78,42 @@ async fn many_are_moved_with_a_result_each() {
 }
 
 #[tokio::test]
+async fn the_hot_list_is_replaced_as_a_whole() {
+    let (_fixture, mut client) = start().await;
+    for sku in ["a", "b", "c"] {
+        client.create_stock(sku, 10).await;
+    }
+    let set = async |client: &mut Client, skus: Value| {
+        let body = serde_json::to_vec(&json!({ "sku_ids": skus })).unwrap();
+        client.request("PUT", "/v1/admin/skus/hot", &[], body).await
+    };
+    let hot = async |client: &mut Client| {
+        let page = client.get("/v1/admin/skus/hot").await.expect(200);
+        let items = page["items"].as_array().unwrap().iter();
+        items.map(|item| item["sku_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let answer = set(&mut client, json!(["b", "a"])).await.expect(200);
+    assert_eq!(short(&answer), [("b", 200), ("a", 200)]);
+    let answer = set(&mut client, json!(["c", "x", "a"])).await.expect(200);
+    let mut results = short(&answer);
+    results.sort_unstable();
+    assert_eq!(results, [("a", 200), ("b", 200), ("c", 200), ("x", 404)]);
+    let of = |sku: &str| {
+        let results = answer["results"].as_array().unwrap();
+        results.iter().find(|one| one["sku_id"] == sku).unwrap()["body"].clone()
+    };
+    assert_eq!((&of("b")["hot"], &of("c")["hot"]), (&json!(false), &json!(true)));
+    assert_eq!(of("a")["replayed"], true);
+    assert_eq!(hot(&mut client).await, ["a", "c"]);
+    set(&mut client, json!(null)).await.expect_field("invalid_field", "sku_ids");
+    assert_eq!(hot(&mut client).await, ["a", "c"]);
+    set(&mut client, json!([])).await.expect(200);
+    assert!(hot(&mut client).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_stock_is_created_hot_in_one_request() {
-    let (_fixture, mut client) = with_store().await;
+    let (_fixture, mut client) = start().await;
     let body = json!({"sku_id": "a", "quantity": 10, "hot": true});
     let created = client.post("/v1/stock", &body).await.expect(201);
     assert_eq!((&created["hot"], &created["replayed"]), (&json!(true), &json!(false)));
@@ -81,8 +123,24 @@ async fn a_stock_is_created_hot_in_one_request() {
 }
 
 #[tokio::test]
-async fn the_journal_is_read_page_by_page_hot_or_cold() {
-    let (_fixture, mut client) = with_store().await;
+async fn only_operators_create_hot_stock() {
+    let fixture =
+        Fixture::with_http(Options { admin_token_sha256: Some(hash("s3cret")), ..Options::default() }).await;
+    let mut client = fixture.client().await;
+    let body = |sku: &str, hot: bool| json!({"sku_id": sku, "quantity": 10, "hot": hot});
+    assert_eq!(client.post("/v1/stock", body("a", true)).await.code(), "unauthorized");
+    client.get("/v1/stock/a").await.expect(404);
+    client.post("/v1/stock", body("a", false)).await.expect(201);
+    let bearer = [("authorization", "Bearer s3cret")];
+    let text = serde_json::to_vec(&body("b", true)).unwrap();
+    client.request("POST", "/v1/stock", &bearer, text).await.expect(201);
+    let nobody = Fixture::with_http(Options { admin_from_loopback: false, ..Options::default() }).await;
+    assert_eq!(nobody.client().await.post("/v1/stock", body("a", true)).await.code(), "forbidden");
+}
+
+#[tokio::test]
+async fn the_journal_is_read_page_by_page() {
+    let (_fixture, mut client) = start().await;
     assert_eq!(client.get("/v1/stock/a/journal").await.code(), "unknown_sku");
     client.create_stock("a", 10).await;
     client.post("/v1/stock", json!({"sku_id": "a", "warehouse_id": 2, "quantity": 5})).await.expect(201);
@@ -126,41 +184,41 @@ async fn the_journal_is_read_page_by_page_hot_or_cold() {
 
 #[tokio::test]
 async fn shards_say_how_far_they_are_and_what_does_not_fit_is_found() {
-    let (fixture, mut client) = with_store().await;
+    let store = StoreOptions { flush_interval_ms: 1, ..StoreOptions::default() };
+    let engine = EngineOptions { store, ..EngineOptions::default() };
+    let fixture = Fixture::with(engine, Options::default()).await;
+    let mut client = fixture.client().await;
     client.create_stock("a", 10).await;
     client.create_stock("b", 10).await;
+    client.reserve("O", "a", 1).await.expect(201);
     client.post("/v1/admin/skus/a/promote", json!({})).await.expect(200);
-    let shards = client.get("/v1/admin/shards").await.expect(200);
-    assert_eq!((&shards["shards"][0]["stocks"], &shards["store"]["hot_skus"]), (&json!(1), &json!(1)));
-    assert!(
-        shards["shards"][0]["flushed"].is_u64() && shards["shards"][0]["lag_events"].is_u64(),
-        "{shards}"
-    );
+    let answer = client.get("/v1/admin/shards").await.expect(200);
+    let (shard, of_store) = (&answer["shards"][0], &answer["store"]);
+    for (field, expected) in [("resident", 2), ("hot", 1), ("stocks", 2), ("open_orders", 1)] {
+        assert_eq!(shard[field], expected, "{field} of {shard}");
+    }
+    for field in ["flushed", "lag_events", "lag_ms", "loads", "evictions", "memory_bytes"] {
+        assert!(shard[field].is_u64(), "{field} of {shard}");
+    }
+    assert_eq!((&of_store["epoch"], of_store.get("fenced")), (&json!(1), None), "{of_store}");
+    assert_eq!((&of_store["parked"], &of_store["known"]["ready"]), (&json!(0), &json!(true)), "{of_store}");
+    assert!(of_store["flushed_rows"].is_u64(), "{of_store}");
     assert_eq!(client.post("/v1/admin/checkpoint", json!({})).await.status, 202);
     assert_eq!(client.get("/v1/admin/anomalies").await.expect(200), json!({"count": 0, "items": []}));
+    assert_eq!(client.get("/v1/admin/parked").await.expect(200), json!({"count": 0, "items": []}));
+    assert_eq!(client.post("/v1/admin/reconcile", json!({})).await.expect(200)["differences"], json!([]));
 
-    let found = client.request("POST", "/v1/admin/reconcile", &[], "").await.expect(200);
-    assert_eq!((&found["skus"], &found["differences"]), (&json!(2), &json!([])));
-    fixture.store().spoil(&"b".parse_sku(), 3);
-    let found = client.post("/v1/admin/reconcile", json!({})).await.expect(200);
-    assert_eq!(
-        (&found["differences"][0]["sku_id"], &found["repaired"]),
-        (&json!("b"), &json!([])),
-        "{found}"
-    );
+    // Somebody changes a row by hand: its SKU is parked, and only it.
+    fixture.store.spoil(&SkuId::new("b").unwrap(), 3);
+    client.post("/v1/stock/b/restock", json!({"request_id": "r", "quantity": 1})).await.expect(200);
+    client.post("/v1/stock/a/restock", json!({"request_id": "r", "quantity": 1})).await.expect(200);
+    until(|| fixture.engine.stats().store.parked == 1).await;
+    let parked = client.get("/v1/admin/parked").await.expect(200);
+    assert_eq!((&parked["count"], &parked["items"][0]["sku_id"]), (&json!(1), &json!("b")), "{parked}");
+    assert!(parked["items"][0]["reason"].is_string() && parked["items"][0]["since"].is_string());
+    let anomalies = client.get("/v1/admin/anomalies").await.expect(200);
+    assert_eq!(anomalies["items"][0]["kind"], "stock_changed", "{anomalies}");
     let fixed = client.post("/v1/admin/reconcile", json!({"fix": true})).await.expect(200);
-    assert_eq!(fixed["repaired"][0]["side"], "row", "{fixed}");
-    let found = client.post("/v1/admin/reconcile", json!({})).await.expect(200);
-    assert_eq!(found["differences"], json!([]), "{found}");
-}
-
-/// Text as a SKU, where it is known to be one.
-trait ParseSku {
-    fn parse_sku(&self) -> hotstock_engine::ids::SkuId;
-}
-
-impl ParseSku for str {
-    fn parse_sku(&self) -> hotstock_engine::ids::SkuId {
-        hotstock_engine::ids::SkuId::new(self).unwrap()
-    }
+    assert!(!fixed["repaired"].as_array().unwrap().is_empty(), "{fixed}");
+    assert_eq!(client.get("/v1/admin/parked").await.expect(200)["count"], 0);
 }

@@ -5,12 +5,11 @@ use std::time::Duration;
 use hotstock_api::Options;
 use hotstock_api::auth::hash;
 use hotstock_api::codes::{Code, TABLE};
-use hotstock_engine::clock::Timestamp;
-use hotstock_engine::command::{Action, Command, CreateStock, Line, Lines, Mode, Release, Reserve};
+use hotstock_engine::command::{Action, Command, CreateStock, Release};
 use hotstock_engine::engine::{EngineOptions, StoreOptions};
-use hotstock_engine::ids::{AttemptId, Branch, OrderNo, ServerId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::ids::{ServerId, SkuId, WarehouseId};
 use hotstock_engine::limits::MAX_REQUESTS_PER_ORDER;
-use hotstock_engine::store::{ColdOutcome, Store as _, Taken};
+use hotstock_engine::store::{Store as _, Take};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
@@ -21,13 +20,6 @@ async fn with_ten() -> (Fixture, Client) {
     let fixture = Fixture::start().await;
     let mut client = fixture.client().await;
     client.create_stock("a", 10).await;
-    (fixture, client)
-}
-
-/// A server over a SQL store in memory, and a connection to it.
-async fn with_store() -> (Fixture, Client) {
-    let fixture = Fixture::with_store(EngineOptions::default()).await;
-    let client = fixture.client().await;
     (fixture, client)
 }
 
@@ -126,41 +118,14 @@ async fn produce(code: Code) -> Answer {
         }
         Code::JournalFull => journal_full().await,
         Code::StoreUnavailable => {
-            let (fixture, mut client) = with_store().await;
-            client.create_stock("a", 10).await;
-            fixture.store().cut();
-            client.reserve("O", "a", 1).await
+            let store = StoreOptions { load_wait_ms: 10, ..StoreOptions::default() };
+            let engine = EngineOptions { store, ..EngineOptions::default() };
+            let fixture = Fixture::with(engine, Options::default()).await;
+            fixture.store.cut();
+            fixture.client().await.reserve("O", "stored", 1).await
         }
-        Code::OrdersSpan => {
-            let (fixture, mut client) = with_store().await;
-            client.create_stock("a", 10).await;
-            // What an order over several places, at home on another server, holds of the SKU.
-            let branch = Branch {
-                order_no: OrderNo::new("O").unwrap(),
-                sku_id: SkuId::new("a").unwrap(),
-                attempt: AttemptId(5),
-            };
-            let line = Line { sku_id: branch.sku_id.clone(), warehouse_id: WarehouseId(1), quantity: 1 };
-            let hold = Action::Reserve(Reserve {
-                order_no: branch.number(),
-                lines: Lines::new([line]).unwrap(),
-                ttl_seconds: 900,
-                buyer_id: None,
-                mode: Mode::AllOrNothing,
-                choice: None,
-            });
-            let other = fixture.store().session_of(ServerId(7), 1);
-            let held = other.submit(&hold.into(), Timestamp(1)).await.unwrap();
-            assert!(matches!(held, ColdOutcome::Done { outcome: Ok(_), .. }), "{held:?}");
-            client.post("/v1/admin/skus/a/promote", json!({})).await
-        }
-        Code::OwnedElsewhere => {
-            let (fixture, mut client) = with_store().await;
-            client.create_stock("a", 10).await;
-            let other = fixture.store().take(&[SkuId::new("a").unwrap()], ServerId(7), ShardId(0)).await;
-            assert!(matches!(other.unwrap()[..], [Taken::Owned { .. }]));
-            client.reserve("O", "a", 1).await
-        }
+        Code::Fenced => fenced().await,
+        Code::StockInconsistent => inconsistent().await,
         Code::Unauthorized => {
             let http = Options { admin_token_sha256: Some(hash("s3cret")), ..Options::default() };
             let fixture = Fixture::with_http(http).await;
@@ -206,13 +171,42 @@ async fn produce(code: Code) -> Answer {
 /// A journal whose cap is reached by its first bytes, and a store that takes nothing in.
 async fn journal_full() -> Answer {
     let store = StoreOptions { journal_cap_bytes: 0, flush_interval_ms: 1, ..StoreOptions::default() };
-    let fixture = Fixture::with_store(EngineOptions { store, ..EngineOptions::default() }).await;
+    let engine = EngineOptions { store, ..EngineOptions::default() };
+    let fixture = Fixture::with(engine, Options::default()).await;
     let mut client = fixture.client().await;
     client.create_stock("a", 10).await;
-    client.post("/v1/admin/skus/a/promote", json!({})).await.expect(200);
     client.reserve("before", "a", 1).await;
-    until(|| fixture.engine.stats().store.is_some_and(|store| store.journal_full)).await;
+    until(|| fixture.engine.stats().store.journal_full).await;
     client.reserve("O", "a", 1).await
+}
+
+/// Another server takes the store.
+async fn fenced() -> Answer {
+    let (fixture, mut client) = with_ten().await;
+    let other = fixture.store.session();
+    let after = other.ownership().await.unwrap().epoch;
+    let (server, epoch) = (ServerId(2), after.next());
+    other.take(&Take { server, shards: 1, after, epoch, lease_seconds: 0, over: true }).await.unwrap();
+    until(|| fixture.engine.stats().store.fenced.is_some()).await;
+    assert_eq!(client.get("/readyz").await.code(), "not_ready");
+    client.reserve("O", "a", 1).await
+}
+
+/// Somebody changes the rows of SKUs while they lie in the store alone.
+async fn inconsistent() -> Answer {
+    let store = StoreOptions { flush_interval_ms: 1, ..StoreOptions::default() };
+    let engine = EngineOptions { max_resident_skus: 1, store, ..EngineOptions::default() };
+    let fixture = Fixture::with(engine, Options::default()).await;
+    let mut client = fixture.client().await;
+    client.create_stock("a", 10).await;
+    client.create_stock("b", 10).await;
+    // One of the two leaves; which one is the engine's business.
+    until(|| fixture.engine.stats().shards[0].resident <= 1).await;
+    for sku in ["a", "b"] {
+        fixture.store.spoil(&SkuId::new(sku).unwrap(), 7);
+    }
+    let (a, b) = (client.reserve("A", "a", 1).await, client.reserve("B", "b", 1).await);
+    if a.status == 201 { b } else { a }
 }
 
 async fn too_many_parts() -> Answer {
@@ -316,6 +310,7 @@ async fn codes_name_what_they_are_about() {
     assert_eq!(about(Code::UnknownSku).await["sku_id"], "b");
     assert_eq!(about(Code::SkuSuspended).await["sku_id"], "a");
     assert_eq!(about(Code::StockExists).await["initial"], 10);
+    assert!(about(Code::StockInconsistent).await["sku_id"].is_string());
 }
 
 #[tokio::test]

@@ -1,19 +1,17 @@
 //! The list of orders over HTTP.
 
-use hotstock_engine::engine::EngineOptions;
 use serde_json::{Value, json};
 
 use crate::support::{Client, Fixture};
 
-/// A server over a store with a cold SKU `cold` and a hot one `hot` whose orders are not flushed.
+/// A server with the SKUs `one` and `two`, whose orders are not flushed.
 async fn with_both() -> (Fixture, Client) {
-    let fixture = Fixture::with_store(EngineOptions::default()).await;
+    let fixture = Fixture::start().await;
     let mut client = fixture.client().await;
-    for sku in ["cold", "hot"] {
+    for sku in ["one", "two"] {
         client.create_stock(sku, 100).await;
     }
-    client.post("/v1/admin/skus/hot/promote", json!({})).await.expect(200);
-    fixture.store().hold_flushes();
+    fixture.store.hold_flushes();
     (fixture, client)
 }
 
@@ -29,10 +27,10 @@ async fn listed(client: &mut Client, query: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn orders_are_listed_hot_and_cold() {
+async fn orders_are_listed_flushed_or_not() {
     let (fixture, mut client) = with_both().await;
     assert_eq!(client.get("/v1/reservations").await.expect(200), json!({"items": [], "next_cursor": null}));
-    for (order, sku) in [("b", "cold"), ("c/ü", "hot"), ("a", "hot"), ("d", "cold"), ("e", "hot")] {
+    for (order, sku) in [("b", "one"), ("c/ü", "two"), ("a", "two"), ("d", "one"), ("e", "two")] {
         client.reserve(order, sku, 1).await.expect(201);
     }
     client.confirm("a").await.expect(200);
@@ -51,14 +49,14 @@ async fn orders_are_listed_hot_and_cold() {
         ("?status=confirmed,released", &["a", "d", "e"]),
         ("?status=confirmed&status=cancelled", &["a", "d", "never"]),
         ("?status=expired", &[]),
-        ("?sku_id=hot", &["a", "c/ü", "e"]),
-        ("?sku_id=hot&status=reserved", &["c/ü"]),
+        ("?sku_id=two", &["a", "c/ü", "e"]),
+        ("?sku_id=two&status=reserved", &["c/ü"]),
         ("?sku_id=other", &[]),
     ] {
         assert_eq!(listed(&mut client, query).await, expected, "{query}");
     }
     // Flushed or not, it is the same.
-    fixture.store().let_flushes_go();
+    fixture.store.let_flushes_go();
     fixture.stop().await;
 }
 
@@ -66,7 +64,7 @@ async fn orders_are_listed_hot_and_cold() {
 async fn the_list_of_orders_goes_page_by_page() {
     let (_fixture, mut client) = with_both().await;
     for number in 0..25 {
-        let sku = if number % 3 == 0 { "hot" } else { "cold" };
+        let sku = if number % 3 == 0 { "two" } else { "one" };
         client.reserve(&format!("{number:02}"), sku, 1).await.expect(201);
     }
     let (mut seen, mut cursor) = (Vec::new(), String::new());
@@ -108,10 +106,7 @@ async fn wrong_parameters_are_named() {
 
 #[tokio::test]
 async fn without_its_store_there_is_no_list() {
-    let fixture = Fixture::start().await;
-    let mut client = fixture.client().await;
-    assert_eq!(client.get("/v1/reservations").await.code(), "store_unavailable");
     let (fixture, mut client) = with_both().await;
-    fixture.store().cut();
+    fixture.store.cut();
     assert_eq!(client.get("/v1/reservations").await.code(), "store_unavailable");
 }

@@ -7,8 +7,9 @@ use axum::body::Bytes;
 use hotstock_api::{Options, Server, Stopped};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::engine::{Engine, EngineOptions, Parts};
-use hotstock_engine::ids::ServerId;
-use hotstock_engine::testing::{ManualClock, MemoryCheckpoints, MemoryJournal, MemoryStore};
+use hotstock_engine::testing::{
+    ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore,
+};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::HeaderMap;
@@ -26,7 +27,7 @@ pub struct Fixture {
     pub engine: Engine,
     pub journal: MemoryJournal,
     pub clock: ManualClock,
-    store: Option<MemoryStore>,
+    pub store: MemoryStore,
 }
 
 impl Fixture {
@@ -45,19 +46,6 @@ impl Fixture {
         Self::with_faults(engine, http, |parts| parts).await
     }
 
-    /// A server over an engine with a SQL store, in memory.
-    pub async fn with_store(engine: EngineOptions) -> Self {
-        let store = MemoryStore::default();
-        let with_store = |parts: Parts| parts.with_store(Arc::new(store.clone()), ServerId(1));
-        let fixture = Self::with_faults(engine, Options::default(), with_store).await;
-        Self { store: Some(store), ..fixture }
-    }
-
-    /// The store of [`Fixture::with_store`].
-    pub fn store(&self) -> &MemoryStore {
-        self.store.as_ref().expect("this server has a store")
-    }
-
     /// A server over an engine whose parts are made to fail.
     pub async fn with_faults(
         engine: EngineOptions,
@@ -66,12 +54,19 @@ impl Fixture {
     ) -> Self {
         let (journal, clock) = (MemoryJournal::default(), ManualClock::default());
         clock.set(START);
-        let checkpoints = Arc::new(MemoryCheckpoints::default());
-        let parts = Parts::new(Box::new(journal.open()), checkpoints, Arc::new(clock.clone()));
+        let store = MemoryStore::with_clock(Arc::new(clock.clone()));
+        let parts = Parts::new(
+            Box::new(journal.open()),
+            Arc::new(MemoryCheckpoints::default()),
+            Arc::new(MemoryFilters::default()),
+            Arc::new(MemoryIdentity::new(1)),
+            Arc::new(clock.clone()),
+            Arc::new(store.clone()),
+        );
         let engine = Engine::start(engine, faults(parts)).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Server::start(listener, engine.clone(), http).unwrap();
-        Self { server, engine, journal, clock, store: None }
+        Self { server, engine, journal, clock, store }
     }
 
     /// A connection to it.

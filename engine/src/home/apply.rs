@@ -12,9 +12,9 @@ use crate::state::NO_DEADLINE;
 /// What became of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Applied {
-    /// The order at this place was made.
+    /// The order at this slot was made.
     Made(u32),
-    /// The order at this place was changed; its last change before.
+    /// The order at this slot was changed; its last change before.
     Changed(u32, Lsn),
     /// The order knows of it (it came from a checkpoint that was taken later).
     Known,
@@ -22,8 +22,8 @@ pub(crate) enum Applied {
     Unknown,
 }
 
-/// An order as an image after a change at `lsn`, for whoever keeps images and no [`Homes`]: the flush to the store. `image` is the order
-/// before it, if there is one. A change is given once.
+/// An order as an image after a change at `lsn`, for whoever keeps images and no [`Homes`]: the flush to the store.
+/// `image` is the order before it, if there is one. A change is given once.
 ///
 /// # Errors
 /// What does not fit, in words.
@@ -45,7 +45,8 @@ pub fn apply_to_image(
     Ok(image)
 }
 
-/// Whether an order can come back into memory: its counts fit, and it had left when nothing could happen to it any more by itself.
+/// Whether an order can come back into memory: its counts fit, and it had left when nothing could happen to it any
+/// more by itself.
 pub(super) fn check_loaded(image: &HomeImage) -> Result<(), String> {
     shares::check(image)?;
     match image.is_done() {
@@ -130,21 +131,21 @@ impl Homes {
         }
         let changed = self.change(order_no, lsn, at, |image| change_image(image, at, change));
         let changed = changed.ok_or_else(|| format!("it does not fit order {order_no}"))?;
-        let Applied::Changed(place, _) = changed else { return Ok(changed) };
+        let Applied::Changed(slot, _) = changed else { return Ok(changed) };
         match change {
             HomeChange::Decided { kind: DecisionKind::Expire, .. } => {
                 // Nobody asked for it.
-                self.trust(place, None);
-                self.unsent.insert(place);
+                self.trust(slot, None);
+                self.unsent.insert(slot);
             }
-            HomeChange::Decided { .. } if !self.unsent.contains(&place) => {
-                self.trust(place, Some(at.plus_millis(TRUSTED_TO_CARRY_MILLIS)));
+            HomeChange::Decided { .. } if !self.unsent.contains(&slot) => {
+                self.trust(slot, Some(at.plus_millis(TRUSTED_TO_CARRY_MILLIS)));
             }
             HomeChange::Carried { .. }
-                if self.at_place(place).is_some_and(|image| image.pending.is_empty()) =>
+                if self.at_slot(slot).is_some_and(|image| image.pending.is_empty()) =>
             {
-                self.unsent.remove(&place);
-                self.trust(place, None);
+                self.unsent.remove(&slot);
+                self.trust(slot, None);
             }
             HomeChange::Decided { .. }
             | HomeChange::Carried { .. }
@@ -163,8 +164,8 @@ impl Homes {
         at: Timestamp,
         change: impl FnOnce(&mut HomeImage) -> Option<()>,
     ) -> Option<Applied> {
-        let place = self.place_of(order_no)?;
-        let HomeOrder { image, deadline_index, .. } = self.table.get_mut(place)?;
+        let slot = self.slot_of(order_no)?;
+        let HomeOrder { image, deadline_index, .. } = self.table.get_mut(slot)?;
         let (was_open, was_at, was_lsn) = (image.is_open(), image.order.expires_at, image.order.lsn);
         change(image)?;
         image.order.lsn = lsn;
@@ -179,8 +180,8 @@ impl Homes {
             }
         }
         self.open = self.open - usize::from(was_open) + usize::from(open);
-        self.arm(place);
-        Some(Applied::Changed(place, was_lsn))
+        self.arm(slot);
+        Some(Applied::Changed(slot, was_lsn))
     }
 }
 

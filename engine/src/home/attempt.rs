@@ -1,5 +1,5 @@
-//! An attempt to hold the lines of an order in their places: which branches to reserve, what their answers mean, which to release again.
-//! No memory of its own and nothing logged: presumed abort.
+//! An attempt to hold the lines of an order in their places: which branches to reserve, what their answers mean,
+//! which to release again. No memory of its own and nothing logged: presumed abort.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -154,7 +154,8 @@ fn branches<'a>(reserve: &Reserve, answers: &'a [Outcome]) -> Vec<Tried<'a>> {
 fn end_of(answer: &Outcome) -> End<'_> {
     match answer {
         Ok(Answer::Order { order, .. }) if holds(order) => End::Held(&order.lines),
-        // It asked its home before this attempt had come to its end, and was released; or was released before it was reserved.
+        // It asked its home before this attempt had come to its end, and was released; or was released before it was
+        // reserved.
         Ok(_) | Err(Refusal::OrderCancelled { .. } | Refusal::OrderMismatch { .. }) => {
             End::NotNow(Refusal::Overloaded)
         }
@@ -243,8 +244,8 @@ fn short_lines(reserve: &Reserve, branches: &[Tried<'_>]) -> Vec<ShortLine> {
                     short.entry(index).or_default().push(line.clone());
                 }
             }
-            // Of a suspended SKU nothing can be held, however much there is: best effort is refused so only when all its lines are, all or
-            // nothing (a late payment) names the first.
+            // Of a suspended SKU nothing can be held, however much there is: best effort is refused so only when all
+            // its lines are, all or nothing (a late payment) names the first.
             End::No(refusal) if all_or_nothing => {
                 let index = line_of(branch, lines, refusal);
                 short.entry(index).or_default().push(short_line(&lines[index]));
@@ -279,7 +280,8 @@ fn held_lines(reserve: &Reserve, branches: &[Tried<'_>]) -> Vec<HeldLine> {
     let mut held: BTreeMap<usize, Vec<HeldLine>> = BTreeMap::new();
     for branch in branches {
         match &branch.end {
-            // Which of its lines came of which of the request can't always be told; those of one SKU stand together then.
+            // Which of its lines came of which of the request can't always be told; those of one SKU stand together
+            // then.
             End::Held(got) if branch.indexes.iter().any(|index| chosen(*index)) => {
                 held.entry(branch.indexes[0]).or_default().extend(got.iter().map(held_line));
             }
@@ -479,11 +481,7 @@ mod tests {
             ("A1:1 B1:1", vec![short("A1:1=0"), suspended("B1")], "suspended B1; release"),
             ("A1:1 B1:1", vec![lost(), suspended("B1")], "Overloaded; release A"),
             ("A1:1 B1:1", vec![holds("A1:1=1"), Err(Refusal::JournalFull)], "JournalFull; release A"),
-            (
-                "A1:1 B1:1",
-                vec![Err(Refusal::JournalUnavailable), holds("B1:1=1")],
-                "Overloaded; release A B",
-            ),
+            ("A1:1 B1:1", vec![Err(Refusal::JournalUnavailable), holds("B1:1=1")], "Overloaded; release A B"),
             (
                 "A1:1 B1:1",
                 vec![holds("A1:1=1"), Err(Refusal::StoreUnavailable)],

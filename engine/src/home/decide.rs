@@ -154,7 +154,8 @@ fn decide_order(
     Ok(Told::Log(HomeChange::Decided { order_no: order_no(), kind, request, reason, attempt, lines }))
 }
 
-/// A repeat is answered with what the branches may not know yet; a read and a repeated reserve need no more than the order.
+/// A repeat is answered with what the branches may not know yet; a read and a repeated reserve need no more than the
+/// order.
 fn answer_again(image: &HomeImage, action: &Action, outcome: Outcome) -> Result<Told, Refusal> {
     match (outcome?, action) {
         (Answer::Order { effect, .. }, Action::GetOrder(_) | Action::Reserve(_)) => {
@@ -165,7 +166,8 @@ fn answer_again(image: &HomeImage, action: &Action, outcome: Outcome) -> Result<
     }
 }
 
-/// Which attempt holds the units that a confirm takes beside those that the order holds; refused when none holds exactly them.
+/// Which attempt holds the units that a confirm takes beside those that the order holds; refused when none holds
+/// exactly them.
 fn held_for(
     image: &HomeImage,
     lines: &[ConfirmedLine],

@@ -1,5 +1,5 @@
-//! The rules of orders, applied to an order over several places: a small state of it and of stocks that have plenty decides. They are
-//! not written a second time.
+//! The rules of orders, applied to an order over several places: a small state of it and of stocks that have plenty
+//! decides. They are not written a second time.
 
 use super::words::{DecidedLine, DecisionKind};
 use crate::checkpoint::{Image, LineImage, OrderImage, StockImage};

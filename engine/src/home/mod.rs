@@ -1,23 +1,25 @@
-//! Orders over several places: the machine of their home, pure like [`State`](crate::state::State) and apart from its stocks.
+//! Orders over several places: the machine of their home, pure like [`State`](crate::state::State) and apart from its
+//! stocks.
 //!
-//! An order whose lines lie in several shards, or partly in the store, has one **home**, a shard. What it holds of each SKU is a
-//! **branch** ([`Branch`](crate::ids::Branch)): an order of its own in the place of that SKU, which holds, sells and gives back like any
-//! other order and moves with its SKU, but never expires by itself. The protocol is two-phase commit with presumed abort (Mohan, Lindsay,
-//! Obermarck: *Transaction Management in the R\* Distributed Database Management System*, 1986):
+//! An order whose lines lie in several shards has one **home** (its coordinator), a shard. What it holds of each SKU is a
+//! **branch** ([`Branch`](crate::ids::Branch)): an order of its own in the shard of that SKU, which holds, sells and
+//! gives back like any other order, but never expires by itself. The protocol is two-phase commit with presumed abort
+//! (Mohan, Lindsay, Obermarck: *Transaction Management in the R\* Distributed Database Management System*, 1986):
 //!
 //! ```text
 //!   attempt   the branches are reserved, all at the same time, under a new AttemptId (nothing is logged here)
 //!   decide    all held → HomeChange::Reserved is logged; one refused → the branches that held are released
 //!   later     confirm, release, expiry, return: HomeChange::Decided is logged, the caller's answer rests on it
-//!   carry     the branches are told, as often as it takes; then HomeChange::Carried is logged, so that nobody is told again
+//!   carry     the branches are told, as often as it takes; then HomeChange::Carried is logged: nobody is told again
 //!   ask       a branch that was not acknowledged soon asks its home; an attempt that it does not know is released
 //! ```
 //!
-//! - [`words`]: what is asked of a home, logged by it and told to its branches. [`attempt`]: which branches to reserve, and what
-//!   their answers mean. [`judge`]: the rules of orders, which are those of the shards' own state machine. [`shares`]: which branch has
-//!   which units, and what it is told.
-//! - [`Homes`] (here): the orders of one home. [`Homes::decide`] (in [`decide`]) answers a command or makes the change that carries it
-//!   out; [`Homes::apply`] (in [`apply`]) lets a change take effect, live and in recovery alike.
+//! - [`words`]: what is asked of a home, logged by it and told to its branches. [`attempt`]: which branches to
+//!   reserve, and what their answers mean. [`judge`]: the rules of orders, which are those of the shards' own state
+//!   machine. [`shares`]: which branch has which units, and what it is told.
+//! - [`Homes`] (here): the orders of one home. [`Homes::decide`] (in [`decide`]) answers a command or makes the
+//!   change that carries it out; [`Homes::apply`] (in [`apply`]) lets a change take effect, live and in recovery
+//!   alike.
 
 mod apply;
 pub mod attempt;
@@ -49,10 +51,10 @@ pub struct Homes {
     deadlines: Deadlines,
     /// Orders that hold units.
     open: usize,
-    /// Places of orders whose branches are to be told something, and nobody is at it.
+    /// Slots of orders whose branches are to be told something, and nobody is at it.
     unsent: BTreeSet<u32>,
-    /// Orders with a decision that somebody asked for, who therefore tells it; from this time on they count as unsent, because who asked may
-    /// have gone away.
+    /// Orders with a decision that somebody asked for, who therefore tells it; from this time on they count as
+    /// unsent, because who asked may have gone away.
     trusted: BTreeSet<(Timestamp, u32)>,
     /// The first look at `unsent` takes everything that is pending: who was at it before the start is gone.
     looked: bool,
@@ -144,7 +146,7 @@ impl Homes {
     /// The change for the next order whose time is over, if there is one.
     #[must_use]
     pub fn next_expiry(&self, now: Timestamp) -> Option<Change> {
-        let image = self.at_place(self.deadlines.first_due(now)?)?;
+        let image = self.at_slot(self.deadlines.first_due(now)?)?;
         Some(Change::Home(Box::new(decide::expiry_of(image))))
     }
 
@@ -152,8 +154,8 @@ impl Homes {
         self.table.iter().map(|home| &home.image)
     }
 
-    pub(crate) fn at_place(&self, place: u32) -> Option<&HomeImage> {
-        self.table.get(place).map(|home| &home.image)
+    pub(crate) fn at_slot(&self, slot: u32) -> Option<&HomeImage> {
+        self.table.get(slot).map(|home| &home.image)
     }
 
     /// Orders, and how many of them hold units.
@@ -161,19 +163,19 @@ impl Homes {
         (self.table.len(), self.open)
     }
 
-    /// One above the highest place that was ever used.
-    pub(crate) fn places(&self) -> usize {
-        self.table.places()
+    /// One above the highest slot that was ever used.
+    pub(crate) fn slots(&self) -> usize {
+        self.table.slots()
     }
 
-    /// Up to `max` images from place `from` on, and the place after them.
+    /// Up to `max` images from slot `from` on, and the slot after them.
     pub(crate) fn images(&self, from: usize, max: usize) -> (Vec<HomeImage>, usize) {
-        let to = self.table.places().min(from.saturating_add(max));
-        let places = (from..to).filter_map(|place| self.at_place(u32::try_from(place).ok()?));
-        (places.cloned().collect(), to)
+        let to = self.table.slots().min(from.saturating_add(max));
+        let slots = (from..to).filter_map(|slot| self.at_slot(u32::try_from(slot).ok()?));
+        (slots.cloned().collect(), to)
     }
 
-    pub(crate) fn place_of(&self, order_no: &OrderNo) -> Option<u32> {
+    pub(crate) fn slot_of(&self, order_no: &OrderNo) -> Option<u32> {
         if self.is_empty() {
             return None;
         }
@@ -184,19 +186,19 @@ impl Homes {
     pub(crate) fn insert(&mut self, image: HomeImage) -> u32 {
         let (open, pending) = (image.is_open(), !image.pending.is_empty());
         self.open += usize::from(open);
-        let place = self.table.insert(HomeOrder { image, trusted_until: None, deadline_index: NO_DEADLINE });
+        let slot = self.table.insert(HomeOrder { image, trusted_until: None, deadline_index: NO_DEADLINE });
         if pending {
-            self.unsent.insert(place);
+            self.unsent.insert(slot);
         }
-        self.arm(place);
-        place
+        self.arm(slot);
+        slot
     }
 
-    pub(crate) fn remove(&mut self, place: u32) -> Option<HomeImage> {
-        self.disarm(place);
-        self.unsent.remove(&place);
-        self.trust(place, None);
-        let image = self.table.remove(place)?.image;
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<HomeImage> {
+        self.disarm(slot);
+        self.unsent.remove(&slot);
+        self.trust(slot, None);
+        let image = self.table.remove(slot)?.image;
         self.open -= usize::from(image.is_open());
         Some(image)
     }
@@ -205,9 +207,9 @@ impl Homes {
     pub(crate) fn take_due(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
         let mut taken = Vec::new();
         while taken.len() < max {
-            let Some(place) = self.deadlines.first_due(now) else { break };
-            self.disarm(place);
-            let home = self.table.get_mut(place).expect("an order leaves after its deadline");
+            let Some(slot) = self.deadlines.first_due(now) else { break };
+            self.disarm(slot);
+            let home = self.table.get_mut(slot).expect("an order leaves after its deadline");
             home.deadline_index = TAKEN;
             taken.push(home.image.order.order_no.clone());
         }
@@ -216,52 +218,52 @@ impl Homes {
 
     /// An order that was taken is due again. `false`: it is not here.
     pub(crate) fn give_back_due(&mut self, order_no: &OrderNo) -> bool {
-        let Some(place) = self.place_of(order_no) else { return false };
-        if let Some(home) = self.table.get_mut(place).filter(|home| home.deadline_index == TAKEN) {
+        let Some(slot) = self.slot_of(order_no) else { return false };
+        if let Some(home) = self.table.get_mut(slot).filter(|home| home.deadline_index == TAKEN) {
             home.deadline_index = NO_DEADLINE;
         }
-        self.arm(place);
+        self.arm(slot);
         true
     }
 
     /// See [`State::take_unsent`](crate::state::State::take_unsent).
     pub(crate) fn take_unsent(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
         if !std::mem::replace(&mut self.looked, true) {
-            let pending = self.table.places_and_entries().filter(|(_, home)| !home.image.pending.is_empty());
-            self.unsent.extend(pending.map(|(place, _)| place));
+            let pending = self.table.slots_and_entries().filter(|(_, home)| !home.image.pending.is_empty());
+            self.unsent.extend(pending.map(|(slot, _)| slot));
         }
         let mut taken = Vec::new();
         while taken.len() < max {
-            while let Some((_, place)) = self.trusted.first().copied().filter(|(until, _)| *until <= now) {
-                self.trust(place, None);
-                self.unsent.insert(place);
+            while let Some((_, slot)) = self.trusted.first().copied().filter(|(until, _)| *until <= now) {
+                self.trust(slot, None);
+                self.unsent.insert(slot);
             }
-            let Some(place) = self.unsent.pop_first() else { break };
-            self.trust(place, None);
-            taken.extend(self.table.get(place).map(|home| home.image.order.order_no.clone()));
+            let Some(slot) = self.unsent.pop_first() else { break };
+            self.trust(slot, None);
+            taken.extend(self.table.get(slot).map(|home| home.image.order.order_no.clone()));
         }
         taken
     }
 
     /// Somebody tells what is pending, until then at the latest; `None`: nobody, or nothing is.
-    fn trust(&mut self, place: u32, until: Option<Timestamp>) {
-        let Some(home) = self.table.get_mut(place) else { return };
+    fn trust(&mut self, slot: u32, until: Option<Timestamp>) {
+        let Some(home) = self.table.get_mut(slot) else { return };
         if let Some(was) = std::mem::replace(&mut home.trusted_until, until) {
-            self.trusted.remove(&(was, place));
+            self.trusted.remove(&(was, slot));
         }
-        self.trusted.extend(until.map(|until| (until, place)));
+        self.trusted.extend(until.map(|until| (until, slot)));
     }
 
     /// From now on the order expires when its time is over, if it holds units.
-    fn arm(&mut self, place: u32) {
+    fn arm(&mut self, slot: u32) {
         let is_free = |home: &&mut HomeOrder| home.deadline_index == NO_DEADLINE && home.image.is_open();
-        if let Some(home) = self.table.get_mut(place).filter(is_free) {
-            home.deadline_index = self.deadlines.add(home.image.order.expires_at, place);
+        if let Some(home) = self.table.get_mut(slot).filter(is_free) {
+            home.deadline_index = self.deadlines.add(home.image.order.expires_at, slot);
         }
     }
 
-    fn disarm(&mut self, place: u32) {
-        let Some(home) = self.table.get_mut(place) else { return };
+    fn disarm(&mut self, slot: u32) {
+        let Some(home) = self.table.get_mut(slot) else { return };
         let index = std::mem::replace(&mut home.deadline_index, NO_DEADLINE);
         let moved = self.deadlines.remove(home.image.order.expires_at, index);
         if let Some(home) = moved.and_then(|moved| self.table.get_mut(moved)) {
@@ -278,8 +280,8 @@ impl Homes {
         }
         let due = |home: &HomeOrder| home.image.is_open() && home.deadline_index != TAKEN;
         let armed = self.table.iter().filter(|home| due(home)).count();
-        let right = |place, step, index| {
-            let home = self.table.get(place);
+        let right = |slot, step, index| {
+            let home = self.table.get(slot);
             home.is_some_and(|home| {
                 due(home)
                     && home.deadline_index == index
@@ -287,12 +289,12 @@ impl Homes {
             })
         };
         problems.extend(self.deadlines.check(armed, right).err());
-        let pending = |place: &u32| self.at_place(*place).is_some_and(|image| !image.pending.is_empty());
-        if let Some(place) = self.unsent.iter().find(|place| !pending(place)) {
-            problems.push(format!("place {place} of the homes has nothing to be told and waits for it"));
+        let pending = |slot: &u32| self.at_slot(*slot).is_some_and(|image| !image.pending.is_empty());
+        if let Some(slot) = self.unsent.iter().find(|slot| !pending(slot)) {
+            problems.push(format!("slot {slot} of the homes has nothing to be told and waits for it"));
         }
-        let trusted = |(until, place): &(Timestamp, u32)| {
-            pending(place) && self.table.get(*place).is_some_and(|home| home.trusted_until == Some(*until))
+        let trusted = |(until, slot): &(Timestamp, u32)| {
+            pending(slot) && self.table.get(*slot).is_some_and(|home| home.trusted_until == Some(*until))
         };
         let named = self.table.iter().filter(|home| home.trusted_until.is_some()).count();
         if named != self.trusted.len() || !self.trusted.iter().all(trusted) {

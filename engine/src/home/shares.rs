@@ -1,5 +1,5 @@
-//! Which branch has which units of an order, and what it is told. Of several branches that have units of one line, the oldest gives
-//! first.
+//! Which branch has which units of an order, and what it is told. Of several branches that have units of one line,
+//! the oldest gives first.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -19,8 +19,8 @@ fn share(attempt: AttemptId, line: u16, held: u32) -> Share {
     Share { attempt, line, held, confirmed: 0, released: 0, returned: 0 }
 }
 
-/// Takes the units of a decision from the shares, and gives what each branch is to be told; `None` when it does not fit. The late units of a
-/// confirm lie in shares of `attempt`, which are new.
+/// Takes the units of a decision from the shares, and gives what each branch is to be told; `None` when it does not
+/// fit. The late units of a confirm lie in shares of `attempt`, which are new.
 pub(super) fn take(
     image: &mut HomeImage,
     kind: DecisionKind,

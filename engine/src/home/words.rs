@@ -7,8 +7,8 @@ use crate::command::{Command, Confirm, Lines, Mode, Reserve};
 use crate::event::OrderRequest;
 use crate::ids::{AttemptId, Branch, BuyerId, OrderNo, Reason, SkuId, WarehouseId};
 
-/// See [`Action::Home`](crate::command::Action::Home). Each can be repeated. What callers ask about an order over several places
-/// (confirm, release, extend, return, read, a repeated reserve) comes as the command that it is.
+/// See [`Action::Home`](crate::command::Action::Home). Each can be repeated. What callers ask about an order over
+/// several places (confirm, release, extend, return, read, a repeated reserve) comes as the command that it is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HomeStep {
     /// Every branch of an attempt holds: the order is made. Answers as a reserve does.
@@ -20,8 +20,9 @@ pub enum HomeStep {
         /// What the branches hold, in the order of the request; each (SKU, warehouse) once.
         lines: Vec<HeldLine>,
     },
-    /// The units of a late payment are held: the confirm is decided again, with them. Answers as a confirm does. When it needs
-    /// other units by now, it answers [`Refusal::HoldFirst`](crate::outcome::Refusal::HoldFirst); when it needs none, as it is.
+    /// The units of a late payment are held: the confirm is decided again, with them. Answers as a confirm does. When
+    /// it needs other units by now, it answers [`Refusal::HoldFirst`](crate::outcome::Refusal::HoldFirst); when it
+    /// needs none, as it is.
     Late {
         /// As it was asked.
         confirm: Confirm,
@@ -43,7 +44,8 @@ pub enum HomeStep {
     },
     /// The order, which ended and left memory, comes back from the store. Nothing when it is here.
     Load(Box<HomeImage>),
-    /// A branch asks: [`Answer::Placed`](crate::outcome::Answer::Placed) when the order knows its attempt, else `UnknownOrder`.
+    /// A branch asks: [`Answer::Placed`](crate::outcome::Answer::Placed) when the order knows its attempt, else
+    /// `UnknownOrder`.
     Ask(Asked),
 }
 
@@ -262,7 +264,8 @@ pub struct Decided {
     pub kind: DecisionKind,
     /// Why.
     pub reason: Option<Reason>,
-    /// Which share gives or takes how many units; `whole`: all that its branch holds, so that it need not be remembered there.
+    /// Which share gives or takes how many units; `whole`: all that its branch holds, so that it need not be
+    /// remembered there.
     pub shares: Vec<(u16, u32)>,
     /// See `shares`: of each branch that it touches, everything that the branch still held is meant.
     pub whole: bool,

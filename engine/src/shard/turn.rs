@@ -755,7 +755,11 @@ fn run(
     let (answer, event) = match undecidable(parts, state, absent, lessons, command) {
         Some(answer) => (answer, None),
         None => match state.decide(command, now) {
-            Decision::Answer(outcome) => (ShardAnswer::Outcome(outcome), None),
+            Decision::Answer(outcome) => {
+                // A SKU that is sold out and asked for all the time stays.
+                state.note_use(command);
+                (ShardAnswer::Outcome(outcome), None)
+            }
             Decision::Elsewhere => (ShardAnswer::NotHere(Box::new(command.clone())), None),
             Decision::Log(Event { change: Change::Reserved { .. }, .. }) if parts.flushers.is_journal_full() => {
                 (ShardAnswer::Outcome(Err(Refusal::JournalFull)), None)

@@ -110,9 +110,9 @@ impl State {
                 let moved = lines.iter().filter(|line| line.quantity > 0);
                 let moves = moved.map(|l| (&l.sku_id, l.warehouse_id, Delta::unhold(l.quantity), l.after));
                 self.move_all(lsn, moves)?;
-                let places = lines.iter().map(|l| (l.line, l.quantity));
+                let slots = lines.iter().map(|l| (l.line, l.quantity));
                 self.count_order(lsn, event, order_no, counts_of(lines), after, |order| {
-                    order.counts_mut().release(places, request.is_none())?;
+                    order.counts_mut().release(slots, request.is_none())?;
                     note_request(order, request.as_ref());
                     Some(())
                 })
@@ -121,9 +121,9 @@ impl State {
                 let moves =
                     lines.iter().map(|l| (&l.sku_id, l.warehouse_id, Delta::unhold(l.quantity), l.after));
                 self.move_all(lsn, moves)?;
-                let places = lines.iter().map(|l| (l.line, l.quantity));
+                let slots = lines.iter().map(|l| (l.line, l.quantity));
                 self.count_order(lsn, event, order_no, counts_of(lines), after, |order| {
-                    order.counts_mut().expire(places)
+                    order.counts_mut().expire(slots)
                 })
             }
             Change::Extended { order_no, ttl_seconds } => {
@@ -224,8 +224,8 @@ impl State {
         })
     }
 
-    /// Lets an event change a stock that is there. One that is not left before the checkpoint came to it, or comes back before its
-    /// end: the events that tell so are still to be replayed.
+    /// Lets an event change a stock that is there. One that is not left before the checkpoint came to it, or comes
+    /// back before its end: the events that tell so are still to be replayed.
     pub(super) fn change_stock(
         &mut self,
         number: u32,
@@ -276,7 +276,7 @@ impl State {
         order_no: &OrderNo,
         change: impl FnOnce(&mut Order) -> Option<()>,
     ) -> Result<(), Corruption> {
-        let Some((place, order)) = self.orders.find(order_no) else {
+        let Some((slot, order)) = self.orders.find(order_no) else {
             // The checkpoint was written after the order had been forgotten.
             if lsn <= self.exact_from {
                 return Ok(());
@@ -287,20 +287,20 @@ impl State {
             return Ok(());
         }
         let was = order.lsn;
-        self.last_order = place;
-        let changed = self.orders.change(place, |order| {
+        self.last_order = slot;
+        let changed = self.orders.change(slot, |order| {
             order.lsn = lsn;
             order.changed_at = event.at;
             change(order).map(|()| order.is_open())
         });
         let open = changed.flatten();
         let open = open.ok_or_else(|| Corruption::new(lsn, format!("it does not fit order {order_no}")))?;
-        self.remembered.remove(&(was, Item::Order(place)));
+        self.remembered.remove(&(was, Item::Order(slot)));
         if !open {
-            self.remembered.insert((lsn, Item::Order(place)));
+            self.remembered.insert((lsn, Item::Order(slot)));
         }
         if open {
-            self.orders.arm(place);
+            self.orders.arm(slot);
         }
         Ok(())
     }
@@ -340,9 +340,9 @@ impl State {
         let mut net = BTreeMap::new();
         while let Some((_, item)) = self.remembered.first().copied().filter(|(at, _)| *at <= through) {
             match item {
-                Item::Order(place) => self.let_go(place, &mut net),
-                Item::Request(place) => self.let_go_request(place),
-                Item::Home(place) => self.let_go_home(place),
+                Item::Order(slot) => self.let_go(slot, &mut net),
+                Item::Request(slot) => self.let_go_request(slot),
+                Item::Home(slot) => self.let_go_home(slot),
             }
         }
         self.note_forgotten_sold(lsn, sold, net)?;
@@ -351,15 +351,15 @@ impl State {
     }
 
     /// An order is known no longer; its sold units are added to `net`, by stock.
-    pub(super) fn let_go(&mut self, place: u32, net: &mut BTreeMap<u32, u64>) {
-        self.add_net_sold(place, net);
-        let order = self.take_order(place).expect("what is forgotten is still there");
+    pub(super) fn let_go(&mut self, slot: u32, net: &mut BTreeMap<u32, u64>) {
+        self.add_net_sold(slot, net);
+        let order = self.take_order(slot).expect("what is forgotten is still there");
         self.gone.push(Departed::Order(order.order_no));
     }
 
     /// Likewise a stock request.
-    pub(super) fn let_go_request(&mut self, place: u32) {
-        if let Some(request) = self.take_request(place) {
+    pub(super) fn let_go_request(&mut self, slot: u32) {
+        if let Some(request) = self.take_request(slot) {
             self.gone.push(Departed::Request(request.key.sku_id, request.key.request_id));
         }
     }

@@ -63,7 +63,7 @@ impl State {
     pub fn audit(&self) -> AuditReport {
         let mut violations = Vec::new();
         // The index of each stock in the list, by its number.
-        let mut indexes = vec![usize::MAX; self.stocks.places()];
+        let mut indexes = vec![usize::MAX; self.stocks.slots()];
         for (index, (number, _)) in self.stocks.iter().enumerate() {
             indexes[number as usize] = index;
         }
@@ -125,8 +125,8 @@ impl State {
         AuditReport { stocks, orders, open_orders, violations }
     }
 
-    /// No serial number was given twice, and none that the stocks of its SKU don't count; every unit that was confirmed and is known has
-    /// one. Numbers of orders that are not here can't be looked at.
+    /// No serial number was given twice, and none that the stocks of its SKU don't count; every unit that was
+    /// confirmed and is known has one. Numbers of orders that are not here can't be looked at.
     fn check_serials(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut given: BTreeMap<&SkuId, Vec<Serials>> = BTreeMap::new();
@@ -184,10 +184,10 @@ impl State {
             listed += stock.lines.len();
         }
         let mut lines = 0;
-        for (place, order) in self.orders.places_and_entries() {
+        for (slot, order) in self.orders.slots_and_entries() {
             for (line, index) in order.lines.iter().zip(0..) {
                 let attached = self.stocks.get(line.stock).lines.get(line.index);
-                if attached != Some(&LineRef { order: place, line: index }) {
+                if attached != Some(&LineRef { order: slot, line: index }) {
                     return Err(format!("order {}: its stock does not list {line:?}", order.order_no));
                 }
                 lines += 1;
@@ -205,7 +205,7 @@ impl State {
             let is_it = stock.sku_id == key.sku_id && stock.warehouse_id == request.warehouse_id;
             is_it && stock.requests.get(index) == Some(&slot)
         };
-        if listed == self.requests.len() && self.requests.places_and_entries().all(right) {
+        if listed == self.requests.len() && self.requests.slots_and_entries().all(right) {
             return Ok(());
         }
         Err(format!("{} requests lie on stocks that list {listed}, or other ones", self.requests.len()))
@@ -222,8 +222,8 @@ impl State {
         }
     }
 
-    /// What is remembered is exactly the ended orders (over several places: those whose branches know it) and the requests, each by its last
-    /// change.
+    /// What is remembered is exactly the ended orders (over several places: those whose branches know it) and the
+    /// requests, each by its last change.
     fn check_remembered(&self) -> Result<(), String> {
         let ended = self.orders.iter().filter(|order| !order.is_open()).count();
         let done = self.homes.iter().filter(|home| home.is_done()).count();
@@ -232,11 +232,9 @@ impl State {
             return Err(format!("{} entries are remembered and {must} must be", self.remembered.len()));
         }
         let right = |lsn, item| match item {
-            Item::Order(place) => self.orders.get(place).is_some_and(|o| o.lsn == lsn && !o.is_open()),
-            Item::Request(place) => self.requests.get(place).is_some_and(|r| r.lsn == lsn),
-            Item::Home(place) => {
-                self.homes.at_place(place).is_some_and(|h| h.order.lsn == lsn && h.is_done())
-            }
+            Item::Order(slot) => self.orders.get(slot).is_some_and(|o| o.lsn == lsn && !o.is_open()),
+            Item::Request(slot) => self.requests.get(slot).is_some_and(|r| r.lsn == lsn),
+            Item::Home(slot) => self.homes.at_slot(slot).is_some_and(|h| h.order.lsn == lsn && h.is_done()),
         };
         match self.remembered.iter().find(|(lsn, item)| !right(*lsn, *item)) {
             Some((lsn, item)) => Err(format!("{item:?} is remembered at {lsn} and was changed elsewhere")),

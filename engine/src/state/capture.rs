@@ -12,7 +12,7 @@ use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Capture {
     stage: Stage,
-    place: usize,
+    slot: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,28 +27,28 @@ enum Stage {
 }
 
 impl State {
-    /// The next slice of a checkpoint, looking at up to `max` places; `None` when it is complete.
+    /// The next slice of a checkpoint, looking at up to `max` slots; `None` when it is complete.
     pub fn capture(&self, at: &mut Capture, max: usize) -> Option<Vec<Image>> {
-        let (slice, place, places, next): (Vec<Image>, _, _, _) = match at.stage {
+        let (slice, slot, slots, next): (Vec<Image>, _, _, _) = match at.stage {
             Stage::Stocks => {
-                let (images, to) = self.stocks.images(at.place, max);
-                (images.into_iter().map(Image::Stock).collect(), to, self.stocks.places(), Stage::Orders)
+                let (images, to) = self.stocks.images(at.slot, max);
+                (images.into_iter().map(Image::Stock).collect(), to, self.stocks.slots(), Stage::Orders)
             }
             Stage::Orders => {
-                let (images, to) = self.orders.images(&self.stocks, at.place, max);
-                (images.into_iter().map(Image::Order).collect(), to, self.orders.places(), Stage::Homes)
+                let (images, to) = self.orders.images(&self.stocks, at.slot, max);
+                (images.into_iter().map(Image::Order).collect(), to, self.orders.slots(), Stage::Homes)
             }
             Stage::Homes => {
-                let (images, to) = self.homes.images(at.place, max);
-                (images.into_iter().map(Image::Home).collect(), to, self.homes.places(), Stage::Requests)
+                let (images, to) = self.homes.images(at.slot, max);
+                (images.into_iter().map(Image::Home).collect(), to, self.homes.slots(), Stage::Requests)
             }
             Stage::Requests => {
-                let (images, to) = request_images(&self.requests, at.place, max);
-                (images.into_iter().map(Image::Request).collect(), to, self.requests.places(), Stage::Done)
+                let (images, to) = request_images(&self.requests, at.slot, max);
+                (images.into_iter().map(Image::Request).collect(), to, self.requests.slots(), Stage::Done)
             }
             Stage::Done => return None,
         };
-        *at = if place >= places { Capture { stage: next, place: 0 } } else { Capture { place, ..*at } };
+        *at = if slot >= slots { Capture { stage: next, slot: 0 } } else { Capture { slot, ..*at } };
         Some(slice)
     }
 
@@ -67,8 +67,8 @@ impl State {
         state
     }
 
-    /// A small state of some stocks and orders, to decide what is about them alone, as the rules of orders over several places do. It stands at
-    /// `applied`; its time is at least `time`.
+    /// A small state of some stocks and orders, to decide what is about them alone, as the rules of orders over
+    /// several places do. It stands at `applied`; its time is at least `time`.
     ///
     /// # Errors
     /// [`Corruption`] when an entry stands in it twice.
@@ -149,7 +149,7 @@ impl State {
     fn restore_stock(&mut self, image: &StockImage) -> Result<(), Corruption> {
         let number = self.stocks.number_or_placeholder(&image.sku_id, image.warehouse_id);
         let known = self.stocks.get(number);
-        // A stock that was captured, left, came back in a later place and was captured there: the newer one counts.
+        // A stock that was captured, left, came back in a later slot and was captured there: the newer one counts.
         if !known.placeholder && known.lsn >= image.lsn {
             let (sku_id, warehouse_id) = (&image.sku_id, image.warehouse_id);
             let problem = format!("SKU {sku_id} in warehouse {warehouse_id} stands twice in it");
@@ -160,16 +160,16 @@ impl State {
     }
 
     fn restore_order(&mut self, image: OrderImage) -> Result<(), Corruption> {
-        // An order that was captured, forgotten, reserved again under its number in a later place and captured there: what
-        // the first one was is told by the events after `begin`, the last of which forgets it.
-        if let Some((place, known)) = self.orders.find(&image.order_no) {
+        // An order that was captured, forgotten, reserved again under its number in a later slot and captured there:
+        // what the first one was is told by the events after `begin`, the last of which forgets it.
+        if let Some((slot, known)) = self.orders.find(&image.order_no) {
             if known.lsn >= image.lsn {
                 return Err(Corruption::new(
                     image.lsn,
                     format!("order {} stands twice in it", image.order_no),
                 ));
             }
-            self.take_order(place);
+            self.take_order(slot);
         }
         let lsn = image.lsn;
         let order = self.order_of(image, lsn);
@@ -181,12 +181,12 @@ impl State {
         let request = StockRequest::from(image);
         let key = &request.key;
         // As with orders: forgotten and made again while the checkpoint ran.
-        if let Some((place, known)) = self.requests.find(key).and_then(|p| Some((p, self.requests.get(p)?))) {
+        if let Some((slot, known)) = self.requests.find(key).and_then(|p| Some((p, self.requests.get(p)?))) {
             if known.lsn >= request.lsn {
                 let problem = format!("request {} stands twice in it", key.request_id);
                 return Err(Corruption::new(request.lsn, problem));
             }
-            self.take_request(place);
+            self.take_request(slot);
         }
         self.put_request(request);
         Ok(())

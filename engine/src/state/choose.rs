@@ -1,10 +1,11 @@
 //! Which warehouses serve lines that may lie in any: pure, of numbers alone.
 //!
-//! 1. **As few warehouses as can be.** Those that lines of the order name are in it anyway; beside them none if that is enough, else
-//!    one, else the fewest. Of up to [`MAX_TRIED`] warehouses every set is tried. Of more, the one that serves most of what is still
-//!    missing comes next, which may be one too many now and then: the fewest of many is a set cover, and a shard has no time for it.
-//! 2. **The preferred ones**, among as few; then those that serve more of the order, then those that have more, then the
-//!    lowest number.
+//! 1. **As few warehouses as can be.** Those that lines of the order name are in it anyway; beside them none if that
+//!    is enough, else one, else the fewest. Of up to [`MAX_TRIED`] warehouses every set is tried. Of more, the one
+//!    that serves most of what is still missing comes next, which may be one too many now and then: the fewest of
+//!    many is a set cover, and a shard has no time for it.
+//! 2. **The preferred ones**, among as few; then those that serve more of the order, then those that have more, then
+//!    the lowest number.
 //! 3. **Each line in as few pieces as can be** within these warehouses, by the same order.
 //!
 //! A line is never refused here: who asks sees to it that there is enough of each in all.
@@ -20,11 +21,12 @@ use crate::outcome::StockView;
 /// Warehouses of which every set is tried: 256 sets.
 const MAX_TRIED: usize = 8;
 
-/// Warehouses that are taken one after the other when there are more; an order that needs more still is served line by line.
+/// Warehouses that are taken one after the other when there are more; an order that needs more still is served line
+/// by line.
 const MAX_ROUNDS: usize = 8;
 
-/// Stocks that are looked at once a round. An order with more (hundreds of lines in hundreds of warehouses) is served line by line, so that
-/// it does not keep the shard from others.
+/// Stocks that are looked at once a round. An order with more (hundreds of lines in hundreds of warehouses) is served
+/// line by line, so that it does not keep the shard from others.
 const MAX_WEIGHED: usize = 16_384;
 
 /// A line whose warehouses are to be chosen.
@@ -36,8 +38,8 @@ pub(super) struct Open {
     pub there: Vec<(WarehouseId, u64)>,
 }
 
-/// For each line, where its units come from: pieces of at least one unit, the best place first. `used` are the warehouses of
-/// the order's other lines.
+/// For each line, where its units come from: pieces of at least one unit, the best place first. `used` are the
+/// warehouses of the order's other lines.
 pub(super) fn choose(
     lines: &[Open],
     used: &[WarehouseId],
@@ -64,8 +66,9 @@ pub(super) fn choose(
     pieces
 }
 
-/// The warehouses that an order whose SKUs lie in several places had best use, if its open lines were decided together: for the
-/// branches, which are decided apart. Each line with its units and the stocks of its SKU. A guess: the levels may have changed since.
+/// The warehouses that an order whose SKUs lie in several places had best use, if its open lines were decided
+/// together: for the branches, which are decided apart. Each line with its units and the stocks of its SKU. A guess:
+/// the levels may have changed since.
 #[must_use]
 pub fn prefer_for_all(
     lines: &[(u32, Vec<StockView>)],
@@ -154,7 +157,8 @@ impl Line {
         had.fold(0, |sum: u64, (_, units)| sum.saturating_add(*units))
     }
 
-    /// The fewest pieces in which the chosen warehouses can serve it. Among as few those whose place is `taken` first, then by rank.
+    /// The fewest pieces in which the chosen warehouses can serve it. Among as few those whose place is `taken`
+    /// first, then by rank.
     fn cut(&self, chosen: impl Fn(usize) -> bool, taken: &[bool]) -> Vec<(usize, u64)> {
         let mut here: Vec<_> = self.there.iter().copied().filter(|(place, _)| chosen(*place)).collect();
         let mut largest = here.clone();
@@ -182,8 +186,8 @@ impl Line {
         picked.into_iter().map(piece).collect()
     }
 
-    /// `count` of them that are enough; `here` in the order in which they are wanted. One is taken if the largest of the others
-    /// can fill up what is missing then.
+    /// `count` of them that are enough; `here` in the order in which they are wanted. One is taken if the largest of
+    /// the others can fill up what is missing then.
     fn pick(&self, here: &[(usize, u64)], largest: &[(usize, u64)], count: usize) -> Vec<(usize, u64)> {
         let mut picked: Vec<(usize, u64)> = Vec::with_capacity(count);
         for (place, units) in here {
@@ -202,8 +206,8 @@ impl Line {
     }
 }
 
-/// The fewest warehouses that can serve all lines, beside the first `fixed` ones, which are used anyway. `None`: each line is to find
-/// its own.
+/// The fewest warehouses that can serve all lines, beside the first `fixed` ones, which are used anyway. `None`: each
+/// line is to find its own.
 fn cover(lines: &[Line], fixed: usize, depots: usize) -> Option<Vec<bool>> {
     let mut chosen: Vec<bool> = (0..depots).map(|place| place < fixed).collect();
     // What is still missing, and who has it.
@@ -258,8 +262,8 @@ fn tried(lines: &[Line], fixed: usize, fresh: usize) -> Vec<usize> {
     (fixed..fixed + fresh).filter(|place| has(best, *place)).collect()
 }
 
-/// The warehouse that serves most of what is missing, then the next, within a bound; then those are dropped that the others make
-/// superfluous.
+/// The warehouse that serves most of what is missing, then the next, within a bound; then those are dropped that the
+/// others make superfluous.
 fn one_by_one(lines: &[Line], depots: usize) -> Option<Vec<usize>> {
     let mut missing: Vec<u64> = lines.iter().map(|line| line.units).collect();
     let mut places: Vec<usize> = Vec::new();
@@ -343,7 +347,8 @@ mod tests {
         ranks
     }
 
-    /// As few warehouses as any set would do with, the preferred ones among as few, no line in more pieces than it must be.
+    /// As few warehouses as any set would do with, the preferred ones among as few, no line in more pieces than it
+    /// must be.
     fn check(lines: &[Open], count: usize, used: &[WarehouseId], prefer: &[WarehouseId]) {
         let pieces = choose(lines, used, prefer);
         let case = || format!("{lines:?} used {used:?} prefer {prefer:?}: {pieces:?}");
@@ -363,7 +368,8 @@ mod tests {
         }
     }
 
-    /// Two lines, three warehouses with none to three units of each, every quantity that there is in all, every preference.
+    /// Two lines, three warehouses with none to three units of each, every quantity that there is in all, every
+    /// preference.
     #[test]
     fn every_small_case_is_as_good_as_can_be() {
         let [one, two, three] = [0, 1, 2].map(warehouse);

@@ -1,5 +1,5 @@
-//! An index of deadlines: whose time is over first. Entries are places of a table; each entry keeps its index in the list of its deadline, so
-//! that it can be taken out at once.
+//! An index of deadlines: whose time is over first. Entries are slots of a table; each entry keeps its index in the
+//! list of its deadline, so that it can be taken out at once.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub const NO_DEADLINE: u32 = u32::MAX;
 /// The index of what was due and was given to somebody who sees to it.
 pub const TAKEN: u32 = u32::MAX - 1;
 
-/// Deadline (in steps) → places of the entries that are due then; no list is empty.
+/// Deadline (in steps) → slots of the entries that are due then; no list is empty.
 #[derive(Debug, Clone, Default)]
 pub struct Deadlines {
     lists: BTreeMap<u64, Vec<u32>>,
@@ -23,14 +23,14 @@ pub struct Deadlines {
 
 impl Deadlines {
     /// Adds an entry and gives its index in the list of its deadline.
-    pub fn add(&mut self, at: Timestamp, place: u32) -> u32 {
+    pub fn add(&mut self, at: Timestamp, slot: u32) -> u32 {
         let list = self.lists.entry(Self::step_of(at)).or_default();
         let index = u32::try_from(list.len()).ok().filter(|index| *index < TAKEN);
-        list.push(place);
-        index.expect("no more deadlines than places")
+        list.push(slot);
+        index.expect("no more deadlines than slots")
     }
 
-    /// Takes an entry out, if it is in; gives the place of the one that has its index now.
+    /// Takes an entry out, if it is in; gives the slot of the one that has its index now.
     pub fn remove(&mut self, at: Timestamp, index: u32) -> Option<u32> {
         if index >= TAKEN {
             return None;
@@ -47,23 +47,23 @@ impl Deadlines {
 
     /// An entry that is due, the earliest first.
     pub fn first_due(&self, now: Timestamp) -> Option<u32> {
-        let (step, places) = self.lists.first_key_value()?;
+        let (step, slots) = self.lists.first_key_value()?;
         if step.saturating_mul(DEADLINE_STEP_MILLIS) > now.0 {
             return None;
         }
-        places.last().copied()
+        slots.last().copied()
     }
 
-    /// Checks that exactly `armed` entries are listed, and that each is `right` (its place, its step, its index).
+    /// Checks that exactly `armed` entries are listed, and that each is `right` (its slot, its step, its index).
     pub fn check(&self, armed: usize, right: impl Fn(u32, u64, u32) -> bool) -> Result<(), String> {
         let listed: usize = self.lists.values().map(Vec::len).sum();
         if listed != armed {
             return Err(format!("{armed} entries have a deadline, {listed} are listed"));
         }
         for (step, list) in &self.lists {
-            for (index, place) in (0..).zip(list) {
-                if !right(*place, *step, index) {
-                    return Err(format!("the deadline {step} lists place {place}, which is not due then"));
+            for (index, slot) in (0..).zip(list) {
+                if !right(*slot, *step, index) {
+                    return Err(format!("the deadline {step} lists slot {slot}, which is not due then"));
                 }
             }
         }

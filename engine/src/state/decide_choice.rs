@@ -1,4 +1,5 @@
-//! Where an order whose warehouses are to be chosen holds what: the lines that it would have had if its caller had known.
+//! Where an order whose warehouses are to be chosen holds what: the lines that it would have had if its caller had
+//! known.
 
 use std::collections::HashMap;
 
@@ -23,10 +24,12 @@ enum Seen {
 }
 
 impl State {
-    /// The lines with their warehouses: those that are named as they are, each open one where it was chosen to lie, in pieces if need
-    /// be. Units of one stock are one line. What is asked for beyond what there is (best effort) is asked for in its first place.
+    /// The lines with their warehouses: those that are named as they are, each open one where it was chosen to lie,
+    /// in pieces if need be. Units of one stock are one line. What is asked for beyond what there is (best effort) is
+    /// asked for in its first place.
     ///
-    /// Refuses what can't be held as a reserve of named lines does; a shortage of an open line is of all warehouses together.
+    /// Refuses what can't be held as a reserve of named lines does; a shortage of an open line is of all warehouses
+    /// together.
     pub(super) fn chosen_lines(&self, c: &Reserve, choice: &Choice) -> Result<SmallVec<[Line; 1]>, Refusal> {
         let lines = c.lines.as_slice();
         let all_or_nothing = c.mode == Mode::AllOrNothing;

@@ -329,7 +329,8 @@ impl State {
         if short.is_empty() { Ok(wanted) } else { Err(Refusal::ExceedsHold { lines: short }) }
     }
 
-    /// The lines with the levels after units moved back to available (their counts are still to be filled in), or those that ask for more than there is.
+    /// The lines with the levels after units moved back to available (their counts are still to be filled in), or
+    /// those that ask for more than there is.
     fn moved(
         &self,
         order: &Order,
@@ -361,8 +362,8 @@ impl State {
         if short.is_empty() { Ok(moved) } else { Err(short) }
     }
 
-    /// Lines that move nothing and are counted otherwise afterwards. An event names them too, because the rows of the store
-    /// follow from it.
+    /// Lines that move nothing and are counted otherwise afterwards. An event names them too, because the rows of the
+    /// store follow from it.
     fn recounted(&self, order: &Order, foreseen: &Foreseen, wanted: &[Wanted]) -> Vec<MovedLine> {
         let lines = (0..).zip(&order.lines);
         let changed = lines.filter(|(index, line)| foreseen.line(*index) != line.counts());

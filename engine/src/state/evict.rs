@@ -34,8 +34,8 @@ impl State {
         Change::Started { epoch }
     }
 
-    /// SKUs (at most [`MAX_PINNED_PER_EVENT`]) are kept in memory from here on, or no longer. Those of which that is so already are left out;
-    /// `None`: nothing is left.
+    /// SKUs (at most [`MAX_PINNED_PER_EVENT`]) are kept in memory from here on, or no longer. Those of which that is
+    /// so already are left out; `None`: nothing is left.
     ///
     /// # Errors
     /// [`Refusal::UnknownSku`] when one is not in memory.
@@ -52,11 +52,12 @@ impl State {
         Ok((!skus.is_empty()).then_some(Change::Pinned { skus, hot }))
     }
 
-    /// The event with which a SKU leaves that was not used of late: not hot, nothing of it newer than `flushed`, no open order on it, and
-    /// `may_leave`. `None`: none was found among those that were looked at now; the next call looks at others. The caller applies it before
-    /// it asks again.
+    /// The event with which a SKU leaves that was not used of late: not hot, nothing of it newer than `flushed`, no
+    /// open order on it, and `may_leave`. `None`: none was found among those that were looked at now; the next call
+    /// looks at others. The caller applies it before it asks again.
     ///
-    /// Which one: a clock hand goes round all SKUs; each use since it last passed lets a SKU stay for a round, up to a few.
+    /// Which one: a clock hand goes round all SKUs; each use since it last passed lets a SKU stay for a round, up to
+    /// a few.
     pub fn next_eviction(
         &mut self,
         flushed: Lsn,
@@ -76,7 +77,8 @@ impl State {
         None
     }
 
-    /// The event with which a SKU leaves, if nothing keeps it here. One on which very much lies waits until that is forgotten.
+    /// The event with which a SKU leaves, if nothing keeps it here. One on which very much lies waits until that is
+    /// forgotten.
     fn eviction_of(&self, sku_id: &SkuId, flushed: Lsn) -> Option<Change> {
         let numbers = self.stocks.numbers(sku_id);
         let mut through = Lsn::ZERO;
@@ -193,7 +195,8 @@ impl State {
         Ok(())
     }
 
-    /// A command was answered without an event: its SKUs are in use all the same, and shall not leave while they are asked for.
+    /// A command was answered without an event: its SKUs are in use all the same, and shall not leave while they are
+    /// asked for.
     pub fn note_use(&mut self, command: &Command) {
         let mut note = |sku_id: &SkuId| {
             for number in self.stocks.numbers(sku_id) {
@@ -216,12 +219,14 @@ impl State {
         }
     }
 
-    /// What left memory since the last call. Its numbers belong into the filter of known numbers before anybody takes them for free.
+    /// What left memory since the last call. Its numbers belong into the filter of known numbers before anybody takes
+    /// them for free.
     pub fn take_departed(&mut self) -> Vec<Departed> {
         std::mem::take(&mut self.gone)
     }
 
-    /// The last change of anything that left memory so far: what the store says of what is not here counts only from there on.
+    /// The last change of anything that left memory so far: what the store says of what is not here counts only from
+    /// there on.
     #[must_use]
     pub fn departed(&self) -> Lsn {
         self.departed

@@ -1,4 +1,5 @@
-//! Orders over several places, in the state of their home: what their events mean for what is remembered. Also who is to ask or to be asked, and when.
+//! Orders over several places, in the state of their home: what their events mean for what is remembered. Also who is
+//! to ask or to be asked, and when.
 
 use super::load::invalid;
 use super::remembered::Item;
@@ -38,11 +39,11 @@ impl State {
     ) -> Result<(), Corruption> {
         let exact = lsn > self.exact_from;
         let applied = self.homes.apply(lsn, at, change).map_err(|problem| Corruption::new(lsn, problem))?;
-        let place = match applied {
-            Applied::Made(place) => place,
-            Applied::Changed(place, was) => {
-                self.remembered.remove(&(was, Item::Home(place)));
-                place
+        let slot = match applied {
+            Applied::Made(slot) => slot,
+            Applied::Changed(slot, was) => {
+                self.remembered.remove(&(was, Item::Home(slot)));
+                slot
             }
             Applied::Unknown if exact => {
                 let problem = format!("there is no order {} over several places", change.order_no());
@@ -51,38 +52,38 @@ impl State {
             // The checkpoint was written after the order had been forgotten, or after this.
             Applied::Known | Applied::Unknown => return Ok(()),
         };
-        self.remember_home(place, lsn);
+        self.remember_home(slot, lsn);
         Ok(())
     }
 
-    fn remember_home(&mut self, place: u32, lsn: Lsn) {
-        if self.homes.at_place(place).is_some_and(HomeImage::is_done) {
-            self.remembered.insert((lsn, Item::Home(place)));
+    fn remember_home(&mut self, slot: u32, lsn: Lsn) {
+        if self.homes.at_slot(slot).is_some_and(HomeImage::is_done) {
+            self.remembered.insert((lsn, Item::Home(slot)));
         }
     }
 
-    pub(super) fn let_go_home(&mut self, place: u32) {
-        let image = self.homes.at_place(place).expect("what is forgotten is still there");
-        self.remembered.remove(&(image.order.lsn, Item::Home(place)));
-        if let Some(image) = self.homes.remove(place) {
+    pub(super) fn let_go_home(&mut self, slot: u32) {
+        let image = self.homes.at_slot(slot).expect("what is forgotten is still there");
+        self.remembered.remove(&(image.order.lsn, Item::Home(slot)));
+        if let Some(image) = self.homes.remove(slot) {
             self.gone.push(Departed::Order(image.order.order_no));
         }
     }
 
     pub(super) fn restore_home(&mut self, image: HomeImage) -> Result<(), Corruption> {
         let (lsn, order_no) = (image.order.lsn, &image.order.order_no);
-        if let Some(place) = self.homes.place_of(order_no) {
+        if let Some(slot) = self.homes.slot_of(order_no) {
             // As with plain orders: forgotten and made again while the checkpoint ran.
-            let known = self.homes.at_place(place).map_or(Lsn::ZERO, |known| known.order.lsn);
+            let known = self.homes.at_slot(slot).map_or(Lsn::ZERO, |known| known.order.lsn);
             if known >= lsn {
                 let problem = format!("order {order_no} over several places stands twice in it");
                 return Err(Corruption::new(lsn, problem));
             }
-            self.remembered.remove(&(known, Item::Home(place)));
-            self.homes.remove(place);
+            self.remembered.remove(&(known, Item::Home(slot)));
+            self.homes.remove(slot);
         }
-        let place = self.homes.insert(image);
-        self.remember_home(place, lsn);
+        let slot = self.homes.insert(image);
+        self.remember_home(slot, lsn);
         Ok(())
     }
 
@@ -92,8 +93,9 @@ impl State {
         self.orders.take_due(true, now, max)
     }
 
-    /// Up to `max` orders, also over several places, whose time is over, instead of their expiry, which somebody else is to be asked about. They
-    /// do not come again before the next start, unless their expiry is moved or they are [given back](State::give_back_due).
+    /// Up to `max` orders, also over several places, whose time is over, instead of their expiry, which somebody else
+    /// is to be asked about. They do not come again before the next start, unless their expiry is moved or they are
+    /// [given back](State::give_back_due).
     pub fn take_due_orders(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
         let mut due = self.orders.take_due(false, now, max);
         due.extend(self.homes.take_due(now, max - due.len()));
@@ -105,15 +107,15 @@ impl State {
         if self.homes.give_back_due(order_no) {
             return;
         }
-        if let Some((place, _)) = self.orders.find(order_no) {
-            self.orders.give_back_due(place);
-            self.orders.arm(place);
+        if let Some((slot, _)) = self.orders.find(order_no) {
+            self.orders.give_back_due(slot);
+            self.orders.arm(slot);
         }
     }
 
-    /// Up to `max` orders over several places whose branches are to be told something and nobody is at it: after an expiry, after a start, and
-    /// when nobody has told a decision [for long](crate::limits::TRUSTED_TO_CARRY_MILLIS). They do not come again before the next
-    /// decision or start: who took them sees to it that the branches are told.
+    /// Up to `max` orders over several places whose branches are to be told something and nobody is at it: after an
+    /// expiry, after a start, and when nobody has told a decision [for long](crate::limits::TRUSTED_TO_CARRY_MILLIS).
+    /// They do not come again before the next decision or start: who took them sees to it that the branches are told.
     pub fn take_unsent(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
         self.homes.take_unsent(now, max)
     }

@@ -1,7 +1,7 @@
 //! How SKUs, ended orders and stock requests come from the store into memory.
 //!
-//! What the store hands over is checked here, so that an event that is made can be applied: somebody may have changed rows by hand.
-//! None of it holds units, because whatever holds units never leaves memory.
+//! What the store hands over is checked here, so that an event that is made can be applied: somebody may have changed
+//! rows by hand. None of it holds units, because whatever holds units never leaves memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,8 +41,8 @@ impl State {
         Ok(Some(Change::Loaded { sku_id: sku_id.clone(), stocks }))
     }
 
-    /// Ended orders and stock requests come back into memory, each list at most [`MAX_LOADED_PER_EVENT`]; all SKUs that they are about are here.
-    /// Those that are known are left out; `None`: nothing is left.
+    /// Ended orders and stock requests come back into memory, each list at most [`MAX_LOADED_PER_EVENT`]; all SKUs
+    /// that they are about are here. Those that are known are left out; `None`: nothing is left.
     ///
     /// # Errors
     /// [`Refusal::StockInconsistent`] when something in them makes no sense.
@@ -116,8 +116,8 @@ impl State {
         self.check_numbers(image).ok_or_else(|| wrong("has serial numbers that it can't have"))
     }
 
-    /// Whether the lines of an order have the serial numbers of all units that they sold, where their SKU gives such, and no others; nor any
-    /// that an order in memory has (which is not looked at when very many lie on the SKU).
+    /// Whether the lines of an order have the serial numbers of all units that they sold, where their SKU gives such,
+    /// and no others; nor any that an order in memory has (which is not looked at when very many lie on the SKU).
     fn check_numbers(&self, image: &OrderImage) -> Option<()> {
         let mut units = vec![0_u64; image.lines.len()];
         for LineSerials { line, serials } in &image.serials {
@@ -235,7 +235,8 @@ impl State {
         Err(Corruption::new(lsn, format!("{what} lies on SKU {}, which is not here", stock.sku_id)))
     }
 
-    /// The order of an image, as if an event at `lsn` had made it. Its stocks get their numbers, if they are not there yet.
+    /// The order of an image, as if an event at `lsn` had made it. Its stocks get their numbers, if they are not
+    /// there yet.
     pub(super) fn order_of(&mut self, image: OrderImage, lsn: Lsn) -> Order {
         let mut stock = |line: &LineImage| self.stocks.number_or_placeholder(&line.sku_id, line.warehouse_id);
         // A stock that was created while the checkpoint ran gets its number now and its levels from the replay.

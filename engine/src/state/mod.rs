@@ -2,15 +2,17 @@
 //!
 //! - [`table`]: tables that grow in steps. [`stock`]: stocks and the arithmetic of their levels. [`order`]: orders and
 //!   their [`deadlines`]. [`remembered`]: what is known of ended orders and answered requests, and for how long.
-//! - [`State::decide`] (in [`decide_order`], [`decide_choice`] with [`choose`], [`decide_stock`]) answers a command or makes the event that
-//!   carries it out; [`State::apply`] (in [`apply`]) lets an event change the state, live and in recovery alike.
-//! - [`needs`]: what a command waits for. [`load`] and [`evict`]: how SKUs, ended orders and requests come from the store into memory and
-//!   leave it again.
-//! - [`homes`]: orders over several places whose home is this shard ([`Homes`](crate::home::Homes)); they hold nothing here, their branches do.
+//! - [`State::decide`] (in [`decide_order`], [`decide_choice`] with [`choose`], [`decide_stock`]) answers a command
+//!   or makes the event that carries it out; [`State::apply`] (in [`apply`]) lets an event change the state, live and
+//!   in recovery alike.
+//! - [`needs`]: what a command waits for. [`load`] and [`evict`]: how SKUs, ended orders and requests come from the
+//!   store into memory and leave it again.
+//! - [`homes`]: orders over several places whose home is this shard ([`Homes`](crate::home::Homes)); they hold
+//!   nothing here, their branches do.
 //! - [`capture`]: checkpoints in slices, and the state from one. [`audit`]: every invariant, recomputed.
 //!
-//! Live, an event goes through `decide`, `apply`, `answer`; in recovery through `apply` alone. The levels in the event are
-//! computed by `decide` and computed again by `apply`, which refuses an event that differs.
+//! Live, an event goes through `decide`, `apply`, `answer`; in recovery through `apply` alone. The levels in the
+//! event are computed by `decide` and computed again by `apply`, which refuses an event that differs.
 
 mod apply;
 mod audit;
@@ -69,7 +71,7 @@ pub struct State {
     homes: Homes,
     requests: Requests,
     remembered: Remembered,
-    /// The place of the order that was changed last, so that the answer need not look for it.
+    /// The slot of the order that was changed last, so that the answer need not look for it.
     last_order: u32,
     /// The last change of anything that left memory.
     departed: Lsn,
@@ -257,8 +259,8 @@ impl State {
         plain.chain(self.homes.iter().map(|home| &home.order.order_no))
     }
 
-    /// The numbers of the stocks that changed since the last call. Take what [left](State::take_left) first: their numbers may be those of
-    /// other stocks by now.
+    /// The numbers of the stocks that changed since the last call. Take what [left](State::take_left) first: their
+    /// numbers may be those of other stocks by now.
     pub fn take_touched(&mut self) -> Vec<u32> {
         self.stocks.take_touched()
     }
@@ -312,23 +314,23 @@ impl State {
     /// Adds an order with everything that points at it.
     fn put_order(&mut self, order: Order) -> u32 {
         let (lsn, ended) = (order.lsn, !order.is_open());
-        let place = self.orders.insert(order);
-        let order = self.orders.get_mut(place).expect("just inserted");
+        let slot = self.orders.insert(order);
+        let order = self.orders.get_mut(slot).expect("just inserted");
         for (line, index) in order.lines.iter_mut().zip(0..) {
-            line.index = self.stocks.attach(line.stock, LineRef { order: place, line: index });
+            line.index = self.stocks.attach(line.stock, LineRef { order: slot, line: index });
         }
         if ended {
-            self.remembered.insert((lsn, Item::Order(place)));
+            self.remembered.insert((lsn, Item::Order(slot)));
         } else {
-            self.orders.arm(place);
+            self.orders.arm(slot);
         }
-        place
+        slot
     }
 
     /// Takes an order out with everything that points at it.
-    fn take_order(&mut self, place: u32) -> Option<Order> {
-        let order = self.orders.remove(place)?;
-        self.remembered.remove(&(order.lsn, Item::Order(place)));
+    fn take_order(&mut self, slot: u32) -> Option<Order> {
+        let order = self.orders.remove(slot)?;
+        self.remembered.remove(&(order.lsn, Item::Order(slot)));
         for line in &order.lines {
             let moved = self.stocks.detach(line.stock, line.index);
             if let Some(LineRef { order, line: index }) = moved
@@ -343,17 +345,17 @@ impl State {
     fn put_request(&mut self, request: StockRequest) {
         let lsn = request.lsn;
         let number = self.stocks.number_or_placeholder(&request.key.sku_id, request.warehouse_id);
-        let place = self.requests.insert(request);
-        let index = self.stocks.attach_request(number, place);
-        if let Some(request) = self.requests.get_mut(place) {
+        let slot = self.requests.insert(request);
+        let index = self.stocks.attach_request(number, slot);
+        if let Some(request) = self.requests.get_mut(slot) {
             request.stock = (number, index);
         }
-        self.remembered.insert((lsn, Item::Request(place)));
+        self.remembered.insert((lsn, Item::Request(slot)));
     }
 
-    fn take_request(&mut self, place: u32) -> Option<StockRequest> {
-        let request = self.requests.remove(place)?;
-        self.remembered.remove(&(request.lsn, Item::Request(place)));
+    fn take_request(&mut self, slot: u32) -> Option<StockRequest> {
+        let request = self.requests.remove(slot)?;
+        self.remembered.remove(&(request.lsn, Item::Request(slot)));
         let (number, index) = request.stock;
         let moved = self.stocks.detach_request(number, index);
         if let Some(other) = moved.and_then(|slot| self.requests.get_mut(slot)) {
@@ -387,7 +389,8 @@ pub struct Sizes {
     pub bytes: u64,
 }
 
-/// What an entry takes with what points at it, give or take a third: measured sizes, tables half full, names of up to 23 bytes.
+/// What an entry takes with what points at it, give or take a third: measured sizes, tables half full, names of up to
+/// 23 bytes.
 const SKU_BYTES: usize = 160;
 const STOCK_BYTES: usize = size_of::<Stock>() + 32;
 /// With the first line.

@@ -30,8 +30,8 @@ pub trait Stored {
 }
 
 impl State {
-    /// Adds to `needs` what is to be looked for in the store before the command can be decided; nothing, for the usual one. What was looked for
-    /// and not found, `stored` must say so of.
+    /// Adds to `needs` what is to be looked for in the store before the command can be decided; nothing, for the
+    /// usual one. What was looked for and not found, `stored` must say so of.
     pub fn needs(&self, command: &Command, stored: &impl Stored, needs: &mut Vec<Need>) {
         match &command.action {
             Action::CreateStock(c) => self.need_sku(&c.sku_id, stored, needs),

@@ -247,7 +247,8 @@ impl Order {
     }
 }
 
-/// The counts of an order while they change: the one arithmetic of orders, by which `decide` foresees what `apply` does.
+/// The counts of an order while they change: the one arithmetic of orders, by which `decide` foresees what `apply`
+/// does.
 pub struct Counts<'a> {
     phase: &'a mut Phase,
     lines: &'a mut [OrderLine],
@@ -384,26 +385,26 @@ impl Orders {
     }
 
     pub fn find(&self, order_no: &OrderNo) -> Option<(u32, &Order)> {
-        let place = self.table.find(order_no)?;
-        self.table.get(place).map(|order| (place, order))
+        let slot = self.table.find(order_no)?;
+        self.table.get(slot).map(|order| (slot, order))
     }
 
-    pub fn get(&self, place: u32) -> Option<&Order> {
-        self.table.get(place)
+    pub fn get(&self, slot: u32) -> Option<&Order> {
+        self.table.get(slot)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Order> {
         self.table.iter()
     }
 
-    /// The orders with their places.
-    pub fn places_and_entries(&self) -> impl Iterator<Item = (u32, &Order)> {
-        self.table.places_and_entries()
+    /// The orders with their slots.
+    pub fn slots_and_entries(&self) -> impl Iterator<Item = (u32, &Order)> {
+        self.table.slots_and_entries()
     }
 
-    /// One above the highest place that was ever used.
-    pub fn places(&self) -> usize {
-        self.table.places()
+    /// One above the highest slot that was ever used.
+    pub fn slots(&self) -> usize {
+        self.table.slots()
     }
 
     /// Orders and branches, and how many orders (without branches) hold units.
@@ -411,15 +412,15 @@ impl Orders {
         (self.table.len(), self.open - self.open_branches)
     }
 
-    /// Up to `max` images from place `from` on, and the place after them.
+    /// Up to `max` images from slot `from` on, and the slot after them.
     pub fn images(&self, stocks: &Stocks, from: usize, max: usize) -> (Vec<OrderImage>, usize) {
-        let to = self.table.places().min(from.saturating_add(max));
-        let places = (from..to).filter_map(|place| self.table.get(u32::try_from(place).ok()?));
-        (places.map(|order| order.image(stocks)).collect(), to)
+        let to = self.table.slots().min(from.saturating_add(max));
+        let slots = (from..to).filter_map(|slot| self.table.get(u32::try_from(slot).ok()?));
+        (slots.map(|order| order.image(stocks)).collect(), to)
     }
 
-    pub fn get_mut(&mut self, place: u32) -> Option<&mut Order> {
-        self.table.get_mut(place)
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut Order> {
+        self.table.get_mut(slot)
     }
 
     /// Adds an order, not armed yet.
@@ -428,16 +429,16 @@ impl Orders {
         self.table.insert(order)
     }
 
-    pub fn remove(&mut self, place: u32) -> Option<Order> {
-        self.disarm(place);
-        let order = self.table.remove(place)?;
+    pub fn remove(&mut self, slot: u32) -> Option<Order> {
+        self.disarm(slot);
+        let order = self.table.remove(slot)?;
         self.count(order.branch, order.is_open(), false);
         Some(order)
     }
 
     /// Changes an order. Its deadline goes when it moves or is over; the caller arms it again.
-    pub fn change<R>(&mut self, place: u32, change: impl FnOnce(&mut Order) -> R) -> Option<R> {
-        let order = self.table.get_mut(place)?;
+    pub fn change<R>(&mut self, slot: u32, change: impl FnOnce(&mut Order) -> R) -> Option<R> {
+        let order = self.table.get_mut(slot)?;
         let (was_open, was_at) = (order.is_open(), order.expires_at);
         let result = change(order);
         let (branch, open, at) = (order.branch, order.is_open(), order.expires_at);
@@ -467,9 +468,9 @@ impl Orders {
         let mut taken = Vec::new();
         while taken.len() < max {
             let list = if branches { &self.asks } else { &self.deadlines };
-            let Some(place) = list.first_due(now) else { break };
-            self.disarm(place);
-            let order = self.table.get_mut(place).expect("an order leaves after its deadline");
+            let Some(slot) = list.first_due(now) else { break };
+            self.disarm(slot);
+            let order = self.table.get_mut(slot).expect("an order leaves after its deadline");
             order.deadline_index = TAKEN;
             taken.push(order.order_no.clone());
         }
@@ -477,25 +478,24 @@ impl Orders {
     }
 
     /// An order that was taken is in no index again; the caller arms it.
-    pub fn give_back_due(&mut self, place: u32) {
-        if let Some(order) = self.table.get_mut(place).filter(|order| order.deadline_index == TAKEN) {
+    pub fn give_back_due(&mut self, slot: u32) {
+        if let Some(order) = self.table.get_mut(slot).filter(|order| order.deadline_index == TAKEN) {
             order.deadline_index = NO_DEADLINE;
         }
     }
 
     /// From now on the order expires, or the branch asks, when its time is over.
-    pub fn arm(&mut self, place: u32) {
-        let Some(order) = self.table.get_mut(place).filter(|order| order.deadline_index == NO_DEADLINE)
-        else {
+    pub fn arm(&mut self, slot: u32) {
+        let Some(order) = self.table.get_mut(slot).filter(|order| order.deadline_index == NO_DEADLINE) else {
             return;
         };
         let list = if order.branch { &mut self.asks } else { &mut self.deadlines };
-        order.deadline_index = list.add(order.expires_at, place);
+        order.deadline_index = list.add(order.expires_at, slot);
     }
 
     /// From now on the order does not expire.
-    pub fn disarm(&mut self, place: u32) {
-        if let Some(order) = self.table.get_mut(place) {
+    pub fn disarm(&mut self, slot: u32) {
+        if let Some(order) = self.table.get_mut(slot) {
             let (at, index) = (order.expires_at, std::mem::replace(&mut order.deadline_index, NO_DEADLINE));
             let branch = order.branch;
             self.drop_deadline(branch, at, index);
@@ -509,7 +509,8 @@ impl Orders {
         }
     }
 
-    /// Checks that the deadlines are those of the open orders that were not taken; and the asks those of branches. For the audit.
+    /// Checks that the deadlines are those of the open orders that were not taken; and the asks those of branches.
+    /// For the audit.
     pub fn check_deadlines(&self) -> Result<(), String> {
         for branches in [false, true] {
             let of_kind = || self.table.iter().filter(|order| order.branch == branches && order.is_open());
@@ -522,8 +523,8 @@ impl Orders {
             }
             let due = |order: &Order| order.deadline_index != TAKEN;
             let armed = of_kind().filter(|order| due(order)).count();
-            let right = |place, at_step, index| {
-                let order = self.table.get(place).filter(|order| order.branch == branches && order.is_open());
+            let right = |slot, at_step, index| {
+                let order = self.table.get(slot).filter(|order| order.branch == branches && order.is_open());
                 order.is_some_and(|order| {
                     due(order)
                         && Deadlines::step_of(order.expires_at) == at_step

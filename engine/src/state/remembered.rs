@@ -74,17 +74,17 @@ impl StockRequest {
 /// All stock requests that are remembered.
 pub type Requests = Table<StockRequest>;
 
-/// Up to `max` images from place `from` on, and the place after them.
+/// Up to `max` images from slot `from` on, and the slot after them.
 pub fn request_images(requests: &Requests, from: usize, max: usize) -> (Vec<RequestImage>, usize) {
-    let to = requests.places().min(from.saturating_add(max));
-    let places = (from..to).filter_map(|place| requests.get(u32::try_from(place).ok()?));
-    (places.map(StockRequest::image).collect(), to)
+    let to = requests.slots().min(from.saturating_add(max));
+    let slots = (from..to).filter_map(|slot| requests.get(u32::try_from(slot).ok()?));
+    (slots.map(StockRequest::image).collect(), to)
 }
 
 /// What is remembered, by its last change. Most events change one order or answer one request; a load brings many.
 pub type Remembered = BTreeSet<(Lsn, Item)>;
 
-/// Something remembered, by its place in its table.
+/// Something remembered, by its slot in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Item {
     Order(u32),
@@ -118,8 +118,8 @@ impl State {
                 break;
             }
             for item in &together {
-                if let Item::Order(place) = item {
-                    self.add_net_sold(*place, &mut sold);
+                if let Item::Order(slot) = item {
+                    self.add_net_sold(*slot, &mut sold);
                 }
             }
             through = Some(lsn);
@@ -134,16 +134,16 @@ impl State {
 
     fn changed_at(&self, item: Item) -> Timestamp {
         let at = match item {
-            Item::Order(place) => self.orders.get(place).map(|order| order.changed_at),
-            Item::Request(place) => self.requests.get(place).map(|request| request.at),
-            Item::Home(place) => self.homes.at_place(place).map(|home| home.order.changed_at),
+            Item::Order(slot) => self.orders.get(slot).map(|order| order.changed_at),
+            Item::Request(slot) => self.requests.get(slot).map(|request| request.at),
+            Item::Home(slot) => self.homes.at_slot(slot).map(|home| home.order.changed_at),
         };
         at.expect("what is remembered is there")
     }
 
     /// Adds the units that an order sold and did not take back, by stock.
-    pub(super) fn add_net_sold(&self, place: u32, sold: &mut BTreeMap<u32, u64>) {
-        let order = self.orders.get(place).expect("what is forgotten is still there");
+    pub(super) fn add_net_sold(&self, slot: u32, sold: &mut BTreeMap<u32, u64>) {
+        let order = self.orders.get(slot).expect("what is forgotten is still there");
         for line in &order.lines {
             if line.net_sold() > 0 {
                 *sold.entry(line.stock).or_default() += line.net_sold();

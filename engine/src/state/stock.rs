@@ -84,13 +84,15 @@ pub(crate) struct Stock {
     pub hot: bool,
     /// Serial numbers given to units that were confirmed here; `None`: they get none. All stocks of a SKU agree.
     pub numbered: Option<u64>,
-    /// Only a name so far: an event that is still to be replayed brings the stock, or lets it leave before it was captured.
+    /// Only a name so far: an event that is still to be replayed brings the stock, or lets it leave before it was
+    /// captured.
     pub placeholder: bool,
     /// The lines of orders that lie on it, in no order. Not part of its image.
     pub lines: Chunked<LineRef>,
     /// The slots of the remembered requests that changed it, in no order. Not part of its image.
     pub requests: Chunked<u32>,
-    /// How much it was used of late: events that changed it since the clock hand last passed, up to [`MAX_USES`]. Not part of its image.
+    /// How much it was used of late: events that changed it since the clock hand last passed, up to [`MAX_USES`]. Not
+    /// part of its image.
     pub uses: u8,
     /// Changed since the views were last told.
     touched: bool,
@@ -252,10 +254,10 @@ impl Stocks {
         self.attached
     }
 
-    /// The next SKU under the clock hand, which moves on by one; with how much it was used since the hand last passed, which now counts one
-    /// less. `None` at a slot that is free.
+    /// The next SKU under the clock hand, which moves on by one; with how much it was used since the hand last
+    /// passed, which now counts one less. `None` at a slot that is free.
     pub fn pass_hand(&mut self) -> Option<(SkuId, bool)> {
-        let slots = u32::try_from(self.skus.places()).unwrap_or(u32::MAX).max(1);
+        let slots = u32::try_from(self.skus.slots()).unwrap_or(u32::MAX).max(1);
         let at = self.hand % slots;
         self.hand = (at + 1) % slots;
         let (sku_id, numbers) = self.skus.get(at).map(|sku| (sku.sku_id.clone(), sku.stocks.clone()))?;
@@ -270,7 +272,7 @@ impl Stocks {
 
     /// Slots of SKUs: a round of the clock hand.
     pub fn hand_round(&self) -> usize {
-        self.skus.places()
+        self.skus.slots()
     }
 
     /// A stock was used without being changed.
@@ -294,7 +296,7 @@ impl Stocks {
 
     /// The stocks with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Stock)> {
-        self.stocks.places_and_entries()
+        self.stocks.slots_and_entries()
     }
 
     pub fn len(&self) -> usize {
@@ -302,8 +304,8 @@ impl Stocks {
     }
 
     /// One above the highest number that was ever used.
-    pub fn places(&self) -> usize {
-        self.stocks.places()
+    pub fn slots(&self) -> usize {
+        self.stocks.slots()
     }
 
     /// Keeps a stock in memory, or no longer; all stocks of a SKU get the same.
@@ -372,15 +374,15 @@ impl Stocks {
         std::mem::take(&mut self.left)
     }
 
-    /// Up to `max` images from place `from` on, and the place after them.
+    /// Up to `max` images from slot `from` on, and the slot after them.
     pub fn images(&self, from: usize, max: usize) -> (Vec<StockImage>, usize) {
-        let to = self.stocks.places().min(from.saturating_add(max));
-        let places = (from..to).filter_map(|place| self.stocks.get(u32::try_from(place).ok()?));
-        (places.filter(|stock| !stock.placeholder).map(Stock::image).collect(), to)
+        let to = self.stocks.slots().min(from.saturating_add(max));
+        let slots = (from..to).filter_map(|slot| self.stocks.get(u32::try_from(slot).ok()?));
+        (slots.filter(|stock| !stock.placeholder).map(Stock::image).collect(), to)
     }
 
-    /// The numbers of the stocks that changed since the last call and are still here. Take what [left](Stocks::take_left) first: their
-    /// numbers may be those of other stocks by now.
+    /// The numbers of the stocks that changed since the last call and are still here. Take what
+    /// [left](Stocks::take_left) first: their numbers may be those of other stocks by now.
     pub fn take_touched(&mut self) -> Vec<u32> {
         let mut touched = std::mem::take(&mut self.touched);
         // One that left is named still; and twice, when its number was given again.
@@ -413,7 +415,7 @@ impl Stocks {
             uses: 0,
             touched: false,
         });
-        match self.skus.find(sku_id).and_then(|place| self.skus.get_mut(place)) {
+        match self.skus.find(sku_id).and_then(|slot| self.skus.get_mut(slot)) {
             Some(sku) => sku.stocks.push((warehouse_id, number)),
             None => {
                 let stocks = SmallVec::from_elem((warehouse_id, number), 1);

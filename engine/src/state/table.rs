@@ -78,7 +78,7 @@ pub enum Room {
     Few,
 }
 
-/// Numbered places for entries. A place that becomes free is used again.
+/// Numbered slots for entries. A slot that becomes free is used again.
 #[derive(Debug, Clone)]
 pub struct Slab<T> {
     chunks: Vec<Vec<Option<T>>>,
@@ -97,21 +97,21 @@ impl<T> Slab<T> {
         self.len
     }
 
-    /// One above the highest place that was ever used.
-    pub fn places(&self) -> usize {
+    /// One above the highest slot that was ever used.
+    pub fn slots(&self) -> usize {
         self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK + last.len())
     }
 
-    /// Puts an entry into a free place.
+    /// Puts an entry into a free slot.
     ///
     /// # Panics
     /// At 2^32 entries, which is beyond the memory of the machines that this runs on.
     pub fn insert(&mut self, entry: T) -> u32 {
         self.len += 1;
-        if let Some(place) = self.free.pop() {
-            let (chunk, index) = split(place);
+        if let Some(slot) = self.free.pop() {
+            let (chunk, index) = split(slot);
             self.chunks[chunk][index] = Some(entry);
-            return place;
+            return slot;
         }
         if self.chunks.last().is_none_or(|last| last.len() == CHUNK) {
             self.chunks.push(match self.room {
@@ -119,26 +119,26 @@ impl<T> Slab<T> {
                 Room::Few => Vec::new(),
             });
         }
-        let place = u32::try_from(self.places()).expect("fewer than 2^32 entries");
-        let (chunk, _) = split(place);
+        let slot = u32::try_from(self.slots()).expect("fewer than 2^32 entries");
+        let (chunk, _) = split(slot);
         self.chunks[chunk].push(Some(entry));
-        place
+        slot
     }
 
-    pub fn get(&self, place: u32) -> Option<&T> {
-        let (chunk, index) = split(place);
+    pub fn get(&self, slot: u32) -> Option<&T> {
+        let (chunk, index) = split(slot);
         self.chunks.get(chunk)?.get(index)?.as_ref()
     }
 
-    pub fn get_mut(&mut self, place: u32) -> Option<&mut T> {
-        let (chunk, index) = split(place);
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+        let (chunk, index) = split(slot);
         self.chunks.get_mut(chunk)?.get_mut(index)?.as_mut()
     }
 
-    pub fn remove(&mut self, place: u32) -> Option<T> {
-        let (chunk, index) = split(place);
+    pub fn remove(&mut self, slot: u32) -> Option<T> {
+        let (chunk, index) = split(slot);
         let entry = self.chunks.get_mut(chunk)?.get_mut(index)?.take()?;
-        self.free.push(place);
+        self.free.push(slot);
         self.len -= 1;
         Some(entry)
     }
@@ -147,17 +147,17 @@ impl<T> Slab<T> {
         self.chunks.iter().flatten().flatten()
     }
 
-    /// The entries with their places.
-    pub fn places_and_entries(&self) -> impl Iterator<Item = (u32, &T)> {
+    /// The entries with their slots.
+    pub fn slots_and_entries(&self) -> impl Iterator<Item = (u32, &T)> {
         let entries = self.chunks.iter().flatten().zip(0_u32..);
-        entries.filter_map(|(entry, place)| Some((place, entry.as_ref()?)))
+        entries.filter_map(|(entry, slot)| Some((slot, entry.as_ref()?)))
     }
 }
 
-/// The chunk of a place and the index in it.
-fn split(place: u32) -> (usize, usize) {
-    let place = place as usize;
-    (place / CHUNK, place % CHUNK)
+/// The chunk of a slot and the index in it.
+fn split(slot: u32) -> (usize, usize) {
+    let slot = slot as usize;
+    (slot / CHUNK, slot % CHUNK)
 }
 
 /// An entry that knows its own key.
@@ -173,7 +173,8 @@ pub trait Keyed {
 #[derive(Debug, Clone)]
 pub struct Table<T> {
     slab: Slab<T>,
-    /// (32 bits of the key's hash, place): enough to grow without looking at the entries. Their number is a power of two.
+    /// (32 bits of the key's hash, slot): enough to grow without looking at the entries. Their number is a power of
+    /// two.
     index: Vec<HashTable<(u32, u32)>>,
     hasher: foldhash::fast::RandomState,
 }
@@ -185,60 +186,60 @@ impl<T: Keyed> Table<T> {
         Self { slab: Slab::new(room), index, hasher: foldhash::fast::RandomState::default() }
     }
 
-    /// The place of the entry with this key.
+    /// The slot of the entry with this key.
     pub fn find(&self, key: &T::Key) -> Option<u32> {
         let (table, hash) = self.hash(key);
         let is_it =
-            |&(h, place): &(u32, u32)| h == hash && self.slab.get(place).is_some_and(|e| e.key() == key);
-        self.index[table].find(spread(hash), is_it).map(|&(_, place)| place)
+            |&(h, slot): &(u32, u32)| h == hash && self.slab.get(slot).is_some_and(|e| e.key() == key);
+        self.index[table].find(spread(hash), is_it).map(|&(_, slot)| slot)
     }
 
     /// The entry with this key.
     pub fn by_key(&self, key: &T::Key) -> Option<&T> {
-        self.find(key).and_then(|place| self.slab.get(place))
+        self.find(key).and_then(|slot| self.slab.get(slot))
     }
 
     /// Adds an entry whose key is not there yet (the caller has looked).
     pub fn insert(&mut self, entry: T) -> u32 {
         let (table, hash) = self.hash(entry.key());
-        let place = self.slab.insert(entry);
-        self.index[table].insert_unique(spread(hash), (hash, place), |&(h, _)| spread(h));
-        place
+        let slot = self.slab.insert(entry);
+        self.index[table].insert_unique(spread(hash), (hash, slot), |&(h, _)| spread(h));
+        slot
     }
 
     /// Takes an entry out.
-    pub fn remove(&mut self, place: u32) -> Option<T> {
-        let entry = self.slab.remove(place)?;
+    pub fn remove(&mut self, slot: u32) -> Option<T> {
+        let entry = self.slab.remove(slot)?;
         let (table, hash) = self.hash(entry.key());
-        if let Ok(found) = self.index[table].find_entry(spread(hash), |&(_, p)| p == place) {
+        if let Ok(found) = self.index[table].find_entry(spread(hash), |&(_, p)| p == slot) {
             found.remove();
         }
         Some(entry)
     }
 
-    pub fn get(&self, place: u32) -> Option<&T> {
-        self.slab.get(place)
+    pub fn get(&self, slot: u32) -> Option<&T> {
+        self.slab.get(slot)
     }
 
-    pub fn get_mut(&mut self, place: u32) -> Option<&mut T> {
-        self.slab.get_mut(place)
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+        self.slab.get_mut(slot)
     }
 
     pub fn len(&self) -> usize {
         self.slab.len()
     }
 
-    pub fn places(&self) -> usize {
-        self.slab.places()
+    pub fn slots(&self) -> usize {
+        self.slab.slots()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slab.iter()
     }
 
-    /// The entries with their places.
-    pub fn places_and_entries(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.slab.places_and_entries()
+    /// The entries with their slots.
+    pub fn slots_and_entries(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.slab.slots_and_entries()
     }
 
     /// The small table for a key, and 32 other bits of its hash.
@@ -304,8 +305,8 @@ mod tests {
                         table.insert(Entry(key, value));
                         model.insert(key, value);
                     }
-                    (false, Some(place)) => {
-                        prop_assert_eq!(table.remove(place).map(|e| e.1), model.remove(&key));
+                    (false, Some(slot)) => {
+                        prop_assert_eq!(table.remove(slot).map(|e| e.1), model.remove(&key));
                     }
                     _ => {}
                 }
@@ -313,8 +314,8 @@ mod tests {
                 prop_assert_eq!(table.by_key(&key).map(|e| e.1), model.get(&key).copied());
             }
             prop_assert_eq!(table.iter().count(), model.len());
-            let by_place = |(place, entry): (u32, &Entry)| table.get(place).is_some_and(|e| e.0 == entry.0);
-            prop_assert!(table.places_and_entries().all(by_place));
+            let by_place = |(slot, entry): (u32, &Entry)| table.get(slot).is_some_and(|e| e.0 == entry.0);
+            prop_assert!(table.slots_and_entries().all(by_place));
         }
     }
 }

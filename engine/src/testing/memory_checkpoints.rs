@@ -13,6 +13,14 @@ use crate::sync::unpoisoned;
 #[derive(Debug, Clone, Default)]
 pub struct MemoryCheckpoints(Arc<Mutex<HashMap<ShardId, Complete>>>);
 
+impl MemoryCheckpoints {
+    /// A copy as it is now.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(unpoisoned(self.0.lock()).clone())))
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Complete {
     begin: Lsn,

@@ -28,7 +28,7 @@ struct State {
 }
 
 /// The events of one shard that were not trimmed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Kept {
     trimmed: u64,
     /// The chain hash after the last event that was trimmed.
@@ -62,6 +62,24 @@ impl MemoryJournal {
     #[must_use]
     pub fn open(&self) -> impl Journal + use<> {
         Opened { disk: self.clone(), poison: None }
+    }
+
+    /// An empty journal that goes on behind an event of each of these shards, with the chain hash after it.
+    #[must_use]
+    pub fn behind(bases: &[(ShardId, Lsn, ChainHash)]) -> Self {
+        let kept = |(shard, lsn, base): &(ShardId, Lsn, ChainHash)| {
+            (*shard, Kept { trimmed: lsn.0, base: *base, events: VecDeque::new() })
+        };
+        let state = State { shards: bases.iter().map(kept).collect(), ..State::default() };
+        Self(Arc::new(Disk { state: Mutex::new(state), changed: Condvar::new() }))
+    }
+
+    /// A copy as it is now: what is written to one of them is not in the other.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let shards = self.state().shards.clone();
+        let state = State { shards, ..State::default() };
+        Self(Arc::new(Disk { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
     /// Holds commits back from now on.

@@ -1,6 +1,6 @@
-//! Doubles of the outside for tests (feature `testing`): a journal and checkpoints in memory that outlive an engine, and a
-//! clock that is moved by hand. Time and faults are driven through the same seams that production uses. And the suites
-//! that every journal and every store must pass.
+//! Doubles of the outside for tests (feature `testing`): a journal and checkpoints in memory that outlive an engine,
+//! and a clock that is moved by hand. Time and faults are driven through the same seams that production uses. And the
+//! suites that every journal and every store must pass.
 
 pub mod journal_suite;
 mod manual_clock;

@@ -145,7 +145,8 @@ impl Bench {
         assert_eq!(plain(got), plain(expected), "(engine left, model right) at {action:?}");
     }
 
-    /// What a command is about comes into memory, as the loader does it: the store takes in everything that left memory first.
+    /// What a command is about comes into memory, as the loader does it: the store takes in everything that left
+    /// memory first.
     fn bring(&mut self, command: &Command) {
         self.known.missing.clear();
         loop {

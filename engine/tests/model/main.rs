@@ -1,12 +1,13 @@
-//! The state machine of a shard against a naive model: random commands and mishaps, everything compared after each step.
+//! The state machine of a shard against a naive model: random commands and mishaps, everything compared after each
+//! step.
 //!
 //! - [`naive`]: the model, written from the docs. [`wishes`]: random commands. [`steps`]: what else can happen.
-//! - [`bench`]: a shard (decide, apply, answer; restarts, torn tails, checkpoints; SKUs, orders and requests that leave memory and come
-//!   back) and the model side by side. [`stored`]: the store behind it.
+//! - [`bench`]: a shard (decide, apply, answer; restarts, torn tails, checkpoints; SKUs, orders and requests that
+//!   leave memory and come back) and the model side by side. [`stored`]: the store behind it.
 //! - [`sound`]: whatever the store hands over is refused, or can be applied.
 //!
-//! `PROPTEST_CASES=20000 cargo test -p hotstock-engine --test model` looks longer. A failure shrinks to few steps and is
-//! kept in `regressions.txt`, which is replayed first.
+//! `PROPTEST_CASES=20000 cargo test -p hotstock-engine --test model` looks longer. A failure shrinks to few steps and
+//! is kept in `regressions.txt`, which is replayed first.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 

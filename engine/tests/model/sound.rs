@@ -1,5 +1,5 @@
-//! Whatever the store hands over, also what somebody changed by hand, is refused or can be applied: a shard that could not read its own
-//! journal would be lost.
+//! Whatever the store hands over, also what somebody changed by hand, is refused or can be applied: a shard that
+//! could not read its own journal would be lost.
 
 use hotstock_engine::checkpoint::{OrderImage, Phase, StockImage};
 use hotstock_engine::clock::Timestamp;

@@ -1,4 +1,5 @@
-//! A store for the tests of the state machine: it takes in events as the contract says, from what they say alone, and hands over images.
+//! A store for the tests of the state machine: it takes in events as the contract says, from what they say alone, and
+//! hands over images.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -224,7 +225,8 @@ impl Stored for Known {
     }
 }
 
-/// The changes with which what is needed comes into memory, in their order: each to be applied before the next is asked for.
+/// The changes with which what is needed comes into memory, in their order: each to be applied before the next is
+/// asked for.
 pub fn next_load(state: &State, rows: &Rows, known: &mut Known, needs: &[Need]) -> Option<Change> {
     assert!(rows.flushed >= state.departed(), "the store has everything that left memory");
     let loaded = |sku_id: &SkuId| state.decide_loaded(sku_id, &rows.sku(sku_id)).expect("its rows are sound");

@@ -43,7 +43,8 @@ impl Running {
     }
 }
 
-/// An order is captured, leaves memory, comes back to a slot that the checkpoint has still before it, and is captured again.
+/// An order is captured, leaves memory, comes back to a slot that the checkpoint has still before it, and is captured
+/// again.
 #[test]
 fn an_order_may_be_captured_under_its_number_twice() {
     let mut shop = Shop::default();
@@ -153,7 +154,8 @@ fn a_journal_that_does_not_fit_is_refused() {
     assert_eq!(state.apply(Lsn(2), &shop.log[0]).expect_err("LSN 1 comes first").lsn, Lsn(2));
 }
 
-/// Two warehouses of a SKU are captured at different moments: until the end of the checkpoint their numbers don't add up.
+/// Two warehouses of a SKU are captured at different moments: until the end of the checkpoint their numbers don't add
+/// up.
 #[test]
 fn numbers_are_of_different_moments_while_a_checkpoint_runs() {
     for before in 0..3 {

@@ -212,8 +212,8 @@ fn due_orders_are_taken_once() {
     mall.check();
 }
 
-/// A shop with homes, branches and plain orders that leave memory and come back: whatever happens while a checkpoint is written, slice by slice,
-/// a start from it finds what there is.
+/// A shop with homes, branches and plain orders that leave memory and come back: whatever happens while a checkpoint
+/// is written, slice by slice, a start from it finds what there is.
 #[test]
 fn a_checkpoint_may_be_fuzzy() {
     const STORY: &str = "

@@ -1,12 +1,14 @@
 //! Stories of single orders, told as tables: what is sent, and what is answered.
 //!
 //! - [`shop`]: the language of the tables and the shard that they are told to.
-//! - [`orders`]: each row of the state diagram, repeats, mismatches. [`parts`]: parts of orders. [`late`]: late payments.
-//!   [`expiry`]: at, before and after the time; very many at once. [`stock`]: create, change, suspend, best effort.
-//!   [`limits`]: the bounds. [`memory`]: what is forgotten and what is not. [`checkpoints`]: what a restart finds.
-//!   [`residency`]: SKUs, orders and requests leave memory and come back. [`serials`]: serial numbers. [`choice`]: lines that may lie in any warehouse.
-//! - [`mall`]: several shops and the orders over them. [`spanning`]: every command on such orders. [`doubt`]: what a crash or a
-//!   place that does not answer leaves. [`homes`]: checkpoints, forgetting and coming back of homes. [`same`]: nobody can tell several shops from one.
+//! - [`orders`]: each row of the state diagram, repeats, mismatches. [`parts`]: parts of orders. [`late`]: late
+//!   payments. [`expiry`]: at, before and after the time; very many at once. [`stock`]: create, change, suspend, best
+//!   effort. [`limits`]: the bounds. [`memory`]: what is forgotten and what is not. [`checkpoints`]: what a restart
+//!   finds. [`residency`]: SKUs, orders and requests leave memory and come back. [`serials`]: serial numbers.
+//!   [`choice`]: lines that may lie in any warehouse.
+//! - [`mall`]: several shops and the orders over them. [`spanning`]: every command on such orders. [`doubt`]: what a
+//!   crash or a place that does not answer leaves. [`homes`]: checkpoints, forgetting and coming back of homes.
+//!   [`same`]: nobody can tell several shops from one.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 

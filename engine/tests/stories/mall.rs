@@ -1,12 +1,13 @@
-//! Several shops, and orders over them: the language of [`shop`](crate::shop), told to three shards and to a coordinator that does at once what the
-//! running engine does over time.
+//! Several shops, and orders over them: the language of [`shop`](crate::shop), told to three shards and to a
+//! coordinator that does at once what the running engine does over time.
 //!
-//! SKUs A to M lie in shop 0, the others in shop 1; the home of an order over both is shop 2, which has no stock. Beside the words of a
-//! shop there are
+//! SKUs A to M lie in shop 0, the others in shop 1; the home of an order over both is shop 2, which has no stock.
+//! Beside the words of a shop there are
 //!
 //! ```text
 //! hold O1 A:1 N:1          -> held O1/A O1/N         the branches are reserved, then the coordinator is gone
-//! deaf 1                   ->                        shop 1 gets no commands any more; `mute 1`: its answers are lost; `hears 1`
+//! deaf 1                   ->                        shop 1 gets no commands any more; `hears 1`: again
+//! mute 1                   ->                        its answers are lost
 //! carry                    -> O1                     who has something to tell does so
 //! ask                      -> released O1/A          due branches ask their home
 //! restart                  ->                        all of them, from their journals
@@ -286,7 +287,8 @@ impl Mall {
         if released.is_empty() { String::new() } else { format!("released {}", released.join(" ")) }
     }
 
-    /// Every shop is sound and comes back the same; each order has its units where it says, once its branches were told.
+    /// Every shop is sound and comes back the same; each order has its units where it says, once its branches were
+    /// told.
     #[track_caller]
     pub fn check(&self) {
         self.shops.iter().for_each(Shop::check);

@@ -1,5 +1,6 @@
-//! Nobody can tell several shops from one: the same commands, at random, to a mall and to one shop that has everything. In the mall SKUs
-//! and orders also leave memory, shops start again, answers are lost; at the end of each step everything was told.
+//! Nobody can tell several shops from one: the same commands, at random, to a mall and to one shop that has
+//! everything. In the mall SKUs and orders also leave memory, shops start again, answers are lost; at the end of each
+//! step everything was told.
 
 use hotstock_engine::command::StockStatus;
 use proptest::prelude::*;

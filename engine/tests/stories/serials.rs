@@ -144,7 +144,8 @@ fn load_order(shop: &mut Shop, order: &OrderImage) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A SKU that leaves and comes back goes on where it was, whatever warehouses it has by then, and whichever orders come back with it.
+/// A SKU that leaves and comes back goes on where it was, whatever warehouses it has by then, and whichever orders
+/// come back with it.
 #[test]
 fn a_sku_comes_back_with_its_numbers() {
     story(

@@ -10,11 +10,13 @@
 //! expire                           -> O1
 //! ```
 //!
-//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said), `A@any` in one that is to be chosen; levels are available/reserved/sold;
-//! `#1-3` in an order are the serial numbers 1 to 3. `wait` moves the clock by
-//! milliseconds; `expire` names the orders that expired, `forget` (window in milliseconds, max) those that left memory; `evict A` names what left with the SKU, if it could;
-//! `pin A` and `unpin A` keep SKUs in memory, or no longer; `here A` tells whether it is. Whatever leaves memory was flushed before, and comes back when
-//! it is asked for. A branch of an order over several places is written `O1/A`. At its end a story is replayed from its journal, and must leave the same behind.
+//! `A@7` is the SKU A in warehouse 7 (1 where nothing is said), `A@any` in one that is to be chosen; levels are
+//! available/reserved/sold; `#1-3` in an order are the serial numbers 1 to 3. `wait` moves the clock by milliseconds;
+//! `expire` names the orders that expired, `forget` (window in milliseconds, max) those that left memory; `evict A`
+//! names what left with the SKU, if it could; `pin A` and `unpin A` keep SKUs in memory, or no longer; `here A` tells
+//! whether it is. Whatever leaves memory was flushed before, and comes back when it is asked for. A branch of an
+//! order over several places is written `O1/A`. At its end a story is replayed from its journal, and must leave the
+//! same behind.
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{

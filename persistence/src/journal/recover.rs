@@ -148,31 +148,39 @@ fn look_at_copy(segment: &Path, copy: &Path, shards: u16) -> Result<Option<Range
 /// Makes the file of a segment durable as it is, copies it for sled, and collects its traces on the way.
 fn copy_and_trace(from: &Path, to: &Path, shards: u16) -> Result<Traces, FileError> {
     let mut traces = Traces { last_batch: None, next: BTreeMap::new(), base: None };
-    let mut file = match File::open(from) {
+    let file = match File::open(from) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(traces),
         other => other.at(from)?,
     };
     // What was written and not yet synced when the process died is going to be shown, so it must be durable before.
     file.sync_all().at(from)?;
     sync_dir(&parent(from))?;
-    let copy = File::create(to).at(to)?;
     // sled never lays a record across the border of two of its segments, so each can be searched alone.
+    copy_file(file, from, to, |piece| {
+        for (header, payload) in record::find_all(piece) {
+            traces.add(&header, payload, shards);
+        }
+    })?;
+    Ok(traces)
+}
+
+/// Copies the file of a segment, and has each of sled's own segments of it looked at.
+fn copy_file(mut file: File, from: &Path, to: &Path, mut look: impl FnMut(&[u8])) -> Result<(), FileError> {
+    let copy = File::create(to).at(to)?;
     let mut piece = Vec::with_capacity(SLED_SEGMENT_BYTES);
     let mut offset = 0;
     loop {
         piece.clear();
         (&mut file).take(SLED_SEGMENT_BYTES as u64).read_to_end(&mut piece).at(from)?;
         if piece.is_empty() {
-            return Ok(traces);
+            return Ok(());
         }
         // The zeros behind the log need no copy.
         if piece.iter().any(|byte| *byte != 0) {
             copy.write_all_at(&piece, offset).at(to)?;
         }
         offset += piece.len() as u64;
-        for (header, payload) in record::find_all(&piece) {
-            traces.add(&header, payload, shards);
-        }
+        look(&piece);
     }
 }
 
@@ -421,7 +429,8 @@ pub(crate) fn copy_segment(from: &Path, to: &Path) -> Result<(), FileError> {
     }
     fs::create_dir_all(to).at(to)?;
     let (from, to) = (Store::file_of(from), Store::file_of(to));
-    fs::copy(&from, &to).map(drop).at(&from)
+    let file = File::open(&from).at(&from)?;
+    copy_file(file, &from, &to, |_| ())
 }
 
 /// Takes a segment out of the journal in one step; what is left of it can be deleted at leisure, or at the next start.

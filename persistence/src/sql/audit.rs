@@ -7,7 +7,8 @@ use hotstock_engine::command::StockStatus;
 use hotstock_engine::event::MoveKind;
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
 use hotstock_engine::store::{
-    Anomaly, JournalRow, Parked, PrunedSums, Repair, Repaired, Snapshot, StockBooks, StoreError, Sums, SumsCursor,
+    Anomaly, JournalRow, Parked, PrunedSums, Repair, Repaired, Snapshot, StockBooks, StoreError, Sums,
+    SumsCursor,
 };
 
 use super::Work;
@@ -17,8 +18,8 @@ use super::load::{Whole, select_whole, whole};
 use super::owner::check_epoch;
 use super::reads::{PAGE_OF_SKUS, after_text};
 use super::rows::{
-    ANOMALIES, PRUNED_COLUMNS, STOCK_JOURNAL, anomaly_row, journal_entry, pruned_sums, read_watermarks, select,
-    status_after, stock_row, words,
+    ANOMALIES, PRUNED_COLUMNS, STOCK_JOURNAL, anomaly_row, journal_entry, pruned_sums, read_watermarks,
+    select, status_after, stock_row, words,
 };
 use super::statements::insert;
 
@@ -35,8 +36,10 @@ impl Work for Books<'_> {
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
         let watermarks = read_watermarks(tx).await?;
-        let sql =
-            format!("{} JOIN {PAGE_OF_SKUS} ON page.sku_id = s.sku_id ORDER BY s.sku_id, s.warehouse_id", select_whole());
+        let sql = format!(
+            "{} JOIN {PAGE_OF_SKUS} ON page.sku_id = s.sku_id ORDER BY s.sku_id, s.warehouse_id",
+            select_whole()
+        );
         let args = [after_text(self.after, SkuId::as_str), self.limit.into()];
         let rows = tx.rows(&sql, &args).await?.iter().map(stock_books).collect::<Result<_, _>>()?;
         Ok(Snapshot { watermarks, rows })
@@ -85,7 +88,8 @@ impl Work for SumsOf<'_> {
                 "{} sku_id = ? AND warehouse_id = ? AND version > ? ORDER BY version LIMIT ?",
                 select(&STOCK_JOURNAL)
             );
-            let args: Vec<_> = stock().into_iter().chain([self.cursor.version.into(), self.journal.into()]).collect();
+            let args: Vec<_> =
+                stock().into_iter().chain([self.cursor.version.into(), self.journal.into()]).collect();
             for row in tx.rows(&sql, &args).await? {
                 sums.journal.push(journal_entry(&mut row.fields())?);
             }
@@ -98,8 +102,24 @@ impl Work for SumsOf<'_> {
 const STOCK_AND_SUMS: Table = Table {
     name: "stock",
     columns: &[
-        "sku_id", "warehouse_id", "available", "reserved", "sold", "version", "status", "initial", "supplied", "numbered",
-        "hot", "shard", "lsn", "changed_at", "pruned_sold", "pruned_version", "pruned_available", "pruned_reserved",
+        "sku_id",
+        "warehouse_id",
+        "available",
+        "reserved",
+        "sold",
+        "version",
+        "status",
+        "initial",
+        "supplied",
+        "numbered",
+        "hot",
+        "shard",
+        "lsn",
+        "changed_at",
+        "pruned_sold",
+        "pruned_version",
+        "pruned_available",
+        "pruned_reserved",
         "pruned_sold_delta",
     ],
     keys: 2,
@@ -131,10 +151,13 @@ impl Work for Repair {
             let stock = (&self.sku_id, warehouse_id);
             let before = known.get(&warehouse_id);
             let newest = journal_row_of(tx, stock, "ORDER BY version DESC").await?;
-            let Some(newest) = newest.filter(|row| image.as_ref().is_none_or(|image| image.levels == row.change.after)) else {
+            let Some(newest) =
+                newest.filter(|row| image.as_ref().is_none_or(|image| image.levels == row.change.after))
+            else {
                 return Ok(Vec::new());
             };
-            let first = journal_row_of(tx, stock, "ORDER BY version").await?.unwrap_or_else(|| newest.clone());
+            let first =
+                journal_row_of(tx, stock, "ORDER BY version").await?.unwrap_or_else(|| newest.clone());
             let pruned = before.map_or_else(|| sums_before(&first), |before| before.pruned);
             let image = match image {
                 Some(image) => image,
@@ -165,8 +188,12 @@ impl Work for Repair {
 }
 
 /// The warehouses that have a journal of a SKU; what is in their rows is to be found out.
-async fn journals_of(tx: &mut dyn Tx, sku_id: &SkuId) -> Result<Vec<(WarehouseId, Option<StockImage>)>, SqlError> {
-    let sql = "SELECT warehouse_id FROM stock_journal WHERE sku_id = ? GROUP BY warehouse_id ORDER BY warehouse_id";
+async fn journals_of(
+    tx: &mut dyn Tx,
+    sku_id: &SkuId,
+) -> Result<Vec<(WarehouseId, Option<StockImage>)>, SqlError> {
+    let sql =
+        "SELECT warehouse_id FROM stock_journal WHERE sku_id = ? GROUP BY warehouse_id ORDER BY warehouse_id";
     let rows = tx.rows(sql, &[sku_id.into()]).await?;
     Ok(rows.iter().map(|row| Ok((row.fields().warehouse()?, None))).collect::<Result<_, StoreError>>()?)
 }
@@ -185,8 +212,11 @@ async fn journal_row_of(
 fn sums_before(first: &JournalRow) -> PrunedSums {
     let (delta, after) = (first.change.delta, first.change.after);
     let before = |level: u64, delta: i64| i64::try_from(level).unwrap_or(i64::MAX).saturating_sub(delta);
-    let deltas =
-        [before(after.available, delta.available), before(after.reserved, delta.reserved), before(after.sold, delta.sold)];
+    let deltas = [
+        before(after.available, delta.available),
+        before(after.reserved, delta.reserved),
+        before(after.sold, delta.sold),
+    ];
     PrunedSums { sold: 0, version: after.version.saturating_sub(1), deltas }
 }
 
@@ -270,7 +300,8 @@ impl Work for Anomalies {
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
         let count = count(tx, "SELECT COUNT(*) FROM anomalies").await?;
-        let newest = "SELECT at, kind, shard, lsn, sku_id, order_no, detail FROM anomalies ORDER BY id DESC LIMIT ?";
+        let newest =
+            "SELECT at, kind, shard, lsn, sku_id, order_no, detail FROM anomalies ORDER BY id DESC LIMIT ?";
         let rows = tx.rows(newest, &[self.max.into()]).await?;
         Ok((count, rows.iter().map(anomaly).collect::<Result<_, _>>()?))
     }

@@ -2,13 +2,14 @@
 
 use async_trait::async_trait;
 use smol_str::SmolStr;
-use sqlx::{Row as _, ValueRef as _};
 use sqlx::mysql::MySqlRow;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, ValueRef as _};
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{
-    BuyerId, Epoch, InvalidId, Lsn, OrderNo, Reason, RequestId, ServerId, ShardId, SkuId, TraceId, WarehouseId,
+    BuyerId, Epoch, InvalidId, Lsn, OrderNo, Reason, RequestId, ServerId, ShardId, SkuId, TraceId,
+    WarehouseId,
 };
 use hotstock_engine::store::StoreError;
 
@@ -367,7 +368,10 @@ impl Dialect {
             },
             Self::MySql => UpdateWords {
                 head: format!("UPDATE {table} JOIN ("),
-                first: format!("SELECT {}", names().map(|name| format!("? AS {name}")).collect::<Vec<_>>().join(", ")),
+                first: format!(
+                    "SELECT {}",
+                    names().map(|name| format!("? AS {name}")).collect::<Vec<_>>().join(", ")
+                ),
                 row: format!(" UNION ALL SELECT {}", vec!["?"; values.len()].join(", ")),
                 tail: format!(") v ON {fits} SET {sets}"),
             },

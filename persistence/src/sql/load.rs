@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::checkpoint::StockImage;
 use hotstock_engine::ids::SkuId;
-use hotstock_engine::store::{JournalRow, Loaded, PrunedSums, StoreError, StoredOrderKind, StoredSku, Wanted};
+use hotstock_engine::store::{
+    JournalRow, Loaded, PrunedSums, StoreError, StoredOrderKind, StoredSku, Wanted,
+};
 
 use super::Work;
 use super::dialect::{Access, Row, Tx};
 use super::error::SqlError;
 use super::rows::{
-    PRUNED_COLUMNS, STOCK, STOCK_JOURNAL, STOCK_REQUESTS, columns_of, find_orders, journal_entry_or_null, pruned_sums,
-    read_watermarks, request_image, select, stock_image, words,
+    PRUNED_COLUMNS, STOCK, STOCK_JOURNAL, STOCK_REQUESTS, columns_of, find_orders, journal_entry_or_null,
+    pruned_sums, read_watermarks, request_image, select, stock_image, words,
 };
 use super::statements::{rows_in, rows_of_any};
 
@@ -33,7 +35,8 @@ impl Work for Wanted {
         let wanted: Vec<_> = wanted.into_iter().collect();
         let skus = load_skus(tx, &wanted).await?;
         let mut requests = Vec::new();
-        let keys = self.requests.iter().map(|(sku_id, request_id)| vec![sku_id.into(), request_id.into()]).collect();
+        let keys =
+            self.requests.iter().map(|(sku_id, request_id)| vec![sku_id.into(), request_id.into()]).collect();
         let one = "(sku_id = ? AND request_id = ?)";
         for row in rows_of_any(tx, &select(&STOCK_REQUESTS), one, keys, "").await? {
             requests.push(request_image(&row)?);
@@ -48,7 +51,9 @@ async fn load_skus(tx: &mut dyn Tx, wanted: &[SkuId]) -> Result<BTreeMap<SkuId, 
     for row in rows_in(tx, &head, "s.sku_id", wanted, " ORDER BY s.sku_id, s.warehouse_id").await? {
         let sku_id = row.fields().id(SkuId::new)?;
         // A row that can't be read is that of one SKU only.
-        let stock = whole(&row).map_err(|error| error.to_string()).and_then(|stock| stock.check().map(|()| stock.image));
+        let stock = whole(&row)
+            .map_err(|error| error.to_string())
+            .and_then(|stock| stock.check().map(|()| stock.image));
         let so_far = skus.entry(sku_id).or_insert_with(|| StoredSku::Sound(Vec::new()));
         match (so_far, stock) {
             (StoredSku::Sound(stocks), Ok(image)) => stocks.push(image),
@@ -98,10 +103,14 @@ impl Whole {
         if let Some(reason) = &self.parked {
             return Err(reason.clone());
         }
-        let Some(newest) = &self.newest else { return Err(format!("warehouse {warehouse_id} has no journal")) };
+        let Some(newest) = &self.newest else {
+            return Err(format!("warehouse {warehouse_id} has no journal"));
+        };
         if newest.change.after != *levels {
             let (row, journal) = (words(*levels), words(newest.change.after));
-            return Err(format!("the row of warehouse {warehouse_id} says {row}; its journal says {journal}"));
+            return Err(format!(
+                "the row of warehouse {warehouse_id} says {row}; its journal says {journal}"
+            ));
         }
         if levels.quantity() != *supplied {
             let quantity = levels.quantity();

@@ -19,7 +19,9 @@ use super::dialect::{Access, Arg, Backend, Dialect, Row, Tx};
 use super::error::{Fault, SqlError, broken};
 use super::schema;
 use super::session::{Driver, Pool};
-use crate::limits::{MAX_BYTES_PER_STATEMENT, MAX_WAITING_PER_CONNECTION, MIGRATE_TIMEOUT, STATEMENTS_PER_CONNECTION};
+use crate::limits::{
+    MAX_BYTES_PER_STATEMENT, MAX_WAITING_PER_CONNECTION, MIGRATE_TIMEOUT, STATEMENTS_PER_CONNECTION,
+};
 
 /// A MySQL or MariaDB server.
 pub(super) struct MySql {
@@ -134,7 +136,8 @@ async fn migrate(conn: &mut MySqlConnection) -> Result<(), StoreError> {
     }
     let tables = "SELECT CAST(table_name AS CHAR) FROM information_schema.tables \
                   WHERE table_schema = DATABASE() ORDER BY table_name";
-    let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut *conn).await.map_err(schema::failed)?;
+    let tables: Vec<String> =
+        sqlx::query_scalar(tables).fetch_all(&mut *conn).await.map_err(schema::failed)?;
     if schema::check(&tables)? {
         // A server that died while it migrated. Every statement of a migration can be repeated.
         let forget = sqlx::query("DELETE FROM _sqlx_migrations WHERE success = FALSE");

@@ -60,7 +60,11 @@ pub(super) async fn take(store: &SqlStore, take: &Take) -> Result<(), StoreError
         // One that has an old epoch is told that first.
         let epoch = store.run(&Owner).await?.epoch;
         let is_old = epoch != take.after && epoch != take.epoch;
-        return Err(if is_old { StoreError::Fenced { ours: take.epoch, newest: epoch } } else { StoreError::OwnerAlive });
+        return Err(if is_old {
+            StoreError::Fenced { ours: take.epoch, newest: epoch }
+        } else {
+            StoreError::OwnerAlive
+        });
     }
     let mut taken = store.run(take).await;
     if matches!(taken, Err(StoreError::OutcomeUnknown(_))) {
@@ -89,7 +93,8 @@ impl Work for Take {
         }
         let sql = "UPDATE server SET server_id = ?, shards = ?, epoch = ?, lease_until = ?, taken_at = ? WHERE id = 1";
         let lease_until = lease_until(server.now, self.lease_seconds);
-        let args = [self.server.into(), self.shards.into(), self.epoch.into(), lease_until, server.now.into()];
+        let args =
+            [self.server.into(), self.shards.into(), self.epoch.into(), lease_until, server.now.into()];
         tx.execute(sql, &args).await?;
         Ok(())
     }
@@ -100,7 +105,11 @@ fn lease_until(now: Timestamp, lease_seconds: u32) -> Arg {
 }
 
 /// See [`Store::renew`](hotstock_engine::store::Store::renew).
-pub(super) async fn renew(store: &SqlStore, epoch: Epoch, lease_seconds: u32) -> Result<Timestamp, StoreError> {
+pub(super) async fn renew(
+    store: &SqlStore,
+    epoch: Epoch,
+    lease_seconds: u32,
+) -> Result<Timestamp, StoreError> {
     let now = match lease_seconds {
         0 => store.run(&Heartbeat { epoch }).await?,
         _ => store.run(&Renew { epoch, lease_seconds }).await?,
@@ -169,7 +178,8 @@ impl Work for EndLease {
     const ACCESS: Access = Access::Write;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<(), SqlError> {
-        tx.execute("UPDATE server SET lease_until = NULL WHERE id = 1 AND epoch = ?", &[self.epoch.into()]).await?;
+        tx.execute("UPDATE server SET lease_until = NULL WHERE id = 1 AND epoch = ?", &[self.epoch.into()])
+            .await?;
         Ok(())
     }
 }

@@ -91,7 +91,8 @@ impl OldOrders<'_> {
             let StoredOrderKind::Home(image) = home.kind else { continue };
             order_nos.extend(image.branches());
             let skus: Vec<_> = image.order.lines.iter().map(|line| Arg::from(&line.sku_id)).collect();
-            let sql = format!("DELETE FROM home_lines WHERE order_no = ? AND sku_id IN ({})", marks(skus.len()));
+            let sql =
+                format!("DELETE FROM home_lines WHERE order_no = ? AND sku_id IN ({})", marks(skus.len()));
             let args: Vec<_> = [Arg::from(&image.order.order_no)].into_iter().chain(skus).collect();
             tx.execute(&sql, &args).await?;
         }
@@ -101,7 +102,8 @@ impl OldOrders<'_> {
     }
 
     async fn keep_sums(&self, tx: &mut dyn Tx, order_nos: &[OrderNo]) -> Result<(), SqlError> {
-        let head = "SELECT sku_id, warehouse_id, CAST(SUM(confirmed - returned) AS SIGNED) FROM order_lines WHERE";
+        let head =
+            "SELECT sku_id, warehouse_id, CAST(SUM(confirmed - returned) AS SIGNED) FROM order_lines WHERE";
         let mut sold: BTreeMap<StockKey, i64> = BTreeMap::new();
         for row in rows_in(tx, head, "order_no", order_nos, " GROUP BY sku_id, warehouse_id").await? {
             let f = &mut row.fields();
@@ -116,7 +118,9 @@ impl OldOrders<'_> {
             values: &["sku_id", "warehouse_id", "units"],
         };
         let rows = sold.iter().filter(|(_, units)| **units != 0);
-        let rows = rows.map(|((sku_id, warehouse_id), units)| vec![sku_id.into(), (*warehouse_id).into(), (*units).into()]);
+        let rows = rows.map(|((sku_id, warehouse_id), units)| {
+            vec![sku_id.into(), (*warehouse_id).into(), (*units).into()]
+        });
         update(tx, &keep, rows.collect()).await.map(drop)
     }
 }

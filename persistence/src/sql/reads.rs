@@ -11,8 +11,8 @@ use super::Work;
 use super::dialect::{Access, Arg, Row, Tx};
 use super::error::SqlError;
 use super::rows::{
-    STATUSES, STOCK, STOCK_JOURNAL, columns_of, find_orders, journal_entry, order_status_name, read_watermarks, select,
-    stock_image, stock_view,
+    STATUSES, STOCK, STOCK_JOURNAL, columns_of, find_orders, journal_entry, order_status_name,
+    read_watermarks, select, stock_image, stock_view,
 };
 use super::statements::marks;
 use crate::limits::MAX_WAREHOUSES_PER_STATEMENT;
@@ -109,14 +109,17 @@ impl Work for List<'_> {
 impl List<'_> {
     /// The numbers on the page, and perhaps some after them.
     async fn numbers(&self, tx: &mut dyn Tx) -> Result<BTreeSet<OrderNo>, SqlError> {
-        let statuses: Vec<_> = self.filter.status.iter().map(|status| Arg::from(order_status_name(*status))).collect();
+        let statuses: Vec<_> =
+            self.filter.status.iter().map(|status| Arg::from(order_status_name(*status))).collect();
         let (after, limit) = (after_text(self.after, OrderNo::as_str), Arg::from(self.limit));
         let Some(sku_id) = &self.filter.sku_id else {
             if statuses.is_empty() {
-                let sql = "SELECT order_no FROM orders WHERE order_no > ? AND kind <> 2 ORDER BY order_no LIMIT ?";
+                let sql =
+                    "SELECT order_no FROM orders WHERE order_no > ? AND kind <> 2 ORDER BY order_no LIMIT ?";
                 return Ok(read(tx, sql, &[after, limit], number).await?.into_iter().collect());
             }
-            let ranges = statuses.into_iter().flat_map(|status| [(false, Some(status.clone())), (true, Some(status))]);
+            let ranges =
+                statuses.into_iter().flat_map(|status| [(false, Some(status.clone())), (true, Some(status))]);
             return numbers_in(tx, ranges.collect(), &after, &limit).await;
         };
         let mut numbers = BTreeSet::new();
@@ -215,7 +218,9 @@ impl Work for StockJournal<'_> {
                 let after = after.get(warehouse_id).copied().unwrap_or(0);
                 [Arg::from(self.sku_id), (*warehouse_id).into(), after.into(), self.limit.into()]
             });
-            rows.extend(read(tx, &sql, &args.collect::<Vec<_>>(), |row| journal_entry(&mut row.fields())).await?);
+            rows.extend(
+                read(tx, &sql, &args.collect::<Vec<_>>(), |row| journal_entry(&mut row.fields())).await?,
+            );
         }
         // A union promises no order.
         rows.sort_by_key(|row| (row.change.warehouse_id, row.change.after.version));
@@ -290,7 +295,8 @@ impl Work for HotSkus<'_> {
     const ACCESS: Access = Access::One;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
-        let sql = "SELECT sku_id FROM stock WHERE hot = 1 AND sku_id > ? GROUP BY sku_id ORDER BY sku_id LIMIT ?";
+        let sql =
+            "SELECT sku_id FROM stock WHERE hot = 1 AND sku_id > ? GROUP BY sku_id ORDER BY sku_id LIMIT ?";
         let args = [after_text(self.after, SkuId::as_str), self.max.into()];
         read(tx, sql, &args, |row| row.fields().id(SkuId::new)).await
     }

@@ -43,14 +43,12 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
 /// The migrations failed.
 pub(super) fn not_migrated(error: MigrateError) -> StoreError {
     match error {
-        MigrateError::VersionMissing(version) => {
-            StoreError::Foreign(format!("its tables are of another version of the program (migration {version})"))
-        }
-        MigrateError::VersionMismatch(version) => {
-            StoreError::Foreign(format!(
-                "its tables are of another, older version of the program, which this one can't read (migration {version} differs)"
-            ))
-        }
+        MigrateError::VersionMissing(version) => StoreError::Foreign(format!(
+            "its tables are of another version of the program (migration {version})"
+        )),
+        MigrateError::VersionMismatch(version) => StoreError::Foreign(format!(
+            "its tables are of another, older version of the program, which this one can't read (migration {version} differs)"
+        )),
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => failed(error),
         other => broken(format!("it could not be migrated: {other}")),
     }

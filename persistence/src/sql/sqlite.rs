@@ -21,8 +21,8 @@ use super::error::{Fault, SqlError, broken};
 use super::schema;
 use super::session::{Driver, Pool};
 use crate::limits::{
-    MAX_KEYS_PER_STATEMENT, MAX_WAITING_PER_CONNECTION, MAX_WAITING_WRITERS, MIGRATE_TIMEOUT, SQLITE_CACHE_KIB,
-    SQLITE_CHECKPOINT_PAGES, SQLITE_LARGEST_STATEMENT, STATEMENTS_PER_CONNECTION,
+    MAX_KEYS_PER_STATEMENT, MAX_WAITING_PER_CONNECTION, MAX_WAITING_WRITERS, MIGRATE_TIMEOUT,
+    SQLITE_CACHE_KIB, SQLITE_CHECKPOINT_PAGES, SQLITE_LARGEST_STATEMENT, STATEMENTS_PER_CONNECTION,
 };
 
 /// A SQLite file, or (for tests) a database in memory.
@@ -99,7 +99,8 @@ impl Backend for Sqlite {
             // sqlx locks nothing in SQLite: the write lock around all of it keeps a second server out.
             let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(schema::failed)?;
             let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name";
-            let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut *tx).await.map_err(schema::failed)?;
+            let tables: Vec<String> =
+                sqlx::query_scalar(tables).fetch_all(&mut *tx).await.map_err(schema::failed)?;
             schema::check(&tables)?;
             let migrator = schema::migrator(include_str!("migrations/sqlite/0001_first.sql"));
             migrator.run_direct(None, &mut *tx, false).await.map_err(schema::not_migrated)?;
@@ -121,7 +122,8 @@ impl Backend for Sqlite {
         if owner.is_some() {
             return Ok(true);
         }
-        let unavailable = |error: &std::io::Error| StoreError::Unavailable(format!("{}: {error}", path.display()));
+        let unavailable =
+            |error: &std::io::Error| StoreError::Unavailable(format!("{}: {error}", path.display()));
         let opened = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         let file = opened.map_err(|error| unavailable(&error))?;
         match file.try_lock() {

@@ -28,7 +28,11 @@ pub(super) async fn insert(
 }
 
 /// Changes rows, each by values of its own.
-pub(super) async fn update(tx: &mut dyn Tx, update: &Update, rows: Vec<Vec<Arg>>) -> Result<Written, SqlError> {
+pub(super) async fn update(
+    tx: &mut dyn Tx,
+    update: &Update,
+    rows: Vec<Vec<Arg>>,
+) -> Result<Written, SqlError> {
     let words = tx.dialect().update(update);
     let text = |size| format!("{}{}{}{}", words.head, words.first, words.row.repeat(size - 1), words.tail);
     in_parts(tx, rows, &text).await
@@ -81,7 +85,12 @@ async fn rows_of(
 
 /// Changes or deletes rows whose `column` is one of `keys`, and tells how many: `{head} {column} IN (…)`. Done again to a row it must do no
 /// harm.
-pub(super) async fn execute_in<K>(tx: &mut dyn Tx, head: &str, column: &str, keys: &[K]) -> Result<u64, SqlError>
+pub(super) async fn execute_in<K>(
+    tx: &mut dyn Tx,
+    head: &str,
+    column: &str,
+    keys: &[K],
+) -> Result<u64, SqlError>
 where
     for<'a> Arg: From<&'a K>,
     K: Sync,
@@ -103,8 +112,10 @@ async fn in_parts(
     text: &(dyn Fn(usize) -> String + Sync),
 ) -> Result<Written, SqlError> {
     let Some(width) = rows.first().map(Vec::len) else { return Ok(Written::default()) };
-    let weights: Vec<usize> =
-        rows.iter().map(|row| row.iter().map(Arg::weight).sum::<usize>() + WEIGHT_OF_MARK * row.len()).collect();
+    let weights: Vec<usize> = rows
+        .iter()
+        .map(|row| row.iter().map(Arg::weight).sum::<usize>() + WEIGHT_OF_MARK * row.len())
+        .collect();
     let count = rows.len();
     let args: Vec<Arg> = rows.into_iter().flatten().collect();
     let mut written = Written::default();

@@ -6,8 +6,8 @@ use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{Epoch, OrderNo, RequestId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{OrderView, StockView};
 use hotstock_engine::store::{
-    Anomaly, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned, Repair, Repaired,
-    Snapshot, StockBooks, Store, StoreError, StoredOrder, Sums, SumsCursor, Take, Wanted,
+    Anomaly, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned, Repair,
+    Repaired, Snapshot, StockBooks, Store, StoreError, StoredOrder, Sums, SumsCursor, Take, Wanted,
 };
 
 use super::{SqlStore, audit, flush, owner, prune, reads};
@@ -46,7 +46,11 @@ impl Store for SqlStore {
         self.run(&reads::Stock { sku_id, warehouse_id }).await
     }
 
-    async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, StoreError> {
+    async fn stock_page(
+        &self,
+        after: Option<&SkuId>,
+        limit: usize,
+    ) -> Result<Vec<Vec<StockView>>, StoreError> {
         self.run(&reads::StockPage { after, limit }).await
     }
 
@@ -68,7 +72,11 @@ impl Store for SqlStore {
         self.run(&reads::StockJournal { sku_id, after, limit }).await
     }
 
-    async fn order_numbers(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<(OrderNo, Timestamp)>, StoreError> {
+    async fn order_numbers(
+        &self,
+        after: Option<&OrderNo>,
+        max: usize,
+    ) -> Result<Vec<(OrderNo, Timestamp)>, StoreError> {
         self.run(&reads::OrderNumbers { after, max }).await
     }
 
@@ -92,7 +100,11 @@ impl Store for SqlStore {
         prune::prune(self, prune).await
     }
 
-    async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Snapshot<Vec<StockBooks>>, StoreError> {
+    async fn books(
+        &self,
+        after: Option<&SkuId>,
+        limit: usize,
+    ) -> Result<Snapshot<Vec<StockBooks>>, StoreError> {
         self.run(&audit::Books { after, limit }).await
     }
 

@@ -1,5 +1,5 @@
-//! The yardstick: an axum server that parses the same JSON into structs and answers it again. It shows what HTTP, JSON and
-//! the load generator cost on this machine when there is no stock to keep and no disk to wait for.
+//! The yardstick: an axum server that parses the same JSON into structs and answers it again. It shows what HTTP, JSON
+//! and the load generator cost on this machine when there is no stock to keep and no disk to wait for.
 
 use std::net::Ipv4Addr;
 

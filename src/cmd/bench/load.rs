@@ -34,8 +34,8 @@ pub struct Plan {
     pub skus: u32,
     /// Whether orders are confirmed.
     pub confirm: bool,
-    /// Whether the SKUs stay in the SQL store.
-    pub cold: bool,
+    /// Whether the SKUs lie in the SQL store until they are asked for.
+    pub stored: bool,
     /// How long to measure.
     pub length: Duration,
 }
@@ -46,11 +46,17 @@ impl Plan {
         Self {
             requests: if args.in_process { args.in_flight } else { args.connections },
             batch: args.batch,
-            skus: args.skus,
+            skus: args.skus(),
             confirm: args.confirm,
-            cold: args.cold,
+            stored: args.stored,
             length: Duration::from_secs(args.seconds),
         }
+    }
+
+    /// The plan of what comes before the clock starts: of stored SKUs it asks for the first alone, so that the others
+    /// are still stored.
+    pub fn warm_up(&self) -> Self {
+        Self { skus: if self.stored { 1 } else { self.skus }, ..self.clone() }
     }
 }
 
@@ -95,8 +101,8 @@ impl Measured {
     }
 }
 
-/// Where the workers of one turn note what they measure. A histogram has some 200 KiB, too much for each of thousands of
-/// workers, so they share a few.
+/// Where the workers of one turn note what they measure. A histogram has some 200 KiB, too much for each of thousands
+/// of workers, so they share a few.
 struct Notes([Mutex<Measured>; SHARED_NOTES]);
 
 impl Notes {

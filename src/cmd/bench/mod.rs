@@ -1,4 +1,5 @@
-//! `hotstock bench`: closed-loop load, measured from outside. Every request waits for its answer before the next is sent.
+//! `hotstock bench`: closed-loop load, measured from outside. Every request waits for its answer before the next is
+//! sent.
 //!
 //! - [`requests`]: what is sent.
 //! - [`load`]: the workers and their clock.
@@ -19,8 +20,8 @@ use crate::client::Target;
 use crate::cmd::say;
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::wire::{self, Way};
-use crate::wiring::{self, Books, Server};
+use crate::wire;
+use crate::wiring::{self, Server, TakeOver};
 use load::{Load, Measured, Plan};
 use report::Report;
 
@@ -43,25 +44,40 @@ const SHORTEST_TURN: Duration = Duration::from_millis(100);
 pub async fn run(args: Bench) -> Result<(), Failure> {
     let temporary =
         tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
-    let mut config = Config::defaults();
+    let mut config = Config::load(None, [], &args.flags())?;
     config.server.listen.set_port(0);
     config.data.dir = temporary.path().to_owned();
     config.engine.shards = args.shards;
     let plan = Plan::new(&args);
 
-    // The hot path alone, unless the store is asked for: what is flushed shares the cores and the disk with it.
-    let books = if args.store || args.cold { Books::Sql } else { Books::Memory };
+    if plan.stored && args.url.is_none() {
+        // Nothing shall be in memory when the clock starts. A restart alone does not do it: what was in memory is there
+        // again.
+        let system = wiring::start(&wiring::evicting(&config), TakeOver::No).await?;
+        let stocked = requests::stock_in_process(&system.engine, plan.skus, UNITS).await;
+        let evicted = wiring::all_evicted(&system.engine).await;
+        system.stop().await;
+        stocked.and(evicted)?;
+    }
     let (measured, echoed) = if args.in_process {
-        let system = wiring::start(&config, books).await?;
-        let measured = in_process(&plan, &system.engine, books).await;
+        let system = wiring::start(&config, TakeOver::No).await?;
+        let measured = in_process(&plan, &system.engine).await;
         system.stop().await;
         (measured?, None)
     } else if let Some(target) = &args.url {
-        over_http(&plan, target, !args.cold, args.echo).await?
+        let names = requests::skus(plan.skus);
+        wire::create_stock(target, names.iter().map(|sku_id| (sku_id.clone(), UNITS)).collect()).await?;
+        over_http(&plan, target, args.echo).await?
     } else {
-        let server = Server::start_with(&config, books).await?;
-        let promoted = books == Books::Sql && !args.cold;
-        let measured = over_http(&plan, &server.address().into(), promoted, args.echo).await;
+        let server = Server::start(&config, TakeOver::No).await?;
+        let stocked = match plan.stored {
+            true => Ok(()),
+            false => requests::stock_in_process(server.engine(), plan.skus, UNITS).await,
+        };
+        let measured = match stocked {
+            Ok(()) => over_http(&plan, &server.address().into(), args.echo).await,
+            Err(failure) => Err(failure),
+        };
         server.stop().await;
         measured?
     };
@@ -77,12 +93,12 @@ pub async fn run(args: Bench) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn in_process(plan: &Plan, engine: &Engine, books: Books) -> Result<Measured, Failure> {
-    requests::stock_in_process(engine, plan.skus, UNITS).await?;
-    if books == Books::Sql && !plan.cold {
+async fn in_process(plan: &Plan, engine: &Engine) -> Result<Measured, Failure> {
+    if !plan.stored {
+        requests::stock_in_process(engine, plan.skus, UNITS).await?;
         requests::promote_in_process(engine, plan.skus).await?;
     }
-    load::in_process(engine, plan, WARM_UP).await?;
+    load::in_process(engine, &plan.warm_up(), WARM_UP).await?;
     load::in_process(engine, plan, plan.length).await
 }
 
@@ -90,22 +106,19 @@ async fn in_process(plan: &Plan, engine: &Engine, books: Books) -> Result<Measur
 async fn over_http(
     plan: &Plan,
     target: &Target,
-    promoted: bool,
     with_echo: bool,
 ) -> Result<(Measured, Option<Measured>), Failure> {
-    let names = requests::skus(plan.skus);
-    wire::create_stock(target, names.iter().map(|sku_id| (sku_id.clone(), UNITS)).collect()).await?;
-    if promoted {
-        wire::move_all(target, Way::Promote, &names).await?;
+    if !plan.stored {
+        wire::promote_all(target, &requests::skus(plan.skus)).await?;
     }
     let mut hotstock = Load::new(target, plan);
-    hotstock.run(plan, WARM_UP).await?;
+    hotstock.run(&plan.warm_up(), WARM_UP).await?;
     if !with_echo {
         return Ok((hotstock.run(plan, plan.length).await?, None));
     }
     let echo = echo::start().map_err(|error| Failure::other("starting the echo server", error))?;
     let mut echo = Load::new(&echo, plan);
-    echo.run(plan, WARM_UP).await?;
+    echo.run(&plan.warm_up(), WARM_UP).await?;
     let (mut measured, mut echoed) = (Measured::default(), Measured::default());
     while measured.elapsed < plan.length {
         let turn = TURN.min(plan.length - measured.elapsed).max(SHORTEST_TURN);

@@ -7,7 +7,7 @@ use super::load::{Measured, Plan};
 use crate::cli::Bench;
 use crate::cmd::demo::grouped;
 
-const DURABLE_HOT: &str = "every answer follows the fdatasync of the events it rests on (group commit)";
+const DURABLE: &str = "every answer follows the fdatasync of the events it rests on (group commit)";
 
 /// What the JSON file holds. Fields may be added; those here keep their meaning.
 #[derive(Debug, Serialize)]
@@ -86,18 +86,11 @@ impl Report {
             version: env!("CARGO_PKG_VERSION"),
             build: if cfg!(debug_assertions) { "debug" } else { "release" },
             path: if args.in_process { "engine handle, in process" } else { "HTTP/1.1, keep-alive" },
-            place: match (args.cold, args.store, args.url.is_some()) {
-                (true, _, true) => "cold SKUs, in the server's SQL store",
-                (true, _, false) => "cold SKUs, in SQLite beside the journal",
-                (false, _, true) => "hot SKUs; the server's SQL store takes in what is logged",
-                (false, true, false) => "hot SKUs; SQLite beside the journal takes in what is logged",
-                (false, false, false) => "hot SKUs, no SQL store",
+            place: match args.stored {
+                true => "stored SKUs, loaded when they are asked for; the SQL store takes in what is logged",
+                false => "hot SKUs; the SQL store takes in what is logged",
             },
-            durability: if args.cold {
-                "every answer follows the commit of its SQL transaction"
-            } else {
-                DURABLE_HOT
-            },
+            durability: DURABLE,
             concurrency: Concurrency {
                 requests_in_flight: plan.requests,
                 operations_in_flight: u64::from(plan.requests) * u64::from(plan.batch),

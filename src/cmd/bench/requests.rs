@@ -7,7 +7,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Reserve};
 use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
-use hotstock_engine::limits::MAX_SKUS_PER_MOVE;
 
 use crate::failure::Failure;
 
@@ -44,16 +43,19 @@ pub async fn stock_in_process(engine: &Engine, count: u32, units: u64) -> Result
     Ok(())
 }
 
-/// Has shards decide for the SKUs of the bench.
+/// SKUs that are promoted at once.
+const PROMOTED_AT_ONCE: usize = 1_000;
+
+/// Keeps the SKUs of the bench in memory.
 pub async fn promote_in_process(engine: &Engine, count: u32) -> Result<(), Failure> {
     let names = skus(count);
-    for names in names.chunks(MAX_SKUS_PER_MOVE) {
+    for names in names.chunks(PROMOTED_AT_ONCE) {
         let skus: Vec<SkuId> = names
             .iter()
             .map(|name| SkuId::new(name).expect("the bench's own names are short text"))
             .collect();
-        for (sku_id, moved) in engine.promote(&skus).await {
-            moved.map_err(|refusal| Failure::other(&format!("promoting {sku_id}"), refusal))?;
+        for (sku_id, pinned) in engine.promote(&skus).await {
+            pinned.map_err(|refusal| Failure::other(&format!("promoting {sku_id}"), refusal))?;
         }
     }
     Ok(())

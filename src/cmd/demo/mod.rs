@@ -23,7 +23,7 @@ use crate::cli::Demo;
 use crate::client::{Connection, Target};
 use crate::cmd::say;
 use crate::failure::Failure;
-use crate::wire::{self, Way};
+use crate::wire;
 use board::Board;
 pub use board::grouped;
 use buyers::Shop;
@@ -110,9 +110,9 @@ async fn stock(target: &Target, on_sale: u64) -> Result<Vec<(String, u64)>, Fail
     let shelf = (1..SKUS).map(|number| (format!("SHELF-{number:02}"), SHELF_UNITS));
     let stocked: Vec<_> = std::iter::once(("FLASH-1".to_owned(), on_sale)).chain(shelf).collect();
     wire::create_stock(target, stocked.clone()).await?;
-    // What is preheated for a sale: shards decide for all of it.
+    // What is preheated for a sale: all of it is in memory before the first order.
     let names: Vec<&String> = stocked.iter().map(|(sku_id, _)| sku_id).collect();
-    wire::move_all(target, Way::Promote, &names).await?;
+    wire::promote_all(target, &names).await?;
     Ok(stocked)
 }
 

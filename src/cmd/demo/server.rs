@@ -1,4 +1,5 @@
-//! The demo's server: a real `hotstock serve` in a process of its own, so that it can be killed as hard as a power cut kills.
+//! The demo's server: a real `hotstock serve` in a process of its own, so that it can be killed as hard as a power cut
+//! kills.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -31,7 +32,8 @@ pub struct ChildServer {
 }
 
 impl ChildServer {
-    /// Starts a server on a data directory and waits until it listens; the wait ends when it does, or when the process does.
+    /// Starts a server on a data directory and waits until it listens; the wait ends when it does, or when the process
+    /// does.
     pub fn start(data_dir: &Path, log: &Path, listen: SocketAddr) -> Result<Self, Failure> {
         let tried = "starting the server";
         let failed = |error: std::io::Error| Failure::other(tried, error);

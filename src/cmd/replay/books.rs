@@ -61,7 +61,8 @@ impl Books {
         hotstock_api::auth::hash(&all)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Compares with what the server says; each difference is a line. SKUs that the replay never touched are not its concern.
+    /// Compares with what the server says; each difference is a line. SKUs that the replay never touched are not its
+    /// concern.
     pub fn differences(&self, server: &[wire::Sku]) -> Vec<String> {
         let on_server: BTreeMap<&str, wire::Levels> =
             server.iter().map(|sku| (sku.sku_id.as_str(), sku.total)).collect();

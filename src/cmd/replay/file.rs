@@ -1,7 +1,7 @@
 //! Reads a CSV file of invoices and makes of it, in time order, what a shop would ask a stock engine.
 //!
-//! An invoice is one thing wherever its rows stand: it takes the place of its first row, and its rows of one SKU are summed. Rows
-//! and invoices that make no sense are named and left out; the rest goes on. The file is held in memory.
+//! An invoice is one thing wherever its rows stand: it takes the place of its first row, and its rows of one SKU are
+//! summed. Rows and invoices that make no sense are named and left out; the rest goes on. The file is held in memory.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +11,8 @@ use hotstock_engine::limits::{MAX_LINE_QUANTITY, MAX_ORDER_LINES};
 
 use crate::failure::Failure;
 
-/// The longest invoice number: an order number has 64 bytes, and order numbers and request ids are made of it with a suffix.
+/// The longest invoice number: an order number has 64 bytes, and order numbers and request ids are made of it with a
+/// suffix.
 const MAX_INVOICE_BYTES: usize = OrderNo::MAX_BYTES - 12;
 
 const COLUMNS: [&str; 4] = ["invoice_no", "stock_code", "quantity", "customer_id"];

@@ -1,8 +1,8 @@
 //! Finds the orders that a cancellation brings units back from: the data does not name them.
 //!
-//! The rule: the orders of the same customer that hold the SKU, newest first, those that were confirmed before those that were
-//! refused. Units of a refused order never left the shop, so its cancellation brings nothing back. What matches no earlier
-//! order at all (sold before the file begins, or to an unknown customer) comes in as a restock.
+//! The rule: the orders of the same customer that hold the SKU, newest first, those that were confirmed before those
+//! that were refused. Units of a refused order never left the shop, so its cancellation brings nothing back. What
+//! matches no earlier order at all (sold before the file begins, or to an unknown customer) comes in as a restock.
 
 use std::collections::HashMap;
 

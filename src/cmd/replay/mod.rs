@@ -4,10 +4,8 @@
 //! - [`player`]: how each part is played, and why a second replay changes nothing.
 //! - [`ledger`]: which order a cancellation belongs to.
 //! - [`books`], [`orders`]: what must be true of the stock and of every order afterwards.
-//! - [`churn`]: SKUs that are promoted and demoted all the time meanwhile.
 
 mod books;
-mod churn;
 mod file;
 mod ledger;
 mod orders;
@@ -18,6 +16,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Instant;
 
+use hotstock_engine::ids::SkuId;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinSet;
 
@@ -26,10 +25,9 @@ use crate::client::{Connection, Target};
 use crate::cmd::say;
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::wire::Way;
-use crate::{wire, wiring};
+use crate::wire;
+use crate::wiring::{self, TakeOver};
 use books::Books;
-use churn::Churn;
 use file::{Document, OrderFile};
 use orders::Orders;
 use player::{Player, Tally};
@@ -51,64 +49,92 @@ pub async fn run(args: Replay) -> Result<(), Failure> {
     let Some(target) = &args.url else {
         let temporary =
             tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
-        let mut config = Config::defaults();
+        let mut config = Config::load(None, [], &args.flags())?;
         config.server.listen.set_port(0);
         config.engine.shards = args.shards;
         config.data.dir = args.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
         if let Some(store) = &args.store {
             config.store.url = store.clone().into();
         }
-        let server = wiring::Server::start(&config).await?;
-        let played = play(&file, &server.address().into(), &args).await;
+        let mut before = None;
+        if args.place != Place::Hot {
+            // Nothing shall be in memory when the orders begin, but what an earlier replay on this directory left open.
+            // A restart alone does not do it: what was in memory is there again.
+            let server = wiring::Server::start(&wiring::evicting(&config), TakeOver::No).await?;
+            let stocked = Stocked::make(&file, &server.address().into(), &args).await;
+            let evicted = wiring::all_evicted(server.engine()).await;
+            server.stop().await;
+            before = Some(stocked?);
+            evicted?;
+        }
+        let server = wiring::Server::start(&config, TakeOver::No).await?;
+        let target = server.address().into();
+        let stocked = match before {
+            Some(stocked) => Ok(stocked),
+            None => Stocked::make(&file, &target, &args).await,
+        };
+        let played = match stocked {
+            Ok(stocked) => play(&file, stocked, &target, &args).await,
+            Err(failure) => Err(failure),
+        };
         server.stop().await;
         return played;
     };
-    play(&file, target, &args).await
+    let stocked = Stocked::make(&file, target, &args).await?;
+    play(&file, stocked, target, &args).await
 }
 
-async fn play(file: &OrderFile, target: &Target, args: &Replay) -> Result<(), Failure> {
-    let mut books = Books::default();
-    let mut plenty = HashSet::new();
-    let skus: Vec<(String, u64)> = file
-        .enough_for_all()
-        .into_iter()
-        .map(|(sku_id, enough)| {
-            let units = args.stock.unwrap_or(enough);
-            if units >= enough {
-                plenty.insert(sku_id.clone());
-            }
-            books.supply(&sku_id, i64::try_from(units).unwrap_or(i64::MAX));
-            (sku_id.to_string(), units)
-        })
-        .collect();
-    let mut names: Vec<String> = skus.iter().map(|(sku_id, _)| sku_id.clone()).collect();
-    names.sort_unstable();
-    let created = wire::create_stock(target, skus).await?;
-    say(format_args!(
-        "{target}: {} SKUs with {} units, {created} of them new to the server",
-        books.len(),
-        books.total().supplied
-    ));
+/// The SKUs of a file, with the units that they are stocked with.
+struct Stocked {
+    books: Books,
+    /// Those of which there is enough for everybody.
+    plenty: HashSet<SkuId>,
+    /// By name.
+    names: Vec<String>,
+}
 
-    let churn = match args.place {
-        Place::Cold => None,
-        Place::Hot => {
-            let moved = wire::move_all(target, Way::Promote, &names).await?;
-            say(format_args!("{} SKUs are hot, {moved} of them promoted now", names.len()));
-            None
-        }
+impl Stocked {
+    /// Creates them; those that are there stay as they are.
+    async fn make(file: &OrderFile, target: &Target, args: &Replay) -> Result<Self, Failure> {
+        let mut books = Books::default();
+        let mut plenty = HashSet::new();
+        let skus: Vec<(String, u64)> = file
+            .enough_for_all()
+            .into_iter()
+            .map(|(sku_id, enough)| {
+                let units = args.stock.unwrap_or(enough);
+                if units >= enough {
+                    plenty.insert(sku_id.clone());
+                }
+                books.supply(&sku_id, i64::try_from(units).unwrap_or(i64::MAX));
+                (sku_id.to_string(), units)
+            })
+            .collect();
+        let mut names: Vec<String> = skus.iter().map(|(sku_id, _)| sku_id.clone()).collect();
+        names.sort_unstable();
+        let stocked = Self { books, plenty, names };
+        let created = wire::create_stock(target, skus).await?;
+        say(format_args!(
+            "{target}: {} SKUs with {} units, {created} of them new to the server",
+            stocked.books.len(),
+            stocked.books.total().supplied
+        ));
+        Ok(stocked)
+    }
+}
+
+async fn play(file: &OrderFile, stocked: Stocked, target: &Target, args: &Replay) -> Result<(), Failure> {
+    let Stocked { mut books, plenty, mut names } = stocked;
+    let promoted = match args.place {
+        Place::Stored => 0,
+        Place::Hot => names.len(),
         Place::Mixed => {
-            let cold = names.len().div_ceil(3);
             fastrand::Rng::with_seed(args.seed).shuffle(&mut names);
-            let moved = wire::move_all(target, Way::Promote, &names[cold..]).await?;
-            say(format_args!(
-                "{} SKUs are hot, {moved} of them promoted now; {cold} are cold",
-                names.len() - cold
-            ));
-            None
+            names.len() - names.len().div_ceil(3)
         }
-        Place::Churn => Some(Churn::start(target, names, args.seed)),
     };
+    let new = wire::promote_all(target, &names[..promoted]).await?;
+    say(format_args!("{promoted} of {} SKUs are hot, {new} of them promoted now", names.len()));
 
     let bar = ProgressBar::new(file.documents.len() as u64).with_style(
         ProgressStyle::with_template("{bar:40} {pos}/{len} documents, {per_sec}, {eta} left")
@@ -136,9 +162,6 @@ async fn play(file: &OrderFile, target: &Target, args: &Replay) -> Result<(), Fa
         tally.add(&player.tally);
     }
     bar.finish_and_clear();
-    if let Some(churn) = churn {
-        say(churn.stop().await?);
-    }
     let seconds = began.elapsed().as_secs_f64();
     let how = if args.callers == 1 {
         "one after the other".to_owned()
@@ -153,8 +176,8 @@ async fn play(file: &OrderFile, target: &Target, args: &Replay) -> Result<(), Fa
     audit(&books, &orders, target).await
 }
 
-/// Deals the documents out: those of one customer go to one caller, because a cancellation brings back what was bought before; each
-/// caller has its own in the order of the file.
+/// Deals the documents out: those of one customer go to one caller, because a cancellation brings back what was bought
+/// before; each caller has its own in the order of the file.
 fn shares(documents: &[Document], callers: usize) -> Vec<Vec<Document>> {
     // The same in every run, so that a second replay asks the same.
     let hasher = BuildHasherDefault::<DefaultHasher>::default();

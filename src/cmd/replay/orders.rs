@@ -1,7 +1,8 @@
-//! What every order must be after the answers that it was given: the model that the server's orders are compared with, one by one.
+//! What every order must be after the answers that it was given: the model that the server's orders are compared with,
+//! one by one.
 //!
-//! It knows the rules and nothing of how they are kept: an order was sold whole, or refused whole for lines that its refusal names and
-//! that could really be short; what came back later came back to the line that it was sold on.
+//! It knows the rules and nothing of how they are kept: an order was sold whole, or refused whole for lines that its
+//! refusal names and that could really be short; what came back later came back to the line that it was sold on.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -108,8 +109,8 @@ impl Fate {
     }
 }
 
-/// Why a refusal for want of stock can't be right, if it can't: it has to name lines of the order, each asking for more than it says
-/// there was, of a SKU of which there was not enough for everybody.
+/// Why a refusal for want of stock can't be right, if it can't: it has to name lines of the order, each asking for more
+/// than it says there was, of a SKU of which there was not enough for everybody.
 pub fn wrong_refusal(
     lines: &[(SkuId, i64)],
     short: &[wire::ShortLine],

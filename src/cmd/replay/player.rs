@@ -1,8 +1,10 @@
 //! Plays one document after the other, in time order, and keeps the books of what it was answered.
 //!
-//! **A second replay of the same file changes nothing.** Order numbers and request ids come from the file, so the server knows every
-//! one again. What was *refused* needs more, because stock that came back since could make the second answer another one:
-//! - a refused order is released at once: that leaves a tombstone, and its number is refused for good (`order_cancelled`);
+//! **A second replay of the same file changes nothing.** Order numbers and request ids come from the file, so the
+//! server knows every one again. What was *refused* needs more, because stock that came back since could make the
+//! second answer another one:
+//! - a refused order is released at once: that leaves a tombstone, and its number is refused for good
+//!   (`order_cancelled`);
 //! - a refused correction leaves the same tombstone under its own number, which is looked for before it is sent.
 
 use std::collections::HashSet;
@@ -19,8 +21,8 @@ use crate::client::{Connection, segment};
 use crate::failure::Failure;
 use crate::wire;
 
-/// An invoice is paid at once; a hold only outlives a replay that was broken off. As long as the contract allows, so that it
-/// can be taken up again.
+/// An invoice is paid at once; a hold only outlives a replay that was broken off. As long as the contract allows, so
+/// that it can be taken up again.
 const TTL_SECONDS: u32 = 604_800;
 
 /// The state of a replay.

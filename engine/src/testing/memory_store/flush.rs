@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tables::{Place, StockRow, Tables};
-use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase, RequestImage, StockImage};
+use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase, StockImage};
 use crate::clock::Timestamp;
-use crate::command::{ChangeKind, Mode, StockStatus};
+use crate::command::{Mode, StockStatus};
 use crate::event::{Change, Event, LineCounts, MovedLine, OrderAfter, OrderRequest, StockMove};
 use crate::home::{HomeChange, apply_to_image};
 use crate::ids::{Lsn, OrderNo, ShardId, SkuId};
 use crate::outcome::Levels;
-use crate::state::{Delta, change_fingerprint};
+use crate::state::Delta;
 use crate::store::{
     Anomaly, FlushBatch, Flushed, JournalRow, Parked, PrunedSums, StoreError, StoredOrder, StoredOrderKind,
     Watermark,
@@ -90,18 +90,10 @@ impl Tables {
         }
         rows += 1;
         match &event.change {
-            Change::StockChanged { sku_id, warehouse_id, kind, delta, request_id, after, .. } => {
-                let quantity = if *kind == ChangeKind::Deduct { -delta } else { *delta };
-                let image = RequestImage {
-                    sku_id: sku_id.clone(),
-                    request_id: request_id.clone(),
-                    warehouse_id: *warehouse_id,
-                    fingerprint: change_fingerprint(*kind, *warehouse_id, quantity),
-                    after: *after,
-                    at,
-                    lsn,
-                };
-                self.requests.insert((sku_id.clone(), request_id.clone()), image);
+            Change::StockChanged { .. } => {
+                if let Some(image) = event.stock_request(lsn) {
+                    self.requests.insert((image.sku_id.clone(), image.request_id.clone()), image);
+                }
             }
             Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, lines } => {
                 let asked = asked.map(|fingerprint| OrderRequest { request_id: None, fingerprint });

@@ -8,8 +8,8 @@ use crate::command::StockStatus;
 use crate::event::MoveKind;
 use crate::ids::{OrderNo, SkuId, WarehouseId};
 use crate::store::{
-    JournalRow, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError, StoredOrder, StoredOrderKind, Sums,
-    SumsCursor,
+    JournalRow, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError, StoredOrder,
+    StoredOrderKind, Sums, SumsCursor,
 };
 
 impl Tables {
@@ -22,10 +22,16 @@ impl Tables {
                 let has_home = order_no.is_branch() && self.orders.contains_key(&order_no.of_caller());
                 !is_open(order) && order.image().changed_at < before && !has_home
             };
-            let mut old: Vec<OrderNo> =
-                self.orders.iter().filter(goes).map(|(order_no, _)| order_no.clone()).take(prune.max).collect();
+            let mut old: Vec<OrderNo> = self
+                .orders
+                .iter()
+                .filter(goes)
+                .map(|(order_no, _)| order_no.clone())
+                .take(prune.max)
+                .collect();
             for order_no in old.clone() {
-                if let Some(StoredOrderKind::Home(home)) = self.orders.get(&order_no).map(|order| &order.kind) {
+                if let Some(StoredOrderKind::Home(home)) = self.orders.get(&order_no).map(|order| &order.kind)
+                {
                     old.extend(home.branches());
                 }
             }

@@ -1,14 +1,16 @@
 //! Events come in: rows of all tables follow from them, whatever the batches are, and whatever somebody did to the rows.
 
 use super::{
-    Subject, TestShard, W1, W2, bare, confirm, create, extend, give_back, lines, load, order, part, release, reserve,
-    restock, set_status, sku, taken,
+    Subject, TestShard, W1, W2, bare, confirm, create, extend, give_back, lines, load, order, part, release,
+    reserve, restock, set_status, sku, taken,
 };
 use crate::command::{Action, CreateStock, Mode, Reserve, StockStatus};
 use crate::home::HomeImage;
 use crate::ids::{Lsn, OrderNo, SkuId};
 use crate::outcome::Levels;
-use crate::store::{FlushBatch, JournalRow, Store, StoreError, StoredOrderKind, StoredSku, Sums, SumsCursor, Wanted};
+use crate::store::{
+    FlushBatch, JournalRow, Store, StoreError, StoredOrderKind, StoredSku, Sums, SumsCursor, Wanted,
+};
 
 /// The store has what the events made, and every count adds up.
 pub(super) async fn check(store: &dyn Store, shard: &TestShard) {
@@ -97,8 +99,12 @@ pub(super) async fn balance(store: &dyn Store) {
                 reserved += row.change.delta.reserved;
                 net_sold += row.change.delta.sold;
                 let units = |units: i64| u64::try_from(units).expect("never below nothing");
-                let so_far =
-                    Levels { available: units(available), reserved: units(reserved), sold: units(net_sold), version };
+                let so_far = Levels {
+                    available: units(available),
+                    reserved: units(reserved),
+                    sold: units(net_sold),
+                    version,
+                };
                 assert_eq!(row.change.after, so_far, "{row:?}");
             }
         }
@@ -153,10 +159,12 @@ pub async fn every_kind_of_event_is_taken_in(subject: &dyn Subject) {
     // The journal is that of the events, one by one.
     let mut expected = Vec::new();
     for (lsn, event) in &events {
-        let row = |change| JournalRow { change, at: event.at, trace: event.trace, source: (shard.shard, *lsn) };
+        let row =
+            |change| JournalRow { change, at: event.at, trace: event.trace, source: (shard.shard, *lsn) };
         expected.extend(event.stock_moves().into_iter().map(row));
     }
-    let key = |row: &JournalRow| (row.change.sku_id.clone(), row.change.warehouse_id, row.change.after.version);
+    let key =
+        |row: &JournalRow| (row.change.sku_id.clone(), row.change.warehouse_id, row.change.after.version);
     expected.sort_by_key(key);
     let mut rows = Vec::new();
     for name in ["a", "b", "n"] {
@@ -265,7 +273,9 @@ pub async fn any_batches_give_the_same_rows(subject: &dyn Subject) {
                     let status = [StockStatus::OnSale, StockStatus::Suspended][dice.below(2)];
                     drop(shard.run_with(store, set_status(sku, status)).await);
                 }
-                17 if sku != other => drop(shard.span(store, spanning(home, &[(sku, some), (other, few)]), attempt).await),
+                17 if sku != other => {
+                    drop(shard.span(store, spanning(home, &[(sku, some), (other, few)]), attempt).await)
+                }
                 18 | 19 => drop(shard.decide(store, confirm(home, None), attempt).await),
                 20 => drop(shard.decide(store, release(home, None), attempt).await),
                 21 => drop(shard.decide(store, give_back(home, &[(sku, few)], &request), attempt).await),
@@ -331,7 +341,10 @@ pub async fn a_row_changed_by_hand_parks_its_sku_alone(subject: &dyn Subject) {
     let (count, parked) = store.parked(10).await.expect("it reads");
     assert_eq!((count, parked.len(), &parked[0].sku_id), (1, 1, &sku("b")));
     let (count, anomalies) = store.anomalies(10).await.expect("it reads");
-    assert_eq!((count, anomalies[0].kind.as_str(), &anomalies[0].sku_id), (1, "stock_changed", &Some(sku("b"))));
+    assert_eq!(
+        (count, anomalies[0].kind.as_str(), &anomalies[0].sku_id),
+        (1, "stock_changed", &Some(sku("b")))
+    );
     assert_eq!(anomalies[0].source.map(|(shard, _)| shard), Some(shard.shard));
     let stock = |name: &'static str| {
         let store = &store;
@@ -441,7 +454,10 @@ pub async fn shards_do_not_touch_each_other(subject: &dyn Subject) {
         check(&*store, &shard).await;
     }
     let marks = store.ownership().await.expect("it answers").watermarks;
-    assert_eq!(marks.iter().map(|mark| (mark.shard.0, mark.lsn.0)).collect::<Vec<_>>(), [(0, 201), (1, 201), (2, 201), (3, 201)]);
+    assert_eq!(
+        marks.iter().map(|mark| (mark.shard.0, mark.lsn.0)).collect::<Vec<_>>(),
+        [(0, 201), (1, 201), (2, 201), (3, 201)]
+    );
 }
 
 /// Numbers from a seed.

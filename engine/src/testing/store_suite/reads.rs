@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::flushes::one_of_everything;
-use super::{Subject, TestShard, W1, W2, confirm, create, lines, load, order, release, reserve, restock, sku, taken};
+use super::{
+    Subject, TestShard, W1, W2, confirm, create, lines, load, order, release, reserve, restock, sku, taken,
+};
 use crate::command::{Mode, Reserve};
 use crate::ids::{Lsn, OrderNo, RequestId, SkuId};
 use crate::outcome::OrderStatus;
@@ -129,7 +131,8 @@ pub async fn orders_are_listed_page_by_page(subject: &dyn Subject) {
     }
     filters.push(OrderFilter { status: Vec::new(), sku_id: Some(sku("a")) });
     let plain = shard.made.orders.values().filter(|image| !image.order_no.is_branch());
-    let mut all: Vec<_> = plain.chain(shard.made.homes.values().map(|home| &home.order)).map(|image| image.view()).collect();
+    let mut all: Vec<_> =
+        plain.chain(shard.made.homes.values().map(|home| &home.order)).map(|image| image.view()).collect();
     all.sort_by(|one, other| one.order_no.cmp(&other.order_no));
     for filter in filters {
         let expected: Vec<_> = all.iter().filter(|view| filter.takes(view)).cloned().collect();
@@ -227,11 +230,13 @@ pub async fn the_journal_comes_in_pages(subject: &dyn Subject) {
     }
     shard.flush_all(&*store).await;
     let page = store.stock_journal(&sku("a"), &[(W1, 4), (W2, 1)], 3).await.expect("it reads");
-    let versions: Vec<_> = page.rows.iter().map(|row| (row.change.warehouse_id, row.change.after.version)).collect();
+    let versions: Vec<_> =
+        page.rows.iter().map(|row| (row.change.warehouse_id, row.change.after.version)).collect();
     assert_eq!(versions, [(W1, 5), (W1, 6), (W1, 7)]);
     assert_eq!(page.flushed(shard.shard), Lsn(12));
     let page = store.stock_journal(&sku("a"), &[], 2).await.expect("it reads");
-    let versions: Vec<_> = page.rows.iter().map(|row| (row.change.warehouse_id, row.change.after.version)).collect();
+    let versions: Vec<_> =
+        page.rows.iter().map(|row| (row.change.warehouse_id, row.change.after.version)).collect();
     assert_eq!(versions, [(W1, 1), (W1, 2), (W2, 1)]);
     assert!(store.stock_journal(&sku("none"), &[], 2).await.expect("it reads").rows.is_empty());
 }

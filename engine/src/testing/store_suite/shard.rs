@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::checkpoint::{OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{
-    Action, ChangeKind, ChangeStock, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release, Reserve,
-    Return, SetStatus, StockStatus,
+    Action, ChangeKind, ChangeStock, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release,
+    Reserve, Return, SetStatus, StockStatus,
 };
 use crate::event::{Change, Event};
 use crate::home::attempt::{Judged, branches_of, branches_of_late, judge_late, judge_reserve};
@@ -208,13 +208,16 @@ impl TestShard {
                 self.departed.remove(&order.image().order_no);
                 match order.kind {
                     StoredOrderKind::Plain(image) => orders.push(image),
-                    StoredOrderKind::Home(home) => self.must(Action::Home(Box::new(HomeStep::Load(Box::new(home))))),
+                    StoredOrderKind::Home(home) => {
+                        self.must(Action::Home(Box::new(HomeStep::Load(Box::new(home)))))
+                    }
                 }
             }
             for request in &loaded.requests {
                 self.departed_requests.remove(&(request.sku_id.clone(), request.request_id.clone()));
             }
-            let change = self.state.decide_orders_loaded(&orders, &loaded.requests).expect("they can be loaded");
+            let change =
+                self.state.decide_orders_loaded(&orders, &loaded.requests).expect("they can be loaded");
             if let Some(change) = change {
                 self.log(change);
             }
@@ -236,7 +239,8 @@ impl TestShard {
         }
         match judge_reserve(&reserve, attempt, &answers) {
             Judged::Held(lines) => {
-                self.run_with(store, Action::Home(Box::new(HomeStep::Reserve { reserve, attempt, lines }))).await
+                self.run_with(store, Action::Home(Box::new(HomeStep::Reserve { reserve, attempt, lines })))
+                    .await
             }
             Judged::Refused { refusal, releases } => {
                 for branch in releases {
@@ -283,7 +287,8 @@ impl TestShard {
                 let said = format!("{told:?}");
                 self.run_with(store, told).await.unwrap_or_else(|refusal| panic!("{said}: {refusal}"));
             }
-            let carried = HomeStep::Carried { order_no: order(number), through: errand.number, serials: Vec::new() };
+            let carried =
+                HomeStep::Carried { order_no: order(number), through: errand.number, serials: Vec::new() };
             self.must(step(carried));
         }
     }
@@ -310,7 +315,9 @@ impl TestShard {
         for departed in self.state.take_departed() {
             match departed {
                 Departed::Order(order_no) => drop(self.departed.insert(order_no)),
-                Departed::Request(sku_id, request_id) => drop(self.departed_requests.insert((sku_id, request_id))),
+                Departed::Request(sku_id, request_id) => {
+                    drop(self.departed_requests.insert((sku_id, request_id)))
+                }
             }
         }
         self.events.push((lsn, event));

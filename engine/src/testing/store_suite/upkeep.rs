@@ -1,7 +1,10 @@
 //! What is old goes, what is wrong is put right.
 
 use super::flushes::{balance, check, sums};
-use super::{Subject, TestShard, W1, confirm, create, give_back, lines, load, order, release, reserve, restock, set_status, sku, taken};
+use super::{
+    Subject, TestShard, W1, confirm, create, give_back, lines, load, order, release, reserve, restock,
+    set_status, sku, taken,
+};
 use crate::command::{Mode, Reserve, StockStatus};
 use crate::ids::Epoch;
 use crate::store::{Prune, Pruned, Repair, Store, StoredSku};
@@ -62,7 +65,10 @@ pub async fn what_is_old_goes_and_sums_stay(subject: &dyn Subject) {
 
     let prune = Prune { epoch: Epoch(1), orders_before: None, journal_before: Some(old), max: 7 };
     let pruned = prune_all(store, &prune).await;
-    let rows: usize = [sums(store, &sku("a"), W1).await, sums(store, &sku("b"), W1).await].iter().map(|sums| sums.journal.len()).sum();
+    let rows: usize = [sums(store, &sku("a"), W1).await, sums(store, &sku("b"), W1).await]
+        .iter()
+        .map(|sums| sums.journal.len())
+        .sum();
     assert_eq!((pruned.orders, pruned.requests), (0, 0));
     assert!(pruned.journal > 80);
     assert_eq!(rows, 5, "four young ones, and the newest of b");
@@ -131,7 +137,8 @@ pub async fn a_parked_sku_is_repaired(subject: &dyn Subject) {
         shard.must(restock(name, 3, "r-1"));
     }
     assert_eq!(shard.flush_all(store).await.parked, [sku("a"), sku("b")]);
-    let truth = |shard: &TestShard, name: &str| shard.state.image_of_stock(&sku(name), W1).expect("it is here");
+    let truth =
+        |shard: &TestShard, name: &str| shard.state.image_of_stock(&sku(name), W1).expect("it is here");
     let stale = truth(&shard, "a");
     shard.must(restock("a", 3, "r-2"));
     shard.flush_all(store).await;

@@ -1,5 +1,5 @@
-//! Orders that leave warehouses open, in the naive model. It does not choose: it is told where the engine put the lines, and checks what
-//! the docs promise of the choice. Whether an order is refused it says by itself.
+//! Orders that leave warehouses open, in the naive model. It does not choose: it is told where the engine put the
+//! lines, and checks what the docs promise of the choice. Whether an order is refused it says by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 

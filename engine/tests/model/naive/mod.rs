@@ -4,8 +4,8 @@
 //! counts and statuses are summed anew each time they are asked for. It shares the engine's words (commands,
 //! outcomes), and none of its state machine.
 //!
-//! - this file: stocks, levels, time. [`order`]: one order and its deeds. [`protocol`]: the commands of orders. [`choice`]: those that
-//!   leave warehouses open.
+//! - this file: stocks, levels, time. [`order`]: one order and its deeds. [`protocol`]: the commands of orders.
+//!   [`choice`]: those that leave warehouses open.
 
 mod choice;
 pub mod order;

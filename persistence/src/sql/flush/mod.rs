@@ -84,7 +84,8 @@ impl Work for Flush<'_> {
             done => done?,
         }
         let (lsn, event) = self.last;
-        let row = vec![shard.into(), (*lsn).into(), hash.0.cast_signed().into(), epoch.into(), event.at.into()];
+        let row =
+            vec![shard.into(), (*lsn).into(), hash.0.cast_signed().into(), epoch.into(), event.at.into()];
         writing.insert(&WATERMARKS, Existing::Replaced, vec![row], &|_| None).await?;
         let watermark = Watermark { shard, lsn: *lsn, hash, epoch };
         let (rows, anomalies) = (writing.count, writing.anomalies.len() as u64);
@@ -120,7 +121,9 @@ impl<'a> Writing<'a> {
         self.homes(&rows.homes).await?;
         self.stocks(rows).await?;
         let parked = self.parked.iter();
-        let parked = parked.map(|(sku_id, reason)| vec![sku_id.into(), self.last.1.into(), cut(reason).into()]).collect();
+        let parked = parked
+            .map(|(sku_id, reason)| vec![sku_id.into(), self.last.1.into(), cut(reason).into()])
+            .collect();
         self.count += insert(self.tx, &PARKED, Existing::Kept, parked).await?.count;
         let anomalies = self.anomalies.iter().map(anomaly_row).collect();
         self.count += insert(self.tx, &ANOMALIES, Existing::Refused, anomalies).await?.count;

@@ -13,8 +13,8 @@ use hotstock_engine::store::StoredOrderKind;
 use super::super::dialect::{Arg, Existing, Update};
 use super::super::error::SqlError;
 use super::super::rows::{
-    HOME_LINES, ORDER_LINES, ORDER_REQUESTS, ORDER_SERIALS, ORDERS, find_orders, home_line_rows, home_row, line_rows,
-    order_row, order_status_name, phase_name, request_row, serial_row,
+    HOME_LINES, ORDER_LINES, ORDER_REQUESTS, ORDER_SERIALS, ORDERS, find_orders, home_line_rows, home_row,
+    line_rows, order_row, order_status_name, phase_name, request_row, serial_row,
 };
 use super::super::statements::{rows_in, update};
 use super::Writing;
@@ -82,7 +82,8 @@ impl Writing<'_> {
         self.insert(&ORDERS, Existing::Refused, rows, &of_order).await?;
         let parts = self.parts_existing();
         let rows = made.iter().flat_map(|order| line_rows(order)).collect();
-        let sku_of = |place| made.iter().flat_map(|order| &order.lines).nth(place).map(|line| line.sku_id.clone());
+        let sku_of =
+            |place| made.iter().flat_map(|order| &order.lines).nth(place).map(|line| line.sku_id.clone());
         self.insert(&ORDER_LINES, parts, rows, &sku_of).await?;
         let requests = made.iter().flat_map(|order| {
             order.requests.iter().enumerate().map(|(seq, request)| request_row(&order.order_no, seq, request))
@@ -97,7 +98,8 @@ impl Writing<'_> {
     /// Orders in one shard, and branches, that were there.
     pub(super) async fn changed_orders(&mut self, changed: &[ChangedOrder]) -> Result<(), SqlError> {
         let conflicts = self.known_conflicts(changed).await?;
-        let mut changed: Vec<_> = changed.iter().filter(|order| !conflicts.contains(&order.order_no)).collect();
+        let mut changed: Vec<_> =
+            changed.iter().filter(|order| !conflicts.contains(&order.order_no)).collect();
         let rows: Vec<_> = changed.iter().map(|order| changed_row(order)).collect();
         let wanted = rows.len() as u64;
         let written = update(self.tx, &CHANGE_ORDERS, rows).await?;
@@ -120,15 +122,23 @@ impl Writing<'_> {
     }
 
     async fn changed_lines(&mut self, changed: &[&ChangedOrder]) -> Result<(), SqlError> {
-        let lines = || changed.iter().flat_map(|order| order.lines.iter().map(|(line, counts)| (&order.order_no, *line, counts)));
-        let rows: Vec<_> = lines().map(|(order_no, line, counts)| changed_line(order_no, line, counts)).collect();
+        let lines = || {
+            changed
+                .iter()
+                .flat_map(|order| order.lines.iter().map(|(line, counts)| (&order.order_no, *line, counts)))
+        };
+        let rows: Vec<_> =
+            lines().map(|(order_no, line, counts)| changed_line(order_no, line, counts)).collect();
         let wanted = rows.len() as u64;
         let written = update(self.tx, &CHANGE_LINES, rows).await?;
         self.count += written.count;
         if written.count < wanted {
             let order_nos: Vec<_> = changed.iter().map(|order| order.order_no.clone()).collect();
             let mut there = HashSet::new();
-            for row in rows_in(self.tx, "SELECT order_no, line FROM order_lines WHERE", "order_no", &order_nos, "").await? {
+            for row in
+                rows_in(self.tx, "SELECT order_no, line FROM order_lines WHERE", "order_no", &order_nos, "")
+                    .await?
+            {
                 let f = &mut row.fields();
                 there.insert((f.order_no()?, f.small::<u16>()?));
             }
@@ -180,8 +190,11 @@ impl Writing<'_> {
         let makes = |changes: &[(Lsn, Timestamp, &HomeChange)]| {
             changes.first().is_some_and(|(_, _, change)| matches!(change, HomeChange::Reserved { .. }))
         };
-        let wanted: Vec<_> =
-            homes.iter().filter(|(_, changes)| self.careful || !makes(changes)).map(|(number, _)| number.clone()).collect();
+        let wanted: Vec<_> = homes
+            .iter()
+            .filter(|(_, changes)| self.careful || !makes(changes))
+            .map(|(number, _)| number.clone())
+            .collect();
         let lock = self.tx.dialect().for_update();
         let found = find_orders(self.tx, &wanted, lock).await?;
         let mut known: BTreeMap<OrderNo, StoredOrderKind> =
@@ -194,7 +207,10 @@ impl Writing<'_> {
                 None if is_made => None,
                 there => {
                     let (kind, detail) = match there {
-                        Some(_) => (ORDER_EXISTS, "the store has an order of this number; its rows are left as they are"),
+                        Some(_) => (
+                            ORDER_EXISTS,
+                            "the store has an order of this number; its rows are left as they are",
+                        ),
                         None => (ORDER_MISSING, "the shard changes it, and the store does not have it"),
                     };
                     let (lsn, at, _) = changes[0];
@@ -254,5 +270,13 @@ fn changed_row(order: &ChangedOrder) -> Vec<Arg> {
 
 fn changed_line(order_no: &OrderNo, line: u16, counts: &LineCounts) -> Vec<Arg> {
     let LineCounts { held, confirmed, released, returned, lapsed } = *counts;
-    vec![order_no.into(), line.into(), held.into(), confirmed.into(), released.into(), returned.into(), lapsed.into()]
+    vec![
+        order_no.into(),
+        line.into(),
+        held.into(),
+        confirmed.into(),
+        released.into(),
+        returned.into(),
+        lapsed.into(),
+    ]
 }

@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, HashMap};
 use hotstock_engine::checkpoint::{LineImage, LineSerials, OrderImage, Phase, RequestImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Mode, StockStatus};
-use hotstock_engine::event::{Change, ConfirmedLine, Event, LineCounts, OrderAfter, OrderRequest, ReservedLine, StockMove};
+use hotstock_engine::event::{
+    Change, ConfirmedLine, Event, LineCounts, OrderAfter, OrderRequest, ReservedLine, StockMove,
+};
 use hotstock_engine::home::HomeChange;
 use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId};
 use hotstock_engine::outcome::{Levels, Serials};
@@ -80,7 +82,8 @@ pub(super) fn rows_of(shard: ShardId, events: &[(Lsn, Event)]) -> Result<Rows<'_
     let mut rows = fold.rows;
     rows.made.sort_unstable_by(|one, other| one.order_no.cmp(&other.order_no));
     rows.changed.sort_unstable_by(|one, other| one.order_no.cmp(&other.order_no));
-    let key = |row: &JournalRow| (row.change.sku_id.clone(), row.change.warehouse_id, row.change.after.version);
+    let key =
+        |row: &JournalRow| (row.change.sku_id.clone(), row.change.warehouse_id, row.change.after.version);
     rows.journal.sort_by_cached_key(key);
     Ok(rows)
 }
@@ -112,7 +115,8 @@ impl<'a> Fold<'a> {
                 let expires_at = at.plus_seconds(u64::from(*ttl_seconds));
                 let order = new_order(order_no, lsn, at, expires_at, buyer_id.as_ref(), *mode);
                 let requests = asked.map(|fingerprint| OrderRequest { request_id: None, fingerprint });
-                let (lines, requests) = (lines.iter().map(line_image).collect(), requests.into_iter().collect());
+                let (lines, requests) =
+                    (lines.iter().map(line_image).collect(), requests.into_iter().collect());
                 self.make(order_no, OrderImage { lines, requests, ..order })?;
             }
             Change::Cancelled { order_no, .. } => {
@@ -120,10 +124,17 @@ impl<'a> Fold<'a> {
                 self.make(order_no, OrderImage { phase: Phase::Cancelled, ..order })?;
             }
             Change::Confirmed { order_no, request, lines, after } => {
-                let given = |line: &ConfirmedLine| Some(LineSerials { line: line.line, serials: line.serials()? });
+                let given =
+                    |line: &ConfirmedLine| Some(LineSerials { line: line.line, serials: line.serials()? });
                 let serials = lines.iter().filter_map(given).collect();
                 let lines = lines.iter().map(|line| (line.line, line.counts)).collect();
-                let change = OrderChange { after: Some(*after), expires_at: None, request: request.as_ref(), lines, serials };
+                let change = OrderChange {
+                    after: Some(*after),
+                    expires_at: None,
+                    request: request.as_ref(),
+                    lines,
+                    serials,
+                };
                 self.change(order_no, lsn, at, change)?;
             }
             Change::Released { order_no, request, lines, after, .. } => {
@@ -141,7 +152,12 @@ impl<'a> Fold<'a> {
             Change::Extended { order_no, ttl_seconds } => {
                 let expires_at = Some(at.plus_seconds(u64::from(*ttl_seconds)));
                 let (lines, serials) = (Vec::new(), Vec::new());
-                self.change(order_no, lsn, at, OrderChange { after: None, expires_at, request: None, lines, serials })?;
+                self.change(
+                    order_no,
+                    lsn,
+                    at,
+                    OrderChange { after: None, expires_at, request: None, lines, serials },
+                )?;
             }
             Change::Pinned { skus, hot } => {
                 self.rows.pins.extend(skus.iter().map(|sku_id| (sku_id.clone(), (*hot, lsn))));
@@ -185,7 +201,10 @@ impl<'a> Fold<'a> {
         if let Some(stock) = self.rows.stocks.get_mut(&key) {
             if created.is_some() || stock.after.version.checked_add(1) != Some(after.version) {
                 let (sku_id, warehouse_id) = key;
-                return Err(format!("SKU {sku_id}, warehouse {warehouse_id}: version {} again", after.version));
+                return Err(format!(
+                    "SKU {sku_id}, warehouse {warehouse_id}: version {} again",
+                    after.version
+                ));
             }
             (stock.after, stock.lsn, stock.changed_at) = (after, lsn, event.at);
             stock.status = status.or(stock.status);
@@ -209,7 +228,13 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
-    fn change(&mut self, order_no: &'a OrderNo, lsn: Lsn, at: Timestamp, change: OrderChange<'_>) -> Result<(), String> {
+    fn change(
+        &mut self,
+        order_no: &'a OrderNo,
+        lsn: Lsn,
+        at: Timestamp,
+        change: OrderChange<'_>,
+    ) -> Result<(), String> {
         let OrderChange { after, expires_at, request, lines, serials } = change;
         if let Some(place) = self.made.get(order_no) {
             let order = &mut self.rows.made[*place];
@@ -245,7 +270,9 @@ impl<'a> Fold<'a> {
         if let Some(after) = after {
             order.after = Some(after);
             // The event tells how many there are with its own.
-            let place = |count: u32, own: usize| (count as usize).checked_sub(own).ok_or("it has more than there are");
+            let place = |count: u32, own: usize| {
+                (count as usize).checked_sub(own).ok_or("it has more than there are")
+            };
             if let Some(request) = request {
                 order.requests.push((place(after.requests, 1)?, request.clone()));
             }

@@ -13,7 +13,8 @@ use hotstock_engine::outcome::Levels;
 use super::super::dialect::{Arg, Existing, Row, Update};
 use super::super::error::SqlError;
 use super::super::rows::{
-    STOCK, STOCK_JOURNAL, STOCK_REQUESTS, StockKey, journal_row, levels, status_name, stock_request_row, stock_row, words,
+    STOCK, STOCK_JOURNAL, STOCK_REQUESTS, StockKey, journal_row, levels, status_name, stock_request_row,
+    stock_row, words,
 };
 use super::super::statements::{rows_in, rows_of_any, update};
 use super::Writing;
@@ -38,13 +39,31 @@ const CHANGE_STOCKS: Update = Update {
         "changed_at = v.n_changed_at",
     ],
     values: &[
-        "sku_id", "warehouse_id", "version", "available", "reserved", "sold", "supplied", "to_available", "to_reserved",
-        "to_sold", "to_version", "to_supplied", "status", "numbered", "lsn", "changed_at",
+        "sku_id",
+        "warehouse_id",
+        "version",
+        "available",
+        "reserved",
+        "sold",
+        "supplied",
+        "to_available",
+        "to_reserved",
+        "to_sold",
+        "to_version",
+        "to_supplied",
+        "status",
+        "numbered",
+        "lsn",
+        "changed_at",
     ],
 };
 
-const PIN: Update =
-    Update { table: "stock", keys: &["sku_id"], sets: &["hot = v.n_hot", "lsn = v.n_lsn"], values: &["sku_id", "hot", "lsn"] };
+const PIN: Update = Update {
+    table: "stock",
+    keys: &["sku_id"],
+    sets: &["hot = v.n_hot", "lsn = v.n_lsn"],
+    values: &["sku_id", "hot", "lsn"],
+};
 
 impl Writing<'_> {
     pub(super) async fn stocks(&mut self, rows: &Rows<'_>) -> Result<(), SqlError> {
@@ -52,16 +71,21 @@ impl Writing<'_> {
         let live = |(key, _): &(&StockKey, &ChangedStock)| !parked.contains(&key.0);
         let created = rows.stocks.iter().filter(|(_, stock)| stock.created.is_some()).filter(live).collect();
         self.created_stocks(created).await?;
-        self.changed_stocks(rows.stocks.iter().filter(|(_, stock)| stock.created.is_none()).filter(live).collect()).await?;
+        self.changed_stocks(
+            rows.stocks.iter().filter(|(_, stock)| stock.created.is_none()).filter(live).collect(),
+        )
+        .await?;
         // Of a parked SKU too: it is as hot as its shard says.
-        let pins = rows.pins.iter().map(|(sku_id, (hot, lsn))| vec![sku_id.into(), (*hot).into(), (*lsn).into()]);
+        let pins =
+            rows.pins.iter().map(|(sku_id, (hot, lsn))| vec![sku_id.into(), (*hot).into(), (*lsn).into()]);
         let pinned = update(self.tx, &PIN, pins.collect()).await?;
         self.count += pinned.count;
 
         let requests = rows.requests.values().map(stock_request_row).collect();
         let skus: Vec<_> = rows.requests.keys().map(|(sku_id, _)| sku_id.clone()).collect();
         // One that was pruned may come again.
-        self.insert(&STOCK_REQUESTS, Existing::Replaced, requests, &|place| Some(skus[place].clone())).await?;
+        self.insert(&STOCK_REQUESTS, Existing::Replaced, requests, &|place| Some(skus[place].clone()))
+            .await?;
 
         if self.careful {
             self.strange_journal(rows).await?;
@@ -106,7 +130,14 @@ impl Writing<'_> {
                 None => new.push((key, stock)),
                 Some(levels) => {
                     let (words, after) = (words(*levels), words(stock.after));
-                    self.park(key, stock, format!("the store has {words} in warehouse {}; the shard creates it: {after}", key.1));
+                    self.park(
+                        key,
+                        stock,
+                        format!(
+                            "the store has {words} in warehouse {}; the shard creates it: {after}",
+                            key.1
+                        ),
+                    );
                 }
             }
         }
@@ -141,8 +172,12 @@ impl Writing<'_> {
             return Ok(());
         }
         // Some did not take: those that are not as they should be by now.
-        let keys = changed.iter().map(|((sku_id, warehouse_id), _)| vec![sku_id.into(), (*warehouse_id).into()]).collect();
-        let head = "SELECT sku_id, warehouse_id, supplied, available, reserved, sold, version FROM stock WHERE";
+        let keys = changed
+            .iter()
+            .map(|((sku_id, warehouse_id), _)| vec![sku_id.into(), (*warehouse_id).into()])
+            .collect();
+        let head =
+            "SELECT sku_id, warehouse_id, supplied, available, reserved, sold, version FROM stock WHERE";
         let found = rows_of_any(self.tx, head, "(sku_id = ? AND warehouse_id = ?)", keys, "").await?;
         let found = found.iter().map(found_stock).collect::<Result<HashMap<_, _>, SqlError>>()?;
         for (key, stock) in changed {
@@ -150,9 +185,16 @@ impl Writing<'_> {
             if had == Some((stock.after.quantity(), stock.after)) {
                 continue;
             }
-            let had = had.map_or_else(|| "no row".to_owned(), |(supplied, levels)| format!("{}, {supplied} supplied", words(levels)));
+            let had = had.map_or_else(
+                || "no row".to_owned(),
+                |(supplied, levels)| format!("{}, {supplied} supplied", words(levels)),
+            );
             let before = words(stock.before.unwrap_or_default());
-            self.park(key, stock, format!("the store had {had} in warehouse {}; the shard had {before}", key.1));
+            self.park(
+                key,
+                stock,
+                format!("the store had {had} in warehouse {}; the shard had {before}", key.1),
+            );
         }
         Ok(())
     }
@@ -176,7 +218,8 @@ impl Writing<'_> {
             strange.insert((f.id(SkuId::new)?, f.warehouse()?, f.count()?));
         }
         for (sku_id, warehouse_id, version) in strange {
-            let detail = format!("the journal of warehouse {warehouse_id} had version {version}, which nobody logged");
+            let detail =
+                format!("the journal of warehouse {warehouse_id} had version {version}, which nobody logged");
             self.anomaly("journal_changed", self.last, None, Some(&sku_id), detail);
         }
         Ok(())

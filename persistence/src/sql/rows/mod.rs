@@ -36,17 +36,80 @@ table!(
     STOCK, "stock", 2, "sku_id", "warehouse_id", "available", "reserved", "sold", "version", "status", "initial", "supplied",
     "numbered", "hot", "shard", "lsn", "changed_at"
 );
-table!(ORDERS, "orders", 1, "order_no", "kind", "shard", "buyer_id", "mode", "phase", "status", "open", "created_at", "expires_at",
-    "changed_at", "lsn", "record");
-table!(ORDER_LINES, "order_lines", 2, "order_no", "line", "sku_id", "warehouse_id", "quantity", "held", "confirmed", "released",
-    "returned", "lapsed");
+table!(
+    ORDERS,
+    "orders",
+    1,
+    "order_no",
+    "kind",
+    "shard",
+    "buyer_id",
+    "mode",
+    "phase",
+    "status",
+    "open",
+    "created_at",
+    "expires_at",
+    "changed_at",
+    "lsn",
+    "record"
+);
+table!(
+    ORDER_LINES,
+    "order_lines",
+    2,
+    "order_no",
+    "line",
+    "sku_id",
+    "warehouse_id",
+    "quantity",
+    "held",
+    "confirmed",
+    "released",
+    "returned",
+    "lapsed"
+);
 table!(HOME_LINES, "home_lines", 2, "sku_id", "order_no");
 table!(ORDER_REQUESTS, "order_requests", 2, "order_no", "seq", "request_id", "fingerprint");
 table!(ORDER_SERIALS, "order_serials", 2, "order_no", "seq", "line", "serial_from", "serial_to");
-table!(STOCK_REQUESTS, "stock_requests", 2, "sku_id", "request_id", "warehouse_id", "fingerprint", "available", "reserved", "sold",
-    "version", "at", "lsn");
-table!(STOCK_JOURNAL, "stock_journal", 3, "sku_id", "warehouse_id", "version", "at", "kind", "order_no", "request_id", "reason",
-    "d_available", "d_reserved", "d_sold", "available", "reserved", "sold", "serial_from", "trace_id", "shard", "lsn");
+table!(
+    STOCK_REQUESTS,
+    "stock_requests",
+    2,
+    "sku_id",
+    "request_id",
+    "warehouse_id",
+    "fingerprint",
+    "available",
+    "reserved",
+    "sold",
+    "version",
+    "at",
+    "lsn"
+);
+table!(
+    STOCK_JOURNAL,
+    "stock_journal",
+    3,
+    "sku_id",
+    "warehouse_id",
+    "version",
+    "at",
+    "kind",
+    "order_no",
+    "request_id",
+    "reason",
+    "d_available",
+    "d_reserved",
+    "d_sold",
+    "available",
+    "reserved",
+    "sold",
+    "serial_from",
+    "trace_id",
+    "shard",
+    "lsn"
+);
 table!(WATERMARKS, "watermarks", 1, "shard", "lsn", "hash", "epoch", "at");
 table!(PARKED, "parked", 1, "sku_id", "at", "reason");
 table!(
@@ -71,7 +134,18 @@ pub(in crate::sql) fn stock_image(f: &mut Fields<'_>) -> Result<StockImage, Stor
     let (numbered, hot, _shard, lsn) = (f.count_or_null()?, f.flag()?, f.shard()?, f.lsn()?);
     let _changed_at = f.time()?;
     let forgotten_sold = levels.sold;
-    Ok(StockImage { sku_id, warehouse_id, levels, status, initial, supplied, forgotten_sold, lsn, hot, numbered })
+    Ok(StockImage {
+        sku_id,
+        warehouse_id,
+        levels,
+        status,
+        initial,
+        supplied,
+        forgotten_sold,
+        lsn,
+        hot,
+        numbered,
+    })
 }
 
 /// A row for [`STOCK`].
@@ -116,7 +190,15 @@ pub(in crate::sql) fn request_image(row: &Row) -> Result<RequestImage, StoreErro
     let f = &mut row.fields();
     let (sku_id, request_id, warehouse_id) = (f.id(SkuId::new)?, f.id(RequestId::new)?, f.warehouse()?);
     let fingerprint = f.int()?.cast_unsigned();
-    Ok(RequestImage { sku_id, request_id, warehouse_id, fingerprint, after: levels(f)?, at: f.time()?, lsn: f.lsn()? })
+    Ok(RequestImage {
+        sku_id,
+        request_id,
+        warehouse_id,
+        fingerprint,
+        after: levels(f)?,
+        at: f.time()?,
+        lsn: f.lsn()?,
+    })
 }
 
 /// A row for [`STOCK_REQUESTS`].
@@ -149,7 +231,8 @@ pub(in crate::sql) fn journal_entry(f: &mut Fields<'_>) -> Result<JournalRow, St
     let source = (f.shard()?, f.lsn()?);
     let units = delta.sold.unsigned_abs();
     let serials = serial_from.map(|from| Serials { from, to: from.saturating_add(units).saturating_sub(1) });
-    let change = StockMove { sku_id, warehouse_id, kind, order_no, request_id, reason, delta, serials, after };
+    let change =
+        StockMove { sku_id, warehouse_id, kind, order_no, request_id, reason, delta, serials, after };
     Ok(JournalRow { change, at, trace, source })
 }
 

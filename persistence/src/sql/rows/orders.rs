@@ -10,7 +10,8 @@ use hotstock_engine::outcome::Serials;
 use hotstock_engine::store::{StoreError, StoredOrder, StoredOrderKind};
 
 use super::{
-    ORDER_LINES, ORDER_REQUESTS, ORDER_SERIALS, ORDERS, mode, mode_name, order_status_name, phase, phase_name, select,
+    ORDER_LINES, ORDER_REQUESTS, ORDER_SERIALS, ORDERS, mode, mode_name, order_status_name, phase,
+    phase_name, select,
 };
 use crate::codec::{decode_home, encode_home};
 use crate::sql::dialect::{Arg, Fields, Row, Tx};
@@ -44,20 +45,25 @@ async fn complete(tx: &mut dyn Tx, rows: &[Row]) -> Result<Vec<StoredOrder>, Sql
         }
     }
     let order_nos: Vec<OrderNo> = plain.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-    for row in &rows_in(tx, &select(&ORDER_LINES), "order_no", &order_nos, " ORDER BY order_no, line").await? {
+    for row in &rows_in(tx, &select(&ORDER_LINES), "order_no", &order_nos, " ORDER BY order_no, line").await?
+    {
         let f = &mut row.fields();
         let image = part_of(&mut plain, f)?;
         let line = line_image(f)?;
         image.lines.push(line);
     }
-    for row in &rows_in(tx, &select(&ORDER_REQUESTS), "order_no", &order_nos, " ORDER BY order_no, seq").await? {
+    for row in
+        &rows_in(tx, &select(&ORDER_REQUESTS), "order_no", &order_nos, " ORDER BY order_no, seq").await?
+    {
         let f = &mut row.fields();
         let image = part_of(&mut plain, f)?;
         let _seq = f.count()?;
         let (request_id, fingerprint) = (f.id_or_null(RequestId::new)?, f.int()?.cast_unsigned());
         image.requests.push(OrderRequest { request_id, fingerprint });
     }
-    for row in &rows_in(tx, &select(&ORDER_SERIALS), "order_no", &order_nos, " ORDER BY order_no, seq").await? {
+    for row in
+        &rows_in(tx, &select(&ORDER_SERIALS), "order_no", &order_nos, " ORDER BY order_no, seq").await?
+    {
         let f = &mut row.fields();
         let image = part_of(&mut plain, f)?;
         let (_seq, line) = (f.count()?, f.small()?);
@@ -87,7 +93,10 @@ fn stored_order(row: &Row) -> Result<StoredOrder, StoreError> {
         let record = f.bytes_or_null()?.ok_or_else(|| broken(format!("order {order_no} has no record")))?;
         let home = decode_home(record).map_err(|problem| broken(format!("order {order_no}: {problem}")))?;
         if home.order.order_no != order_no {
-            return Err(broken(format!("the record of order {order_no} is that of order {}", home.order.order_no)));
+            return Err(broken(format!(
+                "the record of order {order_no} is that of order {}",
+                home.order.order_no
+            )));
         }
         return Ok(StoredOrder { shard, kind: StoredOrderKind::Home(home) });
     }
