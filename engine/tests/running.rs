@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use hotstock_engine::command::{Action, Command};
 use hotstock_engine::engine::{Engine, EngineOptions, Health};
+use hotstock_engine::event::{Change, Event};
 use hotstock_engine::ids::{Lsn, ShardId, shard_of};
 use hotstock_engine::journal::{Group, Journal, JournalError, JournalReader};
 use hotstock_engine::outcome::{Answer, Effect, OrderStatus, OrderView, Outcome, Refusal};
@@ -327,8 +328,10 @@ async fn bad_commands_are_named() {
 struct Panicking(hotstock_engine::testing::MemoryJournal);
 
 impl Journal for Panicking {
-    fn commit(&mut self, _: &[Group]) -> Result<(), JournalError> {
-        panic!("a fault on demand");
+    fn commit(&mut self, groups: &[Group]) -> Result<(), JournalError> {
+        let is_start = |event: &Event| matches!(event.change, Change::Started { .. });
+        assert!(groups.iter().flat_map(|group| &group.events).all(is_start), "a fault on demand");
+        Ok(())
     }
 
     fn trim(&mut self, _: &[(ShardId, Lsn)]) -> Result<(), JournalError> {

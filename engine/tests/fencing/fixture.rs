@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotstock_engine::checkpoint::{CheckpointStore, Identity};
+use hotstock_engine::checkpoint::CheckpointStore;
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Reserve};
 use hotstock_engine::engine::{Engine, EngineOptions, Health, NotOurs, Parts, StartError, StoreOptions};
 use hotstock_engine::event::{Change, Event};

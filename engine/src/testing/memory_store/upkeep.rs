@@ -173,7 +173,9 @@ impl Tables {
         let is_whole = created.is_some();
         let numbered = known.and_then(|known| known.numbered);
         let is_plain = |row: &JournalRow| {
-            row.change.kind == MoveKind::Confirmed && row.change.delta.sold > 0 && row.change.serials.is_none()
+            row.change.kind == MoveKind::Confirmed
+                && row.change.delta.sold > 0
+                && row.change.serials.is_none()
         };
         let numbered = match numbered {
             _ if rows.values().any(is_plain) => None,
