@@ -1,14 +1,14 @@
 //! The one clock of a server: the wall clock at the start, carried on by the monotonic clock. So a wall clock that is set while the
 //! server runs, by hand or by a time service, moves the end of no hold.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hotstock_engine::clock::{Clock, Timestamp};
+use hotstock_engine::clock::{Clock, ClockStatus, SteadyClock, Timestamp};
 
 /// See the module.
 #[derive(Debug)]
 pub struct CarriedClock {
-    wall: Timestamp,
+    steady: SteadyClock,
     since: Instant,
 }
 
@@ -16,13 +16,17 @@ impl CarriedClock {
     /// Begins with what the wall clock shows.
     #[must_use]
     pub fn start() -> Self {
-        Self { wall: wall(), since: Instant::now() }
+        Self { steady: SteadyClock::new(wall(), Duration::ZERO), since: Instant::now() }
     }
 }
 
 impl Clock for CarriedClock {
     fn now(&self) -> Timestamp {
-        self.wall.plus_millis(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX))
+        self.steady.at(self.since.elapsed())
+    }
+
+    fn status(&self) -> ClockStatus {
+        self.steady.look(wall(), self.since.elapsed())
     }
 }
 

@@ -547,6 +547,7 @@ impl Engine {
             store: store_stats(&running.link, &running.flushers, &running.loader, &running.known),
             checks: running.checks.as_ref().map(|checks| checks.stats()),
             spanning: spanning_stats(&running.router.spanning),
+            clock: running.owner.clock.status(),
         }
     }
 

@@ -223,6 +223,12 @@ pub const HEARTBEAT_TIMEOUT_MILLIS: u64 = 5_000;
 /// How long a start waits for a store that does not answer: a restart of it in passing, not an outage.
 pub const START_STORE_WAIT_MILLIS: u64 = 5_000;
 
+/// A wall clock that differs by more from its own course was set: time services move it by less at once.
+pub const MAX_CLOCK_OFF_MILLIS: u64 = 1_000;
+
+/// A wall clock is followed by a part in so many of the time that goes by: a hold of 15 minutes ends at most 9 seconds sooner or later.
+pub const CLOCK_FOLLOWS_ONE_IN: u64 = 100;
+
 /// How often the store is looked through for what is older than it is kept.
 pub const RETENTION_INTERVAL_MILLIS: u64 = 60_000;
 
@@ -276,7 +282,7 @@ pub const MAX_RECONCILE_KEPT: usize = 16;
 pub const RECONCILE_KEEP_SECONDS: u64 = 300;
 
 /// How often a repair is tried while the store goes on between what was read and what is written.
-pub const RECONCILE_TRIES: u32 = 10;
+pub const RECONCILE_TRIES: u32 = 20;
 
 /// Orders, and anomalies, that are named as the causes of one difference.
 pub const MAX_RECONCILE_CAUSES: usize = 10;

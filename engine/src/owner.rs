@@ -37,6 +37,22 @@ enum NotTaken {
     Refused(NotOurs),
 }
 
+impl From<StoreError> for NotTaken {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::OwnerAlive => Self::Refused(NotOurs::OwnerAlive(String::new())),
+            StoreError::Foreign(problem) => {
+                Self::Refused(NotOurs::fenced(problem, "Take the store of this directory"))
+            }
+            StoreError::Unavailable(_)
+            | StoreError::OutcomeUnknown(_)
+            | StoreError::Busy(_)
+            | StoreError::Fenced { .. }
+            | StoreError::Inconsistent(_) => Self::Later(error.to_string()),
+        }
+    }
+}
+
 impl Owner {
     /// At the start, before anything is served. A store that does not answer is asked for a while; a directory that evidently is in its
     /// place goes on without it: [`Fence::epoch`](crate::fence::Fence::epoch) is zero then, and [`Owner::keep`] takes the store when it is back.
@@ -73,19 +89,28 @@ impl Owner {
     /// The heartbeat: renews the lease, takes the store when it was not there at the start or lost what we took, finds out that somebody
     /// else did. Ends when `stopping` says so.
     pub async fn keep(&self, flushers: &Flushers, mut stopping: watch::Receiver<bool>) {
+        // Several in the time of a lease.
+        let lease_millis = u64::from(self.lease_seconds).saturating_mul(1_000);
+        let pause = if lease_millis == 0 { HEARTBEAT_MILLIS } else { HEARTBEAT_MILLIS.min(lease_millis / 8) };
+        let mut jumped = false;
         loop {
             tokio::select! {
                 _ = stopping.wait_for(|stopping| *stopping) => return,
-                () = sleep(Duration::from_millis(HEARTBEAT_MILLIS)) => {}
+                () = sleep(Duration::from_millis(pause)) => {}
             }
+            let clock = self.clock.status();
+            if clock.jumped && !jumped {
+                let off_millis = clock.off_millis;
+                tracing::error!(
+                    off_millis,
+                    "the wall clock was set; it is not followed, so that no hold ends at another time"
+                );
+            }
+            jumped = clock.jumped;
             if self.link.fence().is_fenced_for_good() {
                 continue;
             }
-            let beat = timeout(Duration::from_millis(HEARTBEAT_TIMEOUT_MILLIS), self.beat(flushers));
-            if beat.await.is_err() {
-                let late = StoreError::Unavailable("it did not answer a heartbeat in time".into());
-                drop(self.link.noted::<()>(Err(late)));
-            }
+            self.beat(flushers).await;
         }
     }
 
@@ -111,21 +136,22 @@ impl Owner {
             return self.take_again().await;
         }
         let from = Instant::now();
-        match self.link.noted(self.link.store().renew(ours, self.lease_seconds).await) {
+        match self.asked(self.link.store().renew(ours, self.lease_seconds)).await {
             Ok(time) => {
                 self.renewed(from);
                 self.link.note_time(time, self.clock.now());
             }
-            // Newer ones have fenced us by now.
-            Err(StoreError::Fenced { newest, .. }) if newest < ours => {
-                tracing::warn!(%ours, %newest, "the store went back to before we took it");
+            // A newer one, of somebody else, has fenced us by now. An older one: the store went back to before we took it. A newer one that
+            // we asked for ourselves: its answer was lost.
+            Err(StoreError::Fenced { newest, .. }) if !fence.is_fenced_for_good() => {
+                tracing::warn!(%ours, %newest, "the store does not have our epoch as its newest: it is taken again");
                 return self.take_again().await;
             }
             Err(_) => return,
         }
         // Those flushed before the store is asked: it can't be behind them unless it went back.
         let flushed = flushers.flushed();
-        let Ok(store) = self.link.noted(self.link.store().ownership().await) else { return };
+        let Ok(store) = self.asked(self.link.store().ownership()).await else { return };
         if fence.epoch() != ours {
             return;
         }
@@ -146,9 +172,8 @@ impl Owner {
 
     /// Asks the store, judges, takes, waits, records.
     async fn take(&self, take_over: bool) -> Result<(), NotTaken> {
-        let later = |error: StoreError| NotTaken::Later(error.to_string());
         let fence = self.link.fence();
-        let store = self.link.noted(self.link.store().ownership().await).map_err(later)?;
+        let store = self.asked(self.link.store().ownership()).await.map_err(NotTaken::from)?;
         let (after, epoch, over, wait_millis) = match self.judged(store, take_over).await? {
             Verdict::Take { after, epoch, over, wait_millis } => (after, epoch, over, wait_millis),
             Verdict::Refused(not_ours) => return Err(NotTaken::Refused(not_ours)),
@@ -157,23 +182,17 @@ impl Owner {
         let take = Take { server, shards, after, epoch, lease_seconds, over };
         fence.asking(epoch);
         let from = Instant::now();
-        match self.link.store().take(&take).await {
+        let taken =
+            timeout(Duration::from_millis(HEARTBEAT_TIMEOUT_MILLIS), self.link.store().take(&take)).await;
+        // Whether we took it may be unknown. If we did, the next try finds an epoch that was not recorded.
+        match taken.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown("it did not answer in time".into()))) {
             Ok(()) => {}
-            Err(StoreError::OwnerAlive) => {
+            // Somebody was quicker (what they did is judged at the next try), or is there.
+            Err(error @ (StoreError::Fenced { .. } | StoreError::OwnerAlive | StoreError::Foreign(_))) => {
                 fence.not_given();
-                return Err(NotTaken::Refused(NotOurs::OwnerAlive(String::new())));
+                return Err(error.into());
             }
-            // Somebody was quicker: what they did is judged at the next try.
-            Err(error @ StoreError::Fenced { .. }) => {
-                fence.not_given();
-                return Err(NotTaken::Later(error.to_string()));
-            }
-            Err(StoreError::Foreign(problem)) => {
-                fence.not_given();
-                return Err(NotTaken::Refused(NotOurs::fenced(problem, "Take another store")));
-            }
-            // Whether we took it is unknown. If we did, the next try finds an epoch that was not recorded.
-            Err(error) => return Err(later(self.link.noted::<()>(Err(error)).expect_err("it is one"))),
+            Err(error) => return Err(self.link.noted::<()>(Err(error)).expect_err("it is one").into()),
         }
         if wait_millis > 0 {
             tracing::info!(wait_millis, "the store is taken; the lease of its owner before has to run out");
@@ -193,13 +212,21 @@ impl Owner {
         Ok(())
     }
 
+    /// What the store answers in time.
+    async fn asked<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let answer = timeout(Duration::from_millis(HEARTBEAT_TIMEOUT_MILLIS), call).await;
+        self.link.noted(
+            answer.unwrap_or_else(|_| Err(StoreError::Unavailable("it did not answer in time".into()))),
+        )
+    }
+
     /// Waits, and renews what was taken meanwhile.
     async fn wait_out(&self, epoch: Epoch, from: Instant, wait_millis: u64) {
         let until = from + Duration::from_millis(wait_millis);
         while Instant::now() < until {
             sleep(Duration::from_millis(HEARTBEAT_MILLIS).min(until - Instant::now())).await;
             let from = Instant::now();
-            if self.link.noted(self.link.store().renew(epoch, self.lease_seconds).await).is_ok() {
+            if self.asked(self.link.store().renew(epoch, self.lease_seconds)).await.is_ok() {
                 self.renewed(from);
             }
         }

@@ -145,7 +145,8 @@ fn may_take(
         contains(&mark, bounds(shard), &chain)?;
     }
     let runs = store.lease_until.map_or(0, |until| until.0.saturating_sub(store.now.0));
-    let is_ours_here = is_last_owner && mine.same_place;
+    // Of this very directory, now or (of a store that went back) before: what holds the store is our own process that died.
+    let is_ours_here = is_same && store.epoch <= mine.epoch && mine.same_place;
     let may_wait = mine.take_over || (is_unrecorded && mine.same_place);
     let wait_millis = if is_ours_here { 0 } else { runs };
     if wait_millis > 0 && !may_wait {
@@ -368,7 +369,12 @@ mod tests {
             c.store.epoch = Epoch(3);
             c.store.watermarks = vec![mark(0, 15, 3), mark(1, 10, 2)];
         };
-        assert_eq!(with(older), take(3, 6, false, 0));
+        assert_eq!(with(older), take(3, 6, true, 0));
+        let its_lease_runs = |c: &mut Case| {
+            older(c);
+            c.store.lease_until = Some(Timestamp(107_000));
+        };
+        assert_eq!(with(its_lease_runs), take(3, 6, true, 0), "it is our own");
         let by_other = |c: &mut Case| {
             older(c);
             c.store.server = Some(OTHER);

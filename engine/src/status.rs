@@ -1,6 +1,7 @@
 //! What the engine says of itself: whether it can take orders, and its counts.
 
 use crate::check::CheckStats;
+use crate::clock::ClockStatus;
 use crate::flusher::{FlushStats, Flushers};
 use crate::ids::{Lsn, ShardId};
 use crate::known::{Known, KnownStats};
@@ -49,6 +50,8 @@ pub struct Stats {
     pub checks: Option<CheckStats>,
     /// Orders over several places.
     pub spanning: SpanningStats,
+    /// How the clock stands to the wall clock.
+    pub clock: ClockStatus,
 }
 
 /// See [`Stats::spanning`].

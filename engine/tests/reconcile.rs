@@ -56,7 +56,10 @@ async fn what_changes_meanwhile_is_no_difference() {
         while looks < 30 || done.load(Ordering::SeqCst) < 500 {
             looks += 1;
             let found = look(&engine, true).await;
-            assert_eq!((found.skus, &found.differences[..], &found.repaired[..]), (SKUS as u64, &[][..], &[][..]));
+            assert_eq!(
+                (found.skus, &found.differences[..], &found.repaired[..]),
+                (SKUS as u64, &[][..], &[][..])
+            );
             assert!(found.unsettled.is_empty() && found.next.is_none(), "{found:?}");
         }
         is_over.store(true, Ordering::SeqCst);
@@ -87,7 +90,10 @@ async fn rows_that_were_broken_are_put_right() {
     engine.submit(reserve("o-3", "open", 1)).await.unwrap();
     let told = look(&engine, false).await.differences;
     let what: Vec<_> = told.iter().map(|d| (d.sku_id.as_str(), d.check, d.remedy)).collect();
-    assert_eq!(what, [("open", Check::Row, Remedy::RowFromShard), ("stored", Check::Row, Remedy::RowFromJournal)]);
+    assert_eq!(
+        what,
+        [("open", Check::Row, Remedy::RowFromShard), ("stored", Check::Row, Remedy::RowFromJournal)]
+    );
     let fixed = look(&engine, true).await;
     assert_eq!(fixed.repaired.len(), 2, "{fixed:?}");
     assert_eq!(look(&engine, true).await.differences, []);

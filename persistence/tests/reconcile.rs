@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hotstock_engine::command::StockStatus;
 use hotstock_engine::engine::{Engine, EngineOptions, Parts, StoreOptions};
 use hotstock_engine::ids::WarehouseId;
 use hotstock_engine::mirror::{Mirror, Put};
 use hotstock_engine::outcome::Refusal;
 use hotstock_engine::reconcile::{Check, Difference, Reconcile, Reconciled, Remedy, Side};
 use hotstock_engine::store::Store;
-use hotstock_engine::testing::flush_suite::{
+use hotstock_engine::testing::store_suite::{
     W1, W2, confirm, create, give_back, release, reserve, restock, set_status, sku,
 };
 use hotstock_engine::testing::{
@@ -38,7 +39,7 @@ impl Server {
         let journal = Box::new(MemoryJournal::default().open());
         let (checkpoints, filters) =
             (Arc::new(MemoryCheckpoints::default()), Arc::new(MemoryFilters::default()));
-        let (identity, clock) = (Arc::new(MemoryIdentity::default()), Arc::new(ManualClock::default()));
+        let (identity, clock) = (Arc::new(MemoryIdentity::new(1)), Arc::new(ManualClock::default()));
         let parts =
             Parts::new(journal, checkpoints, filters, identity, clock, Arc::clone(&store) as Arc<dyn Store>);
         let store_options = StoreOptions { flush_interval_ms: 10, ..StoreOptions::default() };
@@ -54,7 +55,7 @@ impl Server {
         server.must(create("other", W1, 7)).await;
         server
             .until("only the SKU with open orders is in memory", |server| {
-                server.resident() == 1
+                server.engine.stats().shards[0].resident == 1
             })
             .await;
         server.flushed().await;
@@ -94,7 +95,8 @@ impl Server {
     }
 
     async fn flushed(&self) {
-        self.until("flushed", |server| server.engine.is_flushed()).await;
+        let durable = self.engine.stats().shards[0].durable;
+        self.until("flushed", |server| server.engine.stats().shards[0].flushed >= durable).await;
     }
 
     /// What somebody does with a database client.
@@ -327,8 +329,8 @@ async fn orders_go_on_meanwhile(server: &Server) {
                 server.must(release(&format!("m-{count}"), None)).await;
             }
             if count % 50 == 0 {
-                server.must(set_status("cold", true)).await;
-                server.must(set_status("cold", false)).await;
+                server.must(set_status("cold", StockStatus::Suspended)).await;
+                server.must(set_status("cold", StockStatus::OnSale)).await;
             }
             count += 1;
         }
@@ -360,7 +362,7 @@ async fn a_row_is_put_right_under_load(server: &Server) {
         }
     };
     let repairs = async {
-        for _ in 0..10 {
+        for _ in 0..4 {
             server
                 .tamper(
                     "UPDATE stock SET available = available + 5 WHERE sku_id = 'hot' AND warehouse_id = 1",

@@ -1,5 +1,6 @@
 //! `hotstock verify`: rebuilds the stock of a data directory from checkpoint and journal, as a start would, and checks
-//! every invariant. Changes nothing that a start would not change, and needs the directory for itself.
+//! every invariant; reads the whole journal, and so checks its chain of hashes. Changes nothing, and needs the directory
+//! for itself.
 
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::engine::StartError;
@@ -28,6 +29,7 @@ pub fn run(args: &Verify) -> Result<(), Failure> {
     let mut totals = Totals::default();
     let mut states = Vec::new();
     for shard in (0..data_dir.shards()).map(ShardId) {
+        reader.check(shard).map_err(StartError::from)?;
         let Recovered { state, checkpoint, replayed, .. } =
             recover(shard, data_dir.shards(), &reader, &checkpoints).map_err(StartError::from)?;
         let last = state.applied();

@@ -15,7 +15,7 @@ use crate::journal::JournalReader;
 use crate::ownership::{NotOurs, hand_over, seize};
 use crate::restore::restore;
 use crate::state::State;
-use crate::store::Store;
+use crate::store::{Store, Take};
 use crate::testing::{ManualClock, MemoryIdentity, MemoryJournal, MemoryStore};
 
 fn owner_of(fixture: &Fixture, take_over: bool) -> Owner {
@@ -291,7 +291,7 @@ async fn a_directory_made_from_the_store_owns_it() {
     fixture.create("lost", 1);
     let store = fixture.store.session();
     let now = Timestamp(1_600_000_000_000);
-    let seized = seize(&store, crate::ids::ServerId(99), 0).await.unwrap();
+    let seized = seize(&store, crate::ids::ServerId(99), 0, true).await.unwrap();
     fixture.flush().await.unwrap_err();
     let mut restored = restore(&store, seized.epoch, &seized.owned, now).await.unwrap();
     let shard = restored.shards.pop().unwrap();
@@ -310,4 +310,30 @@ async fn a_directory_made_from_the_store_owns_it() {
     made.confirm("o-2");
     made.flush().await.unwrap();
     is_fenced(start(&again(&fixture), false).await, "took the store after it");
+}
+
+#[tokio::test]
+async fn what_was_taken_while_nobody_waited_is_taken_again() {
+    let (mut fixture, owner) = started().await;
+    fixture.some_events();
+    // The answer to a take of epoch 2 was lost, once before and once after it was recorded.
+    for (taken, recorded) in [(2, 1), (4, 4)] {
+        let after = fixture.store.ownership().await.unwrap().epoch;
+        fixture.link.fence().asking(Epoch(taken));
+        let take = Take {
+            server: fixture.identity.server(),
+            shards: 1,
+            after,
+            epoch: Epoch(taken),
+            lease_seconds: 0,
+            over: false,
+        };
+        fixture.store.take(&take).await.unwrap();
+        fixture.identity.set_epoch(Epoch(recorded));
+        fixture.flush().await.unwrap_err();
+        owner.beat(&fixture.flushers).await;
+        assert_eq!(epoch(&fixture), taken + 1);
+        fixture.link.fence().check().unwrap();
+    }
+    fixture.flush().await.unwrap();
 }

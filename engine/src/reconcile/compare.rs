@@ -206,7 +206,7 @@ fn of_stored(
         right.status = walk.status.or(is_whole.then_some(StockStatus::OnSale)).unwrap_or(right.status);
         right.initial = walk.initial.unwrap_or(right.initial);
         if is_whole && (walk.serials > 0 || right.numbered.is_some()) {
-            right.numbered = Some(walk.serials);
+            right.numbered = (!walk.without_serials).then_some(walk.serials);
         }
     }
     if let Some((expected, found)) = columns(&right, &books.row) {

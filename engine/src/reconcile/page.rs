@@ -14,7 +14,7 @@ use super::{Check, Difference, GoOn, Live, Reconcile, Reconciled, Remedy, Repair
 use crate::ids::{SkuId, WarehouseId};
 use crate::limits::{
     MAX_PAGE_ROWS, MAX_RECONCILE_CAUSES, MAX_RECONCILE_KEPT, MAX_RECONCILE_PIECES, RECONCILE_ANOMALIES,
-    RECONCILE_KEEP_SECONDS, RECONCILE_MILLIS, RECONCILE_PAUSE_MILLIS, RECONCILE_TRIES,
+    RECONCILE_KEEP_SECONDS, RECONCILE_MILLIS, RECONCILE_TRIES,
 };
 use crate::outcome::Refusal;
 use crate::store::{self, Anomaly};
@@ -253,10 +253,7 @@ impl Request<'_> {
         if !found.iter().any(can) {
             return Ok(Vec::new());
         }
-        for attempt in 0..RECONCILE_TRIES {
-            if attempt > 1 {
-                tokio::time::sleep(Duration::from_millis(RECONCILE_PAUSE_MILLIS)).await;
-            }
+        for _ in 0..RECONCILE_TRIES {
             // What it is now: orders have gone on since it was compared.
             let store = self.link.store();
             let read = self.link.noted(store.stock(sku_id, None).await).map_err(refusal_of)?;

@@ -37,6 +37,8 @@ pub(super) struct Walk {
     /// What the journal tells of the columns that are not levels.
     pub status: Option<StockStatus>,
     pub serials: u64,
+    /// Units were sold without.
+    pub without_serials: bool,
     pub initial: Option<u64>,
     /// To look for the orders behind a difference: the units of each by its line and by the journal.
     orders: Option<BTreeMap<OrderNo, Counted>>,
@@ -139,11 +141,11 @@ impl Walk {
             MoveKind::Created => self.initial = u64::try_from(delta.available).ok(),
             MoveKind::Suspended => self.status = Some(StockStatus::Suspended),
             MoveKind::Resumed => self.status = Some(StockStatus::OnSale),
+            MoveKind::Confirmed => self.without_serials |= delta.sold > 0 && change.serials.is_none(),
             MoveKind::Restocked
             | MoveKind::Deducted
             | MoveKind::Adjusted
             | MoveKind::Reserved
-            | MoveKind::Confirmed
             | MoveKind::Released
             | MoveKind::Expired
             | MoveKind::Returned

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotstock_engine::checkpoint::{CheckpointStore, Identity};
+use hotstock_engine::checkpoint::CheckpointStore;
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Reserve};
 use hotstock_engine::engine::{Engine, EngineOptions, Health, NotOurs, Parts, StartError, StoreOptions};
 use hotstock_engine::event::{Change, Event};
@@ -58,7 +58,7 @@ impl Directory {
     /// A new one from the store, as `hotstock recover --from-store` makes it.
     pub async fn recovered(store: &MemoryStore, server: u128, clock: &ManualClock) -> Self {
         let store = store.session();
-        let seized = seize(&store, ServerId(server + 1_000), 0).await.unwrap();
+        let seized = seize(&store, ServerId(server + 1_000), 0, true).await.unwrap();
         let now = hotstock_engine::clock::Clock::now(clock);
         let restored = restore(&store, seized.epoch, &seized.owned, now).await.unwrap();
         let bases = restored.shards.iter().map(|shard| (shard.mark.shard, shard.mark.lsn, shard.mark.hash));

@@ -1,7 +1,5 @@
 //! Several servers on one store.
 
-use std::time::Duration;
-
 use hotstock_engine::checkpoint::Identity;
 use hotstock_engine::ids::Epoch;
 
@@ -144,5 +142,4 @@ async fn a_copy_that_went_another_way_is_told_by_its_hash() {
     ledger.fits(&copied).await;
     copied.kill().await;
     world.refuses(&directory, true, "another event").await;
-    tokio::time::sleep(Duration::from_millis(1)).await;
 }

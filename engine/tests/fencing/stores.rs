@@ -85,13 +85,16 @@ async fn without_the_store_the_same_directory_serves_and_a_copy_does_not() {
     server.sell_all(&mut ledger, "before").await;
     server.kill().await;
     let copy = directory.copy();
-    let started = world.start_with(&copy, options(), |store| store.cut()).await.map(|_| ());
-    assert!(matches!(&started, Err(StartError::NotOurs(NotOurs::Unavailable(_)))), "{started:?}");
-    let forced = EngineOptions { take_over: true, ..options() };
-    let started = world.start_with(&directory, forced, |store| store.cut()).await.map(|_| ());
-    assert!(matches!(&started, Err(StartError::NotOurs(NotOurs::Unavailable(_)))), "{started:?}");
-    let fresh = world.start_with(&Directory::new(5), options(), |store| store.cut()).await.map(|_| ());
-    assert!(matches!(&fresh, Err(StartError::NotOurs(NotOurs::Unavailable(_)))), "{fresh:?}");
+    let (forced, fresh) = (EngineOptions { take_over: true, ..options() }, Directory::new(5));
+    let refused = tokio::join!(
+        world.start_with(&copy, options(), |store| store.cut()),
+        world.start_with(&directory, forced, |store| store.cut()),
+        world.start_with(&fresh, options(), |store| store.cut()),
+    );
+    for started in [refused.0, refused.1, refused.2] {
+        let refused = matches!(&started, Err(StartError::NotOurs(NotOurs::Unavailable(_))));
+        assert!(refused, "{:?}", started.err());
+    }
 
     let server = world.start_with(&directory, options(), |store| store.cut()).await.unwrap();
     assert_eq!((server.engine.health(), server.engine.epoch()), (Health::Ready, Epoch::ZERO));

@@ -236,19 +236,20 @@ async fn image_of_journal(
         None if is_whole => StockStatus::OnSale,
         None => known.map_or(StockStatus::OnSale, |known| known.status),
     };
-    let sql = "SELECT COUNT(*), CAST(COALESCE(SUM(d_sold), 0) AS SIGNED) FROM stock_journal \
-         WHERE sku_id = ? AND warehouse_id = ? AND serial_from IS NOT NULL";
+    let sql = "SELECT COUNT(*), COUNT(serial_from), \
+         CAST(COALESCE(SUM(CASE WHEN serial_from IS NULL THEN 0 ELSE d_sold END), 0) AS SIGNED) FROM stock_journal \
+         WHERE sku_id = ? AND warehouse_id = ? AND kind = 'confirmed' AND d_sold > 0";
     let rows = tx.rows(sql, &[sku_id.into(), warehouse_id.into()]).await?;
-    let given = rows.first().map(|row| {
+    let sales = rows.first().map(|row| {
         let f = &mut row.fields();
-        Ok::<_, StoreError>((f.count()?, f.count()?))
+        Ok::<_, StoreError>((f.count()?, f.count()?, f.count()?))
     });
-    let (confirms, given) = given.transpose()?.unwrap_or_default();
-    let was = known.map(|known| known.numbered);
-    let numbered = match was {
-        Some(None) if confirms == 0 => None,
-        None if confirms == 0 => None,
-        Some(Some(was)) if !is_whole => Some(was.max(given)),
+    let (sales, with_serials, given) = sales.transpose()?.unwrap_or_default();
+    let numbered = match known.and_then(|known| known.numbered) {
+        // Units were sold without: it has none.
+        _ if sales > with_serials => None,
+        None if with_serials == 0 => None,
+        Some(was) if !is_whole => Some(was.max(given)),
         _ => Some(given),
     };
     let created = u64::try_from(first.change.delta.available).unwrap_or(0);

@@ -172,7 +172,16 @@ impl Tables {
         let given: u64 = rows.values().filter_map(|row| row.change.serials).map(|given| given.count()).sum();
         let is_whole = created.is_some();
         let numbered = known.and_then(|known| known.numbered);
-        let numbered = if is_whole && (numbered.is_some() || given > 0) { Some(given) } else { numbered };
+        let is_plain = |row: &JournalRow| {
+            row.change.kind == MoveKind::Confirmed
+                && row.change.delta.sold > 0
+                && row.change.serials.is_none()
+        };
+        let numbered = match numbered {
+            _ if rows.values().any(is_plain) => None,
+            numbered if is_whole && (numbered.is_some() || given > 0) => Some(given),
+            numbered => numbered,
+        };
         let levels = newest.change.after;
         Some(StockImage {
             sku_id: sku_id.clone(),
