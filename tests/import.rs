@@ -1,4 +1,4 @@
-//! `hotstock import` from a real MariaDB into the SQL store, beside a running server.
+//! `hotstock import` from a real MariaDB, into a running server and into a data directory.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -43,8 +43,10 @@ fn an_import_can_be_tried_done_and_repeated() {
     let dir = tempfile::tempdir().unwrap();
     let into = database.url("hotstock");
     let store = format!("store.url={into}");
-    let server = Server::start(&dir.path().join("data"), &[&store]);
-    let plan = ["--preset", "ymall", "--set", &store];
+    let data_dir = dir.path().join("data");
+    let server = Server::start(&data_dir, &[&store]);
+    let url = format!("http://{}", server.address);
+    let plan = ["--preset", "ymall", "--url", &url];
 
     let (code, text) = import(&[&plan[..], &["--dry-run"]].concat(), &from);
     assert_eq!(code, 6, "two rows are refused: {text}");
@@ -74,9 +76,17 @@ fn an_import_can_be_tried_done_and_repeated() {
     let map =
         "table=t_inventory,sku=sku_id,warehouse=warehouse_id,available=available_qty,reserved=reserved_qty";
     database.sql("USE shop; UPDATE t_inventory SET available_qty = 5 WHERE sku_id = '1002';");
-    let (code, text) = import(&["--map", map, "--set", &store], &from);
+    let into = ["--map", map, "--set", &store, "--data-dir", data_dir.to_str().unwrap()];
+    let (code, text) = import(&into, &from);
+    assert_eq!(code, 3, "a directory has one process: {text}");
+    assert!(text.contains("--url"), "{text}");
+    drop(server);
+    database.sql("USE shop; INSERT INTO t_inventory VALUES ('1004', 1, 8, 0);");
+    let (code, text) = import(&into, &from);
     assert_eq!(code, 0, "{text}");
-    assert_eq!((count(&text, "created"), count(&text, "there already")), (0, 4));
+    assert_eq!((count(&text, "created"), count(&text, "there already")), (1, 4));
+    let server = Server::start(&data_dir, &[&store]);
+    assert_eq!(available(&server, "1004"), json!(8));
 }
 
 #[test]

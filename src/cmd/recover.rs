@@ -9,7 +9,7 @@ use std::path::Path;
 use hotstock_engine::checkpoint::{CheckpointError, CheckpointStore as _, Identity as _};
 use hotstock_engine::engine::StartError;
 use hotstock_engine::ids::{Epoch, Lsn, ServerId};
-use hotstock_engine::ownership::{Seized, hand_over, seize};
+use hotstock_engine::ownership::{NotOurs, Seized, hand_over, seize};
 use hotstock_engine::restore::{Restored, RestoredShard, restore};
 use hotstock_engine::store::{Ownership, Store as _};
 use hotstock_persistence::data_dir::DataDir;
@@ -52,7 +52,14 @@ pub async fn run(args: Recover, config: Config) -> Result<(), Failure> {
         return is_recovered(path, &owned);
     }
     say(format_args!("{place}: taking it; a lease that still runs is waited out"));
-    let seized = seize(&store, anybody()?, config.store.lease_seconds, args.take_over).await?;
+    let seized = match seize(&store, anybody()?, config.store.lease_seconds, args.take_over).await {
+        Err(NotOurs::OwnerAlive(_)) => {
+            return Err(Failure::InUse(format!(
+                "{place}: another server is using it. Stop that one, or give `--take-over`, which fences it"
+            )));
+        }
+        seized => seized?,
+    };
     let restored = restore(&store, seized.epoch, &seized.owned, wall()).await;
     let restored = restored.map_err(|error| Failure::other(&format!("reading {place}"), error))?;
     let data_dir = write(&config, &restored, &seized)?;

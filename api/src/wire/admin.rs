@@ -84,7 +84,7 @@ impl<'a> PinnedBody<'a> {
 /// What became of several.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PinnedAllBody<'a> {
-    /// One for each SKU, in the order of the request; of a hot list then those that were on it before.
+    /// One for each SKU, in the order of the request; of a hot list also those that were on it before, by name.
     pub results: Vec<PinnedOneBody<'a>>,
 }
 

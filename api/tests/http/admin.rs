@@ -93,7 +93,7 @@ async fn the_hot_list_is_replaced_as_a_whole() {
         items.map(|item| item["sku_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let answer = set(&mut client, json!(["b", "a"])).await.expect(200);
-    assert_eq!(short(&answer), [("b", 200), ("a", 200)]);
+    assert_eq!(short(&answer), [("a", 200), ("b", 200)]);
     let answer = set(&mut client, json!(["c", "x", "a"])).await.expect(200);
     let mut results = short(&answer);
     results.sort_unstable();

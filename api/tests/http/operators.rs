@@ -16,6 +16,19 @@ async fn a_server_is_alive_and_ready() {
 }
 
 #[tokio::test]
+async fn without_its_store_a_server_stays_ready_and_says_so() {
+    let fixture = Fixture::start().await;
+    let mut client = fixture.client().await;
+    client.create_stock("a", 1).await;
+    fixture.store.cut();
+    client.get("/v1/reservations").await.expect(503);
+    let ready = client.get("/readyz").await;
+    assert_eq!(ready.status, 200);
+    assert!(ready.text().contains("without the SQL store"), "{}", ready.text());
+    client.reserve("O", "a", 1).await.expect(201);
+}
+
+#[tokio::test]
 async fn requests_and_shards_are_counted() {
     let fixture = Fixture::start().await;
     let mut client = fixture.client().await;
@@ -35,8 +48,11 @@ async fn requests_and_shards_are_counted() {
         r#"hotstock_problems_total{code="insufficient_stock"} 1"#,
         "hotstock_http_connections 1",
         r#"hotstock_shard_open_orders{shard="0"} 1"#,
-        r#"hotstock_shard_durable_lsn{shard="0"} 2"#,
-        "hotstock_journal_events_total 2",
+        // The start, the stock, the order.
+        r#"hotstock_shard_durable_lsn{shard="0"} 3"#,
+        "hotstock_journal_events_total 3",
+        "hotstock_store_epoch 1",
+        "hotstock_fenced 0",
         "# HELP hotstock_shard_overloaded Commands turned away at the gate",
         "# TYPE hotstock_journal_commit_duration_seconds histogram",
         "# EOF",

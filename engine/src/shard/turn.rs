@@ -91,6 +91,8 @@ enum Checkpointing {
 #[derive(Default)]
 struct Tally {
     commands: usize,
+    /// Envelopes that were put aside.
+    aside: usize,
     refusals: u64,
     expired: usize,
     bytes: u64,
@@ -300,7 +302,8 @@ impl Shard {
     /// Decides what waits for nothing, up to the bounds of a turn; always at least one envelope.
     fn decide(&mut self, now: Timestamp) {
         let mut tally = Tally::default();
-        while tally.commands < MAX_COMMANDS_PER_TURN && tally.bytes < MAX_TURN_BYTES && self.decide_front(now, &mut tally) {}
+        let has_room = |tally: &Tally| tally.commands + tally.aside < MAX_COMMANDS_PER_TURN && tally.bytes < MAX_TURN_BYTES;
+        while has_room(&tally) && self.decide_front(now, &mut tally) {}
         let counters = &self.shared.counters;
         counters.commands.fetch_add(tally.commands as u64, Ordering::Relaxed);
         counters.refusals.fetch_add(tally.refusals, Ordering::Relaxed);
@@ -324,7 +327,7 @@ impl Shard {
             }
         }
         if self.put_behind() || self.put_aside() {
-            tally.commands += 1;
+            tally.aside += 1;
             return true;
         }
         match self.work.front().map(|(envelope, _)| envelope) {

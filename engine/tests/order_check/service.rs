@@ -87,7 +87,7 @@ impl OrderCheck for Service {
     }
 }
 
-/// An engine without a store that asks a service.
+/// An engine that asks a service.
 pub struct Shop {
     pub world: World,
     pub service: Arc<Service>,

@@ -5,9 +5,8 @@ use hotstock_engine::engine::{Engine, EngineOptions};
 use hotstock_engine::ids::WarehouseId;
 use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal};
 
-use crate::house::order;
 use crate::shop::sku_in;
-use crate::support::{World, order_no, sku};
+use crate::support::{World, order, order_no, sku};
 
 async fn create(engine: &Engine, name: &str, levels: [(u32, u64); 2]) {
     for (warehouse, quantity) in levels {

@@ -1,5 +1,5 @@
-//! A crash at every step of an order over several places: from that moment on nothing reaches the disk or the store. After the next start
-//! the order is as its home logged it, in all its places, and the same request again gets that answer.
+//! A crash at every step of an order over several shards, and of loads, evictions and flushes: from that moment on nothing reaches the disk
+//! or the store. After the next start the order is as its home logged it, in all its shards, and the same request again gets that answer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,39 +7,47 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hotstock_engine::command::{Command, Mode};
-use hotstock_engine::engine::{Engine, Health, SPANNING_STEPS};
+use hotstock_engine::engine::{Engine, EngineOptions, Health, RESIDENCY_STEPS, SPANNING_STEPS};
 use hotstock_engine::outcome::OrderStatus;
 
-use crate::house::{House, SERVER, demote, options, promote, until};
 use crate::shop::{cart, check_rest, confirm_part, give_back, is_unknown, read, skus};
-use crate::support::{confirm, create, release};
+use crate::support::{World, confirm, create, demote, flushed_soon, promote, release, tight, until};
 
-/// Which of the SKUs are hot.
+/// How much stays in memory.
 #[derive(Clone, Copy, Debug)]
-enum Places {
-    /// All, in several shards.
-    Hot,
-    /// One is cold.
-    Mixed,
+enum Memory {
+    Plenty,
+    /// As little as can be.
+    Little,
+}
+
+impl Memory {
+    fn options(self) -> EngineOptions {
+        match self {
+            Self::Plenty => flushed_soon(3),
+            Self::Little => tight(3),
+        }
+    }
 }
 
 /// An engine that is cut off from journal and store when it comes to the `nth` passing of a step.
-async fn fragile(house: &House, step: &'static str, nth: u32) -> (Engine, Arc<AtomicU32>) {
-    let session = house.store.session_of(SERVER, 3);
+async fn fragile(world: &World, memory: Memory, step: &'static str, nth: u32) -> (Engine, Arc<AtomicU32>) {
+    let parts = world.parts();
+    let session = world.session();
     let passed = Arc::new(AtomicU32::new(0));
-    let (journal, cut, count) = (house.world.journal.clone(), session.clone(), Arc::clone(&passed));
+    let (journal, count) = (world.journal.clone(), Arc::clone(&passed));
     let failpoint = move |reached: &'static str| {
         if reached == step && count.fetch_add(1, Ordering::SeqCst) + 1 == nth {
             journal.fail_next();
-            cut.cut();
+            session.cut();
         }
     };
-    let parts = house.world.parts().with_store(Arc::new(session), SERVER).failpoint(Arc::new(failpoint));
-    (Engine::start(options(3), parts).await.unwrap(), passed)
+    let parts = parts.failpoint(Arc::new(failpoint));
+    (Engine::start(memory.options(), parts).await.unwrap(), passed)
 }
 
 /// What is asked of one engine, and where the crash comes. Each order is asked for what it is then asked for again.
-async fn scene(engine: &Engine, house: &House, names: &[String]) -> Vec<(Command, bool)> {
+async fn scene(engine: &Engine, world: &World, names: &[String]) -> Vec<(Command, bool)> {
     let each =
         |units: u32| -> Vec<(&str, u32)> { names[..3].iter().map(|name| (name.as_str(), units)).collect() };
     let (of, one, too_many) = (each(2), each(1), each(500));
@@ -61,10 +69,10 @@ async fn scene(engine: &Engine, house: &House, names: &[String]) -> Vec<(Command
     ask(give_back("sold", Some(&one), "back")).await;
     ask(cart("left", &of, Mode::BestEffort, 900)).await;
     ask(release("left")).await;
-    // In one shard, until one of its SKUs leaves.
+    // In one shard.
     ask(cart("near", &[(of[0].0, 1), (names[3].as_str(), 1)], Mode::AllOrNothing, 900)).await;
     ask(cart("late", &of, Mode::AllOrNothing, 5)).await;
-    house.world.clock.advance(Duration::from_secs(6));
+    world.clock.advance(Duration::from_secs(6));
     // Until it has expired, or nothing is logged any more.
     for _ in 0..2_000 {
         let is_over = match engine.submit(crate::support::get("late")).await {
@@ -76,51 +84,43 @@ async fn scene(engine: &Engine, house: &House, names: &[String]) -> Vec<(Command
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // A move may wait for a journal that it will never see again.
+    // What is pinned may wait for a journal that it will never see again.
     let is_cut = || async { until(|| engine.health() != Health::Ready).await };
     tokio::select! {
-        moved = demote(engine, &names[0]) => drop(moved),
+        pinned = promote(engine, &names[0]) => drop(pinned),
         () = is_cut() => {}
     }
     ask(confirm("late")).await;
     tokio::select! {
-        moved = promote(engine, &names[0]) => drop(moved),
+        pinned = demote(engine, &names[0]) => drop(pinned),
         () = is_cut() => {}
     }
     asked
 }
 
 /// What the steps of a scene are, whether they are all passed by it.
-const NOT_IN_A_SCENE: [&str; 4] =
-    ["span.ask.before", "span.ask.after", "span.adopt.before", "span.adopt.after"];
+const NOT_IN_A_SCENE: [&str; 3] = ["span.ask.before", "span.ask.after", "load.orders"];
 
-async fn crash_at(step: &'static str, nth: u32, places: Places) -> u32 {
-    let what = format!("{step} {nth}, {places:?}");
-    let house = House::new();
+async fn crash_at(step: &'static str, nth: u32, memory: Memory) -> u32 {
+    let what = format!("{step} {nth}, {memory:?}");
+    let world = World::new();
     // One in each shard, and another in the first.
     let names = skus(4, 3);
-    let engine = house.start(3).await;
+    let engine = world.start(memory.options()).await;
     for name in &names {
         engine.submit(create(name, 100)).await.unwrap();
     }
-    for name in names
-        .iter()
-        .enumerate()
-        .filter(|(n, _)| *n != 2 || matches!(places, Places::Hot))
-        .map(|(_, name)| name)
-    {
-        promote(&engine, name).await.unwrap();
-    }
     engine.stop().await;
 
-    let (engine, passed) = fragile(&house, step, nth).await;
-    let asked = scene(&engine, &house, &names).await;
+    let (engine, passed) = fragile(&world, memory, step, nth).await;
+    let asked = scene(&engine, &world, &names).await;
     engine.stop().await;
 
-    let engine = house.start(3).await;
+    world.journal.mend();
+    let engine = world.start(memory.options()).await;
     assert_eq!(engine.health(), Health::Ready, "{what}");
     // Long enough for every branch to have asked.
-    house.world.clock.advance(Duration::from_secs(4));
+    world.clock.advance(Duration::from_secs(4));
     for (command, was_taken) in &asked {
         let again = engine.submit(command.clone()).await;
         assert!(!is_unknown(&again), "{what}: {command:?} {again:?}");
@@ -145,13 +145,15 @@ async fn crash_at(step: &'static str, nth: u32, places: Places) -> u32 {
     passed.load(Ordering::SeqCst)
 }
 
-async fn crash_at_every_step(places: Places) {
+async fn crash_at_every_step(memory: Memory) {
     let wanted = std::env::var("HOTSTOCK_STEP").ok();
-    for step in SPANNING_STEPS.iter().filter(|step| wanted.as_deref().is_none_or(|wanted| wanted == **step)) {
+    let of_memory = if matches!(memory, Memory::Little) { RESIDENCY_STEPS } else { &[] };
+    let steps = SPANNING_STEPS.iter().chain(of_memory);
+    for step in steps.filter(|step| wanted.as_deref().is_none_or(|wanted| wanted == **step)) {
         let mut passed = 0;
         let most = std::env::var("HOTSTOCK_CRASHES").ok().and_then(|most| most.parse().ok()).unwrap_or(3);
         for nth in 1..=most {
-            passed = crash_at(step, nth, places).await;
+            passed = crash_at(step, nth, memory).await;
             if passed < nth {
                 break;
             }
@@ -162,10 +164,10 @@ async fn crash_at_every_step(places: Places) {
 
 #[tokio::test]
 async fn a_crash_at_every_step_over_shards() {
-    crash_at_every_step(Places::Hot).await;
+    crash_at_every_step(Memory::Plenty).await;
 }
 
 #[tokio::test]
-async fn a_crash_at_every_step_hot_and_cold() {
-    crash_at_every_step(Places::Mixed).await;
+async fn a_crash_at_every_step_with_little_memory() {
+    crash_at_every_step(Memory::Little).await;
 }

@@ -8,11 +8,10 @@ use hotstock_engine::engine::{Engine, EngineOptions};
 use hotstock_engine::ids::OrderNo;
 use hotstock_engine::outcome::{Answer, OrderStatus, Refusal};
 
-use crate::house::{House, levels, order, promote};
 use crate::shop::{cart, check_rest, read, skus, until_asked};
-use crate::support::{World, create};
+use crate::support::{World, create, levels, order, tight, until};
 
-async fn fight(engine: &Engine, names: &[String], what: &str) {
+async fn fight(engine: &Engine, names: &[String], least: u32, what: &str) {
     let supplied: BTreeMap<String, u64> = names.iter().map(|name| (name.clone(), 60)).collect();
     for name in names {
         engine.submit(create(name, 60)).await.unwrap();
@@ -48,7 +47,8 @@ async fn fight(engine: &Engine, names: &[String], what: &str) {
         }
     }
     assert_eq!(made + refused, 200, "{what}: all come to an end");
-    assert!(made >= 60, "{what}: {made} carts got their units");
+    // Who waits for the store holds up others.
+    assert!(made >= least, "{what}: {made} carts got their units");
     let orders: Vec<String> = (0..200).map(|n| format!("cart-{n}")).collect();
     check_rest(engine, &supplied, &orders, what).await;
 }
@@ -56,22 +56,15 @@ async fn fight(engine: &Engine, names: &[String], what: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_carts_fight_over_shards() {
     let engine = World::new().start(EngineOptions { shards: 8, ..EngineOptions::default() }).await;
-    fight(&engine, &skus(30, 8), "8 shards").await;
+    fight(&engine, &skus(30, 8), 60, "8 shards").await;
     engine.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_carts_fight_hot_and_cold() {
-    let house = House::new();
-    let engine = house.start(3).await;
-    let names = skus(30, 3);
-    for name in names.iter().skip(10) {
-        engine.submit(create(name, 60)).await.unwrap();
-        promote(&engine, name).await.unwrap();
-    }
-    fight(&engine, &names, "hot and cold").await;
+async fn large_carts_fight_with_little_memory() {
+    let engine = World::new().start(tight(3)).await;
+    fight(&engine, &skus(30, 3), 20, "little memory").await;
     engine.stop().await;
-    house.check_books().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,7 +113,7 @@ async fn a_caller_who_goes_away_changes_nothing() {
         let (engine, command) = (engine.clone(), cart("gone", &of, Mode::AllOrNothing, 900));
         async move { engine.submit(command).await }
     });
-    crate::house::until(|| world.journal.is_waiting()).await;
+    until(|| world.journal.is_waiting()).await;
     gone.abort();
     drop(gone.await);
     world.journal.let_go();
@@ -133,7 +126,7 @@ async fn a_caller_who_goes_away_changes_nothing() {
         let engine = engine.clone();
         async move { engine.submit(crate::support::confirm("gone")).await }
     });
-    crate::house::until(|| world.journal.is_waiting()).await;
+    until(|| world.journal.is_waiting()).await;
     gone.abort();
     drop(gone.await);
     world.journal.let_go();

@@ -11,9 +11,8 @@ use hotstock_engine::engine::{Engine, EngineOptions};
 use hotstock_engine::home::HomeStep;
 use hotstock_engine::outcome::{OrderStatus, Refusal};
 
-use crate::house::{House, SERVER, levels, options, order, promote, until};
 use crate::shop::{cart, check_rest, is_unknown, read, skus, until_asked};
-use crate::support::{World, confirm, create, release};
+use crate::support::{World, confirm, create, flushed_soon, levels, order, release, until};
 
 fn supplied(names: &[String], units: u64) -> BTreeMap<String, u64> {
     names.iter().map(|name| (name.clone(), units)).collect()
@@ -38,7 +37,7 @@ fn kind(command: &Command) -> &'static str {
             HomeStep::Carried { .. } => "carried",
             HomeStep::Ask(_) => "ask",
             HomeStep::Pending(_) => "pending",
-            HomeStep::Adopt(_) => "adopt",
+            HomeStep::Load(_) => "load",
         },
         _ => "other",
     }
@@ -150,30 +149,27 @@ async fn a_branch_that_asks_is_left_alone_when_its_order_knows_it() {
 
 #[tokio::test]
 async fn a_store_that_is_away_holds_up_no_decision() {
-    let house = House::new();
-    let session = house.store.session_of(SERVER, 2);
-    let engine = house.start_with(options(2), &session).await;
+    let world = World::new();
+    let engine = world.start(flushed_soon(2)).await;
     let names = skus(3, 2);
     for name in &names {
         engine.submit(create(name, 10)).await.unwrap();
     }
-    promote(&engine, &names[0]).await.unwrap();
-    promote(&engine, &names[1]).await.unwrap();
     for name in ["sold", "left"] {
         order(engine.submit(cart(name, &of(&names), Mode::AllOrNothing, 900)).await);
     }
-    session.cut();
-    // New ones are refused, and what they held elsewhere is given back.
-    let refused = engine.submit(cart("new", &of(&names), Mode::AllOrNothing, 900)).await;
-    assert_eq!(refused, Err(Refusal::StoreUnavailable));
-    // Decisions stand; the store learns of them when it is back.
+    world.session().cut();
     assert_eq!(order(engine.submit(confirm("sold")).await).status, OrderStatus::Confirmed);
     assert_eq!(order(engine.submit(release("left")).await).status, OrderStatus::Released);
     assert_eq!(levels(&engine, &names[0]).await, (9, 0, 1));
-    session.mend();
-    let orders = ["sold", "left", "new"].map(String::from);
+    // Nor a new one of SKUs that are in memory.
+    order(engine.submit(cart("new", &of(&names), Mode::AllOrNothing, 900)).await);
+    let strange = [("stored", 1), (names[0].as_str(), 1), (names[1].as_str(), 1)];
+    let refused = engine.submit(cart("other", &strange, Mode::AllOrNothing, 900)).await;
+    assert_eq!(refused, Err(Refusal::StoreUnavailable));
+    world.session().mend();
+    let orders = ["sold", "left", "new", "other"].map(String::from);
     check_rest(&engine, &supplied(&names, 10), &orders, "the store is back").await;
-    assert_eq!(levels(&engine, &names[2]).await, (9, 0, 1));
+    assert_eq!(levels(&engine, &names[2]).await, (8, 1, 1));
     engine.stop().await;
-    house.check_books().await;
 }

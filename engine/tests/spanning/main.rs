@@ -1,4 +1,4 @@
-//! Orders over several places on the running engine: the same as in one place, whatever moves, fails or stops in the middle.
+//! Orders over several shards on the running engine: the same as in one, whatever leaves memory, fails or stops in the middle.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![cfg(not(loom))]
@@ -6,10 +6,6 @@
 #[allow(dead_code, reason = "shared by tests that use different parts")]
 #[path = "../support/mod.rs"]
 mod support;
-
-#[allow(dead_code, reason = "shared by tests that use different parts")]
-#[path = "../placement/house.rs"]
-mod house;
 
 mod choice;
 mod crash;

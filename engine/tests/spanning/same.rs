@@ -1,4 +1,5 @@
-//! The same requests to an engine with one shard and to engines whose orders lie in several places: the same answers, the same levels.
+//! The same requests to an engine with one shard and plenty of memory, and to engines with several and with little: the same answers, the
+//! same levels.
 
 use std::time::Duration;
 
@@ -9,9 +10,8 @@ use hotstock_engine::engine::{Engine, EngineOptions};
 use hotstock_engine::ids::{BuyerId, RequestId, WarehouseId};
 use hotstock_engine::outcome::{Answer, Outcome, Refusal};
 
-use crate::house::{House, demote, promote};
 use crate::shop::{give_back, skus, until_asked};
-use crate::support::{World, confirm, get, order_no, release, sku};
+use crate::support::{World, confirm, demote, get, order_no, promote, release, sku, tight};
 
 /// What is asked next.
 enum Ask {
@@ -19,16 +19,14 @@ enum Ask {
     Batch(Vec<Command>),
     /// Time goes on by so many seconds.
     Wait(u64),
-    /// A SKU becomes hot or cold, where there is such a thing.
-    Move(String),
+    /// A SKU is kept in memory, or no longer; or the engine starts again.
+    Pin(String),
 }
 
 struct Wishes {
     random: fastrand::Rng,
     skus: Vec<String>,
     count: u32,
-    /// An order's lines always follow from its number: who makes a hot order under the number of a cold one is not found out.
-    faithful: bool,
 }
 
 impl Wishes {
@@ -52,7 +50,7 @@ impl Wishes {
         let order = self.order();
         // The lines follow from the number most of the time, so that repeats are frequent.
         let mut random = std::mem::replace(&mut self.random, fastrand::Rng::with_seed(7));
-        if self.faithful || random.u8(..5) > 0 {
+        if random.u8(..5) > 0 {
             self.random = fastrand::Rng::with_seed(order.bytes().map(u64::from).sum());
         } else {
             self.random = random.fork();
@@ -133,7 +131,7 @@ impl Wishes {
         match self.random.u32(..30) {
             0 => Ask::Wait(self.random.u64(1..6)),
             1 => Ask::Batch((0..self.random.usize(2..8)).map(|_| self.one()).collect()),
-            2 => Ask::Move(self.skus[self.random.usize(..self.skus.len())].clone()),
+            2 => Ask::Pin(self.skus[self.random.usize(..self.skus.len())].clone()),
             _ => Ask::One(self.one()),
         }
     }
@@ -180,34 +178,30 @@ async fn is_alike(one: &Engine, other: &Engine, skus: &[String]) -> bool {
 /// What the engines live in.
 struct Pair {
     one: (World, Engine),
-    other: (House, Engine),
+    other: (World, Engine),
     shards: u16,
-    with_store: bool,
+    is_tight: bool,
 }
 
 impl Pair {
-    async fn start_other(house: &House, shards: u16, with_store: bool) -> Engine {
-        if with_store {
-            house.start(shards).await
-        } else {
-            house.world.start(EngineOptions { shards, ..EngineOptions::default() }).await
-        }
+    async fn start_other(world: &World, shards: u16, is_tight: bool) -> Engine {
+        let options = if is_tight { tight(shards) } else { EngineOptions { shards, ..EngineOptions::default() } };
+        world.start(options).await
     }
 
     async fn restart(&mut self) {
         self.other.1.stop().await;
-        self.other.1 = Self::start_other(&self.other.0, self.shards, self.with_store).await;
+        self.other.1 = Self::start_other(&self.other.0, self.shards, self.is_tight).await;
     }
 }
 
-async fn run(seed: u64, shards: u16, with_store: bool, steps: u32) {
+async fn run(seed: u64, shards: u16, is_tight: bool, steps: u32) {
     let skus = skus(8, shards.max(2));
-    let mut wishes =
-        Wishes { random: fastrand::Rng::with_seed(seed), skus: skus.clone(), count: 0, faithful: with_store };
-    let (world, house) = (World::new(), House::new());
+    let mut wishes = Wishes { random: fastrand::Rng::with_seed(seed), skus: skus.clone(), count: 0 };
+    let (world, other_world) = (World::new(), World::new());
     let one = world.start(EngineOptions::default()).await;
-    let other = Pair::start_other(&house, shards, with_store).await;
-    let mut pair = Pair { one: (world, one), other: (house, other), shards, with_store };
+    let other = Pair::start_other(&other_world, shards, is_tight).await;
+    let mut pair = Pair { one: (world, one), other: (other_world, other), shards, is_tight };
     for name in &skus {
         for warehouse in 1..=2 {
             let (sku_id, warehouse_id) = (sku(name), WarehouseId(warehouse));
@@ -216,12 +210,9 @@ async fn run(seed: u64, shards: u16, with_store: bool, steps: u32) {
                 engine.submit(Action::CreateStock(stock.clone()).into()).await.unwrap();
             }
         }
-        if with_store && wishes.random.bool() {
-            promote(&pair.other.1, name).await.unwrap();
-        }
     }
     for step in 0..steps {
-        let what = |at: &str| format!("seed {seed}, {shards} shards, store {with_store}, step {step}: {at}");
+        let what = |at: &str| format!("seed {seed}, {shards} shards, tight {is_tight}, step {step}: {at}");
         match wishes.next() {
             Ask::One(command) => {
                 let expected = pair.one.1.submit(command.clone()).await;
@@ -241,7 +232,7 @@ async fn run(seed: u64, shards: u16, with_store: bool, steps: u32) {
                 }
             }
             Ask::Wait(seconds) => {
-                for clock in [&pair.one.0.clock, &pair.other.0.world.clock] {
+                for clock in [&pair.one.0.clock, &pair.other.0.clock] {
                     clock.advance(Duration::from_secs(seconds));
                 }
                 if wishes.random.bool() {
@@ -251,16 +242,16 @@ async fn run(seed: u64, shards: u16, with_store: bool, steps: u32) {
                 until_asked(|| async { is_settled(&pair.one.1).await }).await;
                 until_asked(|| async { is_alike(&pair.one.1, &pair.other.1, &skus).await }).await;
             }
-            Ask::Move(name) if with_store => {
+            Ask::Pin(name) if is_tight => {
                 let is_hot = pair.other.1.hot(None, 99).iter().any(|hot| hot.sku_id == sku(&name));
-                let moved = if is_hot {
+                let pinned = if is_hot {
                     demote(&pair.other.1, &name).await
                 } else {
                     promote(&pair.other.1, &name).await
                 };
-                assert!(moved.is_ok(), "{}", what(&format!("{name} {moved:?}")));
+                assert!(pinned.is_ok(), "{}", what(&format!("{name} {pinned:?}")));
             }
-            Ask::Move(_) => pair.restart().await,
+            Ask::Pin(_) => pair.restart().await,
         }
         assert_eq!(
             all_levels(&pair.other.1, &skus).await,
@@ -271,6 +262,11 @@ async fn run(seed: u64, shards: u16, with_store: bool, steps: u32) {
     }
     until_asked(|| async { is_alike(&pair.one.1, &pair.other.1, &skus).await }).await;
     assert_eq!(pair.other.1.stats().spanning.errands_refused, 0);
+    if is_tight {
+        let stats = pair.other.1.stats();
+        let evicted: u64 = stats.shards.iter().map(|shard| shard.evicted).sum();
+        assert!(evicted > 0, "seed {seed}: nothing was ever evicted");
+    }
     pair.one.1.stop().await;
     pair.other.1.stop().await;
 }
@@ -299,7 +295,7 @@ async fn over_shards_it_is_as_in_one() {
 }
 
 #[tokio::test]
-async fn hot_and_cold_it_is_as_in_one() {
+async fn with_little_memory_it_is_as_with_plenty() {
     for seed in seeds() {
         for shards in [1, 3] {
             run(seed, shards, true, 250).await;

@@ -7,8 +7,7 @@ use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{RequestId, ShardId, shard_of};
 use hotstock_engine::outcome::{Answer, OrderView, Outcome, Refusal};
 
-use crate::house::{levels, until};
-use crate::support::{get, lines, order_no, sku};
+use crate::support::{get, levels, lines, order_no, sku, until};
 
 /// A name whose SKU lies in the wanted shard; another one for each `nth`.
 pub fn sku_in(shard: u16, shards: u16, nth: usize) -> String {
@@ -42,7 +41,7 @@ pub fn give_back(order: &str, of: Option<&[(&str, u32)]>, request: &str) -> Comm
 
 pub fn is_unknown(outcome: &Outcome) -> bool {
     let unknown = |refusal: &Refusal| {
-        matches!(refusal, Refusal::OutcomeUnknown | Refusal::JournalUnavailable | Refusal::ShardRestarted)
+        matches!(refusal, Refusal::JournalUnavailable | Refusal::ShardRestarted)
     };
     outcome.as_ref().is_err_and(unknown)
 }

@@ -1,10 +1,11 @@
-//! What the tests of the running engine share: short ways to make commands, and an engine on a journal in memory.
+//! What the tests of the running engine share: short ways to make commands, and an engine on a journal and a store in memory.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
-use hotstock_engine::engine::{Engine, EngineOptions, Parts};
+use hotstock_engine::engine::{Engine, EngineOptions, Parts, Pinned, StoreOptions};
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
+use hotstock_engine::outcome::{Answer, OrderView, Outcome, Refusal, StockView};
 use hotstock_engine::testing::{
     ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore,
 };
@@ -17,6 +18,8 @@ pub struct World {
     pub identity: MemoryIdentity,
     pub store: MemoryStore,
     pub clock: ManualClock,
+    /// The session of the engine that was started last.
+    session: Mutex<Option<MemoryStore>>,
 }
 
 impl World {
@@ -26,22 +29,97 @@ impl World {
             journal: MemoryJournal::default(),
             checkpoints: MemoryCheckpoints::default(),
             filters: MemoryFilters::default(),
-            identity: MemoryIdentity::new(1),
+            identity: MemoryIdentity::default(),
             store: MemoryStore::with_clock(Arc::new(clock.clone())),
             clock,
+            session: Mutex::default(),
         }
     }
 
+    /// For a new process: the one before is gone.
     pub fn parts(&self) -> Parts {
         let (journal, checkpoints) = (self.journal.open(), Arc::new(self.checkpoints.clone()));
-        let (filters, identity) = (Arc::new(self.filters.clone()), Arc::new(self.identity.clone()));
-        let (clock, store) = (Arc::new(self.clock.clone()), Arc::new(self.store.clone()));
-        Parts::new(Box::new(journal), checkpoints, filters, identity, clock, store)
+        let session = self.store.session();
+        if let Some(before) = self.session.lock().unwrap().replace(session.clone()) {
+            before.die();
+        }
+        Parts::new(
+            Box::new(journal),
+            checkpoints,
+            Arc::new(self.filters.clone()),
+            Arc::new(self.identity.clone()),
+            Arc::new(self.clock.clone()),
+            Arc::new(session),
+        )
+    }
+
+    /// The connection of the engine to its store, for faults.
+    pub fn session(&self) -> MemoryStore {
+        self.session.lock().unwrap().clone().expect("an engine was started")
     }
 
     pub async fn start(&self, options: EngineOptions) -> Engine {
         Engine::start(options, self.parts()).await.unwrap()
     }
+}
+
+/// What is logged is in the store some milliseconds later.
+pub fn flushed_soon(shards: u16) -> EngineOptions {
+    let store = StoreOptions { flush_interval_ms: 2, keep_flushed_minutes: 0, ..StoreOptions::default() };
+    EngineOptions { shards, store, ..EngineOptions::default() }
+}
+
+/// Nothing stays in memory that need not: SKUs and ended orders come and go all the time.
+pub fn tight(shards: u16) -> EngineOptions {
+    EngineOptions { remember_seconds: 0, max_resident_skus: usize::from(shards), ..flushed_soon(shards) }
+}
+
+/// Waits until a condition holds; the test harness bounds the time.
+pub async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
+/// Waits until everything that is durable is in the store.
+pub async fn until_flushed(engine: &Engine) {
+    until(|| engine.stats().shards.iter().all(|shard| shard.applied == shard.durable && shard.lag_events == 0)).await;
+}
+
+/// Until nothing is in memory but one SKU of each shard, perhaps.
+pub async fn until_gone(world: &World, engine: &Engine) {
+    until_flushed(engine).await;
+    // Orders are remembered for no time at all, which has to go on for that.
+    until(|| {
+        world.clock.advance(std::time::Duration::from_millis(1));
+        engine.stats().shards.iter().all(|shard| shard.orders == 0 && shard.resident <= 1)
+    })
+    .await;
+}
+
+pub async fn stock(engine: &Engine, name: &str) -> StockView {
+    engine.stock(&sku(name), None).await.unwrap().remove(0)
+}
+
+/// (available, reserved, sold)
+pub async fn levels(engine: &Engine, name: &str) -> (u64, u64, u64) {
+    let levels = stock(engine, name).await.levels;
+    (levels.available, levels.reserved, levels.sold)
+}
+
+pub fn order(outcome: Outcome) -> OrderView {
+    match outcome {
+        Ok(Answer::Order { order, .. }) => order,
+        other => panic!("expected an order, got {other:?}"),
+    }
+}
+
+pub async fn promote(engine: &Engine, name: &str) -> Result<Pinned, Refusal> {
+    engine.promote(&[sku(name)]).await.remove(0).1
+}
+
+pub async fn demote(engine: &Engine, name: &str) -> Result<Pinned, Refusal> {
+    engine.demote(&[sku(name)]).await.remove(0).1
 }
 
 pub fn sku(name: &str) -> SkuId {

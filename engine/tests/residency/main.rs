@@ -1,4 +1,5 @@
-//! The engine with a store: cold and hot SKUs, moves between them under load, crashes at every step of a move, the store away.
+//! SKUs, orders and requests that come into memory and leave it, on the running engine: whatever lies where, every answer is the same; a store
+//! that is away, slow or gone back in time; crashes at every step.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![cfg(not(loom))]
@@ -7,15 +8,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod cold;
 mod crash;
-mod house;
-mod list;
+mod hot;
 mod model;
-mod moves;
 #[allow(dead_code, reason = "the state machine's test asks it for more")]
 #[path = "../model/naive/mod.rs"]
 mod naive;
+mod numbers;
 mod outages;
 #[allow(dead_code, reason = "the state machine's test has a larger world, too")]
 #[path = "../model/wishes.rs"]
