@@ -116,7 +116,9 @@ async fn create(address: &str, skus: usize) {
 
 /// One order over HTTP; whether it was made.
 async fn order(mut http: Http, order_no: String, sku_id: &str) -> (Http, bool) {
-    let body = format!(r#"{{"order_no":"{order_no}","lines":[{{"sku_id":"{sku_id}","quantity":1}}],"ttl_seconds":86400}}"#);
+    let body = format!(
+        r#"{{"order_no":"{order_no}","lines":[{{"sku_id":"{sku_id}","quantity":1}}],"ttl_seconds":86400}}"#
+    );
     let (status, _) = http.call("POST", "/v1/reservations", &body).await;
     (http, status == 201)
 }
@@ -149,7 +151,8 @@ const TABLES: [&str; 3] = [
     "CREATE TABLE orders (order_no VARCHAR(64) NOT NULL PRIMARY KEY, status VARCHAR(16) NOT NULL, expires_at BIGINT NOT NULL)",
     "CREATE TABLE order_lines (order_no VARCHAR(64) NOT NULL, sku_id VARCHAR(64) NOT NULL, quantity BIGINT NOT NULL, PRIMARY KEY (order_no, sku_id))",
 ];
-const TAKE: &str = "UPDATE stock SET available = available - 1, reserved = reserved + 1 WHERE sku_id = ? AND available >= 1";
+const TAKE: &str =
+    "UPDATE stock SET available = available - 1, reserved = reserved + 1 WHERE sku_id = ? AND available >= 1";
 const ORDER: &str = "INSERT INTO orders VALUES (?, 'reserved', 1900000000000)";
 const LINE: &str = "INSERT INTO order_lines VALUES (?, ?, 1)";
 
@@ -157,10 +160,20 @@ macro_rules! transaction {
     ($connection:expr, $begin:literal, $order_no:expr, $sku_id:expr) => {{
         let connection = $connection;
         connection.execute($begin).await.expect("it begins");
-        let taken = sqlx::query(TAKE).bind($sku_id).execute(&mut *connection).await.expect("it takes").rows_affected();
+        let taken = sqlx::query(TAKE)
+            .bind($sku_id)
+            .execute(&mut *connection)
+            .await
+            .expect("it takes")
+            .rows_affected();
         if taken == 1 {
             sqlx::query(ORDER).bind($order_no).execute(&mut *connection).await.expect("it is new");
-            sqlx::query(LINE).bind($order_no).bind($sku_id).execute(&mut *connection).await.expect("it is new");
+            sqlx::query(LINE)
+                .bind($order_no)
+                .bind($sku_id)
+                .execute(&mut *connection)
+                .await
+                .expect("it is new");
         }
         connection.execute("COMMIT").await.expect("it commits");
         taken == 1
@@ -299,7 +312,10 @@ async fn hot(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
                 let name = format!("hot-{callers}-{round}-{kind}");
                 let server = place.serve(&name, &settings);
                 create(&server.address, 1).await;
-                Http::connect(&server.address).await.ask("POST", "/v1/admin/skus/promote", &json!({"sku_ids": [sku(0)]})).await;
+                Http::connect(&server.address)
+                    .await
+                    .ask("POST", "/v1/admin/skus/promote", &json!({"sku_ids": [sku(0)]}))
+                    .await;
                 rounds[kind].push(hotstock(&server.address, callers, 1, &name, arguments.length).await);
                 server.kill();
                 drop(std::fs::remove_dir_all(place.dir.path().join(&name)));
@@ -340,8 +356,15 @@ async fn load(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
 /// Memory of a resident SKU, an open order, an ended order.
 async fn memory(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
     let count = arguments.memory.max(BATCH);
-    let server = place.serve("memory", &["orders.remember_seconds=86400", "orders.remember_max=100000000", "engine.max_resident_mib=65536",
-        "engine.max_resident_skus=100000000"]);
+    let server = place.serve(
+        "memory",
+        &[
+            "orders.remember_seconds=86400",
+            "orders.remember_max=100000000",
+            "engine.max_resident_mib=65536",
+            "engine.max_resident_skus=100000000",
+        ],
+    );
     let mut http = Http::connect(&server.address).await;
     create(&server.address, 1).await;
     let before = server.memory();
@@ -376,7 +399,9 @@ async fn settle(http: &mut Http) {
     loop {
         let shards = http.ask("GET", "/v1/admin/shards", &Value::Null).await;
         let text = shards.to_string();
-        if !text.contains("\"lag_events\":") || text.matches("\"lag_events\":0").count() == text.matches("\"lag_events\":").count() {
+        if !text.contains("\"lag_events\":")
+            || text.matches("\"lag_events\":0").count() == text.matches("\"lag_events\":").count()
+        {
             return;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -411,9 +436,17 @@ async fn start(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
         let server = place.serve("start", &[]);
         let mut http = Http::connect(&server.address).await;
         let ready = began.elapsed();
-        http.ask("POST", "/v1/reservations", &json!({"order_no": format!("new {kind}"), "lines": [{"sku_id": sku(0), "quantity": 1}]})).await;
+        http.ask(
+            "POST",
+            "/v1/reservations",
+            &json!({"order_no": format!("new {kind}"), "lines": [{"sku_id": sku(0), "quantity": 1}]}),
+        )
+        .await;
         let first = began.elapsed();
-        println!("{:8} start {kind} on {skus} SKUs and {orders} ended orders: listens after {ready:?}, first order after {first:?}", place.name);
+        println!(
+            "{:8} start {kind} on {skus} SKUs and {orders} ended orders: listens after {ready:?}, first order after {first:?}",
+            place.name
+        );
         figures.push(json!({"store": place.name, "kind": kind, "skus": skus, "orders": orders, "ready_micros": micros(ready),
             "first_order_micros": micros(first)}));
         server.stop();
@@ -427,7 +460,9 @@ async fn main() {
     let mariadb = Arc::new(MariaDb::start());
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     std::fs::create_dir_all(&target).expect("the build's directory can be made");
-    let dir = || tempfile::Builder::new().prefix("bench-").tempdir_in(&target).expect("a directory can be made there");
+    let dir = || {
+        tempfile::Builder::new().prefix("bench-").tempdir_in(&target).expect("a directory can be made there")
+    };
     let sqlite = Place { name: "sqlite", dir: dir(), mariadb: None };
     let both = [&sqlite, &Place { name: "mariadb", dir: dir(), mariadb: Some(mariadb) }];
     let (mut compared, mut hots, mut loads, mut memories, mut starts) = Default::default();
@@ -454,6 +489,7 @@ async fn main() {
             "machine_cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
             "payload": "one line an order, quantity 1", "compare": compared, "hot": hots, "load": loads, "memory": memories, "start": starts
         });
-        std::fs::write(path, serde_json::to_vec_pretty(&all).expect("numbers and text")).expect("the file can be written");
+        std::fs::write(path, serde_json::to_vec_pretty(&all).expect("numbers and text"))
+            .expect("the file can be written");
     }
 }

@@ -94,7 +94,8 @@ impl Http {
             let mut headers = [httparse::EMPTY_HEADER; 32];
             let mut head = httparse::Response::new(&mut headers);
             let Ok(httparse::Status::Complete(at)) = head.parse(&self.answer) else { continue };
-            let length = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+            let length =
+                head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
             let length = length.map_or(0, |header| {
                 std::str::from_utf8(header.value).ok().and_then(|text| text.parse().ok()).expect("a number")
             });

@@ -30,14 +30,19 @@ pub(crate) struct Reads {
 
 impl Reads {
     /// The levels of a SKU. See [`crate::engine::Engine::stock`].
-    pub async fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Result<Vec<StockView>, Refusal> {
+    pub async fn stock(
+        &self,
+        sku_id: &SkuId,
+        warehouse_id: Option<WarehouseId>,
+    ) -> Result<Vec<StockView>, Refusal> {
         self.fence.check()?;
         let shard = &self.shards[self.shard(sku_id).index()];
         for _ in 0..MAX_READ_TRIES {
             if let Some(stocks) = self.in_memory(sku_id, warehouse_id) {
                 return Ok(stocks);
             }
-            let stored = self.link.noted(self.link.store().stock(sku_id, warehouse_id).await).map_err(refusal_of)?;
+            let stored =
+                self.link.noted(self.link.store().stock(sku_id, warehouse_id).await).map_err(refusal_of)?;
             if let Some(stocks) = self.in_memory(sku_id, warehouse_id) {
                 return Ok(stocks);
             }
@@ -59,13 +64,19 @@ impl Reads {
     }
 
     /// A page of SKUs. See [`crate::engine::Engine::stock_page`].
-    pub async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, Refusal> {
+    pub async fn stock_page(
+        &self,
+        after: Option<&SkuId>,
+        limit: usize,
+    ) -> Result<Vec<Vec<StockView>>, Refusal> {
         self.fence.check()?;
         self.store_has_what_left().await?;
         let here = self.views.page(after, limit);
         let stored = self.link.noted(self.link.store().stock_page(after, limit).await).map_err(refusal_of)?;
         let rows = here.iter().map(Vec::len).sum::<usize>();
-        let last = |page: &[Vec<StockView>]| page.last().and_then(|sku| sku.first()).map(|stock| stock.sku_id.clone());
+        let last = |page: &[Vec<StockView>]| {
+            page.last().and_then(|sku| sku.first()).map(|stock| stock.sku_id.clone())
+        };
         // What lies behind the end of a full page is not known yet.
         let end_here = if here.len() >= limit || rows >= MAX_PAGE_STOCKS { last(&here) } else { None };
         let end_stored = if stored.len() >= limit { last(&stored) } else { None };

@@ -156,7 +156,9 @@ fn homes_agree(world: &World) {
             assert_eq!(lying, Some(said), "{number:?}: as it lies there, and (right) as its home says");
         }
     }
-    for row in stored().flat_map(|rows| rows.orders.values()).filter(|row| row.order_no.is_branch() && row.is_open()) {
+    for row in
+        stored().flat_map(|rows| rows.orders.values()).filter(|row| row.order_no.is_branch() && row.is_open())
+    {
         let branch = row.order_no.branch().expect("it is one");
         let home = world.image_of_home(&branch.order_no);
         let knows = home.is_some_and(|home| home.knows_attempt(branch.attempt));

@@ -54,7 +54,9 @@ impl Run {
         world.forgets = rng.u32(0..4) > 0;
         world.trace = traced.then(Vec::new);
         for action in first_stocks(names, &mut rng) {
-            let hotstock_engine::command::Action::CreateStock(create) = &action else { unreachable!("it creates") };
+            let hotstock_engine::command::Action::CreateStock(create) = &action else {
+                unreachable!("it creates")
+            };
             let shard = world.shard_of(&create.sku_id);
             world.deliver(shard, &action.into());
         }
@@ -308,7 +310,8 @@ impl Run {
         let kept = world.rng.usize(0..=at_most);
         let (slots, undo, departed) = world.shards[shard].crash(kept);
         world.take_back(undo);
-        let lost = |slot: Slot| *slot.borrow_mut() = Some((Said::Outcome(Err(Refusal::ShardRestarted)), None));
+        let lost =
+            |slot: Slot| *slot.borrow_mut() = Some((Said::Outcome(Err(Refusal::ShardRestarted)), None));
         slots.into_iter().for_each(lost);
         let World { rng, messages, .. } = &mut *world;
         messages.retain(|message| {

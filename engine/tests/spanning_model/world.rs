@@ -148,7 +148,8 @@ impl World {
     /// Where a command about an order goes that no shard knows, whoever else is on the way to it.
     fn route_of_unclaimed(&self, order_no: &OrderNo, command: &Command) -> Route {
         let Action::Reserve(c) = &command.action else { return Route::At(self.name_shard(order_no)) };
-        let shards: BTreeSet<usize> = c.lines.as_slice().iter().map(|line| self.shard_of(&line.sku_id)).collect();
+        let shards: BTreeSet<usize> =
+            c.lines.as_slice().iter().map(|line| self.shard_of(&line.sku_id)).collect();
         match (shards.len(), shards.first()) {
             (1, Some(only)) => Route::At(*only),
             _ => Route::Span,

@@ -200,7 +200,8 @@ impl OldJournal<'_> {
         let keep = "UPDATE stock SET pruned_version = ?, pruned_available = pruned_available + ?, \
              pruned_reserved = pruned_reserved + ?, pruned_sold_delta = pruned_sold_delta + ? \
              WHERE sku_id = ? AND warehouse_id = ? AND pruned_version = ?";
-        let args = [last.into()].into_iter().chain(deltas.map(Arg::from)).chain(stock()).chain([pruned.into()]);
+        let args =
+            [last.into()].into_iter().chain(deltas.map(Arg::from)).chain(stock()).chain([pruned.into()]);
         if tx.execute(keep, &args.collect::<Vec<_>>()).await? == 0 {
             return Err(SqlError::Retry("the stock was repaired meanwhile".to_owned()));
         }
