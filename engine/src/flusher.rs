@@ -149,7 +149,11 @@ impl Flushers {
         let mut backoff = Backoff::default();
         while !self.is_stopping() {
             epochs.mark_unchanged();
-            let flushed = flusher.flush_all().await;
+            // A store that hangs must not hold up the end.
+            let flushed = tokio::select! {
+                flushed = flusher.flush_all() => flushed,
+                () = self.stopped_long_ago() => break,
+            };
             self.watch_the_cap();
             if flushed.is_ok() {
                 backoff.reset();
@@ -272,6 +276,11 @@ impl Flushers {
 
     async fn stopped(&self) {
         drop(self.stopping.subscribe().wait_for(|stopping| *stopping).await);
+    }
+
+    async fn stopped_long_ago(&self) {
+        self.stopped().await;
+        tokio::time::sleep(Duration::from_millis(FINAL_FLUSH_MILLIS)).await;
     }
 
     /// New reservations stop at the cap and are taken again when a tenth of it is free.

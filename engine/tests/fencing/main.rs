@@ -8,5 +8,6 @@
 mod fixture;
 mod leases;
 mod owners;
+mod random;
 mod recover;
 mod stores;
