@@ -49,7 +49,7 @@ pub async fn run(args: Recover, config: Config) -> Result<(), Failure> {
         )));
     }
     if std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
-        return is_recovered(path, &owned);
+        return Err(not_empty(path, &owned));
     }
     say(format_args!("{place}: taking it; a lease that still runs is waited out"));
     let seized = match seize(&store, anybody()?, config.store.lease_seconds, args.take_over).await {
@@ -76,18 +76,16 @@ pub async fn run(args: Recover, config: Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a directory that is there is the store's own already: the answer to a run that is repeated.
-fn is_recovered(path: &Path, owned: &Ownership) -> Result<(), Failure> {
-    let other = || {
-        Failure::Usage(format!("{}: this directory holds something: recover into a new one", path.display()))
-    };
-    let data_dir = DataDir::open(path, None).map_err(|_| other())?;
-    let identity = data_dir.identity()?;
-    if owned.server != Some(identity.server()) || owned.epoch != identity.epoch() {
-        return Err(other());
-    }
-    say(format_args!("{} is the data directory of this store: there is nothing to recover", path.display()));
-    Ok(())
+/// Why nothing is recovered into a directory that is there.
+fn not_empty(path: &Path, owned: &Ownership) -> Failure {
+    let dir = path.display();
+    let identity = DataDir::open(path, None).and_then(|data_dir| data_dir.identity());
+    Failure::Usage(match identity {
+        Ok(identity) if owned.server == Some(identity.server()) && owned.epoch == identity.epoch() => {
+            format!("{dir}: this is the data directory of this store: start it, there is nothing to recover")
+        }
+        _ => format!("{dir}: this directory holds something: recover into a new one"),
+    })
 }
 
 /// An id that no server has.
