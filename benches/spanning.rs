@@ -195,7 +195,7 @@ async fn main() {
                 for (at, kind) in Kind::ALL.into_iter().enumerate() {
                     number += 1;
                     // What the run before left to be flushed would take its part of the machine.
-                    while engine.followers().iter().any(|follower| follower.lag_events > 0) {
+                    while engine.stats().shards.iter().any(|shard| shard.lag_events > 0) {
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                     let seconds = seconds / f64::from(ROUNDS);

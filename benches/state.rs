@@ -25,6 +25,7 @@ fn execute(state: &mut State, command: &Command) -> Result<Answer, Refusal> {
             state.apply(state.applied().next(), &event).expect("it was just decided");
             Ok(state.answer(&event))
         }
+        Decision::Elsewhere => unreachable!("the orders are this shard's"),
     }
 }
 

@@ -174,13 +174,13 @@ const CRAMPED: [&str; 4] = [
 
 /// Replays a file on a server of its own; the line with the final stock, and all that it said.
 fn replayed(file: &Path, data_dir: &Path, settings: &[&str], arguments: &[&str]) -> (String, String) {
-    let server = Server::start(data_dir, settings);
-    let url = format!("http://{}", server.address);
-    let (code, text) = run(&[&["replay", file.to_str().unwrap(), "--url", &url], arguments].concat());
-    assert_eq!(code, 0, "{settings:?} {arguments:?}: {text}");
+    let mut all = vec!["replay", file.to_str().unwrap(), "--data-dir", data_dir.to_str().unwrap()];
+    all.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    all.extend(arguments);
+    let (code, text) = run(&all);
+    assert_eq!(code, 0, "{all:?}: {text}");
     let last = text.lines().find(|line| line.starts_with("final stock ")).unwrap_or_default().to_owned();
     assert!(!last.is_empty(), "{text}");
-    assert_eq!(server.end(Signal::TERM), Some(0));
     (last, text)
 }
 
@@ -192,14 +192,12 @@ fn a_replay_ends_with_the_same_stock_whatever_is_in_memory() {
     std::fs::write(&file, carts()).unwrap();
     let database = MariaDb::start();
     let replay = |name: &str, place: &str, shards: u16| {
-        let shards = format!("engine.shards={shards}");
-        let url = name.starts_with("mariadb").then(|| format!("store.url={}", database.url(name)));
-        let mut settings = vec![shards.as_str(), "log.level=warn"];
-        settings.extend(url.as_deref());
-        if place != "hot" {
-            settings.extend(CRAMPED);
-        }
-        replayed(&file, &dir.path().join(name), &settings, &["--stock", "200", "--place", place])
+        let shards = shards.to_string();
+        let mut arguments = vec!["--stock", "200", "--place", place, "--shards", &shards];
+        let url = name.starts_with("mariadb").then(|| database.url(name));
+        arguments.extend(url.iter().flat_map(|url| ["--store", url.as_str()]));
+        let settings: &[&str] = if place == "hot" { &[] } else { &CRAMPED };
+        replayed(&file, &dir.path().join(name), settings, &arguments)
     };
     let (hot, text) = replay("hot", "hot", 1);
     assert!(text.contains("orders refused (insufficient stock)"), "{text}");
@@ -235,12 +233,11 @@ fn many_callers_over_shards_and_store_are_audited_order_by_order() {
     let file = dir.path().join("orders.csv");
     std::fs::write(&file, carts()).unwrap();
     let data_dir = dir.path().join("data");
-    let arguments = ["--stock", "150", "--place", "mixed", "--callers", "16"];
-    let settings = [&["engine.shards=8", "log.level=warn"][..], &CRAMPED].concat();
-    let (first, text) = replayed(&file, &data_dir, &settings, &arguments);
+    let arguments = ["--stock", "150", "--place", "mixed", "--callers", "16", "--shards", "8"];
+    let (first, text) = replayed(&file, &data_dir, &CRAMPED, &arguments);
     assert!(text.contains("orders refused (insufficient stock)"), "{text}");
     assert!(text.contains("orders are as they were answered"), "{text}");
-    let (again, text) = replayed(&file, &data_dir, &settings, &arguments);
+    let (again, text) = replayed(&file, &data_dir, &CRAMPED, &arguments);
     assert!(text.contains("nothing new"), "{text}");
     assert_eq!(again, first);
 }

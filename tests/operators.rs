@@ -59,7 +59,7 @@ fn a_token_is_made_and_asked_for() {
     assert!(text.contains("unauthorized") && text.contains("HOTSTOCK_TOKEN"), "{text}");
     let (code, text) = run_with(&["promote", "a", "--url", &url], &[("HOTSTOCK_TOKEN", &token)]);
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains("a: hot in shard 0"), "{text}");
+    assert!(text.contains("a: hot, in shard 0"), "{text}");
     let (code, text) = run_with(&["demote", "a", "--url", &url], &[("HOTSTOCK_TOKEN", "another")]);
     assert_eq!(code, 1, "{text}");
 
@@ -90,9 +90,9 @@ fn skus_are_kept_in_memory_until_they_are_let_go() {
     let url = format!("http://{}", server.address);
     let (code, text) = run(&["promote", "a", "nobody", "b", "--url", &url]);
     assert_eq!(code, 6, "{text}");
-    assert!(text.contains("a: hot in shard 0"), "{text}");
+    assert!(text.contains("a: hot, in shard 0"), "{text}");
     assert!(text.contains("nobody: 404 unknown_sku"), "{text}");
-    assert!(text.contains("b: hot in shard 0"), "{text}");
+    assert!(text.contains("b: hot, in shard 0"), "{text}");
     let mut client = Client::default();
     assert_eq!(hot_list(&mut client, &server.address), ["a", "b"]);
     let (code, text) = run(&["promote", "a", "--url", &url]);
@@ -210,8 +210,8 @@ fn a_lost_data_directory_comes_back_as_far_as_it_was_flushed() {
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("1 open order"), "{text}");
     let (code, again) = recover(&new);
-    assert_eq!(code, 2, "{again}");
-    assert!(again.contains("nothing to recover"), "a run that was done is told so: {again}");
+    assert_eq!(code, 2, "not over what is there: {again}");
+    assert!(again.contains("nothing to recover"), "{again}");
 
     let server = Server::start(&new, &settings);
     assert_eq!([levels(&server.address, "a"), levels(&server.address, "b")], [[4, 1, 0], [4, 0, 1]]);

@@ -98,7 +98,7 @@ fn a_lost_data_directory_is_rebuilt_from_the_store() {
     let mine = rows();
     refused(&away, &quick);
     assert_eq!(rows(), mine);
-    let (code, said) = run(&["unflushed", "--data-dir", away.to_str().unwrap()]);
+    let (code, said) = run(&["unflushed", "--data-dir", away.to_str().unwrap(), "--set", &store]);
     assert!(code == 0 && said.contains("lost"), "the order that was answered and never flushed: {said}");
     assert_eq!(server.end(Signal::TERM), Some(0));
 }

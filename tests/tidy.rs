@@ -79,8 +79,7 @@ fn the_state_machine_is_pure() {
 /// SQL is loaded from and flushed to. It knows images and events; rules about stock and orders it does not know.
 #[test]
 fn the_store_never_decides() {
-    let words =
-        ["hotstock_engine::state", "State::", "decide", "Action::", "Command", "Refusal"];
+    let words = ["hotstock_engine::state", "State::", "decide", "Action::", "Command", "Refusal"];
     let found = lines_with("persistence/src/sql", &words);
     assert!(found.is_empty(), "{found:#?}");
 }

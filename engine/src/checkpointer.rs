@@ -64,7 +64,8 @@ pub(crate) fn run(
         match message {
             CheckpointMessage::Stop => return,
             CheckpointMessage::Begin { shard, begin, asked } => {
-                let writer = store.create(shard, begin).map_err(|error| note_failure(shards, shard, &error)).ok();
+                let writer =
+                    store.create(shard, begin).map_err(|error| note_failure(shards, shard, &error)).ok();
                 under_way.insert(shard, UnderWay { writer, begin, asked });
             }
             CheckpointMessage::Slice { shard, images } => {
@@ -76,7 +77,8 @@ pub(crate) fn run(
                 }
             }
             CheckpointMessage::End { shard, end } => {
-                let Some(UnderWay { writer: Some(writer), begin, asked }) = under_way.remove(&shard.id) else {
+                let Some(UnderWay { writer: Some(writer), begin, asked }) = under_way.remove(&shard.id)
+                else {
                     continue;
                 };
                 let failed = |problem| CheckpointError { shard: shard.id, problem };

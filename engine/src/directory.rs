@@ -69,7 +69,9 @@ impl Directory {
 
     /// As [`Directory::claim`]; tells also whether the order is there.
     pub fn look_and_claim(&self, order_no: &OrderNo, wanted: ShardId) -> Claimed {
-        let Some(entries) = &self.entries else { return Claimed { shard: ONLY, is_there: false, is_attempted: false } };
+        let Some(entries) = &self.entries else {
+            return Claimed { shard: ONLY, is_there: false, is_attempted: false };
+        };
         let new = Known { shard: wanted, claims: 0, own: false, spans: false, attempted: false };
         let mut known = entries.entry(order_no.clone()).or_insert(new);
         known.claims = known.claims.saturating_add(1);

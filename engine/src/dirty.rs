@@ -67,7 +67,8 @@ impl Dirty {
     /// pointers.
     pub fn mark(&self, stock: StockView) {
         let hash = self.hash(&stock.sku_id, stock.warehouse_id);
-        let is_same = |other: &StockView| other.warehouse_id == stock.warehouse_id && other.sku_id == stock.sku_id;
+        let is_same =
+            |other: &StockView| other.warehouse_id == stock.warehouse_id && other.sku_id == stock.sku_id;
         let rehash = |other: &StockView| self.hash(&other.sku_id, other.warehouse_id);
         let mut part = unpoisoned(self.parts[part_of(hash)].lock());
         match part.entry(hash, is_same, rehash) {
@@ -160,7 +161,7 @@ mod tests {
     fn stock(sku: &str, warehouse: u32, version: u64) -> StockView {
         let levels = Levels { available: version * 10, reserved: 0, sold: 0, version };
         let (sku_id, warehouse_id) = (SkuId::new(sku).unwrap(), WarehouseId(warehouse));
-        StockView { sku_id, warehouse_id, levels, status: StockStatus::OnSale, serialized: false  }
+        StockView { sku_id, warehouse_id, levels, status: StockStatus::OnSale, serialized: false }
     }
 
     fn versions(taken: &[StockView]) -> Vec<(String, u32, u64)> {
@@ -249,7 +250,8 @@ mod tests {
                 loop {
                     let taken = dirty.take(4);
                     for stock in &taken {
-                        let seen = newest.entry((stock.sku_id.to_string(), stock.warehouse_id.0)).or_default();
+                        let seen =
+                            newest.entry((stock.sku_id.to_string(), stock.warehouse_id.0)).or_default();
                         assert!(stock.levels.version > *seen, "an older one came after a newer one");
                         *seen = stock.levels.version;
                     }

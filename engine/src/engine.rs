@@ -38,7 +38,9 @@ use crate::ids::{Epoch, Lsn, OrderNo, ShardId, SkuId, WarehouseId};
 use crate::inspect::Inspected;
 use crate::journal::JournalReader;
 use crate::known::{self, Known};
-use crate::limits::{MAX_PAGE_ROWS, MAX_SHARDS, MAX_WAITING_CHORES, MAX_WAITING_SLICES, START_STORE_WAIT_MILLIS, TICK_MILLIS};
+use crate::limits::{
+    MAX_PAGE_ROWS, MAX_SHARDS, MAX_WAITING_CHORES, MAX_WAITING_SLICES, START_STORE_WAIT_MILLIS, TICK_MILLIS,
+};
 use crate::list::Lists;
 use crate::loader::Loader;
 use crate::outcome::{Outcome, Refusal, StockView};
@@ -129,7 +131,18 @@ impl Engine {
     pub async fn start(options: EngineOptions, parts: Parts) -> Result<Self, StartError> {
         let count = options.shards.clamp(1, MAX_SHARDS);
         let options = EngineOptions { shards: count, ..options };
-        let Parts { journal, checkpoints, filters, identity, clock, store, dirty, check, before_decide, failpoint } = parts;
+        let Parts {
+            journal,
+            checkpoints,
+            filters,
+            identity,
+            clock,
+            store,
+            dirty,
+            check,
+            before_decide,
+            failpoint,
+        } = parts;
         let failpoints = Failpoints::new(failpoint);
         let reader = journal.reader();
 
@@ -217,15 +230,18 @@ impl Engine {
         };
         let checkpointer = {
             let (shards, inbox, store) = (Arc::clone(&shards), Arc::clone(&inbox), Arc::clone(&checkpoints));
-            let parts = CheckpointParts { shards, inbox, flushers: Arc::clone(&flushers), known: Arc::clone(&known) };
+            let parts =
+                CheckpointParts { shards, inbox, flushers: Arc::clone(&flushers), known: Arc::clone(&known) };
             let body = move || checkpointer::run(store.as_ref(), &parts, for_checkpointer);
             spawn_thread("checkpointer", body)?
         };
 
         // The shards, and what they wait for.
         let loader = Arc::new(Loader::new(Arc::clone(&link), shards.to_vec(), failpoints.clone()));
-        let retention =
-            Retention { keep_days: options.store.keep_days, keep_journal_days: options.store.keep_journal_days };
+        let retention = Retention {
+            keep_days: options.store.keep_days,
+            keep_journal_days: options.store.keep_journal_days,
+        };
         let (checks, due) = check.map(|check| Checks::new(check, options.check.clone())).unzip();
         let checks = checks.map(Arc::new);
         let shard_parts = ShardParts {
@@ -273,14 +289,16 @@ impl Engine {
             failpoints,
             batches: AtomicU64::new(0),
         });
-        let lists = Lists { router: Arc::clone(&router), link: Arc::clone(&link), reader: Arc::clone(&reader) };
+        let lists =
+            Lists { router: Arc::clone(&router), link: Arc::clone(&link), reader: Arc::clone(&reader) };
         let history = History {
             shards: Arc::clone(&shards),
             link: Arc::clone(&link),
             fence: Arc::clone(&fence),
             reader: Arc::clone(&reader),
         };
-        let pins = Pins::new(Arc::clone(&shards), Arc::clone(&views), Arc::clone(&link), Arc::clone(&fence), hot);
+        let pins =
+            Pins::new(Arc::clone(&shards), Arc::clone(&views), Arc::clone(&link), Arc::clone(&fence), hot);
         let pins = Arc::new(pins);
 
         let inspected = Inspected {
@@ -308,7 +326,9 @@ impl Engine {
         {
             let (link, flushers) = (Arc::clone(&link), Arc::clone(&flushers));
             let (clock, known) = (Arc::clone(&clock), Arc::clone(&known));
-            keepers.spawn(async move { retention.run(&link, &flushers, &known, clock.as_ref(), stopping).await });
+            keepers.spawn(
+                async move { retention.run(&link, &flushers, &known, clock.as_ref(), stopping).await },
+            );
         }
         let mut loops = JoinSet::new();
         {
@@ -384,7 +404,11 @@ impl Engine {
     ///
     /// # Errors
     /// [`Refusal::StoreUnavailable`] for a SKU that is not in memory; [`Refusal::Fenced`].
-    pub async fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Result<Vec<StockView>, Refusal> {
+    pub async fn stock(
+        &self,
+        sku_id: &SkuId,
+        warehouse_id: Option<WarehouseId>,
+    ) -> Result<Vec<StockView>, Refusal> {
         self.running.reads.stock(sku_id, warehouse_id).await
     }
 
@@ -393,7 +417,11 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::stock`].
-    pub async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, Refusal> {
+    pub async fn stock_page(
+        &self,
+        after: Option<&SkuId>,
+        limit: usize,
+    ) -> Result<Vec<Vec<StockView>>, Refusal> {
         self.running.reads.stock_page(after, limit.clamp(1, MAX_PAGE_ROWS)).await
     }
 
@@ -537,7 +565,12 @@ impl Engine {
         });
         let flushes = running.flushers.stats();
         Stats {
-            shards: running.shards.iter().zip(&flushes).map(|(shard, flush)| ShardStats::of(shard, flush)).collect(),
+            shards: running
+                .shards
+                .iter()
+                .zip(&flushes)
+                .map(|(shard, flush)| ShardStats::of(shard, flush))
+                .collect(),
             commits: counters.commits.load(Ordering::Relaxed),
             committed_events: counters.events.load(Ordering::Relaxed),
             commit_micros: counters.micros.load(Ordering::Relaxed),
@@ -564,7 +597,17 @@ impl Engine {
         running.stopping.store(true, Ordering::Release);
         let parts = unpoisoned(running.parts.lock()).take();
         let Some(parts) = parts else { return };
-        let Stoppable { supervisor, ticker, replier, mut flushers, mut keepers, keepers_stop, mut loops, loader, .. } = parts;
+        let Stoppable {
+            supervisor,
+            ticker,
+            replier,
+            mut flushers,
+            mut keepers,
+            keepers_stop,
+            mut loops,
+            loader,
+            ..
+        } = parts;
         running.router.spanning.stop().await;
         loops.shutdown().await;
         for shard in running.shards.iter() {

@@ -104,7 +104,12 @@ impl History {
                             continue;
                         }
                         (*version, *count) = (change.after.version, *count + 1);
-                        rows.push(JournalRow { change, at: event.at, trace: event.trace, source: (shard, lsn) });
+                        rows.push(JournalRow {
+                            change,
+                            at: event.at,
+                            trace: event.trace,
+                            source: (shard, lsn),
+                        });
                     }
                 }
             }

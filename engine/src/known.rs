@@ -25,7 +25,9 @@ use crate::backoff::Backoff;
 use crate::checkpoint::FilterStore;
 use crate::clock::Timestamp;
 use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId};
-use crate::limits::{KNOWN_FALSE_POSITIVES, KNOWN_FIRST_CAPACITY, KNOWN_MAX_CAPACITY, KNOWN_PAGE, MAX_GENERATIONS};
+use crate::limits::{
+    KNOWN_FALSE_POSITIVES, KNOWN_FIRST_CAPACITY, KNOWN_MAX_CAPACITY, KNOWN_PAGE, MAX_GENERATIONS,
+};
 use crate::state::Departed;
 use crate::store::{StoreError, Watermark};
 use crate::store_link::StoreLink;
@@ -81,11 +83,16 @@ pub struct KnownStats {
 impl Known {
     /// Takes what is kept. `is_new`: nothing has left memory before what is replayed now, so an empty filter is right.
     pub fn load(store: Arc<dyn FilterStore>, is_new: bool) -> Self {
-        let read = store.load().and_then(|blobs| blobs.iter().map(|(slot, bytes)| Generation::decode(*slot, bytes)).collect());
+        let read = store
+            .load()
+            .and_then(|blobs| blobs.iter().map(|(slot, bytes)| Generation::decode(*slot, bytes)).collect());
         let mut generations: Vec<Arc<Generation>> = match read {
             Ok(generations) => generations,
             Err(problem) => {
-                tracing::warn!(problem, "the filter of known numbers is damaged; it is filled again from the store");
+                tracing::warn!(
+                    problem,
+                    "the filter of known numbers is damaged; it is filled again from the store"
+                );
                 for slot in 0..MAX_GENERATIONS {
                     drop(store.remove(slot));
                 }
@@ -97,7 +104,12 @@ impl Known {
         if generations.is_empty() {
             generations.push(Arc::new(Generation::new(0, 1, KNOWN_FIRST_CAPACITY)));
         }
-        Self { store, generations: RwLock::new(generations), ready: AtomicBool::new(ready), full: AtomicBool::new(false) }
+        Self {
+            store,
+            generations: RwLock::new(generations),
+            ready: AtomicBool::new(ready),
+            full: AtomicBool::new(false),
+        }
     }
 
     /// Whether everything that left memory is in it. Otherwise it has to be [rebuilt](rebuild).
@@ -136,7 +148,8 @@ impl Known {
     }
 
     fn may_have(&self, key: u64) -> bool {
-        !self.is_ready() || unpoisoned(self.generations.read()).iter().any(|generation| generation.bits.contains_hash(key))
+        !self.is_ready()
+            || unpoisoned(self.generations.read()).iter().any(|generation| generation.bits.contains_hash(key))
     }
 
     fn add(&self, key: u64, at: Timestamp) {
@@ -165,7 +178,9 @@ impl Known {
         match (0..MAX_GENERATIONS).find(is_free) {
             Some(slot) => generations.push(Arc::new(Generation::new(slot, sequence, capacity))),
             None if self.full.swap(true, Ordering::Relaxed) => {}
-            None => tracing::warn!("the filter of known numbers is full: new order numbers are looked up in the store ever more often"),
+            None => tracing::warn!(
+                "the filter of known numbers is full: new order numbers are looked up in the store ever more often"
+            ),
         }
     }
 
@@ -184,7 +199,10 @@ impl Known {
         }
         for generation in gone {
             if let Err(problem) = self.store.remove(generation.slot) {
-                tracing::warn!(problem, "a generation of known numbers that is not needed any more can't be removed");
+                tracing::warn!(
+                    problem,
+                    "a generation of known numbers that is not needed any more can't be removed"
+                );
             }
         }
     }
@@ -272,9 +290,13 @@ impl Generation {
         let (words, []) = bytes.as_chunks::<8>() else { return Err(damaged()) };
         let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
         let mut number = || words.next().ok_or_else(damaged);
-        let [sequence, capacity, count, newest, hashes] = [number()?, number()?, number()?, number()?, number()?];
+        let [sequence, capacity, count, newest, hashes] =
+            [number()?, number()?, number()?, number()?, number()?];
         let bits: Vec<u64> = words.collect();
-        let hashes = u32::try_from(hashes).ok().filter(|hashes| *hashes > 0 && !bits.is_empty()).ok_or_else(damaged)?;
+        let hashes = u32::try_from(hashes)
+            .ok()
+            .filter(|hashes| *hashes > 0 && !bits.is_empty())
+            .ok_or_else(damaged)?;
         Ok(Arc::new(Self {
             slot,
             sequence,
@@ -302,7 +324,11 @@ fn request_key(sku_id: &SkuId, request_id: &RequestId) -> u64 {
 
 /// Fills a filter that is missing or damaged from the store; tries again for as long as it takes. `departed`: the last change of anything
 /// that left the memory of each shard. What leaves meanwhile is added by its shard.
-pub(crate) async fn rebuild(known: &Arc<Known>, link: &StoreLink, departed: impl Fn() -> Vec<(ShardId, Lsn)>) {
+pub(crate) async fn rebuild(
+    known: &Arc<Known>,
+    link: &StoreLink,
+    departed: impl Fn() -> Vec<(ShardId, Lsn)>,
+) {
     let mut backoff = Backoff::default();
     loop {
         match scan(known, link, &departed()).await {
@@ -318,8 +344,13 @@ pub(crate) async fn rebuild(known: &Arc<Known>, link: &StoreLink, departed: impl
     let saver = Arc::clone(known);
     match tokio::task::spawn_blocking(move || saver.save()).await {
         Ok(Ok(())) => {}
-        Ok(Err(problem)) => tracing::warn!(problem, "the filter of known numbers can't be saved; the next checkpoint tries again"),
-        Err(error) => tracing::warn!(%error, "the filter of known numbers can't be saved; the next checkpoint tries again"),
+        Ok(Err(problem)) => tracing::warn!(
+            problem,
+            "the filter of known numbers can't be saved; the next checkpoint tries again"
+        ),
+        Err(error) => {
+            tracing::warn!(%error, "the filter of known numbers can't be saved; the next checkpoint tries again")
+        }
     }
 }
 
@@ -353,7 +384,8 @@ async fn scan(known: &Known, link: &StoreLink, departed: &[(ShardId, Lsn)]) -> R
 }
 
 fn reaches(watermarks: &[Watermark], marks: &[(ShardId, Lsn)]) -> bool {
-    let flushed = |shard| watermarks.iter().find(|mark| mark.shard == shard).map_or(Lsn::ZERO, |mark| mark.lsn);
+    let flushed =
+        |shard| watermarks.iter().find(|mark| mark.shard == shard).map_or(Lsn::ZERO, |mark| mark.lsn);
     marks.iter().all(|(shard, lsn)| flushed(*shard) >= *lsn)
 }
 
@@ -423,7 +455,11 @@ mod tests {
         let known = Known::load(Arc::clone(&blobs) as _, false);
         assert!(known.is_ready() && knows_all(&known, 0, count), "no false negatives after a reload");
         let wrong = (count..count * 3).filter(|n| known.may_have_order(&order(*n))).count();
-        assert!((wrong as u64) < count / 100, "{wrong} of {} new numbers are taken for known ones", count * 2);
+        assert!(
+            (wrong as u64) < count / 100,
+            "{wrong} of {} new numbers are taken for known ones",
+            count * 2
+        );
         // It goes on where it was.
         fill(&known, count, count + 100);
         known.save().unwrap();
@@ -437,7 +473,10 @@ mod tests {
         let id = |text: &str| RequestId::new(text).unwrap();
         let sku = |text: &str| SkuId::new(text).unwrap();
         known.add_request(&sku("ab"), &id("c"), Timestamp(1));
-        assert!(!known.may_have_request(&sku("a"), &id("bc")) && !known.may_have_order(&OrderNo::new("abc").unwrap()));
+        assert!(
+            !known.may_have_request(&sku("a"), &id("bc"))
+                && !known.may_have_order(&OrderNo::new("abc").unwrap())
+        );
     }
 
     #[test]

@@ -26,47 +26,25 @@ pub mod limits;
 pub mod sync;
 
 #[cfg(not(loom))]
+mod backoff;
+#[cfg(not(loom))]
 pub mod check;
 #[cfg(not(loom))]
 pub mod checkpoint;
 #[cfg(not(loom))]
+mod checkpointer;
+#[cfg(not(loom))]
 pub mod clock;
 #[cfg(not(loom))]
 pub mod command;
+#[cfg(not(loom))]
+mod directory;
 #[cfg(not(loom))]
 pub mod dirty;
 #[cfg(not(loom))]
 pub mod engine;
 #[cfg(not(loom))]
 pub mod event;
-#[cfg(not(loom))]
-pub mod home;
-#[cfg(not(loom))]
-pub mod ids;
-#[cfg(not(loom))]
-pub mod journal;
-#[cfg(not(loom))]
-pub mod mirror;
-#[cfg(not(loom))]
-pub mod outcome;
-#[cfg(not(loom))]
-pub mod ownership;
-#[cfg(not(loom))]
-pub mod reconcile;
-#[cfg(not(loom))]
-pub mod recovery;
-#[cfg(not(loom))]
-pub mod restore;
-#[cfg(not(loom))]
-pub mod state;
-#[cfg(not(loom))]
-pub mod store;
-#[cfg(not(loom))]
-mod backoff;
-#[cfg(not(loom))]
-mod checkpointer;
-#[cfg(not(loom))]
-mod directory;
 #[cfg(not(loom))]
 mod failpoints;
 #[cfg(not(loom))]
@@ -76,7 +54,13 @@ mod flusher;
 #[cfg(not(loom))]
 mod history;
 #[cfg(not(loom))]
+pub mod home;
+#[cfg(not(loom))]
+pub mod ids;
+#[cfg(not(loom))]
 mod inspect;
+#[cfg(not(loom))]
+pub mod journal;
 #[cfg(not(loom))]
 mod known;
 #[cfg(not(loom))]
@@ -84,15 +68,27 @@ mod list;
 #[cfg(not(loom))]
 mod loader;
 #[cfg(not(loom))]
+pub mod mirror;
+#[cfg(not(loom))]
 mod options;
 #[cfg(not(loom))]
+pub mod outcome;
+#[cfg(not(loom))]
 mod owner;
+#[cfg(not(loom))]
+pub mod ownership;
 #[cfg(not(loom))]
 mod pins;
 #[cfg(not(loom))]
 mod reads;
 #[cfg(not(loom))]
+pub mod reconcile;
+#[cfg(not(loom))]
+pub mod recovery;
+#[cfg(not(loom))]
 mod replier;
+#[cfg(not(loom))]
+pub mod restore;
 #[cfg(not(loom))]
 mod retention;
 #[cfg(not(loom))]
@@ -102,7 +98,11 @@ mod shard;
 #[cfg(not(loom))]
 mod spanning;
 #[cfg(not(loom))]
+pub mod state;
+#[cfg(not(loom))]
 mod status;
+#[cfg(not(loom))]
+pub mod store;
 #[cfg(not(loom))]
 mod store_link;
 #[cfg(not(loom))]

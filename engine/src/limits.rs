@@ -133,6 +133,10 @@ pub const MAX_ELSEWHERE_TRIES: u32 = 16;
 /// Times that a stored SKU is read which leaves memory at that moment.
 pub const MAX_READ_TRIES: u32 = 3;
 
+/// How long a page of stocks waits, in milliseconds, for the store to have what left memory: after a start some milliseconds,
+/// longer only while a store that went back in time is made good.
+pub const MAX_READ_WAIT_MILLIS: u64 = 2_000;
+
 /// Numbers of the first generation of the filter of known numbers: 115 KB of bits for a small shop.
 pub const KNOWN_FIRST_CAPACITY: u64 = 65_536;
 

@@ -13,8 +13,8 @@ use crate::ids::{Lsn, OrderNo, ShardId};
 use crate::journal::{JournalError, JournalReader};
 use crate::limits::{MAX_COMMANDS_PER_ENVELOPE, MAX_HISTORY_TRIES, MAX_LIST_LOOKS, MAX_UNFLUSHED_SCAN};
 use crate::outcome::{Answer, OrderView, Refusal};
-use crate::shard::shared::ShardShared;
 use crate::router::Router;
+use crate::shard::shared::ShardShared;
 use crate::store::{OrderFilter, Watermark};
 use crate::store_link::{StoreLink, refusal_of};
 
@@ -80,7 +80,8 @@ impl Lists {
             let mark = marks.iter().find(|mark| mark.shard == shard.id).map_or(Lsn::ZERO, |mark| mark.lsn);
             (shard.id, mark, shard.durable_lsn())
         };
-        let spans: Vec<_> = self.router.shards.iter().map(span).filter(|(_, mark, durable)| durable > mark).collect();
+        let spans: Vec<_> =
+            self.router.shards.iter().map(span).filter(|(_, mark, durable)| durable > mark).collect();
         let events = spans.iter().map(|(_, mark, durable)| durable.0 - mark.0).fold(0, u64::saturating_add);
         if events > MAX_UNFLUSHED_SCAN {
             return Err(Refusal::StoreUnavailable);
@@ -92,7 +93,9 @@ impl Lists {
         let scan = move || {
             let mut touched = Touched { orders: BTreeSet::new(), is_cut: false };
             let is_within = |order_no: &&OrderNo| {
-                !order_no.is_branch() && Some(*order_no) > after.as_ref() && end.as_ref().is_none_or(|end| *order_no <= end)
+                !order_no.is_branch()
+                    && Some(*order_no) > after.as_ref()
+                    && end.as_ref().is_none_or(|end| *order_no <= end)
             };
             for (shard, mark, durable) in spans {
                 let read = for_each_event(reader.as_ref(), shard, mark.next(), durable, |event| {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use crate::backoff::Backoff;
 use crate::failpoints::Failpoints;
 use crate::ids::ShardId;
-use crate::limits::{MAX_LOADED_AT_ONCE, MAX_LOADS_IN_FLIGHT, MAX_LOAD_TRIES};
+use crate::limits::{MAX_LOAD_TRIES, MAX_LOADED_AT_ONCE, MAX_LOADS_IN_FLIGHT};
 use crate::outcome::Refusal;
 use crate::shard::shared::{Envelope, ShardShared};
 use crate::state::Need;
@@ -169,7 +169,9 @@ impl Batch {
             match need {
                 Need::Sku(sku_id) => drop(skus.insert(sku_id.clone())),
                 Need::Order(order_no) => drop(orders.insert(order_no.clone())),
-                Need::Request(sku_id, request_id) => drop(requests.insert((sku_id.clone(), request_id.clone()))),
+                Need::Request(sku_id, request_id) => {
+                    drop(requests.insert((sku_id.clone(), request_id.clone())))
+                }
             }
         }
         Wanted {

@@ -151,7 +151,12 @@ impl Pins {
         by_shard
     }
 
-    fn send(&self, shard: ShardId, skus: Vec<SkuId>, hot: bool) -> Result<oneshot::Receiver<Vec<PinAnswer>>, Refusal> {
+    fn send(
+        &self,
+        shard: ShardId,
+        skus: Vec<SkuId>,
+        hot: bool,
+    ) -> Result<oneshot::Receiver<Vec<PinAnswer>>, Refusal> {
         self.fence.check()?;
         let shared = &self.shards[shard.index()];
         if !shared.gate.enter(1) {
@@ -163,7 +168,11 @@ impl Pins {
         Ok(answers)
     }
 
-    async fn wait(&self, sent: Result<oneshot::Receiver<Vec<PinAnswer>>, Refusal>, count: usize) -> Vec<PinAnswer> {
+    async fn wait(
+        &self,
+        sent: Result<oneshot::Receiver<Vec<PinAnswer>>, Refusal>,
+        count: usize,
+    ) -> Vec<PinAnswer> {
         let refusal = match sent {
             Ok(answers) => match answers.await {
                 Ok(answers) => return answers,
@@ -184,7 +193,9 @@ impl Pins {
             let loaded = self.link.noted(self.link.store().load(&wanted).await).map_err(refusal_of);
             for index in indexes {
                 match &loaded {
-                    Ok(loaded) if loaded.skus.contains_key(&skus[*index]) => answers[*index] = Some(Ok(Effect::Replayed)),
+                    Ok(loaded) if loaded.skus.contains_key(&skus[*index]) => {
+                        answers[*index] = Some(Ok(Effect::Replayed))
+                    }
                     Ok(_) => {}
                     Err(refusal) => answers[*index] = Some(Err(refusal.clone())),
                 }

@@ -5,14 +5,20 @@
 //! SKU that came into memory meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::fence::Fence;
 use crate::ids::{ShardId, SkuId, WarehouseId, shard_of};
-use crate::limits::{MAX_PAGE_STOCKS, MAX_READ_TRIES};
+use crate::limits::{MAX_PAGE_STOCKS, MAX_READ_TRIES, MAX_READ_WAIT_MILLIS};
 use crate::outcome::{Refusal, StockView};
 use crate::shard::shared::ShardShared;
 use crate::store_link::{StoreLink, refusal_of};
 use crate::views::Views;
+
+/// A flush takes as long, about.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// See the top of the file.
 pub(crate) struct Reads {
@@ -24,14 +30,19 @@ pub(crate) struct Reads {
 
 impl Reads {
     /// The levels of a SKU. See [`crate::engine::Engine::stock`].
-    pub async fn stock(&self, sku_id: &SkuId, warehouse_id: Option<WarehouseId>) -> Result<Vec<StockView>, Refusal> {
+    pub async fn stock(
+        &self,
+        sku_id: &SkuId,
+        warehouse_id: Option<WarehouseId>,
+    ) -> Result<Vec<StockView>, Refusal> {
         self.fence.check()?;
         let shard = &self.shards[self.shard(sku_id).index()];
         for _ in 0..MAX_READ_TRIES {
             if let Some(stocks) = self.in_memory(sku_id, warehouse_id) {
                 return Ok(stocks);
             }
-            let stored = self.link.noted(self.link.store().stock(sku_id, warehouse_id).await).map_err(refusal_of)?;
+            let stored =
+                self.link.noted(self.link.store().stock(sku_id, warehouse_id).await).map_err(refusal_of)?;
             if let Some(stocks) = self.in_memory(sku_id, warehouse_id) {
                 return Ok(stocks);
             }
@@ -53,12 +64,19 @@ impl Reads {
     }
 
     /// A page of SKUs. See [`crate::engine::Engine::stock_page`].
-    pub async fn stock_page(&self, after: Option<&SkuId>, limit: usize) -> Result<Vec<Vec<StockView>>, Refusal> {
+    pub async fn stock_page(
+        &self,
+        after: Option<&SkuId>,
+        limit: usize,
+    ) -> Result<Vec<Vec<StockView>>, Refusal> {
         self.fence.check()?;
+        self.store_has_what_left().await?;
         let here = self.views.page(after, limit);
         let stored = self.link.noted(self.link.store().stock_page(after, limit).await).map_err(refusal_of)?;
         let rows = here.iter().map(Vec::len).sum::<usize>();
-        let last = |page: &[Vec<StockView>]| page.last().and_then(|sku| sku.first()).map(|stock| stock.sku_id.clone());
+        let last = |page: &[Vec<StockView>]| {
+            page.last().and_then(|sku| sku.first()).map(|stock| stock.sku_id.clone())
+        };
         // What lies behind the end of a full page is not known yet.
         let end_here = if here.len() >= limit || rows >= MAX_PAGE_STOCKS { last(&here) } else { None };
         let end_stored = if stored.len() >= limit { last(&stored) } else { None };
@@ -75,6 +93,24 @@ impl Reads {
         }
         let is_within = |(sku_id, _): &(SkuId, Vec<StockView>)| end.as_ref().is_none_or(|end| sku_id <= end);
         Ok(all.into_iter().take_while(is_within).take(limit).map(|(_, sku)| sku).collect())
+    }
+
+    /// Waits until the store has taken in everything that left memory. It always has, but for the first moment after a start, and after it
+    /// went back in time. (A page is rows of all shards: unlike [`Reads::stock`] it is not asked again when it comes too early.)
+    async fn store_has_what_left(&self) -> Result<(), Refusal> {
+        let deadline = Instant::now() + Duration::from_millis(MAX_READ_WAIT_MILLIS);
+        // What left is read first: nothing leaves that was not flushed.
+        let lacks = |shard: &Arc<ShardShared>| {
+            let departed = shard.departed_lsn();
+            shard.flushed_lsn() < departed
+        };
+        while self.shards.iter().any(lacks) {
+            if Instant::now() >= deadline {
+                return Err(Refusal::StoreUnavailable);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
     }
 
     fn shard(&self, sku_id: &SkuId) -> ShardId {

@@ -206,42 +206,42 @@ pub struct ShardStats {
 impl ShardStats {
     /// Of a running shard.
     pub(crate) fn of(shard: &ShardShared, flush: &FlushStats) -> Self {
-    let counters = &shard.counters;
-    Self {
-        in_flight: shard.gate.under_way(),
-        applied: Lsn(get(&counters.applied)),
-        durable: shard.durable_lsn(),
-        checkpoint: Lsn(get(&counters.checkpoint)),
-        flushed: flush.flushed,
-        lag_events: flush.lag_events,
-        lag_millis: flush.lag_millis,
-        flush_error: flush.last_error.clone(),
-        commands: get(&counters.commands),
-        turns: get(&counters.turns),
-        refusals: get(&counters.refusals),
-        overloaded: get(&counters.overloaded),
-        expired: get(&counters.expired),
-        forgotten: get(&counters.forgotten),
-        forgotten_early: get(&counters.forgotten_early),
-        open_orders: get(&counters.open_orders),
-        orders: get(&counters.orders),
-        stocks: get(&counters.stocks),
-        resident: get(&counters.resident),
-        hot: get(&counters.hot),
-        bytes: get(&counters.bytes),
-        evicted: get(&counters.evicted),
-        loaded_skus: get(&counters.loaded_skus),
-        loaded_orders: get(&counters.loaded_orders),
-        loaded_requests: get(&counters.loaded_requests),
-        absent_hits: get(&counters.absent_hits),
-        waiting: get(&counters.waiting),
-        waits: get(&counters.waits),
-        wait_micros: get(&counters.wait_micros),
-        rebuilds: get(&counters.rebuilds),
-        checkpoint_failures: get(&counters.checkpoint_failures),
-        unsynced_bytes: shard.backlog.bytes(),
+        let counters = &shard.counters;
+        Self {
+            in_flight: shard.gate.under_way(),
+            applied: Lsn(get(&counters.applied)),
+            durable: shard.durable_lsn(),
+            checkpoint: Lsn(get(&counters.checkpoint)),
+            flushed: flush.flushed,
+            lag_events: flush.lag_events,
+            lag_millis: flush.lag_millis,
+            flush_error: flush.last_error.clone(),
+            commands: get(&counters.commands),
+            turns: get(&counters.turns),
+            refusals: get(&counters.refusals),
+            overloaded: get(&counters.overloaded),
+            expired: get(&counters.expired),
+            forgotten: get(&counters.forgotten),
+            forgotten_early: get(&counters.forgotten_early),
+            open_orders: get(&counters.open_orders),
+            orders: get(&counters.orders),
+            stocks: get(&counters.stocks),
+            resident: get(&counters.resident),
+            hot: get(&counters.hot),
+            bytes: get(&counters.bytes),
+            evicted: get(&counters.evicted),
+            loaded_skus: get(&counters.loaded_skus),
+            loaded_orders: get(&counters.loaded_orders),
+            loaded_requests: get(&counters.loaded_requests),
+            absent_hits: get(&counters.absent_hits),
+            waiting: get(&counters.waiting),
+            waits: get(&counters.waits),
+            wait_micros: get(&counters.wait_micros),
+            rebuilds: get(&counters.rebuilds),
+            checkpoint_failures: get(&counters.checkpoint_failures),
+            unsynced_bytes: shard.backlog.bytes(),
+        }
     }
-}
 }
 
 /// Counts of orders over several shards.
@@ -263,7 +263,12 @@ pub(crate) fn spanning_stats(spanning: &Spanning) -> SpanningStats {
 }
 
 /// What concerns the store.
-pub(crate) fn store_stats(link: &StoreLink, flushers: &Flushers, loader: &Loader, known: &Known) -> StoreStats {
+pub(crate) fn store_stats(
+    link: &StoreLink,
+    flushers: &Flushers,
+    loader: &Loader,
+    known: &Known,
+) -> StoreStats {
     let counters = &link.counters;
     StoreStats {
         problem: link.problem(),

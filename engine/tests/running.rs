@@ -17,7 +17,9 @@ use hotstock_engine::ids::{Lsn, ShardId, shard_of};
 use hotstock_engine::journal::{Group, Journal, JournalError, JournalReader};
 use hotstock_engine::outcome::{Answer, Effect, OrderStatus, OrderView, Outcome, Refusal};
 
-use support::{World, confirm, create, flushed_soon, get, lines, order_no, release, reserve, reserve_lines, sku, until};
+use support::{
+    World, confirm, create, flushed_soon, get, lines, order_no, release, reserve, reserve_lines, sku, until,
+};
 
 fn order(outcome: Outcome) -> OrderView {
     match outcome {

@@ -60,6 +60,9 @@ pub const MAX_WAREHOUSES_PER_STATEMENT: usize = 32;
 /// Bytes of the words of an anomaly; the column takes 1,024.
 pub const MAX_DETAIL_BYTES: usize = 1_000;
 
+/// Events that a flush turns into rows before it lets others on its thread go on: less than a millisecond.
+pub const EVENTS_WITHOUT_PAUSE: usize = 500;
+
 /// Rows that one flush may leave out because they do not fit. More are a sign that the tables are not those of this program.
 pub const MAX_REFUSED_ROWS: usize = 100;
 

@@ -21,7 +21,7 @@ use hotstock_persistence::testing::MariaDb;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use support::{Client, Server, number};
+use support::{Client, Server, number, sum_of_shards};
 use teller::{Place, Teller};
 
 /// Room for everything.
@@ -71,6 +71,9 @@ fn tell_slowly(server: &Server, prefix: &str, place: Place) {
             .interrupted(&mut between)
             .tell(table);
     }
+    let (loads, evictions) =
+        (sum_of_shards(&server.address, "loads"), sum_of_shards(&server.address, "evictions"));
+    assert!(loads > 10 && evictions > 10, "SKUs come and go: {loads} loads, {evictions} evictions");
 }
 
 /// Some flushes long, now and then.

@@ -110,8 +110,9 @@ proptest! {
                 house.send(action).await;
             }
             for step in steps {
+                let told = format!("{step:?}");
                 house.take(step).await;
-                house.check().await;
+                house.check(&told).await;
             }
             house.close().await;
         });

@@ -1,7 +1,7 @@
 //! A MariaDB, data directories beside each other, and clients with a ledger.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use hotstock_persistence::testing::MariaDb;
@@ -79,6 +79,15 @@ impl Fixture {
         run(&args)
     }
 
+    /// What `hotstock unflushed` lists of a directory.
+    pub fn unflushed(&self, name: &str) -> String {
+        let data_dir = self.path(name);
+        let args = ["unflushed", "--data-dir", data_dir.to_str().unwrap(), "--set", &self.store];
+        let (code, text) = run(&args);
+        assert_eq!(code, 0, "{text}");
+        text
+    }
+
     /// In the end: the server says what the ledger says, SQL has it row by row, and nothing differs.
     pub fn audit(&self, server: &Server, ledger: &Ledger) {
         let address = &server.address;
@@ -98,13 +107,6 @@ impl Fixture {
         }
         reconciled(address);
     }
-}
-
-/// What `hotstock unflushed` lists of a directory.
-pub fn unflushed(data_dir: &Path) -> String {
-    let (code, text) = run(&["unflushed", "--data-dir", data_dir.to_str().unwrap()]);
-    assert_eq!(code, 0, "{text}");
-    text
 }
 
 /// What the clients were told: every order that was reserved and confirmed, with its SKU.
@@ -159,15 +161,15 @@ impl Ledger {
         self.orders.len()
     }
 
-    /// The orders that a directory answered and never flushed: they are named, and leave the ledger, as operators who
-    /// read the list would have it.
-    pub fn lose(&mut self, data_dir: &Path) -> BTreeSet<String> {
-        let list = unflushed(data_dir);
-        let word = |order_no: &str| {
-            list.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|w| w == order_no)
-        };
-        let lost: BTreeSet<String> = self.orders.keys().filter(|order_no| word(order_no)).cloned().collect();
+    /// The orders that a directory answered and never flushed, by its list. They leave the ledger, as operators who
+    /// read the list would have it; of some the reservation was flushed and the payment was not, so they are
+    /// released like those that were never paid.
+    pub fn lose(&mut self, list: &str) -> BTreeSet<String> {
+        let words: BTreeSet<&str> = list.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').collect();
+        let is_lost = |order_no: &&String| words.contains(order_no.as_str());
+        let lost: BTreeSet<String> = self.orders.keys().filter(is_lost).cloned().collect();
         self.orders.retain(|order_no, _| !lost.contains(order_no));
+        self.half.extend(lost.iter().cloned());
         lost
     }
 

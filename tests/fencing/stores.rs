@@ -154,7 +154,7 @@ fn a_start_without_the_store_that_somebody_else_took() {
     until_fenced(&server.address);
     blind.nothing_to_buy(&server.address);
     server.end(Signal::KILL);
-    assert_eq!(blind.lose(&fixture.path("data")).len(), HOT.len(), "they are listed");
+    assert_eq!(blind.lose(&fixture.unflushed("data")).len(), HOT.len(), "they are listed");
     assert_eq!(blind.len(), 0);
     let server = fixture.start("new");
     ledger.repeat_all(&server.address);

@@ -29,17 +29,17 @@ pub(crate) async fn run(
     clock: Arc<dyn Clock>,
     mut due: mpsc::UnboundedReceiver<OrderNo>,
 ) {
-        let mut checker = Checker::new(router, checks, clock);
-        let mut tick = tokio::time::interval(Duration::from_millis(TICK_MILLIS));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            checker.start();
-            tokio::select! {
-                Some(order_no) = due.recv() => checker.admit(order_no),
-                Some(ended) = checker.running.join_next_with_id() => checker.ended(ended),
-                _ = tick.tick(), if !checker.known.is_empty() => checker.tick(),
-            }
+    let mut checker = Checker::new(router, checks, clock);
+    let mut tick = tokio::time::interval(Duration::from_millis(TICK_MILLIS));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        checker.start();
+        tokio::select! {
+            Some(order_no) = due.recv() => checker.admit(order_no),
+            Some(ended) = checker.running.join_next_with_id() => checker.ended(ended),
+            _ = tick.tick(), if !checker.known.is_empty() => checker.tick(),
         }
+    }
 }
 
 /// An order that was due.

@@ -70,7 +70,8 @@ impl Router {
             let (sent, later) = self.send_all(std::mem::take(&mut left), &mut known, &mut careful);
             left = later;
             let chores = &self.chores;
-            let waiting: Vec<_> = sent.into_iter().map(|sent| (sent.places, Awaited::new(sent.answers, chores))).collect();
+            let waiting: Vec<_> =
+                sent.into_iter().map(|sent| (sent.places, Awaited::new(sent.answers, chores))).collect();
             for (places, mut answers) in waiting {
                 let Some(answers) = answers.get().await else {
                     for (index, _) in places {
@@ -85,7 +86,9 @@ impl Router {
                         ShardAnswer::Elsewhere { command, .. } | ShardAnswer::NotHere(command) => {
                             careful.push((index, *command));
                         }
-                        ShardAnswer::Outcome(outcome @ (Ok(Answer::Decided { .. }) | Err(Refusal::HoldFirst(_)))) => {
+                        ShardAnswer::Outcome(
+                            outcome @ (Ok(Answer::Decided { .. }) | Err(Refusal::HoldFirst(_))),
+                        ) => {
                             let router = self.arc();
                             let concluding = async move { router.conclude(spare.as_ref(), outcome).await };
                             decided.push((index, tokio::spawn(concluding)));
@@ -114,7 +117,8 @@ impl Router {
             self.directory.shard(order_no).is_none() && self.known.may_have_order(order_no)
         };
         let changed = commands.iter().filter(|(_, command)| changes_an_order(command));
-        let gone: HashSet<&OrderNo> = changed.filter_map(|(_, command)| command.order_no()).filter(is_gone).collect();
+        let gone: HashSet<&OrderNo> =
+            changed.filter_map(|(_, command)| command.order_no()).filter(is_gone).collect();
         let mut asked: BTreeMap<ShardId, Vec<Command>> = BTreeMap::new();
         for order_no in gone {
             let shard = shard_of_order(order_no, self.shard_count());
@@ -144,7 +148,8 @@ impl Router {
         }
         known.is_kept = true;
         let mut asked: BTreeMap<ShardId, Vec<Command>> = BTreeMap::new();
-        let orders: HashSet<&OrderNo> = commands.iter().filter_map(|(_, command)| command.order_no()).collect();
+        let orders: HashSet<&OrderNo> =
+            commands.iter().filter_map(|(_, command)| command.order_no()).collect();
         for order_no in orders {
             if let Some(shard) = self.directory.shard(order_no) {
                 asked.entry(shard).or_default().push(Action::GetOrder(order_no.clone()).into());
@@ -222,7 +227,8 @@ impl Router {
                 continue;
             }
             known.note(&command);
-            let spans = known.is_kept && command.order_no().is_some_and(|order_no| self.directory.spans(order_no));
+            let spans =
+                known.is_kept && command.order_no().is_some_and(|order_no| self.directory.spans(order_no));
             if spans || apart.touch(&command, known) {
                 apart.add(&command, known);
                 careful.push((index, command));
@@ -252,7 +258,10 @@ impl Router {
             load.commands.push(command);
         }
         let batch = self.next_batch();
-        let sent = loads.into_iter().zip(self.shards.iter()).flat_map(|(load, shard)| self.send(batch, shard.id, load));
+        let sent = loads
+            .into_iter()
+            .zip(self.shards.iter())
+            .flat_map(|(load, shard)| self.send(batch, shard.id, load));
         (sent.collect(), later)
     }
 
@@ -298,7 +307,9 @@ impl Router {
             }
             match running.join_next().await {
                 None => return,
-                Some(Ok(answers)) => answers.into_iter().for_each(|(index, outcome)| outcomes[index] = outcome),
+                Some(Ok(answers)) => {
+                    answers.into_iter().for_each(|(index, outcome)| outcomes[index] = outcome)
+                }
                 // Its places keep `Overloaded`, which would be a lie only if a command panicked in the middle.
                 Some(Err(error)) => tracing::error!(%error, "a chain of a batch failed"),
             }
@@ -309,7 +320,11 @@ impl Router {
 /// Whether a command changes an order that is there before it.
 fn changes_an_order(command: &Command) -> bool {
     match &command.action {
-        Action::Confirm(_) | Action::Release(_) | Action::Extend(_) | Action::Return(_) | Action::Expire(_) => true,
+        Action::Confirm(_)
+        | Action::Release(_)
+        | Action::Extend(_)
+        | Action::Return(_)
+        | Action::Expire(_) => true,
         Action::CreateStock(_)
         | Action::ChangeStock(_)
         | Action::SetStatus(_)
@@ -345,13 +360,16 @@ impl OrderSkus {
         if let Action::Reserve(c) = &command.action
             && self.is_kept
         {
-            self.orders.entry(c.order_no.clone()).or_insert_with(|| skus_of(command).into_iter().cloned().collect());
+            self.orders
+                .entry(c.order_no.clone())
+                .or_insert_with(|| skus_of(command).into_iter().cloned().collect());
         }
     }
 
     /// The SKUs that a command names, and those of its order.
     fn skus_of<'a>(&'a self, command: &'a Command) -> impl Iterator<Item = &'a SkuId> {
-        let of_order = command.order_no().filter(|_| self.is_kept).and_then(|order_no| self.orders.get(order_no));
+        let of_order =
+            command.order_no().filter(|_| self.is_kept).and_then(|order_no| self.orders.get(order_no));
         skus_of(command).into_iter().chain(of_order.into_iter().flatten())
     }
 }
@@ -408,7 +426,8 @@ mod tests {
             lines: Lines::new(skus.iter().map(line)).unwrap(),
             ttl_seconds: 1,
             buyer_id: None,
-            mode: Mode::AllOrNothing, choice: None 
+            mode: Mode::AllOrNothing,
+            choice: None,
         })
         .into()
     }

@@ -23,7 +23,9 @@ use crate::known::Known;
 use crate::limits::{MAX_COMMANDS_PER_ENVELOPE, MAX_ELSEWHERE_TRIES, MAX_LOOK_PAUSE_MILLIS, MAX_TURN_BYTES};
 use crate::outcome::{Outcome, Refusal};
 use crate::reads::Reads;
-use crate::shard::shared::{Awaited, BatchId, Envelope, ShardAnswer, ShardShared, enter, give_back_claims, has_claim};
+use crate::shard::shared::{
+    Awaited, BatchId, Envelope, ShardAnswer, ShardShared, enter, give_back_claims, has_claim,
+};
 use crate::spanning::{Chore, Spanning};
 
 /// See the top of the file.
@@ -136,9 +138,9 @@ impl Router {
     fn route_to(&self, command: &Command, shard: ShardId) -> Route {
         match &command.action {
             Action::Reserve(c) => self.route_reserve(c, shard),
-            _ if has_claim(command) => {
-                Route::Shard(command.order_no().map_or(shard, |order_no| self.directory.claim(order_no, shard)))
-            }
+            _ if has_claim(command) => Route::Shard(
+                command.order_no().map_or(shard, |order_no| self.directory.claim(order_no, shard)),
+            ),
             _ => Route::Shard(shard),
         }
     }
@@ -286,7 +288,8 @@ pub(crate) fn next_envelope(commands: &mut Peekable<impl Iterator<Item = Command
     let mut some = Vec::new();
     let mut bytes = 0;
     while some.len() < MAX_COMMANDS_PER_ENVELOPE
-        && let Some(command) = commands.next_if(|command| some.is_empty() || bytes + command.weight() <= MAX_TURN_BYTES)
+        && let Some(command) =
+            commands.next_if(|command| some.is_empty() || bytes + command.weight() <= MAX_TURN_BYTES)
     {
         bytes += command.weight();
         some.push(command);

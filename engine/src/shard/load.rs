@@ -112,7 +112,8 @@ impl Shard {
             return Took::Here;
         }
         let Some(stored) = loaded.orders.iter().find(|stored| stored.image().order_no == *order_no) else {
-            let counts = |shard: &Arc<super::shared::ShardShared>| flushed(loaded, shard.id) >= shard.departed_lsn();
+            let counts =
+                |shard: &Arc<super::shared::ShardShared>| flushed(loaded, shard.id) >= shard.departed_lsn();
             if !self.counts(loaded) || !self.parts.shards.iter().all(counts) {
                 return Took::Again;
             }
@@ -139,7 +140,8 @@ impl Shard {
                         Took::Here => {}
                         Took::Not(Learned::Refused(refusal)) => return Took::Not(Learned::Refused(refusal)),
                         Took::Not(_) => {
-                            let problem = format!("its order {} is there, and the SKU is not", order_no.of_caller());
+                            let problem =
+                                format!("its order {} is there, and the SKU is not", order_no.of_caller());
                             let refusal = Refusal::StockInconsistent { sku_id: line.sku_id.clone(), problem };
                             return Took::Not(Learned::Refused(refusal));
                         }
@@ -176,11 +178,19 @@ impl Shard {
         }
     }
 
-    fn take_request(&mut self, sku_id: &SkuId, request_id: &RequestId, loaded: &Loaded, now: Timestamp) -> Took {
+    fn take_request(
+        &mut self,
+        sku_id: &SkuId,
+        request_id: &RequestId,
+        loaded: &Loaded,
+        now: Timestamp,
+    ) -> Took {
         if !self.counts(loaded) {
             return Took::Again;
         }
-        let is_it = |image: &&crate::checkpoint::RequestImage| image.sku_id == *sku_id && image.request_id == *request_id;
+        let is_it = |image: &&crate::checkpoint::RequestImage| {
+            image.sku_id == *sku_id && image.request_id == *request_id
+        };
         let Some(image) = loaded.requests.iter().find(is_it) else {
             return Took::Not(Learned::Absent(flushed(loaded, self.shared.id)));
         };

@@ -28,9 +28,16 @@ pub(crate) enum Envelope {
     /// For branches of an order over several shards: they come without claims.
     Branches(Vec<Command>, oneshot::Sender<Vec<ShardAnswer>>),
     /// SKUs are kept in memory from here on, or no longer. Of an operator.
-    Pin { skus: Vec<SkuId>, hot: bool, to: oneshot::Sender<Vec<PinAnswer>> },
+    Pin {
+        skus: Vec<SkuId>,
+        hot: bool,
+        to: oneshot::Sender<Vec<PinAnswer>>,
+    },
     /// The stocks of SKUs that are in memory, and the last event. Of reconcile.
-    Images { skus: Vec<SkuId>, to: oneshot::Sender<ImagesAnswer> },
+    Images {
+        skus: Vec<SkuId>,
+        to: oneshot::Sender<ImagesAnswer>,
+    },
     /// What this shard wanted from the store.
     Loaded(LoadAnswer),
 }
@@ -50,7 +57,10 @@ pub(crate) struct BatchId(pub u64);
 pub(crate) enum ShardAnswer {
     Outcome(Outcome),
     /// The store has the order, and this other shard decides for it.
-    Elsewhere { shard: ShardId, command: Box<Command> },
+    Elsewhere {
+        shard: ShardId,
+        command: Box<Command>,
+    },
     /// A reserve that came because another request for the same order did; that one made no order, and the lines lie in other shards.
     NotHere(Box<Command>),
 }
@@ -85,7 +95,9 @@ impl Envelope {
     pub fn batch(&self) -> Option<BatchId> {
         match self {
             Self::Many(_, batch, _) => Some(*batch),
-            Self::One(..) | Self::Branches(..) | Self::Pin { .. } | Self::Images { .. } | Self::Loaded(_) => None,
+            Self::One(..) | Self::Branches(..) | Self::Pin { .. } | Self::Images { .. } | Self::Loaded(_) => {
+                None
+            }
         }
     }
 
@@ -94,7 +106,9 @@ impl Envelope {
         match self {
             Self::One(command, to) => drop(to.send(ShardAnswer::Outcome(outcome(Some(&command))))),
             Self::Many(commands, _, to) | Self::Branches(commands, to) => {
-                drop(to.send(commands.iter().map(|command| ShardAnswer::Outcome(outcome(Some(command)))).collect()));
+                drop(to.send(
+                    commands.iter().map(|command| ShardAnswer::Outcome(outcome(Some(command)))).collect(),
+                ));
             }
             Self::Pin { skus, to, .. } => {
                 if let Err(refusal) = outcome(None) {
@@ -414,7 +428,11 @@ pub(crate) fn give_back_claims(commands: &[Command], directory: &Directory) {
 }
 
 /// Admits commands to a shard, all or none; their claims go back when they are not admitted.
-pub(crate) fn enter(shared: &ShardShared, commands: &[Command], directory: &Directory) -> Result<(), Refusal> {
+pub(crate) fn enter(
+    shared: &ShardShared,
+    commands: &[Command],
+    directory: &Directory,
+) -> Result<(), Refusal> {
     let count = commands.len() as u64;
     if shared.gate.enter(count) {
         return Ok(());

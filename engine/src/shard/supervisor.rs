@@ -56,8 +56,7 @@ impl Actor for Supervisor {
     ) -> Result<Supervised, ActorProcessingErr> {
         let SupervisorArguments { parts, states, reader, checkpoints } = arguments;
         let rebuilds = parts.shards.iter().map(|_| VecDeque::new()).collect();
-        let mut supervised =
-            Supervised { parts, reader, checkpoints, actors: HashMap::new(), rebuilds };
+        let mut supervised = Supervised { parts, reader, checkpoints, actors: HashMap::new(), rebuilds };
         for state in states {
             supervised.start(&myself, state).await?;
         }
@@ -128,7 +127,8 @@ impl Supervised {
         recent.push_back(Instant::now());
         let (reader, checkpoints) = (Arc::clone(&self.reader), Arc::clone(&self.checkpoints));
         let (shards, myself) = (self.parts.options.shards, myself.clone());
-        let (poison, known, clock) = (Arc::clone(&self.parts.poison), Arc::clone(&self.parts.known), Arc::clone(&self.parts.clock));
+        let (poison, known, clock) =
+            (Arc::clone(&self.parts.poison), Arc::clone(&self.parts.known), Arc::clone(&self.parts.clock));
         tokio::spawn(async move {
             // What it handed over before it failed is in the hands of the writer, whose callers get their answers.
             // The writer always comes to it, or the journal is poisoned and no more than what is durable counts.

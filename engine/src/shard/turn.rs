@@ -12,7 +12,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::parts::ShardParts;
-use super::shared::{Envelope, Permits, PinAnswer, Reply, ShardAnswer, ShardShared, give_back_claims, has_claim};
+use super::shared::{
+    Envelope, Permits, PinAnswer, Reply, ShardAnswer, ShardShared, give_back_claims, has_claim,
+};
 use super::waiting::{Absent, Held, Learned, Lessons, View, Waiting};
 use crate::checkpoint::CheckpointEnd;
 use crate::checkpointer::CheckpointMessage;
@@ -82,9 +84,13 @@ pub(super) struct Work {
 /// The checkpoint of a shard, as it comes along.
 enum Checkpointing {
     None,
-    Slices { at: Capture },
+    Slices {
+        at: Capture,
+    },
     /// All slices are written; it counts when the journal is durable up to its end.
-    Written { end: CheckpointEnd },
+    Written {
+        end: CheckpointEnd,
+    },
 }
 
 /// What the commands of one turn came to.
@@ -302,7 +308,9 @@ impl Shard {
     /// Decides what waits for nothing, up to the bounds of a turn; always at least one envelope.
     fn decide(&mut self, now: Timestamp) {
         let mut tally = Tally::default();
-        let has_room = |tally: &Tally| tally.commands + tally.aside < MAX_COMMANDS_PER_TURN && tally.bytes < MAX_TURN_BYTES;
+        let has_room = |tally: &Tally| {
+            tally.commands + tally.aside < MAX_COMMANDS_PER_TURN && tally.bytes < MAX_TURN_BYTES
+        };
         while has_room(&tally) && self.decide_front(now, &mut tally) {}
         let counters = &self.shared.counters;
         counters.commands.fetch_add(tally.commands as u64, Ordering::Relaxed);
@@ -372,14 +380,23 @@ impl Shard {
         let view = view(&self.parts, &self.state, &self.absent, lessons);
         match envelope {
             Envelope::Pin { skus, hot: true, .. } => {
-                let is_needed = |sku_id: &&SkuId| !self.state.is_resident(sku_id) && !crate::state::Stored::lacks_sku(&view, sku_id);
+                let is_needed = |sku_id: &&SkuId| {
+                    !self.state.is_resident(sku_id) && !crate::state::Stored::lacks_sku(&view, sku_id)
+                };
                 needs.extend(skus.iter().filter(is_needed).cloned().map(Need::Sku));
             }
-            envelope => envelope.commands().iter().for_each(|command| self.state.needs(command, &view, &mut needs)),
+            envelope => {
+                envelope.commands().iter().for_each(|command| self.state.needs(command, &view, &mut needs))
+            }
         }
         if let Some(lessons) = lessons {
             // What was learned of these does not change by asking again.
-            needs.retain(|need| !matches!(lessons.get(need), Some(Learned::Elsewhere(_) | Learned::Going | Learned::Refused(_))));
+            needs.retain(|need| {
+                !matches!(
+                    lessons.get(need),
+                    Some(Learned::Elsewhere(_) | Learned::Going | Learned::Refused(_))
+                )
+            });
         }
         if needs.is_empty() {
             return false;
@@ -389,7 +406,8 @@ impl Shard {
         let wait = Duration::from_millis(self.parts.options.load_wait_ms);
         let work = &mut self.work;
         let held = work.ready.pop_front();
-        let held = held.or_else(|| work.pending.pop_front().map(|envelope| Held::new(envelope, since, since + wait)));
+        let held = held
+            .or_else(|| work.pending.pop_front().map(|envelope| Held::new(envelope, since, since + wait)));
         let Some(mut held) = held else { return false };
         if work.waiting.has_room(needs.len()) {
             let new = work.waiting.put(held, needs, pins);
@@ -410,7 +428,8 @@ impl Shard {
             let Some((envelope, lessons)) = self.work.front() else { break };
             let may_claim = !matches!(envelope, Envelope::Branches(..));
             let command = &envelope.commands()[index];
-            let (answer, event) = run(&self.parts, &mut self.state, &self.absent, lessons, command, may_claim, now);
+            let (answer, event) =
+                run(&self.parts, &mut self.state, &self.absent, lessons, command, may_claim, now);
             if let ShardAnswer::Outcome(Err(refusal)) = &answer {
                 tally.refusals += 1;
                 if matches!(refusal, Refusal::UnknownSku { .. }) {
@@ -433,7 +452,13 @@ impl Shard {
             (Some(Envelope::Many(_, _, to) | Envelope::Branches(_, to)), one) => {
                 Reply::Many(to, one.map_or(answers, |one| vec![one]))
             }
-            (Some(Envelope::One(..) | Envelope::Pin { .. } | Envelope::Images { .. } | Envelope::Loaded(_)) | None, _) => {
+            (
+                Some(
+                    Envelope::One(..) | Envelope::Pin { .. } | Envelope::Images { .. } | Envelope::Loaded(_),
+                )
+                | None,
+                _,
+            ) => {
                 unreachable!("one command has one answer")
             }
         };
@@ -443,7 +468,8 @@ impl Shard {
     fn decide_pin(&mut self, now: Timestamp) {
         let Some((Envelope::Pin { skus, hot, .. }, lessons)) = self.work.front() else { return };
         let hot = *hot;
-        let (mut answers, mut changed): (Vec<PinAnswer>, Vec<SkuId>) = (Vec::with_capacity(skus.len()), Vec::new());
+        let (mut answers, mut changed): (Vec<PinAnswer>, Vec<SkuId>) =
+            (Vec::with_capacity(skus.len()), Vec::new());
         for sku_id in skus {
             answers.push(match self.state.decide_pinned(std::slice::from_ref(sku_id), hot) {
                 Ok(None) => Ok(Effect::Replayed),
@@ -463,9 +489,11 @@ impl Shard {
                 let event = self.state.event(change, now);
                 self.apply(event);
             }
-            Err(refusal) => answers.iter_mut().filter(|answer| **answer == Ok(Effect::Changed)).for_each(|answer| {
-                *answer = Err(refusal.clone());
-            }),
+            Err(refusal) => {
+                answers.iter_mut().filter(|answer| **answer == Ok(Effect::Changed)).for_each(|answer| {
+                    *answer = Err(refusal.clone());
+                })
+            }
         }
         if let Some(Envelope::Pin { to, .. }) = self.pop_front() {
             self.work.replies.push(Reply::Pinned(to, answers));
@@ -521,7 +549,8 @@ impl Shard {
                 }
             }
             Change::OrdersLoaded { orders, .. } => {
-                let orders = orders.iter().map(|order| &order.order_no).filter(|order_no| !order_no.is_branch());
+                let orders =
+                    orders.iter().map(|order| &order.order_no).filter(|order_no| !order_no.is_branch());
                 orders.for_each(|order_no| self.parts.directory.own(order_no, self.shared.id));
             }
             Change::Home(change) => {
@@ -529,7 +558,9 @@ impl Shard {
                     self.parts.directory.own_spanning(change.order_no(), self.shared.id);
                 }
             }
-            Change::Pinned { skus, hot } => self.work.pinned.extend(skus.iter().map(|sku_id| (sku_id.clone(), *hot))),
+            Change::Pinned { skus, hot } => {
+                self.work.pinned.extend(skus.iter().map(|sku_id| (sku_id.clone(), *hot)))
+            }
             Change::Forgotten { .. } | Change::Evicted { .. } => self.note_departed(event.at),
             Change::StockChanged { .. }
             | Change::StatusChanged { .. }
@@ -553,7 +584,9 @@ impl Shard {
                     self.parts.known.add_order(&order_no, at);
                     self.work.departed.push(order_no);
                 }
-                Departed::Request(sku_id, request_id) => self.parts.known.add_request(&sku_id, &request_id, at),
+                Departed::Request(sku_id, request_id) => {
+                    self.parts.known.add_request(&sku_id, &request_id, at)
+                }
             }
         }
     }
@@ -588,7 +621,8 @@ impl Shard {
         let group = (!events.is_empty()).then_some(Group { shard: self.shared.id, first, events });
         let shared = Arc::clone(&self.shared);
         shared.backlog.add(bytes);
-        let hand_over = HandOver { shared, group, last, left, views, departed, pinned, replies, permits, bytes };
+        let hand_over =
+            HandOver { shared, group, last, left, views, departed, pinned, replies, permits, bytes };
         if let Err(refused) = self.parts.inbox.put(WriterMessage::HandOver(hand_over)) {
             // The writer is gone, which happens only behind a panic of its own: nothing more can be made durable.
             refused.fail();
@@ -725,7 +759,12 @@ impl Work {
     }
 }
 
-fn view<'a>(parts: &'a ShardParts, state: &State, absent: &'a Absent, lessons: Option<&'a Lessons>) -> View<'a> {
+fn view<'a>(
+    parts: &'a ShardParts,
+    state: &State,
+    absent: &'a Absent,
+    lessons: Option<&'a Lessons>,
+) -> View<'a> {
     View { known: &parts.known, absent, lessons, departed: state.departed(), now: Instant::now() }
 }
 
@@ -734,7 +773,8 @@ fn pins_of(envelope: &Envelope) -> Vec<SkuId> {
     match envelope {
         Envelope::Pin { skus, .. } => skus.clone(),
         envelope => {
-            let mut skus: Vec<SkuId> = envelope.commands().iter().flat_map(crate::router::skus_of).cloned().collect();
+            let mut skus: Vec<SkuId> =
+                envelope.commands().iter().flat_map(crate::router::skus_of).cloned().collect();
             skus.sort_unstable();
             skus.dedup();
             skus
@@ -764,7 +804,9 @@ fn run(
                 (ShardAnswer::Outcome(outcome), None)
             }
             Decision::Elsewhere => (ShardAnswer::NotHere(Box::new(command.clone())), None),
-            Decision::Log(Event { change: Change::Reserved { .. }, .. }) if parts.flushers.is_journal_full() => {
+            Decision::Log(Event { change: Change::Reserved { .. }, .. })
+                if parts.flushers.is_journal_full() =>
+            {
                 (ShardAnswer::Outcome(Err(Refusal::JournalFull)), None)
             }
             Decision::Log(event) => {
@@ -777,7 +819,9 @@ fn run(
     if may_claim {
         match event.as_ref().map(|event| &event.change) {
             // The entry is the order's own from here on.
-            Some(Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. }) => parts.directory.made(order_no),
+            Some(Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. }) => {
+                parts.directory.made(order_no)
+            }
             Some(Change::Home(change)) if has_claim(command) => {
                 if matches!(**change, HomeChange::Reserved { .. }) {
                     parts.directory.own_spanning(change.order_no(), state.shard());
@@ -810,7 +854,9 @@ fn undecidable(
                     ShardAnswer::Outcome(Err(Refusal::UnknownOrder { order_no: order_no.clone() }))
                 }
                 (Some(Learned::Refused(refusal)), _) => ShardAnswer::Outcome(Err(refusal.clone())),
-                (Some(Learned::Going | Learned::Absent(_)) | None, _) => ShardAnswer::Outcome(Err(Refusal::Overloaded)),
+                (Some(Learned::Going | Learned::Absent(_)) | None, _) => {
+                    ShardAnswer::Outcome(Err(Refusal::Overloaded))
+                }
             });
         }
     }
@@ -870,7 +916,10 @@ impl Event {
             Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. } => Some(order_no),
             Change::Home(change) => match &**change {
                 HomeChange::Reserved { order_no, .. } => Some(order_no),
-                HomeChange::Decided { .. } | HomeChange::Extended { .. } | HomeChange::Carried { .. } | HomeChange::Loaded(_) => None,
+                HomeChange::Decided { .. }
+                | HomeChange::Extended { .. }
+                | HomeChange::Carried { .. }
+                | HomeChange::Loaded(_) => None,
             },
             _ => None,
         }

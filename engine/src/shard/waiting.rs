@@ -100,7 +100,9 @@ impl Waiting {
 
     /// An envelope of a batch that has one waiting goes behind that one; another comes back.
     pub fn put_behind(&mut self, envelope: Envelope) -> Option<Envelope> {
-        let Some(behind) = envelope.batch().and_then(|batch| self.behind.get_mut(&batch)) else { return Some(envelope) };
+        let Some(behind) = envelope.batch().and_then(|batch| self.behind.get_mut(&batch)) else {
+            return Some(envelope);
+        };
         self.permits += envelope.permits();
         behind.push_back(envelope);
         None
@@ -126,7 +128,13 @@ impl Waiting {
     }
 
     /// Something that was waited for is answered: the envelopes that wait for nothing more.
-    pub fn learn(&mut self, need: &Need, learned: Option<&Learned>, tickets: Vec<u64>, ready: &mut Vec<Held>) {
+    pub fn learn(
+        &mut self,
+        need: &Need,
+        learned: Option<&Learned>,
+        tickets: Vec<u64>,
+        ready: &mut Vec<Held>,
+    ) {
         for ticket in tickets {
             let Some(held) = self.held.get_mut(&ticket) else { continue };
             if held.open.remove(need) {
@@ -201,7 +209,15 @@ impl Waiting {
 
 impl Held {
     pub fn new(envelope: Envelope, since: Instant, until: Instant) -> Self {
-        Self { envelope, lessons: Lessons::new(), until, since, is_head: false, open: HashSet::new(), pins: Vec::new() }
+        Self {
+            envelope,
+            lessons: Lessons::new(),
+            until,
+            since,
+            is_head: false,
+            open: HashSet::new(),
+            pins: Vec::new(),
+        }
     }
 
     /// Whether it waited by itself, not behind another one.
@@ -263,7 +279,8 @@ pub(super) struct View<'a> {
 
 impl View<'_> {
     fn lacks(&self, need: impl FnOnce() -> Need) -> bool {
-        let learned = self.lessons.filter(|lessons| !lessons.is_empty()).and_then(|lessons| lessons.get(&need()));
+        let learned =
+            self.lessons.filter(|lessons| !lessons.is_empty()).and_then(|lessons| lessons.get(&need()));
         matches!(learned, Some(Learned::Absent(watermark)) if *watermark >= self.departed)
     }
 }

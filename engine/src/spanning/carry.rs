@@ -10,12 +10,12 @@ use super::{Chore, Entered, STEP_CARRIED, STEP_CARRY, is_transient};
 use crate::checkpoint::LineSerials;
 use crate::command::Action;
 use crate::home::{Errand, HomeStep};
+use crate::ids::{ShardId, SkuId, WarehouseId};
+use crate::limits::CARRY_WAIT_MILLIS;
+use crate::outcome::{Answer, LineView, OrderView, Refusal, Serials};
 use crate::router::Router;
 use crate::shard::shared::ShardAnswer;
 use crate::store_link::add;
-use crate::ids::{SkuId, ShardId, WarehouseId};
-use crate::limits::CARRY_WAIT_MILLIS;
-use crate::outcome::{Answer, LineView, OrderView, Refusal, Serials};
 
 /// What came of telling the branches.
 pub(super) struct Carried {
@@ -65,7 +65,13 @@ impl Router {
 
     /// Has the home log how far its branches were told. What it is asked after this returned, it answers with what it learned. The answer
     /// says whether it could be logged.
-    pub(super) fn report_carried(&self, home: ShardId, order: &Entered<'_>, carried: &Carried, lines: &[LineView]) -> Reported {
+    pub(super) fn report_carried(
+        &self,
+        home: ShardId,
+        order: &Entered<'_>,
+        carried: &Carried,
+        lines: &[LineView],
+    ) -> Reported {
         let Some(through) = carried.through else { return Reported(None) };
         let serials = line_serials(&carried.serials, lines);
         let step = HomeStep::Carried { order_no: order.order_no.clone(), through, serials };
@@ -110,7 +116,8 @@ fn serials_of(branch: &OrderView) -> Vec<(SkuId, WarehouseId, Serials)> {
 /// Serial numbers by the lines of the order.
 fn line_serials(serials: &[(SkuId, WarehouseId, Serials)], lines: &[LineView]) -> Vec<LineSerials> {
     let of = |(sku_id, warehouse_id, serials): &(SkuId, WarehouseId, Serials)| {
-        let line = lines.iter().position(|line| line.sku_id == *sku_id && line.warehouse_id == *warehouse_id)?;
+        let line =
+            lines.iter().position(|line| line.sku_id == *sku_id && line.warehouse_id == *warehouse_id)?;
         Some(LineSerials { line: u16::try_from(line).ok()?, serials: *serials })
     };
     serials.iter().filter_map(of).collect()

@@ -12,15 +12,17 @@ use super::{Entered, STEP_DECIDE, STEP_LATE, STEP_LATE_HOLD, is_unknown};
 use crate::command::{Action, Command, Confirm, Line, Lines};
 use crate::home::attempt::{Judged, branches_of_late, judge_late};
 use crate::home::{Errand, HeldLine, HomeStep};
-use crate::router::Router;
 use crate::ids::{OrderNo, ShardId};
 use crate::limits::{CARRY_WAIT_MILLIS, MAX_LATE_TRIES};
 use crate::outcome::{Answer, Effect, OrderView, Outcome, Refusal};
+use crate::router::Router;
 
 impl Router {
     /// A command of an order that is known to lie in several places is about to be sent to its home.
     pub fn before_decision(&self, command: &Command) {
-        if self.failpoints.is_armed() && command.order_no().is_some_and(|order_no| self.directory.spans(order_no)) {
+        if self.failpoints.is_armed()
+            && command.order_no().is_some_and(|order_no| self.directory.spans(order_no))
+        {
             self.before(STEP_DECIDE);
         }
     }
@@ -147,7 +149,11 @@ impl Router {
                     return;
                 }
             };
-            let step = HomeStep::Late { confirm: confirm.clone(), attempt: attempt.id, lines: as_lines(&held, &lines) };
+            let step = HomeStep::Late {
+                confirm: confirm.clone(),
+                attempt: attempt.id,
+                lines: as_lines(&held, &lines),
+            };
             let step = Command::from(Action::Home(Box::new(step)));
             self.before(STEP_LATE);
             let outcome = self.ask(home, step).await;
@@ -181,6 +187,10 @@ impl Router {
 
 /// What is held, as lines.
 fn as_lines(held: &[HeldLine], wanted: &Lines) -> Lines {
-    let line = |held: &HeldLine| Line { sku_id: held.sku_id.clone(), warehouse_id: held.warehouse_id, quantity: held.held };
+    let line = |held: &HeldLine| Line {
+        sku_id: held.sku_id.clone(),
+        warehouse_id: held.warehouse_id,
+        quantity: held.held,
+    };
     Lines::new(held.iter().filter(|held| held.held > 0).map(line)).unwrap_or_else(|_| wanted.clone())
 }

@@ -15,12 +15,12 @@ use super::{Entered, STEP_ASK, STEP_EXPIRED, is_transient};
 use crate::backoff::Backoff;
 use crate::command::Action;
 use crate::home::{Asked, Errand, HomeStep};
-use crate::router::Router;
-use crate::store_link::add;
 use crate::ids::{Branch, OrderNo, ShardId};
 use crate::limits::{CARRY_WAIT_MILLIS, MAX_CARRIED_AT_ONCE, MAX_WAITING_CHORES};
 use crate::outcome::{Answer, Refusal};
+use crate::router::Router;
 use crate::spanning::places::Patience;
+use crate::store_link::add;
 
 /// Something to be done in the background.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -175,7 +175,9 @@ impl Router {
             return Kept::Done;
         }
         let until = Instant::now() + std::time::Duration::from_millis(CARRY_WAIT_MILLIS);
-        let released = self.tell(&[release_orphan(number.clone(), sku_id.clone())], super::STEP_ABORT, Patience::Firm(until)).await;
+        let released = self
+            .tell(&[release_orphan(number.clone(), sku_id.clone())], super::STEP_ABORT, Patience::Firm(until))
+            .await;
         match released.into_iter().next() {
             Some(Ok(_)) => {
                 add(&self.spanning.counters.orphans_released, 1);
@@ -197,7 +199,9 @@ impl Router {
             Ok(errands) => errands,
             Err(refusal) => return kept_of(&refusal),
         };
-        let expires = |errand: &Errand| errand.commands.iter().any(|branch| matches!(branch.command.action, Action::Expire(_)));
+        let expires = |errand: &Errand| {
+            errand.commands.iter().any(|branch| matches!(branch.command.action, Action::Expire(_)))
+        };
         if errands.iter().any(expires) {
             self.failpoints.reach(STEP_EXPIRED);
         }
@@ -211,7 +215,13 @@ impl Router {
     }
 
     /// Tells branches what is pending, and the home that they were told. The lock is held. `false`: it has to be done again.
-    pub(super) async fn carry_in_background(&self, home: ShardId, entered: &Entered<'_>, errands: &[Errand], through: &mut u64) -> bool {
+    pub(super) async fn carry_in_background(
+        &self,
+        home: ShardId,
+        entered: &Entered<'_>,
+        errands: &[Errand],
+        through: &mut u64,
+    ) -> bool {
         let carried = self.carry(errands, through).await;
         let Ok(lines) = self.lines_for(home, &entered.order_no, &carried).await else { return false };
         let reported = self.report_carried(home, entered, &carried, &lines);
@@ -228,7 +238,12 @@ impl Router {
     }
 
     /// The lines of an order, if there is something to be said of them.
-    async fn lines_for(&self, home: ShardId, order_no: &OrderNo, carried: &Carried) -> Result<Vec<crate::outcome::LineView>, Refusal> {
+    async fn lines_for(
+        &self,
+        home: ShardId,
+        order_no: &OrderNo,
+        carried: &Carried,
+    ) -> Result<Vec<crate::outcome::LineView>, Refusal> {
         if carried.serials.is_empty() {
             return Ok(Vec::new());
         }

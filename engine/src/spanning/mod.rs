@@ -26,12 +26,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::router::Router;
-use crate::store_link::add;
 use crate::directory::{Claimed, Directory};
 use crate::ids::{AttemptId, OrderNo, ShardId};
 use crate::limits::{MAX_SPANNING_UNDER_WAY, SPANNING_STOP_MILLIS};
 use crate::outcome::Refusal;
+use crate::router::Router;
+use crate::store_link::add;
 use crate::sync::unpoisoned;
 
 /// A step of the protocol with a name before it (the command is about to be sent) and after it (its answer, which is durable, is here).
@@ -179,7 +179,10 @@ impl Spanning {
         };
         let in_time = timeout(Duration::from_millis(SPANNING_STOP_MILLIS), ended).await.is_ok();
         if !in_time {
-            tracing::warn!(left = tasks.len(), "orders over several places are left as they are; the next start goes on with them");
+            tracing::warn!(
+                left = tasks.len(),
+                "orders over several places are left as they are; the next start goes on with them"
+            );
             tasks.shutdown().await;
         }
     }
@@ -276,7 +279,9 @@ impl Router {
 /// Whether a refusal says nothing about the order itself: the same command may be carried out later.
 fn is_transient(refusal: &Refusal) -> bool {
     match refusal {
-        Refusal::Overloaded | Refusal::JournalFull | Refusal::StoreUnavailable | Refusal::Fenced { .. } => true,
+        Refusal::Overloaded | Refusal::JournalFull | Refusal::StoreUnavailable | Refusal::Fenced { .. } => {
+            true
+        }
         refusal => is_unknown(refusal),
     }
 }

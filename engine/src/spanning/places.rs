@@ -52,7 +52,12 @@ struct Asked {
 
 impl Router {
     /// Has branches carry out commands. Answers in the same order; one that is not final is the last that was heard.
-    pub(super) async fn tell(&self, commands: &[BranchCommand], step: Step, patience: Patience) -> Vec<Outcome> {
+    pub(super) async fn tell(
+        &self,
+        commands: &[BranchCommand],
+        step: Step,
+        patience: Patience,
+    ) -> Vec<Outcome> {
         let telling = |branch| Telling { branch, outcome: None, open: true, unsure: 0 };
         let mut all: Vec<Telling<'_>> = commands.iter().map(telling).collect();
         let mut tries = 0_u32;
@@ -68,7 +73,9 @@ impl Router {
                 tokio::task::yield_now().await;
             } else {
                 let pause = match patience {
-                    Patience::Attempt(_) => Duration::from_millis((1 << tries.min(16)).min(MAX_LOOK_PAUSE_MILLIS)),
+                    Patience::Attempt(_) => {
+                        Duration::from_millis((1 << tries.min(16)).min(MAX_LOOK_PAUSE_MILLIS))
+                    }
                     Patience::Firm(_) => backoff.next(),
                 };
                 drop(timeout_at(patience.deadline(), sleep(pause)).await);
@@ -95,7 +102,8 @@ impl Router {
         }
         let mut asked = Vec::with_capacity(by_shard.len());
         for (shard, which) in by_shard {
-            let commands: Vec<Command> = which.iter().map(|index| all[*index].branch.command.clone()).collect();
+            let commands: Vec<Command> =
+                which.iter().map(|index| all[*index].branch.command.clone()).collect();
             let (mut which, mut commands) = (which.into_iter(), commands.into_iter().peekable());
             while commands.peek().is_some() {
                 let some = next_envelope(&mut commands);
@@ -116,7 +124,9 @@ impl Router {
                         self.after(step);
                     }
                 }
-                Err(refusal) => which.into_iter().for_each(|index| all[index].heard(Err(refusal.clone()), patience)),
+                Err(refusal) => {
+                    which.into_iter().for_each(|index| all[index].heard(Err(refusal.clone()), patience))
+                }
             }
         }
     }

@@ -59,9 +59,13 @@ impl Router {
             match self.look_over_shards(&order, &command, c, deadline, &mut to).await {
                 Ok(Looked::Done(answer)) => break answer,
                 Err(refusal) => break ShardAnswer::Outcome(Err(refusal)),
-                Ok(Looked::Again) if Instant::now() >= deadline => break ShardAnswer::Outcome(Err(Refusal::Overloaded)),
+                Ok(Looked::Again) if Instant::now() >= deadline => {
+                    break ShardAnswer::Outcome(Err(Refusal::Overloaded));
+                }
                 Ok(Looked::Again) if tries < 2 => tokio::task::yield_now().await,
-                Ok(Looked::Again) => sleep(Duration::from_millis((1 << tries.min(16)).min(MAX_LOOK_PAUSE_MILLIS))).await,
+                Ok(Looked::Again) => {
+                    sleep(Duration::from_millis((1 << tries.min(16)).min(MAX_LOOK_PAUSE_MILLIS))).await
+                }
             }
             tries += 1;
         };
@@ -193,14 +197,23 @@ impl Router {
         }
         let until = Instant::now() + Duration::from_millis(ABORT_WAIT_MILLIS);
         let outcomes = self.tell(releases, STEP_ABORT, Patience::Firm(until)).await;
-        let left = outcomes.iter().filter(|outcome| matches!(outcome, Err(refusal) if is_transient(refusal))).count();
+        let left = outcomes
+            .iter()
+            .filter(|outcome| matches!(outcome, Err(refusal) if is_transient(refusal)))
+            .count();
         if left > 0 {
             tracing::warn!(left, "branches of a refused order are not released yet; they will ask");
         }
     }
 
     /// Releases the branches of an attempt unless its order knows them.
-    pub(super) async fn clear_up(&self, home: ShardId, attempt: &Attempt<'_>, order: &Entered<'_>, branches: &[BranchCommand]) {
+    pub(super) async fn clear_up(
+        &self,
+        home: ShardId,
+        attempt: &Attempt<'_>,
+        order: &Entered<'_>,
+        branches: &[BranchCommand],
+    ) {
         let mut backoff = Backoff::default();
         for _ in 0..MAX_ABORT_TRIES {
             let asked = Asked { order_no: order.order_no.clone(), attempt: attempt.id };

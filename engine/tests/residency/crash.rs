@@ -75,7 +75,9 @@ async fn crash_at(step: &'static str, nth: u32, shards: u16) -> u32 {
     // Everything that is neither sold nor free is held by somebody.
     let (mut expected, mut got) = (vec![(0, 0); SKUS], Vec::new());
     for n in 0..60 {
-        if let Ok(hotstock_engine::outcome::Answer::Order { order, .. }) = engine.submit(get(&format!("o{n}"))).await {
+        if let Ok(hotstock_engine::outcome::Answer::Order { order, .. }) =
+            engine.submit(get(&format!("o{n}"))).await
+        {
             for line in order.lines {
                 expected[n % SKUS].0 += u64::from(line.held);
                 expected[n % SKUS].1 += u64::from(line.confirmed - line.returned);

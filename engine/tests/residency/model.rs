@@ -93,7 +93,15 @@ impl Pair {
     async fn new(shards: u16) -> Self {
         let outside = Outside::new();
         let engine = outside.start(options(shards)).await;
-        Self { outside, shards, engine, naive: Naive::default(), sent: Vec::new(), is_cut: false, snapshot: None }
+        Self {
+            outside,
+            shards,
+            engine,
+            naive: Naive::default(),
+            sent: Vec::new(),
+            is_cut: false,
+            snapshot: None,
+        }
     }
 
     async fn take(&mut self, step: Step) {
@@ -203,7 +211,10 @@ impl Pair {
         // Expiries need no store.
         let deadline = Instant::now() + PATIENCE;
         for order_no in due {
-            let expected = Ok(Answer::Order { order: self.naive.orders[&order_no].view(&order_no), effect: Effect::Replayed });
+            let expected = Ok(Answer::Order {
+                order: self.naive.orders[&order_no].view(&order_no),
+                effect: Effect::Replayed,
+            });
             while let Some(got) = self.ask(Action::GetOrder(order_no.clone()).into()).await
                 && got != expected
             {
@@ -234,7 +245,8 @@ impl Pair {
             return Err(format!("stocks (engine, model): {got:#?}\n{expected:#?}"));
         }
         for stocks in expected.chunk_by(|one, other| one.sku_id == other.sku_id) {
-            let got = self.engine.stock(&stocks[0].sku_id, None).await.map_err(|refusal| refusal.to_string())?;
+            let got =
+                self.engine.stock(&stocks[0].sku_id, None).await.map_err(|refusal| refusal.to_string())?;
             let got: Vec<_> = got.into_iter().map(unversioned).collect();
             if got != stocks {
                 return Err(format!("a stock (engine, model): {got:#?}\n{stocks:#?}"));
@@ -300,7 +312,9 @@ fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases: if asked { default.cases } else { cases },
         max_shrink_iters: 300,
-        failure_persistence: Some(Box::new(proptest::test_runner::FileFailurePersistence::Direct(regressions))),
+        failure_persistence: Some(Box::new(proptest::test_runner::FileFailurePersistence::Direct(
+            regressions,
+        ))),
         ..default
     }
 }

@@ -9,7 +9,8 @@ use hotstock_engine::ids::{RequestId, ShardId, WarehouseId, shard_of};
 use hotstock_engine::outcome::{Answer, Effect, OrderStatus, Outcome, Refusal};
 
 use crate::support::{
-    World, confirm, create, flushed_soon, get, levels, order, order_no, release, reserve, sku, tight, until, until_flushed, until_gone,
+    World, confirm, create, flushed_soon, get, levels, order, order_no, release, reserve, sku, tight, until,
+    until_flushed, until_gone,
 };
 
 /// A name whose SKU lies in the wanted shard; another one for each `nth`.
@@ -36,7 +37,10 @@ fn give_back(order: &str) -> Command {
 }
 
 fn is_replayed(outcome: &Outcome) -> bool {
-    matches!(outcome, Ok(Answer::Order { effect: Effect::Replayed, .. } | Answer::Stock { effect: Effect::Replayed, .. }))
+    matches!(
+        outcome,
+        Ok(Answer::Order { effect: Effect::Replayed, .. } | Answer::Stock { effect: Effect::Replayed, .. })
+    )
 }
 
 /// What a caller may ask about numbers that were used before.
@@ -49,7 +53,11 @@ async fn check_second_uses(engine: &Engine, a: &str, b: &str, what: &str) {
         assert_eq!(other, Err(Refusal::OrderMismatch { order_no: order_no("sold") }), "{what}");
     }
     let both = crate::support::reserve_lines("sold", crate::support::lines(&[(a, 1), (b, 1)]));
-    assert_eq!(engine.submit(both).await, Err(Refusal::OrderMismatch { order_no: order_no("sold") }), "{what}");
+    assert_eq!(
+        engine.submit(both).await,
+        Err(Refusal::OrderMismatch { order_no: order_no("sold") }),
+        "{what}"
+    );
     assert!(is_replayed(&engine.submit(confirm("sold")).await), "{what}");
     assert!(matches!(engine.submit(release("sold")).await, Err(Refusal::AlreadyConfirmed { .. })), "{what}");
     // Released before it was reserved.
@@ -63,7 +71,10 @@ async fn check_second_uses(engine: &Engine, a: &str, b: &str, what: &str) {
     // In a batch, too.
     let batch = vec![get("sold"), reserve("sold", b, 1), confirm("sold"), get("never")];
     let outcomes = engine.submit_batch(batch).await;
-    assert!(is_replayed(&outcomes[0]) && is_replayed(&outcomes[2]) && is_replayed(&outcomes[3]), "{what}: {outcomes:?}");
+    assert!(
+        is_replayed(&outcomes[0]) && is_replayed(&outcomes[2]) && is_replayed(&outcomes[3]),
+        "{what}: {outcomes:?}"
+    );
     assert!(matches!(outcomes[1], Err(Refusal::OrderMismatch { .. })), "{what}: {outcomes:?}");
 }
 
@@ -144,7 +155,8 @@ async fn made_up_names_cost_few_looks_into_the_store() {
     let (calls, _) = session.loads();
     // The same unknown SKUs again and again: a look or two each.
     for round in 0..20 {
-        let some: Vec<Command> = (0..100).map(|n| reserve(&format!("o{round}-{n}"), &format!("no-{n}"), 1)).collect();
+        let some: Vec<Command> =
+            (0..100).map(|n| reserve(&format!("o{round}-{n}"), &format!("no-{n}"), 1)).collect();
         let outcomes = engine.submit_batch(some).await;
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(Refusal::UnknownSku { .. }))));
     }
@@ -187,7 +199,9 @@ async fn many_callers_on_many_skus_with_room_for_few() {
                         sold += 1;
                     }
                     Ok(_) => drop(engine.submit(release(&order_no)).await.unwrap()),
-                    Err(refusal) => assert!(matches!(refusal, Refusal::InsufficientStock { .. }), "{refusal}"),
+                    Err(refusal) => {
+                        assert!(matches!(refusal, Refusal::InsufficientStock { .. }), "{refusal}")
+                    }
                 }
             }
             sold

@@ -179,7 +179,10 @@ async fn a_store_that_goes_back_in_time_is_not_believed() {
         assert_eq!(order(engine.submit(get("lost")).await).status, OrderStatus::Confirmed);
         assert_eq!(levels(&engine, "s3").await, (6, 0, 4));
         order(engine.submit(reserve("new", "lost-sku", 7)).await);
-        assert!(matches!(engine.submit(reserve("over", "s3", 7)).await, Err(Refusal::InsufficientStock { .. })));
+        assert!(matches!(
+            engine.submit(reserve("over", "s3", 7)).await,
+            Err(Refusal::InsufficientStock { .. })
+        ));
         assert_eq!(engine.health(), hotstock_engine::engine::Health::Ready);
         engine.stop().await;
         assert_eq!(hotstock_engine::store::Store::anomalies(&world.store.session(), 9).await.unwrap().0, 0);

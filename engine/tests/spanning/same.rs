@@ -185,7 +185,8 @@ struct Pair {
 
 impl Pair {
     async fn start_other(world: &World, shards: u16, is_tight: bool) -> Engine {
-        let options = if is_tight { tight(shards) } else { EngineOptions { shards, ..EngineOptions::default() } };
+        let options =
+            if is_tight { tight(shards) } else { EngineOptions { shards, ..EngineOptions::default() } };
         world.start(options).await
     }
 

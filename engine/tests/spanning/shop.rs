@@ -40,9 +40,8 @@ pub fn give_back(order: &str, of: Option<&[(&str, u32)]>, request: &str) -> Comm
 }
 
 pub fn is_unknown(outcome: &Outcome) -> bool {
-    let unknown = |refusal: &Refusal| {
-        matches!(refusal, Refusal::JournalUnavailable | Refusal::ShardRestarted)
-    };
+    let unknown =
+        |refusal: &Refusal| matches!(refusal, Refusal::JournalUnavailable | Refusal::ShardRestarted);
     outcome.as_ref().is_err_and(unknown)
 }
 

@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use hotstock_engine::checkpoint::OrderImage;
+use hotstock_engine::checkpoint::{OrderImage, StockImage};
 use hotstock_engine::command::{Action, Command, StockStatus};
 use hotstock_engine::home::HomeImage;
 use hotstock_engine::ids::{Branch, OrderNo};
 use hotstock_engine::outcome::{OrderView, Outcome, Refusal, ShortLine};
-use hotstock_engine::state::State;
 
 use crate::naive::Place;
 use crate::shard::Shard;
-use crate::sql::is_open;
 use crate::world::World;
 
 /// A refusal for want of stock names what really was so, at some moment since the call.
@@ -44,7 +42,7 @@ pub fn explain(world: &World, command: &Command, since: u64, outcome: &Outcome) 
         Err(Refusal::UnknownSku { sku_id, .. }) => {
             assert!(world.supplied.keys().all(|place| place.0 != *sku_id), "{command:?}: {outcome:?}");
         }
-        Err(Refusal::HoldFirst(_) | Refusal::Moved(_) | Refusal::OrdersSpan { .. }) => {
+        Err(Refusal::HoldFirst(_)) => {
             panic!("{command:?} is told {outcome:?}");
         }
         _ => {}
@@ -58,12 +56,8 @@ pub fn at_rest(world: &World) {
     for shard in &world.shards {
         let live = Shard::contents(&shard.state);
         assert_eq!(live, Shard::contents(&shard.replayed()), "shard {}: live (left) and replayed", shard.id);
-        assert_eq!(
-            live,
-            Shard::contents(&shard.shadow),
-            "shard {}: live (left) and as the store follows",
-            shard.id
-        );
+        assert_eq!(shard.flushed(), shard.journal.len(), "everything is flushed");
+        follows(world, shard);
     }
     assert!(
         world.claims.is_empty() && world.locked.is_empty() && world.under_way.is_empty(),
@@ -100,8 +94,36 @@ pub fn all_over(world: &World) {
     for (order_no, order) in &world.orders {
         assert!(!order.is_open(), "{order_no} is still open at {:?}: {order:?}", world.clock);
     }
-    for row in world.sql.orders.values() {
-        assert!(!is_open(&row.image), "it still holds units at {:?}: {:?}", world.clock, row.image);
+    for row in world.shards.iter().flat_map(|shard| shard.rows.orders.values()) {
+        assert!(!row.is_open(), "it still holds units at {:?}: {row:?}", world.clock);
+    }
+}
+
+/// The rows of a shard are what it has in memory, and what it has not there is known to have left it.
+fn follows(world: &World, shard: &Shard) {
+    for (order_no, row) in &shard.rows.orders {
+        match shard.state.image_of_order(order_no) {
+            // One that came back has the LSN of that.
+            Some(live) => assert_eq!(*row, OrderImage { lsn: row.lsn, ..live }),
+            None => assert!(world.known.orders.contains(order_no), "{order_no:?} left and is not known"),
+        }
+    }
+    for (order_no, row) in &shard.rows.homes {
+        match shard.state.image_of_home(order_no) {
+            Some(mut live) => {
+                live.order.lsn = row.order.lsn;
+                // That it came back is an event of the store, too.
+                assert_eq!(*row, live);
+            }
+            None => assert!(world.known.orders.contains(order_no), "{order_no:?} left and is not known"),
+        }
+    }
+    for stocks in shard.rows.stocks.values() {
+        for row in stocks.values() {
+            let Some(live) = shard.state.image_of_stock(&row.sku_id, row.warehouse_id) else { continue };
+            let (lsn, forgotten_sold) = (row.lsn, row.forgotten_sold);
+            assert_eq!(*row, StockImage { lsn, forgotten_sold, ..live });
+        }
     }
 }
 
@@ -110,24 +132,23 @@ fn view(world: &World, order_no: &OrderNo) -> Option<OrderView> {
     if let Some(shard) = world.known_at(order_no) {
         return world.shards[shard].state.order(order_no).map(|(_, view)| view);
     }
-    let row = world.sql.orders.get(order_no).map(|row| row.image.clone());
-    let home = world.sql.homes.get(order_no).map(|row| row.image.order.clone());
-    assert!(row.is_none() || home.is_none(), "{order_no} lies in one place and over several");
-    row.or(home).and_then(State::view_of)
+    let (plain, home) = (world.image_of(order_no), world.image_of_home(order_no));
+    assert!(plain.is_none() || home.is_none(), "{order_no} lies in one place and over several");
+    plain.or(home.map(|home| home.order)).map(|image| image.view())
 }
 
 /// Every branch is as its home says, and every branch that holds units has a home that says so.
 fn homes_agree(world: &World) {
-    for (order_no, row) in &world.sql.homes {
-        assert!(!world.sql.orders.contains_key(order_no), "{order_no} lies in one place and over several");
-        let image = world.shards.iter().find_map(|shard| shard.state.image_of_home(order_no));
-        let image = image.unwrap_or_else(|| row.image.clone());
+    let stored = || world.shards.iter().map(|shard| &shard.rows);
+    for order_no in stored().flat_map(|rows| rows.homes.keys()) {
+        assert!(world.image_of(order_no).is_none(), "{order_no} lies in one place and over several");
+        let image = world.image_of_home(order_no).expect("it is stored");
         assert!(image.pending.is_empty(), "{order_no}: nobody tells {:?}", image.pending);
         for share in &image.shares {
             let line = &image.order.lines[usize::from(share.line)];
             let number = branch(&image, share.line, share.attempt).number();
             let known =
-                image_of(world, &number).unwrap_or_else(|| panic!("{number:?} of {share:?} is nowhere"));
+                world.image_of(&number).unwrap_or_else(|| panic!("{number:?} of {share:?} is nowhere"));
             let lying =
                 known.lines.iter().find(|l| (&l.sku_id, l.warehouse_id) == (&line.sku_id, line.warehouse_id));
             let lying = lying.map(|l| (l.held, l.confirmed, l.released, l.returned));
@@ -135,11 +156,12 @@ fn homes_agree(world: &World) {
             assert_eq!(lying, Some(said), "{number:?}: as it lies there, and (right) as its home says");
         }
     }
-    for row in world.sql.orders.values().filter(|row| row.image.order_no.is_branch() && is_open(&row.image)) {
-        let branch = row.image.order_no.branch().expect("it is one");
-        let home = world.sql.homes.get(&branch.order_no);
-        let knows =
-            home.is_some_and(|home| home.image.shares.iter().any(|share| share.attempt == branch.attempt));
+    for row in
+        stored().flat_map(|rows| rows.orders.values()).filter(|row| row.order_no.is_branch() && row.is_open())
+    {
+        let branch = row.order_no.branch().expect("it is one");
+        let home = world.image_of_home(&branch.order_no);
+        let knows = home.is_some_and(|home| home.knows_attempt(branch.attempt));
         assert!(knows, "{branch:?} holds units, and no home knows of it");
     }
 }
@@ -147,10 +169,4 @@ fn homes_agree(world: &World) {
 fn branch(home: &HomeImage, line: u16, attempt: hotstock_engine::ids::AttemptId) -> Branch {
     let sku_id = home.order.lines[usize::from(line)].sku_id.clone();
     Branch { order_no: home.order.order_no.clone(), sku_id, attempt }
-}
-
-/// A branch, where it lies.
-fn image_of(world: &World, number: &OrderNo) -> Option<OrderImage> {
-    let live = world.shards.iter().find_map(|shard| shard.state.image_of_order(number));
-    live.or_else(|| world.sql.orders.get(number).map(|row| row.image.clone()))
 }

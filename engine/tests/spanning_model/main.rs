@@ -1,8 +1,10 @@
-//! Orders over several places, simulated: shards (the real state machines with their homes), a store, messages that are late, lost or
-//! come twice, crashes of everything at every step, SKUs that move, and an independent model that knows of one place only.
+//! Orders over several places, simulated: shards (the real state machines with their homes), a store behind them that is
+//! away now and then, messages that are late, lost or come twice, crashes of everything at every step, SKUs and orders
+//! that leave memory and come back, and an independent model that knows of one place only.
 //!
 //! - [`table`]: the model: one table of orders, on the naive model of a shard (`tests/model`). It foresees every decision.
-//! - [`world`]: what is there; [`shard`], [`sql`]: the places; [`messages`]: what is on its way, and a small executor.
+//! - [`world`]: what is there; [`shard`]: the shards, [`stored`]: the rows of the store; [`messages`]: what is on its way,
+//!   and a small executor.
 //! - [`server`]: who is asked next, as the engine's coordinator does it. [`wishes`]: what callers ask.
 //! - [`run`]: what happens next. [`checks`]: what must hold of every answer, and when everything has come to rest.
 //!
@@ -19,7 +21,8 @@ mod naive;
 mod run;
 mod server;
 mod shard;
-mod sql;
+#[path = "../model/stored.rs"]
+mod stored;
 mod table;
 mod wishes;
 mod world;
@@ -110,17 +113,17 @@ const MUST_BE_SEEN: &[&str] = &[
     "crashes of a shard",
     "crashes of the server",
     "decisions carried",
-    "demotions",
-    "ended orders split",
+    "evicted",
     "forgotten",
-    "homes adopted",
+    "homes loaded",
     "late payments taken",
-    "open orders split",
-    "orders brought back",
     "orders expired",
+    "orders found in another shard",
+    "orders loaded",
     "orders made over several places",
-    "promotions",
+    "SKUs loaded",
     "starts from a checkpoint",
+    "the store was away",
 ];
 
 #[test]

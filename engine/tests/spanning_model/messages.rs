@@ -8,52 +8,31 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use hotstock_engine::command::Command;
-use hotstock_engine::ids::{OrderNo, SkuId};
 use hotstock_engine::outcome::Outcome;
 
 use crate::naive::order::Order;
 
-/// Where a message goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Target {
-    Shard(usize),
-    Store,
+/// What a shard says to a command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Said {
+    Outcome(Outcome),
+    /// The store has the order, and this shard decides for it.
+    Elsewhere(usize),
+    /// Not the time or not the place for it: to be looked at anew.
+    NotHere,
 }
 
-/// What is asked of a place. All but commands read what they need of the store at the moment when they arrive, as the engine does
-/// under its locks.
-#[derive(Debug, Clone)]
-pub enum Ask {
-    /// One after the other; several at once of the store alone.
-    Commands(Vec<Command>),
-    /// A shard takes in a home as the store has it.
-    AdoptHome(OrderNo),
-    /// A shard takes in an order that it had let go of.
-    BringBack(OrderNo),
-    /// The store splits an ended order whose SKUs have come apart.
-    Split(OrderNo),
-    /// The store gives SKUs to a shard.
-    Take(Vec<SkuId>, usize),
-    /// The steps of an adoption.
-    Begin(SkuId),
-    Orders(SkuId),
-    /// Branches are their home's concern from now on.
-    LeaveToHome(OrderNo),
-}
-
-/// The answers, one for each command, each with the order in the model as it then was.
-pub type Reply = Vec<(Outcome, Option<Order>)>;
+/// The answer, with the order in the model as it then was.
+pub type Reply = (Said, Option<Order>);
 
 /// Where an answer is put for whoever waits for it.
 pub type Slot = Rc<RefCell<Option<Reply>>>;
 
-/// A message under way.
+/// A command under way to a shard.
 pub struct Message {
-    pub to: Target,
-    pub ask: Ask,
+    pub to: usize,
+    pub command: Command,
     pub slot: Slot,
-    /// Its sender is gone; it arrives before this step or never.
-    pub orphan: Option<u64>,
 }
 
 /// A task of the server, or a client.

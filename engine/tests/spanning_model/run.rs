@@ -5,19 +5,18 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use fastrand::Rng;
-use hotstock_engine::checkpoint::Stage;
 use hotstock_engine::command::{Action, Command};
-use hotstock_engine::ids::{OrderNo, SkuId};
+use hotstock_engine::ids::OrderNo;
 use hotstock_engine::limits::BRANCH_ASK_SECONDS;
 use hotstock_engine::outcome::{Outcome, Refusal};
 
 use crate::checks::{all_over, at_rest, explain};
-use crate::messages::{Ask, Message, Slot, Target, Task, poll};
+use crate::messages::{Message, Said, Slot, Task, poll};
 use crate::naive::order::Order;
 use crate::server::Server;
 use crate::shard::Shard;
 use crate::table::goes_on_from;
-use crate::wishes::{Names, first_stocks, sku, wish};
+use crate::wishes::{Names, first_stocks, wish};
 use crate::world::World;
 
 /// After this long without a fault nothing is held that shall not be: a branch asks, a turn or two, an answer.
@@ -52,10 +51,14 @@ impl Run {
         let shards = rng.u16(2..6);
         let names = Names { skus: rng.u32(3..7), warehouses: rng.u32(1..3), orders: rng.u32(3..9) };
         let mut world = World::new(seed, shards);
-        world.forgets = rng.u32(0..3) == 0;
+        world.forgets = rng.u32(0..4) > 0;
         world.trace = traced.then(Vec::new);
         for action in first_stocks(names, &mut rng) {
-            world.deliver(Target::Store, &Ask::Commands(vec![action.into()]));
+            let hotstock_engine::command::Action::CreateStock(create) = &action else {
+                unreachable!("it creates")
+            };
+            let shard = world.shard_of(&create.sku_id);
+            world.deliver(shard, &action.into());
         }
         let mut run = Self {
             server: Server::new(world),
@@ -67,11 +70,6 @@ impl Run {
             open_calls: Vec::new(),
             faults: rng.u32(0..5) > 0,
         };
-        let hot: Vec<SkuId> = (0..names.skus).filter(|_| rng.u32(0..3) > 0).map(sku).collect();
-        for sku_id in hot {
-            let shard = run.server.look().shard_of(&sku_id);
-            run.promote(vec![sku_id], shard);
-        }
         run.settle(0);
         run
     }
@@ -85,7 +83,7 @@ impl Run {
 
     /// Everything that is under way ends, then every order; each time everything is compared.
     pub fn end(mut self) -> BTreeMap<&'static str, u64> {
-        self.server.world().sql.down = false;
+        self.server.world().is_down = false;
         self.settle(REST_MILLIS);
         at_rest(&self.server.look());
         let last = {
@@ -132,15 +130,16 @@ impl Run {
             100..126 => self.sync(),
             126..144 => self.turn(),
             144..152 => self.flush(),
-            152..157 => self.sweep(),
-            157..168 => self.pass(),
-            168..176 => {
+            152..164 => self.pass(),
+            164..176 => {
                 let shard = self.pick_shard();
                 let places = self.pick(20) + 1;
-                self.server.world().shards[shard].checkpoint(places);
+                let mut world = self.server.world();
+                if world.shards[shard].checkpoint(places) {
+                    world.saved = world.known.clone();
+                }
             }
-            176..181 => self.draw_promotion(),
-            181..188 => self.draw_demotion(),
+            176..188 => self.turn(),
             188..193 if self.faults => self.deliver_badly(),
             193 if self.faults => {
                 let shard = self.pick_shard();
@@ -150,8 +149,11 @@ impl Run {
             195..198 if self.faults => {
                 let mut world = self.server.world();
                 // Down for a while, then up for longer.
-                world.sql.down = !world.sql.down && world.rng.u32(0..3) == 0;
-                let down = world.sql.down;
+                world.is_down = !world.is_down && world.rng.u32(0..3) == 0;
+                let down = world.is_down;
+                if down {
+                    world.saw("the store was away");
+                }
                 world.say(|| format!("the store is down: {down}"));
             }
             _ => self.deliver(),
@@ -206,20 +208,12 @@ impl Run {
 
     fn deliver_one(&self, index: usize) {
         let mut world = self.server.world();
-        let Message { to, ask, slot, orphan } = world.messages.swap_remove(index);
-        if orphan.is_some_and(|until| until < world.step) {
-            return;
-        }
-        let reply = world.deliver(to, &ask);
-        match to {
-            Target::Store => *slot.borrow_mut() = Some(reply),
-            Target::Shard(shard) => {
-                let shard = &mut world.shards[shard];
-                let rests_on = shard.journal.len();
-                shard.waiting.push((rests_on, slot, reply));
-                put(shard.sync(0));
-            }
-        }
+        let Message { to, command, slot } = world.messages.swap_remove(index);
+        let reply = world.deliver(to, &command);
+        let shard = &mut world.shards[to];
+        let rests_on = shard.journal.len();
+        shard.waiting.push((rests_on, slot, reply));
+        put(shard.sync(0));
     }
 
     /// A message is lost, or its answer is, or it arrives twice.
@@ -231,35 +225,24 @@ impl Run {
         let index = self.pick(count);
         let how = self.roll(5);
         let mut world = self.server.world();
-        let Message { to, ask, slot, orphan } = world.messages.swap_remove(index);
-        if orphan.is_some() {
-            return;
-        }
-        let (unknown, passing) = match to {
-            Target::Store => (Refusal::OutcomeUnknown, Refusal::StoreUnavailable),
-            Target::Shard(_) => (Refusal::ShardRestarted, Refusal::Overloaded),
-        };
-        world.say(|| format!("badly ({how}): {to:?} {ask:?}"));
+        let Message { to, command, slot } = world.messages.swap_remove(index);
+        world.say(|| format!("badly ({how}): {to:?} {command:?}"));
         match how {
-            0 => *slot.borrow_mut() = Some(vec![(Err(passing), None)]),
-            1 => *slot.borrow_mut() = Some(vec![(Err(unknown), None)]),
+            0 => *slot.borrow_mut() = Some((Said::Outcome(Err(Refusal::Overloaded)), None)),
+            1 => *slot.borrow_mut() = Some((Said::Outcome(Err(Refusal::ShardRestarted)), None)),
             2 | 3 => {
-                let down = to == Target::Store && world.sql.down;
-                drop(world.deliver(to, &ask));
-                let told = if down { passing } else { unknown };
-                *slot.borrow_mut() = Some(vec![(Err(told), None)]);
+                drop(world.deliver(to, &command));
+                *slot.borrow_mut() = Some((Said::Outcome(Err(Refusal::ShardRestarted)), None));
                 drop(world);
                 // A shard answers as long as it runs.
-                if let Target::Shard(shard) = to {
-                    self.crash_shard(shard);
-                }
+                self.crash_shard(to);
             }
             _ => {
-                // It arrives twice; the second answer is the one that is heard.
-                if is_of_branches(&ask) {
-                    drop(world.deliver(to, &ask));
+                // It arrives twice; the second answer is the one that is heard. Of branches alone, which may come so.
+                if command.order_no().is_some_and(OrderNo::is_branch) {
+                    drop(world.deliver(to, &command));
                 }
-                world.messages.push(Message { to, ask, slot, orphan });
+                world.messages.push(Message { to, command, slot });
             }
         }
     }
@@ -295,21 +278,8 @@ impl Run {
 
     fn flush_of(&self, shard: usize, events: usize) {
         let mut world = self.server.world();
-        if !world.sql.down {
-            let World { sql, shards, .. } = &mut *world;
-            sql.flush(&mut shards[shard], shard, events);
-        }
-    }
-
-    fn sweep(&mut self) {
-        let (branches, homes) = self.server.world().sweep();
-        for number in branches {
-            let server = self.server.clone();
-            self.server.spawn(async move { server.ask_after(number).await });
-        }
-        for order_no in homes {
-            let server = self.server.clone();
-            self.server.spawn(async move { server.adopt_home(order_no).await });
+        if !world.is_down {
+            world.shards[shard].flush(events);
         }
     }
 
@@ -321,49 +291,15 @@ impl Run {
             _ => world.rng.u64(1..100),
         };
         world.clock = world.clock.plus_millis(millis);
-        if world.forgets && world.rng.u32(0..40) == 0 {
-            world.clock = world.clock.plus_millis(41_000);
-        }
-    }
-
-    fn draw_promotion(&mut self) {
-        let (skus, shard) = {
-            let mut world = self.server.world();
-            let first = sku(world.rng.u32(0..self.names.skus));
-            let shard = world.shard_of(&first);
-            let all = (0..self.names.skus).map(sku).filter(|sku_id| world.shard_of(sku_id) == shard);
-            let skus: Vec<SkuId> = all.collect();
-            let alone = world.rng.bool();
-            let skus: Vec<SkuId> = skus.into_iter().filter(|sku_id| !alone || *sku_id == first).collect();
-            let cold = skus.into_iter().filter(|sku_id| world.sql.is_cold(sku_id)).collect::<Vec<_>>();
-            (cold, shard)
-        };
-        if !skus.is_empty() {
-            self.promote(skus, shard);
-        }
-    }
-
-    fn promote(&self, skus: Vec<SkuId>, shard: usize) {
-        let server = self.server.clone();
-        self.server.spawn(async move { server.promote(skus, shard).await });
-    }
-
-    fn draw_demotion(&mut self) {
-        let shard = self.pick_shard();
-        let skus: Vec<SkuId> = {
-            let mut world = self.server.world();
-            let all = world.shards[shard].state.places();
-            let open =
-                all.into_iter().filter(|(_, (stage, _))| *stage == Stage::Open).map(|(sku_id, _)| sku_id);
-            open.collect::<Vec<_>>().into_iter().filter(|_| world.rng.bool()).take(2).collect()
-        };
-        if !skus.is_empty() {
-            let server = self.server.clone();
-            self.server.spawn(async move { server.demote(skus, shard).await });
-        }
     }
 
     fn crash_shard(&self, shard: usize) {
+        // The filter of known numbers is the server's.
+        self.crash_of(shard);
+    }
+
+    /// Gives what left memory in the replay.
+    fn crash_of(&self, shard: usize) -> Vec<hotstock_engine::state::Departed> {
         let mut world = self.server.world();
         world.saw("crashes of a shard");
         world.say(|| format!("shard {shard} crashes"));
@@ -372,13 +308,14 @@ impl Run {
         }
         let at_most = world.shards[shard].journal.len() - world.shards[shard].durable;
         let kept = world.rng.usize(0..=at_most);
-        let (slots, undo) = world.shards[shard].crash(kept);
+        let (slots, undo, departed) = world.shards[shard].crash(kept);
         world.take_back(undo);
-        let lost = |slot: Slot| *slot.borrow_mut() = Some(vec![(Err(Refusal::ShardRestarted), None)]);
+        let lost =
+            |slot: Slot| *slot.borrow_mut() = Some((Said::Outcome(Err(Refusal::ShardRestarted)), None));
         slots.into_iter().for_each(lost);
         let World { rng, messages, .. } = &mut *world;
         messages.retain(|message| {
-            let goes = message.to == Target::Shard(shard) && rng.bool();
+            let goes = message.to == shard && rng.bool();
             if goes {
                 lost(Rc::clone(&message.slot));
             }
@@ -390,6 +327,7 @@ impl Run {
             Shard::contents(&shard.replayed()),
             "restored (left) and replayed"
         );
+        departed
     }
 
     fn crash_server(&mut self) {
@@ -404,32 +342,20 @@ impl Run {
             world.claims.clear();
             world.locked.clear();
             world.under_way.clear();
-            world.adopting.clear();
-            let step = world.step;
-            let World { rng, messages, .. } = &mut *world;
-            // What was on its way to the database may still arrive there.
-            messages.retain_mut(|message| {
-                let stays = message.to == Target::Store && is_of_branches(&message.ask) && rng.bool();
-                message.orphan = Some(message.orphan.unwrap_or(step + 60));
-                stays
-            });
+            world.messages.clear();
+            // What it saved with its last checkpoint, and what the journals tell of since.
+            world.known = world.saved.clone();
         }
         let count = self.server.look().shards.len();
-        (0..count).for_each(|shard| self.crash_shard(shard));
+        for shard in 0..count {
+            let departed = self.crash_of(shard);
+            self.server.world().known.add(departed);
+        }
         for number in &self.open_calls {
             let answer = &mut self.calls.borrow_mut()[*number].answer;
             answer.get_or_insert((Err(Refusal::ShardRestarted), None));
         }
         self.go_on();
-        // What was on its way into a shard goes on.
-        let mut coming: BTreeMap<usize, Vec<SkuId>> = BTreeMap::new();
-        for (sku_id, (shard, _)) in &self.server.look().sql.owners {
-            coming.entry(*shard).or_default().push(sku_id.clone());
-        }
-        for (shard, skus) in coming {
-            let server = self.server.clone();
-            self.server.spawn(async move { server.adopt(skus, shard).await });
-        }
     }
 
     /// Lets the tasks go on as far as they can, and looks at the answers that came.
@@ -481,11 +407,10 @@ impl Run {
                 put(self.server.world().shards[shard].sync(usize::MAX));
                 self.flush_of(shard, usize::MAX);
             }
-            self.sweep();
             self.go_on();
             let mut world = self.server.world();
             let busy = !world.messages.is_empty() || !self.tasks.is_empty() || !world.spawned.is_empty();
-            let behind = world.shards.iter().any(|shard| shard.flushed < shard.journal.len());
+            let behind = world.shards.iter().any(|shard| shard.flushed() < shard.journal.len());
             if !busy && !behind && world.clock >= end {
                 return;
             }
@@ -507,10 +432,4 @@ fn put(ready: Vec<(Slot, crate::messages::Reply)>) {
     for (slot, reply) in ready {
         *slot.borrow_mut() = Some(reply);
     }
-}
-
-/// Whether a message is about branches alone, so that it may come twice or late.
-fn is_of_branches(ask: &Ask) -> bool {
-    let Ask::Commands(commands) = ask else { return false };
-    commands.iter().all(|command| command.order_no().is_some_and(OrderNo::is_branch))
 }

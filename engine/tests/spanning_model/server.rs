@@ -5,19 +5,17 @@ use std::cell::{Ref, RefCell, RefMut};
 use std::pin::Pin;
 use std::rc::Rc;
 
-use hotstock_engine::checkpoint::Stage;
-use hotstock_engine::command::{Action, Command, Confirm, Lines, Place, Release, Reserve};
+use hotstock_engine::command::{Action, Command, Confirm, Lines, Release, Reserve};
 use hotstock_engine::home::attempt::{Judged, branches_of, branches_of_late, judge_late, judge_reserve};
 use hotstock_engine::home::{Asked, BranchCommand, Errand, HomeStep};
-use hotstock_engine::ids::{AttemptId, OrderNo, SkuId};
+use hotstock_engine::ids::{AttemptId, OrderNo};
 use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal};
 
-use crate::messages::{Ask, Reply, Target, all, until};
+use crate::messages::{Reply, Said, all, until};
 use crate::naive::order::Order;
-use crate::sql::is_open;
 use crate::world::{Route, World};
 
-/// Looks at a place before a command is given up: far more than a move takes here.
+/// Looks at a place before a command is given up: far more than anything takes here.
 const TRIES: u32 = 400;
 
 /// Tries of a branch command within an attempt.
@@ -44,12 +42,12 @@ impl Drop for Lock {
 
 /// Whether nobody knows what became of a command.
 pub fn is_unknown(outcome: &Outcome) -> bool {
-    matches!(outcome, Err(Refusal::ShardRestarted | Refusal::OutcomeUnknown | Refusal::JournalUnavailable))
+    matches!(outcome, Err(Refusal::ShardRestarted | Refusal::JournalUnavailable))
 }
 
 /// Whether nothing happened, for a reason that goes by.
 pub fn is_passing(outcome: &Outcome) -> bool {
-    matches!(outcome, Err(Refusal::Overloaded | Refusal::StoreUnavailable | Refusal::Moved(_)))
+    matches!(outcome, Err(Refusal::Overloaded | Refusal::StoreUnavailable))
 }
 
 impl Server {
@@ -70,13 +68,18 @@ impl Server {
     }
 
     /// Sends a message and waits for the answer.
-    async fn ask(&self, to: Target, ask: Ask) -> Reply {
-        let slot = self.world().send(to, ask);
+    async fn ask(&self, to: usize, command: Command) -> Reply {
+        let slot = self.world().send(to, command);
         until(|| slot.borrow_mut().take()).await
     }
 
-    async fn ask_one(&self, to: Target, command: Command) -> (Outcome, Option<Order>) {
-        self.ask(to, Ask::Commands(vec![command])).await.remove(0)
+    /// A command that goes to a shard for good.
+    async fn ask_one(&self, to: usize, command: Command) -> (Outcome, Option<Order>) {
+        let (said, then) = self.ask(to, command).await;
+        match said {
+            Said::Outcome(outcome) => (outcome, then),
+            Said::Elsewhere(_) | Said::NotHere => (Err(Refusal::Overloaded), None),
+        }
     }
 
     async fn pause(&self, millis: u64) {
@@ -91,15 +94,11 @@ impl Server {
 
     /// A caller's command, to its answer.
     pub async fn call(&self, command: Command) -> (Outcome, Option<Order>) {
+        let mut elsewhere = None;
         for _ in 0..TRIES {
-            let route = self.look().route(&command);
+            let route = elsewhere.take().map_or_else(|| self.look().route(&command), Route::At);
             let target = match route {
                 Route::At(target) => target,
-                Route::Unavailable => return (Err(Refusal::StoreUnavailable), None),
-                Route::Wait => {
-                    self.pause(10).await;
-                    continue;
-                }
                 Route::Span => {
                     let Action::Reserve(reserve) = &command.action else { unreachable!("{command:?} spans") };
                     match self.reserve(reserve).await {
@@ -107,21 +106,18 @@ impl Server {
                         None => continue,
                     }
                 }
-                route => {
-                    self.fetch(&command, route).await;
-                    continue;
-                }
             };
             if let Some(order_no) = command.order_no() {
                 self.world().claims.entry(order_no.clone()).or_insert((target, 0)).1 += 1;
             }
-            let (outcome, then) = self.ask_one(target, command.clone()).await;
+            let (said, then) = self.ask(target, command.clone()).await;
             if let Some(order_no) = command.order_no() {
                 self.unclaim(order_no);
             }
-            match outcome {
-                Err(Refusal::Moved(_)) => self.pause(10).await,
-                Err(Refusal::HoldFirst(lines)) => {
+            match said {
+                Said::NotHere => self.pause(10).await,
+                Said::Elsewhere(shard) => elsewhere = Some(shard),
+                Said::Outcome(Err(Refusal::HoldFirst(lines))) => {
                     let Action::Confirm(confirm) = &command.action else {
                         panic!("{command:?} needs late units")
                     };
@@ -130,25 +126,10 @@ impl Server {
                         None => continue,
                     }
                 }
-                outcome => return (self.decided(outcome).await, then),
+                Said::Outcome(outcome) => return (self.decided(outcome).await, then),
             }
         }
         (Err(Refusal::Overloaded), None)
-    }
-
-    /// Fetches from the store what a command is about.
-    async fn fetch(&self, command: &Command, route: Route) {
-        let order_no = command.order_no().expect("it is about an order").clone();
-        let (to, ask) = match route {
-            Route::Adopt(shard) => (Target::Shard(shard), Ask::AdoptHome(order_no)),
-            Route::BringBack(shard) => (Target::Shard(shard), Ask::BringBack(order_no)),
-            Route::Split => (Target::Store, Ask::Split(order_no)),
-            other => unreachable!("{other:?} is no way to fetch something"),
-        };
-        let reply = self.ask(to, ask).await;
-        if reply[0].0 != Ok(Answer::Placed) {
-            self.pause(10).await;
-        }
     }
 
     fn unclaim(&self, order_no: &OrderNo) {
@@ -189,9 +170,27 @@ impl Server {
             return None;
         }
         let home = self.look().name_shard(order_no);
+        // Whether the store has it: whoever asks for it meanwhile goes to its home too.
+        self.world().claims.insert(order_no.clone(), (home, 1));
+        let read = self.ask(home, Action::GetOrder(order_no.clone()).into()).await;
+        match read {
+            (Said::Outcome(Err(Refusal::UnknownOrder { .. })), _) => {}
+            (Said::Outcome(Err(refusal)), _) => {
+                self.unclaim(order_no);
+                return Some((Err(refusal), None));
+            }
+            (Said::Elsewhere(shard), _) => {
+                self.unclaim(order_no);
+                let (outcome, then) = self.ask_one(shard, command).await;
+                return Some((self.decided(outcome).await, then));
+            }
+            (Said::Outcome(Ok(_)) | Said::NotHere, _) => {
+                self.unclaim(order_no);
+                return None;
+            }
+        }
         let attempt = self.begin_attempt(order_no);
-        self.world().claims.insert(order_no.clone(), (Target::Shard(home), 1));
-        let answer = self.try_reserve(reserve, attempt, Target::Shard(home)).await;
+        let answer = self.try_reserve(reserve, attempt, home).await;
         self.unclaim(order_no);
         self.end_attempt(order_no, attempt);
         drop(lock);
@@ -203,7 +202,7 @@ impl Server {
         &self,
         reserve: &Reserve,
         attempt: AttemptId,
-        home: Target,
+        home: usize,
     ) -> (Outcome, Option<Order>) {
         self.world().saw("attempts");
         let branches = branches_of(reserve, attempt);
@@ -248,7 +247,7 @@ impl Server {
         // What its branches still hold of an order that has ended is given back first: the payment may need it.
         self.carry(order_no, None).await;
         let lock = self.lock(order_no).await;
-        let home = self.home_of(order_no).await?;
+        let home = self.home_of(order_no);
         let attempt = self.begin_attempt(order_no);
         let answer = self.try_late(confirm, lines, attempt, home).await;
         self.end_attempt(order_no, attempt);
@@ -262,7 +261,7 @@ impl Server {
         confirm: &Confirm,
         lines: Lines,
         attempt: AttemptId,
-        home: Target,
+        home: usize,
     ) -> Option<(Outcome, Option<Order>)> {
         self.world().saw("late attempts");
         if self.world().rng.u32(0..4) == 0 {
@@ -277,16 +276,7 @@ impl Server {
             return Some((Err(refusal), None));
         }
         let step = HomeStep::Late { confirm: confirm.clone(), attempt, lines };
-        let (mut home, mut tries) = (home, TRIES);
-        let (outcome, then) = loop {
-            let (outcome, then) = self.ask_one(home, Action::Home(Box::new(step.clone())).into()).await;
-            if !matches!(outcome, Err(Refusal::Moved(_))) || tries == 0 {
-                break (outcome, then);
-            }
-            // An order that ended long ago was forgotten again in between.
-            home = self.home_of(&confirm.order_no).await?;
-            tries -= 1;
-        };
+        let (outcome, then) = self.ask_one(home, Action::Home(Box::new(step)).into()).await;
         match &outcome {
             _ if is_unknown(&outcome) => {}
             Ok(Answer::Decided { effect: Effect::Changed, .. }) => self.world().saw("late payments taken"),
@@ -296,13 +286,13 @@ impl Server {
             }
         }
         match outcome {
-            Err(Refusal::HoldFirst(_) | Refusal::Moved(_)) => None,
+            Err(Refusal::HoldFirst(_)) => None,
             outcome => Some((outcome, then)),
         }
     }
 
     /// A home takes no late units but those that it named, whoever says that they are held; the model looks at what it answers.
-    async fn probe_late(&self, confirm: &Confirm, lines: &Lines, home: Target) {
+    async fn probe_late(&self, confirm: &Confirm, lines: &Lines, home: usize) {
         let mut others = lines.as_slice().to_vec();
         others[0].quantity += 1;
         let lines = Lines::new(others).expect("one more is within the bounds");
@@ -324,67 +314,14 @@ impl Server {
         self.world().under_way.remove(&(order_no.clone(), attempt));
     }
 
-    /// The reserves of an attempt: those for the store together, now and then, the others each for itself.
+    /// The reserves of an attempt, all at the same time.
     async fn hold(&self, branches: &[BranchCommand]) -> Vec<Outcome> {
-        let at_once = self.world().rng.bool();
-        let cold = |branch: &BranchCommand| self.look().place_of(&branch.sku_id) == Some(Target::Store);
-        let together: Vec<usize> = (0..branches.len()).filter(|i| at_once && cold(&branches[*i])).collect();
-        let mut answers: Vec<Option<Outcome>> = vec![None; branches.len()];
-        let batch = {
-            let commands: Vec<_> = together.iter().map(|i| branches[*i].command.clone()).collect();
-            let server = self.clone();
-            async move {
-                if commands.is_empty() {
-                    Vec::new()
-                } else {
-                    server.ask(Target::Store, Ask::Commands(commands)).await
-                }
-            }
-        };
-        let alone: Vec<usize> = (0..branches.len()).filter(|i| !together.contains(i)).collect();
-        let tell = |i: &usize| {
-            let (server, branch) = (self.clone(), branches[*i].clone());
+        let tell = |branch: &BranchCommand| {
+            let (server, branch) = (self.clone(), branch.clone());
             Box::pin(async move { server.tell(&branch, ATTEMPT_TRIES).await })
                 as Pin<Box<dyn Future<Output = Outcome>>>
         };
-        let single = all(alone.iter().map(tell).collect());
-        let mut single = Box::pin(single);
-        let mut batch = Box::pin(batch);
-        let (mut of_single, mut of_batch) = (None, None);
-        std::future::poll_fn(|context| {
-            if of_single.is_none()
-                && let std::task::Poll::Ready(done) = single.as_mut().poll(context)
-            {
-                of_single = Some(done);
-            }
-            if of_batch.is_none()
-                && let std::task::Poll::Ready(done) = batch.as_mut().poll(context)
-            {
-                of_batch = Some(done);
-            }
-            match (&of_single, &of_batch) {
-                (Some(_), Some(_)) => std::task::Poll::Ready(()),
-                _ => std::task::Poll::Pending,
-            }
-        })
-        .await;
-        for (i, outcome) in alone.iter().zip(of_single.into_iter().flatten()) {
-            answers[*i] = Some(outcome);
-        }
-        let of_batch = of_batch.unwrap_or_default();
-        for (at, i) in together.iter().enumerate() {
-            // One answer for all of them: the store is down or lost.
-            let outcome = of_batch.get(at).or(of_batch.first()).map(|(outcome, _)| outcome.clone());
-            let outcome = outcome.expect("there is an answer");
-            answers[*i] = Some(if is_unknown(&outcome) || is_passing(&outcome) {
-                let later = self.tell(&branches[*i], ATTEMPT_TRIES).await;
-                // A later refusal says nothing of the first try.
-                if is_unknown(&outcome) && is_passing(&later) { outcome } else { later }
-            } else {
-                outcome
-            });
-        }
-        answers.into_iter().map(|answer| answer.expect("each is in one of the two")).collect()
+        all(branches.iter().map(tell).collect()).await
     }
 
     /// Releases the branches of an attempt; whether all have heard of it. What does not asks by itself.
@@ -402,15 +339,8 @@ impl Server {
         let mut last = Err(Refusal::Overloaded);
         let mut left = tries;
         while left > 0 {
-            let Some(target) = self.look().place_of(&branch.sku_id) else {
-                self.pause(10).await;
-                continue;
-            };
-            let (outcome, _) = self.ask_one(target, branch.command.clone()).await;
-            if matches!(outcome, Err(Refusal::Moved(_))) {
-                self.pause(10).await;
-                continue;
-            }
+            let shard = self.look().shard_of(&branch.sku_id);
+            let (outcome, _) = self.ask_one(shard, branch.command.clone()).await;
             if !is_unknown(&outcome) && !is_passing(&outcome) {
                 return outcome;
             }
@@ -465,11 +395,7 @@ impl Server {
         }
         self.world().saw("branches asked");
         match self.ask_home(&asked.order_no, || HomeStep::Ask(asked.clone())).await {
-            Ok(Answer::Placed) => {
-                if self.look().place_of(&branch.sku_id) == Some(Target::Store) {
-                    self.ask(Target::Store, Ask::LeaveToHome(number)).await;
-                }
-            }
+            Ok(Answer::Placed) => {}
             Err(Refusal::UnknownOrder { .. }) => {
                 self.world().saw("branches released by presumed abort");
                 let release = Release { order_no: number, part: None, reason: None };
@@ -482,32 +408,16 @@ impl Server {
         }
     }
 
-    /// A home of the store is taken in, so that its time can be over.
-    pub async fn adopt_home(&self, order_no: OrderNo) {
-        self.home_of(&order_no).await;
-    }
-
-    /// The shard of an order's home; it is taken in there when only the store knows it. `None`: it is not over several places.
-    async fn home_of(&self, order_no: &OrderNo) -> Option<Target> {
-        loop {
-            let known = self.look().known_at(order_no);
-            if let Some(shard) = known {
-                return Some(Target::Shard(shard));
-            }
-            let row = self.look().sql.homes.get(order_no).map(|row| row.shard);
-            let shard = row?;
-            let reply = self.ask(Target::Shard(shard), Ask::AdoptHome(order_no.clone())).await;
-            if reply[0].0 != Ok(Answer::Placed) {
-                self.pause(10).await;
-            }
-        }
+    /// The shard of an order's home.
+    fn home_of(&self, order_no: &OrderNo) -> usize {
+        let world = self.look();
+        world.known_at(order_no).unwrap_or_else(|| world.name_shard(order_no))
     }
 
     /// A step of a home, to a final answer.
     async fn ask_home(&self, order_no: &OrderNo, step: impl Fn() -> HomeStep) -> Outcome {
         loop {
-            let home = self.home_of(order_no).await;
-            let home = home.unwrap_or_else(|| Target::Shard(self.look().name_shard(order_no)));
+            let home = self.home_of(order_no);
             let (outcome, _) = self.ask_one(home, Action::Home(Box::new(step())).into()).await;
             if !is_unknown(&outcome) && !is_passing(&outcome) {
                 return outcome;
@@ -515,84 +425,14 @@ impl Server {
             self.pause(20).await;
         }
     }
-
-    /// Moves cold SKUs of one shard into it.
-    pub async fn promote(&self, skus: Vec<SkuId>, shard: usize) {
-        let taken = self.ask(Target::Store, Ask::Take(skus.clone(), shard)).await;
-        if taken[0].0 != Ok(Answer::Placed) && !is_unknown(&taken[0].0) {
-            return;
-        }
-        self.adopt(skus, shard).await;
-    }
-
-    /// Has a shard adopt SKUs that the store has given to it, until they are there.
-    pub async fn adopt(&self, mut skus: Vec<SkuId>, shard: usize) {
-        {
-            let mut world = self.world();
-            skus.retain(|sku_id| !world.adopting.contains(sku_id));
-            world.adopting.extend(skus.iter().cloned());
-        }
-        let coming = |sku_id: &SkuId| {
-            let world = self.look();
-            let ours = world.sql.owners.get(sku_id).is_some_and(|owner| owner.0 == shard);
-            let stage = world.shards[shard].stage(sku_id);
-            ours && !world.shards[shard].withdrawn.contains_key(sku_id)
-                && matches!(stage, None | Some(Stage::Adopting))
-        };
-        loop {
-            let rest: Vec<SkuId> = skus.iter().filter(|sku_id| coming(sku_id)).cloned().collect();
-            if rest.is_empty() {
-                break;
-            }
-            let begins = rest.iter().cloned().map(Ask::Begin);
-            let orders = rest.iter().cloned().map(Ask::Orders);
-            let finish = |sku_id: SkuId| {
-                let place = Place::Finish { sku_id };
-                Ask::Commands(vec![Action::Place(Box::new(place)).into()])
-            };
-            let finishes = rest.iter().cloned().map(finish);
-            for step in begins.chain(orders).chain(finishes).collect::<Vec<_>>() {
-                let said = step.clone();
-                let (outcome, _) = self.ask(Target::Shard(shard), step).await.remove(0);
-                match outcome {
-                    Ok(Answer::Placed) => {}
-                    outcome if is_unknown(&outcome) || is_passing(&outcome) => {
-                        self.pause(20).await;
-                        break;
-                    }
-                    other => panic!("{said:?} of an adoption: {other:?}"),
-                }
-            }
-        }
-        self.world().saw("promotions");
-        let mut world = self.world();
-        world.adopting.retain(|sku_id| !skus.contains(sku_id));
-    }
-
-    /// Closes SKUs of a shard; it lets them go by itself then.
-    pub async fn demote(&self, skus: Vec<SkuId>, shard: usize) {
-        let place = Place::Close { skus };
-        let command = Command::from(Action::Place(Box::new(place)));
-        let (outcome, _) = self.ask_one(Target::Shard(shard), command).await;
-        match outcome {
-            Ok(Answer::Placed) => self.world().saw("demotions"),
-            outcome if is_unknown(&outcome) || is_passing(&outcome) => {}
-            other => panic!("a demotion: {other:?}"),
-        }
-    }
 }
 
 /// A branch holds nothing, wherever it lies.
 fn assert_free(world: &World, branch: &BranchCommand) {
     let number = branch.command.order_no().expect("it is about a branch");
-    let image = match world.place_of(&branch.sku_id) {
-        Some(Target::Shard(shard)) => world.shards[shard].state.image_of_order(number),
-        Some(Target::Store) => world.sql.orders.get(number).map(|row| row.image.clone()),
-        // On its way between two places, neither of which may know all of it.
-        None => None,
-    };
+    let image = world.image_of(number);
     assert!(
-        !image.as_ref().is_some_and(is_open),
+        !image.as_ref().is_some_and(hotstock_engine::checkpoint::OrderImage::is_open),
         "the order is refused, and {number:?} still holds: {image:?}"
     );
 }

@@ -1,16 +1,15 @@
 //! A shard of the simulation: the real state machine, its journal of which a part is durable, answers that wait for the rest, a
 //! checkpoint now and then.
 
-use std::collections::BTreeMap;
-
-use hotstock_engine::checkpoint::{CheckpointEnd, Image, Stage};
-use hotstock_engine::event::{Change, Event};
-use hotstock_engine::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId};
-use hotstock_engine::state::{Capture, State};
+use hotstock_engine::checkpoint::{CheckpointEnd, Image};
+use hotstock_engine::event::Event;
+use hotstock_engine::ids::{Lsn, OrderNo, ShardId};
+use hotstock_engine::state::{Capture, Departed, State};
 
 use crate::messages::{Reply, Slot};
 use crate::naive::Place;
 use crate::naive::order::Order;
+use crate::stored::Rows;
 
 /// See the module.
 pub struct Shard {
@@ -21,18 +20,12 @@ pub struct Shard {
     pub journal: Vec<Event>,
     /// Events on the disk.
     pub durable: usize,
-    /// Events that the store has taken in.
-    pub flushed: usize,
-    /// The state at `flushed`, from the journal alone.
-    pub shadow: State,
+    /// What the store has taken in of it.
+    pub rows: Rows,
     /// Answers that rest on events which are not durable yet: on all up to this many.
     pub waiting: Vec<(usize, Slot, Reply)>,
     /// What the model was before events: (LSN, what to put back).
     pub undo: Vec<(usize, Undo)>,
-    /// Orders that were shed by events which the store has not taken in: (LSN).
-    pub shed: BTreeMap<OrderNo, usize>,
-    /// SKUs that were withdrawn likewise.
-    pub withdrawn: BTreeMap<SkuId, usize>,
     running: Option<Running>,
     newest: Option<Saved>,
 }
@@ -65,43 +58,22 @@ impl Shard {
             state: State::with_few(id, shards),
             journal: Vec::new(),
             durable: 0,
-            flushed: 0,
-            shadow: State::with_few(id, shards),
+            rows: Rows::default(),
             waiting: Vec::new(),
             undo: Vec::new(),
-            shed: BTreeMap::new(),
-            withdrawn: BTreeMap::new(),
             running: None,
             newest: None,
         }
     }
 
-    /// Applies an event to the state and logs it.
-    pub fn log(&mut self, event: Event) {
+    /// Applies an event to the state and logs it. Gives what left memory.
+    pub fn log(&mut self, event: Event) -> Vec<Departed> {
         let lsn = self.state.applied().next();
         self.state.apply(lsn, &event).unwrap_or_else(|wrong| panic!("{event:?} was decided: {wrong}"));
-        self.note(&event);
         self.journal.push(event);
-        // A running shard tells its directory and its views.
-        self.state.take_forgotten();
         self.state.take_left();
         self.state.take_touched();
-    }
-
-    fn note(&mut self, event: &Event) {
-        let lsn = self.journal.len() + 1;
-        match &event.change {
-            Change::Shed { orders, .. } => {
-                self.shed.extend(orders.iter().map(|order_no| (order_no.clone(), lsn)))
-            }
-            Change::Withdrawn { sku_id, .. } => drop(self.withdrawn.insert(sku_id.clone(), lsn)),
-            _ => {}
-        }
-    }
-
-    pub fn stage(&self, sku_id: &SkuId) -> Option<Stage> {
-        // Every SKU of this world has this warehouse.
-        self.state.image_of_stock(sku_id, WarehouseId(0)).map(|image| image.stage)
+        self.state.take_departed()
     }
 
     /// Whether an order that callers know lies here.
@@ -121,34 +93,37 @@ impl Shard {
         ready.into_iter().map(|(_, slot, reply)| (slot, reply)).collect()
     }
 
-    /// The events that the store takes in next, at most so many.
-    pub fn to_flush(&self, events: usize) -> Vec<(Lsn, Event)> {
-        let to = self.durable.min(self.flushed.saturating_add(events));
-        (self.flushed..to).map(|at| (Lsn(at as u64 + 1), self.journal[at].clone())).collect()
+    /// The store takes in up to so many more durable events.
+    pub fn flush(&mut self, events: usize) {
+        let flushed = self.flushed();
+        let to = self.durable.min(flushed.saturating_add(events));
+        for event in &self.journal[flushed..to] {
+            self.rows.flush(self.rows.flushed.next(), event);
+        }
     }
 
-    pub fn note_flushed(&mut self, events: usize) {
-        self.flushed += events;
-        let flushed = self.flushed;
-        self.shed.retain(|_, lsn| *lsn > flushed);
-        self.withdrawn.retain(|_, lsn| *lsn > flushed);
+    pub fn flushed(&self) -> usize {
+        usize::try_from(self.rows.flushed.0).expect("few events")
     }
 
-    /// A checkpoint begins, goes on by a slice, or is complete.
-    pub fn checkpoint(&mut self, places: usize) {
+    /// A checkpoint begins, goes on by a slice, or is complete; whether one was finished.
+    pub fn checkpoint(&mut self, places: usize) -> bool {
         let begin = self.state.applied();
         let running =
             self.running.get_or_insert_with(|| Running { at: Capture::default(), begin, slices: Vec::new() });
         if let Some(slice) = self.state.capture(&mut running.at, places) {
             running.slices.push(slice);
-            return;
+            return false;
         }
-        let end = CheckpointEnd { end: self.state.applied(), time: self.state.time() };
+        let (end, time, departed) = (self.state.applied(), self.state.time(), self.state.departed());
+        let end = CheckpointEnd { end, time, departed };
         // It is found only when the journal is durable through its end; here it is dropped otherwise.
         let done = self.running.take().filter(|_| self.durable as u64 >= end.end.0);
+        let is_done = done.is_some();
         if let Some(done) = done {
             self.newest = Some(Saved { begin: done.begin, end, slices: done.slices });
         }
+        is_done
     }
 
     /// Whether a start would find a checkpoint that some events have come after.
@@ -157,13 +132,11 @@ impl Shard {
     }
 
     /// Everything in memory is gone, and what was not durable but for `kept` of it. Gives the answers that nobody will
-    /// give any more, and what the model takes back, newest first.
-    pub fn crash(&mut self, kept: usize) -> (Vec<Slot>, Vec<Undo>) {
+    /// give any more, what the model takes back, newest first, and what left memory in the replay.
+    pub fn crash(&mut self, kept: usize) -> (Vec<Slot>, Vec<Undo>, Vec<Departed>) {
         let keep = self.journal.len().min(self.durable + kept);
         self.journal.truncate(keep);
         self.durable = keep;
-        self.shed.retain(|_, lsn| *lsn <= keep);
-        self.withdrawn.retain(|_, lsn| *lsn <= keep);
         self.running = None;
         let mut back = Vec::new();
         while let Some((_, undo)) = self.undo.pop_if(|(lsn, _)| *lsn > keep) {
@@ -171,9 +144,10 @@ impl Shard {
         }
         self.undo.clear();
         self.state = self.recovered();
-        self.state.take_forgotten();
         self.state.take_left();
-        (std::mem::take(&mut self.waiting).into_iter().map(|(_, slot, _)| slot).collect(), back)
+        let departed = self.state.take_departed();
+        let unanswered = std::mem::take(&mut self.waiting).into_iter().map(|(_, slot, _)| slot);
+        (unanswered.collect(), back, departed)
     }
 
     /// The state as a start finds it.

@@ -145,13 +145,7 @@ fn model_of(
         let own = known.and_then(|order| order.lines_at(&place));
         let own = own.map_or(0, |line| u64::from(line.held + line.confirmed - line.returned));
         let supplied = i64::try_from(available + own).expect("few units");
-        let shelf = Shelf {
-            supplies: vec![supplied],
-            version: 0,
-            status,
-            sold_by_forgotten: Vec::new(),
-            serialized: false,
-        };
+        let shelf = Shelf { supplies: vec![supplied], version: 0, status, serialized: false };
         naive.shelves.insert(place, shelf);
     }
     naive.orders.extend(known.map(|order| (order_no.clone(), order.clone())));

@@ -5,24 +5,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use fastrand::Rng;
-use hotstock_engine::checkpoint::Stage;
+use hotstock_engine::checkpoint::OrderImage;
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::command::{Action, Command, Place as Step, StockStatus};
+use hotstock_engine::command::{Action, Command, StockStatus};
 use hotstock_engine::event::{Change, Event};
-use hotstock_engine::home::{DecisionKind, HomeChange, HomeStep};
-use hotstock_engine::ids::{AttemptId, Lsn, OrderNo, SkuId, shard_of, shard_of_order};
-use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal};
-use hotstock_engine::state::{Decision, State};
+use hotstock_engine::home::{DecisionKind, HomeChange, HomeImage, HomeStep};
+use hotstock_engine::ids::{AttemptId, OrderNo, SkuId, shard_of, shard_of_order};
+use hotstock_engine::outcome::{Answer, Effect, Levels, Outcome, Refusal};
+use hotstock_engine::state::{Decision, Need, State};
 
-use crate::messages::{Ask, Message, Reply, Slot, Target, Task};
+use crate::messages::{Message, Reply, Said, Slot, Task};
 use crate::naive::order::Order;
 use crate::naive::{Place, plain};
 use crate::shard::{Shard, Undo};
-use crate::sql::{Due, Sql, is_open};
+use crate::stored::{Known, next_load};
 use crate::table::{Foreseen, Orders, PLENTY, as_set, foresee, foresee_expiry, foresee_made, taken_late};
 
-/// How long shards and the store remember ended orders in this world, in milliseconds: longer than any errand takes.
-const REMEMBER_MILLIS: u64 = 40_000;
+/// How long shards remember ended orders in this world, in milliseconds: shorter than many an errand takes.
+const REMEMBER_MILLIS: u64 = 500;
 
 /// See the module.
 pub struct World {
@@ -31,7 +31,11 @@ pub struct World {
     /// Counts what happens.
     pub step: u64,
     pub shards: Vec<Shard>,
-    pub sql: Sql,
+    /// The store does not answer.
+    pub is_down: bool,
+    /// What left memory, as the filter of known numbers has it; and as it was saved with the last checkpoint.
+    pub known: Known,
+    pub saved: Known,
     pub messages: Vec<Message>,
     /// Tasks that begin now.
     pub spawned: Vec<Task>,
@@ -41,14 +45,12 @@ pub struct World {
     /// What was available of every stock, and its status, from which step on.
     pub levels: BTreeMap<Place, Vec<(u64, u64, StockStatus)>>,
     /// The server's memory: where commands about an order are on their way to, and how many.
-    pub claims: BTreeMap<OrderNo, (Target, usize)>,
+    pub claims: BTreeMap<OrderNo, (usize, usize)>,
     /// Orders that somebody holds the lock of.
     pub locked: BTreeSet<OrderNo>,
     /// Attempts that are not decided.
     pub under_way: BTreeSet<(OrderNo, AttemptId)>,
-    /// SKUs that somebody is adopting.
-    pub adopting: BTreeSet<SkuId>,
-    /// Whether ended orders are forgotten in this run.
+    /// Whether anything leaves memory in this run.
     pub forgets: bool,
     /// What became of it, to be counted.
     pub seen: BTreeMap<&'static str, u64>,
@@ -60,17 +62,9 @@ pub struct World {
 /// Where a command goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
-    At(Target),
-    /// To several places.
+    At(usize),
+    /// To several shards.
     Span,
-    /// A home or an order has to be fetched from the store first.
-    Adopt(usize),
-    BringBack(usize),
-    Split,
-    /// Something is moving.
-    Wait,
-    /// The store would have to be asked.
-    Unavailable,
 }
 
 impl World {
@@ -80,7 +74,9 @@ impl World {
             clock: Timestamp(1_000_000),
             step: 0,
             shards: (0..shards).map(|id| Shard::new(id, shards)).collect(),
-            sql: Sql::new(shards),
+            is_down: false,
+            known: Known::default(),
+            saved: Known::default(),
             messages: Vec::new(),
             spawned: Vec::new(),
             orders: Orders::new(),
@@ -89,7 +85,6 @@ impl World {
             claims: BTreeMap::new(),
             locked: BTreeSet::new(),
             under_way: BTreeSet::new(),
-            adopting: BTreeSet::new(),
             forgets: false,
             seen: BTreeMap::new(),
             trace: None,
@@ -117,25 +112,7 @@ impl World {
         AttemptId(self.attempts)
     }
 
-    /// The place of a SKU; `None` while it moves. One that there is not is looked for in the store.
-    pub fn place_of(&self, sku_id: &SkuId) -> Option<Target> {
-        let Some((shard, _)) = self.sql.owners.get(sku_id) else { return Some(Target::Store) };
-        let here = &self.shards[*shard];
-        (here.stage(sku_id) == Some(Stage::Open)).then_some(Target::Shard(*shard))
-    }
-
-    /// The one place of some SKUs: `Err(true)` when there are several, `Err(false)` while one moves.
-    fn one_place<'a>(&self, skus: impl Iterator<Item = &'a SkuId>) -> Result<Target, bool> {
-        let places: Vec<Option<Target>> = skus.map(|sku_id| self.place_of(sku_id)).collect();
-        let places: BTreeSet<Target> = places.into_iter().collect::<Option<_>>().ok_or(false)?;
-        let mut places = places.into_iter();
-        match (places.next(), places.next()) {
-            (Some(one), None) => Ok(one),
-            _ => Err(true),
-        }
-    }
-
-    /// The shard that knows an order.
+    /// The shard that has an order in memory.
     pub fn known_at(&self, order_no: &OrderNo) -> Option<usize> {
         let mut knowing = (0..self.shards.len()).filter(|i| self.shards[*i].knows(order_no));
         let first = knowing.next();
@@ -157,227 +134,120 @@ impl World {
                 Action::SetStatus(c) => &c.sku_id,
                 other => unreachable!("{other:?} is about no order and no SKU"),
             };
-            return self.place_of(sku_id).map_or(Route::Wait, Route::At);
+            return Route::At(self.shard_of(sku_id));
         };
         if let Some(shard) = self.known_at(order_no) {
-            return Route::At(Target::Shard(shard));
+            return Route::At(shard);
         }
-        if let Some((target, _)) = self.claims.get(order_no) {
-            return Route::At(*target);
+        match self.claims.get(order_no) {
+            Some((shard, _)) => Route::At(*shard),
+            None => self.route_of_unclaimed(order_no, command),
         }
-        self.route_of_unclaimed(order_no, command)
     }
 
     /// Where a command about an order goes that no shard knows, whoever else is on the way to it.
     fn route_of_unclaimed(&self, order_no: &OrderNo, command: &Command) -> Route {
-        if self.shards.iter().any(|shard| shard.shed.contains_key(order_no)) {
-            return Route::Wait;
-        }
-        if let Some(row) = self.sql.homes.get(order_no) {
-            return if self.sql.down { Route::Unavailable } else { Route::Adopt(row.shard) };
-        }
-        if let Some(row) = self.sql.orders.get(order_no) {
-            if self.sql.down {
-                return Route::Unavailable;
-            }
-            if row.image.lines.is_empty() {
-                return Route::BringBack(self.name_shard(order_no));
-            }
-            return match self.one_place(row.image.lines.iter().map(|line| &line.sku_id)) {
-                Ok(Target::Store) => Route::At(Target::Store),
-                Ok(Target::Shard(shard)) => Route::BringBack(shard),
-                Err(true) => Route::Split,
-                Err(false) => Route::Wait,
-            };
-        }
-        if self.sql.down && self.forgets {
-            return Route::Unavailable;
-        }
-        match &command.action {
-            Action::Reserve(c) => match self.one_place(c.lines.as_slice().iter().map(|line| &line.sku_id)) {
-                Ok(target) => Route::At(target),
-                Err(true) => Route::Span,
-                Err(false) => Route::Wait,
-            },
-            _ => Route::At(Target::Shard(self.name_shard(order_no))),
+        let Action::Reserve(c) = &command.action else { return Route::At(self.name_shard(order_no)) };
+        let shards: BTreeSet<usize> =
+            c.lines.as_slice().iter().map(|line| self.shard_of(&line.sku_id)).collect();
+        match (shards.len(), shards.first()) {
+            (1, Some(only)) => Route::At(*only),
+            _ => Route::Span,
         }
     }
 
-    /// What a place says to a message that has arrived.
-    pub fn deliver(&mut self, to: Target, ask: &Ask) -> Reply {
-        self.say(|| format!("{to:?} <- {ask:?}"));
-        if to == Target::Store && self.sql.down {
-            return vec![(Err(Refusal::StoreUnavailable), None)];
-        }
-        let reads_store = !matches!(ask, Ask::Commands(_));
-        if reads_store && self.sql.down {
-            return vec![(Err(Refusal::StoreUnavailable), None)];
-        }
-        let moved = || vec![(Err(Refusal::Overloaded), None)];
-        let placed = || vec![(Ok(Answer::Placed), None)];
-        let reply = match (ask, to) {
-            (Ask::Commands(commands), _) => {
-                let mut replies = Vec::new();
-                for command in commands {
-                    replies.push(self.take_command(to, command));
-                    self.note_levels();
-                }
-                replies
-            }
-            (Ask::AdoptHome(order_no), Target::Shard(shard)) => {
-                let unflushed = self.known_at(order_no).is_some();
-                match self.sql.homes.get(order_no).filter(|row| row.shard == shard && !unflushed) {
-                    Some(row) => {
-                        let step = HomeStep::Adopt(Box::new(row.image.clone()));
-                        self.saw("homes adopted");
-                        vec![self.take_command(to, &Action::Home(Box::new(step)).into())]
-                    }
-                    None => moved(),
-                }
-            }
-            (Ask::BringBack(order_no), Target::Shard(shard)) => match self.bring_back(shard, order_no) {
-                Some(outcome) => vec![(outcome, None)],
-                None => moved(),
-            },
-            (Ask::Split(order_no), Target::Store) => {
-                let get = Command::from(Action::GetOrder(order_no.clone()));
-                if self.known_at(order_no).is_none()
-                    && self.route_of_unclaimed(order_no, &get) == Route::Split
-                {
-                    self.sql.split(order_no);
-                    self.saw("ended orders split");
-                }
-                placed()
-            }
-            (Ask::Take(skus, shard), Target::Store) => {
-                self.sql.take(skus, *shard);
-                placed()
-            }
-            (Ask::Begin(sku_id), Target::Shard(shard)) => match self.sql.owners.get(sku_id) {
-                Some((owner, epoch)) if *owner == shard => {
-                    let stocks = self.sql.stocks_of(sku_id);
-                    self.place_step(shard, Step::Begin { sku_id: sku_id.clone(), epoch: *epoch, stocks })
-                }
-                _ => moved(),
-            },
-            (Ask::Orders(sku_id), Target::Shard(shard)) => {
-                let mut reply = placed();
-                for orders in self.sql.orders_of(sku_id, shard).chunks(2) {
-                    let (sku_id, orders) = (Some(sku_id.clone()), orders.to_vec());
-                    reply = self.place_step(shard, Step::Orders { sku_id, orders, requests: Vec::new() });
-                }
-                reply
-            }
-            (Ask::LeaveToHome(order_no), Target::Store) => {
-                if let Some(row) = self.sql.orders.get_mut(order_no) {
-                    row.due = None;
-                }
-                placed()
-            }
-            (other, _) => unreachable!("{other:?} does not go to {to:?}"),
+    /// The shard in whose rows an order is, whatever it is.
+    fn stored_at(&self, order_no: &OrderNo) -> Option<usize> {
+        let has = |shard: &&Shard| {
+            shard.rows.orders.contains_key(order_no) || shard.rows.homes.contains_key(order_no)
         };
+        let mut having = self.shards.iter().filter(has).map(|shard| shard.id.index());
+        let first = having.next();
+        assert_eq!(having.next(), None, "{order_no} is stored for two shards, one of them {first:?}");
+        first
+    }
+
+    /// What a command is about comes into memory, if it is in the store.
+    fn bring(&mut self, shard: usize, command: &Command) -> Result<(), Said> {
+        let mut known = std::mem::take(&mut self.known);
+        let brought = self.bring_with(shard, command, &mut known);
+        known.missing.clear();
+        self.known = known;
+        brought
+    }
+
+    fn bring_with(&mut self, shard: usize, command: &Command, known: &mut Known) -> Result<(), Said> {
+        loop {
+            let mut needs = Vec::new();
+            self.shards[shard].state.needs(command, known, &mut needs);
+            if needs.is_empty() {
+                return Ok(());
+            }
+            if self.is_down {
+                return Err(Said::Outcome(Err(Refusal::StoreUnavailable)));
+            }
+            for need in &needs {
+                let Need::Order(order_no) = need else { continue };
+                if let Some(elsewhere) = self.stored_at(order_no).filter(|stored| *stored != shard) {
+                    self.saw("orders found in another shard");
+                    return Err(Said::Elsewhere(elsewhere));
+                }
+            }
+            let at = &self.shards[shard];
+            let Some(change) = next_load(&at.state, &at.rows, known, &needs) else { continue };
+            let event = at.state.event(change, self.clock);
+            self.saw(match &event.change {
+                Change::Loaded { .. } => "SKUs loaded",
+                Change::Home(_) => "homes loaded",
+                _ => "orders loaded",
+            });
+            self.say(|| format!("    shard {shard} loads {event:?}"));
+            let departed = self.shards[shard].log(event);
+            assert_eq!(departed, [], "what comes into memory makes nothing leave");
+        }
+    }
+
+    /// What a shard says to a command that has arrived.
+    pub fn deliver(&mut self, to: usize, command: &Command) -> Reply {
+        self.say(|| format!("{to:?} <- {command:?}"));
+        let reply = self.take_command(to, command);
         self.note_levels();
-        self.say(|| format!("    -> {:?}", reply.iter().map(|(outcome, _)| outcome).collect::<Vec<_>>()));
+        self.say(|| format!("    -> {:?}", reply.0));
         reply
     }
 
-    fn place_step(&mut self, shard: usize, step: Step) -> Reply {
-        vec![(self.decide_at(shard, &Action::Place(Box::new(step)).into(), Foresight::None).0, None)]
-    }
-
-    /// An order that the shard has let go of comes back, if it can. `None`: it is not the time for it.
-    fn bring_back(&mut self, shard: usize, order_no: &OrderNo) -> Option<Outcome> {
-        let image = self.sql.orders.get(order_no)?.image.clone();
-        let here = |sku_id| self.place_of(sku_id) == Some(Target::Shard(shard));
-        let known =
-            self.shards.iter().any(|shard| shard.knows(order_no) || shard.shed.contains_key(order_no));
-        if known || is_open(&image) || !image.lines.iter().all(|line| here(&line.sku_id)) {
-            return None;
-        }
-        self.saw("orders brought back");
-        let step = Step::Orders { sku_id: None, orders: vec![image], requests: Vec::new() };
-        Some(self.place_step(shard, step).remove(0).0)
-    }
-
-    fn take_command(&mut self, to: Target, command: &Command) -> (Outcome, Option<Order>) {
-        let moved = || (Err(Refusal::Moved(Box::new(command.clone()))), None);
+    fn take_command(&mut self, to: usize, command: &Command) -> Reply {
         let foresight = match (&command.action, command.order_no()) {
-            (Action::Home(step), Some(order_no)) => {
-                let begins = matches!(&**step, HomeStep::Reserve { .. } | HomeStep::Adopt(_));
-                let Target::Shard(shard) = to else { unreachable!("{command:?} goes to the store") };
-                if !begins && !self.shards[shard].knows(order_no) && self.sql.homes.contains_key(order_no) {
-                    // The shard has let go of it: it has to come back first.
-                    return moved();
-                }
-                Foresight::Home
-            }
-            (Action::Place(_), _) => Foresight::None,
+            (Action::Home(_), _) => Foresight::Home,
             (_, Some(order_no)) if order_no.is_branch() => {
                 let sku_id = order_no.branch().expect("it is the number of one").sku_id;
-                if self.place_of(&sku_id) != Some(to) {
-                    return moved();
-                }
-                if let Target::Shard(shard) = to
-                    && !self.shards[shard].knows(order_no)
-                    && self.sql.orders.contains_key(order_no)
-                {
-                    if self.sql.down {
-                        return (Err(Refusal::StoreUnavailable), None);
-                    }
-                    self.bring_back(shard, order_no);
-                }
+                assert_eq!(self.shard_of(&sku_id), to, "a branch lies where its SKU is");
                 Foresight::None
             }
             (_, Some(order_no)) => {
-                // The claim of its sender does not hold it here when its lines have moved.
                 let known = self.known_at(order_no);
                 let is_reserve = matches!(command.action, Action::Reserve(_));
-                if known.is_none() && is_reserve && self.under_way.iter().any(|(busy, _)| busy == order_no) {
-                    // It would be made in one place, and might have left it before the attempt comes to its home.
-                    return moved();
-                }
-                let here = match known {
-                    Some(shard) => Target::Shard(shard) == to,
-                    None => match self.route_of_unclaimed(order_no, command) {
-                        Route::At(target) => target == to,
-                        _ => false,
-                    },
-                };
-                if !here {
-                    return moved();
+                let is_busy = self.under_way.iter().any(|(busy, _)| busy == order_no);
+                // It would be made in one place while an attempt is on its way to its home.
+                if known.is_some_and(|shard| shard != to) || (known.is_none() && is_reserve && is_busy) {
+                    return (Said::NotHere, None);
                 }
                 Foresight::Order
             }
-            (_, None) => {
-                let Route::At(target) = self.route(command) else { return moved() };
-                if target != to {
-                    return moved();
-                }
-                Foresight::None
-            }
+            (_, None) => Foresight::None,
         };
-        match to {
-            Target::Shard(shard) => self.decide_at(shard, command, foresight),
-            Target::Store => self.decide_in_store(command, foresight),
+        if let Err(said) = self.bring(to, command) {
+            return (said, None);
         }
-    }
-
-    fn decide_in_store(&mut self, command: &Command, foresight: Foresight) -> (Outcome, Option<Order>) {
-        let mut state = self.sql.state_for(command, self.clock);
-        let foreseen = self.foresee(&state, command, foresight);
-        let decision = state.decide(command, self.sql.time);
-        let (outcome, logged) = match decision {
-            Decision::Answer(outcome) => (outcome, None),
-            Decision::Log(event) => {
-                state.apply(Lsn(1), &event).expect("what was decided can be applied");
-                let answer = state.answer(&event);
-                self.sql.write_back(&state, command);
-                self.supply(&event, None);
-                (Ok(answer), Some(event))
-            }
-        };
-        let then = self.settle(foreseen, &outcome, None, logged.is_some());
-        (outcome, then)
+        if let (Foresight::Order, Some(order_no)) = (foresight, command.order_no())
+            && self.known_at(order_no).is_none()
+            && self.route_of_unclaimed(order_no, command) != Route::At(to)
+        {
+            // The claim of its sender does not hold it here.
+            return (Said::NotHere, None);
+        }
+        let (outcome, then) = self.decide_at(to, command, foresight);
+        (Said::Outcome(outcome), then)
     }
 
     fn decide_at(
@@ -391,14 +261,16 @@ impl World {
         let lsn = self.shards[index].journal.len() + 1;
         let (outcome, logged) = match self.shards[index].state.decide(command, now) {
             Decision::Answer(outcome) => (outcome, false),
+            Decision::Elsewhere => panic!("{command:?} is for another shard than {index}"),
             Decision::Log(event) => {
                 self.say(|| format!("    shard {index} logs {event:?}"));
-                self.supply(&event, Some((index, lsn)));
-                self.shards[index].log(event.clone());
+                self.supply(&event, (index, lsn));
+                let departed = self.shards[index].log(event.clone());
+                assert_eq!(departed, [], "no command makes anything leave");
                 (Ok(self.shards[index].state.answer(&event)), true)
             }
         };
-        let then = self.settle(foreseen, &outcome, Some((index, lsn)), logged);
+        let then = self.settle(foreseen, &outcome, (index, lsn), logged);
         (outcome, then)
     }
 
@@ -441,12 +313,11 @@ impl World {
         &mut self,
         foreseen: Option<Foreseen>,
         outcome: &Outcome,
-        logged_at: Option<(usize, usize)>,
+        (index, lsn): (usize, usize),
         logged: bool,
     ) -> Option<Order> {
         let Foreseen { order_no, outcome: expected, after, at_home, held_late } = foreseen?;
         let outcome = match outcome {
-            Err(Refusal::Moved(_)) => return None,
             Err(Refusal::HoldFirst(lines)) => {
                 self.saw("late payments");
                 assert!(!logged && at_home, "{order_no}: {lines:?}");
@@ -477,15 +348,13 @@ impl World {
             }
             let after = after.expect("it was changed");
             let before = self.orders.insert(order_no.clone(), after);
-            if let Some((index, lsn)) = logged_at {
-                self.shards[index].undo.push((lsn, Undo::Order(order_no.clone(), before)));
-            }
+            self.shards[index].undo.push((lsn, Undo::Order(order_no.clone(), before)));
         }
         self.orders.get(&order_no).cloned()
     }
 
     /// What an event brings or takes other than by orders.
-    fn supply(&mut self, event: &Event, logged_at: Option<(usize, usize)>) {
+    fn supply(&mut self, event: &Event, (index, lsn): (usize, usize)) {
         let (place, units) = match &event.change {
             Change::StockCreated { sku_id, warehouse_id, quantity, .. } => {
                 ((sku_id.clone(), *warehouse_id), i64::try_from(*quantity).expect("few units"))
@@ -496,9 +365,7 @@ impl World {
             _ => return,
         };
         *self.supplied.entry(place.clone()).or_default() += units;
-        if let Some((index, lsn)) = logged_at {
-            self.shards[index].undo.push((lsn, Undo::Supply(place, units)));
-        }
+        self.shards[index].undo.push((lsn, Undo::Supply(place, units)));
     }
 
     /// Lets the model take back what was lost.
@@ -533,20 +400,17 @@ impl World {
             let before = self.orders.insert(order_no.clone(), foreseen.after.expect("it is known"));
             self.shards[index].undo.push((lsn, Undo::Order(order_no, before)));
         }
-        for _ in 0..self.rng.usize(1..4) {
-            let Some(event) = self.shards[index].state.next_leaving(now) else { break };
-            if let Change::Split { orders } = &event.change {
-                *self.seen.entry("open orders split").or_default() += orders.len() as u64;
-            }
-            self.log(index, event);
-        }
         if self.forgets {
-            let shard = &self.shards[index];
-            let before = now.minus_millis(REMEMBER_MILLIS);
-            let flushed = Lsn(shard.flushed as u64);
-            if let Some(forget) = shard.state.next_forgotten(before, usize::MAX, now, flushed) {
+            let (before, flushed) = (now.minus_millis(REMEMBER_MILLIS), self.shards[index].rows.flushed);
+            if let Some(forget) = self.shards[index].state.next_forgotten(before, usize::MAX, now, flushed) {
                 self.saw("forgotten");
                 self.log(index, forget.event);
+            }
+            if self.rng.bool()
+                && let Some(event) = self.shards[index].state.next_eviction(flushed, |_| true, now)
+            {
+                self.saw("evicted");
+                self.log(index, event);
             }
         }
         let at_most = self.rng.usize(1..4);
@@ -556,59 +420,32 @@ impl World {
 
     fn log(&mut self, index: usize, event: Event) {
         self.say(|| format!("shard {index} logs {event:?}"));
-        self.shards[index].log(event);
+        let departed = self.shards[index].log(event);
+        self.known.add(departed);
         self.note_levels();
     }
 
-    /// The store looks at what is due. Gives the branches that are to ask, and the homes that are to be taken in.
-    pub fn sweep(&mut self) -> (Vec<OrderNo>, Vec<OrderNo>) {
-        let (mut branches, mut homes) = (Vec::new(), Vec::new());
-        if self.sql.down {
-            return (branches, homes);
-        }
-        for due in self.sql.due(self.clock, 3) {
-            match due {
-                Due::Branch(order_no) => {
-                    self.sql.put_off(&order_no, self.clock);
-                    branches.push(order_no);
-                }
-                Due::Home(order_no) => {
-                    self.sql.put_off(&order_no, self.clock);
-                    homes.push(order_no);
-                }
-                Due::Order(order_no) if !self.sql.is_all_cold(&order_no) => self.sql.not_due(&order_no),
-                Due::Order(order_no) => {
-                    let command = Command::from(Action::Expire(order_no.clone()));
-                    let mut state = self.sql.state_for(&command, self.clock);
-                    let event = state.next_expiry(self.sql.time).expect("it is due and open");
-                    let foreseen = foresee_expiry(&self.orders, &order_no, event.at);
-                    state.apply(Lsn(1), &event).expect("what was decided can be applied");
-                    self.sql.write_back(&state, &command);
-                    self.orders.insert(order_no, foreseen.after.expect("it is known"));
-                    self.saw("orders expired");
-                }
-            }
-        }
-        self.note_levels();
-        (branches, homes)
-    }
-
-    /// The real levels of a stock, wherever it is: in its shard while it is there at all, else in the store.
-    pub fn stock(&self, place: &Place) -> Option<(hotstock_engine::outcome::Levels, StockStatus)> {
-        let owner = self.sql.owners.get(&place.0);
-        let in_shard = owner.and_then(|(shard, _)| {
-            // One that has been withdrawn is as it was when it left; the store has not taken that in yet.
-            let shard = &self.shards[*shard];
-            if shard.withdrawn.contains_key(&place.0) {
-                return Some(None);
-            }
-            shard.state.image_of_stock(&place.0, place.1).map(Some)
-        });
-        let image = match in_shard {
-            Some(image) => image?,
-            None => self.sql.stocks.get(place)?.clone(),
+    /// The real levels of a stock: in its shard while it is there, else in the store.
+    pub fn stock(&self, place: &Place) -> Option<(Levels, StockStatus)> {
+        let shard = &self.shards[self.shard_of(&place.0)];
+        let stored = || shard.rows.stocks.get(&place.0)?.get(&place.1).cloned();
+        let image = match shard.state.is_resident(&place.0) {
+            true => shard.state.image_of_stock(&place.0, place.1)?,
+            false => stored()?,
         };
         Some((image.levels, image.status))
+    }
+
+    /// An order or branch of one shard, in memory or in the store.
+    pub fn image_of(&self, order_no: &OrderNo) -> Option<OrderImage> {
+        let live = self.shards.iter().find_map(|shard| shard.state.image_of_order(order_no));
+        live.or_else(|| self.shards.iter().find_map(|shard| shard.rows.orders.get(order_no).cloned()))
+    }
+
+    /// An order over several places, likewise.
+    pub fn image_of_home(&self, order_no: &OrderNo) -> Option<HomeImage> {
+        let live = self.shards.iter().find_map(|shard| shard.state.image_of_home(order_no));
+        live.or_else(|| self.shards.iter().find_map(|shard| shard.rows.homes.get(order_no).cloned()))
     }
 
     /// Remembers what is available now.
@@ -633,13 +470,13 @@ impl World {
     }
 
     /// A message on its way.
-    pub fn send(&mut self, to: Target, ask: Ask) -> Slot {
+    pub fn send(&mut self, to: usize, command: Command) -> Slot {
         let slot: Slot = Rc::new(RefCell::new(None));
-        self.messages.push(Message { to, ask, slot: Rc::clone(&slot), orphan: None });
+        self.messages.push(Message { to, command, slot: Rc::clone(&slot) });
         slot
     }
 
-    /// The shard that a hot SKU is in.
+    /// The shard of a SKU.
     pub fn shard_of(&self, sku_id: &SkuId) -> usize {
         shard_of(sku_id, self.count()).index()
     }
@@ -648,7 +485,7 @@ impl World {
 /// What the model has to say to a command.
 #[derive(Debug, Clone, Copy)]
 enum Foresight {
-    /// Nothing: it is about stock, a branch or a move.
+    /// Nothing: it is about stock or a branch.
     None,
     /// It is a caller's, about an order.
     Order,

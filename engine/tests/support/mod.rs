@@ -83,7 +83,10 @@ pub async fn until(condition: impl Fn() -> bool) {
 
 /// Waits until everything that is durable is in the store.
 pub async fn until_flushed(engine: &Engine) {
-    until(|| engine.stats().shards.iter().all(|shard| shard.applied == shard.durable && shard.lag_events == 0)).await;
+    until(|| {
+        engine.stats().shards.iter().all(|shard| shard.applied == shard.durable && shard.lag_events == 0)
+    })
+    .await;
 }
 
 /// Until nothing is in memory but one SKU of each shard, perhaps.

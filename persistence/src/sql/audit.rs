@@ -137,7 +137,7 @@ impl Work for Repair {
         let lock = tx.dialect().for_update();
         tx.rows(&format!("SELECT shard FROM watermarks{lock}"), &[]).await?;
         let mut known = BTreeMap::new();
-        let sql = format!("{} WHERE s.sku_id = ? ORDER BY s.warehouse_id", select_whole());
+        let sql = format!("{} WHERE s.sku_id = ? ORDER BY s.warehouse_id{lock}", select_whole());
         for row in tx.rows(&sql, &[Arg::from(&self.sku_id)]).await? {
             let stock = whole(&row)?;
             known.insert(stock.image.warehouse_id, stock);

@@ -142,19 +142,16 @@ impl Work for OldJournal<'_> {
         check_epoch(tx, self.prune.epoch).await?;
         // The journal has no index by time, which every flush would pay for: what is old stands at the front of each stock's rows. Those
         // that have nothing to prune are passed over in one statement.
-        let lock = tx.dialect().for_update();
         let (sku_id, warehouse_id) = match &self.from {
             Some((sku_id, warehouse_id)) => (sku_id.into(), i64::from(warehouse_id.0)),
             None => (Arg::from(""), -1),
         };
-        let sql = format!(
-            "SELECT s.sku_id, s.warehouse_id, s.version, s.pruned_version FROM stock s \
+        let sql = "SELECT s.sku_id, s.warehouse_id, s.version, s.pruned_version FROM stock s \
              JOIN stock_journal j ON j.sku_id = s.sku_id AND j.warehouse_id = s.warehouse_id AND j.version = s.pruned_version + 1 \
              WHERE s.sku_id >= ? AND (s.sku_id > ? OR s.warehouse_id > ?) AND s.version > s.pruned_version + 1 AND j.at < ? \
-             ORDER BY s.sku_id, s.warehouse_id LIMIT ?{lock}"
-        );
+             ORDER BY s.sku_id, s.warehouse_id LIMIT ?";
         let args = [sku_id.clone(), sku_id, warehouse_id.into(), self.before.into(), MAX_STOCKS.into()];
-        let found = tx.rows(&sql, &args).await?;
+        let found = tx.rows(sql, &args).await?;
         let (mut count, mut next) = (0, None);
         for row in &found {
             let left = self.prune.max.saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
@@ -202,9 +199,12 @@ impl OldJournal<'_> {
         tx.execute(delete, &stock().into_iter().chain([last.into()]).collect::<Vec<_>>()).await?;
         let keep = "UPDATE stock SET pruned_version = ?, pruned_available = pruned_available + ?, \
              pruned_reserved = pruned_reserved + ?, pruned_sold_delta = pruned_sold_delta + ? \
-             WHERE sku_id = ? AND warehouse_id = ?";
-        let args = [last.into()].into_iter().chain(deltas.map(Arg::from)).chain(stock());
-        tx.execute(keep, &args.collect::<Vec<_>>()).await?;
+             WHERE sku_id = ? AND warehouse_id = ? AND pruned_version = ?";
+        let args =
+            [last.into()].into_iter().chain(deltas.map(Arg::from)).chain(stock()).chain([pruned.into()]);
+        if tx.execute(keep, &args.collect::<Vec<_>>()).await? == 0 {
+            return Err(SqlError::Retry("the stock was repaired meanwhile".to_owned()));
+        }
         Ok(count)
     }
 }

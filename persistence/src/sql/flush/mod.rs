@@ -20,14 +20,14 @@ use hotstock_engine::event::Event;
 use hotstock_engine::ids::{Lsn, OrderNo, ShardId, SkuId};
 use hotstock_engine::store::{Anomaly, FlushBatch, Flushed, StoreError, Watermark};
 
-use self::rows::{Rows, rows_of};
+use self::rows::{Fold, Rows};
 use super::dialect::{Access, Arg, Existing, Table, Tx};
 use super::error::{SqlError, broken};
 use super::owner::check_epoch;
 use super::rows::{ANOMALIES, PARKED, WATERMARKS, anomaly_row, cut, watermark};
 use super::statements::{Written, insert};
 use super::{SqlStore, Work};
-use crate::limits::MAX_REFUSED_ROWS;
+use crate::limits::{EVENTS_WITHOUT_PAUSE, MAX_REFUSED_ROWS};
 
 /// See [`Store::flush`](hotstock_engine::store::Store::flush).
 pub(super) async fn flush(store: &SqlStore, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
@@ -35,7 +35,13 @@ pub(super) async fn flush(store: &SqlStore, batch: FlushBatch<'_>) -> Result<Flu
     let Some(last) = batch.events.last().filter(|_| gapless) else {
         return Err(broken(format!("a batch after {} that does not begin there or has a gap", batch.after)));
     };
-    let rows = rows_of(batch.shard, batch.events).map_err(broken)?;
+    let mut fold = Fold::new(batch.shard);
+    for some in batch.events.chunks(EVENTS_WITHOUT_PAUSE) {
+        fold.events(some).map_err(broken)?;
+        // Others on this thread are not kept waiting by a large batch.
+        tokio::task::yield_now().await;
+    }
+    let rows = fold.finish();
     let flush = Flush { batch, rows, last, careful: AtomicBool::new(false) };
     let mut done = store.run(&flush).await;
     if let Err(StoreError::OutcomeUnknown(problem)) = done {

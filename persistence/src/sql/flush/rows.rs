@@ -14,7 +14,7 @@ use hotstock_engine::event::{
     Change, ConfirmedLine, Event, LineCounts, OrderAfter, OrderRequest, ReservedLine, StockMove,
 };
 use hotstock_engine::home::HomeChange;
-use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId};
+use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{Levels, Serials};
 use hotstock_engine::store::JournalRow;
 
@@ -72,23 +72,8 @@ pub(super) struct ChangedStock {
     pub changed_at: Timestamp,
 }
 
-/// # Errors
-/// What does not fit together, in words.
-pub(super) fn rows_of(shard: ShardId, events: &[(Lsn, Event)]) -> Result<Rows<'_>, String> {
-    let mut fold = Fold { shard, rows: Rows::default(), made: HashMap::new(), changed: HashMap::new() };
-    for (lsn, event) in events {
-        fold.event(*lsn, event).map_err(|problem| format!("event {lsn}: {problem}"))?;
-    }
-    let mut rows = fold.rows;
-    rows.made.sort_unstable_by(|one, other| one.order_no.cmp(&other.order_no));
-    rows.changed.sort_unstable_by(|one, other| one.order_no.cmp(&other.order_no));
-    let key =
-        |row: &JournalRow| (row.change.sku_id.clone(), row.change.warehouse_id, row.change.after.version);
-    rows.journal.sort_by_cached_key(key);
-    Ok(rows)
-}
-
-struct Fold<'a> {
+/// Rows in the making.
+pub(super) struct Fold<'a> {
     shard: ShardId,
     rows: Rows<'a>,
     /// The places of orders in the lists.
@@ -107,6 +92,28 @@ struct OrderChange<'a> {
 }
 
 impl<'a> Fold<'a> {
+    pub fn new(shard: ShardId) -> Self {
+        Self { shard, rows: Rows::default(), made: HashMap::new(), changed: HashMap::new() }
+    }
+
+    /// Adds the next events.
+    ///
+    /// # Errors
+    /// What does not fit together, in words.
+    pub fn events(&mut self, events: &'a [(Lsn, Event)]) -> Result<(), String> {
+        events.iter().try_for_each(|(lsn, event)| {
+            self.event(*lsn, event).map_err(|problem| format!("event {lsn}: {problem}"))
+        })
+    }
+
+    pub fn finish(self) -> Rows<'a> {
+        let mut rows = self.rows;
+        rows.made.sort_unstable_by(|one, other| one.order_no.cmp(&other.order_no));
+        rows.changed.sort_unstable_by(|one, other| one.order_no.cmp(&other.order_no));
+        rows.journal.sort_unstable_by(|one, other| journal_key(one).cmp(&journal_key(other)));
+        rows
+    }
+
     fn event(&mut self, lsn: Lsn, event: &'a Event) -> Result<(), String> {
         let at = event.at;
         match &event.change {
@@ -323,6 +330,10 @@ fn line_image(line: &ReservedLine) -> LineImage {
         returned: 0,
         lapsed: 0,
     }
+}
+
+fn journal_key(row: &JournalRow) -> (&SkuId, WarehouseId, u64) {
+    (&row.change.sku_id, row.change.warehouse_id, row.change.after.version)
 }
 
 /// The levels that a change found.
