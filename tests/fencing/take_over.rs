@@ -87,7 +87,7 @@ fn a_server_with_a_lease_that_is_cut_off() {
         std::thread::sleep(Duration::from_millis(500));
         proxy.cut();
         let cut = Instant::now();
-        let (code, said) = fixture.recover("new", &["--set", "store.lease_seconds=3"]);
+        let (code, said) = fixture.recover("new", &["--take-over", "--set", "store.lease_seconds=3"]);
         assert_eq!(code, 0, "{said}");
         let new = fixture.start_with("new", &["store.lease_seconds=3"]);
         let began = Instant::now();
