@@ -5,6 +5,7 @@
 //! read. A run that broke off is begun again with another directory.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use hotstock_engine::checkpoint::{CheckpointError, CheckpointStore as _, Identity as _};
 use hotstock_engine::engine::StartError;
@@ -13,6 +14,7 @@ use hotstock_engine::ownership::{NotOurs, Seized, hand_over, seize};
 use hotstock_engine::restore::{Restored, RestoredShard, restore};
 use hotstock_engine::store::{Ownership, Store as _};
 use hotstock_persistence::data_dir::DataDir;
+use hotstock_persistence::sql::SqlStore;
 
 use crate::cli::Recover;
 use crate::clock::wall;
@@ -23,6 +25,12 @@ use crate::store;
 
 /// Entries of one slice of a checkpoint.
 const SLICE: usize = 2_048;
+
+/// A server that seems to live for this long does.
+const SEEMS_ALIVE: Duration = Duration::from_secs(3);
+
+/// How often it is asked for meanwhile.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// SKUs that are named one by one.
 const MAX_NAMED: usize = 20;
@@ -52,14 +60,7 @@ pub async fn run(args: Recover, config: Config) -> Result<(), Failure> {
         return Err(not_empty(path, &owned));
     }
     say(format_args!("{place}: taking it; a lease that still runs is waited out"));
-    let seized = match seize(&store, anybody()?, config.store.lease_seconds, args.take_over).await {
-        Err(NotOurs::OwnerAlive(_)) => {
-            return Err(Failure::InUse(format!(
-                "{place}: another server is using it. Stop that one, or give `--take-over`, which fences it"
-            )));
-        }
-        seized => seized?,
-    };
+    let seized = take(&store, &config, args.take_over, &place).await?;
     let restored = restore(&store, seized.epoch, &seized.owned, wall()).await;
     let restored = restored.map_err(|error| Failure::other(&format!("reading {place}"), error))?;
     let data_dir = write(&config, &restored, &seized)?;
@@ -74,6 +75,23 @@ pub async fn run(args: Recover, config: Config) -> Result<(), Failure> {
     say(format_args!("If it turns up again, `hotstock unflushed` lists what it answered that is not here."));
     say(format_args!("Start the new one with: hotstock serve --data-dir {dir}, and the same configuration"));
     Ok(())
+}
+
+/// Takes the store. A database notices some moments after it that a server was killed, so one that seems to live is
+/// asked for again.
+async fn take(store: &SqlStore, config: &Config, over: bool, place: &str) -> Result<Seized, Failure> {
+    let until = Instant::now() + SEEMS_ALIVE;
+    loop {
+        match seize(store, anybody()?, config.store.lease_seconds, over).await {
+            Err(NotOurs::OwnerAlive(_)) if Instant::now() < until => tokio::time::sleep(ASK_AGAIN).await,
+            Err(NotOurs::OwnerAlive(_)) => {
+                return Err(Failure::InUse(format!(
+                    "{place}: another server is using it. Stop that one, or give `--take-over`, which fences it"
+                )));
+            }
+            seized => return Ok(seized?),
+        }
+    }
 }
 
 /// Why nothing is recovered into a directory that is there.
