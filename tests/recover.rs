@@ -56,8 +56,8 @@ fn a_lost_data_directory_is_rebuilt_from_the_store() {
     let before: Vec<Value> = ["a", "b", "c"].iter().map(|sku| warehouses(&server.address, sku)).collect();
     assert_eq!(server.end(Signal::TERM), Some(0));
     let server = Server::start(&old, &slow);
+    until("it has asked the store how far it is", || lsns(&server.address).0 > 0);
     let (flushed, _) = lsns(&server.address);
-    assert!(flushed > 0, "it asked the store how far it is");
     assert_eq!(reserve(&server.address, "lost", "a").0, 201);
     let (still, durable) = lsns(&server.address);
     assert!(still == flushed && durable > flushed, "this one is not in the store: {still} {durable}");
@@ -112,5 +112,5 @@ fn without_anything_to_recover_it_says_so() {
     let server = Server::start(&data, &["log.level=warn", &store]);
     assert_eq!(server.end(Signal::TERM), Some(0));
     let (code, said) = recover(&data, &store);
-    assert_ne!(code, 0, "{said}");
+    assert!(code == 0 && said.contains("nothing to recover"), "{said}");
 }

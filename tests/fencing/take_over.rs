@@ -37,6 +37,9 @@ fn a_living_server_is_given_up() {
         let buyer = scope.spawn(|| buy_until_fenced(&old.address, ledger, &never));
         std::thread::sleep(Duration::from_millis(300));
         let (code, said) = fixture.recover("new", &[]);
+        assert_eq!(code, 3, "{said}");
+        assert!(said.contains("another server") && said.contains("--take-over"), "{said}");
+        let (code, said) = fixture.recover("new", &["--take-over"]);
         assert_eq!(code, 0, "{said}");
         let new = fixture.start("new");
         until_fenced(&old.address);
