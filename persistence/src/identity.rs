@@ -13,10 +13,11 @@
 //!
 //! It is the same place when machine, directory, `meta` and its time of birth are the same: that holds for a
 //! directory that was renamed or reached by another path, and for none that `cp`, `tar`, `rsync` or a backup made.
-//! The path is there for people. An inode that was freed may be given again, hence the time of birth. A clone of a
-//! whole disk on the same machine, or a file system that was rolled back, can't be told apart here; the SQL store
-//! tells, as soon as it is reached. A place that is taken for another one (the numbers of devices may change when a
-//! machine starts anew) costs only this: the server does not start without the SQL store.
+//! The path is there for people. An inode that was freed may be given again, hence the time of birth; where there is
+//! one, the device, whose number may change when a machine starts anew, is not compared. A clone of a whole disk on the
+//! same machine, or a file system that was rolled back, can't be told apart here; the SQL store tells, as soon as it is
+//! reached. A place that is taken for another one costs only this: the server does not start without the SQL store, or
+//! with one that lies in the directory itself, unless an operator says so (`serve --take-over`).
 
 use std::fmt;
 use std::fs::{self, File};
@@ -103,6 +104,11 @@ impl Identity for DirIdentity {
             return Err(format!("{dir}: no server has run in this data directory yet"));
         };
         let is = Place::of(&self.dir).map_err(|error| error.to_string())?;
+        // A copy has another time of birth, whatever its inode. Where that is told, the numbers of devices, which may change
+        // when a machine starts anew, need not be compared.
+        let has_birth = was.created != UNKNOWN && is.created != UNKNOWN;
+        let is_same =
+            |was: &str, is: &str| was == is || (has_birth && inode(was).is_some() && inode(was) == inode(is));
         let differs: Vec<String> = [
             ("the machine", &was.machine, &is.machine),
             ("the directory (device:inode)", &was.directory, &is.directory),
@@ -110,7 +116,7 @@ impl Identity for DirIdentity {
             ("the time at which that file was made", &was.created, &is.created),
         ]
         .into_iter()
-        .filter(|(_, was, is)| was != is)
+        .filter(|(_, was, is)| !is_same(was, is))
         .map(|(what, was, is)| format!("{what} was {was} and is {is}"))
         .collect();
         if differs.is_empty() {
@@ -139,6 +145,11 @@ impl Place {
             path: line(&path.to_string_lossy()),
         })
     }
+}
+
+/// The inode of `device:inode`.
+fn inode(text: &str) -> Option<&str> {
+    text.split_once(':').map(|(_, inode)| inode)
 }
 
 /// A text as one line.
