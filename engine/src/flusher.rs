@@ -184,18 +184,6 @@ impl Flushers {
         self.follows.iter().for_each(|follow| follow.wake.notify_one());
     }
 
-    /// Waits until a shard is flushed through `lsn`; `false` when that does not come in time.
-    pub async fn wait_for(&self, shard: ShardId, lsn: Lsn, deadline: Instant) -> bool {
-        let follow = &self.follows[shard.index()];
-        if *follow.flushed.borrow() >= lsn {
-            return true;
-        }
-        follow.wake.notify_one();
-        let mut flushed = follow.flushed.subscribe();
-        let reached = flushed.wait_for(|flushed| *flushed >= lsn);
-        matches!(timeout_at(deadline, reached).await, Ok(Ok(_)))
-    }
-
     /// Whether a SKU may leave memory, as far as its rows are concerned: those of a parked one are not what the shard has.
     pub fn may_leave(&self, sku_id: &SkuId) -> bool {
         unpoisoned(self.parked.lock()).known.as_ref().is_some_and(|known| !known.contains(sku_id))
