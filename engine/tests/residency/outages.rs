@@ -105,7 +105,7 @@ async fn who_waits_too_long_is_told_so_and_may_come_again() {
 #[tokio::test]
 async fn what_waits_when_a_shard_panics_is_told_that_its_outcome_is_unknown() {
     let world = World::new();
-    drop(stored(&world, tight(2)).await.stop().await);
+    stored(&world, tight(2)).await.stop().await;
     let parts = world.parts().before_decide(|command| {
         assert!(command.order_no().is_none_or(|order_no| order_no.as_str() != "poison"), "a fault on demand");
     });
