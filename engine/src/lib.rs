@@ -18,8 +18,8 @@
 //! 9. `spanning`: who brings the commands of an order over several shards where they go. [`check`]: the order
 //!    service, asked before an order expires.
 //! 10. `store_link`, `fence`, [`ownership`], `owner`, `flusher`, `retention`: the side that faces the store. `reads`,
-//!    `list`, `history`: reads of both memory and store. [`dirty`], [`mirror`]: what changed since it was mirrored.
-//!    [`reconcile`]: every stock counted in several ways.
+//!     `list`, `history`: reads of both memory and store. [`dirty`], [`mirror`]: what changed since it was mirrored.
+//!     [`reconcile`]: every stock counted in several ways.
 
 // Under `--cfg loom` only `limits` and `sync` are built: tokio has no net there, and ractor does not build.
 pub mod limits;

@@ -166,13 +166,11 @@ impl Batch {
     fn wanted(&self) -> Wanted {
         let (mut skus, mut orders, mut requests) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for (_, need) in &self.needs {
-            match need {
-                Need::Sku(sku_id) => drop(skus.insert(sku_id.clone())),
-                Need::Order(order_no) => drop(orders.insert(order_no.clone())),
-                Need::Request(sku_id, request_id) => {
-                    drop(requests.insert((sku_id.clone(), request_id.clone())))
-                }
-            }
+            let _is_new = match need {
+                Need::Sku(sku_id) => skus.insert(sku_id.clone()),
+                Need::Order(order_no) => orders.insert(order_no.clone()),
+                Need::Request(sku_id, request_id) => requests.insert((sku_id.clone(), request_id.clone())),
+            };
         }
         Wanted {
             skus: skus.into_iter().collect(),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[allow(dead_code, reason = "shared by tests that use different parts")]
 mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

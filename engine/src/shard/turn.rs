@@ -765,7 +765,7 @@ fn view<'a>(
     absent: &'a Absent,
     lessons: Option<&'a Lessons>,
 ) -> View<'a> {
-    View { known: &parts.known, absent, lessons, departed: state.departed(), now: Instant::now() }
+    View { known: &parts.known, absent, lessons, departed: state.departed() }
 }
 
 /// SKUs that have to stay in memory while an envelope waits for others.
