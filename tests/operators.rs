@@ -210,7 +210,7 @@ fn a_lost_data_directory_comes_back_as_far_as_it_was_flushed() {
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("1 open order"), "{text}");
     let (code, again) = recover(&new);
-    assert_eq!(code, 2, "not over what is there: {again}");
+    assert!(code == 0 && again.contains("nothing to recover"), "a repeat changes nothing: {again}");
 
     let server = Server::start(&new, &settings);
     assert_eq!([levels(&server.address, "a"), levels(&server.address, "b")], [[4, 1, 0], [4, 0, 1]]);
@@ -238,5 +238,5 @@ fn there_is_nothing_to_recover_from_a_store_that_is_lost_as_well() {
     let setting = store_setting(dir.path());
     let (code, text) = run(&["recover", "--from-store", "--data-dir", data_dir, "--set", &setting]);
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("no server owns SKUs"), "{text}");
+    assert!(text.contains("nothing to recover"), "{text}");
 }

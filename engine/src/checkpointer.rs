@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 
 use crate::checkpoint::{CheckpointEnd, CheckpointError, CheckpointStore, CheckpointWriter, Image};
+use crate::failpoints::Failpoints;
 use crate::flusher::Flushers;
 use crate::ids::{Lsn, ShardId};
 use crate::known::Known;
@@ -43,6 +44,7 @@ pub(crate) struct CheckpointParts {
     pub flushers: Arc<Flushers>,
     /// Saved before a checkpoint is finished, so that what left memory before it is known after it.
     pub known: Arc<Known>,
+    pub failpoints: Failpoints,
 }
 
 /// A checkpoint under way. `None` once it failed: the shard goes on sending, and its next one may do better.
@@ -82,8 +84,14 @@ pub(crate) fn run(
                     continue;
                 };
                 let failed = |problem| CheckpointError { shard: shard.id, problem };
-                match parts.known.save().map_err(failed).and_then(|()| writer.finish(end)) {
+                let finish = || {
+                    parts.known.save().map_err(failed)?;
+                    parts.failpoints.reach("known.saved");
+                    writer.finish(end)
+                };
+                match finish() {
                     Ok(()) => {
+                        parts.failpoints.reach("checkpoint.finished");
                         shard.counters.checkpoint.store(begin.0, Ordering::Relaxed);
                         finished(parts, asked);
                     }

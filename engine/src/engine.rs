@@ -63,9 +63,20 @@ use crate::sync::{Inbox, unpoisoned};
 use crate::views::Views;
 use crate::writer::{self, COMMIT_BUCKETS, WriterCounters, WriterMessage, WriterParts};
 
-/// The steps of loads, evictions and flushes at which a test can end the process.
-pub const RESIDENCY_STEPS: &[&str] =
-    &["load.before", "load.loaded", "load.orders", "evict.logged", "flush.before", "flush.after"];
+/// The steps of loads, evictions, flushes and checkpoints at which a test can end the process.
+pub const RESIDENCY_STEPS: &[&str] = &[
+    "load.before",
+    "load.loaded",
+    "load.orders",
+    "evict.logged",
+    "forget.logged",
+    "flush.before",
+    "flush.after",
+    "known.saved",
+    "checkpoint.finished",
+    "prune.before",
+    "prune.after",
+];
 
 /// A running engine; cheap to clone. Dropping it does not stop it: [`Engine::stop`] does.
 #[derive(Clone)]
@@ -231,8 +242,9 @@ impl Engine {
         };
         let checkpointer = {
             let (shards, inbox, store) = (Arc::clone(&shards), Arc::clone(&inbox), Arc::clone(&checkpoints));
-            let parts =
-                CheckpointParts { shards, inbox, flushers: Arc::clone(&flushers), known: Arc::clone(&known) };
+            let (flushers, known) = (Arc::clone(&flushers), Arc::clone(&known));
+            let failpoints = failpoints.clone();
+            let parts = CheckpointParts { shards, inbox, flushers, known, failpoints };
             let body = move || checkpointer::run(store.as_ref(), &parts, for_checkpointer);
             spawn_thread("checkpointer", body)?
         };
@@ -277,6 +289,7 @@ impl Engine {
             link: Arc::clone(&link),
             fence: Arc::clone(&fence),
         });
+        let for_retention = failpoints.clone();
         let router = Arc::new_cyclic(|me| Router {
             me: me.clone(),
             shards: Arc::clone(&shards),
@@ -327,9 +340,9 @@ impl Engine {
         {
             let (link, flushers) = (Arc::clone(&link), Arc::clone(&flushers));
             let (clock, known) = (Arc::clone(&clock), Arc::clone(&known));
-            keepers.spawn(
-                async move { retention.run(&link, &flushers, &known, clock.as_ref(), stopping).await },
-            );
+            keepers.spawn(async move {
+                retention.run(&link, &flushers, &known, clock.as_ref(), &for_retention, stopping).await;
+            });
         }
         let mut loops = JoinSet::new();
         {

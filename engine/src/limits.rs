@@ -233,6 +233,10 @@ pub const MAX_CLOCK_OFF_MILLIS: u64 = 1_000;
 /// A wall clock is followed by a part in so many of the time that goes by: a hold of 15 minutes ends at most 9 seconds sooner or later.
 pub const CLOCK_FOLLOWS_ONE_IN: u64 = 100;
 
+/// How long after a start something old enough is looked for the first time: the start has other things to do, and a server
+/// that is started often has to come to it.
+pub const FIRST_PRUNE_MILLIS: u64 = 5_000;
+
 /// How often the store is looked through for what is older than it is kept.
 pub const RETENTION_INTERVAL_MILLIS: u64 = 60_000;
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::{Clock, Timestamp};
+use crate::failpoints::Failpoints;
 use crate::flusher::Flushers;
 use crate::ids::Epoch;
 use crate::known::Known;
-use crate::limits::{PRUNE_BATCH, PRUNE_MARGIN_SECONDS, PRUNE_PAUSE_MILLIS, RETENTION_INTERVAL_MILLIS};
+use crate::limits::{FIRST_PRUNE_MILLIS, PRUNE_BATCH, PRUNE_MARGIN_SECONDS, PRUNE_PAUSE_MILLIS, RETENTION_INTERVAL_MILLIS};
 use crate::store::Prune;
 use crate::store_link::{StoreLink, add};
 
@@ -39,18 +40,21 @@ impl Retention {
         flushers: &Flushers,
         known: &Known,
         clock: &dyn Clock,
+        failpoints: &Failpoints,
         mut stopping: watch::Receiver<bool>,
     ) {
         if self.keep_days == 0 && self.keep_journal_days == 0 {
             return;
         }
-        let mut pause = RETENTION_INTERVAL_MILLIS;
+        let mut pause = FIRST_PRUNE_MILLIS;
         loop {
             tokio::select! {
                 _ = stopping.wait_for(|stopping| *stopping) => return,
                 () = tokio::time::sleep(Duration::from_millis(pause)) => {}
             }
+            failpoints.reach("prune.before");
             let pruned = self.prune(link, flushers, known, clock.now()).await;
+            failpoints.reach("prune.after");
             pause = if pruned { PRUNE_PAUSE_MILLIS } else { RETENTION_INTERVAL_MILLIS };
         }
     }

@@ -148,19 +148,24 @@ macro_rules! steps {
 }
 
 steps! {
-    after_the_store_was_read: "load.read";
-    before_what_was_read_is_logged: "load.before";
-    after_what_was_read_was_logged: "load.after";
-    before_a_sku_leaves: "evict.before";
-    after_a_sku_left: "evict.after";
-    before_orders_are_forgotten: "forget.before";
-    after_orders_were_forgotten: "forget.after";
+    before_the_store_is_read: "load.before";
+    after_a_sku_was_loaded: "load.loaded";
+    after_orders_and_requests_were_loaded: "load.orders";
+    after_a_sku_left: "evict.logged";
+    after_orders_were_forgotten: "forget.logged";
     before_a_flush: "flush.before";
     after_a_flush: "flush.after";
-    before_the_filter_is_saved: "known.before";
-    after_the_filter_was_saved: "known.after";
-    before_a_checkpoint_is_finished: "checkpoint.before";
-    after_a_checkpoint_was_finished: "checkpoint.after";
+    after_the_filter_was_saved: "known.saved";
+    after_a_checkpoint_was_finished: "checkpoint.finished";
+}
+
+/// Those of pruning have a test of their own.
+#[test]
+fn every_step_has_a_test() {
+    let steps = hotstock_engine::engine::RESIDENCY_STEPS;
+    let source = include_str!("kills.rs");
+    let missing: Vec<_> = steps.iter().filter(|step| !source.contains(&format!("\"{step}\""))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

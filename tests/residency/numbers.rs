@@ -165,6 +165,11 @@ fn a_number_is_one_order_for_good(shards: u16) {
     // Without the filter, and with one that is not what was written, whatever is not in memory is asked of the store.
     for (what, harm) in [("lost", remove as fn(&Path)), ("damaged", damage), ("cut short", cut_short)] {
         numbers.forget();
+        // It is saved with the checkpoints.
+        assert_eq!(numbers.post("/v1/admin/checkpoint", &json!({})).0, 202);
+        until("there is a filter", || {
+            std::fs::read_dir(numbers.data().join("filters")).is_ok_and(|mut files| files.next().is_some())
+        });
         numbers.end(Signal::KILL);
         harm(&numbers.data().join("filters"));
         numbers.start();

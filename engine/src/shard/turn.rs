@@ -253,6 +253,7 @@ impl Shard {
             counters.forgotten.fetch_add(forget.count as u64, Ordering::Relaxed);
             counters.forgotten_early.fetch_add(forget.early as u64, Ordering::Relaxed);
             self.apply(forget.event);
+            self.parts.failpoints.reach("forget.logged");
         }
         !is_crowded
     }
