@@ -6,17 +6,15 @@ use std::time::{Duration, Instant};
 
 use hotstock_api::limits::{MirrorCounts, MirrorLink};
 use hotstock_engine::check::{CheckOptions, Unanswered};
-use hotstock_engine::checkpoint::Identity as _;
 use hotstock_engine::dirty::Dirty;
 use hotstock_engine::engine::{Engine, EngineOptions, Parts, ShardStats, StartError, StoreOptions};
-use hotstock_engine::ids::{Epoch, WarehouseId};
+use hotstock_engine::ids::WarehouseId;
 use hotstock_engine::journal::JournalError;
 use hotstock_engine::limits::MAX_DIRTY_STOCKS;
 use hotstock_engine::mirror::Mirror;
 use hotstock_engine::ownership::NotOurs;
 use hotstock_engine::store::{Store, StoreError};
 use hotstock_persistence::data_dir::{DataDir, DataDirError};
-use hotstock_persistence::identity::DirIdentity;
 use hotstock_persistence::journal::JournalOptions;
 use hotstock_persistence::mirror::{MirrorAccess, MirrorOptions, RedisMirror};
 use hotstock_persistence::sql::SqlStore;
@@ -119,17 +117,13 @@ pub async fn start(config: &Config, take_over: TakeOver) -> Result<System, Failu
     });
     let (journal, data_dir) =
         opened.await.map_err(|error| Failure::other("opening the journal", error))??;
-    let identity = data_dir.identity()?;
-    if config.store.url.is_empty() && take_over == TakeOver::No {
-        must_be_no_copy(&identity)?;
-    }
     let store = Arc::new(crate::store::open(config, &data_dir)?);
     reach(&store, config).await?;
     let mut parts = Parts::new(
         Box::new(journal),
         Arc::new(data_dir.checkpoints()),
         Arc::new(data_dir.filters()),
-        Arc::new(identity),
+        Arc::new(data_dir.identity()?),
         Arc::new(CarriedClock::start()),
         Arc::clone(&store) as Arc<dyn Store>,
     );
@@ -144,7 +138,11 @@ pub async fn start(config: &Config, take_over: TakeOver) -> Result<System, Failu
     }
     #[cfg(debug_assertions)]
     let parts = crate::failpoint::set(parts)?;
-    let options = EngineOptions { take_over: take_over == TakeOver::Yes, ..engine_options(config) };
+    let options = EngineOptions {
+        take_over: take_over == TakeOver::Yes,
+        store_inside: crate::store::is_inside(config),
+        ..engine_options(config)
+    };
     let engine = Engine::start(options, parts).await?;
     let start_mirror = |(options, dirty): (MirrorOptions, _)| {
         let access = MirrorAccess::new(options.clone())?;
@@ -154,20 +152,6 @@ pub async fn start(config: &Config, take_over: TakeOver) -> Result<System, Failu
     let mirror = mirror.map(start_mirror).transpose();
     let mirror = mirror.map_err(|error| Failure::Usage(format!("[mirror]: {error}")))?;
     Ok(System { engine, store, mirror })
-}
-
-/// A store that lies in the directory is copied with it, and knows nothing of the original: nobody else could tell that
-/// both sell the same.
-fn must_be_no_copy(identity: &DirIdentity) -> Result<(), Failure> {
-    if identity.epoch() == Epoch::ZERO {
-        return Ok(());
-    }
-    identity.is_same_place().map_err(|problem| {
-        Failure::Fenced(format!(
-            "this data directory must not serve: {problem}. Its SQLite store came along with it and knows nothing of the original. \
-             If that one is gone for good: `hotstock serve --take-over`"
-        ))
-    })
 }
 
 /// Makes the tables and sees that it is the right store. One that is not there is no reason not to start: SKUs in
