@@ -297,7 +297,14 @@ mod tests {
 
     /// A restart after an orderly stop: epoch 5 was ours, everything is flushed but for some events of shard 1.
     fn restart() -> Case {
-        let mine = Mine { server: US, epoch: Epoch(5), shards: 2, same_place: true, store_inside: false, take_over: false };
+        let mine = Mine {
+            server: US,
+            epoch: Epoch(5),
+            shards: 2,
+            same_place: true,
+            store_inside: false,
+            take_over: false,
+        };
         let store = Ownership {
             epoch: Epoch(5),
             server: Some(US),

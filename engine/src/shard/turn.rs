@@ -9,15 +9,12 @@ mod decide;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::parts::ShardParts;
-use super::shared::{
-    Envelope, Permits, PinAnswer, Reply, ShardAnswer, ShardShared, give_back_claims, has_claim,
-};
-use super::waiting::{Absent, Held, Learned, Lessons, View, Waiting};
+use super::shared::{Envelope, Permits, Reply, ShardShared, give_back_claims};
+use super::waiting::{Absent, Held, Lessons, Waiting};
 use crate::checkpoint::CheckpointEnd;
 use crate::checkpointer::CheckpointMessage;
 use crate::clock::Timestamp;
@@ -27,13 +24,12 @@ use crate::home::{DecisionKind, HomeChange};
 use crate::ids::{Epoch, Lsn, OrderNo, SkuId};
 use crate::journal::Group;
 use crate::limits::{
-    CHECKPOINT_ENTRIES_PER_TURN, MAX_CHORES_PER_TURN, MAX_COMMANDS_PER_TURN, MAX_EVICTIONS_PER_TURN,
-    MAX_EXPIRIES_PER_TURN, MAX_FORGOTTEN_EVENTS_PER_TURN, MAX_TURN_BYTES, MAX_UNSYNCED_BYTES,
+    CHECKPOINT_ENTRIES_PER_TURN, MAX_CHORES_PER_TURN, MAX_EVICTIONS_PER_TURN, MAX_EXPIRIES_PER_TURN,
+    MAX_FORGOTTEN_EVENTS_PER_TURN, MAX_UNSYNCED_BYTES,
 };
-use crate::loader::micros;
 use crate::outcome::{Answer, Effect, Outcome, Refusal};
 use crate::spanning::Chore;
-use crate::state::{Capture, Decision, Departed, Need, State};
+use crate::state::{Capture, Departed, Need, State};
 use crate::store_link::add;
 use crate::sync::StockCell;
 use crate::views::ViewUpdate;

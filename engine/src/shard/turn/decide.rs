@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::parts::ShardParts;
-use super::super::shared::{Envelope, PinAnswer, Reply, ShardAnswer, has_claim};
+use super::super::shared::{Envelope, PinAnswer, Reply, ShardAnswer, give_back_claims, has_claim};
 use super::super::waiting::{Absent, Held, Learned, Lessons, View};
 use super::{Shard, apply};
 use crate::clock::Timestamp;
