@@ -9,7 +9,8 @@ use crate::command::{ChangeKind, Mode, StockStatus};
 use crate::home::HomeChange;
 use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
 use crate::outcome::{Levels, OrderStatus, Serials};
-use crate::state::{Delta, change_fingerprint};
+pub use crate::state::Delta;
+use crate::state::change_fingerprint;
 
 /// One entry of the journal of a shard.
 #[derive(Debug, Clone, PartialEq)]
