@@ -138,7 +138,11 @@ pub async fn start(config: &Config, take_over: TakeOver) -> Result<System, Failu
     }
     #[cfg(debug_assertions)]
     let parts = crate::failpoint::set(parts)?;
-    let options = EngineOptions { take_over: take_over == TakeOver::Yes, ..engine_options(config) };
+    let options = EngineOptions {
+        take_over: take_over == TakeOver::Yes,
+        store_inside: crate::store::is_inside(config),
+        ..engine_options(config)
+    };
     let engine = Engine::start(options, parts).await?;
     let start_mirror = |(options, dirty): (MirrorOptions, _)| {
         let access = MirrorAccess::new(options.clone())?;

@@ -26,6 +26,8 @@ pub(crate) struct Owner {
     pub shards: u16,
     pub lease_seconds: u32,
     pub take_over: bool,
+    /// The store lies in the data directory.
+    pub store_inside: bool,
     /// How long a start waits for a store that does not answer.
     pub start_wait: Duration,
 }
@@ -239,6 +241,7 @@ impl Owner {
             epoch: self.identity.epoch(),
             shards: self.shards,
             same_place: self.identity.is_same_place().is_ok(),
+            store_inside: self.store_inside,
             take_over,
         };
         let reader = Arc::clone(&self.reader);

@@ -28,6 +28,8 @@ pub struct Mine {
     pub shards: u16,
     /// It is evidently the same directory on the same machine as when that epoch was recorded.
     pub same_place: bool,
+    /// The store lies in the directory: whoever copied the one copied the other, so the store can't tell a copy.
+    pub store_inside: bool,
     /// An operator says that the owner so far is given up.
     pub take_over: bool,
 }
@@ -111,6 +113,13 @@ fn may_take(
             "Set engine.shards to the store's number for a new directory, or take another store",
         ));
     }
+    if is_used && mine.store_inside && !mine.same_place && !mine.take_over {
+        return Err(NotOurs::fenced(
+            "it is a copy of another one, or was restored, and so is the store in it: nobody can tell whether the other still sells"
+                .into(),
+            "If the other one is given up for good, with everything that it answered since: `hotstock serve --take-over`",
+        ));
+    }
     let shards = (0..mine.shards).map(ShardId);
     let is_fresh = mine.epoch == Epoch::ZERO && shards.clone().all(|shard| bounds(shard).last == Lsn::ZERO);
     if is_fresh && store.watermarks.iter().any(|mark| mark.lsn > Lsn::ZERO) {
@@ -122,8 +131,10 @@ fn may_take(
     let is_same = store.server == Some(mine.server);
     let is_last_owner = is_same && store.epoch == mine.epoch;
     // Taken and not recorded: see the top of the file.
-    let is_unrecorded =
-        is_same && store.epoch > mine.epoch && store.watermarks.iter().all(|mark| mark.epoch <= mine.epoch);
+    let is_unrecorded = is_same
+        && mine.same_place
+        && store.epoch > mine.epoch
+        && store.watermarks.iter().all(|mark| mark.epoch <= mine.epoch);
     let is_others = is_used && store.epoch >= mine.epoch && !is_last_owner && !is_unrecorded;
     if is_others && !mine.take_over {
         let who = match store.server {
@@ -147,7 +158,7 @@ fn may_take(
     let runs = store.lease_until.map_or(0, |until| until.0.saturating_sub(store.now.0));
     // Of this very directory, now or (of a store that went back) before: what holds the store is our own process that died.
     let is_ours_here = is_same && store.epoch <= mine.epoch && mine.same_place;
-    let may_wait = mine.take_over || (is_unrecorded && mine.same_place);
+    let may_wait = mine.take_over || is_unrecorded;
     let wait_millis = if is_ours_here { 0 } else { runs };
     if wait_millis > 0 && !may_wait {
         return Err(NotOurs::OwnerAlive(format!(
@@ -286,7 +297,7 @@ mod tests {
 
     /// A restart after an orderly stop: epoch 5 was ours, everything is flushed but for some events of shard 1.
     fn restart() -> Case {
-        let mine = Mine { server: US, epoch: Epoch(5), shards: 2, same_place: true, take_over: false };
+        let mine = Mine { server: US, epoch: Epoch(5), shards: 2, same_place: true, store_inside: false, take_over: false };
         let store = Ownership {
             epoch: Epoch(5),
             server: Some(US),
@@ -325,7 +336,7 @@ mod tests {
 
     /// A directory that was never used.
     fn fresh(case: &mut Case) {
-        case.mine = Mine { epoch: Epoch::ZERO, same_place: false, ..case.mine };
+        case.mine = Mine { epoch: Epoch::ZERO, ..case.mine };
         case.bounds = Bounds { first: Lsn(1), last: Lsn::ZERO };
     }
 
@@ -353,6 +364,17 @@ mod tests {
             c.store = Ownership { epoch: Epoch(1), server: Some(US), shards: 2, ..Ownership::default() };
         };
         assert_eq!(with(first), take(1, 2, false, 0));
+        // It is a copy: the one that took it may have answered and not flushed yet.
+        let copy = |c: &mut Case| {
+            c.store.epoch = Epoch(6);
+            c.mine.same_place = false;
+        };
+        refused(with(copy), "a copy of it took the store");
+        let copy_of_new = |c: &mut Case| {
+            first(c);
+            c.mine.same_place = false;
+        };
+        refused(with(copy_of_new), "a copy of it took the store");
         // A copy of the directory took it and used it.
         refused(
             with(|c| {
@@ -401,6 +423,18 @@ mod tests {
             c.bounds.first = Lsn(1);
         };
         assert_eq!(with(whole_journal), take(0, 6, false, 0));
+    }
+
+    #[test]
+    fn a_copy_with_its_store_in_it_is_refused() {
+        let copy = |c: &mut Case| (c.mine.store_inside, c.mine.same_place) = (true, false);
+        refused(with(copy), "and so is the store in it");
+        let given_up = |c: &mut Case| {
+            copy(c);
+            c.mine.take_over = true;
+        };
+        assert_eq!(with(given_up), take(5, 6, true, 0));
+        assert_eq!(with(|c| c.mine.store_inside = true), take(5, 6, true, 0), "the directory itself");
     }
 
     #[test]

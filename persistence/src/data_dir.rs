@@ -171,6 +171,9 @@ impl DataDir {
             (None, Some(shards)) => {
                 let meta = Meta::new(path, shards)?;
                 write_whole(&meta_path, &meta.print())?;
+                // Where it is from its first moment on, so that a copy can be told also before the first epoch.
+                let identity = DirIdentity::open(path, meta.server_id, Arc::clone(&lock))?;
+                identity.record(Epoch::ZERO).map_err(|problem| DataDirError::Io { path: path.to_owned(), problem })?;
                 meta
             }
         };

@@ -15,8 +15,8 @@
 //! directory that was renamed or reached by another path, and for none that `cp`, `tar`, `rsync` or a backup made.
 //! The path is there for people. An inode that was freed may be given again, hence the time of birth. A clone of a
 //! whole disk on the same machine, or a file system that was rolled back, can't be told apart here; the SQL store
-//! tells, as soon as it is reached. A place that is taken for another one (the numbers of devices may change when a
-//! machine starts anew) costs only this: the server does not start without the SQL store.
+//! tells, as soon as it is reached. The number of the device counts only where the system does not say when a file was
+//! made: it may change when a machine starts anew.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -103,10 +103,18 @@ impl Identity for DirIdentity {
             return Err(format!("{dir}: no server has run in this data directory yet"));
         };
         let is = Place::of(&self.dir).map_err(|error| error.to_string())?;
+        // Inode and time of birth tell a file from all others; the number of a device may change when a machine starts anew.
+        let born = was.created != UNKNOWN && is.created != UNKNOWN;
+        let inode = |of: &str| match of.split_once(':') {
+            Some((_, inode)) if born => inode.to_owned(),
+            _ => of.to_owned(),
+        };
+        let (was_directory, is_directory) = (inode(&was.directory), inode(&is.directory));
+        let (was_meta, is_meta) = (inode(&was.meta), inode(&is.meta));
         let differs: Vec<String> = [
             ("the machine", &was.machine, &is.machine),
-            ("the directory (device:inode)", &was.directory, &is.directory),
-            ("its file `meta` (device:inode)", &was.meta, &is.meta),
+            ("the inode of the directory", &was_directory, &is_directory),
+            ("the inode of its file `meta`", &was_meta, &is_meta),
             ("the time at which that file was made", &was.created, &is.created),
         ]
         .into_iter()

@@ -28,7 +28,6 @@ use sqlx::Connection;
 struct Server {
     url: String,
     engine: Engine,
-    store: Arc<SqlStore>,
     redis: Option<RedisServer>,
 }
 
@@ -46,7 +45,7 @@ impl Server {
         let options =
             EngineOptions { max_resident_skus: 1, store: store_options, ..EngineOptions::default() };
         let engine = Engine::start(options, parts).await.unwrap();
-        let server = Self { url, engine, store, redis: None };
+        let server = Self { url, engine, redis: None };
         server.trade("hot", "h").await;
         for number in ["h-8", "h-9"] {
             server.must(reserve(number, &[("hot", 5)])).await;

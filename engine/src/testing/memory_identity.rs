@@ -30,7 +30,7 @@ impl MemoryIdentity {
     /// A new directory with this id.
     #[must_use]
     pub fn new(server: u128) -> Self {
-        let state = State { epoch: Epoch::ZERO, same_place: false, fails: false };
+        let state = State { epoch: Epoch::ZERO, same_place: true, fails: false };
         Self { server: ServerId(server), state: Arc::new(Mutex::new(state)) }
     }
 

@@ -56,7 +56,7 @@ impl Tables {
         if let Some(before) = prune.journal_before {
             for (place, rows) in &mut self.journal {
                 let Some(StockRow { pruned: sums, .. }) = self.stocks.get_mut(place) else { continue };
-                while (pruned.journal as usize) < prune.max && rows.len() > 1 {
+                while pruned.journal < prune.max as u64 && rows.len() > 1 {
                     let Some(first) = rows.first_entry().filter(|first| first.get().at < before) else {
                         break;
                     };

@@ -314,9 +314,11 @@ impl TestShard {
         }
         for departed in self.state.take_departed() {
             match departed {
-                Departed::Order(order_no) => drop(self.departed.insert(order_no)),
+                Departed::Order(order_no) => {
+                    self.departed.insert(order_no);
+                }
                 Departed::Request(sku_id, request_id) => {
-                    drop(self.departed_requests.insert((sku_id, request_id)))
+                    self.departed_requests.insert((sku_id, request_id));
                 }
             }
         }
