@@ -10,7 +10,9 @@ use crate::failpoints::Failpoints;
 use crate::flusher::Flushers;
 use crate::ids::Epoch;
 use crate::known::Known;
-use crate::limits::{FIRST_PRUNE_MILLIS, PRUNE_BATCH, PRUNE_MARGIN_SECONDS, PRUNE_PAUSE_MILLIS, RETENTION_INTERVAL_MILLIS};
+use crate::limits::{
+    FIRST_PRUNE_MILLIS, PRUNE_BATCH, PRUNE_MARGIN_SECONDS, PRUNE_PAUSE_MILLIS, RETENTION_INTERVAL_MILLIS,
+};
 use crate::store::Prune;
 use crate::store_link::{StoreLink, add};
 

@@ -13,10 +13,11 @@
 //!
 //! It is the same place when machine, directory, `meta` and its time of birth are the same: that holds for a
 //! directory that was renamed or reached by another path, and for none that `cp`, `tar`, `rsync` or a backup made.
-//! The path is there for people. An inode that was freed may be given again, hence the time of birth. A clone of a
-//! whole disk on the same machine, or a file system that was rolled back, can't be told apart here; the SQL store
-//! tells, as soon as it is reached. The number of the device counts only where the system does not say when a file was
-//! made: it may change when a machine starts anew.
+//! The path is there for people. An inode that was freed may be given again, hence the time of birth; where there is
+//! one, the device, whose number may change when a machine starts anew, is not compared. A clone of a whole disk on the
+//! same machine, or a file system that was rolled back, can't be told apart here; the SQL store tells, as soon as it is
+//! reached. A place that is taken for another one costs only this: the server does not start without the SQL store, or
+//! with one that lies in the directory itself, unless an operator says so (`serve --take-over`).
 
 use std::fmt;
 use std::fs::{self, File};
@@ -103,22 +104,19 @@ impl Identity for DirIdentity {
             return Err(format!("{dir}: no server has run in this data directory yet"));
         };
         let is = Place::of(&self.dir).map_err(|error| error.to_string())?;
-        // Inode and time of birth tell a file from all others; the number of a device may change when a machine starts anew.
-        let born = was.created != UNKNOWN && is.created != UNKNOWN;
-        let inode = |of: &str| match of.split_once(':') {
-            Some((_, inode)) if born => inode.to_owned(),
-            _ => of.to_owned(),
-        };
-        let (was_directory, is_directory) = (inode(&was.directory), inode(&is.directory));
-        let (was_meta, is_meta) = (inode(&was.meta), inode(&is.meta));
+        // A copy has another time of birth, whatever its inode. Where that is told, the numbers of devices, which may change
+        // when a machine starts anew, need not be compared.
+        let has_birth = was.created != UNKNOWN && is.created != UNKNOWN;
+        let is_same =
+            |was: &str, is: &str| was == is || (has_birth && inode(was).is_some() && inode(was) == inode(is));
         let differs: Vec<String> = [
             ("the machine", &was.machine, &is.machine),
-            ("the inode of the directory", &was_directory, &is_directory),
-            ("the inode of its file `meta`", &was_meta, &is_meta),
+            ("the directory (device:inode)", &was.directory, &is.directory),
+            ("its file `meta` (device:inode)", &was.meta, &is.meta),
             ("the time at which that file was made", &was.created, &is.created),
         ]
         .into_iter()
-        .filter(|(_, was, is)| was != is)
+        .filter(|(_, was, is)| !is_same(was, is))
         .map(|(what, was, is)| format!("{what} was {was} and is {is}"))
         .collect();
         if differs.is_empty() {
@@ -147,6 +145,11 @@ impl Place {
             path: line(&path.to_string_lossy()),
         })
     }
+}
+
+/// The inode of `device:inode`.
+fn inode(text: &str) -> Option<&str> {
+    text.split_once(':').map(|(_, inode)| inode)
 }
 
 /// A text as one line.

@@ -1,5 +1,5 @@
-//! `hotstock reconcile`: has a running server compare everything that it knows of every SKU. First it only looks and tells; with `--fix`
-//! it then puts right what is derived.
+//! `hotstock reconcile`: has a running server compare everything that it knows of every SKU. First it only looks and
+//! tells; with `--fix` it then puts right what is derived.
 
 use serde::{Deserialize, Serialize};
 

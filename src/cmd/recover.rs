@@ -5,6 +5,7 @@
 //! read. A run that broke off is begun again with another directory.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use hotstock_engine::checkpoint::{CheckpointError, CheckpointStore as _, Identity as _};
 use hotstock_engine::engine::StartError;
@@ -13,6 +14,7 @@ use hotstock_engine::ownership::{NotOurs, Seized, hand_over, seize};
 use hotstock_engine::restore::{Restored, RestoredShard, restore};
 use hotstock_engine::store::{Ownership, Store as _};
 use hotstock_persistence::data_dir::DataDir;
+use hotstock_persistence::sql::SqlStore;
 
 use crate::cli::Recover;
 use crate::clock::wall;
@@ -23,6 +25,12 @@ use crate::store;
 
 /// Entries of one slice of a checkpoint.
 const SLICE: usize = 2_048;
+
+/// A server that seems to live for this long does.
+const SEEMS_ALIVE: Duration = Duration::from_secs(3);
+
+/// How often it is asked for meanwhile.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// SKUs that are named one by one.
 const MAX_NAMED: usize = 20;
@@ -49,17 +57,10 @@ pub async fn run(args: Recover, config: Config) -> Result<(), Failure> {
         )));
     }
     if std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
-        return is_recovered(path, &owned);
+        return Err(not_empty(path, &owned));
     }
     say(format_args!("{place}: taking it; a lease that still runs is waited out"));
-    let seized = match seize(&store, anybody()?, config.store.lease_seconds, args.take_over).await {
-        Err(NotOurs::OwnerAlive(_)) => {
-            return Err(Failure::InUse(format!(
-                "{place}: another server is using it. Stop that one, or give `--take-over`, which fences it"
-            )));
-        }
-        seized => seized?,
-    };
+    let seized = take(&store, &config, args.take_over, &place).await?;
     let restored = restore(&store, seized.epoch, &seized.owned, wall()).await;
     let restored = restored.map_err(|error| Failure::other(&format!("reading {place}"), error))?;
     let data_dir = write(&config, &restored, &seized)?;
@@ -76,18 +77,33 @@ pub async fn run(args: Recover, config: Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a directory that is there is the store's own already: the answer to a run that is repeated.
-fn is_recovered(path: &Path, owned: &Ownership) -> Result<(), Failure> {
-    let other = || {
-        Failure::Usage(format!("{}: this directory holds something: recover into a new one", path.display()))
-    };
-    let data_dir = DataDir::open(path, None).map_err(|_| other())?;
-    let identity = data_dir.identity()?;
-    if owned.server != Some(identity.server()) || owned.epoch != identity.epoch() {
-        return Err(other());
+/// Takes the store. A database notices some moments after it that a server was killed, so one that seems to live is
+/// asked for again.
+async fn take(store: &SqlStore, config: &Config, over: bool, place: &str) -> Result<Seized, Failure> {
+    let until = Instant::now() + SEEMS_ALIVE;
+    loop {
+        match seize(store, anybody()?, config.store.lease_seconds, over).await {
+            Err(NotOurs::OwnerAlive(_)) if Instant::now() < until => tokio::time::sleep(ASK_AGAIN).await,
+            Err(NotOurs::OwnerAlive(_)) => {
+                return Err(Failure::InUse(format!(
+                    "{place}: another server is using it. Stop that one, or give `--take-over`, which fences it"
+                )));
+            }
+            seized => return Ok(seized?),
+        }
     }
-    say(format_args!("{} is the data directory of this store: there is nothing to recover", path.display()));
-    Ok(())
+}
+
+/// Why nothing is recovered into a directory that is there.
+fn not_empty(path: &Path, owned: &Ownership) -> Failure {
+    let dir = path.display();
+    let identity = DataDir::open(path, None).and_then(|data_dir| data_dir.identity());
+    Failure::Usage(match identity {
+        Ok(identity) if owned.server == Some(identity.server()) && owned.epoch == identity.epoch() => {
+            format!("{dir}: this is the data directory of this store: start it, there is nothing to recover")
+        }
+        _ => format!("{dir}: this directory holds something: recover into a new one"),
+    })
 }
 
 /// An id that no server has.

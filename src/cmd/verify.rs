@@ -1,6 +1,6 @@
 //! `hotstock verify`: rebuilds the stock of a data directory from checkpoint and journal, as a start would, and checks
-//! every invariant; reads the whole journal, and so checks its chain of hashes. Changes nothing, and needs the directory
-//! for itself.
+//! every invariant; reads the whole journal, and so checks its chain of hashes. Changes nothing, and needs the
+//! directory for itself.
 
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::engine::StartError;

