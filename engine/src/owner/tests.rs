@@ -27,6 +27,7 @@ fn owner_of(fixture: &Fixture, take_over: bool) -> Owner {
         shards: 1,
         lease_seconds: 0,
         take_over,
+        store_inside: false,
         start_wait: Duration::from_millis(50),
     }
 }

@@ -59,6 +59,15 @@ impl Writing<'_> {
         if self.careful { Existing::Replaced } else { Existing::Refused }
     }
 
+    /// Orders that the batch makes once more.
+    pub(super) fn orders_again(&mut self, again: &BTreeMap<OrderNo, (Lsn, Timestamp)>) {
+        for (order_no, source) in again {
+            let detail =
+                "the shard makes it once more, since the store had lost it; the rows are those of the first";
+            self.anomaly(ORDER_EXISTS, *source, Some(order_no), None, detail.to_owned());
+        }
+    }
+
     /// Orders in one shard, and branches, that the batch makes.
     pub(super) async fn made_orders(&mut self, made: &[OrderImage]) -> Result<(), SqlError> {
         let mut there = HashSet::new();
