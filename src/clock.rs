@@ -1,5 +1,5 @@
-//! The one clock of a server: the wall clock at the start, carried on by the monotonic clock. So a wall clock that is set while the
-//! server runs, by hand or by a time service, moves the end of no hold.
+//! The one clock of a server: the wall clock at the start, carried on by the monotonic clock. So a wall clock that is
+//! set while the server runs, by hand or by a time service, moves the end of no hold.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

@@ -1,8 +1,8 @@
 //! hotstock, the program: reads the command line and hands over to one command.
 //!
-//! Read in this order: [`cli`] (what can be asked), [`config`], [`clock`], [`store`] and [`wiring`] (how engine, persistence and
-//! API become a server), [`cmd`] (one module per command), [`client`] and [`wire`] (the HTTP client of replay, demo and
-//! bench), [`failure`] (exit codes).
+//! Read in this order: [`cli`] (what can be asked), [`config`], [`clock`], [`store`] and [`wiring`] (how engine,
+//! persistence and API become a server), [`cmd`] (one module per command), [`client`] and [`wire`] (the HTTP client of
+//! replay, demo and bench), [`failure`] (exit codes).
 
 mod cli;
 mod client;

@@ -379,7 +379,7 @@ fn a_start_without_the_store_serves_what_is_in_memory() {
     let mut database = MariaDb::start();
     let store = store(&database);
     // Room for one SKU beside the hot one, and the last that was asked for is it.
-    let tight = ["engine.max_resident_skus=2", "engine.shards=1"];
+    let tight = ["engine.max_resident_skus=2", "engine.shards=1", "log.level=info"];
     let server = start(&data, &store, &tight);
     for sku in ["stored-0", "stored-1", "stored-2"] {
         create(&server.address, sku, 10, false);
@@ -430,7 +430,13 @@ fn a_store_that_stands_still_stops_nothing_that_is_in_memory() {
     let stall = Duration::from_secs(number("HOTSTOCK_STALL_SECONDS").unwrap_or(8));
     let dir = tempfile::tempdir().unwrap();
     let database = MariaDb::start();
-    let settings = ["engine.shards=4", "engine.max_resident_skus=1000", "orders.remember_seconds=600"];
+    let settings = [
+        "engine.shards=4",
+        "engine.max_resident_skus=1000",
+        "orders.remember_seconds=600",
+        "store.statement_timeout_ms=1000",
+        "store.acquire_timeout_ms=1000",
+    ];
     let data = dir.path().join("data");
     let server = start(&data, &store(&database), &settings);
     let address = &server.address;
@@ -468,7 +474,10 @@ fn a_store_that_stands_still_stops_nothing_that_is_in_memory() {
             "/v1/reservations",
             &json!({ "order_no": format!("lacking-{rounds}"), "lines": [{ "sku_id": "not in memory", "quantity": 1 }] }),
         );
-        assert_eq!((status, answer["code"].as_str()), (503, Some("store_unavailable")), "{answer}");
+        // Until a statement has waited for its time the store is slow, and no more is known.
+        let code = answer["code"].as_str().unwrap_or_default();
+        let is_known = began.elapsed() > Duration::from_secs(5);
+        assert!(code == "store_unavailable" || code == "overloaded" && !is_known, "{status} {answer}");
     }
     println!("{rounds} rounds, the slowest three requests took {slowest:?}");
     assert!(rounds >= 2 && slowest < Duration::from_secs(3), "{rounds} rounds, {slowest:?}");

@@ -27,7 +27,10 @@ pub async fn readyz(call: Call) -> Result<Reply, Problem> {
         return not_ready("the server is stopping".to_owned());
     }
     match call.app.engine.health() {
-        Health::Ready => Ok(ready(call.app.engine.stats().store.problem.as_deref())),
+        Health::Ready => {
+            let stats = call.app.engine.stats();
+            Ok(ready(stats.store.problem.as_deref(), stats.clock.jumped))
+        }
         Health::Fenced(why) => not_ready(format!("this server is fenced: {why}")),
         Health::Rebuilding(shards) => not_ready(format!("shards are being rebuilt: {shards:?}")),
         Health::JournalPoisoned(why) => {
@@ -38,8 +41,8 @@ pub async fn readyz(call: Call) -> Result<Reply, Problem> {
     }
 }
 
-fn ready(store_problem: Option<&str>) -> Reply {
-    let text = match store_problem {
+fn ready(store_problem: Option<&str>, clock_jumped: bool) -> Reply {
+    let mut text = match store_problem {
         None => "ready\n".to_owned(),
         Some(problem) => {
             format!(
@@ -47,6 +50,9 @@ fn ready(store_problem: Option<&str>) -> Reply {
             )
         }
     };
+    if clock_jumped {
+        text.push_str("the wall clock was set; it is not followed, so that no hold ends at another time\n");
+    }
     Reply::new(StatusCode::OK, "text/plain; charset=utf-8", text)
 }
 

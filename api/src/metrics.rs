@@ -364,6 +364,10 @@ impl Collector for EngineMetrics {
         for (name, help, kind, value) in numbers {
             encode_number(encoder.encode_descriptor(name, help, None, kind)?, kind, value)?;
         }
+        let help =
+            "1 while the wall clock was set far away from this server's clock, which does not follow it";
+        let jumped = encoder.encode_descriptor("clock_jumped", help, None, MetricType::Gauge)?;
+        encode_number(jumped, MetricType::Gauge, u64::from(stats.clock.jumped))?;
         for metric in &SPANNING_METRICS {
             let encoder = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
             encode_number(encoder, metric.kind, (metric.value)(&stats.spanning))?;

@@ -88,6 +88,12 @@ impl Directory {
         self.entries.as_ref().is_some_and(|entries| entries.get(order_no).is_some_and(|known| known.spans))
     }
 
+    /// The shard of an order that is known to be in memory, and whether it lies in several.
+    pub fn there(&self, order_no: &OrderNo) -> Option<(ShardId, bool)> {
+        let known = self.entries.as_ref()?.get(order_no)?;
+        known.own.then_some((known.shard, known.spans))
+    }
+
     /// The shard of the order, without a claim; `None`: it is not in memory, and no request is under way that could make it.
     pub fn shard(&self, order_no: &OrderNo) -> Option<ShardId> {
         let Some(entries) = &self.entries else { return Some(ONLY) };

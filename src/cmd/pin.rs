@@ -29,5 +29,5 @@ fn line(PinResult { sku_id, status, body }: &PinResult) -> String {
     }
     let is = if body["hot"] == true { "hot" } else { "not hot" };
     let was = if body["replayed"] == true { ", as it was" } else { "" };
-    format!("{sku_id}: {is} in shard {}{was}", body["shard"])
+    format!("{sku_id}: {is}, in shard {}{was}", body["shard"])
 }

@@ -17,11 +17,12 @@ mod teller;
 use std::time::Duration;
 
 use fastrand::Rng;
+use hotstock_engine::ids::{SkuId, shard_of};
 use hotstock_persistence::testing::MariaDb;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use support::{Client, Server, number, sum_of_shards};
+use support::{Client, Server, create, get, number, sum_of_shards};
 use teller::{Place, Teller};
 
 /// Room for everything.
@@ -62,11 +63,28 @@ fn tell_all(server: &Server, prefix: &str, place: Place) {
     }
 }
 
-/// Every table; before some rows the server gets the time to flush and to let go of what it can.
+/// Every table; before some rows the server gets the time to flush, and then somebody asks for other SKUs, one in each shard: there
+/// is no room for those of the table then.
 fn tell_slowly(server: &Server, prefix: &str, place: Place) {
     let mut rng = Rng::with_seed(3);
+    let shards = server_shards(&server.address);
+    let others: Vec<String> = (0..shards).map(|shard| sku_in(shard, shards)).collect();
+    for sku_id in &others {
+        create(&server.address, sku_id, 0, false);
+    }
+    let mut times = 0;
     for (name, table) in tables::TABLES {
-        let mut between = |_: &mut Client, _: &[String]| breathe(&mut rng);
+        let mut between = |client: &mut Client, _: &[String]| {
+            if !breathe(&mut rng) {
+                return;
+            }
+            for sku_id in &others {
+                times += 1;
+                let body = json!({ "request_id": format!("{times}"), "quantity": 1 }).to_string();
+                let path = format!("/v1/stock/{sku_id}/restock");
+                assert_eq!(client.call(&server.address, "POST", &path, &body).unwrap().0, 200);
+            }
+        };
         Teller::new(&server.address, &format!("{prefix}-{name}"), place)
             .interrupted(&mut between)
             .tell(table);
@@ -77,10 +95,23 @@ fn tell_slowly(server: &Server, prefix: &str, place: Place) {
 }
 
 /// Some flushes long, now and then.
-fn breathe(rng: &mut Rng) {
-    if rng.u8(0..3) == 0 {
+fn breathe(rng: &mut Rng) -> bool {
+    let stays = rng.u8(0..3) == 0;
+    if stays {
         std::thread::sleep(Duration::from_millis(30));
     }
+    stays
+}
+
+fn server_shards(address: &str) -> u16 {
+    let (_, answer) = get(address, "/v1/admin/shards");
+    u16::try_from(answer["shards"].as_array().unwrap().len()).unwrap()
+}
+
+/// A name for a SKU of this shard.
+fn sku_in(shard: u16, shards: u16) -> String {
+    let lies_there = |name: &String| shard_of(&SkuId::new(name).unwrap(), shards).0 == shard;
+    (0..).map(|number| format!("other-{number}")).find(lies_there).unwrap()
 }
 
 #[test]
@@ -203,7 +234,7 @@ fn random_requests_are_answered_alike_everywhere() {
     ];
     let mut requests = random::Requests::new(seed);
     for _ in 0..600 {
-        breathe(&mut breaths);
+        let _ = breathe(&mut breaths);
         let sent = requests.next();
         let answers: Vec<_> = tellers.iter_mut().map(|(place, teller)| (*place, teller.say(&sent))).collect();
         for (place, answer) in &answers[1..] {

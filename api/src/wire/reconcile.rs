@@ -47,7 +47,8 @@ pub struct ReconciledBody<'a> {
     /// Why the mirror was not looked at; missing when it was, or when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     mirror_error: Option<&'a str>,
-    /// Give it as `cursor` to go on; null at the end. A page may end before `limit`: a request does what fits into two seconds.
+    /// Give it as `cursor` to go on; null at the end. A page may end before `limit`: a request does what fits into two
+    /// seconds.
     #[schema(required = true)]
     next_cursor: Option<String>,
 }

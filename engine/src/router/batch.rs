@@ -41,9 +41,21 @@ struct OrderSkus {
     is_kept: bool,
 }
 
-/// What commands are about.
+/// Orders that the batch changes and that were there before it.
 #[derive(Default)]
-struct Subjects {
+struct Brought {
+    /// Where they are.
+    shards: HashMap<OrderNo, ShardId>,
+    /// Of those, the ones over several shards.
+    spanning: HashSet<OrderNo>,
+    /// As they were read, those that had left memory.
+    read: Vec<Outcome>,
+}
+
+/// Commands that are carried out one by one, behind the others, and what they are about.
+#[derive(Default)]
+struct Careful {
+    commands: Vec<Placed>,
     orders: HashSet<OrderNo>,
     skus: HashSet<SkuId>,
 }
@@ -63,12 +75,22 @@ impl Router {
                 Err(invalid) => outcomes[index] = Err(invalid.into()),
             }
         }
-        self.bring_back(&left).await;
-        let mut known = self.skus_of_orders(&left).await;
-        let mut careful: Vec<Placed> = Vec::new();
+        let mut brought = self.bring_back(&left).await;
+        let mut known = self.skus_of_orders(&left, &mut brought).await;
+        let mut careful = Careful::default();
         while !left.is_empty() {
-            let (sent, later) = self.send_all(std::mem::take(&mut left), &mut known, &mut careful);
+            let (sent, later) = self.send_all(std::mem::take(&mut left), &brought, &mut known, &mut careful);
             left = later;
+            if sent.is_empty() && !left.is_empty() {
+                // The first waits for a request of somebody else.
+                let (index, command) = left.remove(0);
+                if careful.touches(&command, &known) {
+                    careful.add(index, command, &known);
+                } else {
+                    outcomes[index] = self.submit(command).await;
+                }
+                continue;
+            }
             let chores = &self.chores;
             let waiting: Vec<_> =
                 sent.into_iter().map(|sent| (sent.places, Awaited::new(sent.answers, chores))).collect();
@@ -84,7 +106,7 @@ impl Router {
                 for ((index, spare), answer) in places.into_iter().zip(answers) {
                     match answer {
                         ShardAnswer::Elsewhere { command, .. } | ShardAnswer::NotHere(command) => {
-                            careful.push((index, *command));
+                            careful.add(index, *command, &known);
                         }
                         ShardAnswer::Outcome(
                             outcome @ (Ok(Answer::Decided { .. }) | Err(Refusal::HoldFirst(_))),
@@ -100,53 +122,71 @@ impl Router {
                     outcomes[index] = concluded.await.unwrap_or(Err(Refusal::ShardRestarted));
                 }
             }
-            left.sort_by_key(|(index, _)| *index);
         }
-        careful.sort_by_key(|(index, _)| *index);
-        self.settle_all(careful, &known, &mut outcomes).await;
+        let Careful { mut commands, .. } = careful;
+        commands.sort_by_key(|(index, _)| *index);
+        self.settle_all(commands, &known, &mut outcomes).await;
         outcomes
     }
 
-    /// Has orders brought back into memory that the batch changes and that may be in the store alone. With one shard everything goes to it in
-    /// its order anyway.
-    async fn bring_back(&self, commands: &[Placed]) {
+    /// Has orders brought back into memory that the batch changes and that may be in the store alone. They may leave again at once, but where
+    /// an order is does not change. With one shard everything goes to it in its order anyway.
+    async fn bring_back(&self, commands: &[Placed]) -> Brought {
+        let mut brought = Brought::default();
         if self.shards.len() == 1 {
-            return;
+            return brought;
         }
-        let is_gone = |order_no: &&OrderNo| {
-            self.directory.shard(order_no).is_none() && self.known.may_have_order(order_no)
-        };
-        let changed = commands.iter().filter(|(_, command)| changes_an_order(command));
-        let gone: HashSet<&OrderNo> =
-            changed.filter_map(|(_, command)| command.order_no()).filter(is_gone).collect();
         let mut asked: BTreeMap<ShardId, Vec<Command>> = BTreeMap::new();
-        for order_no in gone {
-            let shard = shard_of_order(order_no, self.shard_count());
-            asked.entry(shard).or_default().push(Action::GetOrder(order_no.clone()).into());
+        let changed = commands.iter().filter(|(_, command)| changes_an_order(command));
+        let changed: HashSet<&OrderNo> = changed.filter_map(|(_, command)| command.order_no()).collect();
+        for order_no in changed {
+            if let Some((shard, spans)) = self.directory.there(order_no) {
+                brought.shards.insert(order_no.clone(), shard);
+                if spans {
+                    brought.spanning.insert(order_no.clone());
+                }
+            } else if self.known.may_have_order(order_no) {
+                let shard = shard_of_order(order_no, self.shard_count());
+                asked.entry(shard).or_default().push(Action::GetOrder(order_no.clone()).into());
+            }
         }
         // The second time where they are.
         for _ in 0..2 {
             let mut elsewhere: BTreeMap<ShardId, Vec<Command>> = BTreeMap::new();
-            for answer in self.ask_each(std::mem::take(&mut asked)).await {
-                if let ShardAnswer::Elsewhere { shard, command } = answer {
-                    elsewhere.entry(shard).or_default().push(*command);
+            for (asked, answer) in self.ask_each(std::mem::take(&mut asked)).await {
+                match answer {
+                    ShardAnswer::Elsewhere { shard, command } => {
+                        elsewhere.entry(shard).or_default().push(*command);
+                    }
+                    ShardAnswer::Outcome(Ok(Answer::Order { order, effect })) => {
+                        let shards: HashSet<ShardId> =
+                            order.lines.iter().map(|line| self.shard_of(&line.sku_id)).collect();
+                        if shards.len() > 1 {
+                            brought.spanning.insert(order.order_no.clone());
+                        }
+                        brought.shards.insert(order.order_no.clone(), asked);
+                        brought.read.push(Ok(Answer::Order { order, effect }));
+                    }
+                    ShardAnswer::Outcome(_) | ShardAnswer::NotHere(_) => {}
                 }
             }
             asked = elsewhere;
         }
+        brought
     }
 
     /// The SKUs of orders that were made before the batch.
-    async fn skus_of_orders(&self, commands: &[Placed]) -> OrderSkus {
+    async fn skus_of_orders(&self, commands: &[Placed], brought: &mut Brought) -> OrderSkus {
         let spans = |command: &Command| match &command.action {
-            Action::Reserve(c) => self.is_over_shards(&c.lines) || self.directory.spans(&c.order_no),
-            _ => command.order_no().is_some_and(|order_no| self.directory.spans(order_no)),
+            Action::Reserve(c) => self.is_over_shards(&c.lines) || self.spans(&c.order_no, brought),
+            _ => command.order_no().is_some_and(|order_no| self.spans(order_no, brought)),
         };
         let mut known = OrderSkus::default();
         if !commands.iter().any(|(_, command)| spans(command)) {
             return known;
         }
         known.is_kept = true;
+        std::mem::take(&mut brought.read).into_iter().for_each(|read| known.add(read));
         let mut asked: BTreeMap<ShardId, Vec<Command>> = BTreeMap::new();
         let orders: HashSet<&OrderNo> =
             commands.iter().filter_map(|(_, command)| command.order_no()).collect();
@@ -155,7 +195,7 @@ impl Router {
                 asked.entry(shard).or_default().push(Action::GetOrder(order_no.clone()).into());
             }
         }
-        for answer in self.ask_each(asked).await {
+        for (_, answer) in self.ask_each(asked).await {
             if let ShardAnswer::Outcome(outcome) = answer {
                 known.add(outcome);
             }
@@ -163,17 +203,21 @@ impl Router {
         known
     }
 
-    /// Asks shards, all at the same time, commands without claims. Answers in no order.
-    async fn ask_each(&self, asked: BTreeMap<ShardId, Vec<Command>>) -> Vec<ShardAnswer> {
+    fn spans(&self, order_no: &OrderNo, brought: &Brought) -> bool {
+        self.directory.spans(order_no) || brought.spanning.contains(order_no)
+    }
+
+    /// Asks shards, all at the same time, commands without claims. Answers in no order, each with who gave it.
+    async fn ask_each(&self, asked: BTreeMap<ShardId, Vec<Command>>) -> Vec<(ShardId, ShardAnswer)> {
         let mut running = JoinSet::new();
         for (shard, commands) in asked {
             let router = self.arc();
-            running.spawn(async move { router.ask_all(shard, commands).await });
+            running.spawn(async move { (shard, router.ask_all(shard, commands).await) });
         }
         let mut answers = Vec::new();
         while let Some(read) = running.join_next().await {
             match read {
-                Ok(some) => answers.extend(some),
+                Ok((shard, some)) => answers.extend(some.into_iter().map(|answer| (shard, answer))),
                 Err(error) => tracing::error!(%error, "orders of a batch could not be read"),
             }
         }
@@ -207,56 +251,54 @@ impl Router {
         all
     }
 
-    /// Sends commands to their shards, in order. Those that have to wait for the answers to others are given back; those of orders over
+    /// Sends commands to their shards, in order, up to one that has to wait for the answers to others: those from there on are given back; those of orders over
     /// several shards go to `careful`.
     fn send_all(
         &self,
         commands: Vec<Placed>,
+        brought: &Brought,
         known: &mut OrderSkus,
-        careful: &mut Vec<Placed>,
+        careful: &mut Careful,
     ) -> (Vec<Sent>, Vec<Placed>) {
         let mut later: Vec<Placed> = Vec::new();
         let mut loads: Vec<Load> = Vec::new();
         loads.resize_with(self.shards.len(), Load::default);
-        // Orders with a command whose shard is uncertain: what comes after it waits for its answer.
-        let mut uncertain: HashSet<OrderNo> = HashSet::new();
-        let mut apart = Subjects::default();
-        for (index, command) in commands {
-            if command.order_no().is_some_and(|order_no| uncertain.contains(order_no)) {
-                later.push((index, command));
-                continue;
-            }
+        let mut commands = commands.into_iter();
+        for (index, command) in commands.by_ref() {
             known.note(&command);
             let spans =
-                known.is_kept && command.order_no().is_some_and(|order_no| self.directory.spans(order_no));
-            if spans || apart.touch(&command, known) {
-                apart.add(&command, known);
-                careful.push((index, command));
+                known.is_kept && command.order_no().is_some_and(|order_no| self.spans(order_no, brought));
+            if spans || careful.touches(&command, known) {
+                careful.add(index, command, known);
                 continue;
             }
             if matches!(command.action, Action::Home(_)) {
                 continue;
             }
-            let shard = match self.route(&command) {
+            let back = command.order_no().and_then(|order_no| brought.shards.get(order_no));
+            let route = match back {
+                Some(shard) => self.route_back(&command, *shard),
+                None => self.route(&command),
+            };
+            let shard = match route {
                 Route::Shard(shard) => shard,
                 Route::Several => {
-                    apart.add(&command, known);
-                    careful.push((index, command));
+                    careful.add(index, command, known);
                     continue;
                 }
             };
-            let load = &mut loads[shard.index()];
-            if self.is_away(&command, shard) {
-                uncertain.extend(command.order_no().cloned());
-                if load.commands.iter().any(|earlier| earlier.order_no() == command.order_no()) {
-                    give_back_claims(std::slice::from_ref(&command), &self.directory);
-                    later.push((index, command));
-                    continue;
-                }
+            if back.is_none() && self.is_away(&command, shard) {
+                // Another request for the same order, perhaps one of this batch, went there. Whether it made the order, and so where this one
+                // belongs, its answer tells; nothing that comes after it must overtake it.
+                give_back_claims(std::slice::from_ref(&command), &self.directory);
+                later.push((index, command));
+                break;
             }
+            let load = &mut loads[shard.index()];
             load.places.push((index, self.spare(&command)));
             load.commands.push(command);
         }
+        later.extend(commands);
         let batch = self.next_batch();
         let sent = loads
             .into_iter()
@@ -334,15 +376,17 @@ fn changes_an_order(command: &Command) -> bool {
     }
 }
 
-impl Subjects {
-    fn touch(&self, command: &Command, known: &OrderSkus) -> bool {
+impl Careful {
+    /// Whether a command is about what one of these is about: it must not overtake it.
+    fn touches(&self, command: &Command, known: &OrderSkus) -> bool {
         command.order_no().is_some_and(|order_no| self.orders.contains(order_no))
             || (!self.skus.is_empty() && known.skus_of(command).any(|sku_id| self.skus.contains(sku_id)))
     }
 
-    fn add(&mut self, command: &Command, known: &OrderSkus) {
+    fn add(&mut self, index: usize, command: Command, known: &OrderSkus) {
         self.orders.extend(command.order_no().cloned());
-        self.skus.extend(known.skus_of(command).cloned());
+        self.skus.extend(known.skus_of(&command).cloned());
+        self.commands.push((index, command));
     }
 }
 

@@ -145,6 +145,20 @@ impl Router {
         }
     }
 
+    /// Where a command goes whose order is there, and nowhere else for good.
+    fn route_back(&self, command: &Command, shard: ShardId) -> Route {
+        if matches!(&command.action, Action::Reserve(c) if self.is_over_shards(&c.lines)) {
+            return Route::Several;
+        }
+        if has_claim(command)
+            && let Some(order_no) = command.order_no()
+        {
+            // Wherever others look for it, it is here.
+            let _elsewhere = self.directory.claim(order_no, shard);
+        }
+        Route::Shard(shard)
+    }
+
     fn route_reserve(&self, c: &Reserve, wanted: ShardId) -> Route {
         let Claimed { shard, is_attempted, .. } = self.directory.look_and_claim(&c.order_no, wanted);
         if is_attempted {
@@ -160,6 +174,11 @@ impl Router {
         self.directory.shard(order_no).unwrap_or_else(|| shard_of_order(order_no, self.shard_count()))
     }
 
+    /// Where a SKU is.
+    fn shard_of(&self, sku_id: &SkuId) -> ShardId {
+        shard_of(sku_id, self.shard_count())
+    }
+
     pub fn shard_count(&self) -> u16 {
         u16::try_from(self.shards.len()).unwrap_or(u16::MAX)
     }
@@ -169,10 +188,13 @@ impl Router {
         one_shard(lines, self.shard_count()).is_none()
     }
 
-    /// Whether an order goes to a shard that does not own its lines, because another request for it went there.
+    /// Whether an order goes to a shard that does not own its lines, because another request for it went there; that one may have made it
+    /// by then, or not.
     fn is_away(&self, command: &Command, shard: ShardId) -> bool {
         match &command.action {
-            Action::Reserve(c) => shard_of(&c.lines.first().sku_id, self.shard_count()) != shard,
+            Action::Reserve(c) => {
+                self.shard_of(&c.lines.first().sku_id) != shard && self.directory.there(&c.order_no).is_none()
+            }
             _ => false,
         }
     }

@@ -262,20 +262,22 @@ impl Pair {
     }
 
     /// Every order, at the end; and what the store has then.
-    async fn finish(self) {
+    async fn finish(mut self) {
         self.outside.session().mend();
+        self.is_cut = false;
         for (order_no, order) in &self.naive.orders {
             let expected = Ok(Answer::Order { order: order.view(order_no), effect: Effect::Replayed });
             let got = self.ask(Action::GetOrder(order_no.clone()).into()).await;
             assert_eq!(got, Some(expected), "(engine left, model right)");
         }
+        // A store that has just gone back in time is found out by the heartbeat, or by the next start.
+        self.restart().await;
         assert_eq!(self.engine.health(), Health::Ready);
         until_flushed(&self.engine).await;
-        let evicted: u64 = self.engine.stats().shards.iter().map(|shard| shard.evicted).sum();
         self.engine.stop().await;
         let store = self.outside.store.session();
         let (anomalies, some) = store.anomalies(9).await.unwrap();
-        assert_eq!(anomalies, 0, "{some:#?} ({evicted} evicted)");
+        assert_eq!(anomalies, 0, "{some:#?}");
         let stored = store.stock_page(None, 100).await.unwrap();
         let stored: Vec<_> = stored.into_iter().flatten().map(unversioned).collect();
         let expected = self.naive.shelves.keys().map(|place| unversioned(self.naive.stock_view(place)));
