@@ -107,9 +107,8 @@ impl House {
         }
     }
 
-    /// Whether an order lies in one shard. Those over several have tests of their own (`engine/tests/spanning`,
-    /// `spanning_model`): their branches count as orders, and their versions tell of attempts, which this model knows
-    /// nothing of.
+    /// Whether an order lies in one shard. Those over several have tests of their own (`engine/tests/spanning`): their
+    /// branches count as orders, and their versions tell of attempts, which this model knows nothing of.
     fn is_in_one_shard(&self, action: &Action) -> bool {
         let Action::Reserve(c) = action else { return true };
         let mut shards = c.lines.as_slice().iter().map(|line| shard_of(&line.sku_id, self.shards));

@@ -6,10 +6,9 @@ mod orders;
 use hotstock_engine::checkpoint::{RequestImage, StockImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::StockStatus;
-use hotstock_engine::event::{MoveKind, StockMove};
+use hotstock_engine::event::{Delta, MoveKind, StockMove};
 use hotstock_engine::ids::{OrderNo, Reason, RequestId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{Levels, Serials, StockView};
-use hotstock_engine::state::Delta;
 use hotstock_engine::store::{Anomaly, JournalRow, PrunedSums, StoreError, Watermark};
 
 use super::dialect::{Arg, Fields, Row, Table, Tx};
