@@ -138,11 +138,7 @@ pub async fn start(config: &Config, take_over: TakeOver) -> Result<System, Failu
     }
     #[cfg(debug_assertions)]
     let parts = crate::failpoint::set(parts)?;
-    let options = EngineOptions {
-        take_over: take_over == TakeOver::Yes,
-        store_inside: crate::store::is_inside(config),
-        ..engine_options(config)
-    };
+    let options = EngineOptions { take_over: take_over == TakeOver::Yes, ..engine_options(config) };
     let engine = Engine::start(options, parts).await?;
     let start_mirror = |(options, dirty): (MirrorOptions, _)| {
         let access = MirrorAccess::new(options.clone())?;
@@ -265,6 +261,7 @@ fn engine_options(config: &Config) -> EngineOptions {
         max_resident_skus: config.engine.max_resident_skus,
         max_resident_bytes: config.engine.max_resident_mib << 20,
         take_over: false,
+        store_inside: crate::store::is_inside(config),
         checkpoint_events: config.checkpoint.events,
         check: CheckOptions {
             grace_seconds: config.orders.check_grace_seconds,

@@ -26,6 +26,7 @@ pub enum Code {
     SkuSuspended,
     StockExists,
     StockInconsistent,
+    OrderInconsistent,
     Unauthorized,
     Forbidden,
     NotFound,
@@ -211,6 +212,13 @@ pub const TABLE: &[CodeInfo] = &[
         "The stored rows of the SKU are not sound",
         "They are not what the stock journal says: somebody changed them by hand. Nothing is decided on them until an operator \
          has them repaired (reconcile). `sku_id` names it."
+    ),
+    row!(
+        OrderInconsistent,
+        "order_inconsistent",
+        409,
+        "The stored rows of the order can't be read",
+        "Somebody changed them by hand. Nothing is decided on them until an operator puts them right; `detail` says what is wrong."
     ),
     row!(
         Unauthorized,

@@ -147,6 +147,7 @@ impl From<Refusal> for Problem {
             | Refusal::Overloaded
             | Refusal::JournalFull
             | Refusal::StoreUnavailable
+            | Refusal::OrderInconsistent { .. }
             | Refusal::Fenced { .. }
             | Refusal::JournalUnavailable
             | Refusal::ShardRestarted
@@ -178,6 +179,7 @@ fn code_of(refusal: &Refusal) -> Code {
         Refusal::JournalFull => Code::JournalFull,
         Refusal::StoreUnavailable => Code::StoreUnavailable,
         Refusal::StockInconsistent { .. } => Code::StockInconsistent,
+        Refusal::OrderInconsistent { .. } => Code::OrderInconsistent,
         Refusal::Fenced { .. } => Code::Fenced,
         Refusal::JournalUnavailable => Code::JournalUnavailable,
         Refusal::ShardRestarted => Code::ShardRestarted,

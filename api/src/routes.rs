@@ -141,8 +141,14 @@ const fn stray(route: Route, label: &'static str, own_codes: &'static [Code]) ->
 const READS_STORE: &[Code] = &[Code::InvalidField, Code::Overloaded, Code::StoreUnavailable, Code::Timeout];
 
 /// The codes of what reads one SKU there.
-const READS_SKU: &[Code] =
-    &[Code::InvalidField, Code::UnknownSku, Code::Overloaded, Code::StoreUnavailable, Code::Timeout];
+const READS_SKU: &[Code] = &[
+    Code::InvalidField,
+    Code::UnknownSku,
+    Code::StockInconsistent,
+    Code::Overloaded,
+    Code::StoreUnavailable,
+    Code::Timeout,
+];
 
 /// The codes of promoting or demoting one SKU. Those of a list are in its results.
 const PINS: &[Code] = &[Code::InvalidField, Code::UnknownSku, Code::StockInconsistent];
@@ -160,13 +166,18 @@ pub const ROUTES: &[RouteInfo] = &[
             Code::OrderCancelled,
             Code::SkuSuspended,
             Code::StockInconsistent,
+            Code::OrderInconsistent,
         ],
     ),
     // What is not flushed yet is asked of the shards.
     RouteInfo { query: true, submits: true, ..get(Route::ListOrders, "/v1/reservations", READS_STORE) },
     RouteInfo {
         submits: true,
-        ..get(Route::GetOrder, "/v1/reservations/{order_no}", &[Code::InvalidField, Code::UnknownOrder])
+        ..get(
+            Route::GetOrder,
+            "/v1/reservations/{order_no}",
+            &[Code::InvalidField, Code::UnknownOrder, Code::StockInconsistent, Code::OrderInconsistent],
+        )
     },
     post(
         Route::Confirm,
@@ -178,6 +189,8 @@ pub const ROUTES: &[RouteInfo] = &[
             Code::ExceedsHold,
             Code::LatePaymentNoStock,
             Code::TooManyRequestsForOrder,
+            Code::StockInconsistent,
+            Code::OrderInconsistent,
         ],
     ),
     post(
@@ -189,12 +202,20 @@ pub const ROUTES: &[RouteInfo] = &[
             Code::AlreadyConfirmed,
             Code::ExceedsHold,
             Code::TooManyRequestsForOrder,
+            Code::StockInconsistent,
+            Code::OrderInconsistent,
         ],
     ),
     post(
         Route::Extend,
         "/v1/reservations/{order_no}/extend",
-        &[Code::UnknownOrder, Code::OrderCancelled, Code::OrderEnded],
+        &[
+            Code::UnknownOrder,
+            Code::OrderCancelled,
+            Code::OrderEnded,
+            Code::StockInconsistent,
+            Code::OrderInconsistent,
+        ],
     ),
     post(
         Route::Return,
@@ -205,6 +226,8 @@ pub const ROUTES: &[RouteInfo] = &[
             Code::OrderCancelled,
             Code::NothingToReturn,
             Code::TooManyRequestsForOrder,
+            Code::StockInconsistent,
+            Code::OrderInconsistent,
         ],
     ),
     RouteInfo { takes: Takes::Batch, ..post(Route::Batch, "/v1/batch", &[]) },

@@ -321,6 +321,14 @@ pub enum Refusal {
         /// What is wrong, in words.
         problem: String,
     },
+    /// The stored rows of an order can't be read: somebody changed them by hand. Nothing is decided on them.
+    #[error("the stored rows of order {order_no} are not sound: {problem}")]
+    OrderInconsistent {
+        /// Which, as its caller knows it.
+        order_no: OrderNo,
+        /// What is wrong, in words.
+        problem: String,
+    },
     /// Another server took the store over, or it has what this server's journal does not: this one takes no order any
     /// more. Nothing happened.
     #[error("this server is fenced: {why}")]

@@ -14,6 +14,7 @@ use crate::ids::{ShardId, SkuId, WarehouseId, shard_of};
 use crate::limits::{MAX_PAGE_STOCKS, MAX_READ_TRIES, MAX_READ_WAIT_MILLIS};
 use crate::outcome::{Refusal, StockView};
 use crate::shard::shared::ShardShared;
+use crate::store::StoreError;
 use crate::store_link::{StoreLink, refusal_of};
 use crate::views::Views;
 
@@ -41,8 +42,13 @@ impl Reads {
             if let Some(stocks) = self.in_memory(sku_id, warehouse_id) {
                 return Ok(stocks);
             }
-            let stored =
-                self.link.noted(self.link.store().stock(sku_id, warehouse_id).await).map_err(refusal_of)?;
+            let stored = match self.link.noted(self.link.store().stock(sku_id, warehouse_id).await) {
+                // Its row can't be read, now or later.
+                Err(StoreError::Inconsistent(problem)) if self.in_memory(sku_id, None).is_none() => {
+                    return Err(Refusal::StockInconsistent { sku_id: sku_id.clone(), problem });
+                }
+                stored => stored.map_err(refusal_of)?,
+            };
             if let Some(stocks) = self.in_memory(sku_id, warehouse_id) {
                 return Ok(stocks);
             }

@@ -87,7 +87,7 @@ pub trait Store: Send + Sync + 'static {
         warehouse_id: Option<WarehouseId>,
     ) -> Result<Snapshot<Vec<StockView>>, StoreError>;
 
-    /// Up to `limit` SKUs after `after`, by name (as bytes), each with all its stocks by warehouse.
+    /// Up to `limit` SKUs after `after`, by name (as bytes), each with all its stocks by warehouse. One that can't be read is left out.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -98,7 +98,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<Vec<StockView>>, StoreError>;
 
     /// Up to `limit` orders by number (as bytes) after `after`, as they were flushed. Branches are not listed; an order over several
-    /// places is.
+    /// places is. One that can't be read is left out.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -332,6 +332,10 @@ pub struct Loaded {
     pub orders: Vec<StoredOrder>,
     /// Stock requests.
     pub requests: Vec<RequestImage>,
+    /// Orders that are there and can't be read, and why. They are not absent: their numbers are taken.
+    pub unreadable_orders: Vec<(OrderNo, String)>,
+    /// Likewise stock requests.
+    pub unreadable_requests: Vec<(SkuId, RequestId, String)>,
 }
 
 /// A SKU in the store.
@@ -433,6 +437,8 @@ pub struct Pruned {
 pub struct StockBooks {
     /// The row, whole; `forgotten_sold` is `sold`.
     pub row: StockImage,
+    /// Why it can't be read; what can't be is 0 in `row` then.
+    pub unreadable: Option<String>,
     /// Why the SKU is parked, if it is.
     pub parked: Option<String>,
     /// The newest row of its journal.

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hotstock_engine::command::StockStatus;
+use hotstock_engine::command::{Action, StockStatus};
 use hotstock_engine::engine::{Engine, EngineOptions, Parts, StoreOptions};
-use hotstock_engine::ids::WarehouseId;
+use hotstock_engine::ids::{OrderNo, WarehouseId};
 use hotstock_engine::mirror::{Mirror, Put};
 use hotstock_engine::outcome::Refusal;
 use hotstock_engine::reconcile::{Check, Difference, Reconcile, Reconciled, Remedy, Side};
-use hotstock_engine::store::Store;
+use hotstock_engine::store::{OrderFilter, Store};
 use hotstock_engine::testing::store_suite::{
     W1, W2, confirm, create, give_back, release, reserve, restock, set_status, sku,
 };
@@ -78,7 +78,7 @@ impl Server {
         }
     }
 
-    async fn must(&self, action: hotstock_engine::command::Action) {
+    async fn must(&self, action: Action) {
         self.engine.submit(action.into()).await.unwrap();
     }
 
@@ -419,6 +419,68 @@ on_both! {
     pages_go_through_all_skus
     orders_go_on_meanwhile
     a_row_is_put_right_under_load
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_cant_be_read_stops_no_flush() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::new(format!("sqlite:{}", dir.path().join("store").display())).await;
+    let anomaly = async |kind: &str| {
+        let (_, anomalies) = server.engine.anomalies(10).await.unwrap();
+        assert!(anomalies.iter().any(|anomaly| anomaly.kind == kind), "{anomalies:?}");
+    };
+    server.tamper("UPDATE order_lines SET line = 1099511627776 WHERE order_no = 'h-8'").await;
+    server.must(confirm("h-8", None)).await;
+    server.must(reserve("h-10", &[("hot", 1)])).await;
+    server.flushed().await;
+    anomaly("order_missing").await;
+
+    server.tamper("UPDATE stock SET available = 'x' WHERE sku_id = 'hot' AND warehouse_id = 1").await;
+    server.must(reserve("h-11", &[("hot", 1)])).await;
+    server.must(restock("other", 1, "r-2")).await;
+    server.flushed().await;
+    anomaly("stock_changed").await;
+    assert_eq!(server.engine.parked(10).await.unwrap().0, 1);
+    let rows = async || {
+        let found = server.reconcile(true).await;
+        found.differences.into_iter().filter(|difference| difference.check == Check::Row).count()
+    };
+    assert_eq!((rows().await, rows().await), (1, 0));
+    assert_eq!(server.engine.parked(10).await.unwrap().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_cant_be_read_hides_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::new(format!("sqlite:{}", dir.path().join("store").display())).await;
+    server.tamper("UPDATE stock SET changed_at = -1 WHERE sku_id = 'cold' AND warehouse_id = 1").await;
+    let names = async |limit| {
+        let page = server.engine.stock_page(None, limit).await.unwrap();
+        page.iter().map(|stocks| stocks[0].sku_id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!((names(1).await, names(9).await), (vec!["hot".into()], vec!["hot".into(), "other".into()]));
+    let refused = server.engine.stock(&sku("cold"), None).await;
+    assert!(matches!(refused, Err(Refusal::StockInconsistent { .. })), "{refused:?}");
+    let some = [reserve("x", &[("cold", 1)]), reserve("y", &[("other", 1)])];
+    let answers = server.engine.submit_batch(some.map(Into::into).to_vec()).await;
+    assert!(matches!(answers[..], [Err(Refusal::StockInconsistent { .. }), Ok(_)]), "{answers:?}");
+    server.flushed().await;
+    server.is_fixed().await;
+
+    server.tamper("UPDATE order_lines SET quantity = -1 WHERE order_no = 'c-3'").await;
+    let order = OrderNo::new("c-3").unwrap();
+    // Its number is not free.
+    for action in [Action::GetOrder(order.clone()), reserve("c-3", &[("cold", 6)]), confirm("c-3", None)] {
+        let refused = server.engine.submit(action.into()).await;
+        assert!(
+            matches!(&refused, Err(Refusal::OrderInconsistent { order_no, .. }) if *order_no == order),
+            "{refused:?}"
+        );
+    }
+    let page = server.engine.list_orders(&OrderFilter::default(), None, 1).await.unwrap();
+    assert_eq!(page.orders[0].order_no.as_str(), "c-4");
+    assert!(page.next.is_some());
+    server.is_right().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

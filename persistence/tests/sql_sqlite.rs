@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hotstock_engine::ids::{OrderNo, SkuId};
-use hotstock_engine::store::Store;
-use hotstock_engine::testing::store_suite::{Subject, TestShard, W1, create, sku};
+use hotstock_engine::store::{FlushBatch, Store};
+use hotstock_engine::testing::store_suite::{
+    Subject, TestShard, W1, confirm, create, hash_at, reserve, restock, sku,
+};
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
 use sqlx::Connection as _;
 use tempfile::TempDir;
@@ -72,4 +74,47 @@ async fn one_in_memory_lives_as_long_as_it_is_open() {
     shard.flush_all(&one).await;
     assert_eq!(one.stock(&sku("a"), None).await.unwrap().rows.len(), 1);
     assert!(other.stock(&sku("a"), None).await.unwrap().rows.is_empty());
+}
+
+/// A store that lost what was flushed, while an order's number was asked for, lets it be made once more. All of that in one batch, when it
+/// is flushed again, is taken in all the same.
+#[tokio::test]
+async fn an_order_that_is_made_twice_in_a_batch_stops_no_flush() {
+    let open = || SqlStore::open(&SqlOptions::new("sqlite::memory:")).unwrap();
+    let (one, other) = (open(), open());
+    let take = hotstock_engine::store::Take {
+        server: hotstock_engine::ids::ServerId(1),
+        shards: 1,
+        after: hotstock_engine::ids::Epoch(0),
+        epoch: hotstock_engine::ids::Epoch(1),
+        lease_seconds: 0,
+        over: false,
+    };
+    one.take(&take).await.unwrap();
+    other.take(&take).await.unwrap();
+    let mut shard = TestShard::new(1);
+    shard.must(create("a", W1, 10));
+    shard.must(reserve("o", &[("a", 2)]));
+    shard.must(confirm("o", None));
+    let mut events = shard.events.clone();
+    shard.flush_all(&one).await;
+    assert_eq!(shard.evict(1), 1);
+    shard.load_for(&one, &restock("a", 1, "r")).await;
+    shard.must(reserve("o", &[("a", 3)]));
+    shard.must(confirm("o", None));
+    events.extend(shard.events.clone());
+    let last = shard.last();
+    let batch = FlushBatch {
+        epoch: shard.epoch,
+        shard: shard.shard,
+        after: hotstock_engine::ids::Lsn::ZERO,
+        events: &events,
+        hash: hash_at(last),
+    };
+    let flushed = other.flush(batch).await.unwrap();
+    assert_eq!((flushed.watermark.lsn, flushed.anomalies), (last, 1));
+    let anomalies = other.anomalies(9).await.unwrap().1;
+    assert_eq!(anomalies[0].kind, "order_exists");
+    let levels = other.stock(&sku("a"), None).await.unwrap().rows[0].levels;
+    assert_eq!((levels.available, levels.sold), (5, 5));
 }

@@ -7,7 +7,7 @@ use hotstock_api::auth::hash;
 use hotstock_api::codes::{Code, TABLE};
 use hotstock_engine::command::{Action, Command, CreateStock, Release};
 use hotstock_engine::engine::{EngineOptions, StoreOptions};
-use hotstock_engine::ids::{ServerId, SkuId, WarehouseId};
+use hotstock_engine::ids::{OrderNo, ServerId, SkuId, WarehouseId};
 use hotstock_engine::limits::MAX_REQUESTS_PER_ORDER;
 use hotstock_engine::store::{Store as _, Take};
 use serde_json::{Value, json};
@@ -126,6 +126,7 @@ async fn produce(code: Code) -> Answer {
         }
         Code::Fenced => fenced().await,
         Code::StockInconsistent => inconsistent().await,
+        Code::OrderInconsistent => unreadable().await,
         Code::Unauthorized => {
             let http = Options { admin_token_sha256: Some(hash("s3cret")), ..Options::default() };
             let fixture = Fixture::with_http(http).await;
@@ -207,6 +208,27 @@ async fn inconsistent() -> Answer {
     }
     let (a, b) = (client.reserve("A", "a", 1).await, client.reserve("B", "b", 1).await);
     if a.status == 201 { b } else { a }
+}
+
+/// Somebody changes the row of an order while it lies in the store alone.
+async fn unreadable() -> Answer {
+    let store = StoreOptions { flush_interval_ms: 1, ..StoreOptions::default() };
+    let engine = EngineOptions { max_resident_skus: 1, store, ..EngineOptions::default() };
+    let fixture = Fixture::with(engine, Options::default()).await;
+    let mut client = fixture.client().await;
+    for sku in ["a", "b"] {
+        client.create_stock(sku, 10).await;
+        client.reserve(sku, sku, 1).await.expect(201);
+        client.post(&format!("/v1/reservations/{sku}/release"), json!({})).await.expect(200);
+    }
+    // One of the two leaves with its order; which one is the engine's business.
+    until(|| fixture.engine.stats().shards[0].resident <= 1).await;
+    for order in ["a", "b"] {
+        fixture.store.spoil_order(&OrderNo::new(order).unwrap());
+    }
+    // Its number is taken all the same.
+    let (a, b) = (client.reserve("a", "a", 1).await, client.reserve("b", "b", 1).await);
+    if a.status == 200 || a.status == 201 { b } else { a }
 }
 
 async fn too_many_parts() -> Answer {

@@ -169,7 +169,8 @@ fn end_of(answer: &Outcome) -> End<'_> {
             Refusal::JournalFull
             | Refusal::StoreUnavailable
             | Refusal::Fenced { .. }
-            | Refusal::StockInconsistent { .. } => End::NotNow(refusal.clone()),
+            | Refusal::StockInconsistent { .. }
+            | Refusal::OrderInconsistent { .. } => End::NotNow(refusal.clone()),
             _ => End::NotNow(Refusal::Overloaded),
         },
     }

@@ -169,7 +169,7 @@ fn of_shard(
             }
             let newest = books.newest.as_ref().map(|newest| newest.change.after);
             let is_logged = newest == Some(right.levels);
-            if let Some((expected, found)) = columns(&right, &books.row) {
+            if let Some((expected, found)) = columns(&right, books) {
                 let remedy = if is_logged { Remedy::RowFromShard } else { Remedy::ByHand };
                 tell(Check::Row, (Side::Shard, expected), (Side::Row, found), remedy, Vec::new());
             }
@@ -209,14 +209,17 @@ fn of_stored(
             right.numbered = (!walk.without_serials).then_some(walk.serials);
         }
     }
-    if let Some((expected, found)) = columns(&right, &books.row) {
+    if let Some((expected, found)) = columns(&right, books) {
         let remedy = if sound.is_some() { Remedy::RowFromJournal } else { Remedy::ByHand };
         tell(Check::Row, (Side::Journal, expected), (Side::Row, found), remedy, Vec::new());
     }
 }
 
 /// The columns in which a row is not what it should be, in words: as it should be, and as it is.
-fn columns(right: &StockImage, row: &StockImage) -> Option<(String, String)> {
+fn columns(right: &StockImage, books: &StockBooks) -> Option<(String, String)> {
+    if let Some(problem) = &books.unreadable {
+        return Some((words(&right.levels), format!("can't be read: {problem}")));
+    }
     let of = |image: &StockImage| {
         let Levels { available, reserved, sold, version } = image.levels;
         [
@@ -233,7 +236,7 @@ fn columns(right: &StockImage, row: &StockImage) -> Option<(String, String)> {
                 .map_or("without serial numbers".to_owned(), |numbered| format!("{numbered} serial numbers")),
         ]
     };
-    let pairs = of(right).into_iter().zip(of(row)).filter(|(right, row)| right != row);
+    let pairs = of(right).into_iter().zip(of(&books.row)).filter(|(right, row)| right != row);
     let (right, row): (Vec<String>, Vec<String>) = pairs.unzip();
     (!right.is_empty()).then(|| (right.join(", "), row.join(", ")))
 }
@@ -282,6 +285,7 @@ mod tests {
         (walk.last, walk.initial) = (LEVELS, Some(5));
         let books = StockBooks {
             row,
+            unreadable: None,
             parked: None,
             newest: Some(newest),
             pruned: crate::store::PrunedSums::default(),
@@ -318,6 +322,10 @@ mod tests {
             assert_eq!(told(known, |sku| row(sku).initial = 6), one("initial 6"));
             assert_eq!(told(known, |sku| row(sku).status = StockStatus::Suspended), one("suspended"));
             assert_eq!(told(known, |sku| row(sku).numbered = Some(3)), one("3 serial numbers"));
+        }
+        let unreadable = |sku: &mut Sku| sku.books.get_mut(&W).unwrap().unreadable = Some("why".to_owned());
+        for (known, remedy) in [(stored, Remedy::RowFromJournal), (resident, Remedy::RowFromShard)] {
+            assert_eq!(told(known, unreadable), [(Check::Row, "can't be read: why".to_owned(), remedy)]);
         }
         let hot = [(Check::Row, "hot".to_owned(), Remedy::RowFromShard)];
         assert_eq!(told(resident, |sku| row(sku).hot = true), hot);

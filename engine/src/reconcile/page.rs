@@ -17,7 +17,7 @@ use crate::limits::{
     RECONCILE_KEEP_SECONDS, RECONCILE_MILLIS, RECONCILE_TRIES,
 };
 use crate::outcome::Refusal;
-use crate::store::{self, Anomaly};
+use crate::store::{self, Anomaly, StoreError};
 use crate::store_link::{StoreLink, refusal_of};
 use crate::sync::unpoisoned;
 
@@ -256,11 +256,9 @@ impl Request<'_> {
         for _ in 0..RECONCILE_TRIES {
             // What it is now: orders have gone on since it was compared.
             let store = self.link.store();
-            let read = self.link.noted(store.stock(sku_id, None).await).map_err(refusal_of)?;
-            let truth = truths(self.live, std::slice::from_ref(sku_id), &read.watermarks)
-                .await?
-                .remove(sku_id)
-                .flatten();
+            let marks = self.link.noted(store.ownership().await).map_err(refusal_of)?.watermarks;
+            let truth =
+                truths(self.live, std::slice::from_ref(sku_id), &marks).await?.remove(sku_id).flatten();
             let images = truth.map(|stocks| {
                 stocks.into_iter().filter(|stock| !stock.is_new).map(|stock| stock.image).collect()
             });
@@ -270,8 +268,17 @@ impl Request<'_> {
                 stocks: images,
                 at: self.live.now(),
             };
-            if self.link.noted(store.repair(&repair).await).map_err(refusal_of)?.is_empty() {
-                continue;
+            match self.link.noted(store.repair(&repair).await) {
+                Ok(repaired) if repaired.is_empty() => continue,
+                Ok(_) => {}
+                // Of this SKU; the others are put right.
+                Err(StoreError::Inconsistent(problem)) => {
+                    for difference in found.iter_mut().filter(|difference| can(difference)) {
+                        difference.causes.push(format!("it can't be put right: {problem}"));
+                    }
+                    return Ok(Vec::new());
+                }
+                Err(error) => return Err(refusal_of(error)),
             }
             self.live.repaired(sku_id);
             let of = |difference: &Difference| Repair {

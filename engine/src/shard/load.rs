@@ -111,6 +111,11 @@ impl Shard {
         if self.state.knows_order(order_no) {
             return Took::Here;
         }
+        let unreadable = loaded.unreadable_orders.iter().find(|(unreadable, _)| unreadable == order_no);
+        if let Some((_, problem)) = unreadable {
+            let (order_no, problem) = (order_no.of_caller(), problem.clone());
+            return Took::Not(Learned::Refused(Refusal::OrderInconsistent { order_no, problem }));
+        }
         let Some(stored) = loaded.orders.iter().find(|stored| stored.image().order_no == *order_no) else {
             let counts =
                 |shard: &Arc<super::shared::ShardShared>| flushed(loaded, shard.id) >= shard.departed_lsn();
@@ -187,6 +192,16 @@ impl Shard {
     ) -> Took {
         if !self.counts(loaded) {
             return Took::Again;
+        }
+        let unreadable = loaded.unreadable_requests.iter();
+        if let Some((_, _, problem)) =
+            unreadable.into_iter().find(|(sku, id, _)| sku == sku_id && id == request_id)
+        {
+            let problem = format!("its request {request_id}: {problem}");
+            return Took::Not(Learned::Refused(Refusal::StockInconsistent {
+                sku_id: sku_id.clone(),
+                problem,
+            }));
         }
         let is_it = |image: &&crate::checkpoint::RequestImage| {
             image.sku_id == *sku_id && image.request_id == *request_id

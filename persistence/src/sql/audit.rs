@@ -14,9 +14,9 @@ use hotstock_engine::store::{
 use super::Work;
 use super::dialect::{Access, Arg, Existing, Row, Table, Tx};
 use super::error::SqlError;
-use super::load::{Whole, select_whole, whole};
+use super::load::{Whole, select_whole, whole_or_broken};
 use super::owner::check_epoch;
-use super::reads::{PAGE_OF_SKUS, after_text};
+use super::reads::{after_text, page_of_skus};
 use super::rows::{
     ANOMALIES, PRUNED_COLUMNS, STOCK_JOURNAL, anomaly_row, journal_entry, pruned_sums, read_watermarks,
     select, status_after, stock_row, words,
@@ -36,19 +36,21 @@ impl Work for Books<'_> {
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
         let watermarks = read_watermarks(tx).await?;
-        let sql = format!(
-            "{} JOIN {PAGE_OF_SKUS} ON page.sku_id = s.sku_id ORDER BY s.sku_id, s.warehouse_id",
-            select_whole()
-        );
-        let args = [after_text(self.after, SkuId::as_str), self.limit.into()];
-        let rows = tx.rows(&sql, &args).await?.iter().map(stock_books).collect::<Result<_, _>>()?;
-        Ok(Snapshot { watermarks, rows })
+        let of = |row: &Row| match whole_or_broken(row) {
+            Ok(stock) => Ok(Some(stock_books(stock))),
+            Err(error) => {
+                tracing::warn!(%error, "a row of a stock can't be told from others; it is left out");
+                Ok(None)
+            }
+        };
+        let skus = page_of_skus(tx, &select_whole(), self.after, self.limit, of).await?;
+        Ok(Snapshot { watermarks, rows: skus.into_iter().flatten().collect() })
     }
 }
 
-fn stock_books(row: &Row) -> Result<StockBooks, StoreError> {
-    let Whole { image, parked, newest, pruned } = whole(row)?;
-    Ok(StockBooks { row: image, parked, newest, pruned })
+fn stock_books(stock: Whole) -> StockBooks {
+    let Whole { image, parked, newest, pruned, unreadable } = stock;
+    StockBooks { row: image, unreadable, parked, newest, pruned }
 }
 
 /// See [`Store::sums`](hotstock_engine::store::Store::sums).
@@ -71,7 +73,8 @@ impl Work for SumsOf<'_> {
         let stock = || [Arg::from(self.sku_id), self.warehouse_id.into()];
         let sql = format!("SELECT {PRUNED_COLUMNS} FROM stock s WHERE s.sku_id = ? AND s.warehouse_id = ?");
         if let Some(row) = tx.rows(&sql, &stock()).await?.first() {
-            sums.pruned = pruned_sums(&mut row.fields())?;
+            // Without them the journal does not begin where it should, and that is told.
+            sums.pruned = pruned_sums(&mut row.fields()).unwrap_or_default();
         }
         if self.lines > 0 {
             let sql = "SELECT order_no, CAST(SUM(held) AS SIGNED), CAST(SUM(confirmed - returned) AS SIGNED) FROM order_lines \
@@ -80,7 +83,10 @@ impl Work for SumsOf<'_> {
             let args: Vec<_> = stock().into_iter().chain([after, self.lines.into()]).collect();
             for row in tx.rows(sql, &args).await? {
                 let f = &mut row.fields();
-                sums.lines.push((f.order_no()?, f.count()?, f.count()?));
+                let order_no = f.order_no()?;
+                // Less than nothing, or no number, is written by hand: the sum tells that it is wrong.
+                let [held, sold] = std::array::from_fn(|_| f.count().unwrap_or_default());
+                sums.lines.push((order_no, held, sold));
             }
         }
         if self.journal > 0 {
@@ -91,7 +97,14 @@ impl Work for SumsOf<'_> {
             let args: Vec<_> =
                 stock().into_iter().chain([self.cursor.version.into(), self.journal.into()]).collect();
             for row in tx.rows(&sql, &args).await? {
-                sums.journal.push(journal_entry(&mut row.fields())?);
+                // One that can't be read is a gap, and told as such.
+                match journal_entry(&mut row.fields()) {
+                    Ok(entry) => sums.journal.push(entry),
+                    Err(error) => {
+                        let (sku_id, warehouse_id) = (self.sku_id, self.warehouse_id);
+                        tracing::warn!(%sku_id, %warehouse_id, %error, "a row of the stock journal can't be read");
+                    }
+                }
             }
         }
         Ok(Snapshot { watermarks, rows: sums })
@@ -139,7 +152,7 @@ impl Work for Repair {
         let mut known = BTreeMap::new();
         let sql = format!("{} WHERE s.sku_id = ? ORDER BY s.warehouse_id{lock}", select_whole());
         for row in tx.rows(&sql, &[Arg::from(&self.sku_id)]).await? {
-            let stock = whole(&row)?;
+            let Ok(stock) = whole_or_broken(&row) else { continue };
             known.insert(stock.image.warehouse_id, stock);
         }
         let wanted = match &self.stocks {
@@ -158,7 +171,10 @@ impl Work for Repair {
             };
             let first =
                 journal_row_of(tx, stock, "ORDER BY version").await?.unwrap_or_else(|| newest.clone());
-            let pruned = before.map_or_else(|| sums_before(&first), |before| before.pruned);
+            // Sums that can't be read follow from the journal as well.
+            let has_sums =
+                |before: &&Whole| before.unreadable.is_none() || before.pruned != PrunedSums::default();
+            let pruned = before.filter(has_sums).map_or_else(|| sums_before(&first), |before| before.pruned);
             let image = match image {
                 Some(image) => image,
                 None => image_of_journal(tx, before.map(|before| &before.image), &first, &newest).await?,
@@ -167,8 +183,13 @@ impl Work for Repair {
             row.extend([pruned.sold.into(), pruned.version.into()]);
             row.extend(pruned.deltas.map(Arg::from));
             rows.push(row);
+            let unreadable = before.and_then(|before| before.unreadable.as_ref());
+            let was = match (unreadable, before) {
+                (Some(problem), _) => format!("a row that can't be read ({problem})"),
+                (None, Some(before)) => words(before.image.levels),
+                (None, None) => "no row".to_owned(),
+            };
             let (before, after) = (before.map(|before| before.image.levels), image.levels);
-            let was = before.map_or_else(|| "no row".to_owned(), words);
             said.push(format!("warehouse {warehouse_id} had {was}, and has {}", words(after)));
             repaired.push(Repaired { warehouse_id, before, after });
         }

@@ -98,3 +98,11 @@ impl From<Fault> for SqlError {
 pub(super) fn broken(what: impl std::fmt::Display) -> StoreError {
     StoreError::Inconsistent(what.to_string())
 }
+
+/// What does not fit in a row, in words.
+pub(super) fn problem_of(error: StoreError) -> String {
+    match error {
+        StoreError::Inconsistent(problem) => problem,
+        error => error.to_string(),
+    }
+}

@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::checkpoint::StockImage;
-use hotstock_engine::ids::SkuId;
+use hotstock_engine::ids::{RequestId, SkuId};
 use hotstock_engine::store::{
     JournalRow, Loaded, PrunedSums, StoreError, StoredOrderKind, StoredSku, Wanted,
 };
 
 use super::Work;
 use super::dialect::{Access, Row, Tx};
-use super::error::SqlError;
+use super::error::{SqlError, problem_of};
 use super::rows::{
-    PRUNED_COLUMNS, STOCK, STOCK_JOURNAL, STOCK_REQUESTS, columns_of, find_orders, journal_entry_or_null,
-    pruned_sums, read_watermarks, request_image, select, stock_image, words,
+    FoundOrders, PRUNED_COLUMNS, STOCK, STOCK_JOURNAL, STOCK_REQUESTS, columns_of, find_orders,
+    journal_entry_or_null, pruned_sums, read_watermarks, request_image, select, stock_image,
+    stock_image_of_broken, words,
 };
 use super::statements::{rows_in, rows_of_any};
 
@@ -25,7 +26,7 @@ impl Work for Wanted {
     async fn run(&self, tx: &mut dyn Tx) -> Result<Loaded, SqlError> {
         let watermarks = read_watermarks(tx).await?;
         let order_nos: Vec<_> = self.orders.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-        let orders = find_orders(tx, &order_nos, "").await?;
+        let FoundOrders { orders, unreadable } = find_orders(tx, &order_nos, "").await?;
         let mut wanted: BTreeSet<SkuId> = self.skus.iter().cloned().collect();
         for order in &orders {
             if let StoredOrderKind::Plain(image) = &order.kind {
@@ -34,14 +35,21 @@ impl Work for Wanted {
         }
         let wanted: Vec<_> = wanted.into_iter().collect();
         let skus = load_skus(tx, &wanted).await?;
-        let mut requests = Vec::new();
+        let (mut requests, mut unreadable_requests) = (Vec::new(), Vec::new());
         let keys =
             self.requests.iter().map(|(sku_id, request_id)| vec![sku_id.into(), request_id.into()]).collect();
         let one = "(sku_id = ? AND request_id = ?)";
         for row in rows_of_any(tx, &select(&STOCK_REQUESTS), one, keys, "").await? {
-            requests.push(request_image(&row)?);
+            match request_image(&row) {
+                Ok(image) => requests.push(image),
+                Err(error) => {
+                    let f = &mut row.fields();
+                    unreadable_requests.push((f.id(SkuId::new)?, f.id(RequestId::new)?, problem_of(error)));
+                }
+            }
         }
-        Ok(Loaded { watermarks, skus, orders, requests })
+        let unreadable_orders = unreadable.into_iter().collect();
+        Ok(Loaded { watermarks, skus, orders, requests, unreadable_orders, unreadable_requests })
     }
 }
 
@@ -51,9 +59,7 @@ async fn load_skus(tx: &mut dyn Tx, wanted: &[SkuId]) -> Result<BTreeMap<SkuId, 
     for row in rows_in(tx, &head, "s.sku_id", wanted, " ORDER BY s.sku_id, s.warehouse_id").await? {
         let sku_id = row.fields().id(SkuId::new)?;
         // A row that can't be read is that of one SKU only.
-        let stock = whole(&row)
-            .map_err(|error| error.to_string())
-            .and_then(|stock| stock.check().map(|()| stock.image));
+        let stock = whole(&row).map_err(problem_of).and_then(|stock| stock.check().map(|()| stock.image));
         let so_far = skus.entry(sku_id).or_insert_with(|| StoredSku::Sound(Vec::new()));
         match (so_far, stock) {
             (StoredSku::Sound(stocks), Ok(image)) => stocks.push(image),
@@ -72,6 +78,8 @@ pub(super) struct Whole {
     /// The newest row of its journal.
     pub newest: Option<JournalRow>,
     pub pruned: PrunedSums,
+    /// Why it can't be read; what can't be is 0, or not there.
+    pub unreadable: Option<String>,
 }
 
 /// Reads stocks, for [`whole`]; the table of stocks is `s`.
@@ -93,7 +101,28 @@ pub(super) fn whole(row: &Row) -> Result<Whole, StoreError> {
     let f = &mut row.fields();
     let (image, pruned) = (stock_image(f)?, pruned_sums(f)?);
     let parked = f.text_or_null()?.map(str::to_owned);
-    Ok(Whole { image, parked, newest: journal_entry_or_null(f)?, pruned })
+    Ok(Whole { image, parked, newest: journal_entry_or_null(f)?, pruned, unreadable: None })
+}
+
+/// Reads as much of a row as can be read; only whose it is must be.
+pub(super) fn whole_or_broken(row: &Row) -> Result<Whole, StoreError> {
+    let unreadable = match whole(row) {
+        Ok(whole) => return Ok(whole),
+        Err(error) => Some(problem_of(error)),
+    };
+    let f = &mut row.fields();
+    let image = stock_image_of_broken(f)?;
+    let [sold, version] = std::array::from_fn(|_| f.count());
+    let deltas: [_; 3] = std::array::from_fn(|_| f.int());
+    let pruned = match (sold, version, deltas) {
+        (Ok(sold), Ok(version), [Ok(available), Ok(reserved), Ok(delta)]) => {
+            PrunedSums { sold, version, deltas: [available, reserved, delta] }
+        }
+        _ => PrunedSums::default(),
+    };
+    let parked = f.text_or_null().ok().flatten().map(str::to_owned);
+    let newest = journal_entry_or_null(f).unwrap_or_default();
+    Ok(Whole { image, parked, newest, pruned, unreadable })
 }
 
 impl Whole {

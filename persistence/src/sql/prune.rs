@@ -87,7 +87,10 @@ impl OldOrders<'_> {
             }
             order_nos.push(order_no);
         }
-        for home in find_orders(tx, &homes, "").await? {
+        let found = find_orders(tx, &homes, "").await?;
+        // What goes with one that can't be read can't be told: it stays.
+        order_nos.retain(|order_no| !found.unreadable.contains_key(order_no));
+        for home in found.readable() {
             let StoredOrderKind::Home(image) = home.kind else { continue };
             order_nos.extend(image.branches());
             let skus: Vec<_> = image.order.lines.iter().map(|line| Arg::from(&line.sku_id)).collect();

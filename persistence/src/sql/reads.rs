@@ -9,7 +9,7 @@ use hotstock_engine::store::{JournalRow, OrderFilter, Snapshot, StoreError, Stor
 
 use super::Work;
 use super::dialect::{Access, Arg, Row, Tx};
-use super::error::SqlError;
+use super::error::{SqlError, broken};
 use super::rows::{
     STATUSES, STOCK, STOCK_JOURNAL, columns_of, find_orders, journal_entry, order_status_name,
     read_watermarks, select, stock_image, stock_view,
@@ -60,9 +60,50 @@ async fn read<T: Send>(
     Ok(tx.rows(sql, args).await?.iter().map(of).collect::<Result<_, _>>()?)
 }
 
-/// The names of a page of SKUs, as `page`, for a join.
-pub(super) const PAGE_OF_SKUS: &str =
-    "(SELECT sku_id FROM stock WHERE sku_id > ? GROUP BY sku_id ORDER BY sku_id LIMIT ?) page";
+/// Up to `limit` SKUs after `after`, each with its rows by warehouse: `select` reads them from the table of stocks, `s`, and `of` reads one.
+/// `None`: the row is left out. A SKU of which a row can't be read is left out and named in the log.
+pub(super) async fn page_of_skus<T: Send>(
+    tx: &mut dyn Tx,
+    select: &str,
+    after: Option<&SkuId>,
+    limit: usize,
+    of: impl Fn(&Row) -> Result<Option<T>, StoreError> + Send + Sync,
+) -> Result<Vec<Vec<T>>, SqlError> {
+    let sql = format!(
+        "{select} JOIN (SELECT sku_id FROM stock WHERE sku_id > ? GROUP BY sku_id ORDER BY sku_id LIMIT ?) page \
+         ON page.sku_id = s.sku_id ORDER BY s.sku_id, s.warehouse_id"
+    );
+    let mut after = after.map_or("", SkuId::as_str).to_owned();
+    let mut skus = Vec::new();
+    loop {
+        // More are read in the place of those that were left out.
+        let (wanted, mut found) = (limit - skus.len(), 0);
+        let rows = tx.rows(&sql, &[after.as_str().into(), wanted.into()]).await?;
+        let mut rows = rows.iter().peekable();
+        while let Some(row) = rows.peek() {
+            after = row.fields().text()?.to_owned();
+            found += 1;
+            let is_same = |row: &&Row| row.fields().text().is_ok_and(|name| name == after);
+            let mut sku: Result<Vec<T>, StoreError> = Ok(Vec::new());
+            while let Some(row) = rows.next_if(|row| is_same(row)) {
+                sku = sku.and_then(|mut stocks| {
+                    stocks.extend(of(row)?);
+                    Ok(stocks)
+                });
+            }
+            match sku {
+                Ok(stocks) if stocks.is_empty() => {}
+                Ok(stocks) => skus.push(stocks),
+                Err(error) => {
+                    tracing::warn!(sku_id = after, %error, "the stored rows of a SKU can't be read; it is left out");
+                }
+            }
+        }
+        if found < wanted || skus.len() >= limit {
+            return Ok(skus);
+        }
+    }
+}
 
 /// See [`Store::stock_page`](hotstock_engine::store::Store::stock_page).
 pub(super) struct StockPage<'a> {
@@ -73,16 +114,11 @@ pub(super) struct StockPage<'a> {
 impl Work for StockPage<'_> {
     type Done = Vec<Vec<StockView>>;
 
-    const ACCESS: Access = Access::One;
+    const ACCESS: Access = Access::Read;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
-        let columns = columns_of(&STOCK, "s");
-        let sql = format!(
-            "SELECT {columns} FROM stock s JOIN {PAGE_OF_SKUS} ON page.sku_id = s.sku_id ORDER BY s.sku_id, s.warehouse_id"
-        );
-        let args = [after_text(self.after, SkuId::as_str), self.limit.into()];
-        let views = read(tx, &sql, &args, view).await?;
-        Ok(views.chunk_by(|one, next| one.sku_id == next.sku_id).map(<[_]>::to_vec).collect())
+        let select = format!("SELECT {} FROM stock s", columns_of(&STOCK, "s"));
+        page_of_skus(tx, &select, self.after, self.limit, |row| view(row).map(Some)).await
     }
 }
 
@@ -99,19 +135,34 @@ impl Work for List<'_> {
     const ACCESS: Access = Access::Read;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Vec<OrderView>, SqlError> {
-        let mut order_nos: Vec<_> = self.numbers(tx).await?.into_iter().collect();
-        order_nos.truncate(self.limit);
-        let orders = find_orders(tx, &order_nos, "").await?;
-        Ok(orders.iter().map(|order| order.image().view()).collect())
+        let mut orders = Vec::new();
+        let mut after = self.after.cloned();
+        loop {
+            // More are read in the place of those that were left out.
+            let wanted = self.limit - orders.len();
+            let mut order_nos: Vec<_> = self.numbers(tx, after.as_ref(), wanted).await?.into_iter().collect();
+            order_nos.truncate(wanted);
+            let found = find_orders(tx, &order_nos, "").await?;
+            orders.extend(found.readable().iter().map(|order| order.image().view()));
+            if order_nos.len() < wanted || orders.len() >= self.limit {
+                return Ok(orders);
+            }
+            after = order_nos.pop();
+        }
     }
 }
 
 impl List<'_> {
     /// The numbers on the page, and perhaps some after them.
-    async fn numbers(&self, tx: &mut dyn Tx) -> Result<BTreeSet<OrderNo>, SqlError> {
+    async fn numbers(
+        &self,
+        tx: &mut dyn Tx,
+        after: Option<&OrderNo>,
+        limit: usize,
+    ) -> Result<BTreeSet<OrderNo>, SqlError> {
         let statuses: Vec<_> =
             self.filter.status.iter().map(|status| Arg::from(order_status_name(*status))).collect();
-        let (after, limit) = (after_text(self.after, OrderNo::as_str), Arg::from(self.limit));
+        let (after, limit) = (after_text(after, OrderNo::as_str), Arg::from(limit));
         let Some(sku_id) = &self.filter.sku_id else {
             if statuses.is_empty() {
                 let sql =
@@ -182,7 +233,12 @@ impl Work for OpenOrders<'_> {
         let ranges = ranges.chain([(true, None)]).collect();
         let mut order_nos: Vec<_> = numbers_in(tx, ranges, &after, &limit).await?.into_iter().collect();
         order_nos.truncate(self.max);
-        find_orders(tx, &order_nos, "").await
+        let found = find_orders(tx, &order_nos, "").await?;
+        // What it holds can't be told: a directory without it would sell these units.
+        if let Some((order_no, problem)) = found.unreadable.first_key_value() {
+            return Err(broken(format!("order {order_no} can't be read: {problem}")).into());
+        }
+        Ok(found.orders)
     }
 }
 
@@ -228,6 +284,9 @@ impl Work for StockJournal<'_> {
     }
 }
 
+/// What is told of a number whose time can't be read: that it is needed for as long as any.
+const UNREADABLE_TIME: Timestamp = Timestamp(i64::MAX.cast_unsigned());
+
 /// See [`Store::order_numbers`](hotstock_engine::store::Store::order_numbers).
 pub(super) struct OrderNumbers<'a> {
     pub after: Option<&'a OrderNo>,
@@ -244,7 +303,8 @@ impl Work for OrderNumbers<'_> {
         let args = [after_text(self.after, OrderNo::as_str), self.max.into()];
         let entry = |row: &Row| {
             let f = &mut row.fields();
-            Ok((f.order_no()?, f.time()?))
+            // A number is known, whatever its row says.
+            Ok((f.order_no()?, f.time().unwrap_or(UNREADABLE_TIME)))
         };
         read(tx, sql, &args, entry).await
     }
@@ -264,7 +324,7 @@ impl Work for RequestIds<'_> {
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
         let entry = |row: &Row| {
             let f = &mut row.fields();
-            Ok((f.id(SkuId::new)?, f.id(RequestId::new)?, f.time()?))
+            Ok((f.id(SkuId::new)?, f.id(RequestId::new)?, f.time().unwrap_or(UNREADABLE_TIME)))
         };
         // The rest of the SKU, then the SKUs after it: MySQL would read a comparison of pairs from the beginning.
         let mut ids = Vec::new();

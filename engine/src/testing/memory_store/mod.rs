@@ -167,6 +167,11 @@ impl MemoryStore {
         rows.for_each(|row| row.image.levels.available = available);
     }
 
+    /// Writes nonsense into the row of an order, so that it can't be loaded.
+    pub fn spoil_order(&self, order_no: &OrderNo) {
+        self.tables().unreadable.insert(order_no.clone());
+    }
+
     /// Changes a stock row by hand.
     ///
     /// # Panics

@@ -1,6 +1,6 @@
 //! The rows, who may write them, and how they are read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use smallvec::SmallVec;
@@ -33,6 +33,8 @@ pub struct Tables {
     /// By version.
     pub journal: BTreeMap<Place, BTreeMap<u64, JournalRow>>,
     pub orders: BTreeMap<OrderNo, StoredOrder>,
+    /// Those of them that can't be loaded.
+    pub unreadable: BTreeSet<OrderNo>,
     pub requests: BTreeMap<(SkuId, RequestId), RequestImage>,
     pub parked: BTreeMap<SkuId, Parked>,
     pub anomalies: Vec<Anomaly>,
@@ -106,6 +108,10 @@ impl Tables {
     pub fn load(&self, wanted: &Wanted) -> Loaded {
         let orders: Vec<StoredOrder> =
             wanted.orders.iter().filter_map(|order_no| self.orders.get(order_no)).cloned().collect();
+        let is_unreadable = |order: &StoredOrder| self.unreadable.contains(&order.image().order_no);
+        let (unreadable, orders): (Vec<_>, Vec<_>) = orders.into_iter().partition(is_unreadable);
+        let told = |order: StoredOrder| (order.image().order_no.clone(), "column 2 is -1".to_owned());
+        let unreadable_orders = unreadable.into_iter().map(told).collect();
         let plain = orders.iter().filter_map(|order| match &order.kind {
             StoredOrderKind::Plain(image) => Some(image),
             StoredOrderKind::Home(_) => None,
@@ -114,7 +120,14 @@ impl Tables {
         let skus = wanted.skus.iter().chain(of_orders);
         let skus = skus.filter_map(|sku_id| Some((sku_id.clone(), self.stored_sku(sku_id)?))).collect();
         let requests = wanted.requests.iter().filter_map(|key| self.requests.get(key)).cloned().collect();
-        Loaded { watermarks: self.watermarks(), skus, orders, requests }
+        Loaded {
+            watermarks: self.watermarks(),
+            skus,
+            orders,
+            requests,
+            unreadable_orders,
+            unreadable_requests: Vec::new(),
+        }
     }
 
     fn stored_sku(&self, sku_id: &SkuId) -> Option<StoredSku> {

@@ -79,6 +79,7 @@ impl Tables {
                 let newest = self.journal.get(&place).and_then(|rows| rows.last_key_value());
                 books.push(StockBooks {
                     row: StockImage { forgotten_sold: row.image.levels.sold, ..row.image.clone() },
+                    unreadable: None,
                     parked: self.parked.get(&sku_id).map(|parked| parked.reason.clone()),
                     newest: newest.map(|(_, row)| row.clone()),
                     pruned: row.pruned,

@@ -124,6 +124,7 @@ impl<'a> Writing<'a> {
     async fn write(&mut self, rows: &Rows<'_>) -> Result<(), SqlError> {
         self.made_orders(&rows.made).await?;
         self.changed_orders(&rows.changed).await?;
+        self.orders_again(&rows.again);
         self.homes(&rows.homes).await?;
         self.stocks(rows).await?;
         let parked = self.parked.iter();

@@ -59,12 +59,29 @@ impl Writing<'_> {
         if self.careful { Existing::Replaced } else { Existing::Refused }
     }
 
+    /// Orders that the batch makes once more.
+    pub(super) fn orders_again(&mut self, again: &BTreeMap<OrderNo, (Lsn, Timestamp)>) {
+        for (order_no, source) in again {
+            let detail =
+                "the shard makes it once more, since the store had lost it; the rows are those of the first";
+            self.anomaly(ORDER_EXISTS, *source, Some(order_no), None, detail.to_owned());
+        }
+    }
+
     /// Orders in one shard, and branches, that the batch makes.
     pub(super) async fn made_orders(&mut self, made: &[OrderImage]) -> Result<(), SqlError> {
         let mut there = HashSet::new();
         if self.careful {
             let order_nos: Vec<_> = made.iter().map(|order| order.order_no.clone()).collect();
-            for known in find_orders(self.tx, &order_nos, "").await? {
+            let found = find_orders(self.tx, &order_nos, "").await?;
+            for (order_no, problem) in found.unreadable {
+                let detail = format!(
+                    "the store has it, and it can't be read ({problem}); the shard makes it too. The store's rows are left as they are"
+                );
+                self.anomaly(ORDER_EXISTS, self.last, Some(&order_no), None, detail);
+                there.insert(order_no);
+            }
+            for known in found.orders {
                 let image = known.image();
                 let detail = format!(
                     "the store has it, made at {} with {} lines and {}; the shard makes it too. The store's rows are left as they are",
@@ -140,7 +157,9 @@ impl Writing<'_> {
                     .await?
             {
                 let f = &mut row.fields();
-                there.insert((f.order_no()?, f.small::<u16>()?));
+                let order_no = f.order_no()?;
+                // A number that no line has is of none that the shard changes.
+                there.extend(f.small::<u16>().ok().map(|line| (order_no, line)));
             }
             let lost: Vec<_> = lines().map(|(order_no, line, _)| (order_no.clone(), line)).collect();
             for (order_no, line) in lost.into_iter().filter(|line| !there.contains(line)) {
@@ -197,11 +216,19 @@ impl Writing<'_> {
             .collect();
         let lock = self.tx.dialect().for_update();
         let found = find_orders(self.tx, &wanted, lock).await?;
+        let unreadable = found.unreadable;
         let mut known: BTreeMap<OrderNo, StoredOrderKind> =
-            found.into_iter().map(|order| (order.image().order_no.clone(), order.kind)).collect();
+            found.orders.into_iter().map(|order| (order.image().order_no.clone(), order.kind)).collect();
         let (mut made, mut changed) = (Vec::new(), Vec::new());
         for (order_no, changes) in homes {
             let is_made = makes(changes);
+            if let Some(problem) = unreadable.get(order_no) {
+                let (lsn, at, _) = changes[0];
+                let kind = if is_made { ORDER_EXISTS } else { "order_changed" };
+                let detail = format!("the store's rows can't be read and are left as they are: {problem}");
+                self.anomaly(kind, (lsn, at), Some(order_no), None, detail);
+                continue;
+            }
             let mut image = match known.remove(order_no) {
                 Some(StoredOrderKind::Home(image)) if !is_made => Some(image),
                 None if is_made => None,

@@ -25,6 +25,9 @@ use super::super::rows::StockKey;
 pub(super) struct Rows<'a> {
     /// Orders that are new.
     pub made: Vec<OrderImage>,
+    /// Orders that are made once more, though the batch has them already: at some time the store had lost what had been flushed. The first
+    /// stays, and what happens to the second is not written.
+    pub again: BTreeMap<OrderNo, (Lsn, Timestamp)>,
     /// Orders that were there.
     pub changed: Vec<ChangedOrder>,
     /// What happened to orders over several shards, each in its order.
@@ -124,11 +127,11 @@ impl<'a> Fold<'a> {
                 let requests = asked.map(|fingerprint| OrderRequest { request_id: None, fingerprint });
                 let (lines, requests) =
                     (lines.iter().map(line_image).collect(), requests.into_iter().collect());
-                self.make(order_no, OrderImage { lines, requests, ..order })?;
+                self.make(order_no, OrderImage { lines, requests, ..order });
             }
             Change::Cancelled { order_no, .. } => {
                 let order = new_order(order_no, lsn, at, at, None, Mode::AllOrNothing);
-                self.make(order_no, OrderImage { phase: Phase::Cancelled, ..order })?;
+                self.make(order_no, OrderImage { phase: Phase::Cancelled, ..order });
             }
             Change::Confirmed { order_no, request, lines, after } => {
                 let given =
@@ -227,12 +230,13 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
-    fn make(&mut self, order_no: &'a OrderNo, image: OrderImage) -> Result<(), String> {
-        if self.changed.contains_key(order_no) || self.made.insert(order_no, self.rows.made.len()).is_some() {
-            return Err(format!("order {order_no} is made again"));
+    fn make(&mut self, order_no: &'a OrderNo, image: OrderImage) {
+        if self.changed.contains_key(order_no) || self.made.contains_key(order_no) {
+            self.rows.again.entry(order_no.clone()).or_insert((image.lsn, image.created_at));
+            return;
         }
+        self.made.insert(order_no, self.rows.made.len());
         self.rows.made.push(image);
-        Ok(())
     }
 
     fn change(
@@ -243,6 +247,9 @@ impl<'a> Fold<'a> {
         change: OrderChange<'_>,
     ) -> Result<(), String> {
         let OrderChange { after, expires_at, request, lines, serials } = change;
+        if self.rows.again.contains_key(order_no) {
+            return Ok(());
+        }
         if let Some(place) = self.made.get(order_no) {
             let order = &mut self.rows.made[*place];
             (order.lsn, order.changed_at) = (lsn, at);

@@ -11,7 +11,7 @@ use hotstock_engine::ids::SkuId;
 use hotstock_engine::outcome::Levels;
 
 use super::super::dialect::{Arg, Existing, Row, Update};
-use super::super::error::SqlError;
+use super::super::error::{SqlError, problem_of};
 use super::super::rows::{
     STOCK, STOCK_JOURNAL, STOCK_REQUESTS, StockKey, journal_row, levels, status_name, stock_request_row,
     stock_row, words,
@@ -118,18 +118,21 @@ impl Writing<'_> {
         let head = "SELECT sku_id, warehouse_id, hot, available, reserved, sold, version FROM stock WHERE";
         for row in rows_in(self.tx, head, "sku_id", &skus, "").await? {
             let f = &mut row.fields();
-            let key = (f.id(SkuId::new)?, f.warehouse()?);
-            if f.flag()? {
-                hot.insert(key.0.clone());
+            let sku_id = f.id(SkuId::new)?;
+            let Ok(warehouse_id) = f.warehouse() else { continue };
+            if f.flag().unwrap_or_default() {
+                hot.insert(sku_id.clone());
             }
-            there.insert(key, levels(f)?);
+            there.insert((sku_id, warehouse_id), levels(f).map_err(problem_of));
         }
         let mut new = Vec::new();
         for (key, stock) in created {
             match there.get(key) {
                 None => new.push((key, stock)),
                 Some(levels) => {
-                    let (words, after) = (words(*levels), words(stock.after));
+                    let words_of = |problem: &String| format!("a row that can't be read ({problem})");
+                    let (words, after) =
+                        (levels.as_ref().map_or_else(words_of, |levels| words(*levels)), words(stock.after));
                     self.park(
                         key,
                         stock,
@@ -181,14 +184,12 @@ impl Writing<'_> {
         let found = rows_of_any(self.tx, head, "(sku_id = ? AND warehouse_id = ?)", keys, "").await?;
         let found = found.iter().map(found_stock).collect::<Result<HashMap<_, _>, SqlError>>()?;
         for (key, stock) in changed {
-            let had = found.get(key).copied();
-            if had == Some((stock.after.quantity(), stock.after)) {
-                continue;
-            }
-            let had = had.map_or_else(
-                || "no row".to_owned(),
-                |(supplied, levels)| format!("{}, {supplied} supplied", words(levels)),
-            );
+            let had = match found.get(key) {
+                Some(Ok(had)) if *had == (stock.after.quantity(), stock.after) => continue,
+                Some(Ok((supplied, levels))) => format!("{}, {supplied} supplied", words(*levels)),
+                Some(Err(problem)) => format!("a row that can't be read ({problem})"),
+                None => "no row".to_owned(),
+            };
             let before = words(stock.before.unwrap_or_default());
             self.park(
                 key,
@@ -215,7 +216,9 @@ impl Writing<'_> {
         let mut strange = BTreeSet::new();
         for row in rows_of_any(self.tx, head, one, keys.collect(), "").await? {
             let f = &mut row.fields();
-            strange.insert((f.id(SkuId::new)?, f.warehouse()?, f.count()?));
+            let (sku_id, warehouse_id) = (f.id(SkuId::new)?, f.warehouse()?);
+            let version = f.count().map_or_else(problem_of, |version| version.to_string());
+            strange.insert((sku_id, warehouse_id, version));
         }
         for (sku_id, warehouse_id, version) in strange {
             let detail =
@@ -226,10 +229,14 @@ impl Writing<'_> {
     }
 }
 
-fn found_stock(row: &Row) -> Result<(StockKey, (u64, Levels)), SqlError> {
+/// A stock with its supplied units and its levels, or why these can't be read.
+type FoundStock = (StockKey, Result<(u64, Levels), String>);
+
+fn found_stock(row: &Row) -> Result<FoundStock, SqlError> {
     let f = &mut row.fields();
     let key = (f.id(SkuId::new)?, f.warehouse()?);
-    Ok((key, (f.count()?, levels(f)?)))
+    let supplied = f.count();
+    Ok((key, supplied.and_then(|supplied| Ok((supplied, levels(f)?))).map_err(problem_of)))
 }
 
 fn changed_row((sku_id, warehouse_id): &StockKey, stock: &ChangedStock) -> Vec<Arg> {

@@ -17,7 +17,7 @@ use super::error::{SqlError, broken};
 pub(in crate::sql) use names::{STATUSES, order_status_name, phase_name, status_name};
 use names::{mode, mode_name, phase, status};
 pub(in crate::sql) use orders::{
-    find_orders, home_line_rows, home_row, line_rows, order_row, request_row, serial_row,
+    FoundOrders, find_orders, home_line_rows, home_row, line_rows, order_row, request_row, serial_row,
 };
 
 /// The name of a stock.
@@ -141,6 +141,31 @@ pub(in crate::sql) fn stock_image(f: &mut Fields<'_>) -> Result<StockImage, Stor
         initial,
         supplied,
         forgotten_sold,
+        lsn,
+        hot,
+        numbered,
+    })
+}
+
+/// Likewise of a row that [`stock_image`] can't read, but whose it is: what can't be read is 0.
+pub(in crate::sql) fn stock_image_of_broken(f: &mut Fields<'_>) -> Result<StockImage, StoreError> {
+    let (sku_id, warehouse_id) = (f.id(SkuId::new)?, f.warehouse()?);
+    let [available, reserved, sold, version] = std::array::from_fn(|_| f.count().unwrap_or_default());
+    let status = f.text().and_then(status).unwrap_or(StockStatus::OnSale);
+    let [initial, supplied] = std::array::from_fn(|_| f.count().unwrap_or_default());
+    let numbered = f.count_or_null().unwrap_or_default();
+    let hot = f.flag().unwrap_or_default();
+    f.skip(1);
+    let lsn = f.lsn().unwrap_or_default();
+    f.skip(1);
+    Ok(StockImage {
+        sku_id,
+        warehouse_id,
+        levels: Levels { available, reserved, sold, version },
+        status,
+        initial,
+        supplied,
+        forgotten_sold: sold,
         lsn,
         hot,
         numbered,

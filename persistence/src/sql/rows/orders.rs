@@ -1,6 +1,6 @@
 //! Orders in one shard, branches and orders over several shards, with their lines, requests and serial numbers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use hotstock_engine::checkpoint::{LineImage, LineSerials, OrderImage};
 use hotstock_engine::event::OrderRequest;
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::codec::{decode_home, encode_home};
 use crate::sql::dialect::{Arg, Fields, Row, Tx};
-use crate::sql::error::{SqlError, broken};
+use crate::sql::error::{SqlError, broken, problem_of};
 use crate::sql::statements::rows_in;
 
 /// The kinds of rows of `orders`.
@@ -23,63 +23,109 @@ const PLAIN: i64 = 0;
 const HOME: i64 = 1;
 const BRANCH: i64 = 2;
 
-/// These orders of any kind, whole, by number; `lock` is the end of the statement that reads them. Those that are not there are left out.
+/// What was found of orders.
+#[derive(Default)]
+pub(in crate::sql) struct FoundOrders {
+    /// By number.
+    pub orders: Vec<StoredOrder>,
+    /// Those that are there and can't be read, by number, and why.
+    pub unreadable: BTreeMap<OrderNo, String>,
+}
+
+impl FoundOrders {
+    /// Those that can be read; the others are left out, and named in the log.
+    pub fn readable(self) -> Vec<StoredOrder> {
+        for (order_no, problem) in &self.unreadable {
+            tracing::warn!(%order_no, problem, "the stored rows of an order can't be read; it is left out");
+        }
+        self.orders
+    }
+}
+
+/// These orders of any kind, whole; `lock` is the end of the statement that reads them. Those that are not there are left out.
 pub(in crate::sql) async fn find_orders(
     tx: &mut dyn Tx,
     order_nos: &[OrderNo],
     lock: &str,
-) -> Result<Vec<StoredOrder>, SqlError> {
-    let rows = rows_in(tx, &select(&ORDERS), "order_no", order_nos, lock).await?;
-    let mut orders = complete(tx, &rows).await?;
+) -> Result<FoundOrders, SqlError> {
+    let mut found = FoundOrders::default();
+    for row in &rows_in(tx, &select(&ORDERS), "order_no", order_nos, lock).await? {
+        // One that can't be read is no reason not to find the others.
+        let order_no = row.fields().order_no()?;
+        match stored_order(row) {
+            Ok(order) => found.orders.push(order),
+            Err(error) => found.is_unreadable(order_no, "orders", error),
+        }
+    }
+    add_parts(tx, &mut found).await?;
+    let FoundOrders { orders, unreadable } = &mut found;
+    orders.retain(|order| !unreadable.contains_key(&order.image().order_no));
     orders.sort_by(|one, other| one.image().order_no.cmp(&other.image().order_no));
-    Ok(orders)
+    Ok(found)
 }
 
-/// Orders whose rows (with the columns of [`ORDERS`]) were read, whole, in the order of the rows.
-async fn complete(tx: &mut dyn Tx, rows: &[Row]) -> Result<Vec<StoredOrder>, SqlError> {
-    let mut orders = rows.iter().map(stored_order).collect::<Result<Vec<_>, _>>()?;
-    let mut plain: HashMap<OrderNo, &mut OrderImage> = HashMap::new();
+impl FoundOrders {
+    fn is_unreadable(&mut self, order_no: OrderNo, table: &str, error: StoreError) {
+        let problem = format!("a row of {table}: {}", problem_of(error));
+        self.unreadable.entry(order_no).or_insert(problem);
+    }
+}
+
+type Plain<'a> = HashMap<OrderNo, &'a mut OrderImage>;
+
+/// Reads what orders have in other tables.
+async fn add_parts(tx: &mut dyn Tx, found: &mut FoundOrders) -> Result<(), SqlError> {
+    let mut orders = std::mem::take(&mut found.orders);
+    let mut plain = Plain::new();
     for order in &mut orders {
         if let StoredOrderKind::Plain(image) = &mut order.kind {
             plain.insert(image.order_no.clone(), image);
         }
     }
     let order_nos: Vec<OrderNo> = plain.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-    for row in &rows_in(tx, &select(&ORDER_LINES), "order_no", &order_nos, " ORDER BY order_no, line").await?
-    {
-        let f = &mut row.fields();
-        let image = part_of(&mut plain, f)?;
-        let line = line_image(f)?;
-        image.lines.push(line);
+    let parts: [(_, _, fn(&mut OrderImage, &mut Fields<'_>) -> Result<(), StoreError>); 3] = [
+        (ORDER_LINES, "line", add_line),
+        (ORDER_REQUESTS, "seq", add_request),
+        (ORDER_SERIALS, "seq", add_serials),
+    ];
+    for (table, by, add) in parts {
+        let tail = format!(" ORDER BY order_no, {by}");
+        for row in &rows_in(tx, &select(&table), "order_no", &order_nos, &tail).await? {
+            let f = &mut row.fields();
+            let order_no = f.order_no()?;
+            let Some(image) = plain.get_mut(&order_no) else { continue };
+            if let Err(error) = add(image, f) {
+                found.is_unreadable(order_no, table.name, error);
+            }
+        }
     }
-    for row in
-        &rows_in(tx, &select(&ORDER_REQUESTS), "order_no", &order_nos, " ORDER BY order_no, seq").await?
-    {
-        let f = &mut row.fields();
-        let image = part_of(&mut plain, f)?;
-        let _seq = f.count()?;
-        let (request_id, fingerprint) = (f.id_or_null(RequestId::new)?, f.int()?.cast_unsigned());
-        image.requests.push(OrderRequest { request_id, fingerprint });
-    }
-    for row in
-        &rows_in(tx, &select(&ORDER_SERIALS), "order_no", &order_nos, " ORDER BY order_no, seq").await?
-    {
-        let f = &mut row.fields();
-        let image = part_of(&mut plain, f)?;
-        let (_seq, line) = (f.count()?, f.small()?);
-        image.serials.push(LineSerials { line, serials: Serials { from: f.count()?, to: f.count()? } });
-    }
-    Ok(orders)
+    found.orders = orders;
+    Ok(())
 }
 
-/// The order whose number is the next column.
-fn part_of<'a>(
-    orders: &'a mut HashMap<OrderNo, &mut OrderImage>,
-    f: &mut Fields<'_>,
-) -> Result<&'a mut OrderImage, StoreError> {
-    let order_no = f.order_no()?;
-    let image = orders.get_mut(&order_no).map(|image| &mut **image);
-    image.ok_or_else(|| broken(format!("a part of order {order_no}, which was not asked for")))
+/// Reads the columns of [`ORDER_LINES`] after the first.
+fn add_line(image: &mut OrderImage, f: &mut Fields<'_>) -> Result<(), StoreError> {
+    let (line, next) = (f.count()?, image.lines.len());
+    if line != next as u64 {
+        return Err(broken(format!("line {line} comes where line {next} should")));
+    }
+    image.lines.push(line_image(f)?);
+    Ok(())
+}
+
+/// Reads the columns of [`ORDER_REQUESTS`] after the first.
+fn add_request(image: &mut OrderImage, f: &mut Fields<'_>) -> Result<(), StoreError> {
+    let _seq = f.count()?;
+    let (request_id, fingerprint) = (f.id_or_null(RequestId::new)?, f.int()?.cast_unsigned());
+    image.requests.push(OrderRequest { request_id, fingerprint });
+    Ok(())
+}
+
+/// Reads the columns of [`ORDER_SERIALS`] after the first.
+fn add_serials(image: &mut OrderImage, f: &mut Fields<'_>) -> Result<(), StoreError> {
+    let (_seq, line) = (f.count()?, f.small()?);
+    image.serials.push(LineSerials { line, serials: Serials { from: f.count()?, to: f.count()? } });
+    Ok(())
 }
 
 /// Reads a row with the columns of [`ORDERS`]; of an order in one shard without what stands in other tables.
@@ -117,9 +163,8 @@ fn stored_order(row: &Row) -> Result<StoredOrder, StoreError> {
     Ok(StoredOrder { shard, kind: StoredOrderKind::Plain(image) })
 }
 
-/// Reads the columns of [`ORDER_LINES`] after the first.
+/// Reads the columns of [`ORDER_LINES`] after the first two.
 fn line_image(f: &mut Fields<'_>) -> Result<LineImage, StoreError> {
-    let _line = f.count()?;
     let (sku_id, warehouse_id) = (f.id(SkuId::new)?, f.warehouse()?);
     let (quantity, held, confirmed) = (f.small()?, f.small()?, f.small()?);
     let (released, returned, lapsed) = (f.small()?, f.small()?, f.small()?);
