@@ -1,14 +1,15 @@
-//! Orders on stored SKUs beside plain SQL written by hand, on the same SQLite and the same MariaDB, in one run; and what memory, loading and
-//! starting cost.
+//! Orders on stored SKUs beside plain SQL written by hand, on the same SQLite and the same MariaDB, in one run; and
+//! what memory, loading and starting cost.
 //!
-//! `cargo bench --bench stored -- [--seconds 4] [--rounds 3] [--skus 10000] [--memory 1000000] [--known 0] [--only compare|hot|load|memory|start]
-//! [--json FILE]`
+//! `cargo bench --bench stored -- [--seconds 4] [--rounds 3] [--skus 10000] [--memory 1000000] [--known 0] [--only
+//! compare|hot|load|memory|start] [--json FILE]`
 //!
-//! The generator is this process, for all alike: 1, 16 and 64 callers, each sending its next order when it has the answer to its last; an
-//! order has one line of one unit, its SKU is taken at random. hotstock is asked over HTTP, a server in a process of its own, every
-//! answer behind its fdatasync. Plain SQL is one transaction over a connection of the caller's: a conditional update of the stock, an insert of the
-//! order and one of its line; SQLite with WAL and full sync and one connection (it has one writer, and several only wait for each other),
-//! MariaDB with a sync at each commit. The kinds take turns in rounds, so that what the machine does besides falls on all alike; medians.
+//! The generator is this process, for all alike: 1, 16 and 64 callers, each sending its next order when it has the
+//! answer to its last; an order has one line of one unit, its SKU is taken at random. hotstock is asked over HTTP, a
+//! server in a process of its own, every answer behind its fdatasync. Plain SQL is one transaction over a connection
+//! of the caller's: a conditional update of the stock, an insert of the order and one of its line; SQLite with WAL
+//! and full sync and one connection (it has one writer, and several only wait for each other), MariaDB with a sync at
+//! each commit. The kinds take turns in rounds, so that what the machine does besides falls on all alike; medians.
 
 #[path = "common/http.rs"]
 mod http;

@@ -1,5 +1,5 @@
-//! A server of a bench's own and the one generator for all that is compared: callers that each send their next order when they have
-//! the answer to their last, from this process, over connections of their own.
+//! A server of a bench's own and the one generator for all that is compared: callers that each send their next order
+//! when they have the answer to their last, from this process, over connections of their own.
 
 use std::io::BufRead as _;
 use std::path::Path;
@@ -139,8 +139,8 @@ impl Round {
     }
 }
 
-/// Runs `callers` callers for `length`; each makes a state of its own with `connect` and sends orders with `order`, which says whether the
-/// order was made.
+/// Runs `callers` callers for `length`; each makes a state of its own with `connect` and sends orders with `order`,
+/// which says whether the order was made.
 pub async fn drive<C, T, F, G, O>(callers: usize, length: Duration, connect: F, order: G) -> Round
 where
     F: Fn(usize) -> O,

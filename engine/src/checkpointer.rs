@@ -1,4 +1,5 @@
-//! The checkpoint thread: writes the slices that shards send, and lets the journal be trimmed when a checkpoint is complete.
+//! The checkpoint thread: writes the slices that shards send, and lets the journal be trimmed when a checkpoint is
+//! complete.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -102,8 +103,9 @@ pub(crate) fn run(
     }
 }
 
-/// The journal before the checkpoints is not needed any more, as far as the store has it. A quiet shard with an old checkpoint would keep whole
-/// segments from being trimmed, so a checkpoint that was due by its number of events asks the others for one.
+/// The journal before the checkpoints is not needed any more, as far as the store has it. A quiet shard with an old
+/// checkpoint would keep whole segments from being trimmed, so a checkpoint that was due by its number of events asks
+/// the others for one.
 fn finished(parts: &CheckpointParts, asked: bool) {
     drop(parts.inbox.put(WriterMessage::Trim(parts.flushers.trim_marks())));
     if asked {

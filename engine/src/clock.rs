@@ -46,13 +46,14 @@ pub trait Clock: Send + Sync + 'static {
 pub struct ClockStatus {
     /// The wall clock less the clock, in milliseconds.
     pub off_millis: i64,
-    /// The wall clock was set by more than [`MAX_CLOCK_OFF_MILLIS`]. It is not followed: a start begins with what it shows then.
+    /// The wall clock was set by more than [`MAX_CLOCK_OFF_MILLIS`]. It is not followed: a start begins with what it
+    /// shows then.
     pub jumped: bool,
 }
 
-/// A wall clock, as it was at the start, carried on by a monotonic clock: nobody who sets the wall clock moves the end of a hold. Small
-/// differences, as time services make them, are followed slowly, a hundredth of the time that goes by at the most. The engine knows neither
-/// clock: whoever has one of these feeds it with what both show.
+/// A wall clock, as it was at the start, carried on by a monotonic clock: nobody who sets the wall clock moves the
+/// end of a hold. Small differences, as time services make them, are followed slowly, a hundredth of the time that
+/// goes by at the most. The engine knows neither clock: whoever has one of these feeds it with what both show.
 #[derive(Debug)]
 pub struct SteadyClock(Mutex<Steady>);
 

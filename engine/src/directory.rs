@@ -1,14 +1,16 @@
 //! Which shard decides for an order: claimed by the first request that names it, known until the order leaves memory.
 //!
-//! An entry counts its claims. Every request that could make the order takes one on its way in; it is given back when the
-//! request is decided. When that made the order, the entry becomes the order's own and stays until the order leaves memory. So two
-//! requests for one new order, whose lines lie in different shards, meet in one, and a refused order leaves nothing behind.
+//! An entry counts its claims. Every request that could make the order takes one on its way in; it is given back when
+//! the request is decided. When that made the order, the entry becomes the order's own and stays until the order
+//! leaves memory. So two requests for one new order, whose lines lie in different shards, meet in one, and a refused
+//! order leaves nothing behind.
 //!
-//! An order that left memory has no entry; its number is in the filter of known numbers ([`crate::known`]), where it was put before the
-//! entry went. So of a number without entry that the filter does not know it is certain that no order has it.
+//! An order that left memory has no entry; its number is in the filter of known numbers ([`crate::known`]), where it
+//! was put before the entry went. So of a number without entry that the filter does not know it is certain that no
+//! order has it.
 //!
-//! With one shard there is nothing to know, and a second table of all orders would cost a quarter of the time of a reserve: there are
-//! no entries at all.
+//! With one shard there is nothing to know, and a second table of all orders would cost a quarter of the time of a
+//! reserve: there are no entries at all.
 //!
 //! The entry of an order over several shards says that it is one. Its branches have none: each is where its SKU is.
 
@@ -94,7 +96,8 @@ impl Directory {
         known.own.then_some((known.shard, known.spans))
     }
 
-    /// The shard of the order, without a claim; `None`: it is not in memory, and no request is under way that could make it.
+    /// The shard of the order, without a claim; `None`: it is not in memory, and no request is under way that could
+    /// make it.
     pub fn shard(&self, order_no: &OrderNo) -> Option<ShardId> {
         let Some(entries) = &self.entries else { return Some(ONLY) };
         entries.get(order_no).map(|known| known.shard)

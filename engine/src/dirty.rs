@@ -1,12 +1,12 @@
-//! Stocks that changed since they were last taken: what stands between those who change stock and those who follow with the
-//! newest levels (the Redis mirror). One entry per stock, however often it changes: whoever follows may be slow or away, nobody
-//! waits for it, and memory has a bound.
+//! Stocks that changed since they were last taken: what stands between those who change stock and those who follow
+//! with the newest levels (the Redis mirror). One entry per stock, however often it changes: whoever follows may be
+//! slow or away, nobody waits for it, and memory has a bound.
 //!
-//! Why no change is lost: whoever marks puts the entry in under the lock of its part and only then notifies, which leaves a permit
-//! when nobody waits. Whoever follows consumes the permit first and then goes through all parts, so it meets every entry that a
-//! consumed permit stood for. An update of an entry that is still there needs no permit of its own: the one of the entry is
-//! either not consumed yet or its consumer has not come to the entry. A `take` that fills up may leave entries
-//! behind: it is called again until it gives fewer than it was asked for.
+//! Why no change is lost: whoever marks puts the entry in under the lock of its part and only then notifies, which
+//! leaves a permit when nobody waits. Whoever follows consumes the permit first and then goes through all parts, so
+//! it meets every entry that a consumed permit stood for. An update of an entry that is still there needs no permit
+//! of its own: the one of the entry is either not consumed yet or its consumer has not come to the entry. A `take`
+//! that fills up may leave entries behind: it is called again until it gives fewer than it was asked for.
 
 use std::hash::BuildHasher;
 use std::sync::Mutex;
@@ -41,7 +41,8 @@ pub struct Dirty {
 #[derive(Debug, Default)]
 struct Leaving {
     left: Vec<StockView>,
-    /// The part that is emptied next: they take turns, so that stocks which change all the time don't keep others waiting.
+    /// The part that is emptied next: they take turns, so that stocks which change all the time don't keep others
+    /// waiting.
     next: usize,
     /// Empty; swapped with a part, which is all that happens under its lock.
     spare: HashTable<StockView>,
@@ -62,9 +63,9 @@ impl Dirty {
         }
     }
 
-    /// Notes a change. Of two changes of one stock the one with the higher version stays. When there is no room for another stock,
-    /// the change is dropped and [`Self::take_overflow`] will say so. Never waits for those who take, but for the swap of two
-    /// pointers.
+    /// Notes a change. Of two changes of one stock the one with the higher version stays. When there is no room for
+    /// another stock, the change is dropped and [`Self::take_overflow`] will say so. Never waits for those who take,
+    /// but for the swap of two pointers.
     pub fn mark(&self, stock: StockView) {
         let hash = self.hash(&stock.sku_id, stock.warehouse_id);
         let is_same =
@@ -92,8 +93,8 @@ impl Dirty {
         self.changed.notify_one();
     }
 
-    /// Takes up to `max` stocks. When it gives `max`, there may be more; when it gives fewer, all that was marked before the
-    /// call is taken. A stock that changes meanwhile may be named twice, the newer one later.
+    /// Takes up to `max` stocks. When it gives `max`, there may be more; when it gives fewer, all that was marked
+    /// before the call is taken. A stock that changes meanwhile may be named twice, the newer one later.
     #[must_use]
     pub fn take(&self, max: usize) -> Vec<StockView> {
         let mut leaving = unpoisoned(self.leaving.lock());
@@ -115,8 +116,8 @@ impl Dirty {
         taken
     }
 
-    /// Whether a change was dropped since this was last asked. Then every stock must be looked at again, from a moment after
-    /// this call.
+    /// Whether a change was dropped since this was last asked. Then every stock must be looked at again, from a
+    /// moment after this call.
     #[must_use]
     pub fn take_overflow(&self) -> bool {
         self.overflow.swap(false, Ordering::AcqRel)
@@ -134,7 +135,8 @@ impl Dirty {
         self.len() == 0
     }
 
-    /// Waits until a stock was added or dropped since the last wait of this kind ended. For one who waits; it may end without need.
+    /// Waits until a stock was added or dropped since the last wait of this kind ended. For one who waits; it may end
+    /// without need.
     pub async fn notified(&self) {
         self.changed.notified().await;
     }

@@ -1,5 +1,5 @@
-//! The engine as the rest of the program sees it: start, submit, read, stop. [`Engine::start`] wires the parts, in the order in which a
-//! command meets them:
+//! The engine as the rest of the program sees it: start, submit, read, stop. [`Engine::start`] wires the parts, in
+//! the order in which a command meets them:
 //!
 //! ```text
 //!   submit ─▶ router ─▶ shards ─▶ journal writer ─▶ views, directory ─▶ replier ─▶ caller
@@ -20,7 +20,8 @@ pub use crate::flusher::FlushStats;
 pub use crate::known::KnownStats;
 pub use crate::list::OrderPage;
 pub use crate::options::{EngineOptions, Parts, StartError, StoreOptions};
-pub use crate::ownership::NotOurs;
+pub use crate::options::{flush_options, shard_options};
+use crate::ownership::NotOurs;
 pub use crate::pins::{HotSku, Pinned};
 pub use crate::spanning::SPANNING_STEPS;
 pub use crate::status::{Health, ShardStats, SpanningStats, Stats, StoreStats};
@@ -32,7 +33,7 @@ use crate::directory::Directory;
 use crate::dirty::Dirty;
 use crate::failpoints::Failpoints;
 use crate::fence::Fence;
-use crate::flusher::{FlushOptions, Flushers};
+use crate::flusher::Flushers;
 use crate::history::History;
 use crate::ids::{Epoch, Lsn, OrderNo, ShardId, SkuId, WarehouseId};
 use crate::inspect::Inspected;
@@ -52,7 +53,7 @@ use crate::recovery::{Recovered, recover_audited};
 use crate::replier;
 use crate::retention::Retention;
 use crate::router::Router;
-use crate::shard::parts::{Poison, ShardOptions, ShardParts};
+use crate::shard::parts::{Poison, ShardParts};
 use crate::shard::shared::ShardShared;
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::spanning::Spanning;
@@ -134,8 +135,8 @@ struct Stoppable {
 }
 
 impl Engine {
-    /// Recovers every shard from its checkpoint and journal, takes the store, and starts. A store need not answer yet, if this is evidently the
-    /// directory that had it last.
+    /// Recovers every shard from its checkpoint and journal, takes the store, and starts. A store need not answer
+    /// yet, if this is evidently the directory that had it last.
     ///
     /// # Errors
     /// [`StartError`].
@@ -439,8 +440,9 @@ impl Engine {
         self.running.reads.stock_page(after, limit.clamp(1, MAX_PAGE_ROWS)).await
     }
 
-    /// The journal of a SKU: of each warehouse the rows with a version above the one in `after` (0 where it is not named), up to
-    /// `limit` of them in all, by time; those of one warehouse by version, without gap. What is durable and not flushed yet is in it.
+    /// The journal of a SKU: of each warehouse the rows with a version above the one in `after` (0 where it is not
+    /// named), up to `limit` of them in all, by time; those of one warehouse by version, without gap. What is durable
+    /// and not flushed yet is in it.
     ///
     /// # Errors
     /// [`Refusal::StoreUnavailable`], also when so much is not flushed that it would take too long.
@@ -453,12 +455,14 @@ impl Engine {
         self.running.history.stock_journal(sku_id, after, limit).await
     }
 
-    /// Orders after `after`, by number (as bytes), up to `limit` (1 to [`MAX_PAGE_ROWS`]) of those that the filter takes; also what is
-    /// durable and not flushed yet. An order that is there, and that the filter takes, from before the first page to
-    /// after the last is in exactly one page. A page may be shorter than asked for, or empty, and still have a next one.
+    /// Orders after `after`, by number (as bytes), up to `limit` (1 to [`MAX_PAGE_ROWS`]) of those that the filter
+    /// takes; also what is durable and not flushed yet. An order that is there, and that the filter takes, from
+    /// before the first page to after the last is in exactly one page. A page may be shorter than asked for, or
+    /// empty, and still have a next one.
     ///
     /// # Errors
-    /// [`Refusal::StoreUnavailable`], also when so much is not flushed that it would take too long. Those of a read of an order.
+    /// [`Refusal::StoreUnavailable`], also when so much is not flushed that it would take too long.
+    /// Those of a read of an order.
     pub async fn list_orders(
         &self,
         filter: &OrderFilter,
@@ -499,7 +503,8 @@ impl Engine {
         self.running.pins.pin(skus, false).await
     }
 
-    /// Makes these the SKUs that are kept in memory, and no others. A result for each that was or is one of them, by name.
+    /// Makes these the SKUs that are kept in memory, and no others. A result for each that was or is one of them, by
+    /// name.
     ///
     /// # Errors
     /// [`Refusal::InvalidField`] when there are too many.
@@ -519,8 +524,8 @@ impl Engine {
         self.running.dirty.clone()
     }
 
-    /// Compares what shards, store and mirror have of some SKUs, and puts right what is derived if it is asked to. Orders go on
-    /// meanwhile.
+    /// Compares what shards, store and mirror have of some SKUs, and puts right what is derived if it is asked to.
+    /// Orders go on meanwhile.
     ///
     /// # Errors
     /// [`Refusal`] when the store can't be read, or a shard not be asked; what was put right until then stays so.
@@ -604,8 +609,8 @@ impl Engine {
         Arc::clone(&self.running.reader)
     }
 
-    /// Takes no more commands, lets those under way end (each answered), syncs and stops every task and thread. A second
-    /// call returns at once.
+    /// Takes no more commands, lets those under way end (each answered), syncs and stops every task and thread. A
+    /// second call returns at once.
     pub async fn stop(&self) {
         let running = self.running.as_ref();
         running.stopping.store(true, Ordering::Release);
@@ -648,36 +653,14 @@ impl Engine {
         // The writer was the last to send answers.
         drop(parts.to_replier.send(None));
         drop(replier.await);
-        // Nothing more will be logged: what is durable now is the last that is flushed. The heartbeat goes on until then.
+        // Nothing more will be logged: what is durable now is the last that is flushed. The heartbeat goes on until
+        // then.
         running.flushers.stop();
         while flushers.join_next().await.is_some() {}
         keepers_stop.send_replace(true);
         while keepers.join_next().await.is_some() {}
         running.owner.let_go().await;
         running.link.store().close().await;
-    }
-}
-
-fn flush_options(options: &StoreOptions) -> FlushOptions {
-    FlushOptions {
-        interval: Duration::from_millis(options.flush_interval_ms.max(1)),
-        events: options.flush_events.max(1),
-        journal_cap_bytes: options.journal_cap_bytes,
-        keep_flushed: Duration::from_secs(options.keep_flushed_minutes.saturating_mul(60)),
-    }
-}
-
-/// A share of the bounds of the engine.
-fn shard_options(options: &EngineOptions) -> ShardOptions {
-    let shards = usize::from(options.shards);
-    ShardOptions {
-        shards: options.shards,
-        remember_seconds: options.remember_seconds,
-        remember_max: options.remember_max,
-        max_resident_skus: options.max_resident_skus.div_ceil(shards).max(1),
-        max_bytes: options.max_resident_bytes.div_ceil(u64::from(options.shards)).max(1),
-        checkpoint_events: options.checkpoint_events,
-        load_wait_ms: options.store.load_wait_ms,
     }
 }
 

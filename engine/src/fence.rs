@@ -1,6 +1,7 @@
-//! The fence: whether this server may take orders, and the epoch that everything it writes to the store names. A server whose epoch is
-//! not the newest, or whose journal is not the one that the store was flushed from, is fenced for good: it takes no order until it is
-//! started again and judged anew ([`crate::ownership`]). A lease that could not be renewed in time fences it until it is renewed.
+//! The fence: whether this server may take orders, and the epoch that everything it writes to the store names. A
+//! server whose epoch is not the newest, or whose journal is not the one that the store was flushed from, is fenced
+//! for good: it takes no order until it is started again and judged anew ([`crate::ownership`]). A lease that could
+//! not be renewed in time fences it until it is renewed.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -50,8 +51,8 @@ impl Fence {
         }
     }
 
-    /// The epoch that writes to the store name. It changes when the store is taken later, or again; zero: not taken yet, nothing may be
-    /// written to the store.
+    /// The epoch that writes to the store name. It changes when the store is taken later, or again; zero: not taken
+    /// yet, nothing may be written to the store.
     pub fn epoch(&self) -> Epoch {
         *self.epoch.borrow()
     }
@@ -61,8 +62,8 @@ impl Fence {
         self.epoch.subscribe()
     }
 
-    /// Whether orders may be taken now. Costs one load, and with a lease a look at the monotonic clock: so a process that stood still for
-    /// longer than its lease answers nothing when it goes on.
+    /// Whether orders may be taken now. Costs one load, and with a lease a look at the monotonic clock: so a process
+    /// that stood still for longer than its lease answers nothing when it goes on.
     ///
     /// # Errors
     /// [`Refusal::Fenced`].
@@ -102,8 +103,8 @@ impl Fence {
         }
     }
 
-    /// The store named its newest epoch when it refused ours. A newer one fences; an older one says that the store went back in time, and
-    /// the heartbeat takes it again.
+    /// The store named its newest epoch when it refused ours. A newer one fences; an older one says that the store
+    /// went back in time, and the heartbeat takes it again.
     pub fn found_newest(&self, newest: Epoch) {
         let ours = self.epoch().max(Epoch(self.asked.load(Ordering::Acquire)));
         if newest > ours {

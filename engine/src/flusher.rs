@@ -1,6 +1,6 @@
-//! Brings what the shards logged to the store: one task for each shard reads its durable journal from the watermark on and flushes it, one
-//! transaction with the watermark each time. It tells the shard what may leave its memory, the journal writer how far it may trim, and
-//! everybody when the journal on the disk has reached its cap.
+//! Brings what the shards logged to the store: one task for each shard reads its durable journal from the watermark
+//! on and flushes it, one transaction with the watermark each time. It tells the shard what may leave its memory, the
+//! journal writer how far it may trim, and everybody when the journal on the disk has reached its cap.
 //!
 //! Where the store says that it is, and that its events are ours, is checked whenever it is not where we left it:
 //!
@@ -61,7 +61,8 @@ pub(crate) struct Flushers {
     step: Step,
     /// One per shard.
     follows: Vec<Follow>,
-    /// Flush transactions under way. It is fair: a shard with a long backlog takes turns with the others, also where the store has one writer.
+    /// Flush transactions under way. It is fair: a shard with a long backlog takes turns with the others, also where
+    /// the store has one writer.
     turns: Semaphore,
     parked: Mutex<ParkedSkus>,
     /// New reservations stop while it is set.
@@ -184,7 +185,8 @@ impl Flushers {
         self.follows.iter().for_each(|follow| follow.wake.notify_one());
     }
 
-    /// Whether a SKU may leave memory, as far as its rows are concerned: those of a parked one are not what the shard has.
+    /// Whether a SKU may leave memory, as far as its rows are concerned: those of a parked one are not what the shard
+    /// has.
     pub fn may_leave(&self, sku_id: &SkuId) -> bool {
         unpoisoned(self.parked.lock()).known.as_ref().is_some_and(|known| !known.contains(sku_id))
     }
@@ -215,7 +217,8 @@ impl Flushers {
         })
     }
 
-    /// The first event of each shard that is needed: by a recovery from its checkpoint, or by a store that goes back in time.
+    /// The first event of each shard that is needed: by a recovery from its checkpoint, or by a store that goes back
+    /// in time.
     pub fn trim_marks(&self) -> Vec<(ShardId, Lsn)> {
         let mark = |(shard, follow): (&Arc<ShardShared>, &Follow)| {
             let checkpoint = Lsn(shard.counters.checkpoint.load(Ordering::Relaxed));
@@ -230,8 +233,8 @@ impl Flushers {
         self.follows.iter().map(|follow| *follow.flushed.borrow()).collect()
     }
 
-    /// The heartbeat saw the store at these watermarks; it had been flushed up to `flushed` before that. One that is behind went back in
-    /// time: its flusher looks after it.
+    /// The heartbeat saw the store at these watermarks; it had been flushed up to `flushed` before that. One that is
+    /// behind went back in time: its flusher looks after it.
     pub fn compare(&self, flushed: &[Lsn], watermarks: &[Watermark]) {
         for (index, (follow, flushed)) in self.follows.iter().zip(flushed).enumerate() {
             let mark = watermarks.iter().find(|mark| mark.shard.index() == index);

@@ -1,7 +1,9 @@
-//! The journal of a SKU: the rows of the store, and behind them what is durable in the shard's journal and not flushed yet.
+//! The journal of a SKU: the rows of the store, and behind them what is durable in the shard's journal and not
+//! flushed yet.
 //!
-//! The seam: the store gives its rows and the watermark of one moment, so the events after the watermark are exactly what is
-//! missing. They are read from the journal on; when it was trimmed meanwhile, they are in the store by now and all is read again.
+//! The seam: the store gives its rows and the watermark of one moment, so the events after the watermark are exactly
+//! what is missing. They are read from the journal on; when it was trimmed meanwhile, they are in the store by now
+//! and all is read again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -132,8 +134,8 @@ fn tell_caller(change: &mut StockMove) {
     }
 }
 
-/// By time, the rows of one warehouse by version; the first `limit`. Times of one warehouse never step back with its version, but for two
-/// servers whose clocks differ: then the version decides.
+/// By time, the rows of one warehouse by version; the first `limit`. Times of one warehouse never step back with its
+/// version, but for two servers whose clocks differ: then the version decides.
 fn merged(rows: Vec<JournalRow>, limit: usize) -> Vec<JournalRow> {
     let mut by_warehouse: HashMap<WarehouseId, Vec<JournalRow>> = HashMap::new();
     for row in rows {

@@ -1,18 +1,19 @@
-//! The filter of known numbers: all order numbers, branch numbers and stock request ids that have *left memory* and may be in the store.
-//! It answers "surely new" in some nanoseconds; on "maybe known" the order is read from the store before anything is decided.
+//! The filter of known numbers: all order numbers, branch numbers and stock request ids that have *left memory* and
+//! may be in the store. It answers "surely new" in some nanoseconds; on "maybe known" the order is read from the
+//! store before anything is decided.
 //!
-//! It never says "surely new" of a number that left memory (no false negatives). About one new number in a thousand per generation is
-//! taken for a known one, which costs a look into the store and nothing else.
+//! It never says "surely new" of a number that left memory (no false negatives). About one new number in a thousand
+//! per generation is taken for a known one, which costs a look into the store and nothing else.
 //!
-//! - **Generations.** A filter can't grow, so a full one is followed by another. Each knows the newest time of what is in it: when the store
-//!   has pruned everything up to that time, it goes ([`Known::pruned`]). There are at most [`MAX_GENERATIONS`]; once the last one is full,
-//!   numbers still go into it, and it says "maybe" ever more often.
-//! - **Kept.** Generations that changed are saved before a checkpoint is finished. What leaves memory later is in the journal behind the
-//!   checkpoint, and is put in again by the replay.
+//! - **Generations.** A filter can't grow, so a full one is followed by another. Each knows the newest time of what
+//!   is in it: when the store has pruned everything up to that time, it goes ([`Known::pruned`]). There are at most
+//!   [`MAX_GENERATIONS`]; once the last one is full, numbers still go into it, and it says "maybe" ever more often.
+//! - **Kept.** Generations that changed are saved before a checkpoint is finished. What leaves memory later is in the
+//!   journal behind the checkpoint, and is put in again by the replay.
 //! - **Missing or damaged**, it says "maybe" of everything until a scan of the store has filled it again ([`rebuild`]).
 //!
-//! Keys are XXH3-64 of the id, with one seed for orders and another for requests: frozen, because they are kept. How a generation makes
-//! its bits of a key is fastbloom's, whose version is pinned for that reason.
+//! Keys are XXH3-64 of the id, with one seed for orders and another for requests: frozen, because they are kept. How
+//! a generation makes its bits of a key is fastbloom's, whose version is pinned for that reason.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -68,7 +69,8 @@ struct Generation {
 /// What the filter says of itself, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KnownStats {
-    /// It knows everything that left memory; otherwise it is being filled from the store, and new numbers are looked up there.
+    /// It knows everything that left memory; otherwise it is being filled from the store, and new numbers are looked
+    /// up there.
     pub is_ready: bool,
     /// There is no room for another generation: new numbers are ever more often looked up in the store.
     pub is_full: bool,
@@ -261,7 +263,8 @@ impl Generation {
         self.count.load(Ordering::Relaxed) >= self.capacity
     }
 
-    /// Format, then as little-endian numbers: sequence, capacity, count, newest, hashes of each key, the bits; and XXH3-64 of all that.
+    /// Format, then as little-endian numbers: sequence, capacity, count, newest, hashes of each key, the bits; and
+    /// XXH3-64 of all that.
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64 + self.bits.num_bits() / 8);
         bytes.push(FORMAT);
@@ -322,8 +325,8 @@ fn request_key(sku_id: &SkuId, request_id: &RequestId) -> u64 {
     xxh3_64_with_seed(&bytes, REQUESTS)
 }
 
-/// Fills a filter that is missing or damaged from the store; tries again for as long as it takes. `departed`: the last change of anything
-/// that left the memory of each shard. What leaves meanwhile is added by its shard.
+/// Fills a filter that is missing or damaged from the store; tries again for as long as it takes. `departed`: the
+/// last change of anything that left the memory of each shard. What leaves meanwhile is added by its shard.
 pub(crate) async fn rebuild(
     known: &Arc<Known>,
     link: &StoreLink,
@@ -354,7 +357,8 @@ pub(crate) async fn rebuild(
     }
 }
 
-/// Adds everything that the store has. `false`: the store does not have everything yet that left memory, or went back in time meanwhile.
+/// Adds everything that the store has. `false`: the store does not have everything yet that left memory, or went back
+/// in time meanwhile.
 async fn scan(known: &Known, link: &StoreLink, departed: &[(ShardId, Lsn)]) -> Result<bool, StoreError> {
     let store = link.store();
     let before = link.noted(store.ownership().await)?.watermarks;

@@ -133,8 +133,8 @@ pub const MAX_ELSEWHERE_TRIES: u32 = 16;
 /// Times that a stored SKU is read which leaves memory at that moment.
 pub const MAX_READ_TRIES: u32 = 3;
 
-/// How long a page of stocks waits, in milliseconds, for the store to have what left memory: after a start some milliseconds,
-/// longer only while a store that went back in time is made good.
+/// How long a page of stocks waits, in milliseconds, for the store to have what left memory: after a start some
+/// milliseconds, longer only while a store that went back in time is made good.
 pub const MAX_READ_WAIT_MILLIS: u64 = 2_000;
 
 /// Numbers of the first generation of the filter of known numbers: 115 KB of bits for a small shop.
@@ -230,11 +230,12 @@ pub const START_STORE_WAIT_MILLIS: u64 = 5_000;
 /// A wall clock that differs by more from its own course was set: time services move it by less at once.
 pub const MAX_CLOCK_OFF_MILLIS: u64 = 1_000;
 
-/// A wall clock is followed by a part in so many of the time that goes by: a hold of 15 minutes ends at most 9 seconds sooner or later.
+/// A wall clock is followed by a part in so many of the time that goes by: a hold of 15 minutes ends at most 9
+/// seconds sooner or later.
 pub const CLOCK_FOLLOWS_ONE_IN: u64 = 100;
 
-/// How long after a start something old enough is looked for the first time: the start has other things to do, and a server
-/// that is started often has to come to it.
+/// How long after a start something old enough is looked for the first time: the start has other things to do, and a
+/// server that is started often has to come to it.
 pub const FIRST_PRUNE_MILLIS: u64 = 5_000;
 
 /// How often the store is looked through for what is older than it is kept.

@@ -1,8 +1,9 @@
-//! The list of orders: the rows of the store, and over them what is durable in the shards' journals and not flushed yet.
+//! The list of orders: the rows of the store, and over them what is durable in the shards' journals and not flushed
+//! yet.
 //!
-//! The seam is that of [`history`](crate::history), with the journal read behind the store: whatever changed an order before the page
-//! was read is in the page, or in an event after the watermark that was known before. Orders that such events touch are asked
-//! of whoever decides for them, as any read of an order is.
+//! The seam is that of [`history`](crate::history), with the journal read behind the store: whatever changed an order
+//! before the page was read is in the page, or in an event after the watermark that was known before. Orders that
+//! such events touch are asked of whoever decides for them, as any read of an order is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -68,8 +69,8 @@ impl Lists {
         Err(Refusal::StoreUnavailable)
     }
 
-    /// The orders above `after`, and up to `end`, that durable events behind the marks touched; `None` when the journal does not
-    /// have these any more.
+    /// The orders above `after`, and up to `end`, that durable events behind the marks touched; `None` when the
+    /// journal does not have these any more.
     async fn touched(
         &self,
         marks: Vec<Watermark>,

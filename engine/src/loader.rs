@@ -1,9 +1,9 @@
 //! Reads from the store what commands wait for: SKUs that are not in memory, orders and stock requests that left it.
 //!
-//! Shards say what they want ([`Loader::want`]) and go on; one task takes what is wanted by all of them, asks the store for up to
-//! [`MAX_LOADED_AT_ONCE`] of each kind in a call, a few calls at the same time, and puts what was found into the mailboxes of the shards. It
-//! never waits to fill a call. A shard wants a thing once, however many commands wait for it, and whoever waits holds a permit of its
-//! gate: so what is wanted is bounded.
+//! Shards say what they want ([`Loader::want`]) and go on; one task takes what is wanted by all of them, asks the
+//! store for up to [`MAX_LOADED_AT_ONCE`] of each kind in a call, a few calls at the same time, and puts what was
+//! found into the mailboxes of the shards. It never waits to fill a call. A shard wants a thing once, however many
+//! commands wait for it, and whoever waits holds a permit of its gate: so what is wanted is bounded.
 //!
 //! Every want is answered, also when the store fails or a call panics: then with the refusal for those that wait.
 

@@ -1,8 +1,8 @@
-//! What the engine and the mirror of its stock levels (Redis) ask of each other. The mirror follows and is never on the path of an
-//! order: who reads it may see levels that are milliseconds old, and no older ones after newer ones.
+//! What the engine and the mirror of its stock levels (Redis) ask of each other. The mirror follows and is never on
+//! the path of an order: who reads it may see levels that are milliseconds old, and no older ones after newer ones.
 //!
-//! Levels are compared by `version`, which counts the changes of a stock for ever, in memory or not. LSNs don't compare: those of a new data
-//! directory begin anew.
+//! Levels are compared by `version`, which counts the changes of a stock for ever, in memory or not. LSNs don't
+//! compare: those of a new data directory begin anew.
 
 use async_trait::async_trait;
 
@@ -14,8 +14,8 @@ use crate::outcome::{Levels, Refusal, StockView};
 /// Where the mirror reads all stocks, to begin with or when it may have missed something.
 #[async_trait]
 pub trait MirrorSource: Send + Sync + 'static {
-    /// Up to `limit` SKUs after `after`, by name, each with all its stocks: as durable as what callers are told, and at least as
-    /// new as everything that was marked dirty before the call.
+    /// Up to `limit` SKUs after `after`, by name, each with all its stocks: as durable as what callers are told, and
+    /// at least as new as everything that was marked dirty before the call.
     ///
     /// # Errors
     /// [`Refusal`]; it can be asked again.

@@ -1,6 +1,7 @@
 //! How the engine is set up and what it is given; why it does not start.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::check::{CheckOptions, OrderCheck};
 use crate::checkpoint::{CheckpointError, CheckpointStore, FilterStore, Identity};
@@ -9,6 +10,7 @@ use crate::clock::Clock;
 use crate::command::Command;
 use crate::dirty::Dirty;
 use crate::failpoints::Failpoint;
+use crate::flusher::FlushOptions;
 use crate::ids::ShardId;
 use crate::journal::{Journal, JournalError};
 use crate::limits::{
@@ -19,7 +21,7 @@ use crate::limits::{
 };
 use crate::ownership::NotOurs;
 use crate::recovery::RecoveryError;
-use crate::shard::parts::BeforeDecide;
+use crate::shard::parts::{BeforeDecide, ShardOptions};
 use crate::store::Store;
 
 /// How the engine is set up.
@@ -29,7 +31,8 @@ pub struct EngineOptions {
     pub shards: u16,
     /// Commands that may be under way in one shard.
     pub gate_permits: u32,
-    /// How long ended orders and request ids stay in memory, in seconds. Later they come back from the store when they are asked for.
+    /// How long ended orders and request ids stay in memory, in seconds. Later they come back from the store when
+    /// they are asked for.
     pub remember_seconds: u64,
     /// How many of them stay in the memory of one shard at the most.
     pub remember_max: usize,
@@ -84,7 +87,8 @@ pub struct StoreOptions {
     pub keep_days: u64,
     /// How long it keeps the stock journal, in days; 0: for ever.
     pub keep_journal_days: u64,
-    /// How long the journal on the disk keeps what was flushed, in minutes: what a store that goes back in time can lose.
+    /// How long the journal on the disk keeps what was flushed, in minutes: what a store that goes back in time can
+    /// lose.
     pub keep_flushed_minutes: u64,
 }
 
@@ -100,6 +104,30 @@ impl Default for StoreOptions {
             keep_journal_days: DEFAULT_KEEP_JOURNAL_DAYS,
             keep_flushed_minutes: DEFAULT_KEEP_FLUSHED_MINUTES,
         }
+    }
+}
+
+/// How often and how much is flushed.
+pub(crate) fn flush_options(options: &StoreOptions) -> FlushOptions {
+    FlushOptions {
+        interval: Duration::from_millis(options.flush_interval_ms.max(1)),
+        events: options.flush_events.max(1),
+        journal_cap_bytes: options.journal_cap_bytes,
+        keep_flushed: Duration::from_secs(options.keep_flushed_minutes.saturating_mul(60)),
+    }
+}
+
+/// A share of the bounds of the engine.
+pub(crate) fn shard_options(options: &EngineOptions) -> ShardOptions {
+    let shards = usize::from(options.shards);
+    ShardOptions {
+        shards: options.shards,
+        remember_seconds: options.remember_seconds,
+        remember_max: options.remember_max,
+        max_resident_skus: options.max_resident_skus.div_ceil(shards).max(1),
+        max_bytes: options.max_resident_bytes.div_ceil(u64::from(options.shards)).max(1),
+        checkpoint_events: options.checkpoint_events,
+        load_wait_ms: options.store.load_wait_ms,
     }
 }
 

@@ -56,8 +56,9 @@ impl From<StoreError> for NotTaken {
 }
 
 impl Owner {
-    /// At the start, before anything is served. A store that does not answer is asked for a while; a directory that evidently is in its
-    /// place goes on without it: [`Fence::epoch`](crate::fence::Fence::epoch) is zero then, and [`Owner::keep`] takes the store when it is back.
+    /// At the start, before anything is served. A store that does not answer is asked for a while; a directory that
+    /// evidently is in its place goes on without it: [`Fence::epoch`](crate::fence::Fence::epoch) is zero then, and
+    /// [`Owner::keep`] takes the store when it is back.
     ///
     /// # Errors
     /// [`NotOurs`].
@@ -88,8 +89,8 @@ impl Owner {
         Ok(())
     }
 
-    /// The heartbeat: renews the lease, takes the store when it was not there at the start or lost what we took, finds out that somebody
-    /// else did. Ends when `stopping` says so.
+    /// The heartbeat: renews the lease, takes the store when it was not there at the start or lost what we took,
+    /// finds out that somebody else did. Ends when `stopping` says so.
     pub async fn keep(&self, flushers: &Flushers, mut stopping: watch::Receiver<bool>) {
         // Several in the time of a lease.
         let lease_millis = u64::from(self.lease_seconds).saturating_mul(1_000);
@@ -143,8 +144,8 @@ impl Owner {
                 self.renewed(from);
                 self.link.note_time(time, self.clock.now());
             }
-            // A newer one, of somebody else, has fenced us by now. An older one: the store went back to before we took it. A newer one that
-            // we asked for ourselves: its answer was lost.
+            // A newer one, of somebody else, has fenced us by now. An older one: the store went back to before we
+            // took it. A newer one that we asked for ourselves: its answer was lost.
             Err(StoreError::Fenced { newest, .. }) if !fence.is_fenced_for_good() => {
                 tracing::warn!(%ours, %newest, "the store does not have our epoch as its newest: it is taken again");
                 return self.take_again().await;

@@ -1,14 +1,15 @@
-//! Who may write. At each start a server takes the next epoch in the store, and writes it to its data directory before it serves.
-//! [`judge`] says whether it may: a pure function of what the directory knows of itself, what its journal has, and what the store says.
-//! [`Owner`](crate::owner::Owner) asks the store, takes it and keeps it.
+//! Who may write. At each start a server takes the next epoch in the store, and writes it to its data directory
+//! before it serves. [`judge`] says whether it may: a pure function of what the directory knows of itself, what its
+//! journal has, and what the store says. [`Owner`](crate::owner::Owner) asks the store, takes it and keeps it.
 //!
 //! ```text
-//!   judge ─▶ Store::take ─▶ (the old owner's lease runs out) ─▶ Identity::record ─▶ serve ─▶ Store::renew, every second
+//!   judge ─▶ Store::take ─▶ (the old owner's lease runs out) ─▶ Identity::record ─▶ serve
+//!                                                                 serve ─▶ Store::renew, every second
 //! ```
 //!
-//! A crash between `take` and `record` leaves a store whose newest epoch was taken by this directory, which does not know of it. No event
-//! was flushed in that epoch, since nothing is served or flushed before `record`; that is how [`judge`] knows it from a copy of the
-//! directory that took the store and used it.
+//! A crash between `take` and `record` leaves a store whose newest epoch was taken by this directory, which does not
+//! know of it. No event was flushed in that epoch, since nothing is served or flushed before `record`; that is how
+//! [`judge`] knows it from a copy of the directory that took the store and used it.
 
 use std::time::Duration;
 
@@ -60,7 +61,8 @@ pub enum NotOurs {
         "another server is using this store{0}; stop it, or take the store from it with `hotstock serve --take-over`"
     )]
     OwnerAlive(String),
-    /// The store was written by somebody else, or has what the journal of this directory has not. Starting again changes nothing.
+    /// The store was written by somebody else, or has what the journal of this directory has not. Starting again
+    /// changes nothing.
     #[error("this data directory must not serve: {why}. {way_out}")]
     Fenced {
         /// Why, in words.
@@ -156,7 +158,8 @@ fn may_take(
         contains(&mark, bounds(shard), &chain)?;
     }
     let runs = store.lease_until.map_or(0, |until| until.0.saturating_sub(store.now.0));
-    // Of this very directory, now or (of a store that went back) before: what holds the store is our own process that died.
+    // Of this very directory, now or (of a store that went back) before: what holds the store is our own process that
+    // died.
     let is_ours_here = is_same && store.epoch <= mine.epoch && mine.same_place;
     let may_wait = mine.take_over || is_unrecorded;
     let wait_millis = if is_ours_here { 0 } else { runs };
@@ -228,9 +231,9 @@ pub struct Seized {
     pub before: Option<ServerId>,
 }
 
-/// Takes a store for a data directory that is to be made from it: whoever owned it is fenced, and its lease waited out. What is read
-/// from then on does not change any more. `server` is any id that no server has; [`hand_over`] gives the store to the new directory.
-/// With `over` also from a server that evidently lives.
+/// Takes a store for a data directory that is to be made from it: whoever owned it is fenced, and its lease waited
+/// out. What is read from then on does not change any more. `server` is any id that no server has; [`hand_over`]
+/// gives the store to the new directory. With `over` also from a server that evidently lives.
 ///
 /// # Errors
 /// [`NotOurs`].

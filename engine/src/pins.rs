@@ -1,5 +1,6 @@
-//! SKUs that operators want kept in memory (hot): loaded ahead of a sale, and never evicted until they are let go. Nothing waits for that
-//! but the load itself; nothing is refused because of it. It is logged by the shard, and so holds across restarts.
+//! SKUs that operators want kept in memory (hot): loaded ahead of a sale, and never evicted until they are let go.
+//! Nothing waits for that but the load itself; nothing is refused because of it. It is logged by the shard, and so
+//! holds across restarts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -183,7 +184,8 @@ impl Pins {
         vec![Err(refusal); count]
     }
 
-    /// Of SKUs that are to be let go and are not in memory: whether the store has them, so that who asks twice is told the same.
+    /// Of SKUs that are to be let go and are not in memory: whether the store has them, so that who asks twice is
+    /// told the same.
     async fn tell_stored(&self, skus: &[SkuId], answers: &mut [Option<PinAnswer>]) {
         let is_unknown = |answer: &Option<PinAnswer>| matches!(answer, Some(Err(Refusal::UnknownSku { .. })));
         let unknown: Vec<usize> = (0..skus.len()).filter(|index| is_unknown(&answers[*index])).collect();
@@ -203,7 +205,8 @@ impl Pins {
         }
     }
 
-    /// After a start: loads SKUs that the store says are kept in memory and that are not there, as in a directory that was made from it.
+    /// After a start: loads SKUs that the store says are kept in memory and that are not there, as in a directory
+    /// that was made from it.
     pub async fn load_stored(&self) {
         let mut backoff = Backoff::default();
         let mut after: Option<SkuId> = None;

@@ -1,8 +1,8 @@
 //! Reads of stock: of SKUs in memory from the views, of others from the store, without loading them.
 //!
-//! The views are looked at first: a SKU that is not there left memory before the store is asked, or never was there; and what the store
-//! says counts only if it has taken in everything that left memory ([`ShardShared::departed`]). Afterwards they are looked at again, for a
-//! SKU that came into memory meanwhile.
+//! The views are looked at first: a SKU that is not there left memory before the store is asked, or never was there;
+//! and what the store says counts only if it has taken in everything that left memory ([`ShardShared::departed`]).
+//! Afterwards they are looked at again, for a SKU that came into memory meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,8 +101,9 @@ impl Reads {
         Ok(all.into_iter().take_while(is_within).take(limit).map(|(_, sku)| sku).collect())
     }
 
-    /// Waits until the store has taken in everything that left memory. It always has, but for the first moment after a start, and after it
-    /// went back in time. (A page is rows of all shards: unlike [`Reads::stock`] it is not asked again when it comes too early.)
+    /// Waits until the store has taken in everything that left memory. It always has, but for the first moment after
+    /// a start, and after it went back in time. (A page is rows of all shards: unlike [`Reads::stock`] it is not
+    /// asked again when it comes too early.)
     async fn store_has_what_left(&self) -> Result<(), Refusal> {
         let deadline = Instant::now() + Duration::from_millis(MAX_READ_WAIT_MILLIS);
         // What left is read first: nothing leaves that was not flushed.

@@ -1,5 +1,6 @@
-//! Sends answers. A task of the runtime and not the journal writer itself: the writer goes on with the next commit meanwhile,
-//! and a caller that is woken from inside the runtime goes straight into a worker's queue, without its lock.
+//! Sends answers. A task of the runtime and not the journal writer itself: the writer goes on with the next commit
+//! meanwhile, and a caller that is woken from inside the runtime goes straight into a worker's queue, without its
+//! lock.
 
 use tokio::sync::mpsc;
 

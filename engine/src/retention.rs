@@ -1,5 +1,5 @@
-//! Prunes the store of what is older than it is kept: ended orders with their lines and requests, stock requests, the stock journal. In
-//! small transactions with pauses, and only while the flushes keep up: orders come first.
+//! Prunes the store of what is older than it is kept: ended orders with their lines and requests, stock requests, the
+//! stock journal. In small transactions with pauses, and only while the flushes keep up: orders come first.
 
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ pub(crate) struct Retention {
 }
 
 impl Retention {
-    /// Whether an order or a request that last changed then may still be loaded. What is about to be pruned is not: its rows could go
-    /// while it is in memory, and its next change would find none.
+    /// Whether an order or a request that last changed then may still be loaded. What is about to be pruned is not:
+    /// its rows could go while it is in memory, and its next change would find none.
     pub fn may_load(self, changed_at: Timestamp, now: Timestamp) -> bool {
         let margin = PRUNE_MARGIN_SECONDS * 1_000;
         before(self.keep_days, now).is_none_or(|before| changed_at >= before.plus_millis(margin))

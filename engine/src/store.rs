@@ -1,5 +1,5 @@
-//! What the engine asks of the SQL store, the system of record. `hotstock-persistence` implements it on SQLite and on MySQL; all
-//! implementations pass one suite.
+//! What the engine asks of the SQL store, the system of record. `hotstock-persistence` implements it on SQLite and on
+//! MySQL; all implementations pass one suite.
 //!
 //! ```text
 //!   shard ── events ──▶ journal ──▶ flusher ── flush ──▶ │ stock, orders, lines, requests, │
@@ -10,16 +10,17 @@
 //! The contract:
 //!
 //! - **It never decides.** Rows follow from events; what is in memory of a shard is newer than its rows, never older.
-//! - **Exactly once.** [`Store::flush`] moves the watermark of its shard in the transaction that writes the rows. Repeating it, whatever died
-//!   when, has no second effect. Every value that it writes is absolute: nothing is read back.
-//! - **One writer.** Everything that writes names the epoch of its server, and is refused with [`StoreError::Fenced`] when another one is the
-//!   newest. The check and the write are one transaction.
-//! - **Snapshots.** What is read to be decided on comes with the watermarks of the same moment, so that the engine can tell a store that went
-//!   back in time, or that has not taken in yet what it is asked for.
+//! - **Exactly once.** [`Store::flush`] moves the watermark of its shard in the transaction that writes the rows.
+//!   Repeating it, whatever died when, has no second effect. Every value that it writes is absolute: nothing is read
+//!   back.
+//! - **One writer.** Everything that writes names the epoch of its server, and is refused with [`StoreError::Fenced`]
+//!   when another one is the newest. The check and the write are one transaction.
+//! - **Snapshots.** What is read to be decided on comes with the watermarks of the same moment, so that the engine
+//!   can tell a store that went back in time, or that has not taken in yet what it is asked for.
 //! - **Durable.** What was flushed survives power loss of the store.
 //! - **Gapless.** Every version of every stock has one row in the stock journal, until it is pruned.
-//! - **Sound.** A stock row that is not what the newest row of its journal says, whose sum is not what was supplied, or that is parked, is
-//!   never loaded: it is named as unsound.
+//! - **Sound.** A stock row that is not what the newest row of its journal says, whose sum is not what was supplied,
+//!   or that is parked, is never loaded: it is named as unsound.
 
 use std::collections::BTreeMap;
 
@@ -41,16 +42,17 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`].
     async fn ownership(&self) -> Result<Ownership, StoreError>;
 
-    /// Takes the store for a server: `take.epoch` is the newest from here on. In one transaction: the epoch must still be `take.after`, and
-    /// no other process may hold the store (a lock that dies with its connection or process) unless `take.over` says that it is taken from it.
-    /// Taken again with the same epoch by the same server, it answers the same.
+    /// Takes the store for a server: `take.epoch` is the newest from here on. In one transaction: the epoch must
+    /// still be `take.after`, and no other process may hold the store (a lock that dies with its connection or
+    /// process) unless `take.over` says that it is taken from it. Taken again with the same epoch by the same server,
+    /// it answers the same.
     ///
     /// # Errors
     /// [`StoreError::Fenced`] when the epoch is another, [`StoreError::OwnerAlive`]; the others as usual.
     async fn take(&self, take: &Take) -> Result<(), StoreError>;
 
-    /// Renews the lease of the server that has this epoch, gets back the lock that dies with its connection when that was lost, and answers the
-    /// store's time. Also the heartbeat of a server without a lease.
+    /// Renews the lease of the server that has this epoch, gets back the lock that dies with its connection when that
+    /// was lost, and answers the store's time. Also the heartbeat of a server without a lease.
     ///
     /// # Errors
     /// [`StoreError::Fenced`] when a newer epoch was taken; the others as usual.
@@ -62,16 +64,18 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`].
     async fn let_go(&self, epoch: Epoch) -> Result<(), StoreError>;
 
-    /// Takes in events of a shard, in one transaction with its watermark, which must be `batch.after`: otherwise nothing is written and
-    /// the answer tells where it is. A stock row that is not what the first event finds (somebody changed it by hand, or it is there and
-    /// should not be) parks its SKU: an anomaly is recorded, its stock rows are left alone from then on, everything else is written. So is a
-    /// SKU whose row does not fit. Statements are bounded in rows and bytes, and halved when the server refuses their size.
+    /// Takes in events of a shard, in one transaction with its watermark, which must be `batch.after`: otherwise
+    /// nothing is written and the answer tells where it is. A stock row that is not what the first event finds
+    /// (somebody changed it by hand, or it is there and should not be) parks its SKU: an anomaly is recorded, its
+    /// stock rows are left alone from then on, everything else is written. So is a SKU whose row does not fit.
+    /// Statements are bounded in rows and bytes, and halved when the server refuses their size.
     ///
     /// # Errors
     /// [`StoreError::Fenced`]; the others as usual. After an unknown outcome it can be repeated.
     async fn flush(&self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError>;
 
-    /// What is wanted of stored SKUs, orders and requests, in one snapshot. Of an order in one place its SKUs are loaded with it.
+    /// What is wanted of stored SKUs, orders and requests, in one snapshot. Of an order in one place its SKUs are
+    /// loaded with it.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -87,7 +91,8 @@ pub trait Store: Send + Sync + 'static {
         warehouse_id: Option<WarehouseId>,
     ) -> Result<Snapshot<Vec<StockView>>, StoreError>;
 
-    /// Up to `limit` SKUs after `after`, by name (as bytes), each with all its stocks by warehouse. One that can't be read is left out.
+    /// Up to `limit` SKUs after `after`, by name (as bytes), each with all its stocks by warehouse. One that can't be
+    /// read is left out.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -97,8 +102,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Vec<StockView>>, StoreError>;
 
-    /// Up to `limit` orders by number (as bytes) after `after`, as they were flushed. Branches are not listed; an order over several
-    /// places is. One that can't be read is left out.
+    /// Up to `limit` orders by number (as bytes) after `after`, as they were flushed. Branches are not listed; an
+    /// order over several places is. One that can't be read is left out.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -109,8 +114,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<OrderView>, StoreError>;
 
-    /// The stock journal of a SKU: for each warehouse the rows with a version above the one in `after` (0 where it is not named), up to
-    /// `limit` each, with the watermarks of the same moment.
+    /// The stock journal of a SKU: for each warehouse the rows with a version above the one in `after` (0 where it is
+    /// not named), up to `limit` each, with the watermarks of the same moment.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -121,7 +126,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Snapshot<Vec<JournalRow>>, StoreError>;
 
-    /// Numbers of all orders and branches, with their last change, up to `max` after `after`, by number. To rebuild what is known.
+    /// Numbers of all orders and branches, with their last change, up to `max` after `after`, by number. To rebuild
+    /// what is known.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -141,7 +147,8 @@ pub trait Store: Send + Sync + 'static {
         max: usize,
     ) -> Result<Vec<(SkuId, RequestId, Timestamp)>, StoreError>;
 
-    /// Orders that hold units or have something pending, up to `max` after `after`, by number: what a new data directory begins with.
+    /// Orders that hold units or have something pending, up to `max` after `after`, by number: what a new data
+    /// directory begins with.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -153,8 +160,9 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`].
     async fn hot_skus(&self, after: Option<&SkuId>, max: usize) -> Result<Vec<SkuId>, StoreError>;
 
-    /// Deletes a small batch of what is older than it is kept. Units sold by orders that go, and deltas of journal rows that go, stay as sums
-    /// in their stock rows, in the same transaction. The newest journal row of a stock never goes, nor does an order that holds units.
+    /// Deletes a small batch of what is older than it is kept. Units sold by orders that go, and deltas of journal
+    /// rows that go, stay as sums in their stock rows, in the same transaction. The newest journal row of a stock
+    /// never goes, nor does an order that holds units.
     ///
     /// # Errors
     /// [`StoreError::Fenced`]; the others as usual.
@@ -170,9 +178,10 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Snapshot<Vec<StockBooks>>, StoreError>;
 
-    /// The lines of a stock's orders (branches, not the orders over several places that they belong to), and its journal, piece by piece: up to
-    /// `lines` and `journal` rows after the cursor (0: none are read), by number (as bytes) and by version. Orders stand under the numbers that
-    /// they are stored with, in both, so that one can be counted against the other.
+    /// The lines of a stock's orders (branches, not the orders over several places that they belong to), and its
+    /// journal, piece by piece: up to `lines` and `journal` rows after the cursor (0: none are read), by number (as
+    /// bytes) and by version. Orders stand under the numbers that they are stored with, in both, so that one can be
+    /// counted against the other.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -185,12 +194,14 @@ pub trait Store: Send + Sync + 'static {
         journal: usize,
     ) -> Result<Snapshot<Sums>, StoreError>;
 
-    /// Writes the stock rows of a SKU, every column, as [`Repair::stocks`] has them, or (`None`) as its journal says: levels, version and
-    /// supplied by its newest row, status by the last row that changed it, serial numbers by their sum, what is not in the journal any more as
-    /// it is. Ends its parking, and records an anomaly of the kind `repaired`. What was there and what is, of the rows that were written.
+    /// Writes the stock rows of a SKU, every column, as [`Repair::stocks`] has them, or (`None`) as its journal says:
+    /// levels, version and supplied by its newest row, status by the last row that changed it, serial numbers by
+    /// their sum, what is not in the journal any more as it is. Ends its parking, and records an anomaly of the kind
+    /// `repaired`. What was there and what is, of the rows that were written.
     ///
-    /// A stock of `stocks` whose version is not that of its newest journal row: the store has gone on since. Then nothing is written and
-    /// the answer is empty; it can be asked again with what is true by then. Rows of other warehouses are left as they are.
+    /// A stock of `stocks` whose version is not that of its newest journal row: the store has gone on since. Then
+    /// nothing is written and the answer is empty; it can be asked again with what is true by then. Rows of other
+    /// warehouses are left as they are.
     ///
     /// # Errors
     /// [`StoreError::Fenced`]; the others as usual.

@@ -1,5 +1,6 @@
-//! The way to the SQL store: whether it answers, what was asked of it and how that went. Everything that calls the store passes its
-//! result through [`StoreLink::noted`], so that one place knows whether the store is there and whether it is still ours.
+//! The way to the SQL store: whether it answers, what was asked of it and how that went. Everything that calls the
+//! store passes its result through [`StoreLink::noted`], so that one place knows whether the store is there and
+//! whether it is still ours.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,6 @@
-//! The journal writer: one OS thread that owns the journal. It commits all batches that are ready, of all shards, in one
-//! sync; then publishes views and durable LSNs; then gives the answers to the replier. It never waits to fill a batch.
+//! The journal writer: one OS thread that owns the journal. It commits all batches that are ready, of all shards, in
+//! one sync; then publishes views and durable LSNs; then gives the answers to the replier. It never waits to fill a
+//! batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,8 +118,8 @@ pub(crate) fn run(mut journal: Box<dyn Journal>, parts: &WriterParts) {
     }
 }
 
-/// A writer that panics leaves a poisoned journal behind, not callers who wait for ever: what it held is dropped (outcome
-/// unknown), what waits and what comes later is answered that nothing can be written.
+/// A writer that panics leaves a poisoned journal behind, not callers who wait for ever: what it held is dropped
+/// (outcome unknown), what waits and what comes later is answered that nothing can be written.
 struct PoisonOnPanic<'a>(&'a WriterParts);
 
 impl Drop for PoisonOnPanic<'_> {

@@ -1,4 +1,5 @@
-//! Reconcile of a running engine: it tells nothing of what only changes, is loaded or evicted meanwhile, and puts right what somebody broke.
+//! Reconcile of a running engine: it tells nothing of what only changes, is loaded or evicted meanwhile, and puts
+//! right what somebody broke.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

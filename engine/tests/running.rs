@@ -1,4 +1,5 @@
-//! The running engine: durability before answers, poison, a shard that panics, expiry, checkpoints, routing over shards.
+//! The running engine: durability before answers, poison, a shard that panics, expiry, checkpoints, routing over
+//! shards.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![cfg(not(loom))]

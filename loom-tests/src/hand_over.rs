@@ -1,5 +1,5 @@
-//! The way of an answer: the shard hands it to the journal writer with its event; the writer syncs, publishes the views, then
-//! the LSN, then answers. Nobody may know of an event before it is durable and shown.
+//! The way of an answer: the shard hands it to the journal writer with its event; the writer syncs, publishes the
+//! views, then the LSN, then answers. Nobody may know of an event before it is durable and shown.
 
 use hotstock_engine::sync::{Durable, Inbox, StockCell};
 use loom::sync::{Arc, mpsc};

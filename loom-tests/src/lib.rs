@@ -1,5 +1,5 @@
-//! Models of the primitives in `hotstock_engine::sync`, run by loom under every interleaving of two or three threads and
-//! every value that a relaxed load may see.
+//! Models of the primitives in `hotstock_engine::sync`, run by loom under every interleaving of two or three threads
+//! and every value that a relaxed load may see.
 //!
 //! One file per primitive, and [`hand_over`] for what they promise together: an answer leaves after everything that
 //! it rests on is durable, and its caller reads its own writes.

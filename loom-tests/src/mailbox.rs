@@ -38,8 +38,8 @@ fn every_command_is_taken() {
     });
 }
 
-/// The shard is woken for more than its mail (room in the backlog, a checkpoint that is asked for), so the wake-up itself
-/// has to carry what was done before it; no lock helps here.
+/// The shard is woken for more than its mail (room in the backlog, a checkpoint that is asked for), so the wake-up
+/// itself has to carry what was done before it; no lock helps here.
 #[test]
 fn a_wake_up_carries_what_was_done_before_it() {
     loom::model(|| {

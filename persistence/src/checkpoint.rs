@@ -8,7 +8,8 @@
 //!   file:    header, blocks, footer
 //!   header   magic HSCKPT, format version, 0, shard u16, begin u64, CRC-32 of these
 //!   block    kind u8 (1 entries, 2 footer), entries u32, payload length u32, CRC-32 of these three and the payload
-//!   footer   a block whose payload is: end LSN u64, time u64, departed LSN u64, blocks u64, entries u64; it is the last
+//!   footer   a block whose payload is: end LSN u64, time u64, departed LSN u64, blocks u64, entries u64;
+//!            it is the last
 //! ```
 //!
 //! Numbers are little-endian; entries are encoded as `codec` says.

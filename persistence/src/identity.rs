@@ -104,8 +104,8 @@ impl Identity for DirIdentity {
             return Err(format!("{dir}: no server has run in this data directory yet"));
         };
         let is = Place::of(&self.dir).map_err(|error| error.to_string())?;
-        // A copy has another time of birth, whatever its inode. Where that is told, the numbers of devices, which may change
-        // when a machine starts anew, need not be compared.
+        // A copy has another time of birth, whatever its inode. Where that is told, the numbers of devices, which may
+        // change when a machine starts anew, need not be compared.
         let has_birth = was.created != UNKNOWN && is.created != UNKNOWN;
         let is_same =
             |was: &str, is: &str| was == is || (has_birth && inode(was).is_some() && inode(was) == inode(is));

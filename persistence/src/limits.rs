@@ -1,25 +1,26 @@
-//! Every bound of this crate's SQL store, imports and mirror, in one place, each with its reason. (Those of the journal stand beside their code.)
+//! Every bound of this crate's SQL store, imports and mirror, in one place, each with its reason. (Those of the
+//! journal stand beside their code.)
 
 use std::time::Duration;
 
-/// Connections to MySQL, and readers of SQLite, unless the configuration says otherwise: two transactions per core of a usual
-/// database server saturate it; more only wait for each other's rows.
+/// Connections to MySQL, and readers of SQLite, unless the configuration says otherwise: two transactions per core of
+/// a usual database server saturate it; more only wait for each other's rows.
 pub const DEFAULT_CONNECTIONS: usize = 16;
 
-/// How long a caller waits for a connection, and a statement for its answer, unless the configuration says otherwise. A database that
-/// is stopped makes every caller wait this long at most twice.
+/// How long a caller waits for a connection, and a statement for its answer, unless the configuration says otherwise.
+/// A database that is stopped makes every caller wait this long at most twice.
 pub const DEFAULT_SQL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Callers that wait for a connection, per connection. More would wait longer than [`DEFAULT_SQL_TIMEOUT`] at a few
 /// hundred transactions a second, so they are told at once that the store is busy.
 pub const MAX_WAITING_PER_CONNECTION: usize = 64;
 
-/// Callers that wait for the one writing connection of SQLite: with a sync of a millisecond or two per transaction the last
-/// of them waits for about a second.
+/// Callers that wait for the one writing connection of SQLite: with a sync of a millisecond or two per transaction
+/// the last of them waits for about a second.
 pub const MAX_WAITING_WRITERS: usize = 1_024;
 
-/// Tries of one transaction that others are in the way of. Rows are locked in one order, so a deadlock is rare and a second one
-/// of the same transaction rarer.
+/// Tries of one transaction that others are in the way of. Rows are locked in one order, so a deadlock is rare and a
+/// second one of the same transaction rarer.
 pub const MAX_TRIES: u32 = 10;
 
 /// The longest pause before the second try; it doubles with every further one, and each is a random part of it.
@@ -28,8 +29,8 @@ pub const FIRST_BACKOFF: Duration = Duration::from_millis(4);
 /// The longest pause between two tries.
 pub const MAX_BACKOFF: Duration = Duration::from_millis(250);
 
-/// After a failed first connection callers are refused at once for this long, so that a database which is down costs each
-/// of them nothing and the database no storm when it comes back.
+/// After a failed first connection callers are refused at once for this long, so that a database which is down costs
+/// each of them nothing and the database no storm when it comes back.
 pub const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
 /// How long the migrations may take, and a second server waits for the first one's.
@@ -39,16 +40,19 @@ pub const MIGRATE_TIMEOUT: Duration = Duration::from_secs(60);
 /// MySQL 65,535.
 pub const MAX_ROWS_PER_STATEMENT: usize = 128;
 
-/// Bytes of one multi-row statement: what a database takes in a few milliseconds, and far below what one is set up to refuse.
+/// Bytes of one multi-row statement: what a database takes in a few milliseconds, and far below what one is set up to
+/// refuse.
 pub const MAX_BYTES_PER_STATEMENT: usize = 1 << 20;
 
 /// A statement for SQLite may be this large. It takes values of up to a gigabyte; a record comes nowhere near.
 pub const SQLITE_LARGEST_STATEMENT: usize = 256 << 20;
 
-/// Memory for pages of the connection that writes to SQLite: those of a large flush, so that none is written twice in one.
+/// Memory for pages of the connection that writes to SQLite: those of a large flush, so that none is written twice in
+/// one.
 pub const SQLITE_CACHE_KIB: u32 = 64 << 10;
 
-/// Pages in the WAL of SQLite before they are brought into the file (of 4 KiB each): some flushes, whose pages are often the same.
+/// Pages in the WAL of SQLite before they are brought into the file (of 4 KiB each): some flushes, whose pages are
+/// often the same.
 pub const SQLITE_CHECKPOINT_PAGES: u32 = 8_192;
 
 /// Keys that one statement looks for.
@@ -63,7 +67,8 @@ pub const MAX_DETAIL_BYTES: usize = 1_000;
 /// Events that a flush turns into rows before it lets others on its thread go on: less than a millisecond.
 pub const EVENTS_WITHOUT_PAUSE: usize = 500;
 
-/// Rows that one flush may leave out because they do not fit. More are a sign that the tables are not those of this program.
+/// Rows that one flush may leave out because they do not fit. More are a sign that the tables are not those of this
+/// program.
 pub const MAX_REFUSED_ROWS: usize = 100;
 
 /// Prepared statements that a connection keeps. Lists are cut to powers of two, so there are few texts.
@@ -78,11 +83,12 @@ pub const IMPORT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the source of an import keeps rows that are not taken yet, in seconds: creating stocks may be slow.
 pub const IMPORT_NET_WRITE_TIMEOUT_SECONDS: u32 = 3_600;
 
-/// Refused rows and conflicts that the report of an import keeps as examples, for each reason: enough to see what is wrong.
+/// Refused rows and conflicts that the report of an import keeps as examples, for each reason: enough to see what is
+/// wrong.
 pub const MAX_IMPORT_EXAMPLES: usize = 20;
 
-/// Waits between tries to reach the mirror, or to read what it lacks: doubled from the first to the last, each with some
-/// jitter, so that servers that lost one Redis together don't come back together.
+/// Waits between tries to reach the mirror, or to read what it lacks: doubled from the first to the last, each with
+/// some jitter, so that servers that lost one Redis together don't come back together.
 pub const MIRROR_FIRST_PAUSE_MILLIS: u64 = 50;
 
 /// See [`MIRROR_FIRST_PAUSE_MILLIS`]: a Redis that comes back is mirrored to again within seconds.
@@ -91,7 +97,8 @@ pub const MIRROR_LAST_PAUSE_MILLIS: u64 = 5_000;
 /// How often the mirror looks whether Redis was emptied.
 pub const MIRROR_CHECK_MILLIS: u64 = 1_000;
 
-/// After this many seconds without a look the mark by which that is seen goes by itself: nothing stays of servers that are no more.
+/// After this many seconds without a look the mark by which that is seen goes by itself: nothing stays of servers
+/// that are no more.
 pub const MIRROR_MARK_SECONDS: u64 = 3_600;
 
 /// A page for the mirror that takes longer is asked for again: the store may be stuck.

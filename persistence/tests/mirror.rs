@@ -1,5 +1,5 @@
-//! The Redis mirror against a real Redis: it converges whatever happens to Redis, never shows an older level after a newer one, and
-//! nobody who changes stock waits for it.
+//! The Redis mirror against a real Redis: it converges whatever happens to Redis, never shows an older level after a
+//! newer one, and nobody who changes stock waits for it.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -199,8 +199,8 @@ async fn stopped_it_has_written_what_was_marked() {
     assert_eq!(mirror.stats().lag, 0);
 }
 
-/// Two servers with one Redis: both follow the same changes, the second reads pages that are long out of date, both begin again and
-/// again; somebody watches all the time.
+/// Two servers with one Redis: both follow the same changes, the second reads pages that are long out of date, both
+/// begin again and again; somebody watches all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_level_never_comes_after_a_newer_one() {
     const STOCKS: usize = 40;

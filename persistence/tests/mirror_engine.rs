@@ -1,5 +1,5 @@
-//! A whole engine with a store and a Redis beside it: orders, loads and evictions go on whatever happens to Redis, and in
-//! the end Redis shows what callers are told.
+//! A whole engine with a store and a Redis beside it: orders, loads and evictions go on whatever happens to Redis,
+//! and in the end Redis shows what callers are told.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

@@ -1,4 +1,5 @@
-//! Reconcile over the real store, with rows that somebody broke while the engine runs: what it tells, and what it puts right.
+//! Reconcile over the real store, with rows that somebody broke while the engine runs: what it tells, and what it
+//! puts right.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

@@ -1,5 +1,5 @@
-//! A database that is stopped, killed, cut off or held by others: every call ends in bounded time, every event is taken in exactly once, and
-//! when it is back the store works again by itself.
+//! A database that is stopped, killed, cut off or held by others: every call ends in bounded time, every event is
+//! taken in exactly once, and when it is back the store works again by itself.
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
 
@@ -60,7 +60,8 @@ fn busy_shard() -> TestShard {
     shard
 }
 
-/// Waits until so many more rows were written, by a flush that writes many times more in one transaction; or until `over`.
+/// Waits until so many more rows were written, by a flush that writes many times more in one transaction; or until
+/// `over`.
 fn wait_for_the_middle(server: &MariaDb, over: &AtomicBool) {
     let written = || {
         let sql = "SELECT VARIABLE_VALUE FROM information_schema.global_status WHERE VARIABLE_NAME = 'HANDLER_WRITE'";
@@ -283,7 +284,8 @@ async fn a_take_over_in_the_middle_of_flushes_fences_them() {
     assert_eq!(at.unwrap_or_default(), shard.flushed, "nothing came after it was taken");
 }
 
-/// A server that takes only small packets gets small statements, and one that takes none of that size at all is no reason to stop.
+/// A server that takes only small packets gets small statements, and one that takes none of that size at all is no
+/// reason to stop.
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_are_as_small_as_the_server_wants_them() {
     let server = MariaDb::start();

@@ -76,8 +76,8 @@ async fn one_in_memory_lives_as_long_as_it_is_open() {
     assert!(other.stock(&sku("a"), None).await.unwrap().rows.is_empty());
 }
 
-/// A store that lost what was flushed, while an order's number was asked for, lets it be made once more. All of that in one batch, when it
-/// is flushed again, is taken in all the same.
+/// A store that lost what was flushed, while an order's number was asked for, lets it be made once more. All of that
+/// in one batch, when it is flushed again, is taken in all the same.
 #[tokio::test]
 async fn an_order_that_is_made_twice_in_a_batch_stops_no_flush() {
     let open = || SqlStore::open(&SqlOptions::new("sqlite::memory:")).unwrap();

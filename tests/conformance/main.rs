@@ -63,8 +63,8 @@ fn tell_all(server: &Server, prefix: &str, place: Place) {
     }
 }
 
-/// Every table; before some rows the server gets the time to flush, and then somebody asks for other SKUs, one in each shard: there
-/// is no room for those of the table then.
+/// Every table; before some rows the server gets the time to flush, and then somebody asks for other SKUs, one in
+/// each shard: there is no room for those of the table then.
 fn tell_slowly(server: &Server, prefix: &str, place: Place) {
     let mut rng = Rng::with_seed(3);
     let shards = server_shards(&server.address);

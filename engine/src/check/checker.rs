@@ -1,8 +1,8 @@
 //! The task that asks the order service about orders whose time is over, and carries out what follows.
 //!
-//! An order that nobody has asked about yet comes before those that are asked about again, so that each is asked about once while the
-//! service is slow. Questions take the places of `concurrency`; what follows from answers has places of its own, so that a service that
-//! does not answer keeps no order from ending when its grace is over.
+//! An order that nobody has asked about yet comes before those that are asked about again, so that each is asked
+//! about once while the service is slow. Questions take the places of `concurrency`; what follows from answers has
+//! places of its own, so that a service that does not answer keeps no order from ending when its grace is over.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -287,8 +287,8 @@ impl Checker {
 }
 
 impl Router {
-    /// Sells what an order holds. One that ended while the service was asked stays as it is: a payment that comes so late is for the caller
-    /// to say.
+    /// Sells what an order holds. One that ended while the service was asked stays as it is: a payment that comes so
+    /// late is for the caller to say.
     async fn confirm_open(&self, order_no: OrderNo) -> Outcome {
         let seen = self.submit(Action::GetOrder(order_no.clone()).into()).await?;
         match &seen {

@@ -6,11 +6,11 @@
 //!        paid: confirm ◀── unpaid, cancelled: expire ◀── no answer in time: expire, or extend
 //! ```
 //!
-//! Nothing waits for it: a due order holds its units a little longer, that is all. What is under way is nowhere written down: after a
-//! restart the order is due again and asked about again.
+//! Nothing waits for it: a due order holds its units a little longer, that is all. What is under way is nowhere
+//! written down: after a restart the order is due again and asked about again.
 //!
-//! - here: the [`OrderCheck`] that somebody implements, the options, the way into the queue. [`checker`]: the one task that
-//!   works on it.
+//! - here: the [`OrderCheck`] that somebody implements, the options, the way into the queue. [`checker`]: the one
+//!   task that works on it.
 
 pub(crate) mod checker;
 
@@ -26,8 +26,8 @@ use crate::limits::{DEFAULT_CHECK_CONCURRENCY, DEFAULT_CHECK_GRACE_SECONDS, MAX_
 /// The order service, as the engine asks it.
 #[async_trait]
 pub trait OrderCheck: Send + Sync + 'static {
-    /// What became of an order. Comes to an end by itself, within some seconds; it is asked again, with growing pauses, while there
-    /// is no answer.
+    /// What became of an order. Comes to an end by itself, within some seconds; it is asked again, with growing
+    /// pauses, while there is no answer.
     ///
     /// # Errors
     /// [`NoAnswer`]: whatever is not one of the three.

@@ -8,10 +8,12 @@ use super::{InvalidField, Line, Lines, Reserve};
 use crate::ids::{SkuId, WarehouseId};
 use crate::limits::{MAX_LINE_QUANTITY, MAX_ORDER_LINES, MAX_WAREHOUSES_PER_SKU};
 
-/// Keeps what was asked apart from the partial requests of an order, whose seeds are 1 to 3. Stands in the journal: never changes.
+/// Keeps what was asked apart from the partial requests of an order, whose seeds are 1 to 3. Stands in the journal:
+/// never changes.
 const ASKED_SEED: u64 = 4;
 
-/// The warehouses of some lines are chosen by whoever decides: one that can serve the whole order before others, else the fewest.
+/// The warehouses of some lines are chosen by whoever decides: one that can serve the whole order before others, else
+/// the fewest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Choice {
     /// The lines (their index, ascending) whose `warehouse_id` says nothing; each SKU at most once. At least one.
@@ -29,8 +31,8 @@ impl Choice {
 }
 
 impl Lines {
-    /// As [`Lines::new`], of lines some of which name no warehouse; gives the indices of those too. Open lines of a SKU are summed
-    /// with each other, not with those that name a warehouse.
+    /// As [`Lines::new`], of lines some of which name no warehouse; gives the indices of those too. Open lines of a
+    /// SKU are summed with each other, not with those that name a warehouse.
     ///
     /// # Errors
     /// As of [`Lines::new`].
@@ -69,8 +71,8 @@ impl Lines {
 }
 
 impl Reserve {
-    /// What was asked, as a number, when warehouses are to be chosen: the lines that they are chosen for without their warehouse, the
-    /// others with it; the same in any order. XXH3-64, stable: it is kept in the journal.
+    /// What was asked, as a number, when warehouses are to be chosen: the lines that they are chosen for without
+    /// their warehouse, the others with it; the same in any order. XXH3-64, stable: it is kept in the journal.
     #[must_use]
     pub fn asked(&self) -> Option<u64> {
         let choice = self.choice.as_ref()?;

@@ -1,10 +1,11 @@
 //! Orders over several places: the machine of their home, pure like [`State`](crate::state::State) and apart from its
 //! stocks.
 //!
-//! An order whose lines lie in several shards has one **home** (its coordinator), a shard. What it holds of each SKU is a
-//! **branch** ([`Branch`](crate::ids::Branch)): an order of its own in the shard of that SKU, which holds, sells and
-//! gives back like any other order, but never expires by itself. The protocol is two-phase commit with presumed abort
-//! (Mohan, Lindsay, Obermarck: *Transaction Management in the R\* Distributed Database Management System*, 1986):
+//! An order whose lines lie in several shards has one **home** (its coordinator), a shard. What it holds of each SKU
+//! is a **branch** ([`Branch`](crate::ids::Branch)): an order of its own in the shard of that SKU, which holds, sells
+//! and gives back like any other order, but never expires by itself. The protocol is two-phase commit with presumed
+//! abort (Mohan, Lindsay, Obermarck: *Transaction Management in the R\* Distributed Database Management System*,
+//! 1986):
 //!
 //! ```text
 //!   attempt   the branches are reserved, all at the same time, under a new AttemptId (nothing is logged here)

@@ -105,7 +105,8 @@ impl Sku {
         found
     }
 
-    /// That a SKU is parked is behind what differs in its rows; alone it is told by itself, because its rows are not flushed.
+    /// That a SKU is parked is behind what differs in its rows; alone it is told by itself, because its rows are not
+    /// flushed.
     fn tell_parked(&self, sku_id: &SkuId, found: &mut Vec<Difference>) {
         let parked =
             self.books.values().find_map(|books| Some((books.row.warehouse_id, books.parked.as_ref()?)));

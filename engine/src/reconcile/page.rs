@@ -126,8 +126,8 @@ impl Reconciler {
 }
 
 impl Request<'_> {
-    /// Up to `limit` SKUs: their rows, and what is in memory of them at the watermarks with which the rows were read. And whether there are
-    /// more after them.
+    /// Up to `limit` SKUs: their rows, and what is in memory of them at the watermarks with which the rows were read.
+    /// And whether there are more after them.
     async fn page(
         &self,
         after: Option<&SkuId>,

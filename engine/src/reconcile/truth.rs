@@ -1,4 +1,5 @@
-//! What the shards had at the watermarks of the store: what they have now, less the events since. The row of the store must be that.
+//! What the shards had at the watermarks of the store: what they have now, less the events since. The row of the
+//! store must be that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -74,7 +75,8 @@ pub(super) async fn truths(live: &dyn Live, skus: &[SkuId], marks: &[Watermark])
 
 type Stocks = BTreeMap<SkuId, Vec<Truth>>;
 
-/// Takes back the events of a shard after `flushed` through `applied`; `None` when the journal does not have them any more.
+/// Takes back the events of a shard after `flushed` through `applied`; `None` when the journal does not have them any
+/// more.
 async fn unwind_all(
     reader: Arc<dyn JournalReader>,
     shard: ShardId,

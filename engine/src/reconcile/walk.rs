@@ -1,10 +1,10 @@
 //! Counts the journal of a stock and the lines of its orders, in pieces, while both go on.
 //!
-//! The journal is read from its first row (or from the sums of what was pruned) to its end: each row must be the one before it and its delta.
-//! The lines are read by order number, each piece in one snapshot with what the journal has got meanwhile. A piece of lines counts only when
-//! the journal is at its end there: then they are as the journal says at that moment. What the journal tells later of an order whose
-//! line was counted is added. So after the last piece the sums are those of the last snapshot, and can be compared
-//! with the levels that the journal ends with.
+//! The journal is read from its first row (or from the sums of what was pruned) to its end: each row must be the one
+//! before it and its delta. The lines are read by order number, each piece in one snapshot with what the journal has
+//! got meanwhile. A piece of lines counts only when the journal is at its end there: then they are as the journal
+//! says at that moment. What the journal tells later of an order whose line was counted is added. So after the last
+//! piece the sums are those of the last snapshot, and can be compared with the levels that the journal ends with.
 
 use std::collections::BTreeMap;
 
@@ -169,8 +169,8 @@ impl Walk {
         }
     }
 
-    /// Units that the levels at the end have and the lines don't: reserved, sold. (By so much as orders were pruned meanwhile, it can't be told
-    /// whether they were counted.)
+    /// Units that the levels at the end have and the lines don't: reserved, sold. (By so much as orders were pruned
+    /// meanwhile, it can't be told whether they were counted.)
     pub fn missing(&self) -> [i64; 2] {
         let units = |units: u64| i64::try_from(units).unwrap_or(i64::MAX);
         let sold = units(self.last.sold) - self.sold;
@@ -183,7 +183,8 @@ impl Walk {
     pub fn suspects(&self) -> Vec<Suspect> {
         let differs = |(order_no, counted): (&OrderNo, &Counted)| {
             let Counted { line, journal, is_whole } = *counted;
-            // Ended orders are pruned sooner than their journal; and an order whose first rows were pruned can't be counted.
+            // Ended orders are pruned sooner than their journal; and an order whose first rows were pruned can't be
+            // counted.
             let is_pruned = line.is_none() && journal[0] == 0 && self.pruned_sold.1 > 0;
             let is_known = (is_whole || self.pruned == 0) && !is_pruned;
             let differs = is_known && line.unwrap_or_default() != journal;

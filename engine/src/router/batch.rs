@@ -1,8 +1,8 @@
-//! Many commands of one caller: those that lie in a shard travel there together; those of orders over several shards are carried out one by
-//! one, in chains of those about the same order or SKU, some chains at a time.
+//! Many commands of one caller: those that lie in a shard travel there together; those of orders over several shards
+//! are carried out one by one, in chains of those about the same order or SKU, some chains at a time.
 //!
-//! What comes in a batch takes effect in its order. So before anything is sent, orders that left memory and that the batch changes are
-//! brought back: then the directory knows where they are.
+//! What comes in a batch takes effect in its order. So before anything is sent, orders that left memory and that the
+//! batch changes are brought back: then the directory knows where they are.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -19,8 +19,8 @@ use crate::shard::shared::{Awaited, BatchId, Envelope, ShardAnswer, give_back_cl
 /// A command with its place in the batch.
 type Placed = (usize, Command);
 
-/// Where commands of a batch went: their places in it, copies of those that may have to be carried out in another way, and the way their
-/// answers come.
+/// Where commands of a batch went: their places in it, copies of those that may have to be carried out in another
+/// way, and the way their answers come.
 struct Sent {
     places: Vec<(usize, Option<Command>)>,
     answers: oneshot::Receiver<Vec<ShardAnswer>>,
@@ -33,8 +33,9 @@ struct Load {
     commands: Vec<Command>,
 }
 
-/// The SKUs of orders that the batch names: of those that were made before, and of those that it makes. Kept only when orders over
-/// several shards are among them: their commands take longer, and what comes after them about the same SKUs must not overtake them.
+/// The SKUs of orders that the batch names: of those that were made before, and of those that it makes. Kept only
+/// when orders over several shards are among them: their commands take longer, and what comes after them about the
+/// same SKUs must not overtake them.
 #[derive(Default)]
 struct OrderSkus {
     orders: HashMap<OrderNo, Vec<SkuId>>,
@@ -101,7 +102,8 @@ impl Router {
                     }
                     continue;
                 };
-                // Of orders that were not known to lie in several shards. Whoever goes away meanwhile leaves them to the keeper.
+                // Of orders that were not known to lie in several shards. Whoever goes away meanwhile leaves them to
+                // the keeper.
                 let mut decided = Vec::new();
                 for ((index, spare), answer) in places.into_iter().zip(answers) {
                     match answer {
@@ -129,8 +131,9 @@ impl Router {
         outcomes
     }
 
-    /// Has orders brought back into memory that the batch changes and that may be in the store alone. They may leave again at once, but where
-    /// an order is does not change. With one shard everything goes to it in its order anyway.
+    /// Has orders brought back into memory that the batch changes and that may be in the store alone. They may leave
+    /// again at once, but where an order is does not change. With one shard everything goes to it in its order
+    /// anyway.
     async fn bring_back(&self, commands: &[Placed]) -> Brought {
         let mut brought = Brought::default();
         if self.shards.len() == 1 {
@@ -251,8 +254,8 @@ impl Router {
         all
     }
 
-    /// Sends commands to their shards, in order, up to one that has to wait for the answers to others: those from there on are given back; those of orders over
-    /// several shards go to `careful`.
+    /// Sends commands to their shards, in order, up to one that has to wait for the answers to others: those from
+    /// there on are given back; those of orders over several shards go to `careful`.
     fn send_all(
         &self,
         commands: Vec<Placed>,
@@ -288,8 +291,9 @@ impl Router {
                 }
             };
             if back.is_none() && self.is_away(&command, shard) {
-                // Another request for the same order, perhaps one of this batch, went there. Whether it made the order, and so where this one
-                // belongs, its answer tells; nothing that comes after it must overtake it.
+                // Another request for the same order, perhaps one of this batch, went there. Whether it made the
+                // order, and so where this one belongs, its answer tells; nothing that comes after it must overtake
+                // it.
                 give_back_claims(std::slice::from_ref(&command), &self.directory);
                 later.push((index, command));
                 break;

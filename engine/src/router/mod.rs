@@ -1,9 +1,10 @@
-//! Takes a command to the shard that decides it: that of its SKU or order. [`batch`] does so for many. A new order whose lines lie in several
-//! shards goes to [`spanning`](crate::spanning); one that does already goes to its home like any other.
+//! Takes a command to the shard that decides it: that of its SKU or order. [`batch`] does so for many. A new order
+//! whose lines lie in several shards goes to [`spanning`](crate::spanning); one that does already goes to its home
+//! like any other.
 //!
-//! Where an order is, the directory knows while it is in memory. Of one that left memory the store knows the shard: whichever shard is
-//! asked looks there, and answers [`Elsewhere`](ShardAnswer::Elsewhere) when it is another one. So no request needs to know more than where
-//! to ask first.
+//! Where an order is, the directory knows while it is in memory. Of one that left memory the store knows the shard:
+//! whichever shard is asked looks there, and answers [`Elsewhere`](ShardAnswer::Elsewhere) when it is another one. So
+//! no request needs to know more than where to ask first.
 
 mod batch;
 
@@ -188,8 +189,8 @@ impl Router {
         one_shard(lines, self.shard_count()).is_none()
     }
 
-    /// Whether an order goes to a shard that does not own its lines, because another request for it went there; that one may have made it
-    /// by then, or not.
+    /// Whether an order goes to a shard that does not own its lines, because another request for it went there; that
+    /// one may have made it by then, or not.
     fn is_away(&self, command: &Command, shard: ShardId) -> bool {
         match &command.action {
             Action::Reserve(c) => {
@@ -204,7 +205,8 @@ impl Router {
         (self.shards.len() > 1 && matches!(command.action, Action::Confirm(_))).then(|| command.clone())
     }
 
-    /// Has a shard decide a command, and goes on to where its order is. A command that can make an order took a claim for the shard.
+    /// Has a shard decide a command, and goes on to where its order is. A command that can make an order took a claim
+    /// for the shard.
     pub async fn ask(&self, shard: ShardId, command: Command) -> Outcome {
         let (mut shard, mut command) = (shard, command);
         for tries in 0..MAX_ELSEWHERE_TRIES {

@@ -37,9 +37,9 @@ impl Actor for ShardActor {
         ShardMessage::Wake: ShardMessage,
         shard: &mut Shard,
     ) -> Result<(), ActorProcessingErr> {
-        // To the end of the runtime's queue: tasks that are ready to run put their commands into the mailbox first. (The
-        // runtime runs a task that was just woken before all others, which would make turns of one command.) When
-        // nothing else is ready this returns at once, so nobody waits for a batch to fill.
+        // To the end of the runtime's queue: tasks that are ready to run put their commands into the mailbox first.
+        // (The runtime runs a task that was just woken before all others, which would make turns of one command.)
+        // When nothing else is ready this returns at once, so nobody waits for a batch to fill.
         tokio::task::yield_now().await;
         if shard.turn() {
             shard.wake();

@@ -1,8 +1,10 @@
-//! What the loader found comes into memory: logged as `Loaded` and `OrdersLoaded`, in the turn in which those that wait for it are decided.
+//! What the loader found comes into memory: logged as `Loaded` and `OrdersLoaded`, in the turn in which those that
+//! wait for it are decided.
 //!
-//! What the store says of what is not in memory counts only if it had taken in everything that left memory: its watermark of the shard is
-//! not below the last change of what left ([`State::departed`](crate::state::State::departed)); for an order whose shard nobody knows, so
-//! of every shard. Otherwise the store went back in time, or is read behind a flush, and is asked again.
+//! What the store says of what is not in memory counts only if it had taken in everything that left memory: its
+//! watermark of the shard is not below the last change of what left
+//! ([`State::departed`](crate::state::State::departed)); for an order whose shard nobody knows, so of every shard.
+//! Otherwise the store went back in time, or is read behind a flush, and is asked again.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -72,7 +72,8 @@ pub(crate) struct ShardParts {
 }
 
 impl ShardParts {
-    /// The epoch in which events are logged: that of the store, or, while it was not taken yet, the last one of the directory.
+    /// The epoch in which events are logged: that of the store, or, while it was not taken yet, the last one of the
+    /// directory.
     pub fn epoch(&self) -> Epoch {
         match self.fence.epoch() {
             Epoch::ZERO => self.identity.epoch(),

@@ -22,8 +22,8 @@ use crate::sync::{Backlog, Durable, Gate, Mailbox, unpoisoned};
 #[derive(Debug)]
 pub(crate) enum Envelope {
     One(Command, oneshot::Sender<ShardAnswer>),
-    /// Of one caller, decided one after the other; at most `MAX_COMMANDS_PER_ENVELOPE`. Those of one batch are decided in the order in which
-    /// they came.
+    /// Of one caller, decided one after the other; at most `MAX_COMMANDS_PER_ENVELOPE`. Those of one batch are
+    /// decided in the order in which they came.
     Many(Vec<Command>, BatchId, oneshot::Sender<Vec<ShardAnswer>>),
     /// For branches of an order over several shards: they come without claims.
     Branches(Vec<Command>, oneshot::Sender<Vec<ShardAnswer>>),
@@ -61,7 +61,8 @@ pub(crate) enum ShardAnswer {
         shard: ShardId,
         command: Box<Command>,
     },
-    /// A reserve that came because another request for the same order did; that one made no order, and the lines lie in other shards.
+    /// A reserve that came because another request for the same order did; that one made no order, and the lines lie
+    /// in other shards.
     NotHere(Box<Command>),
 }
 
@@ -152,8 +153,8 @@ pub(crate) enum Reply {
 }
 
 impl Reply {
-    /// Answers. A caller that went away does not matter: the command took effect, and what is still to be told to branches goes to the
-    /// keeper.
+    /// Answers. A caller that went away does not matter: the command took effect, and what is still to be told to
+    /// branches goes to the keeper.
     pub fn send(self, chores: &mpsc::Sender<Chore>) {
         match self {
             Self::One(to, answer) => {
@@ -279,7 +280,8 @@ pub(crate) struct ShardShared {
     pub backlog: Backlog,
     /// The last event that the store has taken in: what changed later does not leave memory.
     pub flushed: AtomicU64,
-    /// The last change of anything that left memory: what the store says of what is not here counts only when it has taken that in.
+    /// The last change of anything that left memory: what the store says of what is not here counts only when it has
+    /// taken that in.
     pub departed: AtomicU64,
     /// Told when the flusher should not wait for its interval.
     pub flush_wanted: Notify,

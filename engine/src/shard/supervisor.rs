@@ -1,5 +1,5 @@
-//! Starts the shards and rebuilds one that panicked: its state is read back from checkpoint and journal, its mailbox and
-//! gate stay. The other shards don't notice.
+//! Starts the shards and rebuilds one that panicked: its state is read back from checkpoint and journal, its mailbox
+//! and gate stay. The other shards don't notice.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

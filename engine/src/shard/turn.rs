@@ -1,8 +1,9 @@
-//! What a shard does when it is woken: expire, name chores, forget, take the mail, decide and apply, evict, write a slice of a running
-//! checkpoint, hand over. Never waits; each part is bounded. Deciding is in [`decide`].
+//! What a shard does when it is woken: expire, name chores, forget, take the mail, decide and apply, evict, write a
+//! slice of a running checkpoint, hand over. Never waits; each part is bounded. Deciding is in [`decide`].
 //!
-//! A command about something that is not in memory and may be in the store is put aside ([`waiting`](super::waiting)) until the loader
-//! ([`crate::loader`]) has looked for it; what it found is logged here before the command is decided ([`load`](super::load)).
+//! A command about something that is not in memory and may be in the store is put aside ([`waiting`](super::waiting))
+//! until the loader ([`crate::loader`]) has looked for it; what it found is logged here before the command is decided
+//! ([`load`](super::load)).
 
 mod decide;
 
@@ -224,7 +225,8 @@ impl Shard {
         true
     }
 
-    /// Ended orders and requests leave memory: by age, by number, and when all of it takes too much memory. `true`: more is to be forgotten.
+    /// Ended orders and requests leave memory: by age, by number, and when all of it takes too much memory. `true`:
+    /// more is to be forgotten.
     fn forget(&mut self, now: Timestamp) -> bool {
         let options = &self.parts.options;
         let before = now.minus_millis(options.remember_seconds.saturating_mul(1000));

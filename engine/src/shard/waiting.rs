@@ -1,5 +1,6 @@
-//! Commands that wait in their shard for something that may be in the store: an envelope is put aside whole until everything that its
-//! commands need was looked for. Bounded by the gate, whose permits those that wait keep, and by the number of things they wait for.
+//! Commands that wait in their shard for something that may be in the store: an envelope is put aside whole until
+//! everything that its commands need was looked for. Bounded by the gate, whose permits those that wait keep, and by
+//! the number of things they wait for.
 //!
 //! Envelopes of one batch stay in their order: while one waits, those that come after it wait behind it.
 
@@ -115,7 +116,8 @@ impl Waiting {
         behind
     }
 
-    /// Those that wait for something of which there is an answer; empty when it was not asked for, or nobody waits any more.
+    /// Those that wait for something of which there is an answer; empty when it was not asked for, or nobody waits
+    /// any more.
     pub fn take_asked(&mut self, need: &Need) -> Vec<u64> {
         let mut tickets = self.asked.remove(need).unwrap_or_default();
         tickets.retain(|ticket| self.held.contains_key(ticket));

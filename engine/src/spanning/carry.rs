@@ -1,5 +1,5 @@
-//! A decision of a home on its way to the branches: told as often as it takes, in the order of the decisions; then the home logs that
-//! nobody need be told again.
+//! A decision of a home on its way to the branches: told as often as it takes, in the order of the decisions; then
+//! the home logs that nobody need be told again.
 
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ pub(super) struct Carried {
 }
 
 impl Router {
-    /// Tells branches what was decided, oldest decision first. The lock of the order is held; `through` is what lies under it.
+    /// Tells branches what was decided, oldest decision first. The lock of the order is held; `through` is what lies
+    /// under it.
     pub(super) async fn carry(&self, errands: &[Errand], through: &mut u64) -> Carried {
         let until = Instant::now() + Duration::from_millis(CARRY_WAIT_MILLIS);
         let mut carried = Carried { all: true, skipped: false, through: None, serials: Vec::new() };
@@ -46,7 +47,8 @@ impl Router {
                     Ok(_) => {}
                     Err(refusal) if is_transient(&refusal) => carried.all = false,
                     Err(refusal) => {
-                        // It can't be while nobody changes rows by hand; going on with the others is the best that can be done.
+                        // It can't be while nobody changes rows by hand; going on with the others is the best that
+                        // can be done.
                         add(&self.spanning.counters.errands_refused, 1);
                         let order_no = branch.command.order_no().map(crate::ids::OrderNo::of_caller);
                         tracing::error!(?order_no, sku_id = %branch.sku_id, %refusal, "a branch does not take what its home decided");
@@ -63,8 +65,8 @@ impl Router {
         carried
     }
 
-    /// Has the home log how far its branches were told. What it is asked after this returned, it answers with what it learned. The answer
-    /// says whether it could be logged.
+    /// Has the home log how far its branches were told. What it is asked after this returned, it answers with what it
+    /// learned. The answer says whether it could be logged.
     pub(super) fn report_carried(
         &self,
         home: ShardId,

@@ -1,5 +1,5 @@
-//! What the home of an order answers: decisions, which are carried to the branches before the caller is told, and late payments, whose
-//! units are held first.
+//! What the home of an order answers: decisions, which are carried to the branches before the caller is told, and
+//! late payments, whose units are held first.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! The background of orders over several shards: asks the homes of branches that were not heard of, and carries decisions that nobody
-//! else carries. Whatever fails is tried again for as long as the engine runs, with growing pauses
-//! in which it takes no place of the others.
+//! The background of orders over several shards: asks the homes of branches that were not heard of, and carries
+//! decisions that nobody else carries. Whatever fails is tried again for as long as the engine runs, with growing
+//! pauses in which it takes no place of the others.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
@@ -214,7 +214,8 @@ impl Router {
         Kept::Later
     }
 
-    /// Tells branches what is pending, and the home that they were told. The lock is held. `false`: it has to be done again.
+    /// Tells branches what is pending, and the home that they were told. The lock is held. `false`: it has to be done
+    /// again.
     pub(super) async fn carry_in_background(
         &self,
         home: ShardId,

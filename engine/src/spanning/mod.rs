@@ -1,13 +1,16 @@
-//! Orders over several shards, running: brings the commands of the protocol ([`home`](crate::home)) to the home and the branches of an
-//! order, waits for their answers, and goes on in the background with what could not be told at once.
+//! Orders over several shards, running: brings the commands of the protocol ([`home`](crate::home)) to the home and
+//! the branches of an order, waits for their answers, and goes on in the background with what could not be told at
+//! once.
 //!
-//! - [`places`]: commands for branches, each to the shard of its SKU, all at the same time. [`reserve`]: an attempt, and what
-//!   is left of one that failed. [`decide`]: what a home answers, and late payments. [`carry`]: a decision on its way to the branches.
+//! - [`places`]: commands for branches, each to the shard of its SKU, all at the same time. [`reserve`]: an attempt,
+//!   and what is left of one that failed. [`decide`]: what a home answers, and late payments. [`carry`]: a decision
+//!   on its way to the branches.
 //! - [`keeper`]: the background: branches that ask, decisions that nobody carries.
-//! - [`Spanning`] (here): which orders have a command under way. Commands of one order that move units go one after the other.
+//! - [`Spanning`] (here): which orders have a command under way. Commands of one order that move units go one after
+//!   the other.
 //!
-//! Nothing here is remembered: what matters is in the journals, and whatever is dropped in the middle is found again by a branch that
-//! asks or by a home that has a decision pending.
+//! Nothing here is remembered: what matters is in the journals, and whatever is dropped in the middle is found again
+//! by a branch that asks or by a home that has a decision pending.
 
 mod carry;
 mod decide;
@@ -34,7 +37,8 @@ use crate::router::Router;
 use crate::store_link::add;
 use crate::sync::unpoisoned;
 
-/// A step of the protocol with a name before it (the command is about to be sent) and after it (its answer, which is durable, is here).
+/// A step of the protocol with a name before it (the command is about to be sent) and after it (its answer, which is
+/// durable, is here).
 #[derive(Clone, Copy)]
 pub(crate) struct Step {
     before: &'static str,
@@ -155,7 +159,8 @@ impl Spanning {
         orders.get(order_no).is_some_and(|order| order.attempt.load(Ordering::Acquire) == attempt.0)
     }
 
-    /// Runs something in a task of its own, so that a caller who goes away changes nothing. `false`: the engine is stopping.
+    /// Runs something in a task of its own, so that a caller who goes away changes nothing. `false`: the engine is
+    /// stopping.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
         let mut tasks = unpoisoned(self.tasks.lock());
         let Some(tasks) = tasks.as_mut() else { return false };

@@ -1,5 +1,5 @@
-//! Commands for the branches of an order: each goes to the shard of its SKU, all at the same time; those without a final answer are sent
-//! again.
+//! Commands for the branches of an order: each goes to the shard of its SKU, all at the same time; those without a
+//! final answer are sent again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,8 @@ use crate::shard::shared::ShardAnswer;
 /// How long branches are told the same.
 #[derive(Clone, Copy)]
 pub(super) enum Patience {
-    /// A caller waits for units: a shard that can't be asked is a refusal. Unknown outcomes are cleared up within a bound, until then.
+    /// A caller waits for units: a shard that can't be asked is a refusal. Unknown outcomes are cleared up within a
+    /// bound, until then.
     Attempt(Instant),
     /// It is decided already: told until then, whatever a shard says that is not final.
     Firm(Instant),

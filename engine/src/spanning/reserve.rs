@@ -1,5 +1,5 @@
-//! A new order over several shards: its branches are reserved, all at the same time; when all hold, its home logs it; when one is
-//! refused, those that hold are released before the caller is told.
+//! A new order over several shards: its branches are reserved, all at the same time; when all hold, its home logs it;
+//! when one is refused, those that hold are released before the caller is told.
 
 use std::time::Duration;
 
@@ -125,8 +125,9 @@ impl Router {
         Ok(Looked::Done(ShardAnswer::Outcome(outcome)))
     }
 
-    /// The order with a hint which warehouses would serve all its open lines: each branch chooses by itself, and so they choose alike.
-    /// What the levels are by then decides; without a hint the order may only lie in more warehouses.
+    /// The order with a hint which warehouses would serve all its open lines: each branch chooses by itself, and so
+    /// they choose alike. What the levels are by then decides; without a hint the order may only lie in more
+    /// warehouses.
     async fn hinted(&self, c: &Reserve) -> Option<Reserve> {
         let choice = c.choice.as_deref()?;
         let (mut used, mut lines, mut store_looks) = (Vec::new(), Vec::new(), 0);
@@ -149,8 +150,8 @@ impl Router {
         Some(Reserve { choice: Some(Box::new(choice)), ..c.clone() })
     }
 
-    /// One attempt. After an answer of the home that leaves its outcome unknown, the caller is told so at once and the attempt is cleared
-    /// up behind that.
+    /// One attempt. After an answer of the home that leaves its outcome unknown, the caller is told so at once and
+    /// the attempt is cleared up behind that.
     async fn attempt(
         &self,
         order: &Entered<'_>,

@@ -285,7 +285,8 @@ impl Stocks {
     /// A stock by its number.
     ///
     /// # Panics
-    /// Never for the number of a stock that is there, as every line of an order has it: a stock leaves after its orders.
+    /// Never for the number of a stock that is there, as every line of an order has it: a stock leaves after its
+    /// orders.
     pub fn get(&self, number: u32) -> &Stock {
         self.stocks.get(number).expect("a stock leaves after the orders that lie on it")
     }

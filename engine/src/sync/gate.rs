@@ -28,7 +28,8 @@ impl Gate {
         self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, room).is_ok()
     }
 
-    /// `n` commands are answered. `true`: the gate is closed and these were the last, so who waits for that must be told.
+    /// `n` commands are answered. `true`: the gate is closed and these were the last, so who waits for that must be
+    /// told.
     #[must_use]
     pub fn leave(&self, n: u64) -> bool {
         // Release: who finds the gate empty, or enters later, sees what the leaving ones did.

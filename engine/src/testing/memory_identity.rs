@@ -6,7 +6,8 @@ use crate::checkpoint::Identity;
 use crate::ids::{Epoch, ServerId};
 use crate::sync::unpoisoned;
 
-/// Shared by its clones, so that an engine can be started again on it; [`MemoryIdentity::copy`] is a copy of the directory elsewhere.
+/// Shared by its clones, so that an engine can be started again on it; [`MemoryIdentity::copy`] is a copy of the
+/// directory elsewhere.
 #[derive(Debug, Clone)]
 pub struct MemoryIdentity {
     server: ServerId,

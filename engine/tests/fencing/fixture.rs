@@ -282,7 +282,8 @@ impl Ledger {
         self.told.values().filter(|skus| skus.iter().any(|sku| sku == name)).count() as u64
     }
 
-    /// Units that are there and units told make what was put in, at the server and in the store; the store has every order and no other.
+    /// Units that are there and units told make what was put in, at the server and in the store; the store has every
+    /// order and no other.
     pub async fn fits(&self, server: &Server) {
         server.is_flushed().await;
         let store = server.store.session();

@@ -1,5 +1,6 @@
-//! Random orders while the server is killed and started, its memory is far too small, and the store is away, loses answers and goes
-//! back in time: every number is one order for good, and units told and units there make what was put in.
+//! Random orders while the server is killed and started, its memory is far too small, and the store is away, loses
+//! answers and goes back in time: every number is one order for good, and units told and units there make what was
+//! put in.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A crash at every step of loads, evictions and flushes: from that moment on nothing reaches the disk or the store. What was answered is
-//! there after the next start, once.
+//! A crash at every step of loads, evictions and flushes: from that moment on nothing reaches the disk or the store.
+//! What was answered is there after the next start, once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

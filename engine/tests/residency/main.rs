@@ -1,5 +1,5 @@
-//! SKUs, orders and requests that come into memory and leave it, on the running engine: whatever lies where, every answer is the same; a store
-//! that is away, slow or gone back in time; crashes at every step.
+//! SKUs, orders and requests that come into memory and leave it, on the running engine: whatever lies where, every
+//! answer is the same; a store that is away, slow or gone back in time; crashes at every step.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![cfg(not(loom))]

@@ -1,6 +1,6 @@
-//! The whole engine with little memory against the naive model, which knows neither shards nor store nor memory: random commands, one by one
-//! and in batches, among pins, restarts, crashes, checkpoints, lost filters, a store that is away or goes back in time. Whatever lies where,
-//! every answer is the model's.
+//! The whole engine with little memory against the naive model, which knows neither shards nor store nor memory:
+//! random commands, one by one and in batches, among pins, restarts, crashes, checkpoints, lost filters, a store that
+//! is away or goes back in time. Whatever lies where, every answer is the model's.
 
 use std::time::{Duration, Instant};
 
@@ -161,8 +161,8 @@ impl Pair {
         self.is_cut = false;
     }
 
-    /// What the engine says in the end. Behind a store that went back in time it may take a moment; without one it refuses what it would
-    /// have to look for, and nothing happened then.
+    /// What the engine says in the end. Behind a store that went back in time it may take a moment; without one it
+    /// refuses what it would have to look for, and nothing happened then.
     async fn ask(&self, command: Command) -> Option<Outcome> {
         let deadline = Instant::now() + PATIENCE;
         loop {

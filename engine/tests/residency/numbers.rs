@@ -1,5 +1,5 @@
-//! One order number, one order, for good: the second use of a number that left memory, whatever SKU it names, before and after eviction, a
-//! restart, and a filter that was lost. And what made-up names cost.
+//! One order number, one order, for good: the second use of a number that left memory, whatever SKU it names, before
+//! and after eviction, a restart, and a filter that was lost. And what made-up names cost.
 
 use std::time::Duration;
 

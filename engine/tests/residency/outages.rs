@@ -123,7 +123,8 @@ async fn what_waits_when_a_shard_panics_is_told_that_its_outcome_is_unknown() {
     // All but those of the SKUs that were in memory at the end.
     until(|| engine.stats().shards.iter().map(|shard| shard.waiting).sum::<u64>() >= 8).await;
     for n in 0..8 {
-        // A release that comes before its reserve needs nothing of the store: it is decided at once, in the shard of its name.
+        // A release that comes before its reserve needs nothing of the store: it is decided at once, in the shard of
+        // its name.
         drop(engine.submit(release(&format!("x{n}"))).await);
     }
     assert_eq!(engine.submit(release("poison")).await, Err(Refusal::ShardRestarted));
@@ -146,8 +147,8 @@ async fn what_waits_when_a_shard_panics_is_told_that_its_outcome_is_unknown() {
     engine.stop().await;
 }
 
-/// The store loses its last seconds while the engine runs: what was flushed is flushed again, and nothing is decided on what it has
-/// meanwhile.
+/// The store loses its last seconds while the engine runs: what was flushed is flushed again, and nothing is decided
+/// on what it has meanwhile.
 #[tokio::test]
 async fn a_store_that_goes_back_in_time_is_not_believed() {
     for shards in [1, 2] {

@@ -1,5 +1,6 @@
-//! A crash at every step of an order over several shards, and of loads, evictions and flushes: from that moment on nothing reaches the disk
-//! or the store. After the next start the order is as its home logged it, in all its shards, and the same request again gets that answer.
+//! A crash at every step of an order over several shards, and of loads, evictions and flushes: from that moment on
+//! nothing reaches the disk or the store. After the next start the order is as its home logged it, in all its shards,
+//! and the same request again gets that answer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

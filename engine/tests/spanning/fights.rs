@@ -1,5 +1,5 @@
-//! Many carts at the same time: none waits for another for ever, none takes a unit that is not there, and a caller who goes away changes
-//! nothing.
+//! Many carts at the same time: none waits for another for ever, none takes a unit that is not there, and a caller
+//! who goes away changes nothing.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! What a failure leaves behind, and how soon it is gone: branches without an order, decisions that nobody carried, expiries, places that
-//! are away, shards that panic.
+//! What a failure leaves behind, and how soon it is gone: branches without an order, decisions that nobody carried,
+//! expiries, places that are away, shards that panic.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Orders over several shards on the running engine: the same as in one, whatever leaves memory, fails or stops in the middle.
+//! Orders over several shards on the running engine: the same as in one, whatever leaves memory, fails or stops in
+//! the middle.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![cfg(not(loom))]

@@ -1,5 +1,5 @@
-//! The same requests to an engine with one shard and plenty of memory, and to engines with several and with little: the same answers, the
-//! same levels.
+//! The same requests to an engine with one shard and plenty of memory, and to engines with several and with little:
+//! the same answers, the same levels.
 
 use std::time::Duration;
 

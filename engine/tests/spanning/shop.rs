@@ -61,8 +61,8 @@ pub async fn read(engine: &Engine, order: &str) -> Option<OrderView> {
     }
 }
 
-/// Waits until nothing is on its way, and checks that each SKU holds and has sold what the orders say, no more and no less, and that
-/// units are where they were: `supplied` of each.
+/// Waits until nothing is on its way, and checks that each SKU holds and has sold what the orders say, no more and no
+/// less, and that units are where they were: `supplied` of each.
 pub async fn check_rest(engine: &Engine, supplied: &BTreeMap<String, u64>, orders: &[String], what: &str) {
     let mut expected: BTreeMap<String, (u64, u64)> =
         supplied.keys().map(|name| (name.clone(), (0, 0))).collect();

@@ -1,4 +1,5 @@
-//! What the tests of the running engine share: short ways to make commands, and an engine on a journal and a store in memory.
+//! What the tests of the running engine share: short ways to make commands, and an engine on a journal and a store in
+//! memory.
 
 #![allow(dead_code, reason = "each test target uses its own part")]
 

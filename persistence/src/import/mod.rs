@@ -1,15 +1,18 @@
 //! Reading stock out of another system's MySQL, row by row, to be created here.
 //!
 //! - [`source`]: which table and columns: presets of known systems, or a map.
-//! - [`read`]: the rows in key order, in bounded memory. [`check`]: which of them are stock, and why the others are not.
+//! - [`read`]: the rows in key order, in bounded memory. [`check`]: which of them are stock, and why the others are
+//!   not.
 //! - [`report`]: what became of them.
 //!
-//! What old columns become: `available` units are imported as the first quantity of a new stock. Units that the old system holds
-//! for orders (reserved, locked) stay out, because their orders are not here to confirm or release them; they are counted in
-//! [`Row::locked`], and with [`ReadOptions::include_reserved`] added to what is imported. Sold units belong to buyers and are never imported.
+//! What old columns become: `available` units are imported as the first quantity of a new stock. Units that the old
+//! system holds for orders (reserved, locked) stay out, because their orders are not here to confirm or release them;
+//! they are counted in [`Row::locked`], and with [`ReadOptions::include_reserved`] added to what is imported. Sold
+//! units belong to buyers and are never imported.
 //!
-//! The reader changes nothing on either side. Who imports sends one `CreateStock` per [`Row`]: the same row again is a repeat, another
-//! quantity is refused as `stock_exists`, so that an import can be repeated after it was broken off.
+//! The reader changes nothing on either side. Who imports sends one `CreateStock` per [`Row`]: the same row again is
+//! a repeat, another quantity is refused as `stock_exists`, so that an import can be repeated after it was broken
+//! off.
 
 mod check;
 mod read;
@@ -40,7 +43,8 @@ pub struct Row {
     pub warehouse_id: WarehouseId,
     /// The first quantity: 0 to [`MAX_STOCK_UNITS`](hotstock_engine::limits::MAX_STOCK_UNITS).
     pub available: u64,
-    /// Units that the old system holds for orders. Part of `available` with [`ReadOptions::include_reserved`], left out without.
+    /// Units that the old system holds for orders. Part of `available` with [`ReadOptions::include_reserved`], left
+    /// out without.
     pub locked: u64,
     /// Units that the old system has sold, where it says so; never imported.
     pub sold: u64,

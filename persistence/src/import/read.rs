@@ -140,8 +140,8 @@ async fn send_rows(
     }
 }
 
-/// One statement, so one moment of the source. Everything comes as bytes, whatever types the columns have; ordered by bytes, rows of
-/// one SKU stand together even where the column's collation takes two SKUs for one.
+/// One statement, so one moment of the source. Everything comes as bytes, whatever types the columns have; ordered by
+/// bytes, rows of one SKU stand together even where the column's collation takes two SKUs for one.
 fn select(source: &Source) -> String {
     let bytes = |column: String| format!("CAST(CONVERT({column} USING utf8mb4) AS BINARY)");
     let optional = |column: Option<String>| column.map_or_else(|| "NULL".to_owned(), bytes);

@@ -103,8 +103,9 @@ impl Source {
         Ok(source)
     }
 
-    /// A system of one's own: `table=…,sku=…,available=…` or `on_hand=…` (available and reserved together), and where they are
-    /// there `warehouse=…` (a column, or a number for all rows; 1 without it), `reserved=…`, `sold=…`, `total=…`, `deleted=…`.
+    /// A system of one's own: `table=…,sku=…,available=…` or `on_hand=…` (available and reserved together), and where
+    /// they are there `warehouse=…` (a column, or a number for all rows; 1 without it), `reserved=…`, `sold=…`,
+    /// `total=…`, `deleted=…`.
     ///
     /// # Errors
     /// [`BadSource`] that says what does not fit.

@@ -223,7 +223,8 @@ struct View {
 /// A record that sled recovered. There may be a million.
 struct Seen {
     header: Header,
-    /// The chain hash after its last event; `None` when that can't be read. Of parts that are not the last, the one before.
+    /// The chain hash after its last event; `None` when that can't be read. Of parts that are not the last, the one
+    /// before.
     after: Option<ChainHash>,
 }
 

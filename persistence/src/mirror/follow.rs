@@ -1,5 +1,5 @@
-//! The task that follows the changes: takes what is dirty every few milliseconds, writes it, and mirrors everything again whenever
-//! Redis may lack something.
+//! The task that follows the changes: takes what is dirty every few milliseconds, writes it, and mirrors everything
+//! again whenever Redis may lack something.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -62,7 +62,8 @@ impl Follower {
         self.shared.connected.store(true, Ordering::Relaxed);
         let batch = self.options.batch;
         let mut resync = Some(self.resync());
-        // One that runs began too early for what was lost since; it is ended all the same, so that each SKU has its turn.
+        // One that runs began too early for what was lost since; it is ended all the same, so that each SKU has its
+        // turn.
         let mut again = false;
         let mut page: Vec<StockView> = Vec::new();
         let mut next_check = check_time();
@@ -149,7 +150,8 @@ impl Follower {
         Ok(())
     }
 
-    /// Writes what is left, if that goes within the time of one answer. What stays behind is mirrored at the next start.
+    /// Writes what is left, if that goes within the time of one answer. What stays behind is mirrored at the next
+    /// start.
     async fn end(&self, link: &mut Link) {
         let last = async {
             loop {

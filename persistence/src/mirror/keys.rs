@@ -8,8 +8,8 @@ const HASH_SUFFIX: &str = ":levels";
 /// Makes names. Those of two different stocks are never the same, whatever characters the ids have:
 ///
 /// - the warehouse is a number, so the second colon ends it;
-/// - only names of hashes end in `:levels`: a SKU whose own name ends in `:levels`, or in that and some `%`, gets one more `%`. All other
-///   SKUs stand in the key as they are, as existing readers expect.
+/// - only names of hashes end in `:levels`: a SKU whose own name ends in `:levels`, or in that and some `%`, gets one
+///   more `%`. All other SKUs stand in the key as they are, as existing readers expect.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
     prefix: String,

@@ -1,6 +1,6 @@
-//! One connection to Redis and what is said over it. Any error ends it: whoever uses it opens another and mirrors everything
-//! again, because nobody knows what the Redis behind a new connection has. That is why the redis crate's own
-//! `ConnectionManager` is not used: it replaces a connection without saying so.
+//! One connection to Redis and what is said over it. Any error ends it: whoever uses it opens another and mirrors
+//! everything again, because nobody knows what the Redis behind a new connection has. That is why the redis crate's
+//! own `ConnectionManager` is not used: it replaces a connection without saying so.
 
 use std::time::Duration;
 

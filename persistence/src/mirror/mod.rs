@@ -1,18 +1,20 @@
-//! The Redis mirror: shows the levels of all stocks to readers that know Redis. It follows, nobody waits for it: Redis slow, killed
-//! or emptied costs the orders nothing, and the mirror converges when it is back.
+//! The Redis mirror: shows the levels of all stocks to readers that know Redis. It follows, nobody waits for it:
+//! Redis slow, killed or emptied costs the orders nothing, and the mirror converges when it is back.
 //!
 //! ```text
 //!   inv:{warehouse}:{sku}          what is available, a plain number, as existing readers expect
 //!   inv:{warehouse}:{sku}:levels   a hash: available, reserved, sold, status, version
 //! ```
 //!
-//! (The braces stand for values; [`keys`] says how the names stay unambiguous.) `version` counts the changes of a stock for ever, hot or
-//! cold, and is what is compared: one script writes both keys unless the version there is higher. So never an older one comes after
-//! a newer one, whoever writes: this task, a resync beside it, another server, or a request that was stuck in a stopped Redis.
+//! (The braces stand for values; [`keys`] says how the names stay unambiguous.) `version` counts the changes of a
+//! stock for ever, hot or cold, and is what is compared: one script writes both keys unless the version there is
+//! higher. So never an older one comes after a newer one, whoever writes: this task, a resync beside it, another
+//! server, or a request that was stuck in a stopped Redis.
 //!
-//! All stocks are mirrored again at the start, after every new connection, when the mark of this run is gone (FLUSHALL), and when more stocks
-//! changed than are kept. A Redis that evicts keys by itself must not be used: an evicted stock comes back with its next change.
-//! One Redis, or one primary with replicas; a Redis Cluster is out of scope (the two keys of a stock may lie in different slots).
+//! All stocks are mirrored again at the start, after every new connection, when the mark of this run is gone
+//! (FLUSHALL), and when more stocks changed than are kept. A Redis that evicts keys by itself must not be used: an
+//! evicted stock comes back with its next change. One Redis, or one primary with replicas; a Redis Cluster is out of
+//! scope (the two keys of a stock may lie in different slots).
 
 mod follow;
 mod keys;

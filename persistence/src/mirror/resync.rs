@@ -1,5 +1,5 @@
-//! Reads all stocks for the mirror, page by page: beside the changes that go on, and never more than a page ahead of what Redis
-//! has taken.
+//! Reads all stocks for the mirror, page by page: beside the changes that go on, and never more than a page ahead of
+//! what Redis has taken.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -229,7 +229,8 @@ async fn journal_row_of(
     Ok(rows.first().map(|row| journal_entry(&mut row.fields())).transpose()?)
 }
 
-/// What must have been pruned of a journal that begins with this row. (What was sold by orders that were pruned is not known.)
+/// What must have been pruned of a journal that begins with this row. (What was sold by orders that were pruned is
+/// not known.)
 fn sums_before(first: &JournalRow) -> PrunedSums {
     let (delta, after) = (first.change.delta, first.change.after);
     let before = |level: u64, delta: i64| i64::try_from(level).unwrap_or(i64::MAX).saturating_sub(delta);

@@ -1,4 +1,5 @@
-//! What both databases are asked and how they answer: arguments, rows, transactions, and the few words in which they differ.
+//! What both databases are asked and how they answer: arguments, rows, transactions, and the few words in which they
+//! differ.
 
 use async_trait::async_trait;
 use smol_str::SmolStr;
@@ -286,7 +287,8 @@ impl Fields<'_> {
     }
 }
 
-/// A connection with a transaction on it. Dropped before its end it takes the connection with it, and the database rolls back.
+/// A connection with a transaction on it. Dropped before its end it takes the connection with it, and the database
+/// rolls back.
 #[async_trait]
 pub(super) trait Tx: Send {
     /// Which database.
@@ -317,7 +319,8 @@ pub(super) trait Backend: Send + Sync + 'static {
     /// Creates or changes the tables, unless they are right. Any number of servers may do so at once.
     async fn migrate(&self) -> Result<(), StoreError>;
 
-    /// Gets the lock that only the owner of the store has and that dies with its process or connection, unless it has it. Whether it has it.
+    /// Gets the lock that only the owner of the store has and that dies with its process or connection, unless it has
+    /// it. Whether it has it.
     async fn hold(&self) -> Result<bool, StoreError>;
 
     /// Lets go of that lock.
@@ -335,8 +338,8 @@ pub(super) enum Dialect {
 }
 
 impl Dialect {
-    /// At the end of a `SELECT` whose rows nobody else may change before the end of the transaction. In SQLite a transaction that
-    /// writes is alone anyway.
+    /// At the end of a `SELECT` whose rows nobody else may change before the end of the transaction. In SQLite a
+    /// transaction that writes is alone anyway.
     pub fn for_update(self) -> &'static str {
         match self {
             Self::Sqlite => "",
@@ -352,7 +355,8 @@ impl Dialect {
         }
     }
 
-    /// The words before, between and after the values of an update of many rows, and the words around the values of one row.
+    /// The words before, between and after the values of an update of many rows, and the words around the values of
+    /// one row.
     pub fn update(self, update: &Update) -> UpdateWords {
         let Update { table, keys, sets, values } = *update;
         let on = |key: &&str| format!("{table}.{key} = v.n_{key}");
@@ -394,7 +398,8 @@ impl Dialect {
         }
     }
 
-    /// The words before and after the values of an insert: `INSERT INTO t (…) VALUES` … what becomes of a row that exists.
+    /// The words before and after the values of an insert: `INSERT INTO t (…) VALUES` … what becomes of a row that
+    /// exists.
     pub fn insert(self, table: &Table, existing: Existing) -> (String, String) {
         let (name, columns) = (table.name, table.columns.join(", "));
         let assign = |column: &&str| match self {

@@ -5,12 +5,13 @@ use hotstock_engine::store::StoreError;
 /// Why a transaction did not come to its end.
 #[derive(Debug)]
 pub(super) enum SqlError {
-    /// Another one was in the way: a deadlock, a lock that took too long, a row that changed. To be rolled back and started again.
+    /// Another one was in the way: a deadlock, a lock that took too long, a row that changed. To be rolled back and
+    /// started again.
     Retry(String),
     /// A row with this key exists. To be started again too: whoever wrote it will be seen then.
     Duplicate(String),
-    /// The statement is too large for the server, or a value in it does not fit its column. Nothing of the statement was done, and the
-    /// transaction goes on.
+    /// The statement is too large for the server, or a value in it does not fit its column. Nothing of the statement
+    /// was done, and the transaction goes on.
     Refused(String),
     /// Likewise, but the connection went with it: to be started again with smaller statements.
     TooLarge(String),

@@ -3,18 +3,19 @@
 //! Read in this order:
 //!
 //! - `migrations/`: the tables, once for each database. [`schema`]: how they get there.
-//! - [`dialect`]: arguments, rows, transactions, and the words in which the databases differ. [`sqlite`], [`mysql`]: the databases.
-//!   [`session`]: connections with bounded waits. [`error`]: what can go wrong.
+//! - [`dialect`]: arguments, rows, transactions, and the words in which the databases differ. [`sqlite`], [`mysql`]:
+//!   the databases. [`session`]: connections with bounded waits. [`error`]: what can go wrong.
 //! - [`statements`]: over many rows or keys. [`rows`]: stocks, orders, requests and journal entries as rows and back.
 //! - [`owner`]: who may write. [`flush`]: events come in. [`load`]: what is to be decided on goes out.
 //! - [`reads`]: lists and pages. [`prune`]: what is old goes. [`audit`]: counting and repair.
-//! - `SqlStore` (here): connects when it is first needed, runs a piece of work in a transaction, again when others were in the way.
+//! - `SqlStore` (here): connects when it is first needed, runs a piece of work in a transaction, again when others
+//!   were in the way.
 //!
-//! No statement says `SELECT DISTINCT`: MariaDB 10.11 answers wrong rows when such a prepared statement is executed again (rows that
-//! its condition excludes). `GROUP BY` does the same and is right.
+//! No statement says `SELECT DISTINCT`: MariaDB 10.11 answers wrong rows when such a prepared statement is executed
+//! again (rows that its condition excludes). `GROUP BY` does the same and is right.
 //!
-//! A transaction locks in one order: the row of the server, the watermark, order rows, then stock rows by key. So deadlocks are rare;
-//! where one comes, the transaction starts again.
+//! A transaction locks in one order: the row of the server, the watermark, order rows, then stock rows by key. So
+//! deadlocks are rare; where one comes, the transaction starts again.
 
 mod audit;
 mod dialect;
@@ -80,7 +81,8 @@ impl fmt::Debug for SqlOptions {
     }
 }
 
-/// Asked once with the id of the store, before anything else is done with it: whether this store is the one that belongs here.
+/// Asked once with the id of the store, before anything else is done with it: whether this store is the one that
+/// belongs here.
 pub type IdentityCheck = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// The SQL store.
@@ -124,7 +126,8 @@ trait Work: Sync {
 
 impl SqlStore {
     /// A store at an address: `sqlite:PATH`, `sqlite::memory:` (for tests: it goes with this value) or
-    /// `mysql://user:password@host:port/database`. Nothing is reached yet: a database that is down makes calls fail until it is there.
+    /// `mysql://user:password@host:port/database`. Nothing is reached yet: a database that is down makes calls fail
+    /// until it is there.
     ///
     /// # Errors
     /// [`StoreError::Inconsistent`] when the address can't be one.
@@ -147,11 +150,12 @@ impl SqlStore {
         self
     }
 
-    /// Creates or changes the tables, unless they are right, and gives the id of the store. Done before the first use anyway.
+    /// Creates or changes the tables, unless they are right, and gives the id of the store. Done before the first use
+    /// anyway.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when it can't be reached; [`StoreError::Foreign`] when its tables are of another version or another
-    /// program, or it is not the store that belongs here.
+    /// [`StoreError::Unavailable`] when it can't be reached; [`StoreError::Foreign`] when its tables are of another
+    /// version or another program, or it is not the store that belongs here.
     pub async fn migrate(&self) -> Result<&str, StoreError> {
         if let Some(store_id) = self.store_id.get() {
             return Ok(store_id);

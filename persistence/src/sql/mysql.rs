@@ -51,8 +51,8 @@ impl MySql {
             .timezone(None)
             .statement_cache_capacity(STATEMENTS_PER_CONNECTION)
             .disable_statement_logging();
-        // Shorter than our own wait: a lock that takes too long is then an answer and the connection stays. Read committed locks no
-        // gaps, so that rows which are not there block nobody.
+        // Shorter than our own wait: a lock that takes too long is then an answer and the connection stays. Read
+        // committed locks no gaps, so that rows which are not there block nobody.
         let lock_wait = (options.statement_timeout / 2).as_secs().max(1);
         let setup = format!(
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
@@ -125,8 +125,8 @@ impl MySql {
 /// The name of the lock that the owner of a store holds, as an expression: locks are the server's, not the database's.
 const OWNER_LOCK: &str = "CONCAT('hotstock-owner/', MD5(DATABASE()))";
 
-/// Under a lock of our own: sqlx waits for its lock without end, which MariaDB refuses and then nobody waits. The lock goes with the
-/// connection.
+/// Under a lock of our own: sqlx waits for its lock without end, which MariaDB refuses and then nobody waits. The
+/// lock goes with the connection.
 async fn migrate(conn: &mut MySqlConnection) -> Result<(), StoreError> {
     let wait = MIGRATE_TIMEOUT.as_secs().cast_signed();
     let lock = sqlx::query_scalar("SELECT GET_LOCK(CONCAT('hotstock/', MD5(DATABASE())), ?)").bind(wait);
@@ -205,7 +205,8 @@ impl Driver for Connect {
             _ if error.is_unique_violation() => Fault::Duplicate(text),
             // A packet larger than the server takes: it hangs up.
             1153 => Fault::TooLarge(text),
-            // Too many marks; too long or out of range, of the wrong kind, NULL where none may be; a CHECK (MariaDB, MySQL).
+            // Too many marks; too long or out of range, of the wrong kind, NULL where none may be; a CHECK (MariaDB,
+            // MySQL).
             1390 | 1118 | 1406 | 1264 | 1292 | 1366 | 1048 | 4025 | 3819 => Fault::Refused(text),
             // The server shuts down or the connection was killed: what follows on it fails too.
             1053 | 1077 | 1152 | 1158..=1161 | 1317 | 1927 | 4031 => Fault::Lost(text),

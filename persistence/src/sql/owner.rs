@@ -28,7 +28,8 @@ async fn read_server(tx: &mut dyn Tx, lock: &str) -> Result<Server, SqlError> {
     Ok(Server { id, shards, epoch, lease_until, now: f.time()? })
 }
 
-/// Checks that no newer epoch was taken, and keeps it so until the end of the transaction. Any number may do so at once.
+/// Checks that no newer epoch was taken, and keeps it so until the end of the transaction. Any number may do so at
+/// once.
 pub(super) async fn check_epoch(tx: &mut dyn Tx, ours: Epoch) -> Result<(), SqlError> {
     let lock = tx.dialect().for_share();
     let sql = format!("SELECT epoch FROM server WHERE id = 1{lock}");

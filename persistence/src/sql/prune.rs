@@ -1,4 +1,5 @@
-//! What is older than it is kept goes, in small transactions. What it adds up to stays in the stock rows, so that every sum still does.
+//! What is older than it is kept goes, in small transactions. What it adds up to stays in the stock rows, so that
+//! every sum still does.
 
 use std::collections::BTreeMap;
 
@@ -68,8 +69,8 @@ impl Work for OldOrders<'_> {
 }
 
 impl OldOrders<'_> {
-    /// Orders that go. A branch goes with its order, so that the order finds it for as long as it can be returned; one without an order
-    /// goes by itself.
+    /// Orders that go. A branch goes with its order, so that the order finds it for as long as it can be returned;
+    /// one without an order goes by itself.
     async fn find(&self, tx: &mut dyn Tx) -> Result<Vec<OrderNo>, SqlError> {
         let (caller, lock) = (tx.dialect().of_caller("o.order_no"), tx.dialect().for_update());
         let sql = format!(
@@ -143,8 +144,8 @@ impl Work for OldJournal<'_> {
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
         check_epoch(tx, self.prune.epoch).await?;
-        // The journal has no index by time, which every flush would pay for: what is old stands at the front of each stock's rows. Those
-        // that have nothing to prune are passed over in one statement.
+        // The journal has no index by time, which every flush would pay for: what is old stands at the front of each
+        // stock's rows. Those that have nothing to prune are passed over in one statement.
         let (sku_id, warehouse_id) = match &self.from {
             Some((sku_id, warehouse_id)) => (sku_id.into(), i64::from(warehouse_id.0)),
             None => (Arg::from(""), -1),

@@ -60,8 +60,9 @@ async fn read<T: Send>(
     Ok(tx.rows(sql, args).await?.iter().map(of).collect::<Result<_, _>>()?)
 }
 
-/// Up to `limit` SKUs after `after`, each with its rows by warehouse: `select` reads them from the table of stocks, `s`, and `of` reads one.
-/// `None`: the row is left out. A SKU of which a row can't be read is left out and named in the log.
+/// Up to `limit` SKUs after `after`, each with its rows by warehouse: `select` reads them from the table of stocks,
+/// `s`, and `of` reads one. `None`: the row is left out. A SKU of which a row can't be read is left out and named in
+/// the log.
 pub(super) async fn page_of_skus<T: Send>(
     tx: &mut dyn Tx,
     select: &str,
@@ -196,8 +197,8 @@ fn number(row: &Row) -> Result<OrderNo, StoreError> {
     row.fields().order_no()
 }
 
-/// Numbers of orders that are open or not and have a status (`None`: branches), up to `limit` of each after `after`. Each is a range of an
-/// index, read from its place on.
+/// Numbers of orders that are open or not and have a status (`None`: branches), up to `limit` of each after `after`.
+/// Each is a range of an index, read from its place on.
 async fn numbers_in(
     tx: &mut dyn Tx,
     ranges: Vec<(bool, Option<Arg>)>,

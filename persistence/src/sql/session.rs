@@ -1,6 +1,6 @@
-//! Connections: a small pool of our own, and transactions on them with bounded waits. sqlx's pool asks a connection whether it lives
-//! before and after each use, which costs as much as a statement; here a connection that fails is dropped, and one that
-//! was lost while it lay idle is replaced before anything was done on it.
+//! Connections: a small pool of our own, and transactions on them with bounded waits. sqlx's pool asks a connection
+//! whether it lives before and after each use, which costs as much as a statement; here a connection that fails is
+//! dropped, and one that was lost while it lay idle is replaced before anything was done on it.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -108,7 +108,8 @@ impl<D: Driver> Pool<D> {
     pub async fn connect(&self) -> Result<D::Conn, Fault> {
         match timeout(self.acquire_timeout, self.driver.connect()).await {
             Ok(connected) => connected.map_err(|error| match fault_of::<D>(&error) {
-                // Whatever it says to a newcomer (too many connections, no such user, no such database): it can't be used.
+                // Whatever it says to a newcomer (too many connections, no such user, no such database): it can't be
+                // used.
                 Fault::Wrong(text) | Fault::Conflict(text) | Fault::Refused(text) => Fault::Unable(text),
                 other => other,
             }),
@@ -167,7 +168,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A connection in use. Only a transaction that came to its end gives it back; dropped earlier, the connection is closed.
+/// A connection in use. Only a transaction that came to its end gives it back; dropped earlier, the connection is
+/// closed.
 struct Lease<D: Driver> {
     pool: Arc<Pool<D>>,
     conn: Option<D::Conn>,

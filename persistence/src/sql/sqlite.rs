@@ -66,7 +66,8 @@ impl Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             // What is flushed survives power loss; in WAL mode NORMAL would not do.
             .synchronous(SqliteSynchronous::Full);
-        // The pages of one flush, and many of the next one, stay in memory; the WAL is brought into the file once for several flushes.
+        // The pages of one flush, and many of the next one, stay in memory; the WAL is brought into the file once for
+        // several flushes.
         let write = connect
             .clone()
             .pragma("cache_size", format!("-{SQLITE_CACHE_KIB}"))

@@ -1,5 +1,6 @@
-//! Statements over many rows or keys. They are bounded in rows and bytes, and halved when the server refuses one; a row that it refuses by
-//! itself is left out and named. Lists are cut to powers of two, so that a connection prepares few texts.
+//! Statements over many rows or keys. They are bounded in rows and bytes, and halved when the server refuses one; a
+//! row that it refuses by itself is left out and named. Lists are cut to powers of two, so that a connection prepares
+//! few texts.
 
 use super::dialect::{Arg, Existing, Row, Table, Tx, Update};
 use super::error::SqlError;
@@ -8,7 +9,8 @@ use crate::limits::{MAX_BYTES_PER_STATEMENT, MAX_KEYS_PER_STATEMENT, MAX_ROWS_PE
 /// What became of rows.
 #[derive(Debug, Default)]
 pub(super) struct Written {
-    /// Rows that were inserted, or that fitted the condition of an update. (Of an insert that replaces, MySQL counts otherwise.)
+    /// Rows that were inserted, or that fitted the condition of an update. (Of an insert that replaces, MySQL counts
+    /// otherwise.)
     pub count: u64,
     /// The places of rows that did not fit, and why.
     pub refused: Vec<(usize, String)>,
@@ -83,8 +85,8 @@ async fn rows_of(
     Ok(all)
 }
 
-/// Changes or deletes rows whose `column` is one of `keys`, and tells how many: `{head} {column} IN (…)`. Done again to a row it must do no
-/// harm.
+/// Changes or deletes rows whose `column` is one of `keys`, and tells how many: `{head} {column} IN (…)`. Done again
+/// to a row it must do no harm.
 pub(super) async fn execute_in<K>(
     tx: &mut dyn Tx,
     head: &str,
@@ -152,8 +154,8 @@ pub(super) fn marks(count: usize) -> String {
     vec!["?"; count].join(", ")
 }
 
-/// The largest power of two that is neither above `most` nor above the number of rows, and whose first rows are not above `bytes`; at least
-/// one row is always taken.
+/// The largest power of two that is neither above `most` nor above the number of rows, and whose first rows are not
+/// above `bytes`; at least one row is always taken.
 fn part(weights: &[usize], most: usize, bytes: usize) -> usize {
     let left = weights.len();
     let power = if left.is_power_of_two() { left } else { left.next_power_of_two() / 2 };

@@ -14,8 +14,8 @@ const PORT_TRIES: usize = 5;
 
 /// A running MariaDB with a directory of its own. Dropped, both go.
 ///
-/// Its methods block and may be called from tests of any kind. Every commit is synced, there is no binlog, the user is `root` without a
-/// password.
+/// Its methods block and may be called from tests of any kind. Every commit is synced, there is no binlog, the user
+/// is `root` without a password.
 #[derive(Debug)]
 pub struct MariaDb {
     /// Before the directory, so that it ends first. `None` after [`MariaDb::kill`].

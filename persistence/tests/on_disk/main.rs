@@ -1,5 +1,5 @@
-//! Whole engines on real data directories and one SQLite store: what a directory is after restarts, as a copy, as an older copy, and made
-//! anew of the store.
+//! Whole engines on real data directories and one SQLite store: what a directory is after restarts, as a copy, as an
+//! older copy, and made anew of the store.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

@@ -1,5 +1,5 @@
-//! Deciding what waits in a shard: an envelope is decided whole, put aside until what it needs was looked for, or put behind another of
-//! its batch.
+//! Deciding what waits in a shard: an envelope is decided whole, put aside until what it needs was looked for, or put
+//! behind another of its batch.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! The store in memory: the contract of [`Store`] without a database, with faults on demand. What it keeps outlives an engine, as a
-//! database does; each server works through a session of its own, which can be cut off like a lost connection.
+//! The store in memory: the contract of [`Store`] without a database, with faults on demand. What it keeps outlives
+//! an engine, as a database does; each server works through a session of its own, which can be cut off like a lost
+//! connection.
 //!
 //! [`tables`] has the rows and reads them, [`flush`] brings events into them, [`upkeep`] prunes, counts and repairs.
 

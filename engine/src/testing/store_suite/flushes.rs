@@ -1,4 +1,5 @@
-//! Events come in: rows of all tables follow from them, whatever the batches are, and whatever somebody did to the rows.
+//! Events come in: rows of all tables follow from them, whatever the batches are, and whatever somebody did to the
+//! rows.
 
 use super::{
     Subject, TestShard, W1, W2, bare, confirm, create, extend, give_back, lines, load, order, part, release,
@@ -230,7 +231,8 @@ fn spanning(number: &str, of: &[(&str, u32)]) -> Reserve {
     Reserve { order_no, lines, ttl_seconds: 600, buyer_id: None, mode: Mode::AllOrNothing, choice: None }
 }
 
-/// Random events in random batches, some of them repeated, with SKUs that leave and come back, give the rows that the shard has.
+/// Random events in random batches, some of them repeated, with SKUs that leave and come back, give the rows that the
+/// shard has.
 pub async fn any_batches_give_the_same_rows(subject: &dyn Subject) {
     let store = taken(subject).await;
     let store = &*store;

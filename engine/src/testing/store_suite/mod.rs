@@ -1,9 +1,10 @@
-//! What every store must do, sentence by sentence of the contract in [`crate::store`]. An implementation says how it is opened and changed by
-//! hand ([`Subject`]) and calls [`store_suite!`](crate::store_suite), which makes one test of every function here.
+//! What every store must do, sentence by sentence of the contract in [`crate::store`]. An implementation says how it
+//! is opened and changed by hand ([`Subject`]) and calls [`store_suite!`](crate::store_suite), which makes one test
+//! of every function here.
 //!
 //! - [`TestShard`]: a shard whose events are flushed.
-//! - [`owners`]: who may write. [`flushes`]: events come in. [`reads`]: what is read and loaded. [`upkeep`]: what is old goes, what is
-//!   wrong is put right.
+//! - [`owners`]: who may write. [`flushes`]: events come in. [`reads`]: what is read and loaded. [`upkeep`]: what is
+//!   old goes, what is wrong is put right.
 
 mod flushes;
 mod owners;
@@ -37,8 +38,9 @@ pub trait Subject: Send + Sync {
     async fn delete_order(&self, order_no: &OrderNo);
 }
 
-/// Makes one test of every function of the suite. `$subject` is an expression for a fresh [`Subject`]. After `together` it is
-/// a function that makes one from a name, and there is one test for all, for a database that takes long to start.
+/// Makes one test of every function of the suite. `$subject` is an expression for a fresh [`Subject`]. After
+/// `together` it is a function that makes one from a name, and there is one test for all, for a database that takes
+/// long to start.
 #[macro_export]
 macro_rules! store_suite {
     (together $subject:expr) => {

@@ -1,5 +1,5 @@
-//! A shard as the store sees it: a state machine whose events are flushed, in the batches that a test asks for, and what they made of
-//! everything, also of what has left memory since.
+//! A shard as the store sees it: a state machine whose events are flushed, in the batches that a test asks for, and
+//! what they made of everything, also of what has left memory since.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,7 +50,8 @@ pub struct Made {
     pub requests: BTreeMap<(SkuId, RequestId), RequestImage>,
 }
 
-/// A stock without what is not compared: where it was logged last, and which of its units were sold by orders that are not in memory.
+/// A stock without what is not compared: where it was logged last, and which of its units were sold by orders that
+/// are not in memory.
 #[must_use]
 pub fn bare(image: StockImage) -> StockImage {
     StockImage { lsn: Lsn::ZERO, forgotten_sold: 0, ..image }
@@ -230,7 +231,8 @@ impl TestShard {
         self.run(action)
     }
 
-    /// Reserves an order over several shards: its branches here, and at its home when all of them hold. Decides nothing when one does not.
+    /// Reserves an order over several shards: its branches here, and at its home when all of them hold. Decides
+    /// nothing when one does not.
     pub async fn span(&mut self, store: &dyn Store, reserve: Reserve, attempt: u64) -> Outcome {
         let attempt = AttemptId(attempt);
         let mut answers = Vec::new();

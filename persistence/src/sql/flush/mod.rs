@@ -2,11 +2,11 @@
 //!
 //! - [`rows`]: what the events do to the tables, from the events alone.
 //! - [`orders`], [`stocks`]: the rows written, and what the store has otherwise than it should be.
-//! - Here: the transaction. The epoch is checked and the watermark locked, all tables and the watermark are written; a commit that is lost
-//!   is found out by the watermark.
+//! - Here: the transaction. The epoch is checked and the watermark locked, all tables and the watermark are written;
+//!   a commit that is lost is found out by the watermark.
 //!
-//! New rows are inserted without a look. When one is there already, the transaction starts again *carefully*: what should not be there is
-//! looked for and recorded. So the usual flush reads nothing, and the unusual one is right.
+//! New rows are inserted without a look. When one is there already, the transaction starts again *carefully*: what
+//! should not be there is looked for and recorded. So the usual flush reads nothing, and the unusual one is right.
 
 mod orders;
 mod rows;
@@ -137,7 +137,8 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Inserts rows; `sku_of` names the SKU of the row at a place. One that does not fit is left out, noted, and parks its SKU.
+    /// Inserts rows; `sku_of` names the SKU of the row at a place. One that does not fit is left out, noted, and
+    /// parks its SKU.
     async fn insert(
         &mut self,
         table: &Table,

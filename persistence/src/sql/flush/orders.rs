@@ -1,5 +1,5 @@
-//! The rows of orders: those that a batch makes, those that it changes, and those over several shards, which are read, changed and
-//! written back whole.
+//! The rows of orders: those that a batch makes, those that it changes, and those over several shards, which are
+//! read, changed and written back whole.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

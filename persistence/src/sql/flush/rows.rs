@@ -1,9 +1,9 @@
-//! Events into rows: what a batch of events does to the tables, from the events alone, one row for each key however many events are
-//! about it. Pure; nothing is read.
+//! Events into rows: what a batch of events does to the tables, from the events alone, one row for each key however
+//! many events are about it. Pure; nothing is read.
 //!
-//! Events carry what is true after them, so the last one of a key counts. An order that the batch makes becomes a whole row; of one that
-//! was made before, only what changed is known. A stock row also tells what its first event found, so that a row that somebody
-//! changed by hand is noticed and not overwritten.
+//! Events carry what is true after them, so the last one of a key counts. An order that the batch makes becomes a
+//! whole row; of one that was made before, only what changed is known. A stock row also tells what its first event
+//! found, so that a row that somebody changed by hand is noticed and not overwritten.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -25,8 +25,8 @@ use super::super::rows::StockKey;
 pub(super) struct Rows<'a> {
     /// Orders that are new.
     pub made: Vec<OrderImage>,
-    /// Orders that are made once more, though the batch has them already: at some time the store had lost what had been flushed. The first
-    /// stays, and what happens to the second is not written.
+    /// Orders that are made once more, though the batch has them already: at some time the store had lost what had
+    /// been flushed. The first stays, and what happens to the second is not written.
     pub again: BTreeMap<OrderNo, (Lsn, Timestamp)>,
     /// Orders that were there.
     pub changed: Vec<ChangedOrder>,

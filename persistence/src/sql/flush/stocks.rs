@@ -1,7 +1,8 @@
 //! The rows of stocks, of their journal and of stock requests.
 //!
-//! A stock row is changed only where it is what the first event of the batch found. Where it is not, somebody changed it by hand: its SKU is
-//! parked, and from then on its stock rows are left alone until they are repaired. The journal goes on, so that it can tell what is true.
+//! A stock row is changed only where it is what the first event of the batch found. Where it is not, somebody changed
+//! it by hand: its SKU is parked, and from then on its stock rows are left alone until they are repaired. The journal
+//! goes on, so that it can tell what is true.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -42,7 +42,8 @@ impl FoundOrders {
     }
 }
 
-/// These orders of any kind, whole; `lock` is the end of the statement that reads them. Those that are not there are left out.
+/// These orders of any kind, whole; `lock` is the end of the statement that reads them. Those that are not there are
+/// left out.
 pub(in crate::sql) async fn find_orders(
     tx: &mut dyn Tx,
     order_nos: &[OrderNo],
