@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
 use crate::failpoints::Failpoints;
-use crate::ids::ShardId;
+use crate::ids::{Epoch, ShardId};
 use crate::limits::{MAX_LOAD_TRIES, MAX_LOADED_AT_ONCE, MAX_LOADS_IN_FLIGHT};
 use crate::outcome::Refusal;
 use crate::shard::shared::{Envelope, ShardShared};
@@ -135,6 +135,10 @@ impl Batch {
         let mut tries = 0;
         loop {
             failpoints.reach("load.before");
+            if link.fence().epoch() == Epoch::ZERO {
+                // Not taken yet, after a start without it: somebody else may be writing to it, so nothing that it says may be decided on.
+                return Err(Refusal::StoreUnavailable);
+            }
             let (was_down, began) = (link.is_down(), Instant::now());
             match link.noted(link.store().load(&wanted).await) {
                 Ok(loaded) => {

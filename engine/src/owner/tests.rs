@@ -174,7 +174,7 @@ async fn an_older_copy_is_refused() {
     start(&next, false).await.unwrap();
     next.store.die();
     old.identity.set_epoch(Epoch(1));
-    is_fenced(start(&old, false).await, "its journal ends at 7");
+    is_fenced(start(&old, false).await, "a copy of it took the store");
 }
 
 #[tokio::test]
