@@ -136,7 +136,8 @@ impl Batch {
         loop {
             failpoints.reach("load.before");
             if link.fence().epoch() == Epoch::ZERO {
-                // Not taken yet, after a start without it: somebody else may be writing to it, so nothing that it says may be decided on.
+                // Not taken yet, after a start without it: somebody else may be writing to it, so nothing that it
+                // says may be decided on.
                 return Err(Refusal::StoreUnavailable);
             }
             let (was_down, began) = (link.is_down(), Instant::now());
