@@ -472,7 +472,7 @@ fn store_metrics(
         encoder.encode_descriptor("store_clock_offset", help, Some(&Unit::Seconds), MetricType::Gauge)?;
     #[allow(clippy::cast_precision_loss, reason = "metrics are floats; milliseconds are exact for ages")]
     ConstGauge::new(stats.clock_offset_millis as f64 / 1_000.0).encode(offset)?;
-    let of_shard: [(&str, &str, MetricType, fn(&ShardStats) -> f64); 2] = [
+    let of_shard: [OfShard; 2] = [
         (
             "shard_flush_lag",
             "Age of the oldest durable event that is not in the store yet",
@@ -521,6 +521,9 @@ fn commit_buckets(cumulative: &[(u64, u64)], all: u64) -> Vec<(f64, u64)> {
 fn seconds(micros: u64) -> f64 {
     micros as f64 / 1_000_000.0
 }
+
+/// A value of a shard: name, help, type, and how it is read.
+type OfShard = (&'static str, &'static str, MetricType, fn(&ShardStats) -> f64);
 
 #[cfg(test)]
 mod tests {

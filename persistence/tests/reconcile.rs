@@ -322,13 +322,13 @@ async fn orders_go_on_meanwhile(server: &Server) {
         while !is_over.load(Ordering::SeqCst) {
             let name = ["hot", "cold", "other"][(count % 3) as usize];
             server.must(reserve(&format!("m-{count}"), &[(name, 1)])).await;
-            if count % 2 == 0 {
+            if count.is_multiple_of(2) {
                 server.must(confirm(&format!("m-{count}"), None)).await;
                 server.must(give_back(&format!("m-{count}"), &[(name, 1)], "all")).await;
             } else {
                 server.must(release(&format!("m-{count}"), None)).await;
             }
-            if count % 50 == 0 {
+            if count.is_multiple_of(50) {
                 server.must(set_status("cold", StockStatus::Suspended)).await;
                 server.must(set_status("cold", StockStatus::OnSale)).await;
             }

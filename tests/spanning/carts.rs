@@ -49,7 +49,7 @@ fn a_thousand_large_carts_fight_for_half_of_what_they_want() {
     // Over all shards; every tenth is not hot and has to be loaded before the first cart with it is decided.
     let name = |sku: usize| {
         let shard = u16::try_from(sku).unwrap() % SHARDS;
-        sku_in(shard, &format!("{}{sku}-", if sku % 10 == 0 { "stored" } else { "sku" }))
+        sku_in(shard, &format!("{}{sku}-", if sku.is_multiple_of(10) { "stored" } else { "sku" }))
     };
     let skus: Vec<String> = (0..SKUS).map(name).collect();
     for (sku, sku_id) in skus.iter().enumerate() {

@@ -14,6 +14,9 @@ use crate::state::{Decision, State};
 use crate::store::{Store, Take};
 use crate::testing::{ManualClock, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore};
 
+/// The marks of each trim that was asked for.
+type Trims = Arc<Mutex<Vec<Vec<(ShardId, Lsn)>>>>;
+
 /// One shard without its actor, and what faces the store.
 pub(crate) struct Fixture {
     pub clock: ManualClock,
@@ -25,7 +28,7 @@ pub(crate) struct Fixture {
     pub shard: Arc<ShardShared>,
     pub flushers: Arc<Flushers>,
     pub state: State,
-    pub trims: Arc<Mutex<Vec<Vec<(ShardId, Lsn)>>>>,
+    pub trims: Trims,
 }
 
 pub(crate) const SHARD: ShardId = ShardId(0);

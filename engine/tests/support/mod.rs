@@ -1,8 +1,6 @@
 //! What the tests of the running engine share: short ways to make commands, and an engine on a journal and a store in
 //! memory.
 
-#![allow(dead_code, reason = "each test target uses its own part")]
-
 use std::sync::{Arc, Mutex};
 
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};

@@ -18,6 +18,9 @@ use crate::sql::dialect::{Arg, Fields, Row, Tx};
 use crate::sql::error::{SqlError, broken, problem_of};
 use crate::sql::statements::rows_in;
 
+/// Adds a part of an order, whose other columns come next, to its image.
+type ReadPart = fn(&mut OrderImage, &mut Fields<'_>) -> Result<(), StoreError>;
+
 /// The kinds of rows of `orders`.
 const PLAIN: i64 = 0;
 const HOME: i64 = 1;
@@ -84,7 +87,7 @@ async fn add_parts(tx: &mut dyn Tx, found: &mut FoundOrders) -> Result<(), SqlEr
         }
     }
     let order_nos: Vec<OrderNo> = plain.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-    let parts: [(_, _, fn(&mut OrderImage, &mut Fields<'_>) -> Result<(), StoreError>); 3] = [
+    let parts: [(_, _, ReadPart); 3] = [
         (ORDER_LINES, "line", add_line),
         (ORDER_REQUESTS, "seq", add_request),
         (ORDER_SERIALS, "seq", add_serials),
