@@ -365,7 +365,9 @@ mod tests {
     fn the_defaults_of_the_parts_are_those_of_the_configuration() {
         let config = Config::defaults();
         let text = |value: &dyn std::fmt::Debug| format!("{value:#?}");
-        assert_eq!(text(&engine_options(&config)), text(&EngineOptions::default()));
+        // By default the store is a file in the data directory.
+        let ours = EngineOptions { store_inside: true, ..EngineOptions::default() };
+        assert_eq!(text(&engine_options(&config)), text(&ours));
         assert_eq!(text(&journal_options(&config)), text(&JournalOptions::default()));
         let sql = SqlOptions::new("");
         assert_eq!(config.store.connections as usize, sql.connections);

@@ -111,10 +111,10 @@ async fn without_the_store_it_says_so() {
     let world = World::new();
     let engine = world.start(options(1)).await;
     engine.submit(create("a", 100)).await.unwrap();
-    world.store.cut();
+    world.session().cut();
     let away = engine.reconcile(Reconcile { limit: 1, ..Reconcile::default() }).await;
     assert_eq!(away, Err(Refusal::StoreUnavailable));
-    world.store.mend();
+    world.session().mend();
     assert_eq!(look(&engine, false).await.differences, []);
     engine.stop().await;
 }

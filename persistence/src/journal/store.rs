@@ -35,9 +35,9 @@ const SLED_CACHE_BYTES: u64 = 8 << 20;
 
 /// sled's own threads hold the file for a moment after a database was dropped, so opening it again is tried this
 /// often …
-const OPEN_TRIES: u32 = 500;
+const OPEN_TRIES: u32 = 3_000;
 
-/// … with this pause: five seconds, after which somebody else really has it.
+/// … with this pause: half a minute, after which somebody else really has it.
 const OPEN_PAUSE: Duration = Duration::from_millis(10);
 
 /// What sled's error says then; it has no kind of its own.

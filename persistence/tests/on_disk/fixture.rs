@@ -91,7 +91,7 @@ impl Fixture {
     /// What `hotstock recover --from-store` does.
     pub async fn recover(&self, to: &str) {
         let store = self.store();
-        let seized = seize(&store, ServerId(77), 0, false).await.unwrap();
+        let seized = seize(&store, ServerId(77), 0, true).await.unwrap();
         let restored = restore(&store, seized.epoch, &seized.owned, Timestamp(1)).await.unwrap();
         let bases: Vec<_> = restored.shards.iter().map(|shard| (shard.mark.lsn, shard.mark.hash)).collect();
         let new = DataDir::restore(&self.dir(to), &bases).unwrap();
