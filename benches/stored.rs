@@ -305,7 +305,7 @@ fn micros(duration: Duration) -> u64 {
 /// One hot SKU, flushed as usual and as good as never.
 async fn hot(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
     let never = "store.flush_interval_ms=3600000";
-    let often = "store.flush_events=1000000000";
+    let often = "store.flush_events=1000000";
     for callers in [16, 64] {
         let mut rounds: [Vec<Round>; 2] = Default::default();
         for round in 0..arguments.rounds {
@@ -336,10 +336,10 @@ async fn hot(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
 /// Loading SKUs by a promotion, which answers when all of them are in memory.
 async fn load(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
     let skus = arguments.skus.min(PROMOTED);
-    create_stopped(place, "load", skus).await;
+    create_stopped(place, "loading", skus).await;
     let mut took = Vec::new();
     for _ in 0..arguments.rounds {
-        let server = place.serve("load", &[]);
+        let server = place.serve("loading", &[]);
         let ids: Vec<String> = (0..skus).map(sku).collect();
         let mut http = Http::connect(&server.address).await;
         let began = Instant::now();
