@@ -72,9 +72,19 @@ impl Shop {
         self.client.call(&address, "POST", path, &body.to_string()).unwrap()
     }
 
+    /// Reads until it is answered: what is not in memory may take a while after much was asked for.
     pub fn get(&mut self, path: &str) -> (u16, Value) {
         let address = self.address().to_owned();
-        self.client.call(&address, "GET", path, "").unwrap()
+        let deadline = Instant::now() + SETTLED_WITHIN;
+        loop {
+            let (status, answer) = self.client.call(&address, "GET", path, "").unwrap();
+            if status < 500 {
+                return (status, answer);
+            }
+            println!("{path}: {status} {answer}");
+            assert!(Instant::now() < deadline, "{path}: {status} {answer}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Repeats a request until it is answered with something that says what happened.
