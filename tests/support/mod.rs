@@ -38,11 +38,15 @@ impl Server {
     }
 
     /// Likewise, killed as hard as by a power cut the n-th time that it reaches a step (`STEP:N`, see
-    /// `src/failpoint.rs`).
-    pub fn start_to_fail(data_dir: &Path, settings: &[&str], failpoint: &str) -> Self {
+    /// `src/failpoint.rs`). `None` when it was killed before it listened: a start flushes and saves too.
+    pub fn start_to_fail(data_dir: &Path, settings: &[&str], failpoint: &str) -> Option<Self> {
         let mut command = serve(data_dir, settings);
         command.env("HOTSTOCK_FAILPOINT", failpoint);
-        Self::spawn(command)
+        match Self::try_spawn(command) {
+            Ok(server) => Some(server),
+            Err((None, _)) => None,
+            Err((code, said)) => panic!("it ended with {code:?}: {said}"),
+        }
     }
 
     /// Starts it by a command that runs it in the end, and waits until it listens.

@@ -110,7 +110,7 @@ impl<D: Driver> Pool<D> {
             Ok(connected) => connected.map_err(|error| match fault_of::<D>(&error) {
                 // Whatever it says to a newcomer (too many connections, no such user, no such database): it can't be
                 // used.
-                Fault::Wrong(text) | Fault::Conflict(text) | Fault::Refused(text) => Fault::Unable(text),
+                Fault::Wrong(text) | Fault::Refused(text) => Fault::Unable(text),
                 other => other,
             }),
             Err(_) => Err(Fault::TimedOut(format!("no connection within {:?}", self.acquire_timeout))),

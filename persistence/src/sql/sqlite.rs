@@ -11,7 +11,7 @@ use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
 };
 use sqlx::{Arguments as _, AssertSqlSafe, ConnectOptions as _, Connection as _};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use hotstock_engine::store::StoreError;
 
@@ -21,7 +21,7 @@ use super::error::{Fault, SqlError, broken};
 use super::schema;
 use super::session::{Driver, Pool};
 use crate::limits::{
-    MAX_KEYS_PER_STATEMENT, MAX_WAITING_PER_CONNECTION, MAX_WAITING_WRITERS, MIGRATE_TIMEOUT,
+    MAX_BACKOFF, MAX_KEYS_PER_STATEMENT, MAX_WAITING_PER_CONNECTION, MAX_WAITING_WRITERS, MIGRATE_TIMEOUT,
     SQLITE_CACHE_KIB, SQLITE_CHECKPOINT_PAGES, SQLITE_LARGEST_STATEMENT, STATEMENTS_PER_CONNECTION,
 };
 
@@ -95,7 +95,18 @@ impl Backend for Sqlite {
 
     async fn migrate(&self) -> Result<(), StoreError> {
         let unavailable = |fault: Fault| StoreError::Unavailable(fault.text());
-        let mut conn = self.writer.connect().await.map_err(unavailable)?;
+        // The first connection makes the file one with a WAL. SQLite does not wait for another process that does the
+        // same at this moment, whatever `busy_timeout` says.
+        let connected = async {
+            loop {
+                match self.writer.connect().await {
+                    Err(Fault::Conflict(_)) => sleep(MAX_BACKOFF).await,
+                    connected => return connected.map_err(unavailable),
+                }
+            }
+        };
+        let connected = timeout(MIGRATE_TIMEOUT, connected).await;
+        let mut conn = connected.unwrap_or_else(|_| Err(schema::too_long()))?;
         let work = async {
             // sqlx locks nothing in SQLite: the write lock around all of it keeps a second server out.
             let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(schema::failed)?;
