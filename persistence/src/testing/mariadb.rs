@@ -1,8 +1,9 @@
 //! A MariaDB of a test's own.
 
+use std::io::{Seek as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -167,7 +168,11 @@ impl MariaDb {
         let mut command = Command::new("mariadb");
         command.args(["--no-defaults", "--user=root", "--batch", "--skip-column-names"]);
         command.arg(format!("--socket={}", self.dir.path().join("socket").display()));
-        command.args(["--execute", statements]).stdin(Stdio::null());
+        // Through a file: there may be more of them than an argument can hold.
+        let mut script = tempfile::tempfile().unwrap();
+        script.write_all(statements.as_bytes()).unwrap();
+        script.rewind().unwrap();
+        command.stdin(script);
         command.output().unwrap()
     }
 }
