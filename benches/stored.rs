@@ -5,7 +5,8 @@
 //! compare|hot|load|memory|start] [--json FILE]`
 //!
 //! The generator is this process, for all alike: 1, 16 and 64 callers, each sending its next order when it has the
-//! answer to its last; an order has one line of one unit, its SKU is taken at random. hotstock is asked over HTTP, a
+//! answer to its last; an order has one line of one unit, its SKU is taken at random; where few SKUs fit into memory it
+//! is confirmed too, since the SKU of an open order stays there. hotstock is asked over HTTP, a
 //! server in a process of its own, every answer behind its fdatasync. Plain SQL is one transaction over a connection
 //! of the caller's: a conditional update of the stock, an insert of the order and one of its line; SQLite with WAL
 //! and full sync and one connection (it has one writer, and several only wait for each other), MariaDB with a sync at
@@ -115,16 +116,37 @@ async fn create(address: &str, skus: usize) {
     }
 }
 
+/// What a caller does for one order: both databases alike, one answer after the other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// It reserves. The SKU stays in memory, as that of every open order does.
+    Reserve,
+    /// It reserves and confirms: two transactions of plain SQL. The SKU may leave memory afterwards.
+    Sell,
+}
+
 /// One order over HTTP; whether it was made.
-async fn order(mut http: Http, order_no: String, sku_id: &str) -> (Http, bool) {
+async fn order(mut http: Http, order: Order, order_no: String, sku_id: &str) -> (Http, bool) {
     let body = format!(
         r#"{{"order_no":"{order_no}","lines":[{{"sku_id":"{sku_id}","quantity":1}}],"ttl_seconds":86400}}"#
     );
     let (status, _) = http.call("POST", "/v1/reservations", &body).await;
-    (http, status == 201)
+    let mut made = status == 201;
+    if made && order == Order::Sell {
+        let path = format!("/v1/reservations/{order_no}/confirm");
+        made = http.call("POST", &path, "{}").await.0 == 200;
+    }
+    (http, made)
 }
 
-async fn hotstock(address: &str, callers: usize, skus: usize, run: &str, length: Duration) -> Round {
+async fn hotstock(
+    address: &str,
+    kind: Order,
+    callers: usize,
+    skus: usize,
+    run: &str,
+    length: Duration,
+) -> Round {
     let run = run.to_owned();
     drive(
         callers,
@@ -133,7 +155,7 @@ async fn hotstock(address: &str, callers: usize, skus: usize, run: &str, length:
         move |(http, caller): (Http, usize), number| {
             let order_no = format!("{run}-{caller}-{number}");
             async move {
-                let (http, made) = order(http, order_no, &sku(fastrand::usize(..skus))).await;
+                let (http, made) = order(http, kind, order_no, &sku(fastrand::usize(..skus))).await;
                 ((http, caller), made)
             }
         },
@@ -156,28 +178,27 @@ const TAKE: &str =
     "UPDATE stock SET available = available - 1, reserved = reserved + 1 WHERE sku_id = ? AND available >= 1";
 const ORDER: &str = "INSERT INTO orders VALUES (?, 'reserved', 1900000000000)";
 const LINE: &str = "INSERT INTO order_lines VALUES (?, ?, 1)";
+const SELL: &str = "UPDATE stock SET reserved = reserved - 1 WHERE sku_id = ? AND reserved >= 1";
+const SOLD: &str = "UPDATE orders SET status = 'confirmed' WHERE order_no = ? AND status = 'reserved'";
 
 macro_rules! transaction {
-    ($connection:expr, $begin:literal, $order_no:expr, $sku_id:expr) => {{
+    ($connection:expr, $begin:literal, $order:expr, $order_no:expr, $sku_id:expr) => {{
         let connection = $connection;
         connection.execute($begin).await.expect("it begins");
-        let taken = sqlx::query(TAKE)
-            .bind($sku_id)
-            .execute(&mut *connection)
-            .await
-            .expect("it takes")
-            .rows_affected();
-        if taken == 1 {
-            sqlx::query(ORDER).bind($order_no).execute(&mut *connection).await.expect("it is new");
-            sqlx::query(LINE)
-                .bind($order_no)
-                .bind($sku_id)
-                .execute(&mut *connection)
-                .await
-                .expect("it is new");
+        let statements: [(&str, &[&str]); 3] = match $order {
+            Order::Reserve => [(TAKE, &[$sku_id]), (ORDER, &[$order_no]), (LINE, &[$order_no, $sku_id])],
+            Order::Sell => [(SOLD, &[$order_no]), (SELL, &[$sku_id]), ("", &[])],
+        };
+        let mut made = true;
+        for (sql, values) in statements.into_iter().filter(|(sql, _)| !sql.is_empty()) {
+            let query = values.iter().fold(sqlx::query(sql), |query, value| query.bind(*value));
+            made = query.execute(&mut *connection).await.expect("it runs").rows_affected() == 1;
+            if !made {
+                break;
+            }
         }
-        connection.execute("COMMIT").await.expect("it commits");
-        taken == 1
+        connection.execute(if made { "COMMIT" } else { "ROLLBACK" }).await.expect("it ends");
+        made
     }};
 }
 
@@ -212,7 +233,14 @@ impl Plain {
         sqlx::SqliteConnection::connect_with(&options).await.expect("it opens")
     }
 
-    async fn run(place: &Place, callers: usize, skus: usize, run: &str, length: Duration) -> Round {
+    async fn run(
+        place: &Place,
+        kind: Order,
+        callers: usize,
+        skus: usize,
+        run: &str,
+        length: Duration,
+    ) -> Round {
         let run = run.to_owned();
         let one = match &place.mariadb {
             None => Some(Arc::new(Mutex::new(Self::sqlite(place.dir.path()).await))),
@@ -236,13 +264,19 @@ impl Plain {
             let order_no = format!("{run}-{caller}-{number}");
             async move {
                 let sku_id = sku(fastrand::usize(..skus));
-                let made = match &mut plain {
-                    Self::Sqlite(one) => {
-                        let mut connection = one.lock().await;
-                        transaction!(&mut *connection, "BEGIN IMMEDIATE", &order_no, &sku_id)
-                    }
-                    Self::MySql(connection) => transaction!(&mut **connection, "BEGIN", &order_no, &sku_id),
-                };
+                let steps = if kind == Order::Sell { &[Order::Reserve, Order::Sell][..] } else { &[kind] };
+                let mut made = true;
+                for step in steps {
+                    made &= match &mut plain {
+                        Self::Sqlite(one) => {
+                            let mut connection = one.lock().await;
+                            transaction!(&mut *connection, "BEGIN IMMEDIATE", step, &order_no, &sku_id)
+                        }
+                        Self::MySql(connection) => {
+                            transaction!(&mut **connection, "BEGIN", step, &order_no, &sku_id)
+                        }
+                    };
+                }
                 ((plain, caller), made)
             }
         })
@@ -261,35 +295,44 @@ async fn compare(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>)
     let Arguments { length, rounds, skus, .. } = *arguments;
     Plain::prepare(place, skus).await;
     create_stopped(place, "compare", skus).await;
-    // As many in memory as may be: all of them soon. And a tenth: nine of ten orders load their SKU.
     let tenth = format!("engine.max_resident_skus={}", (skus / 10).max(1));
+    // All of them are in memory soon. And a tenth: nine of ten orders load their SKU.
+    let kinds = [
+        (Order::Reserve, "reserve, stored at first", Vec::new()),
+        (Order::Sell, "reserve + confirm, a tenth in memory", vec![tenth.as_str()]),
+    ];
     for callers in CALLERS {
-        let mut plain = Vec::new();
-        let mut ours: [Vec<Round>; 2] = Default::default();
-        for round in 0..rounds {
-            plain.push(Plain::run(place, callers, skus, &format!("p-{callers}-{round}"), length).await);
-            for (kind, settings) in [Vec::new(), vec![tenth.as_str()]].into_iter().enumerate() {
+        for (order, kind, settings) in &kinds {
+            let (mut plain, mut ours, mut loads) = (Vec::new(), Vec::new(), Vec::new());
+            for round in 0..rounds {
+                let run = format!("{callers}-{round}-{}", settings.len());
+                plain.push(Plain::run(place, *order, callers, skus, &run, length).await);
                 // Started anew, so that no SKU is in memory.
-                let server = place.serve("compare", &settings);
-                let run = format!("h-{callers}-{round}-{kind}");
-                ours[kind].push(hotstock(&server.address, callers, skus, &run, length).await);
+                let server = place.serve("compare", settings);
+                let made = hotstock(&server.address, *order, callers, skus, &run, length).await;
+                loads.push(loaded(&server.address).await / made.made.max(1.0));
+                ours.push(made);
                 server.stop();
             }
-        }
-        let plain = median(plain);
-        let [all, tenth] = ours.map(median);
-        for (kind, round) in [("stored, then in memory", &all), ("stored, a tenth in memory", &tenth)] {
-            let ratio = round.rate / plain.rate;
+            let (plain, ours) = (median(plain), median(ours));
+            loads.sort_by(f64::total_cmp);
+            let (ratio, loads) = (ours.rate / plain.rate, loads[loads.len() / 2]);
             println!(
-                "{:8} {callers:3} callers, {skus} SKUs: hotstock ({kind}) {:8.0} orders/s, p50 {:?}, p99 {:?}; plain SQL {:7.0}, p50 {:?}, p99 {:?}; ratio {ratio:.2}",
-                place.name, round.rate, round.p50, round.p99, plain.rate, plain.p50, plain.p99
+                "{:8} {callers:3} callers, {skus} SKUs, {kind}: {:8.0} orders/s, p50 {:?}, p99 {:?}, {loads:.2} loads an order; plain SQL {:7.0}, p50 {:?}, p99 {:?}; ratio {ratio:.2}",
+                place.name, ours.rate, ours.p50, ours.p99, plain.rate, plain.p50, plain.p99
             );
-            figures.push(json!({"store": place.name, "callers": callers, "skus": skus, "kind": kind, "orders_per_second": round.rate,
-                "p50_micros": micros(round.p50), "p99_micros": micros(round.p99), "refused": round.refused,
+            figures.push(json!({"store": place.name, "callers": callers, "skus": skus, "kind": kind, "orders_per_second": ours.rate,
+                "p50_micros": micros(ours.p50), "p99_micros": micros(ours.p99), "refused": ours.refused, "loads_per_order": loads,
                 "plain_orders_per_second": plain.rate, "plain_p50_micros": micros(plain.p50), "plain_p99_micros": micros(plain.p99),
-                "ratio": ratio}));
+                "plain_refused": plain.refused, "ratio": ratio}));
         }
     }
+}
+
+/// SKUs that a server loaded since it started.
+async fn loaded(address: &str) -> f64 {
+    let shards = Http::connect(address).await.ask("GET", "/v1/admin/shards", &Value::Null).await;
+    shards["shards"].as_array().expect("shards").iter().filter_map(|shard| shard["loads"].as_f64()).sum()
 }
 
 async fn create_stopped(place: &Place, name: &str, skus: usize) {
@@ -317,7 +360,9 @@ async fn hot(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
                     .await
                     .ask("POST", "/v1/admin/skus/promote", &json!({"sku_ids": [sku(0)]}))
                     .await;
-                rounds[kind].push(hotstock(&server.address, callers, 1, &name, arguments.length).await);
+                rounds[kind].push(
+                    hotstock(&server.address, Order::Reserve, callers, 1, &name, arguments.length).await,
+                );
                 server.kill();
                 drop(std::fs::remove_dir_all(place.dir.path().join(&name)));
             }

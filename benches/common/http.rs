@@ -118,7 +118,9 @@ impl Http {
 
 /// What a round of callers measured.
 pub struct Round {
-    /// Orders made a second.
+    /// Orders made.
+    pub made: f64,
+    /// Of these, a second.
     pub rate: f64,
     /// Half of the answers came within this.
     pub p50: Duration,
@@ -134,8 +136,9 @@ impl Round {
         waits.sort_unstable();
         let at = |of_100: usize| waits.get(waits.len() * of_100 / 100).copied().unwrap_or_default();
         #[expect(clippy::cast_precision_loss, reason = "counts of a bench")]
-        let rate = waits.len() as f64 / took.as_secs_f64();
-        Self { rate, p50: at(50), p99: at(99), refused }
+        let made = waits.len() as f64;
+        let rate = made / took.as_secs_f64();
+        Self { made, rate, p50: at(50), p99: at(99), refused }
     }
 }
 
