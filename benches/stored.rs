@@ -294,7 +294,6 @@ fn median(mut rounds: Vec<Round>) -> Round {
 async fn compare(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
     let Arguments { length, rounds, skus, .. } = *arguments;
     Plain::prepare(place, skus).await;
-    create_stopped(place, "compare", skus).await;
     let tenth = format!("engine.max_resident_skus={}", (skus / 10).max(1));
     // All of them are in memory soon. And a tenth: nine of ten orders load their SKU.
     let kinds = [
@@ -307,12 +306,14 @@ async fn compare(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>)
             for round in 0..rounds {
                 let run = format!("{callers}-{round}-{}", settings.len());
                 plain.push(Plain::run(place, *order, callers, skus, &run, length).await);
-                // Started anew, so that no SKU is in memory.
-                let server = place.serve("compare", settings);
+                let name = format!("compare_{}", run.replace('-', "_"));
+                create_stored(place, &name, skus).await;
+                let server = place.serve(&name, settings);
                 let made = hotstock(&server.address, *order, callers, skus, &run, length).await;
-                loads.push(loaded(&server.address).await / made.made.max(1.0));
+                loads.push(of_shards(&server.address, "loads").await / made.made.max(1.0));
                 ours.push(made);
                 server.stop();
+                drop(std::fs::remove_dir_all(place.dir.path().join(&name)));
             }
             let (plain, ours) = (median(plain), median(ours));
             loads.sort_by(f64::total_cmp);
@@ -329,15 +330,19 @@ async fn compare(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>)
     }
 }
 
-/// SKUs that a server loaded since it started.
-async fn loaded(address: &str) -> f64 {
+/// A figure that each shard tells of itself, summed up.
+async fn of_shards(address: &str, figure: &str) -> f64 {
     let shards = Http::connect(address).await.ask("GET", "/v1/admin/shards", &Value::Null).await;
-    shards["shards"].as_array().expect("shards").iter().filter_map(|shard| shard["loads"].as_f64()).sum()
+    shards["shards"].as_array().expect("shards").iter().filter_map(|shard| shard[figure].as_f64()).sum()
 }
 
-async fn create_stopped(place: &Place, name: &str, skus: usize) {
-    let server = place.serve(name, &[]);
+/// Creates SKUs and stops when none of them (but one) is in memory: what is there at the end is there at the start.
+async fn create_stored(place: &Place, name: &str, skus: usize) {
+    let server = place.serve(name, &["engine.max_resident_skus=1"]);
     create(&server.address, skus).await;
+    while of_shards(&server.address, "resident").await > 1.0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     server.stop();
 }
 
@@ -381,16 +386,19 @@ async fn hot(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
 /// Loading SKUs by a promotion, which answers when all of them are in memory.
 async fn load(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
     let skus = arguments.skus.min(PROMOTED);
-    create_stopped(place, "loading", skus).await;
+    create_stored(place, "loading", skus).await;
     let mut took = Vec::new();
     for _ in 0..arguments.rounds {
-        let server = place.serve("loading", &[]);
+        let server = place.serve("loading", &["engine.max_resident_skus=1"]);
         let ids: Vec<String> = (0..skus).map(sku).collect();
         let mut http = Http::connect(&server.address).await;
         let began = Instant::now();
         http.ask("POST", "/v1/admin/skus/promote", &json!({"sku_ids": ids})).await;
         took.push(began.elapsed());
         http.ask("PUT", "/v1/admin/skus/hot", &json!({"sku_ids": []})).await;
+        while of_shards(&server.address, "resident").await > 1.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         server.stop();
     }
     took.sort_unstable();
