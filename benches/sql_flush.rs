@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use hotstock_engine::ids::{Epoch, ServerId};
+use hotstock_engine::ids::{Epoch, ServerId, TakeId};
 use hotstock_engine::limits::MAX_LOADED_AT_ONCE;
 use hotstock_engine::store::{Store as _, StoredSku, Take, Wanted};
 use hotstock_engine::testing::store_suite::{TestShard, W1, confirm, create, reserve, sku};
@@ -55,6 +55,7 @@ fn main() {
 async fn run(name_of_store: &str, url: &str, scale: &Scale) {
     let store = SqlStore::open(&SqlOptions::new(url)).expect("an address");
     let take = Take {
+        id: TakeId(1),
         server: ServerId(1),
         shards: 1,
         after: Epoch::ZERO,

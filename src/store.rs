@@ -23,14 +23,6 @@ pub fn place(config: &Config) -> String {
     }
 }
 
-/// Whether the store is a file in the data directory, by default or by its address.
-#[must_use]
-pub fn is_inside(config: &Config) -> bool {
-    let url = config.store.url.expose();
-    let file = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"));
-    config.store.url.is_empty() || file.is_some_and(|file| Path::new(file).starts_with(&config.data.dir))
-}
-
 /// The store of a server. A database that is not there makes its calls fail until it is; one that this directory does
 /// not belong to makes them fail for good.
 ///

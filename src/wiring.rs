@@ -261,7 +261,6 @@ fn engine_options(config: &Config) -> EngineOptions {
         max_resident_skus: config.engine.max_resident_skus,
         max_resident_bytes: config.engine.max_resident_mib << 20,
         take_over: false,
-        store_inside: crate::store::is_inside(config),
         checkpoint_events: config.checkpoint.events,
         check: CheckOptions {
             grace_seconds: config.orders.check_grace_seconds,
@@ -346,7 +345,7 @@ impl From<NotOurs> for Failure {
     fn from(not_ours: NotOurs) -> Self {
         let problem = not_ours.to_string();
         match not_ours {
-            NotOurs::OwnerAlive(_) => Self::InUse(problem),
+            NotOurs::OwnerAlive => Self::InUse(problem),
             NotOurs::Fenced { .. } => Self::Fenced(problem),
             NotOurs::Damaged(_) => Self::Damaged(problem),
             NotOurs::Unavailable(_) => Self::Other(problem),
@@ -365,9 +364,7 @@ mod tests {
     fn the_defaults_of_the_parts_are_those_of_the_configuration() {
         let config = Config::defaults();
         let text = |value: &dyn std::fmt::Debug| format!("{value:#?}");
-        // By default the store is a file in the data directory.
-        let ours = EngineOptions { store_inside: true, ..EngineOptions::default() };
-        assert_eq!(text(&engine_options(&config)), text(&ours));
+        assert_eq!(text(&engine_options(&config)), text(&EngineOptions::default()));
         assert_eq!(text(&journal_options(&config)), text(&JournalOptions::default()));
         let sql = SqlOptions::new("");
         assert_eq!(config.store.connections as usize, sql.connections);

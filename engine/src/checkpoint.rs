@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::command::{Mode, StockStatus};
 use crate::event::OrderRequest;
 use crate::home::HomeImage;
-use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
+use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, TakeId, WarehouseId};
 use crate::outcome::{Levels, LineView, OrderStatus, OrderView, Serials};
 
 /// Where checkpoints are kept.
@@ -60,7 +60,19 @@ pub trait Identity: Send + Sync + 'static {
     /// The last epoch that it took; [`Epoch::ZERO`] for a new one.
     fn epoch(&self) -> Epoch;
 
-    /// Writes an epoch to the directory, before the server serves.
+    /// Takes of the store that this directory did, meant to do, or did after: the newest
+    /// [`MAX_TAKES_KNOWN`](crate::limits::MAX_TAKES_KNOWN), oldest first. A store whose take is none of them was taken
+    /// by somebody else.
+    fn takes(&self) -> Vec<TakeId>;
+
+    /// Makes an id for a take of a store whose present one is `after`, and writes both to the directory: before the
+    /// store is asked, so that whatever becomes of that is known for this directory's.
+    ///
+    /// # Errors
+    /// What went wrong, in words; the store must not be taken.
+    fn intend(&self, after: Option<TakeId>) -> Result<TakeId, String>;
+
+    /// Writes the epoch that was taken to the directory, before the server serves.
     ///
     /// # Errors
     /// What went wrong, in words.

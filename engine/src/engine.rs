@@ -201,7 +201,6 @@ impl Engine {
             shards: count,
             lease_seconds: options.store.lease_seconds,
             take_over: options.take_over,
-            store_inside: options.store_inside,
             start_wait: Duration::from_millis(START_STORE_WAIT_MILLIS),
         });
         owner.take_at_start().await?;

@@ -216,6 +216,17 @@ impl fmt::Display for ServerId {
     }
 }
 
+/// One take of a store by a server: random, so that no other take has it. Whoever has it in its data directory is the
+/// one that took the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TakeId(pub u128);
+
+impl fmt::Display for TakeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
 /// A partition of all SKUs with one owner, one mailbox and one journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct ShardId(pub u16);

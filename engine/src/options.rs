@@ -44,8 +44,6 @@ pub struct EngineOptions {
     pub checkpoint_events: u64,
     /// The store is taken from the server that has it, which is given up.
     pub take_over: bool,
-    /// The store lies in the data directory, so that a copy of the one is a copy of both.
-    pub store_inside: bool,
     /// How the order service is asked; of no use without one.
     pub check: CheckOptions,
     /// What concerns the SQL store.
@@ -63,7 +61,6 @@ impl Default for EngineOptions {
             max_resident_bytes: DEFAULT_MAX_RESIDENT_BYTES,
             checkpoint_events: DEFAULT_CHECKPOINT_EVENTS,
             take_over: false,
-            store_inside: false,
             check: CheckOptions::default(),
             store: StoreOptions::default(),
         }

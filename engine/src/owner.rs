@@ -26,8 +26,6 @@ pub(crate) struct Owner {
     pub shards: u16,
     pub lease_seconds: u32,
     pub take_over: bool,
-    /// The store lies in the data directory.
-    pub store_inside: bool,
     /// How long a start waits for a store that does not answer.
     pub start_wait: Duration,
 }
@@ -36,21 +34,23 @@ pub(crate) struct Owner {
 enum NotTaken {
     /// It does not answer, or somebody was quicker: to be tried again.
     Later(String),
+    /// It answers, and what it says of itself can't be read. It may be in the middle of being restored.
+    Unfit(String),
     Refused(NotOurs),
 }
 
 impl From<StoreError> for NotTaken {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::OwnerAlive => Self::Refused(NotOurs::OwnerAlive(String::new())),
+            StoreError::OwnerAlive => Self::Refused(NotOurs::OwnerAlive),
             StoreError::Foreign(problem) => {
                 Self::Refused(NotOurs::fenced(problem, "Take the store of this directory"))
             }
             StoreError::Unavailable(_)
             | StoreError::OutcomeUnknown(_)
             | StoreError::Busy(_)
-            | StoreError::Fenced { .. }
-            | StoreError::Inconsistent(_) => Self::Later(error.to_string()),
+            | StoreError::Fenced { .. } => Self::Later(error.to_string()),
+            StoreError::Inconsistent(problem) => Self::Unfit(problem),
         }
     }
 }
@@ -70,7 +70,13 @@ impl Owner {
                 Ok(()) => return Ok(()),
                 Err(NotTaken::Refused(not_ours)) => return Err(not_ours),
                 Err(NotTaken::Later(problem)) if Instant::now() >= until => break problem,
-                Err(NotTaken::Later(_)) => sleep(backoff.next()).await,
+                Err(NotTaken::Unfit(problem)) if Instant::now() >= until => {
+                    return Err(NotOurs::fenced(
+                        format!("what the store says of itself can't be read: {problem}"),
+                        "Put the row of its table `server` or `watermarks` right, or restore the store as a whole, and start again",
+                    ));
+                }
+                Err(NotTaken::Later(_) | NotTaken::Unfit(_)) => sleep(backoff.next()).await,
             }
         };
         if self.take_over || self.identity.epoch() == Epoch::ZERO {
@@ -159,7 +165,8 @@ impl Owner {
             return;
         }
         fence.found_newest(store.epoch);
-        if store.epoch == ours && store.server != Some(self.identity.server()) {
+        let is_ours = store.take.is_some_and(|take| self.identity.takes().contains(&take));
+        if store.epoch == ours && !is_ours {
             fence.fence("another server took the store with the same epoch, after the store was restored");
         } else if store.epoch == ours {
             flushers.compare(&flushed, &store.watermarks);
@@ -177,17 +184,20 @@ impl Owner {
     async fn take(&self, take_over: bool) -> Result<(), NotTaken> {
         let fence = self.link.fence();
         let store = self.asked(self.link.store().ownership()).await.map_err(NotTaken::from)?;
+        let taken = store.take;
         let (after, epoch, over, wait_millis) = match self.judged(store, take_over).await? {
             Verdict::Take { after, epoch, over, wait_millis } => (after, epoch, over, wait_millis),
             Verdict::Refused(not_ours) => return Err(NotTaken::Refused(not_ours)),
         };
         let (server, shards, lease_seconds) = (self.identity.server(), self.shards, self.lease_seconds);
-        let take = Take { server, shards, after, epoch, lease_seconds, over };
+        // Before the store has it: then a crash, or an answer that is lost, leaves no doubt about whose it is.
+        let id = self.written(move |identity| identity.intend(taken)).await?;
+        let take = Take { id, server, shards, after, epoch, lease_seconds, over };
         fence.asking(epoch);
         let from = Instant::now();
         let taken =
             timeout(Duration::from_millis(HEARTBEAT_TIMEOUT_MILLIS), self.link.store().take(&take)).await;
-        // Whether we took it may be unknown. If we did, the next try finds an epoch that was not recorded.
+        // Whether we took it may be unknown. If we did, the next try finds a take that we meant to do.
         match taken.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown("it did not answer in time".into()))) {
             Ok(()) => {}
             // Somebody was quicker (what they did is judged at the next try), or is there.
@@ -201,18 +211,26 @@ impl Owner {
             tracing::info!(wait_millis, "the store is taken; the lease of its owner before has to run out");
             self.wait_out(epoch, from, wait_millis).await;
         }
-        let identity = Arc::clone(&self.identity);
-        let recorded = tokio::task::spawn_blocking(move || identity.record(epoch)).await;
-        if let Err(problem) = recorded.map_err(|error| error.to_string()).and_then(|recorded| recorded) {
-            let problem = format!("the epoch can't be written to the data directory: {problem}");
-            return Err(NotTaken::Refused(NotOurs::Unavailable(problem)));
-        }
+        self.written(move |identity| identity.record(epoch)).await?;
         if wait_millis == 0 {
             self.renewed(from);
         }
         fence.took(epoch);
         tracing::info!(%epoch, after = %after, take_over, "the store is taken");
         Ok(())
+    }
+
+    /// Writes to the data directory, on a thread of its own.
+    async fn written<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&dyn Identity) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, NotTaken> {
+        let identity = Arc::clone(&self.identity);
+        let written = tokio::task::spawn_blocking(move || write(&*identity)).await;
+        written.map_err(|error| error.to_string()).and_then(|written| written).map_err(|problem| {
+            let problem = format!("the epoch can't be written to the data directory: {problem}");
+            NotTaken::Refused(NotOurs::Unavailable(problem))
+        })
     }
 
     /// What the store answers in time.
@@ -240,9 +258,9 @@ impl Owner {
         let mine = Mine {
             server: self.identity.server(),
             epoch: self.identity.epoch(),
+            takes: self.identity.takes(),
             shards: self.shards,
             same_place: self.identity.is_same_place().is_ok(),
-            store_inside: self.store_inside,
             take_over,
         };
         let reader = Arc::clone(&self.reader);

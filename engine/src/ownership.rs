@@ -3,34 +3,35 @@
 //! journal has, and what the store says. [`Owner`](crate::owner::Owner) asks the store, takes it and keeps it.
 //!
 //! ```text
-//!   judge ─▶ Store::take ─▶ (the old owner's lease runs out) ─▶ Identity::record ─▶ serve
-//!                                                                 serve ─▶ Store::renew, every second
+//!   judge ─▶ Identity::intend ─▶ Store::take ─▶ (the old owner's lease runs out) ─▶ Identity::record ─▶ serve
+//!                                                                             serve ─▶ Store::renew, every second
 //! ```
 //!
-//! A crash between `take` and `record` leaves a store whose newest epoch was taken by this directory, which does not
-//! know of it. No event was flushed in that epoch, since nothing is served or flushed before `record`; that is how
-//! [`judge`] knows it from a copy of the directory that took the store and used it.
+//! Every take has a random id, which stands in the directory before the store has it. So whatever died when, and also
+//! of a store that went back in time, a directory knows whether the store's present take is one that led to itself. One
+//! that does not, and one that is evidently not in its place (a copy has all that the original has), needs the word of
+//! an operator.
 
 use std::time::Duration;
 
 use crate::checkpoint::Identity;
-use crate::ids::{ChainHash, Epoch, Lsn, ServerId, ShardId};
+use crate::ids::{ChainHash, Epoch, Lsn, ServerId, ShardId, TakeId};
 use crate::journal::{Bounds, JournalError};
 use crate::store::{Ownership, Store, StoreError, Take, Watermark};
 
 /// What a server knows of itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Mine {
     /// Its data directory.
     pub server: ServerId,
     /// The last epoch that the directory knows of.
     pub epoch: Epoch,
+    /// Takes of the store that led to it: [`Identity::takes`].
+    pub takes: Vec<TakeId>,
     /// Its shards.
     pub shards: u16,
     /// It is evidently the same directory on the same machine as when that epoch was recorded.
     pub same_place: bool,
-    /// The store lies in the directory: whoever copied the one copied the other, so the store can't tell a copy.
-    pub store_inside: bool,
     /// An operator says that the owner so far is given up.
     pub take_over: bool,
 }
@@ -58,9 +59,9 @@ pub enum Verdict {
 pub enum NotOurs {
     /// Another server is using it.
     #[error(
-        "another server is using this store{0}; stop it, or take the store from it with `hotstock serve --take-over`"
+        "another server is using this store; stop it, or take the store from it with `hotstock serve --take-over`"
     )]
-    OwnerAlive(String),
+    OwnerAlive,
     /// The store was written by somebody else, or has what the journal of this directory has not. Starting again
     /// changes nothing.
     #[error("this data directory must not serve: {why}. {way_out}")]
@@ -115,13 +116,6 @@ fn may_take(
             "Set engine.shards to the store's number for a new directory, or take another store",
         ));
     }
-    if is_used && mine.store_inside && !mine.same_place && !mine.take_over {
-        return Err(NotOurs::fenced(
-            "it is a copy of another one, or was restored, and so is the store in it: nobody can tell whether the other still sells"
-                .into(),
-            "If the other one is given up for good, with everything that it answered since: `hotstock serve --take-over`",
-        ));
-    }
     let shards = (0..mine.shards).map(ShardId);
     let is_fresh = mine.epoch == Epoch::ZERO && shards.clone().all(|shard| bounds(shard).last == Lsn::ZERO);
     if is_fresh && store.watermarks.iter().any(|mark| mark.lsn > Lsn::ZERO) {
@@ -130,50 +124,56 @@ fn may_take(
             "Start on that directory; or make one from the store with `hotstock recover --from-store`; or take another store",
         ));
     }
-    let is_same = store.server == Some(mine.server);
-    let is_last_owner = is_same && store.epoch == mine.epoch;
-    // Taken and not recorded: see the top of the file.
-    let is_unrecorded = is_same
-        && mine.same_place
-        && store.epoch > mine.epoch
-        && store.watermarks.iter().all(|mark| mark.epoch <= mine.epoch);
-    let is_others = is_used && store.epoch >= mine.epoch && !is_last_owner && !is_unrecorded;
-    if is_others && !mine.take_over {
+    let knows = store.take.is_some_and(|take| mine.takes.contains(&take));
+    if is_used && !knows && !mine.take_over {
         let who = match store.server {
             Some(server) if server == mine.server => "a copy of it".to_owned(),
             Some(server) => format!("server {server}"),
             None => "another server".to_owned(),
         };
         let (theirs, ours) = (store.epoch, mine.epoch);
-        let why = format!("{who} took the store after it (epoch {theirs}, here {ours})");
+        let why = if theirs >= ours {
+            format!("{who} took the store after it (epoch {theirs}, here {ours})")
+        } else {
+            format!("the store is an older one, and {who} took it there (epoch {theirs}, here {ours})")
+        };
         let way_out = format!(
             "If that one is gone for good and flushed nothing: `hotstock serve --take-over`; else make a new directory with \
              `hotstock recover --from-store`; {UNFLUSHED}"
         );
         return Err(NotOurs::fenced(why, way_out));
     }
+    if is_used && !mine.same_place && !mine.take_over {
+        let why = "it is a copy of another one, or was moved or restored, and nobody can tell whether a server still sells from the other \
+                   one, or sold what did not reach the store";
+        let way_out = "If there is no other one any more, or it is given up with everything that it answered since: \
+                       `hotstock serve --take-over`";
+        return Err(NotOurs::fenced(why.into(), way_out));
+    }
     for shard in shards {
         let mark = store.watermarks.iter().find(|mark| mark.shard == shard);
         let mark = mark.copied().unwrap_or(Watermark { shard, ..Watermark::default() });
+        if mark.epoch > store.epoch.max(mine.epoch) {
+            let why = format!(
+                "the store says that shard {shard} was flushed in epoch {}, and that its newest is {}: a row of `watermarks` or `server` \
+                 was changed by hand, or one of the tables was restored without the others",
+                mark.epoch, store.epoch
+            );
+            return Err(NotOurs::fenced(
+                why,
+                "Restore the store as a whole, or put the row right, and start again",
+            ));
+        }
         contains(&mark, bounds(shard), &chain)?;
     }
+    // What holds the store, or has a lease of it, is a process of this very directory, which died.
+    let is_own = knows && mine.same_place;
     let runs = store.lease_until.map_or(0, |until| until.0.saturating_sub(store.now.0));
-    // Of this very directory, now or (of a store that went back) before: what holds the store is our own process that
-    // died.
-    let is_ours_here = is_same && store.epoch <= mine.epoch && mine.same_place;
-    let may_wait = mine.take_over || is_unrecorded;
-    let wait_millis = if is_ours_here { 0 } else { runs };
-    if wait_millis > 0 && !may_wait {
-        return Err(NotOurs::OwnerAlive(format!(
-            ": its lease runs for another {} s",
-            wait_millis.div_ceil(1_000)
-        )));
-    }
     Ok(Verdict::Take {
         after: store.epoch,
         epoch: store.epoch.max(mine.epoch).next(),
-        over: mine.take_over || is_ours_here,
-        wait_millis,
+        over: mine.take_over || is_own,
+        wait_millis: if is_own { 0 } else { runs },
     })
 }
 
@@ -251,7 +251,9 @@ pub async fn seize(
         ));
     }
     let (shards, after, epoch) = (owned.shards, owned.epoch, owned.epoch.next());
-    let take = Take { server, shards, after, epoch, lease_seconds, over };
+    // No directory has it: what is taken from the store for a directory is given to that in a take of its own.
+    let id = TakeId(server.0);
+    let take = Take { id, server, shards, after, epoch, lease_seconds, over };
     store.take(&take).await.map_err(unavailable)?;
     let runs = owned.lease_until.map_or(0, |until| until.0.saturating_sub(owned.now.0));
     tokio::time::sleep(Duration::from_millis(runs)).await;
@@ -266,7 +268,8 @@ pub async fn seize(
 pub async fn hand_over(store: &dyn Store, seized: &Seized, to: &dyn Identity) -> Result<Epoch, NotOurs> {
     let (server, shards, after, epoch) =
         (to.server(), seized.owned.shards, seized.epoch, seized.epoch.next());
-    let take = Take { server, shards, after, epoch, lease_seconds: 0, over: true };
+    let id = to.intend(seized.owned.take).map_err(NotOurs::Unavailable)?;
+    let take = Take { id, server, shards, after, epoch, lease_seconds: 0, over: true };
     store.take(&take).await.map_err(unavailable)?;
     to.record(epoch).map_err(NotOurs::Unavailable)?;
     Ok(epoch)
@@ -274,7 +277,7 @@ pub async fn hand_over(store: &dyn Store, seized: &Seized, to: &dyn Identity) ->
 
 fn unavailable(error: StoreError) -> NotOurs {
     match error {
-        StoreError::OwnerAlive => NotOurs::OwnerAlive(String::new()),
+        StoreError::OwnerAlive => NotOurs::OwnerAlive,
         error => NotOurs::Unavailable(error.to_string()),
     }
 }
@@ -286,6 +289,10 @@ mod tests {
 
     const US: ServerId = ServerId(1);
     const OTHER: ServerId = ServerId(2);
+
+    /// The takes that are known here, the last of them only meant; and one of somebody else.
+    const TAKES: [TakeId; 4] = [TakeId(3), TakeId(4), TakeId(5), TakeId(6)];
+    const ANOTHER: TakeId = TakeId(99);
 
     /// Two shards whose events 11 to 20 are in the journal; the hash after an event is its LSN.
     struct Case {
@@ -303,14 +310,15 @@ mod tests {
         let mine = Mine {
             server: US,
             epoch: Epoch(5),
+            takes: TAKES.to_vec(),
             shards: 2,
             same_place: true,
-            store_inside: false,
             take_over: false,
         };
         let store = Ownership {
             epoch: Epoch(5),
             server: Some(US),
+            take: Some(TakeId(5)),
             shards: 2,
             lease_until: None,
             now: Timestamp(100_000),
@@ -340,20 +348,16 @@ mod tests {
         }
     }
 
-    fn owner_is_alive(verdict: Verdict) {
-        assert!(matches!(verdict, Verdict::Refused(NotOurs::OwnerAlive(_))), "{verdict:?}");
-    }
-
     /// A directory that was never used.
     fn fresh(case: &mut Case) {
-        case.mine = Mine { epoch: Epoch::ZERO, ..case.mine };
+        case.mine.epoch = Epoch::ZERO;
+        case.mine.takes.clear();
         case.bounds = Bounds { first: Lsn(1), last: Lsn::ZERO };
     }
 
     #[test]
     fn who_was_the_last_owner_takes_the_next_epoch() {
         assert_eq!(with(|_| ()), take(5, 6, true, 0));
-        assert_eq!(with(|c| c.mine.same_place = false), take(5, 6, false, 0), "moved to another machine");
         let never_used = |c: &mut Case| {
             fresh(c);
             c.store = Ownership { now: Timestamp(1), ..Ownership::default() };
@@ -365,40 +369,54 @@ mod tests {
 
     #[test]
     fn a_crash_before_the_epoch_was_recorded_does_not_lock_out() {
-        for taken in [6, 7, 20] {
-            let verdict = with(|c| c.store.epoch = Epoch(taken));
-            assert_eq!(verdict, take(taken, taken + 1, false, 0));
-        }
+        let meant = |c: &mut Case| (c.store.epoch, c.store.take) = (Epoch(6), Some(TakeId(6)));
+        assert_eq!(with(meant), take(6, 7, true, 0));
         let first = |c: &mut Case| {
             fresh(c);
-            c.store = Ownership { epoch: Epoch(1), server: Some(US), shards: 2, ..Ownership::default() };
+            let taken = Some(TakeId(1));
+            c.store = Ownership {
+                epoch: Epoch(1),
+                take: taken,
+                server: Some(US),
+                shards: 2,
+                ..Ownership::default()
+            };
+            c.mine.takes = vec![TakeId(1)];
         };
-        assert_eq!(with(first), take(1, 2, false, 0));
-        // It is a copy: the one that took it may have answered and not flushed yet.
-        let copy = |c: &mut Case| {
-            c.store.epoch = Epoch(6);
-            c.mine.same_place = false;
+        assert_eq!(with(first), take(1, 2, true, 0));
+    }
+
+    /// A copy has the same id and all takes up to the moment when it was made; whoever comes later is refused.
+    #[test]
+    fn of_a_directory_and_its_copy_one_goes_on() {
+        for (epoch, flushed) in [(6, false), (6, true), (5, false)] {
+            let taken_by_the_other = |c: &mut Case| {
+                (c.store.epoch, c.store.take) = (Epoch(epoch), Some(ANOTHER));
+                if flushed {
+                    c.store.watermarks[0] = mark(0, 20, 6);
+                }
+            };
+            refused(with(taken_by_the_other), "a copy of it took the store");
+        }
+        let copy = |c: &mut Case| c.mine.same_place = false;
+        refused(with(copy), "nobody can tell whether a server still sells");
+        let given_up = |c: &mut Case| {
+            copy(c);
+            c.mine.take_over = true;
         };
-        refused(with(copy), "a copy of it took the store");
+        assert_eq!(with(given_up), take(5, 6, true, 0));
         let copy_of_new = |c: &mut Case| {
-            first(c);
-            c.mine.same_place = false;
+            fresh(c);
+            copy(c);
+            c.store = Ownership::default();
         };
-        refused(with(copy_of_new), "a copy of it took the store");
-        // A copy of the directory took it and used it.
-        refused(
-            with(|c| {
-                c.store.epoch = Epoch(6);
-                c.store.watermarks[0] = mark(0, 20, 6);
-            }),
-            "a copy of it took the store",
-        );
+        assert_eq!(with(copy_of_new), take(0, 1, false, 0), "a store that nobody used");
     }
 
     #[test]
     fn a_store_that_went_back_is_flushed_again() {
         let older = |c: &mut Case| {
-            c.store.epoch = Epoch(3);
+            (c.store.epoch, c.store.take) = (Epoch(3), Some(TakeId(3)));
             c.store.watermarks = vec![mark(0, 15, 3), mark(1, 10, 2)];
         };
         assert_eq!(with(older), take(3, 6, true, 0));
@@ -411,7 +429,12 @@ mod tests {
             older(c);
             c.store.server = Some(OTHER);
         };
-        assert_eq!(with(by_other), take(3, 6, false, 0), "to before it was taken over from that one");
+        assert_eq!(with(by_other), take(3, 6, true, 0), "to before it was taken over from that one");
+        let and_was_taken = |c: &mut Case| {
+            older(c);
+            (c.store.epoch, c.store.take) = (Epoch(4), Some(ANOTHER));
+        };
+        refused(with(and_was_taken), "the store is an older one, and a copy of it took it there");
         refused(
             with(|c| {
                 older(c);
@@ -436,18 +459,6 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_with_its_store_in_it_is_refused() {
-        let copy = |c: &mut Case| (c.mine.store_inside, c.mine.same_place) = (true, false);
-        refused(with(copy), "and so is the store in it");
-        let given_up = |c: &mut Case| {
-            copy(c);
-            c.mine.take_over = true;
-        };
-        assert_eq!(with(given_up), take(5, 6, true, 0));
-        assert_eq!(with(|c| c.mine.store_inside = true), take(5, 6, true, 0), "the directory itself");
-    }
-
-    #[test]
     fn an_old_copy_is_refused() {
         refused(with(|c| c.store.watermarks[1] = mark(1, 21, 5)), "up to 21, its journal ends at 20");
         let hash = |c: &mut Case| c.store.watermarks[1].hash = ChainHash(99);
@@ -462,10 +473,10 @@ mod tests {
     #[test]
     fn a_store_of_another_is_refused() {
         let newer = |c: &mut Case| {
-            (c.store.epoch, c.store.server) = (Epoch(6), Some(OTHER));
+            (c.store.epoch, c.store.server, c.store.take) = (Epoch(6), Some(OTHER), Some(ANOTHER));
         };
         refused(with(newer), "took the store after it (epoch 6, here 5)");
-        let same_epoch = |c: &mut Case| c.store.server = Some(OTHER);
+        let same_epoch = |c: &mut Case| (c.store.server, c.store.take) = (Some(OTHER), Some(ANOTHER));
         refused(with(same_epoch), "took the store after it (epoch 5, here 5)");
         refused(with(|c| c.store.shards = 4), "written by 4 shards");
         refused(with(fresh), "it is new");
@@ -479,7 +490,7 @@ mod tests {
     #[test]
     fn what_another_took_is_taken_over_when_it_flushed_nothing_else() {
         let newer = |c: &mut Case| {
-            (c.store.epoch, c.store.server, c.mine.take_over) = (Epoch(8), Some(OTHER), true);
+            (c.store.epoch, c.store.take, c.mine.take_over) = (Epoch(8), Some(ANOTHER), true);
         };
         assert_eq!(with(newer), take(8, 9, true, 0));
         refused(
@@ -492,32 +503,32 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_runs_is_waited_out_or_respected() {
+    fn a_lease_of_another_is_waited_out() {
         let runs = |c: &mut Case| c.store.lease_until = Some(Timestamp(107_000));
         assert_eq!(with(runs), take(5, 6, true, 0), "our own, and evidently in our place");
-        owner_is_alive(with(|c| {
+        let moved = |c: &mut Case| {
             runs(c);
-            c.mine.same_place = false;
-        }));
-        owner_is_alive(with(|c| {
-            runs(c);
-            (c.store.epoch, c.store.server) = (Epoch(3), Some(OTHER));
-        }));
+            (c.mine.same_place, c.mine.take_over) = (false, true);
+        };
+        assert_eq!(with(moved), take(5, 6, true, 7_000), "the original may think that it runs");
         let over = |c: &mut Case| {
             runs(c);
-            (c.store.epoch, c.store.server, c.mine.take_over) = (Epoch(8), Some(OTHER), true);
+            (c.store.epoch, c.store.take, c.mine.take_over) = (Epoch(8), Some(ANOTHER), true);
         };
         assert_eq!(with(over), take(8, 9, true, 7_000));
-        let unrecorded = |c: &mut Case| {
-            runs(c);
-            c.store.epoch = Epoch(6);
-        };
-        assert_eq!(with(unrecorded), take(6, 7, false, 7_000));
         assert_eq!(
             with(|c| c.store.lease_until = Some(Timestamp(99_000))),
             take(5, 6, true, 0),
             "it has ended"
         );
+    }
+
+    #[test]
+    fn a_watermark_of_an_epoch_that_nobody_took_is_refused() {
+        refused(with(|c| c.store.watermarks[1].epoch = Epoch(99)), "shard 1 was flushed in epoch 99");
+        // A table `server` that is older than the others: it is taken again.
+        let older = |c: &mut Case| (c.store.epoch, c.store.take) = (Epoch(4), Some(TakeId(4)));
+        assert_eq!(with(older), take(4, 6, true, 0));
     }
 
     #[test]

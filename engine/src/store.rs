@@ -30,7 +30,9 @@ use crate::checkpoint::{OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::event::{Event, StockMove};
 use crate::home::HomeImage;
-use crate::ids::{ChainHash, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, TraceId, WarehouseId};
+use crate::ids::{
+    ChainHash, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, TakeId, TraceId, WarehouseId,
+};
 use crate::outcome::{Levels, OrderStatus, OrderView, StockView};
 
 /// The SQL store. Methods may be called from many tasks at once; a dropped future leaves nothing half done.
@@ -44,8 +46,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Takes the store for a server: `take.epoch` is the newest from here on. In one transaction: the epoch must
     /// still be `take.after`, and no other process may hold the store (a lock that dies with its connection or
-    /// process) unless `take.over` says that it is taken from it. Taken again with the same epoch by the same server,
-    /// it answers the same.
+    /// process) unless `take.over` says that it is taken from it. The same take again is answered the same.
     ///
     /// # Errors
     /// [`StoreError::Fenced`] when the epoch is another, [`StoreError::OwnerAlive`]; the others as usual.
@@ -266,6 +267,8 @@ pub struct Ownership {
     pub epoch: Epoch,
     /// Who took it.
     pub server: Option<ServerId>,
+    /// Which take that was.
+    pub take: Option<TakeId>,
     /// The number of shards of its data directory.
     pub shards: u16,
     /// Until when its lease runs, by the store's clock; `None`: it has none, or it has ended in order.
@@ -279,6 +282,8 @@ pub struct Ownership {
 /// See [`Store::take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Take {
+    /// Which.
+    pub id: TakeId,
     /// Who.
     pub server: ServerId,
     /// The shards of its data directory.

@@ -1,9 +1,10 @@
-//! Who a server is: the id of its data directory, the last epoch that it took, and where that was. A directory that
-//! was copied brings its id and its epoch along; only the place tells that it is a copy.
+//! Who a server is: the id of its data directory, the last epoch that it took, its takes of the store, and where that
+//! was. A directory that was copied brings all that along; only the place tells that it is a copy.
 //!
 //! ```text
 //!   data-dir/epoch
 //!     epoch = 12
+//!     takes = 09af… 77c2…      ids of its takes of the store, oldest first; the last may have been meant only
 //!     machine = 4b0f…          /etc/machine-id; `unknown` where there is none
 //!     directory = 2049:131     device and inode of the directory …
 //!     meta = 2049:140          … and of the file `meta` in it,
@@ -13,11 +14,11 @@
 //!
 //! It is the same place when machine, directory, `meta` and its time of birth are the same: that holds for a
 //! directory that was renamed or reached by another path, and for none that `cp`, `tar`, `rsync` or a backup made.
-//! The path is there for people. An inode that was freed may be given again, hence the time of birth; where there is
-//! one, the device, whose number may change when a machine starts anew, is not compared. A clone of a whole disk on the
-//! same machine, or a file system that was rolled back, can't be told apart here; the SQL store tells, as soon as it is
-//! reached. A place that is taken for another one costs only this: the server does not start without the SQL store, or
-//! with one that lies in the directory itself, unless an operator says so (`serve --take-over`).
+//! The path is there for people. An inode that was freed may be given again, hence the time of birth; where there
+//! is one, the device, whose number may change when a machine starts anew, is not compared. A clone of a whole disk
+//! on the same machine, or a file system that was rolled back, can't be told apart here; the SQL store tells, as
+//! soon as it is reached. A place that is taken for another one costs only this: the server does not start unless
+//! an operator says that no other one has this directory (`serve --take-over`).
 
 use std::fmt;
 use std::fs::{self, File};
@@ -27,14 +28,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use hotstock_engine::checkpoint::Identity;
-use hotstock_engine::ids::{Epoch, ServerId};
+use hotstock_engine::ids::{Epoch, ServerId, TakeId};
+use hotstock_engine::limits::MAX_TAKES_KNOWN;
 
 use crate::files::{At as _, FileError, read_if_there, write_whole};
 use crate::text_file;
 
 const MACHINE_ID: &str = "/etc/machine-id";
 const UNKNOWN: &str = "unknown";
-const NAMES: [&str; 6] = ["epoch", "machine", "directory", "meta", "created", "path"];
+/// Instead of takes where there are none.
+const NONE: &str = "none";
+const NAMES: [&str; 7] = ["epoch", "takes", "machine", "directory", "meta", "created", "path"];
 
 /// See the file's header.
 pub struct DirIdentity {
@@ -48,6 +52,7 @@ pub struct DirIdentity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Recorded {
     epoch: Epoch,
+    takes: Vec<TakeId>,
     place: Place,
 }
 
@@ -73,6 +78,19 @@ impl DirIdentity {
         Ok(Self { dir: dir.to_owned(), server, recorded: Mutex::new(recorded), _lock: lock })
     }
 
+    /// Changes what is recorded, and where: here.
+    fn write(&self, change: impl FnOnce(&mut Epoch, &mut Vec<TakeId>)) -> Result<(), String> {
+        let mut recorded = self.recorded();
+        let (mut epoch, mut takes) =
+            recorded.as_ref().map_or((Epoch::ZERO, Vec::new()), |was| (was.epoch, was.takes.clone()));
+        change(&mut epoch, &mut takes);
+        let place = Place::of(&self.dir).map_err(|error| error.to_string())?;
+        let new = Recorded { epoch, takes, place };
+        write_whole(&file(&self.dir), &print(&new)).map_err(|error| error.to_string())?;
+        *recorded = Some(new);
+        Ok(())
+    }
+
     // A panic while the lock was held leaves nothing half changed.
     fn recorded(&self) -> MutexGuard<'_, Option<Recorded>> {
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
@@ -88,13 +106,24 @@ impl Identity for DirIdentity {
         self.recorded().as_ref().map_or(Epoch::ZERO, |recorded| recorded.epoch)
     }
 
+    fn takes(&self) -> Vec<TakeId> {
+        self.recorded().as_ref().map_or_else(Vec::new, |recorded| recorded.takes.clone())
+    }
+
+    fn intend(&self, after: Option<TakeId>) -> Result<TakeId, String> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(|error| format!("no random id: {error}"))?;
+        let id = TakeId(u128::from_be_bytes(id));
+        self.write(|_, takes| {
+            takes.retain(|take| Some(*take) != after);
+            takes.extend(after.into_iter().chain([id]));
+            takes.drain(..takes.len().saturating_sub(MAX_TAKES_KNOWN));
+        })?;
+        Ok(id)
+    }
+
     fn record(&self, epoch: Epoch) -> Result<(), String> {
-        let mut recorded = self.recorded();
-        let place = Place::of(&self.dir).map_err(|error| error.to_string())?;
-        let new = Recorded { epoch, place };
-        write_whole(&file(&self.dir), &print(&new)).map_err(|error| error.to_string())?;
-        *recorded = Some(new);
-        Ok(())
+        self.write(|recorded, _| *recorded = epoch)
     }
 
     fn is_same_place(&self) -> Result<(), String> {
@@ -161,19 +190,26 @@ fn file(dir: &Path) -> PathBuf {
     dir.join("epoch")
 }
 
-fn print(Recorded { epoch, place }: &Recorded) -> Vec<u8> {
+fn print(Recorded { epoch, takes, place }: &Recorded) -> Vec<u8> {
     let Place { machine, directory, meta, created, path } = place;
     let epoch = epoch.to_string();
-    let values = [&epoch, machine, directory, meta, created, path].map(String::as_str);
+    let takes = match takes.iter().map(TakeId::to_string).collect::<Vec<_>>() {
+        takes if takes.is_empty() => NONE.to_owned(),
+        takes => takes.join(" "),
+    };
+    let values = [&epoch, &takes, machine, directory, meta, created, path].map(String::as_str);
     text_file::print(&NAMES.into_iter().zip(values).collect::<Vec<_>>())
 }
 
 fn parse(content: &[u8]) -> Option<Recorded> {
-    let [epoch, machine, directory, meta, created, path] = text_file::parse(content, NAMES)?;
+    let [epoch, takes, machine, directory, meta, created, path] = text_file::parse(content, NAMES)?;
     let [machine, directory, meta, created, path] =
         [machine, directory, meta, created, path].map(str::to_owned);
+    let take = |id: &str| u128::from_str_radix(id, 16).ok().map(TakeId);
+    let takes = takes.split(' ').filter(|id| *id != NONE).map(take).collect::<Option<_>>()?;
     Some(Recorded {
         epoch: Epoch(epoch.parse().ok()?),
+        takes,
         place: Place { machine, directory, meta, created, path },
     })
 }

@@ -37,8 +37,9 @@ fn fixture(version: u8) -> PathBuf {
 fn describe(path: &Path, only_look: bool) -> String {
     let data = DataDir::open(path, None).unwrap();
     let mut text = String::new();
-    let epoch = data.identity().unwrap().epoch();
-    writeln!(text, "shards {} server {} epoch {epoch}", data.shards(), data.server_id()).unwrap();
+    let identity = data.identity().unwrap();
+    let (epoch, takes) = (identity.epoch(), identity.takes());
+    writeln!(text, "shards {} server {} epoch {epoch} {takes:?}", data.shards(), data.server_id()).unwrap();
     writeln!(text, "store {:?} filters {:?}", data.store_id().unwrap(), data.filters().load().unwrap())
         .unwrap();
     if only_look {
@@ -143,8 +144,9 @@ fn epoch_of_nowhere() -> String {
     let title = "# hotstock data directory. Do not edit: which server may sell what depends on it.";
     let machine = format!("{:032x}", 0xC0FFEE);
     let text = format!(
-        "{title}\nepoch = 12\nmachine = {machine}\ndirectory = 2049:131\nmeta = 2049:140\ncreated = 1700000000.000000005\n\
-         path = /var/lib/hotstock\n"
+        "{title}\nepoch = 12\ntakes = {:032x} {:032x}\nmachine = {machine}\ndirectory = 2049:131\nmeta = 2049:140\ncreated = 1700000000.000000005\n\
+         path = /var/lib/hotstock\n",
+        0xBEEF, 0xCAFE
     );
     let check = crc32fast::hash(text.as_bytes());
     format!("{text}check = {check:08x}\n")

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hotstock_engine::checkpoint::Identity as _;
-use hotstock_engine::ids::Epoch;
+use hotstock_engine::ids::{Epoch, TakeId};
+use hotstock_engine::limits::MAX_TAKES_KNOWN;
 use hotstock_persistence::data_dir::{DataDir, DataDirError};
 
 /// A data directory whose server took epoch 3.
@@ -54,6 +55,27 @@ fn it_remembers_its_epoch_and_its_place() {
     // What has the directory's identity keeps it locked.
     drop(data);
     assert!(matches!(DataDir::open(&path, None), Err(DataDirError::InUse { .. })));
+}
+
+#[test]
+fn it_remembers_what_it_took_and_what_it_meant_to_take() {
+    let (_home, path) = used();
+    let identity = DataDir::open(&path, None).unwrap().identity().unwrap();
+    assert_eq!(identity.takes(), []);
+    let before = TakeId(7);
+    let first = identity.intend(Some(before)).unwrap();
+    let second = identity.intend(Some(first)).unwrap();
+    drop(identity);
+    let identity = DataDir::open(&path, None).unwrap().identity().unwrap();
+    assert_eq!((identity.takes(), identity.epoch()), (vec![before, first, second], Epoch(3)));
+    identity.record(Epoch(4)).unwrap();
+    // Tries that come to nothing, however many, don't push out the one that the store has.
+    for _ in 0..MAX_TAKES_KNOWN + 10 {
+        identity.intend(Some(second)).unwrap();
+    }
+    let takes = identity.takes();
+    assert_eq!(takes.len(), MAX_TAKES_KNOWN);
+    assert_eq!(takes[takes.len() - 2], second);
 }
 
 #[test]

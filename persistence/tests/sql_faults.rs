@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hotstock_engine::ids::{Epoch, ServerId};
+use hotstock_engine::ids::{Epoch, ServerId, TakeId};
 use hotstock_engine::store::{Store, StoreError, StoredSku, Take, Wanted};
 use hotstock_engine::testing::store_suite::{
     TestShard, W1, confirm, create, order, release, reserve, restock, sku,
@@ -33,7 +33,8 @@ fn open(url: &str) -> Arc<SqlStore> {
 
 fn taking(after: u64) -> Take {
     let (after, epoch) = (Epoch(after), Epoch(after + 1));
-    Take { server: ServerId(1), shards: 1, after, epoch, lease_seconds: 0, over: false }
+    let id = TakeId(epoch.0.into());
+    Take { id, server: ServerId(1), shards: 1, after, epoch, lease_seconds: 0, over: false }
 }
 
 async fn taken(url: &str) -> Arc<SqlStore> {
@@ -277,7 +278,7 @@ async fn a_take_over_in_the_middle_of_flushes_fences_them() {
         })
     };
     tokio::time::sleep(Duration::from_millis(200)).await;
-    other.take(&Take { server: ServerId(2), over: true, ..taking(1) }).await.unwrap();
+    other.take(&Take { id: TakeId(99), server: ServerId(2), over: true, ..taking(1) }).await.unwrap();
     let at = other.ownership().await.unwrap().watermarks.first().map(|mark| mark.lsn);
     let (shard, ended) = flusher.await.unwrap();
     assert_eq!(ended, Err(StoreError::Fenced { ours: Epoch(1), newest: Epoch(2) }));

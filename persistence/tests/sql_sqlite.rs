@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hotstock_engine::ids::{OrderNo, SkuId};
-use hotstock_engine::store::{FlushBatch, Store};
+use hotstock_engine::store::{FlushBatch, Store, StoreError};
 use hotstock_engine::testing::store_suite::{
     Subject, TestShard, W1, confirm, create, hash_at, reserve, restock, sku,
 };
@@ -60,6 +60,7 @@ async fn one_in_memory_lives_as_long_as_it_is_open() {
     let open = || SqlStore::open(&SqlOptions::new("sqlite::memory:")).unwrap();
     let (one, other) = (open(), open());
     let take = hotstock_engine::store::Take {
+        id: hotstock_engine::ids::TakeId(1),
         server: hotstock_engine::ids::ServerId(1),
         shards: 1,
         after: hotstock_engine::ids::Epoch(0),
@@ -83,6 +84,7 @@ async fn an_order_that_is_made_twice_in_a_batch_stops_no_flush() {
     let open = || SqlStore::open(&SqlOptions::new("sqlite::memory:")).unwrap();
     let (one, other) = (open(), open());
     let take = hotstock_engine::store::Take {
+        id: hotstock_engine::ids::TakeId(1),
         server: hotstock_engine::ids::ServerId(1),
         shards: 1,
         after: hotstock_engine::ids::Epoch(0),
@@ -117,4 +119,25 @@ async fn an_order_that_is_made_twice_in_a_batch_stops_no_flush() {
     assert_eq!(anomalies[0].kind, "order_exists");
     let levels = other.stock(&sku("a"), None).await.unwrap().rows[0].levels;
     assert_eq!((levels.available, levels.sold), (5, 5));
+}
+
+/// A row of `server` that somebody spoilt is told as that, and is no store that is away.
+#[tokio::test]
+async fn a_spoilt_row_of_the_server_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("store.db").display());
+    let store = SqlStore::open(&SqlOptions::new(&url)).unwrap();
+    store.migrate().await.unwrap();
+    let by_hand = sqlx::SqlitePool::connect(&url).await.unwrap();
+    for (edit, word) in [
+        ("UPDATE server SET epoch = -1", "column 4 is -1"),
+        ("UPDATE server SET epoch = 0, shards = 70000", "column 3 is 70000"),
+        ("UPDATE server SET shards = 1, server_id = 'x'", "invalid digit"),
+        ("DELETE FROM server", "is missing"),
+    ] {
+        sqlx::query(edit).execute(&by_hand).await.unwrap();
+        let told = store.ownership().await.unwrap_err();
+        let StoreError::Inconsistent(what) = &told else { panic!("{edit}: {told}") };
+        assert!(what.contains(word) && what.contains("`server`"), "{edit}: {what}");
+    }
 }

@@ -83,8 +83,8 @@ async fn take(store: &SqlStore, config: &Config, over: bool, place: &str) -> Res
     let until = Instant::now() + SEEMS_ALIVE;
     loop {
         match seize(store, anybody()?, config.store.lease_seconds, over).await {
-            Err(NotOurs::OwnerAlive(_)) if Instant::now() < until => tokio::time::sleep(ASK_AGAIN).await,
-            Err(NotOurs::OwnerAlive(_)) => {
+            Err(NotOurs::OwnerAlive) if Instant::now() < until => tokio::time::sleep(ASK_AGAIN).await,
+            Err(NotOurs::OwnerAlive) => {
                 return Err(Failure::InUse(format!(
                     "{place}: another server is using it. Stop that one, or give `--take-over`, which fences it"
                 )));

@@ -116,8 +116,10 @@ fn the_original_beside_a_copy_that_runs() {
     ledger.buy_some(&server.address, 3);
     stop(server);
     copy_dir(&fixture.path("data"), &fixture.path("copy"));
-    // As after a move to another machine: whoever comes first takes the store.
-    let server = fixture.start("copy");
+    // As after a move to another machine: nobody but the operator knows that the original is given up.
+    let why = refused(&fixture.path("copy"), &fixture.settings(&[]));
+    assert!(why.contains("--take-over"), "it says how, when that is what is meant: {why}");
+    let server = Server::spawn(fixture.take_over("copy", &[]));
     ledger.buy_some(&server.address, 3);
     refused(&fixture.path("data"), &fixture.settings(&[]));
     assert_eq!(get(&server.address, "/readyz").0, 200);
@@ -147,8 +149,7 @@ fn another_directory_on_a_store_that_is_owned() {
     stop(server);
 }
 
-/// The store of a server with defaults lies in its directory, so a copy of it has a store of its own, which says
-/// nothing of the other.
+/// The store of a server with defaults lies in its directory, so a copy of it has a store of its own.
 #[test]
 fn a_copy_of_a_directory_with_its_own_store() {
     let dir = tempfile::tempdir().unwrap();

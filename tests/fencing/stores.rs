@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::fixture::{Fixture, HOT, Ledger, stop};
-use crate::support::{copy_dir, get, lag, refused, until, until_fenced};
+use crate::support::{Server, copy_dir, get, lag, refused, until, until_fenced};
 
 /// Somebody restores last night's backup while the server runs: what the backup lacks is flushed again from the
 /// journal.
@@ -126,6 +126,68 @@ fn a_start_without_the_store() {
     refused(&fixture.path("copy"), &fixture.settings(&[]));
     ledger.repeat_all(&server.address);
     ledger.buy_some(&server.address, 1);
+    fixture.audit(&server, &ledger);
+    stop(server);
+}
+
+/// The original sells while the store is away, and dies before it is back: nothing in the store tells of that. The
+/// copy is refused whether the original has been there again or not.
+#[test]
+fn a_copy_after_the_original_sold_without_the_store() {
+    for original_comes_first in [false, true] {
+        let mut fixture = Fixture::new();
+        let mut ledger = Ledger::default();
+        let server = fixture.open("data", &[]);
+        ledger.buy_some(&server.address, 3);
+        stop(server);
+        copy_dir(&fixture.path("data"), &fixture.path("copy"));
+        fixture.database.kill();
+        let server = fixture.start("data");
+        for sku in HOT {
+            assert!(ledger.buy(&server.address, sku));
+        }
+        server.end(Signal::KILL);
+        fixture.database.restart();
+        if original_comes_first {
+            let server = fixture.start("data");
+            ledger.buy_some(&server.address, 1);
+            server.end(Signal::KILL);
+        }
+        let why = refused(&fixture.path("copy"), &fixture.settings(&[]));
+        assert!(why.contains("--take-over"), "{why}");
+        let server = fixture.start("data");
+        ledger.repeat_all(&server.address);
+        ledger.buy_some(&server.address, 1);
+        fixture.audit(&server, &ledger);
+        stop(server);
+    }
+}
+
+/// As before, but the operator gives the original up: it does not come back, also when the copy has flushed nothing.
+#[test]
+fn an_original_that_sold_without_the_store_after_its_copy() {
+    let mut fixture = Fixture::new();
+    let mut ledger = Ledger::default();
+    let server = fixture.open("data", &[]);
+    ledger.buy_some(&server.address, 3);
+    stop(server);
+    copy_dir(&fixture.path("data"), &fixture.path("copy"));
+    fixture.database.kill();
+    let mut given_up = Ledger::starting_at(10_000);
+    let server = fixture.start("data");
+    for sku in HOT {
+        assert!(given_up.buy(&server.address, sku));
+    }
+    server.end(Signal::KILL);
+    fixture.database.restart();
+    let server = Server::spawn(fixture.take_over("copy", &["store.flush_interval_ms=600000"]));
+    ledger.buy_some(&server.address, 1);
+    server.end(Signal::KILL);
+    let why = refused(&fixture.path("data"), &fixture.settings(&[]));
+    assert!(why.contains("a copy of it took the store"), "{why}");
+    assert_eq!(given_up.lose(&fixture.unflushed("data")).len(), HOT.len(), "they are listed");
+    let server = fixture.start("copy");
+    ledger.repeat_all(&server.address);
     fixture.audit(&server, &ledger);
     stop(server);
 }

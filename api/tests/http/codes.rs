@@ -7,7 +7,7 @@ use hotstock_api::auth::hash;
 use hotstock_api::codes::{Code, TABLE};
 use hotstock_engine::command::{Action, Command, CreateStock, Release};
 use hotstock_engine::engine::{EngineOptions, StoreOptions};
-use hotstock_engine::ids::{OrderNo, ServerId, SkuId, WarehouseId};
+use hotstock_engine::ids::{OrderNo, ServerId, SkuId, TakeId, WarehouseId};
 use hotstock_engine::limits::MAX_REQUESTS_PER_ORDER;
 use hotstock_engine::store::{Store as _, Take};
 use serde_json::{Value, json};
@@ -187,7 +187,10 @@ async fn fenced() -> Answer {
     let other = fixture.store.session();
     let after = other.ownership().await.unwrap().epoch;
     let (server, epoch) = (ServerId(2), after.next());
-    other.take(&Take { server, shards: 1, after, epoch, lease_seconds: 0, over: true }).await.unwrap();
+    other
+        .take(&Take { id: TakeId(2), server, shards: 1, after, epoch, lease_seconds: 0, over: true })
+        .await
+        .unwrap();
     until(|| fixture.engine.stats().store.fenced.is_some()).await;
     assert_eq!(client.get("/readyz").await.code(), "not_ready");
     client.reserve("O", "a", 1).await

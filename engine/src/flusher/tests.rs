@@ -82,7 +82,8 @@ impl Fixture {
         let fixture = Self::with(disk, store, MemoryIdentity::new(1), State::new(SHARD, 1), set);
         let server = crate::checkpoint::Identity::server(&fixture.identity);
         let (after, epoch) = (Epoch::ZERO, Epoch(1));
-        let take = Take { server, shards: 1, after, epoch, lease_seconds: 0, over: false };
+        let id = crate::checkpoint::Identity::intend(&fixture.identity, None).unwrap();
+        let take = Take { id, server, shards: 1, after, epoch, lease_seconds: 0, over: false };
         fixture.store.take(&take).await.unwrap();
         crate::checkpoint::Identity::record(&fixture.identity, epoch).unwrap();
         fixture.link.fence().took(epoch);

@@ -10,7 +10,7 @@ use crate::command::{
 };
 use crate::event::{Change, Event};
 use crate::fence::Fence;
-use crate::ids::{Epoch, Lsn, OrderNo, ServerId, ShardId};
+use crate::ids::{Epoch, Lsn, OrderNo, ServerId, ShardId, TakeId};
 use crate::journal::{Group, Journal, JournalReader};
 use crate::outcome::{Refusal, StockView};
 use crate::state::{Decision, State};
@@ -104,6 +104,7 @@ impl Fixture {
     async fn new(seed: u64) -> Self {
         let (store, journal) = (MemoryStore::default(), MemoryJournal::default().open());
         let take = Take {
+            id: TakeId(1),
             server: ServerId(1),
             shards: 1,
             after: Epoch::ZERO,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::checkpoint::Identity;
-use crate::ids::{Epoch, ServerId};
+use crate::ids::{Epoch, ServerId, TakeId};
 use crate::sync::unpoisoned;
 
 /// Shared by its clones, so that an engine can be started again on it; [`MemoryIdentity::copy`] is a copy of the
@@ -17,6 +17,7 @@ pub struct MemoryIdentity {
 #[derive(Debug, Clone)]
 struct State {
     epoch: Epoch,
+    takes: Vec<TakeId>,
     same_place: bool,
     fails: bool,
 }
@@ -31,7 +32,7 @@ impl MemoryIdentity {
     /// A new directory with this id.
     #[must_use]
     pub fn new(server: u128) -> Self {
-        let state = State { epoch: Epoch::ZERO, same_place: true, fails: false };
+        let state = State { epoch: Epoch::ZERO, takes: Vec::new(), same_place: true, fails: false };
         Self { server: ServerId(server), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -42,7 +43,7 @@ impl MemoryIdentity {
         Self { server: self.server, state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Sets the epoch back, as a restore of the directory in its place would.
+    /// Sets the epoch, as a restore of the directory in its place would, or a record whose answer was lost.
     pub fn set_epoch(&self, epoch: Epoch) {
         unpoisoned(self.state.lock()).epoch = epoch;
     }
@@ -60,6 +61,19 @@ impl Identity for MemoryIdentity {
 
     fn epoch(&self) -> Epoch {
         unpoisoned(self.state.lock()).epoch
+    }
+
+    fn takes(&self) -> Vec<TakeId> {
+        unpoisoned(self.state.lock()).takes.clone()
+    }
+
+    fn intend(&self, after: Option<TakeId>) -> Result<TakeId, String> {
+        let mut state = unpoisoned(self.state.lock());
+        let id = TakeId(u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..)));
+        state.takes.retain(|take| Some(*take) != after);
+        state.takes.extend(after.into_iter().chain([id]));
+        state.same_place = true;
+        Ok(id)
     }
 
     fn record(&self, epoch: Epoch) -> Result<(), String> {

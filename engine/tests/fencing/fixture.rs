@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hotstock_engine::checkpoint::CheckpointStore;
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Reserve};
-use hotstock_engine::engine::{Engine, EngineOptions, Health, NotOurs, Parts, StartError, StoreOptions};
+use hotstock_engine::engine::{Engine, EngineOptions, Health, Parts, StartError, StoreOptions};
 use hotstock_engine::event::{Change, Event};
 use hotstock_engine::home::HomeChange;
 use hotstock_engine::ids::{Lsn, OrderNo, ServerId, ShardId, SkuId, WarehouseId};
@@ -168,12 +168,6 @@ impl World {
             Err(error) => panic!("{error}"),
             Ok(()) => panic!("it started where {words:?} had to be refused"),
         }
-    }
-
-    pub async fn finds_owner(&self, directory: &Directory) {
-        let started = self.start_with(directory, options(), |_| ()).await;
-        let refused = matches!(started, Err(StartError::NotOurs(NotOurs::OwnerAlive(_))));
-        assert!(refused, "another one is alive: {:?}", started.err());
     }
 }
 

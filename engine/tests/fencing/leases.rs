@@ -43,7 +43,7 @@ async fn a_lease_that_runs_is_respected_and_waited_out() {
     server.is_flushed().await;
     server.kill().await;
     let copy = directory.copy();
-    world.finds_owner(&copy).await;
+    world.refuses(&copy, false, "a copy of another one").await;
     let began = std::time::Instant::now();
     let copied = world.take_over(&copy).await.unwrap();
     assert!(began.elapsed() >= Duration::from_millis(1_900), "{:?}", began.elapsed());

@@ -30,11 +30,11 @@ async fn a_copy_beside_the_running_original_does_not_start() {
     server.sell_all(&mut ledger, "before").await;
     server.is_flushed().await;
     let copy = directory.copy();
-    world.finds_owner(&copy).await;
+    world.refuses(&copy, false, "a copy of another one").await;
     world.refuses(&Directory::new(2), false, "it is new").await;
     server.sell_all(&mut ledger, "after").await;
     server.is_flushed().await;
-    world.refuses(&copy, false, "older copy").await;
+    world.refuses(&copy, true, "older copy").await;
     ledger.fits(&server).await;
     server.stop().await;
 }
@@ -48,10 +48,8 @@ async fn a_copy_that_was_started_first_locks_the_original_out() {
     server.sell_all(&mut ledger, "before").await;
     server.stop().await;
     let copy = directory.copy();
-    let copied = world.start(&copy).await;
-    copied.is_flushed().await;
-    // Until the copy has flushed, its lock alone tells.
-    world.refuses(&directory, false, "this").await;
+    let copied = world.take_over(&copy).await.unwrap();
+    world.refuses(&directory, false, "a copy of it took the store").await;
     copied.sell_all(&mut ledger, "after").await;
     ledger.fits(&copied).await;
     copied.stop().await;
@@ -110,13 +108,14 @@ async fn an_older_directory_is_refused_whatever_it_thinks_its_epoch_is() {
     let old = directory.copy();
     server.sell_all(&mut ledger, "first").await;
     server.stop().await;
-    world.refuses(&old, false, "older copy").await;
+    world.refuses(&old, false, "a copy of another one").await;
     world.refuses(&old, true, "older copy").await;
     let server = world.start(&directory).await;
     server.sell_all(&mut ledger, "second").await;
     server.stop().await;
     old.identity.record(directory.identity.epoch()).unwrap();
-    world.refuses(&old, false, "older copy").await;
+    world.refuses(&old, false, "a copy of it took the store").await;
+    world.refuses(&old, true, "older copy").await;
     let server = world.start(&directory).await;
     ledger.fits(&server).await;
     server.stop().await;
@@ -134,7 +133,7 @@ async fn a_copy_that_went_another_way_is_told_by_its_hash() {
     // Both sell beside each other; one has no store.
     let alone = world.start_with(&directory, options(), |store| store.cut()).await.unwrap();
     alone.sell_all(&mut Ledger::default(), "alone").await;
-    let copied = world.start(&copy).await;
+    let copied = world.take_over(&copy).await.unwrap();
     copied.sell_all(&mut ledger, "copy").await;
     copied.is_flushed().await;
     alone.store.mend();

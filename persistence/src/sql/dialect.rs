@@ -9,7 +9,7 @@ use sqlx::{Row as _, ValueRef as _};
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{
-    BuyerId, Epoch, InvalidId, Lsn, OrderNo, Reason, RequestId, ServerId, ShardId, SkuId, TraceId,
+    BuyerId, Epoch, InvalidId, Lsn, OrderNo, Reason, RequestId, ServerId, ShardId, SkuId, TakeId, TraceId,
     WarehouseId,
 };
 use hotstock_engine::store::StoreError;
@@ -118,6 +118,12 @@ impl From<ServerId> for Arg {
 
 impl From<TraceId> for Arg {
     fn from(id: TraceId) -> Self {
+        Self::Text(id.to_string().into())
+    }
+}
+
+impl From<TakeId> for Arg {
+    fn from(id: TakeId) -> Self {
         Self::Text(id.to_string().into())
     }
 }
@@ -265,6 +271,11 @@ impl Fields<'_> {
 
     pub fn server_or_null(&mut self) -> Result<Option<ServerId>, StoreError> {
         let id = self.text_or_null()?.map(|text| u128::from_str_radix(text, 16).map(ServerId));
+        id.transpose().map_err(broken)
+    }
+
+    pub fn take_or_null(&mut self) -> Result<Option<TakeId>, StoreError> {
+        let id = self.text_or_null()?.map(|text| u128::from_str_radix(text, 16).map(TakeId));
         id.transpose().map_err(broken)
     }
 

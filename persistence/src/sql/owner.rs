@@ -1,17 +1,18 @@
 //! Who may write: the epoch in the one row of `server`, its lease, and the lock that dies with the process that has it.
 
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::ids::{Epoch, ServerId};
+use hotstock_engine::ids::{Epoch, ServerId, TakeId};
 use hotstock_engine::store::{Ownership, StoreError, Take};
 
-use super::dialect::{Access, Arg, Tx};
-use super::error::{SqlError, broken};
+use super::dialect::{Access, Arg, Fields, Tx};
+use super::error::{SqlError, broken, problem_of};
 use super::rows::read_watermarks;
 use super::{SqlStore, Work};
 
 /// What the row of `server` says.
 struct Server {
     id: Option<ServerId>,
+    take: Option<TakeId>,
     shards: u16,
     epoch: Epoch,
     lease_until: Option<Timestamp>,
@@ -20,12 +21,22 @@ struct Server {
 
 async fn read_server(tx: &mut dyn Tx, lock: &str) -> Result<Server, SqlError> {
     let now = tx.dialect().now();
-    let sql = format!("SELECT server_id, shards, epoch, lease_until, {now} FROM server WHERE id = 1{lock}");
+    let sql =
+        format!("SELECT server_id, take, shards, epoch, lease_until, {now} FROM server WHERE id = 1{lock}");
     let rows = tx.rows(&sql, &[]).await?;
-    let f = &mut rows.first().ok_or_else(|| broken("the row of its server is missing"))?.fields();
-    let (id, shards, epoch) = (f.server_or_null()?, f.small()?, f.epoch()?);
-    let lease_until = f.count_or_null()?.map(Timestamp);
-    Ok(Server { id, shards, epoch, lease_until, now: f.time()? })
+    let row = rows.first().ok_or_else(|| broken("the row of its table `server` is missing"))?;
+    let read = |f: &mut Fields<'_>| {
+        let (id, take, shards, epoch) = (f.server_or_null()?, f.take_or_null()?, f.small()?, f.epoch()?);
+        let lease_until = f.count_or_null()?.map(Timestamp);
+        Ok(Server { id, take, shards, epoch, lease_until, now: f.time()? })
+    };
+    read(&mut row.fields()).map_err(|error: StoreError| {
+        broken(format!(
+            "the row of its table `server` (server_id, take, shards, epoch, lease_until): {}",
+            problem_of(error)
+        ))
+        .into()
+    })
 }
 
 /// Checks that no newer epoch was taken, and keeps it so until the end of the transaction. Any number may do so at
@@ -34,7 +45,8 @@ pub(super) async fn check_epoch(tx: &mut dyn Tx, ours: Epoch) -> Result<(), SqlE
     let lock = tx.dialect().for_share();
     let sql = format!("SELECT epoch FROM server WHERE id = 1{lock}");
     let rows = tx.rows(&sql, &[]).await?;
-    let newest = rows.first().ok_or_else(|| broken("the row of its server is missing"))?.fields().epoch()?;
+    let newest =
+        rows.first().ok_or_else(|| broken("the row of its table `server` is missing"))?.fields().epoch()?;
     if newest == ours { Ok(()) } else { Err(StoreError::Fenced { ours, newest }.into()) }
 }
 
@@ -47,9 +59,9 @@ impl Work for Owner {
     const ACCESS: Access = Access::Read;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Ownership, SqlError> {
-        let Server { id: server, shards, epoch, lease_until, now } = read_server(tx, "").await?;
+        let Server { id: server, take, shards, epoch, lease_until, now } = read_server(tx, "").await?;
         let watermarks = read_watermarks(tx).await?;
-        Ok(Ownership { epoch, server, shards, lease_until, now, watermarks })
+        Ok(Ownership { epoch, server, take, shards, lease_until, now, watermarks })
     }
 }
 
@@ -85,17 +97,23 @@ impl Work for Take {
     async fn run(&self, tx: &mut dyn Tx) -> Result<(), SqlError> {
         let lock = tx.dialect().for_update();
         let server = read_server(tx, lock).await?;
-        let is_again = server.epoch == self.epoch && server.id == Some(self.server);
+        let is_again = server.epoch == self.epoch && server.take == Some(self.id);
         if server.epoch != self.after && !is_again {
             return Err(StoreError::Fenced { ours: self.epoch, newest: server.epoch }.into());
         }
         if self.epoch <= self.after {
             return Err(broken(format!("epoch {} is not above {}", self.epoch, self.after)).into());
         }
-        let sql = "UPDATE server SET server_id = ?, shards = ?, epoch = ?, lease_until = ?, taken_at = ? WHERE id = 1";
+        let sql = "UPDATE server SET server_id = ?, take = ?, shards = ?, epoch = ?, lease_until = ?, taken_at = ? WHERE id = 1";
         let lease_until = lease_until(server.now, self.lease_seconds);
-        let args =
-            [self.server.into(), self.shards.into(), self.epoch.into(), lease_until, server.now.into()];
+        let args = [
+            self.server.into(),
+            self.id.into(),
+            self.shards.into(),
+            self.epoch.into(),
+            lease_until,
+            server.now.into(),
+        ];
         tx.execute(sql, &args).await?;
         Ok(())
     }

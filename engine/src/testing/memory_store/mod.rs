@@ -182,6 +182,11 @@ impl MemoryStore {
         edit(&mut tables.stocks.get_mut(&(sku_id.clone(), warehouse_id)).expect("a row to be edited").image);
     }
 
+    /// Whether the row of the server can't be read from now on.
+    pub fn spoil_server(&self, spoiled: bool) {
+        self.tables().server_unreadable = spoiled;
+    }
+
     /// Deletes a stock row by hand.
     pub fn delete_stock(&self, sku_id: &SkuId, warehouse_id: WarehouseId) {
         self.tables().stocks.remove(&(sku_id.clone(), warehouse_id));
@@ -289,7 +294,7 @@ impl Faults {
 impl Store for MemoryStore {
     async fn ownership(&self) -> Result<Ownership, StoreError> {
         let now = self.clock.now();
-        self.read(|tables| tables.ownership(now)).await
+        self.read(|tables| tables.ownership(now)).await?
     }
 
     async fn take(&self, take: &Take) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::checkpoint::{LineImage, OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
-use crate::ids::{Epoch, OrderNo, RequestId, ServerId, ShardId, SkuId, WarehouseId};
+use crate::ids::{Epoch, OrderNo, RequestId, ServerId, ShardId, SkuId, TakeId, WarehouseId};
 use crate::outcome::{LineView, OrderStatus, OrderView, Serials, StockView};
 use crate::store::{
     Anomaly, JournalRow, Loaded, OrderFilter, Ownership, Parked, PrunedSums, Snapshot, StoreError,
@@ -22,8 +22,11 @@ pub type Place = (SkuId, WarehouseId);
 pub struct Tables {
     pub epoch: Epoch,
     pub server: Option<ServerId>,
+    pub taken: Option<TakeId>,
     pub shards: u16,
     pub lease_until: Option<Timestamp>,
+    /// Somebody wrote nonsense into the row that has these.
+    pub server_unreadable: bool,
     /// The session that holds the store; it lives.
     pub holder: Option<u64>,
     /// Sessions that were given a number.
@@ -48,26 +51,31 @@ pub struct StockRow {
 }
 
 impl Tables {
-    pub fn ownership(&self, now: Timestamp) -> Ownership {
-        Ownership {
+    pub fn ownership(&self, now: Timestamp) -> Result<Ownership, StoreError> {
+        if self.server_unreadable {
+            return Err(StoreError::Inconsistent("column 4 is -1".into()));
+        }
+        Ok(Ownership {
             epoch: self.epoch,
             server: self.server,
+            take: self.taken,
             shards: self.shards,
             lease_until: self.lease_until,
             now,
             watermarks: self.watermarks(),
-        }
+        })
     }
 
     pub fn take(&mut self, session: u64, take: &Take, now: Timestamp) -> Result<(), StoreError> {
-        let is_again = self.epoch == take.epoch && self.server == Some(take.server);
+        let is_again = self.epoch == take.epoch && self.taken == Some(take.id);
         if !is_again && self.epoch != take.after {
             return Err(StoreError::Fenced { ours: take.epoch, newest: self.epoch });
         }
         if !take.over && self.holder.is_some_and(|holder| holder != session) {
             return Err(StoreError::OwnerAlive);
         }
-        (self.epoch, self.server, self.shards) = (take.epoch, Some(take.server), take.shards);
+        (self.epoch, self.taken) = (take.epoch, Some(take.id));
+        (self.server, self.shards) = (Some(take.server), take.shards);
         self.holder = Some(session);
         self.lease_until = lease(take.lease_seconds, now);
         Ok(())

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::ids::{Epoch, OrderNo, ServerId, SkuId};
+use crate::ids::{Epoch, OrderNo, ServerId, SkuId, TakeId};
 use crate::store::{Loaded, Store, Take, Wanted};
 
 pub use flushes::*;
@@ -97,7 +97,8 @@ macro_rules! store_suite {
 /// What a server says to take the store after an epoch.
 fn taking(server: u128, after: u64) -> Take {
     let (after, epoch) = (Epoch(after), Epoch(after + 1));
-    Take { server: ServerId(server), shards: 1, after, epoch, lease_seconds: 0, over: false }
+    let id = TakeId(server << 64 | u128::from(epoch.0));
+    Take { id, server: ServerId(server), shards: 1, after, epoch, lease_seconds: 0, over: false }
 }
 
 /// A store that was taken in epoch 1.

@@ -22,6 +22,7 @@ pub async fn only_the_newest_epoch_writes(subject: &dyn Subject) {
     other.take(&Take { over: true, shards: 3, ..taking(2, 1) }).await.expect("it is taken over");
     let now = other.ownership().await.expect("it answers");
     assert_eq!((now.epoch, now.server, now.shards), (Epoch(2), Some(ServerId(2)), 3));
+    assert_eq!(now.take, Some(taking(2, 1).id));
     assert_eq!(now.watermarks.len(), 1);
     assert_eq!((now.watermarks[0].lsn, now.watermarks[0].epoch), (Lsn(1), Epoch(1)));
     assert_eq!(now.watermarks[0].hash, super::hash_at(Lsn(1)));

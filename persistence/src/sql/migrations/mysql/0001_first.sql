@@ -10,6 +10,7 @@ INSERT IGNORE INTO meta (name, value) VALUES ('format', 'hotstock 1');
 CREATE TABLE IF NOT EXISTS server (
     id BIGINT NOT NULL PRIMARY KEY,
     server_id VARBINARY(32),
+    take VARBINARY(32),
     shards BIGINT NOT NULL,
     epoch BIGINT NOT NULL,
     lease_until BIGINT,

@@ -6,10 +6,12 @@ CREATE TABLE meta (
 ) WITHOUT ROWID;
 INSERT INTO meta (name, value) VALUES ('format', 'hotstock 1');
 
--- Who may write: one row. An epoch is taken at each start and take-over of a server; whoever has an older one is refused.
+-- Who may write: one row. An epoch is taken at each start and take-over of a server; whoever has an older one is refused. take: the
+-- random id of that, which the data directory of who did it has.
 CREATE TABLE server (
     id          INTEGER NOT NULL PRIMARY KEY,
     server_id   TEXT,
+    take        TEXT,
     shards      INTEGER NOT NULL,
     epoch       INTEGER NOT NULL,
     lease_until INTEGER,
