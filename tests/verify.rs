@@ -8,7 +8,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hotstock_engine::checkpoint::{CheckpointEnd, CheckpointStore as _, Image, StockImage};
+use hotstock_engine::checkpoint::{CheckpointEnd, CheckpointStore as _, FilterManifest, Image, StockImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::event::{Change, Event};
@@ -70,7 +70,8 @@ fn books_that_do_not_balance_are_told_with_the_stock() {
         numbered: None,
     };
     checkpoint.write(&[Image::Stock(stock)]).unwrap();
-    checkpoint.finish(CheckpointEnd { end: Lsn(1), time, departed: Lsn::ZERO }).unwrap();
+    let end = CheckpointEnd { end: Lsn(1), time, departed: Lsn::ZERO };
+    checkpoint.finish(end, &FilterManifest::default()).unwrap();
     drop((journal, data_dir));
 
     let (code, text) = verify(dir.path());

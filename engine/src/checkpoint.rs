@@ -8,6 +8,8 @@
 //! power loss; the engine calls it when the journal is durable through `end`, never before. Damage is an error, never a
 //! shorter checkpoint. The one before the newest is kept until the newest is complete.
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::clock::Timestamp;
 use crate::command::{Mode, StockStatus};
 use crate::event::OrderRequest;
@@ -30,26 +32,56 @@ pub trait CheckpointStore: Send + Sync + 'static {
     fn newest(&self, shard: ShardId) -> Result<Option<Box<dyn CheckpointReader>>, CheckpointError>;
 }
 
-/// Where the filter of known numbers is kept ([`crate::known`]): one blob for each of its generations.
+/// Where the filter of known numbers is kept ([`crate::known`]): a file for each of its generations. A file is written
+/// once and never changed; which ones count, the checkpoints say.
 pub trait FilterStore: Send + Sync + 'static {
-    /// Keeps a generation, durably, over what there was of it.
+    /// Writes a file, durably, and as a whole or not at all.
     ///
     /// # Errors
-    /// What went wrong, in words; what was there before stays.
-    fn save(&self, generation: u32, bytes: &[u8]) -> Result<(), String>;
+    /// What went wrong, in words; the other files stay as they are.
+    fn save(&self, number: u64, bytes: &[u8]) -> Result<(), String>;
 
-    /// All generations, by number. Empty when there is none; an error when one is damaged: the filter is then
-    /// rebuilt from the store.
+    /// Reads a file; `None` when there is none of this number.
     ///
     /// # Errors
-    /// What is damaged, in words.
-    fn load(&self) -> Result<Vec<(u32, Vec<u8>)>, String>;
+    /// What is damaged, in words: the filter is then filled again from the store.
+    fn load(&self, number: u64) -> Result<Option<Vec<u8>>, String>;
 
-    /// Lets go of a generation.
+    /// Removes all files but these.
     ///
     /// # Errors
-    /// What went wrong, in words.
-    fn remove(&self, generation: u32) -> Result<(), String>;
+    /// What went wrong, in words; what is left over is removed by the next call.
+    fn keep_only(&self, numbers: &[u64]) -> Result<(), String>;
+}
+
+/// What a checkpoint says of the filter of known numbers: it was saved just before the checkpoint was finished, and
+/// has everything that had left memory by then. Of several manifests the one with the highest number counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FilterManifest {
+    /// Above those of all that were finished before.
+    pub number: u64,
+    /// Its files, at most [`MAX_GENERATIONS`](crate::limits::MAX_GENERATIONS). `None`: the filter was not complete and
+    /// is filled from the store.
+    pub files: Option<Vec<FilterFile>>,
+}
+
+/// A file of a [`FilterManifest`], and what tells it from an older one, or another directory's, in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilterFile {
+    /// Its number.
+    pub number: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// XXH3-64 of its content.
+    pub hash: u64,
+}
+
+impl FilterFile {
+    /// Of this content.
+    #[must_use]
+    pub fn of(number: u64, content: &[u8]) -> Self {
+        Self { number, bytes: content.len() as u64, hash: xxh3_64(content) }
+    }
 }
 
 /// Who a server is: its data directory. Kept durably.
@@ -94,11 +126,12 @@ pub trait CheckpointWriter: Send {
     /// [`CheckpointError`]; the checkpoint is then of no use.
     fn write(&mut self, slice: &[Image]) -> Result<(), CheckpointError>;
 
-    /// Completes it: durable and found by [`CheckpointStore::newest`] from now on; older ones of the shard go.
+    /// Completes it: durable and found by [`CheckpointStore::newest`] from now on; older ones of the shard go. `known`:
+    /// what is kept of the filter of known numbers.
     ///
     /// # Errors
     /// [`CheckpointError`]; the one before it still stands.
-    fn finish(self: Box<Self>, end: CheckpointEnd) -> Result<(), CheckpointError>;
+    fn finish(self: Box<Self>, end: CheckpointEnd, known: &FilterManifest) -> Result<(), CheckpointError>;
 }
 
 /// A complete checkpoint.
@@ -108,6 +141,9 @@ pub trait CheckpointReader: Send {
 
     /// What was known when it was finished.
     fn end(&self) -> CheckpointEnd;
+
+    /// What was kept of the filter of known numbers then.
+    fn known(&self) -> &FilterManifest;
 
     /// The next slice, `None` after the last.
     ///

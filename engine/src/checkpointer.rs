@@ -86,13 +86,15 @@ pub(crate) fn run(
                 };
                 let failed = |problem| CheckpointError { shard: shard.id, problem };
                 let finish = || {
-                    parts.known.save().map_err(failed)?;
+                    let known = parts.known.save().map_err(failed)?;
                     parts.failpoints.reach("known.saved");
-                    writer.finish(end)
+                    writer.finish(end, &known)?;
+                    Ok(known)
                 };
                 match finish() {
-                    Ok(()) => {
+                    Ok(known) => {
                         parts.failpoints.reach("checkpoint.finished");
+                        parts.known.named(&known);
                         shard.counters.checkpoint.store(begin.0, Ordering::Relaxed);
                         finished(parts, asked);
                     }
@@ -114,8 +116,7 @@ fn finished(parts: &CheckpointParts, asked: bool) {
     for shard in parts.shards.iter() {
         let counters = &shard.counters;
         if counters.applied.load(Ordering::Relaxed) > counters.checkpoint_begun.load(Ordering::Relaxed) {
-            shard.checkpoint_asked.store(true, Ordering::Release);
-            shard.wake();
+            shard.ask_checkpoint();
         }
     }
 }

@@ -35,7 +35,7 @@ use crate::failpoints::Failpoints;
 use crate::fence::Fence;
 use crate::flusher::Flushers;
 use crate::history::History;
-use crate::ids::{Epoch, Lsn, OrderNo, ShardId, SkuId, WarehouseId};
+use crate::ids::{Epoch, OrderNo, ShardId, SkuId, WarehouseId};
 use crate::inspect::Inspected;
 use crate::journal::JournalReader;
 use crate::known::{self, Known};
@@ -166,13 +166,13 @@ impl Engine {
             let one = tokio::task::spawn_blocking(recover).await;
             recovered.push(one.map_err(|error| spawn_error("recovery", &error))??);
         }
-        let is_new = recovered.iter().all(|one| one.checkpoint == Lsn::ZERO);
-        let known = tokio::task::spawn_blocking(move || Known::load(filters, is_new)).await;
+        let named: Vec<_> = recovered.iter_mut().filter_map(|one| one.known.take()).collect();
+        let known = tokio::task::spawn_blocking(move || Known::load(filters, named)).await;
         let known = Arc::new(known.map_err(|error| spawn_error("the filter of known numbers", &error))?);
         let (directory, hot) = (Arc::new(Directory::new(count)), Arc::new(HotList::default()));
         let mut shards = Vec::new();
         let mut states = Vec::new();
-        for Recovered { state, checkpoint, replayed, departed } in recovered {
+        for Recovered { state, checkpoint, replayed, departed, .. } in recovered {
             let id = state.shard();
             let shared = ShardShared::new(id, options.gate_permits);
             shared.recovered(&state, checkpoint);
@@ -356,8 +356,12 @@ impl Engine {
         }
         if !known.is_ready() {
             let (known, link, shards) = (Arc::clone(&known), Arc::clone(&link), Arc::clone(&shards));
-            let departed = move || shards.iter().map(|shard| (shard.id, shard.departed_lsn())).collect();
-            loops.spawn(async move { known::rebuild(&known, &link, departed).await });
+            loops.spawn(async move {
+                let departed = || shards.iter().map(|shard| (shard.id, shard.departed_lsn())).collect();
+                known::rebuild(&known, &link, departed).await;
+                // The next start finds it complete.
+                shards.iter().for_each(|shard| shard.ask_checkpoint());
+            });
         }
         let loader_loop = tokio::spawn(Arc::clone(&loader).run());
         let parts = Stoppable {
@@ -535,10 +539,7 @@ impl Engine {
 
     /// Asks every shard for a checkpoint, whatever the number of events since its last.
     pub fn checkpoint_now(&self) {
-        for shard in self.running.shards.iter() {
-            shard.checkpoint_asked.store(true, Ordering::Release);
-            shard.wake();
-        }
+        self.running.shards.iter().for_each(|shard| shard.ask_checkpoint());
     }
 
     /// Whether orders can be taken.

@@ -8,22 +8,25 @@
 //! - **Generations.** A filter can't grow, so a full one is followed by another. Each knows the newest time of what
 //!   is in it: when the store has pruned everything up to that time, it goes ([`Known::pruned`]). There are at most
 //!   [`MAX_GENERATIONS`]; once the last one is full, numbers still go into it, and it says "maybe" ever more often.
-//! - **Kept.** Generations that changed are saved before a checkpoint is finished. What leaves memory later is in the
-//!   journal behind the checkpoint, and is put in again by the replay.
-//! - **Missing or damaged**, it says "maybe" of everything until a scan of the store has filled it again ([`rebuild`]).
+//! - **Kept.** Generations that changed are saved, each in a new file, before a checkpoint is finished, and the
+//!   checkpoint names the files and what is in them ([`FilterManifest`]). What leaves memory later is in the journal
+//!   behind the checkpoint, and is put in again by the replay. A file goes once a checkpoint is finished that does not
+//!   name it, so those that the newest one names are always there, whenever a crash comes.
+//! - **Not exactly what the newest checkpoint names** (a file is missing, damaged, an older one, another directory's),
+//!   it says "maybe" of everything until a scan of the store has filled it again ([`rebuild`]).
 //!
 //! Keys are XXH3-64 of the id, with one seed for orders and another for requests: frozen, because they are kept. How
 //! a generation makes its bits of a key is fastbloom's, whose version is pinned for that reason.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use fastbloom::AtomicBloomFilter;
 use smallvec::SmallVec;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::backoff::Backoff;
-use crate::checkpoint::FilterStore;
+use crate::checkpoint::{FilterFile, FilterManifest, FilterStore};
 use crate::clock::Timestamp;
 use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId};
 use crate::limits::{
@@ -38,9 +41,6 @@ use crate::sync::unpoisoned;
 const ORDERS: u64 = 1;
 const REQUESTS: u64 = 2;
 
-/// The first byte of a generation that is kept.
-const FORMAT: u8 = 1;
-
 /// See the top of the file.
 pub(crate) struct Known {
     store: Arc<dyn FilterStore>,
@@ -50,11 +50,12 @@ pub(crate) struct Known {
     ready: AtomicBool,
     /// There is no room for another generation.
     full: AtomicBool,
+    /// The last number that was given to a file or to a manifest: above all that a checkpoint names. Held while the
+    /// filter is saved.
+    last_number: Mutex<u64>,
 }
 
 struct Generation {
-    /// Where it is kept: below [`MAX_GENERATIONS`], unique among those that there are.
-    slot: u32,
     /// Counts the generations of a data directory.
     sequence: u64,
     capacity: u64,
@@ -64,6 +65,8 @@ struct Generation {
     newest: AtomicU64,
     /// It changed since it was saved.
     dirty: AtomicBool,
+    /// Where it was saved last.
+    saved: Mutex<Option<FilterFile>>,
 }
 
 /// What the filter says of itself, for metrics.
@@ -83,34 +86,38 @@ pub struct KnownStats {
 }
 
 impl Known {
-    /// Takes what is kept. `is_new`: nothing has left memory before what is replayed now, so an empty filter is right.
-    pub fn load(store: Arc<dyn FilterStore>, is_new: bool) -> Self {
-        let read = store
-            .load()
-            .and_then(|blobs| blobs.iter().map(|(slot, bytes)| Generation::decode(*slot, bytes)).collect());
-        let mut generations: Vec<Arc<Generation>> = match read {
-            Ok(generations) => generations,
+    /// Takes what is kept. `named`: what the newest checkpoint of each shard names; nothing for a shard without one, of
+    /// which everything that ever left memory is replayed now.
+    ///
+    /// The one that was saved last speaks for all: it has what had left the memory of any shard by then.
+    pub fn load(store: Arc<dyn FilterStore>, named: impl IntoIterator<Item = FilterManifest>) -> Self {
+        let newest = named.into_iter().max_by_key(|manifest| manifest.number);
+        let last_number = newest.as_ref().map_or(0, |manifest| manifest.number);
+        let read = match newest {
+            Some(manifest) => read_all(store.as_ref(), &manifest),
+            None => Ok(Vec::new()),
+        };
+        let (mut generations, ready) = match read {
+            Ok(generations) => (generations, true),
             Err(problem) => {
                 tracing::warn!(
                     problem,
-                    "the filter of known numbers is damaged; it is filled again from the store"
+                    "the filter of known numbers is not what the last checkpoint left; it is filled again from the \
+                     store, and until then new numbers are looked up there"
                 );
-                for slot in 0..MAX_GENERATIONS {
-                    drop(store.remove(slot));
-                }
-                Vec::new()
+                (Vec::new(), false)
             }
         };
-        let ready = !generations.is_empty() || is_new;
         generations.sort_by_key(|generation| generation.sequence);
         if generations.is_empty() {
-            generations.push(Arc::new(Generation::new(0, 1, KNOWN_FIRST_CAPACITY)));
+            generations.push(Arc::new(Generation::new(1, KNOWN_FIRST_CAPACITY)));
         }
         Self {
             store,
             generations: RwLock::new(generations),
             ready: AtomicBool::new(ready),
             full: AtomicBool::new(false),
+            last_number: Mutex::new(last_number),
         }
     }
 
@@ -176,58 +183,70 @@ impl Known {
         let mut generations = unpoisoned(self.generations.write());
         let Some(last) = generations.last().filter(|last| last.is_full()) else { return };
         let (sequence, capacity) = (last.sequence + 1, (last.capacity * 4).min(KNOWN_MAX_CAPACITY));
-        let is_free = |slot: &u32| generations.iter().all(|generation| generation.slot != *slot);
-        match (0..MAX_GENERATIONS).find(is_free) {
-            Some(slot) => generations.push(Arc::new(Generation::new(slot, sequence, capacity))),
-            None if self.full.swap(true, Ordering::Relaxed) => {}
-            None => tracing::warn!(
+        if generations.len() < MAX_GENERATIONS {
+            generations.push(Arc::new(Generation::new(sequence, capacity)));
+        } else if !self.full.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
                 "the filter of known numbers is full: new order numbers are looked up in the store ever more often"
-            ),
+            );
         }
     }
 
-    /// The store has pruned everything that last changed before this: generations without anything newer go.
+    /// The store has pruned everything that last changed before this: generations without anything newer go. Their
+    /// files go with the next checkpoint.
     pub fn pruned(&self, before: Timestamp) {
-        let mut gone = Vec::new();
-        {
-            let mut generations = unpoisoned(self.generations.write());
-            // The last one takes what is added.
-            while generations.len() > 1 && generations[0].newest.load(Ordering::Relaxed) < before.0 {
-                gone.push(generations.remove(0));
-            }
-            if !gone.is_empty() {
-                self.full.store(false, Ordering::Relaxed);
-            }
-        }
-        for generation in gone {
-            if let Err(problem) = self.store.remove(generation.slot) {
-                tracing::warn!(
-                    problem,
-                    "a generation of known numbers that is not needed any more can't be removed"
-                );
-            }
+        let mut generations = unpoisoned(self.generations.write());
+        // The last one takes what is added.
+        while generations.len() > 1 && generations[0].newest.load(Ordering::Relaxed) < before.0 {
+            generations.remove(0);
+            self.full.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Saves what changed. Waits for the disk; called by the checkpoint thread before a checkpoint is finished.
+    /// Saves what changed, and says what the checkpoint is to name that is finished next. Waits for the disk; called by
+    /// the checkpoint thread.
     ///
     /// # Errors
     /// What went wrong: the checkpoint must not be finished.
-    pub fn save(&self) -> Result<(), String> {
+    pub fn save(&self) -> Result<FilterManifest, String> {
+        let mut last_number = unpoisoned(self.last_number.lock());
+        let mut next_number = || {
+            *last_number += 1;
+            *last_number
+        };
         if !self.is_ready() {
             // What is kept must be complete. Without it the next start fills it again.
-            return Ok(());
+            return Ok(FilterManifest { number: next_number(), files: None });
         }
         let generations: Vec<_> = unpoisoned(self.generations.read()).clone();
+        let mut files = Vec::with_capacity(generations.len());
         for generation in generations {
-            if generation.dirty.swap(false, Ordering::AcqRel)
-                && let Err(problem) = self.store.save(generation.slot, &generation.encode())
-            {
-                generation.dirty.store(true, Ordering::Release);
-                return Err(problem);
-            }
+            let mut saved = unpoisoned(generation.saved.lock());
+            let is_dirty = generation.dirty.swap(false, Ordering::AcqRel);
+            let file = match *saved {
+                Some(file) if !is_dirty => file,
+                _ => {
+                    let bytes = generation.encode();
+                    let file = FilterFile::of(next_number(), &bytes);
+                    if let Err(problem) = self.store.save(file.number, &bytes) {
+                        generation.dirty.store(true, Ordering::Release);
+                        return Err(problem);
+                    }
+                    file
+                }
+            };
+            *saved = Some(file);
+            files.push(file);
         }
-        Ok(())
+        Ok(FilterManifest { number: next_number(), files: Some(files) })
+    }
+
+    /// A checkpoint that names this is finished, so nobody asks for other files any more.
+    pub fn named(&self, manifest: &FilterManifest) {
+        let files: Vec<u64> = manifest.files.iter().flatten().map(|file| file.number).collect();
+        if let Err(problem) = self.store.keep_only(&files) {
+            tracing::warn!(problem, "files of known numbers that are not needed any more can't be removed");
+        }
     }
 
     /// For metrics.
@@ -244,18 +263,18 @@ impl Known {
 }
 
 impl Generation {
-    /// Empty; kept by the next save even if nothing is added, so that an empty filter is not taken for a missing one.
-    fn new(slot: u32, sequence: u64, capacity: u64) -> Self {
+    /// An empty one.
+    fn new(sequence: u64, capacity: u64) -> Self {
         let expected = usize::try_from(capacity).unwrap_or(usize::MAX);
         let bits = AtomicBloomFilter::with_false_pos(KNOWN_FALSE_POSITIVES).seed(&0).expected_items(expected);
         Self {
-            slot,
             sequence,
             capacity,
             bits,
             count: AtomicU64::new(0),
             newest: AtomicU64::new(0),
             dirty: AtomicBool::new(true),
+            saved: Mutex::new(None),
         }
     }
 
@@ -263,11 +282,9 @@ impl Generation {
         self.count.load(Ordering::Relaxed) >= self.capacity
     }
 
-    /// Format, then as little-endian numbers: sequence, capacity, count, newest, hashes of each key, the bits; and
-    /// XXH3-64 of all that.
+    /// As little-endian numbers: sequence, capacity, count, newest, hashes of each key, and the bits.
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64 + self.bits.num_bits() / 8);
-        bytes.push(FORMAT);
         let (count, newest) = (self.count.load(Ordering::Relaxed), self.newest.load(Ordering::Relaxed));
         for number in [self.sequence, self.capacity, count, newest, u64::from(self.bits.num_hashes())] {
             bytes.extend_from_slice(&number.to_le_bytes());
@@ -275,21 +292,11 @@ impl Generation {
         for word in self.bits.iter() {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
-        let sum = xxh3_64(&bytes);
-        bytes.extend_from_slice(&sum.to_le_bytes());
         bytes
     }
 
-    fn decode(slot: u32, bytes: &[u8]) -> Result<Arc<Self>, String> {
-        let damaged = || format!("generation {slot} is damaged");
-        let (bytes, sum) = bytes.split_last_chunk::<8>().ok_or_else(damaged)?;
-        if xxh3_64(bytes) != u64::from_le_bytes(*sum) {
-            return Err(damaged());
-        }
-        let (format, bytes) = bytes.split_first().ok_or_else(damaged)?;
-        if *format != FORMAT {
-            return Err(format!("generation {slot} is of format {format}, this program reads {FORMAT}"));
-        }
+    fn decode(file: FilterFile, bytes: &[u8]) -> Result<Arc<Self>, String> {
+        let damaged = || format!("file {} makes no sense", file.number);
         let (words, []) = bytes.as_chunks::<8>() else { return Err(damaged()) };
         let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
         let mut number = || words.next().ok_or_else(damaged);
@@ -301,15 +308,32 @@ impl Generation {
             .filter(|hashes| *hashes > 0 && !bits.is_empty())
             .ok_or_else(damaged)?;
         Ok(Arc::new(Self {
-            slot,
             sequence,
             capacity,
             bits: AtomicBloomFilter::from_vec(bits).seed(&0).hashes(hashes),
             count: AtomicU64::new(count),
             newest: AtomicU64::new(newest),
             dirty: AtomicBool::new(false),
+            saved: Mutex::new(Some(file)),
         }))
     }
+}
+
+/// Everything that a checkpoint names, exactly as it was saved.
+fn read_all(store: &dyn FilterStore, manifest: &FilterManifest) -> Result<Vec<Arc<Generation>>, String> {
+    let Some(files) = &manifest.files else {
+        return Err("it was not complete when the checkpoint was written".to_owned());
+    };
+    let read = |file: &FilterFile| {
+        let Some(bytes) = store.load(file.number)? else {
+            return Err(format!("file {} is missing", file.number));
+        };
+        if FilterFile::of(file.number, &bytes) != *file {
+            return Err(format!("file {} is not the one that was saved", file.number));
+        }
+        Generation::decode(*file, &bytes)
+    };
+    files.iter().map(read).collect()
 }
 
 fn order_key(order_no: &OrderNo) -> u64 {
@@ -325,13 +349,10 @@ fn request_key(sku_id: &SkuId, request_id: &RequestId) -> u64 {
     xxh3_64_with_seed(&bytes, REQUESTS)
 }
 
-/// Fills a filter that is missing or damaged from the store; tries again for as long as it takes. `departed`: the
-/// last change of anything that left the memory of each shard. What leaves meanwhile is added by its shard.
-pub(crate) async fn rebuild(
-    known: &Arc<Known>,
-    link: &StoreLink,
-    departed: impl Fn() -> Vec<(ShardId, Lsn)>,
-) {
+/// Fills a filter that is not complete from the store; tries again for as long as it takes. `departed`: the last change
+/// of anything that left the memory of each shard. What leaves meanwhile is added by its shard. It is saved with the
+/// next checkpoint.
+pub(crate) async fn rebuild(known: &Known, link: &StoreLink, departed: impl Fn() -> Vec<(ShardId, Lsn)>) {
     let mut backoff = Backoff::default();
     loop {
         match scan(known, link, &departed()).await {
@@ -344,17 +365,6 @@ pub(crate) async fn rebuild(
     known.ready.store(true, Ordering::Release);
     let numbers = known.stats().numbers;
     tracing::info!(numbers, "the filter of known numbers was filled from the store");
-    let saver = Arc::clone(known);
-    match tokio::task::spawn_blocking(move || saver.save()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(problem)) => tracing::warn!(
-            problem,
-            "the filter of known numbers can't be saved; the next checkpoint tries again"
-        ),
-        Err(error) => {
-            tracing::warn!(%error, "the filter of known numbers can't be saved; the next checkpoint tries again")
-        }
-    }
 }
 
 /// Adds everything that the store has. `false`: the store does not have everything yet that left memory, or went back
@@ -394,139 +404,4 @@ fn reaches(watermarks: &[Watermark], marks: &[(ShardId, Lsn)]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::Mutex;
-
-    use super::*;
-
-    #[derive(Default)]
-    struct Blobs {
-        blobs: Mutex<BTreeMap<u32, Vec<u8>>>,
-        fails: AtomicBool,
-    }
-
-    impl FilterStore for Blobs {
-        fn save(&self, generation: u32, bytes: &[u8]) -> Result<(), String> {
-            if self.fails.load(Ordering::Relaxed) {
-                return Err("no room".to_owned());
-            }
-            self.blobs.lock().unwrap().insert(generation, bytes.to_vec());
-            Ok(())
-        }
-
-        fn load(&self) -> Result<Vec<(u32, Vec<u8>)>, String> {
-            Ok(self.blobs.lock().unwrap().clone().into_iter().collect())
-        }
-
-        fn remove(&self, generation: u32) -> Result<(), String> {
-            self.blobs.lock().unwrap().remove(&generation);
-            Ok(())
-        }
-    }
-
-    fn order(n: u64) -> OrderNo {
-        OrderNo::new(&format!("ORD-{n}")).unwrap()
-    }
-
-    fn request(n: u64) -> (SkuId, RequestId) {
-        (SkuId::new(&format!("S{}", n % 7)).unwrap(), RequestId::new(&format!("R-{n}")).unwrap())
-    }
-
-    fn fill(known: &Known, from: u64, to: u64) {
-        for n in from..to {
-            known.add_order(&order(n), Timestamp(n));
-            let (sku_id, request_id) = request(n);
-            known.add_request(&sku_id, &request_id, Timestamp(n));
-        }
-    }
-
-    fn knows_all(known: &Known, from: u64, to: u64) -> bool {
-        (from..to).all(|n| {
-            let (sku_id, request_id) = request(n);
-            known.may_have_order(&order(n)) && known.may_have_request(&sku_id, &request_id)
-        })
-    }
-
-    #[test]
-    fn what_left_is_known_over_generations_and_reloads_and_little_else() {
-        let blobs = Arc::new(Blobs::default());
-        let count = KNOWN_FIRST_CAPACITY * 2;
-        let known = Known::load(Arc::clone(&blobs) as _, true);
-        fill(&known, 0, count);
-        assert!(known.stats().generations > 1 && knows_all(&known, 0, count));
-        known.save().unwrap();
-        let known = Known::load(Arc::clone(&blobs) as _, false);
-        assert!(known.is_ready() && knows_all(&known, 0, count), "no false negatives after a reload");
-        let wrong = (count..count * 3).filter(|n| known.may_have_order(&order(*n))).count();
-        assert!(
-            (wrong as u64) < count / 100,
-            "{wrong} of {} new numbers are taken for known ones",
-            count * 2
-        );
-        // It goes on where it was.
-        fill(&known, count, count + 100);
-        known.save().unwrap();
-        assert!(knows_all(&Known::load(blobs, false), 0, count + 100));
-    }
-
-    #[test]
-    fn kinds_of_keys_are_kept_apart() {
-        let known = Known::load(Arc::new(Blobs::default()), true);
-        known.add_order(&OrderNo::new("x").unwrap(), Timestamp(1));
-        let id = |text: &str| RequestId::new(text).unwrap();
-        let sku = |text: &str| SkuId::new(text).unwrap();
-        known.add_request(&sku("ab"), &id("c"), Timestamp(1));
-        assert!(
-            !known.may_have_request(&sku("a"), &id("bc"))
-                && !known.may_have_order(&OrderNo::new("abc").unwrap())
-        );
-    }
-
-    #[test]
-    fn what_is_missing_or_damaged_is_maybe_known() {
-        let blobs = Arc::new(Blobs::default());
-        assert!(!Known::load(Arc::clone(&blobs) as _, true).may_have_order(&order(1)), "a new directory");
-        let known = Known::load(Arc::clone(&blobs) as _, false);
-        assert!(!known.is_ready() && known.may_have_order(&order(1)), "missing");
-        known.save().unwrap();
-        assert!(blobs.blobs.lock().unwrap().is_empty(), "what is not complete is not kept");
-        // An empty one that was kept is not missing.
-        Known::load(Arc::clone(&blobs) as _, true).save().unwrap();
-        assert!(Known::load(Arc::clone(&blobs) as _, false).is_ready());
-        blobs.blobs.lock().unwrap().get_mut(&0).unwrap()[100] ^= 1;
-        let known = Known::load(Arc::clone(&blobs) as _, false);
-        assert!(!known.is_ready() && known.may_have_order(&order(1)), "damaged");
-        assert!(blobs.blobs.lock().unwrap().is_empty(), "what is damaged goes");
-    }
-
-    #[test]
-    fn a_save_that_fails_is_done_again() {
-        let blobs = Arc::new(Blobs::default());
-        let known = Known::load(Arc::clone(&blobs) as _, true);
-        fill(&known, 0, 10);
-        blobs.fails.store(true, Ordering::Relaxed);
-        assert!(known.save().is_err());
-        blobs.fails.store(false, Ordering::Relaxed);
-        known.save().unwrap();
-        assert!(knows_all(&Known::load(blobs, false), 0, 10));
-    }
-
-    #[test]
-    fn generations_go_when_everything_in_them_was_pruned() {
-        let blobs = Arc::new(Blobs::default());
-        let known = Known::load(Arc::clone(&blobs) as _, true);
-        let count = KNOWN_FIRST_CAPACITY;
-        fill(&known, 0, count);
-        known.save().unwrap();
-        let before = known.stats().generations;
-        assert!(before > 1);
-        known.pruned(Timestamp(0));
-        assert_eq!(known.stats().generations, before);
-        known.pruned(Timestamp(count));
-        assert_eq!((known.stats().generations, blobs.blobs.lock().unwrap().len()), (1, 1));
-        // Its slot is free again.
-        fill(&known, count, count * 4);
-        assert!(knows_all(&known, count, count * 4));
-    }
-}
+mod tests;

@@ -147,7 +147,7 @@ pub const KNOWN_MAX_CAPACITY: u64 = 16 << 20;
 pub const KNOWN_FALSE_POSITIVES: f64 = 0.001;
 
 /// Generations of the filter of known numbers: together some 460 million numbers, in 850 MB. What is pruned makes room.
-pub const MAX_GENERATIONS: u32 = 32;
+pub const MAX_GENERATIONS: usize = 32;
 
 /// Numbers in one page of the scan that fills the filter.
 pub const KNOWN_PAGE: usize = 10_000;

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::checkpoint::{CheckpointError, CheckpointStore, LineImage, OrderImage};
+use crate::checkpoint::{CheckpointError, CheckpointStore, FilterManifest, LineImage, OrderImage};
 use crate::home::HomeImage;
 use crate::ids::{Branch, Lsn, OrderNo, ShardId};
 use crate::journal::{JournalError, JournalReader};
@@ -24,6 +24,9 @@ pub struct Recovered {
     /// What left memory during the replay: the filter of known numbers may have been saved before. What had left
     /// before the checkpoint was finished is in the filter.
     pub departed: Vec<Departed>,
+    /// What the checkpoint says of the filter. `None`: there is none, and everything that ever left memory is in
+    /// `departed`.
+    pub known: Option<FilterManifest>,
 }
 
 /// A shard can't be read back.
@@ -56,12 +59,13 @@ pub fn recover(
     checkpoints: &dyn CheckpointStore,
 ) -> Result<Recovered, RecoveryError> {
     let broken = |problem: String| RecoveryError::Inconsistent { shard, problem };
-    let mut state = State::new(shard, shards);
+    let (mut state, mut known) = (State::new(shard, shards), None);
     if let Some(mut checkpoint) = checkpoints.newest(shard)? {
         state = State::restoring(shard, shards, checkpoint.begin(), checkpoint.end());
         while let Some(slice) = checkpoint.next_slice()? {
             state.restore(slice).map_err(|corruption| broken(format!("the checkpoint: {corruption}")))?;
         }
+        known = Some(checkpoint.known().clone());
     }
     let checkpoint = state.applied();
     loop {
@@ -86,7 +90,7 @@ pub fn recover(
     // There are no views of these yet.
     drop(state.take_left());
     let replayed = state.applied().0 - checkpoint.0;
-    Ok(Recovered { state, checkpoint, replayed, departed })
+    Ok(Recovered { state, checkpoint, replayed, departed, known })
 }
 
 /// Recovers and audits: what the engine starts with.

@@ -5,11 +5,14 @@
 //!     000000000017          complete; the highest number is the newest
 //!     writing-4711          being written; renamed when it is complete and synced
 //!
-//!   file:    header, blocks, footer
+//!   file:    header, blocks of entries, a block about the filter, footer
 //!   header   magic HSCKPT, format version, 0, shard u16, begin u64, CRC-32 of these
-//!   block    kind u8 (1 entries, 2 footer), entries u32, payload length u32, CRC-32 of these three and the payload
-//!   footer   a block whose payload is: end LSN u64, time u64, departed LSN u64, blocks u64, entries u64;
-//!            it is the last
+//!   block    kind u8 (1 entries, 2 footer, 3 filter), entries u32, payload length u32, CRC-32 of these three and the
+//!            payload
+//!   filter   a block whose payload is the manifest of the filter of known numbers: its number u64, 1 if it is
+//!            complete u64, and number, length and hash of each file, u64 each
+//!   footer   a block whose payload is: end LSN u64, time u64, departed LSN u64, blocks of entries u64, entries u64,
+//!            bytes of the block before it u64; it is the last
 //! ```
 //!
 //! Numbers are little-endian; entries are encoded as `codec` says.
@@ -20,10 +23,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hotstock_engine::checkpoint::{
-    CheckpointEnd, CheckpointError, CheckpointReader, CheckpointStore, CheckpointWriter, Image,
+    CheckpointEnd, CheckpointError, CheckpointReader, CheckpointStore, CheckpointWriter, FilterFile,
+    FilterManifest, Image,
 };
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::limits::MAX_GENERATIONS;
 
 use crate::codec::{FORMAT_VERSION, decode_image, encode_image, is_read};
 use crate::files::{At as _, FileError, create_dir, parent, sync_dir};
@@ -31,11 +36,15 @@ use crate::files::{At as _, FileError, create_dir, parent, sync_dir};
 const MAGIC: &[u8; 6] = b"HSCKPT";
 const HEADER_BYTES: usize = 22;
 const BLOCK_HEADER_BYTES: usize = 13;
-const FOOTER_PAYLOAD_BYTES: usize = 40;
+const FOOTER_PAYLOAD_BYTES: usize = 48;
 const FOOTER_BYTES: u64 = (BLOCK_HEADER_BYTES + FOOTER_PAYLOAD_BYTES) as u64;
 
 const ENTRIES: u8 = 1;
 const FOOTER: u8 = 2;
+const FILTER: u8 = 3;
+
+/// The longest payload of a block about the filter.
+const MAX_FILTER_BYTES: usize = 16 + 24 * MAX_GENERATIONS;
 
 /// Bytes of a block after which the next is begun, so that a reader needs little memory at once: a slice of orders with
 /// a thousand lines each would be hundreds of megabytes.
@@ -187,10 +196,11 @@ impl Writer {
         Ok(())
     }
 
-    fn complete(&mut self, end: CheckpointEnd) -> Result<(), FileError> {
-        let numbers_of_footer = [end.end.0, end.time.0, end.departed.0, self.blocks, self.entries];
-        let payload: Vec<u8> = numbers_of_footer.iter().flat_map(|number| number.to_le_bytes()).collect();
-        self.append(&block(FOOTER, 0, &payload))?;
+    fn complete(&mut self, end: CheckpointEnd, known: &FilterManifest) -> Result<(), FileError> {
+        let filter = block(FILTER, 0, &encode_manifest(known));
+        self.append(&filter)?;
+        let footer = [end.end.0, end.time.0, end.departed.0, self.blocks, self.entries, filter.len() as u64];
+        self.append(&block(FOOTER, 0, &to_bytes(footer)))?;
         self.file.sync_all().at(&self.path)?;
         let older = numbers(&self.dir)?;
         let complete = file(&self.dir, older.last().map_or(1, |newest| newest + 1));
@@ -210,8 +220,12 @@ impl CheckpointWriter for Writer {
         self.append_entries(slice).map_err(of_shard(self.shard))
     }
 
-    fn finish(mut self: Box<Self>, end: CheckpointEnd) -> Result<(), CheckpointError> {
-        self.complete(end).map_err(of_shard(self.shard))
+    fn finish(
+        mut self: Box<Self>,
+        end: CheckpointEnd,
+        known: &FilterManifest,
+    ) -> Result<(), CheckpointError> {
+        self.complete(end, known).map_err(of_shard(self.shard))
     }
 }
 
@@ -230,6 +244,7 @@ struct Reader {
     file: BufReader<File>,
     begin: Lsn,
     footer: Footer,
+    known: FilterManifest,
     blocks: u64,
     entries: u64,
 }
@@ -239,6 +254,8 @@ struct Footer {
     end: CheckpointEnd,
     blocks: u64,
     entries: u64,
+    /// Bytes of the block before it.
+    filter: u64,
 }
 
 impl Reader {
@@ -256,12 +273,24 @@ impl Reader {
         let Some(footer) = footer else {
             return Err(FileError::damage(&path, "the file does not end with a footer"));
         };
+        let before = (length - HEADER_BYTES as u64 - FOOTER_BYTES).checked_sub(footer.filter);
+        let known = match before {
+            Some(before) => {
+                file.seek(SeekFrom::Start(HEADER_BYTES as u64 + before)).at(&path)?;
+                let block = Block::read(&mut file, MAX_FILTER_BYTES as u64, &path)?;
+                (block.kind == FILTER).then(|| decode_manifest(&block.payload)).flatten()
+            }
+            None => None,
+        };
+        let Some(known) = known else {
+            return Err(FileError::damage(&path, "what stands before the footer is not about the filter"));
+        };
         file.seek(SeekFrom::Start(0)).at(&path)?;
         let mut header = [0; HEADER_BYTES];
         file.read_exact(&mut header).at(&path)?;
         let header = parse_header(&header, shard);
         let begin = header.map_err(|problem| FileError::damage(&path, problem))?;
-        Ok(Self { shard, path, file: BufReader::new(file), begin, footer, blocks: 0, entries: 0 })
+        Ok(Self { shard, path, file: BufReader::new(file), begin, footer, known, blocks: 0, entries: 0 })
     }
 
     fn next(&mut self) -> Result<Option<Vec<Image>>, FileError> {
@@ -273,9 +302,9 @@ impl Reader {
                 self.entries += u64::from(block.entries);
                 self.decode(&block).map(Some)
             }
-            FOOTER if self.blocks == self.footer.blocks && self.entries == self.footer.entries => Ok(None),
-            FOOTER => Err(FileError::damage(&self.path, "blocks are missing")),
-            other => Err(FileError::damage(&self.path, format!("{other} is not a kind of block"))),
+            FILTER if self.blocks == self.footer.blocks && self.entries == self.footer.entries => Ok(None),
+            FILTER => Err(FileError::damage(&self.path, "blocks are missing")),
+            other => Err(FileError::damage(&self.path, format!("a block of kind {other} among the entries"))),
         }
     }
 
@@ -306,6 +335,10 @@ impl CheckpointReader for Reader {
 
     fn end(&self) -> CheckpointEnd {
         self.footer.end
+    }
+
+    fn known(&self) -> &FilterManifest {
+        &self.known
     }
 
     fn next_slice(&mut self) -> Result<Option<Vec<Image>>, CheckpointError> {
@@ -361,16 +394,36 @@ fn parse_header(header: &[u8; HEADER_BYTES], shard: ShardId) -> Result<Lsn, Stri
 }
 
 fn parse_footer(payload: &[u8]) -> Option<Footer> {
-    let (numbers, []) = payload.as_chunks::<8>() else { return None };
-    let [end, time, departed, blocks, entries] = numbers else { return None };
-    let number = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
-    Some(Footer {
-        end: CheckpointEnd {
-            end: Lsn(number(end)),
-            time: Timestamp(number(time)),
-            departed: Lsn(number(departed)),
-        },
-        blocks: number(blocks),
-        entries: number(entries),
-    })
+    let [end, time, departed, blocks, entries, filter] = to_numbers(payload)?[..] else { return None };
+    let end = CheckpointEnd { end: Lsn(end), time: Timestamp(time), departed: Lsn(departed) };
+    Some(Footer { end, blocks, entries, filter })
+}
+
+fn encode_manifest(known: &FilterManifest) -> Vec<u8> {
+    let files = known.files.iter().flatten().flat_map(|file| [file.number, file.bytes, file.hash]);
+    to_bytes([known.number, u64::from(known.files.is_some())].into_iter().chain(files))
+}
+
+fn decode_manifest(payload: &[u8]) -> Option<FilterManifest> {
+    let numbers = to_numbers(payload)?;
+    let ([number, is_complete], files) = numbers.split_first_chunk()?;
+    let (files, []) = files.as_chunks() else { return None };
+    let files: Vec<FilterFile> = files
+        .iter()
+        .map(|[number, bytes, hash]| FilterFile { number: *number, bytes: *bytes, hash: *hash })
+        .collect();
+    match is_complete {
+        0 if files.is_empty() => Some(FilterManifest { number: *number, files: None }),
+        1 => Some(FilterManifest { number: *number, files: Some(files) }),
+        _ => None,
+    }
+}
+
+fn to_bytes(numbers: impl IntoIterator<Item = u64>) -> Vec<u8> {
+    numbers.into_iter().flat_map(u64::to_le_bytes).collect()
+}
+
+fn to_numbers(bytes: &[u8]) -> Option<Vec<u64>> {
+    let (numbers, []) = bytes.as_chunks::<8>() else { return None };
+    Some(numbers.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect())
 }

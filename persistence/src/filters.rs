@@ -1,11 +1,12 @@
-//! The filter of known numbers as files: one per generation.
+//! The filter of known numbers as files: one per generation, each written once. Which ones count, the checkpoints say.
 //!
 //! ```text
 //!   data-dir/filters/
-//!     000000000003     magic HSFILT, format version, 0, generation u32, CRC-32 of generation and content, content
+//!     000000000003     magic HSFILT, format version, 0, content
 //! ```
 //!
-//! Numbers are little-endian. What the content means, the engine knows (`engine::known`).
+//! What the content means, the engine knows (`engine::known`), and whether it is what was saved: a checkpoint has the
+//! length and a hash of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,10 +14,10 @@ use std::path::{Path, PathBuf};
 use hotstock_engine::checkpoint::FilterStore;
 
 use crate::codec::{FORMAT_VERSION, is_read};
-use crate::files::{At as _, FileError, create_dir, parent, sync_dir, write_whole};
+use crate::files::{At as _, FileError, create_dir, parent, read_if_there, sync_dir, write_whole};
 
 const MAGIC: &[u8; 6] = b"HSFILT";
-const HEADER_BYTES: usize = 16;
+const HEADER_BYTES: usize = 8;
 
 /// The filters of one data directory.
 #[derive(Debug)]
@@ -29,81 +30,70 @@ impl FileFilters {
         Self { dir }
     }
 
-    fn file(&self, generation: u32) -> PathBuf {
-        self.dir.join(format!("{generation:012}"))
+    fn file(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number:012}"))
     }
 
-    fn load_all(&self) -> Result<Vec<(u32, Vec<u8>)>, FileError> {
+    /// What a crash left of a file that was being written goes, too.
+    fn remove_others(&self, kept: &[PathBuf]) -> Result<(), FileError> {
         if !self.dir.exists() {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let mut generations = Vec::new();
+        let mut removed = false;
         for entry in fs::read_dir(&self.dir).at(&self.dir)? {
             let path = entry.at(&self.dir)?.path();
-            // What a crash left of a file that was being written has a longer name.
-            if let Some(generation) = path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()) {
-                generations.push((generation, read(&path, generation)?));
+            if !kept.contains(&path) && is_ours(&path) {
+                fs::remove_file(&path).at(&path)?;
+                removed = true;
             }
         }
-        generations.sort_unstable_by_key(|(generation, _)| *generation);
-        Ok(generations)
+        if removed { sync_dir(&self.dir) } else { Ok(()) }
     }
 }
 
+/// Whether [`FileFilters::save`] gives such names: not what an operator laid beside them.
+fn is_ours(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(|name| name.to_str());
+    stem.is_some_and(|name| name.len() >= 12 && name.bytes().all(|byte| byte.is_ascii_digit()))
+        && path.extension().is_none_or(|extension| extension == "new")
+}
+
 impl FilterStore for FileFilters {
-    fn save(&self, generation: u32, bytes: &[u8]) -> Result<(), String> {
-        let mut content = Vec::with_capacity(HEADER_BYTES + bytes.len());
-        content.extend(MAGIC);
-        content.extend([FORMAT_VERSION, 0]);
-        content.extend(generation.to_le_bytes());
-        content.extend(crc(generation, bytes).to_le_bytes());
-        content.extend_from_slice(bytes);
+    fn save(&self, number: u64, bytes: &[u8]) -> Result<(), String> {
+        let content = [&MAGIC[..], &[FORMAT_VERSION, 0], bytes].concat();
         let save = || {
             create_dir(&parent(&self.dir))?;
             create_dir(&self.dir)?;
-            write_whole(&self.file(generation), &content)
+            write_whole(&self.file(number), &content)
         };
         save().map_err(|error| error.to_string())
     }
 
-    fn load(&self) -> Result<Vec<(u32, Vec<u8>)>, String> {
-        self.load_all().map_err(|error| error.to_string())
-    }
-
-    fn remove(&self, generation: u32) -> Result<(), String> {
-        let path = self.file(generation);
-        let remove = || match fs::remove_file(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            other => other.at(&path).and_then(|()| sync_dir(&self.dir)),
+    fn load(&self, number: u64) -> Result<Option<Vec<u8>>, String> {
+        let path = self.file(number);
+        let load = || match read_if_there(&path)? {
+            Some(content) => content_of(&path, content).map(Some),
+            None => Ok(None),
         };
-        remove().map_err(|error| error.to_string())
+        load().map_err(|error: FileError| error.to_string())
+    }
+
+    fn keep_only(&self, numbers: &[u64]) -> Result<(), String> {
+        let kept: Vec<PathBuf> = numbers.iter().map(|number| self.file(*number)).collect();
+        self.remove_others(&kept).map_err(|error| error.to_string())
     }
 }
 
-fn crc(generation: u32, bytes: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&generation.to_le_bytes());
-    hasher.update(bytes);
-    hasher.finalize()
-}
-
-fn read(path: &Path, generation: u32) -> Result<Vec<u8>, FileError> {
-    let mut content = fs::read(path).at(path)?;
-    let damage = |what: &str| Err(FileError::damage(path, what));
-    let Some((header, bytes)) = content.split_first_chunk::<HEADER_BYTES>() else {
-        return damage("the file is cut short");
+fn content_of(path: &Path, mut content: Vec<u8>) -> Result<Vec<u8>, FileError> {
+    let Some(header) = content.first_chunk::<HEADER_BYTES>() else {
+        return Err(FileError::damage(path, "the file is cut short"));
     };
     if header[..6] != MAGIC[..] || header[7] != 0 {
-        return damage("this is not a filter");
+        return Err(FileError::damage(path, "this is not a filter"));
     }
     if !is_read(header[6]) {
-        return Err(FileError::damage(
-            path,
-            format!("format version {}, this program reads up to {FORMAT_VERSION}", header[6]),
-        ));
-    }
-    if header[8..12] != generation.to_le_bytes() || header[12..] != crc(generation, bytes).to_le_bytes() {
-        return damage("the check sum of the filter does not fit");
+        let problem = format!("format version {}, this program reads up to {FORMAT_VERSION}", header[6]);
+        return Err(FileError::damage(path, problem));
     }
     content.drain(..HEADER_BYTES);
     Ok(content)

@@ -6,13 +6,14 @@ use std::fs;
 use std::path::PathBuf;
 
 use hotstock_engine::checkpoint::{
-    CheckpointEnd, CheckpointStore, CheckpointWriter, Image, LineImage, OrderImage, Phase, RequestImage,
-    StockImage,
+    CheckpointEnd, CheckpointStore, CheckpointWriter, FilterFile, FilterManifest, Image, LineImage,
+    OrderImage, Phase, RequestImage, StockImage,
 };
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Mode, StockStatus};
 use hotstock_engine::event::OrderRequest;
 use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::limits::MAX_GENERATIONS;
 use hotstock_engine::outcome::Levels;
 use hotstock_persistence::checkpoint::FileCheckpoints;
 use hotstock_persistence::data_dir::DataDir;
@@ -50,6 +51,7 @@ impl Home {
         while let Some(slice) = reader.next_slice().map_err(|error| error.to_string())? {
             images.extend(slice);
         }
+        assert_eq!(reader.known(), &known());
         Ok(Some((reader.begin(), reader.end(), images)))
     }
 
@@ -57,6 +59,12 @@ impl Home {
         let entries = fs::read_dir(self.dir.path().join("checkpoints/shard-001")).unwrap();
         entries.map(|entry| entry.unwrap().path()).collect()
     }
+}
+
+/// As full as can be.
+fn known() -> FilterManifest {
+    let file = |n: u64| FilterFile { number: n, bytes: n << 40, hash: u64::MAX - n };
+    FilterManifest { number: 99, files: Some((0..MAX_GENERATIONS as u64).map(file).collect()) }
 }
 
 fn image(seed: u32) -> Image {
@@ -128,15 +136,25 @@ fn images(seeds: std::ops::Range<u32>) -> Vec<Image> {
 fn a_finished_one_is_read_back() {
     let home = Home::new();
     assert_eq!(home.read(), Ok(None));
-    home.write(40, &[images(0..100), Vec::new(), images(100..150)]).finish(END).unwrap();
+    home.write(40, &[images(0..100), Vec::new(), images(100..150)]).finish(END, &known()).unwrap();
     assert_eq!(home.read(), Ok(Some((Lsn(40), END, images(0..150)))));
     assert!(home.checkpoints.newest(ShardId(0)).unwrap().is_none());
 }
 
 #[test]
+fn what_it_says_of_the_filter_is_read_back() {
+    let home = Home::new();
+    for files in [None, Some(Vec::new()), Some(vec![FilterFile::of(7, b"x")]), known().files] {
+        let known = FilterManifest { number: 7, files };
+        home.write(1, &[images(0..3)]).finish(END, &known).unwrap();
+        assert_eq!(home.checkpoints.newest(SHARD).unwrap().unwrap().known(), &known);
+    }
+}
+
+#[test]
 fn an_empty_one_is_one_too() {
     let home = Home::new();
-    home.write(1, &[]).finish(END).unwrap();
+    home.write(1, &[]).finish(END, &known()).unwrap();
     assert_eq!(home.read(), Ok(Some((Lsn(1), END, Vec::new()))));
 }
 
@@ -144,7 +162,7 @@ fn an_empty_one_is_one_too() {
 fn a_large_slice_is_read_in_pieces() {
     let home = Home::new();
     let slice = images(0..60_000);
-    home.write(1, std::slice::from_ref(&slice)).finish(END).unwrap();
+    home.write(1, std::slice::from_ref(&slice)).finish(END, &known()).unwrap();
     let mut reader = home.checkpoints.newest(SHARD).unwrap().unwrap();
     let mut pieces = Vec::new();
     while let Some(piece) = reader.next_slice().unwrap() {
@@ -157,7 +175,7 @@ fn a_large_slice_is_read_in_pieces() {
 #[test]
 fn an_unfinished_one_is_not_found_and_leaves_nothing() {
     let home = Home::new();
-    home.write(1, &[images(0..10)]).finish(END).unwrap();
+    home.write(1, &[images(0..10)]).finish(END, &known()).unwrap();
     let unfinished = home.write(2, &[images(10..20)]);
     assert_eq!(home.read(), Ok(Some((Lsn(1), END, images(0..10)))));
     drop(unfinished);
@@ -177,8 +195,8 @@ fn one_that_was_given_up_can_not_touch_its_successor() {
     let successor = home.write(2, &[images(0..20)]);
     drop(given_up);
     let given_up = home.write(3, &[]);
-    assert!(successor.finish(END).is_err(), "it was thrown away when the next was begun");
-    given_up.finish(END).unwrap();
+    assert!(successor.finish(END, &known()).is_err(), "it was thrown away when the next was begun");
+    given_up.finish(END, &known()).unwrap();
     assert_eq!(home.read(), Ok(Some((Lsn(3), END, Vec::new()))));
 }
 
@@ -187,7 +205,7 @@ fn the_newest_replaces_the_older() {
     let home = Home::new();
     for round in 1..5 {
         let end = CheckpointEnd { end: Lsn(round), ..END };
-        home.write(round, &[images(0..10)]).finish(end).unwrap();
+        home.write(round, &[images(0..10)]).finish(end, &known()).unwrap();
         assert_eq!(home.read(), Ok(Some((Lsn(round), end, images(0..10)))));
         assert_eq!(home.files().len(), 1);
     }
@@ -196,7 +214,7 @@ fn the_newest_replaces_the_older() {
 #[test]
 fn every_changed_byte_is_an_error() {
     let home = Home::new();
-    home.write(40, &[images(0..6), images(6..9)]).finish(END).unwrap();
+    home.write(40, &[images(0..6), images(6..9)]).finish(END, &known()).unwrap();
     let file = home.files().remove(0);
     let whole = fs::read(&file).unwrap();
     for at in 0..whole.len() {
@@ -211,7 +229,7 @@ fn every_changed_byte_is_an_error() {
 #[test]
 fn every_cut_and_every_addition_is_an_error() {
     let home = Home::new();
-    home.write(40, &[images(0..6), images(6..9)]).finish(END).unwrap();
+    home.write(40, &[images(0..6), images(6..9)]).finish(END, &known()).unwrap();
     let file = home.files().remove(0);
     let whole = fs::read(&file).unwrap();
     for length in 0..whole.len() {
@@ -225,7 +243,7 @@ fn every_cut_and_every_addition_is_an_error() {
 #[test]
 fn a_block_that_is_left_out_is_an_error() {
     let home = Home::new();
-    home.write(40, &[images(0..6), images(6..9)]).finish(END).unwrap();
+    home.write(40, &[images(0..6), images(6..9)]).finish(END, &known()).unwrap();
     let file = home.files().remove(0);
     let mut whole = fs::read(&file).unwrap();
     let length = u32::from_le_bytes(whole[27..31].try_into().unwrap()) as usize;
@@ -237,7 +255,7 @@ fn a_block_that_is_left_out_is_an_error() {
 #[test]
 fn a_file_of_another_shard_is_an_error() {
     let home = Home::new();
-    home.write(40, &[images(0..6)]).finish(END).unwrap();
+    home.write(40, &[images(0..6)]).finish(END, &known()).unwrap();
     let file = home.files().remove(0);
     let other = home.dir.path().join("checkpoints/shard-000");
     fs::create_dir(&other).unwrap();

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hotstock_engine::checkpoint::{CheckpointEnd, CheckpointStore as _, FilterStore as _, Identity as _};
+use hotstock_engine::checkpoint::{
+    CheckpointEnd, CheckpointStore as _, FilterManifest, FilterStore as _, Identity as _,
+};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{ChainHash, Epoch, Lsn, ShardId};
 use hotstock_engine::journal::{Bounds, Journal as _, JournalError, JournalReader as _};
@@ -185,7 +187,12 @@ fn a_restored_one_goes_on_behind_what_the_store_has() {
     let restored = DataDir::restore(&path, &bases).unwrap();
     let server = restored.server_id();
     let end = CheckpointEnd { end: Lsn(40), time: Timestamp(5), departed: Lsn(40) };
-    restored.checkpoints().create(ShardId(0), Lsn(40)).unwrap().finish(end).unwrap();
+    restored
+        .checkpoints()
+        .create(ShardId(0), Lsn(40))
+        .unwrap()
+        .finish(end, &FilterManifest::default())
+        .unwrap();
     restored.filters().save(1, b"known").unwrap();
     // Not before it is finished.
     drop(restored.checkpoints());
@@ -197,7 +204,7 @@ fn a_restored_one_goes_on_behind_what_the_store_has() {
         assert_eq!((data.server_id(), data.identity().unwrap().epoch()), (server, Epoch(12)));
         data.identity().unwrap().is_same_place().unwrap();
         assert_eq!(data.checkpoints().newest(ShardId(0)).unwrap().unwrap().end(), end);
-        assert_eq!(data.filters().load().unwrap(), [(1, b"known".to_vec())]);
+        assert_eq!(data.filters().load(1).unwrap(), Some(b"known".to_vec()));
         let looked = data.stopped_journal().unwrap();
         assert_eq!(looked.bounds(ShardId(0)), Bounds { first: Lsn(41), last: Lsn(40 + round) });
         drop(looked);

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hotstock_engine::checkpoint::{
-    CheckpointEnd, CheckpointStore as _, FilterStore as _, Identity as _, Image,
+    CheckpointEnd, CheckpointStore as _, FilterFile, FilterManifest, FilterStore as _, Identity as _, Image,
 };
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::event::Event;
@@ -40,8 +40,7 @@ fn describe(path: &Path, only_look: bool) -> String {
     let identity = data.identity().unwrap();
     let (epoch, takes) = (identity.epoch(), identity.takes());
     writeln!(text, "shards {} server {} epoch {epoch} {takes:?}", data.shards(), data.server_id()).unwrap();
-    writeln!(text, "store {:?} filters {:?}", data.store_id().unwrap(), data.filters().load().unwrap())
-        .unwrap();
+    writeln!(text, "store {:?}", data.store_id().unwrap()).unwrap();
     if only_look {
         describe_journal(&data, &data.stopped_journal().unwrap(), &mut text);
     } else {
@@ -63,6 +62,9 @@ fn describe_journal(data: &DataDir, reader: &dyn JournalReader, text: &mut Strin
         }
         if let Some(mut checkpoint) = data.checkpoints().newest(shard).unwrap() {
             writeln!(text, "checkpoint {:?} {:?}", checkpoint.begin(), checkpoint.end()).unwrap();
+            for file in checkpoint.known().files.iter().flatten() {
+                writeln!(text, "filter {file:?} {:?}", data.filters().load(file.number).unwrap()).unwrap();
+            }
             while let Some(slice) = checkpoint.next_slice().unwrap() {
                 slice.iter().for_each(|image| writeln!(text, "{image:?}").unwrap());
             }
@@ -120,11 +122,11 @@ fn write_the_fixture() {
         [Image::Stock(stock), Image::Order(order), Image::Request(samples::request_image(seed)), home]
     });
     checkpoint.write(&images.collect::<Vec<_>>()).unwrap();
-    checkpoint
-        .finish(CheckpointEnd { end: Lsn(7), time: Timestamp(1_700_000_000_009), departed: Lsn(2) })
-        .unwrap();
     data.filters().save(3, b"what was known").unwrap();
     data.filters().save(12, &[]).unwrap();
+    let files = vec![FilterFile::of(3, b"what was known"), FilterFile::of(12, &[])];
+    let end = CheckpointEnd { end: Lsn(7), time: Timestamp(1_700_000_000_009), departed: Lsn(2) };
+    checkpoint.finish(end, &FilterManifest { number: 13, files: Some(files) }).unwrap();
     data.store_check()("7d1c5c0e").unwrap();
     data.identity().unwrap().record(Epoch(12)).unwrap();
     // As a crash leaves it, but for the empty segment that was being made ready.

@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hotstock_engine::checkpoint::{CheckpointError, CheckpointStore as _, Identity as _};
+use hotstock_engine::checkpoint::{CheckpointError, CheckpointStore as _, FilterManifest, Identity as _};
 use hotstock_engine::engine::StartError;
 use hotstock_engine::ids::{Epoch, Lsn, ServerId};
 use hotstock_engine::ownership::{NotOurs, Seized, hand_over, seize};
@@ -127,7 +127,8 @@ fn write(config: &Config, restored: &Restored, seized: &Seized) -> Result<DataDi
         let write = || -> Result<(), CheckpointError> {
             let mut writer = checkpoints.create(mark.shard, mark.lsn)?;
             images.chunks(SLICE).try_for_each(|slice| writer.write(slice))?;
-            writer.finish(*end)
+            // The filter is filled from the store.
+            writer.finish(*end, &FilterManifest::default())
         };
         write().map_err(StartError::from)?;
     }

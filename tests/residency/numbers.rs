@@ -86,6 +86,19 @@ impl Numbers {
         until("everything is flushed", || lag(self.address()) == 0);
     }
 
+    /// It is saved with the checkpoints, and what they don't name goes.
+    fn filter_is_saved(&self) {
+        let shards = |name: &str| -> Vec<u64> {
+            let (_, stats) = get(self.address(), "/v1/admin/shards");
+            stats["shards"].as_array().unwrap().iter().map(|shard| shard[name].as_u64().unwrap()).collect()
+        };
+        let applied = shards("applied");
+        assert_eq!(self.post("/v1/admin/checkpoint", &json!({})).0, 202);
+        until("there are checkpoints", || {
+            shards("checkpoint").iter().zip(&applied).all(|(done, until)| done >= until)
+        });
+    }
+
     /// One order of each kind of end and one of each kind of stock request, for the first time.
     fn use_numbers(&self) {
         for (order_no, end) in [("paid", "confirm"), ("given-back", "release")] {
@@ -163,13 +176,18 @@ fn a_number_is_one_order_for_good(shards: u16) {
     numbers.use_them_again("after a kill and other orders");
 
     // Without the filter, and with one that is not what was written, whatever is not in memory is asked of the store.
-    for (what, harm) in [("lost", remove as fn(&Path)), ("damaged", damage), ("cut short", cut_short)] {
+    let old = old_filter(shards);
+    let harms: [(&str, &dyn Fn(&Path)); 4] = [
+        ("lost", &|filters| std::fs::remove_dir_all(filters).unwrap()),
+        ("damaged", &|filters| each_file(filters, damage)),
+        ("cut short", &|filters| each_file(filters, |bytes| bytes.truncate(bytes.len() / 3))),
+        ("another directory's, without these numbers", &|filters| {
+            each_file(filters, |bytes| bytes.clone_from(&old))
+        }),
+    ];
+    for (what, harm) in harms {
         numbers.forget();
-        // It is saved with the checkpoints.
-        assert_eq!(numbers.post("/v1/admin/checkpoint", &json!({})).0, 202);
-        until("there is a filter", || {
-            std::fs::read_dir(numbers.data().join("filters")).is_ok_and(|mut files| files.next().is_some())
-        });
+        numbers.filter_is_saved();
         numbers.end(Signal::KILL);
         harm(&numbers.data().join("filters"));
         numbers.start();
@@ -208,22 +226,21 @@ fn a_number_is_one_order_for_good(shards: u16) {
     crate::support::verify(&numbers.data());
 }
 
-fn remove(filters: &Path) {
-    std::fs::remove_dir_all(filters).unwrap();
+/// Of a directory that was used for nothing yet.
+fn old_filter(shards: u16) -> Vec<u8> {
+    let numbers = Numbers::open(shards);
+    numbers.filter_is_saved();
+    let mut found = None;
+    each_file(&numbers.data().join("filters"), |bytes| found = Some(bytes.clone()));
+    found.unwrap()
 }
 
-fn damage(filters: &Path) {
-    each_file(filters, |bytes| {
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 0xff;
-    });
+fn damage(bytes: &mut Vec<u8>) {
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
 }
 
-fn cut_short(filters: &Path) {
-    each_file(filters, |bytes| bytes.truncate(bytes.len() / 3));
-}
-
-fn each_file(filters: &Path, harm: impl Fn(&mut Vec<u8>)) {
+fn each_file(filters: &Path, mut harm: impl FnMut(&mut Vec<u8>)) {
     let mut files = 0;
     for entry in std::fs::read_dir(filters).unwrap() {
         let path = entry.unwrap().path();

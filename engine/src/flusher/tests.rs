@@ -390,7 +390,7 @@ async fn old_orders_are_pruned_while_flushes_keep_up() {
     let later = fixture.clock.now().plus_seconds(2 * 86_400);
     let prune = |fixture: &Fixture| {
         let (link, flushers) = (Arc::clone(&fixture.link), Arc::clone(&fixture.flushers));
-        let known = Known::load(Arc::new(MemoryFilters::default()), true);
+        let known = Known::load(Arc::new(MemoryFilters::default()), []);
         async move { retention.prune(&link, &flushers, &known, later).await }
     };
     fixture.shard.durable.publish(20);

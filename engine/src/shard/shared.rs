@@ -287,7 +287,7 @@ pub(crate) struct ShardShared {
     pub flush_wanted: Notify,
     pub counters: Counters,
     /// A checkpoint is asked for, whatever the number of events.
-    pub checkpoint_asked: AtomicBool,
+    checkpoint_asked: AtomicBool,
     /// The shard was given up.
     pub failed: AtomicBool,
     /// The shard is being rebuilt.
@@ -358,6 +358,17 @@ impl ShardShared {
         if self.mailbox.must_wake() {
             self.send_wake();
         }
+    }
+
+    /// A checkpoint is wanted, whatever the number of events.
+    pub fn ask_checkpoint(&self) {
+        self.checkpoint_asked.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether one is wanted; told once.
+    pub fn take_asked_checkpoint(&self) -> bool {
+        self.checkpoint_asked.swap(false, Ordering::AcqRel)
     }
 
     /// A new actor serves this shard; it is woken whatever the flag of the mailbox says.

@@ -459,7 +459,7 @@ impl Shard {
         // A large state is written less often, so that checkpoints never write much more than the journal does.
         let sizes = self.state.sizes();
         let due = self.parts.options.checkpoint_events.max((sizes.orders + sizes.stocks) as u64);
-        let asked = self.shared.checkpoint_asked.swap(false, Ordering::AcqRel);
+        let asked = self.shared.take_asked_checkpoint();
         let begin = (events >= due || asked) && events > 0;
         if begin {
             self.shared.counters.checkpoint_begun.store(now_at.0, Ordering::Relaxed);

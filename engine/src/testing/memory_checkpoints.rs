@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::checkpoint::{
-    CheckpointEnd, CheckpointError, CheckpointReader, CheckpointStore, CheckpointWriter, Image,
+    CheckpointEnd, CheckpointError, CheckpointReader, CheckpointStore, CheckpointWriter, FilterManifest,
+    Image,
 };
 use crate::ids::{Lsn, ShardId};
 use crate::sync::unpoisoned;
@@ -25,6 +26,7 @@ impl MemoryCheckpoints {
 struct Complete {
     begin: Lsn,
     end: CheckpointEnd,
+    known: FilterManifest,
     /// In reverse, so that the reader pops the next one.
     slices: Vec<Vec<Image>>,
 }
@@ -53,10 +55,11 @@ impl CheckpointWriter for Writing {
         Ok(())
     }
 
-    fn finish(self: Box<Self>, end: CheckpointEnd) -> Result<(), CheckpointError> {
+    fn finish(self: Box<Self>, end: CheckpointEnd, known: &FilterManifest) -> Result<(), CheckpointError> {
         let Self { store, shard, begin, mut slices } = *self;
         slices.reverse();
-        unpoisoned(store.0.lock()).insert(shard, Complete { begin, end, slices });
+        let complete = Complete { begin, end, known: known.clone(), slices };
+        unpoisoned(store.0.lock()).insert(shard, complete);
         Ok(())
     }
 }
@@ -68,6 +71,10 @@ impl CheckpointReader for Complete {
 
     fn end(&self) -> CheckpointEnd {
         self.end
+    }
+
+    fn known(&self) -> &FilterManifest {
+        &self.known
     }
 
     fn next_slice(&mut self) -> Result<Option<Vec<Image>>, CheckpointError> {

@@ -1,4 +1,4 @@
-//! Generations of the filter of known numbers, in memory.
+//! Files of the filter of known numbers, in memory.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,8 +12,7 @@ pub struct MemoryFilters(Arc<Mutex<State>>);
 
 #[derive(Debug, Clone, Default)]
 struct State {
-    kept: BTreeMap<u32, Vec<u8>>,
-    damaged: bool,
+    files: BTreeMap<u64, Vec<u8>>,
     fails: bool,
 }
 
@@ -26,15 +25,21 @@ impl MemoryFilters {
 
     /// Nothing is kept any more.
     pub fn lose(&self) {
-        self.state().kept.clear();
+        self.state().files.clear();
     }
 
-    /// A generation can't be read from now on, until everything is lost and saved anew.
-    pub fn damage(&self, damaged: bool) {
-        self.state().damaged = damaged;
+    /// All files, by number.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<u64, Vec<u8>> {
+        self.state().files.clone()
     }
 
-    /// Whether nothing can be saved from now on.
+    /// These files instead of those that are there.
+    pub fn put(&self, files: BTreeMap<u64, Vec<u8>>) {
+        self.state().files = files;
+    }
+
+    /// Whether nothing can be saved or removed from now on.
     pub fn fail(&self, fails: bool) {
         self.state().fails = fails;
     }
@@ -42,28 +47,25 @@ impl MemoryFilters {
     fn state(&self) -> MutexGuard<'_, State> {
         unpoisoned(self.0.lock())
     }
+
+    fn working(&self) -> Result<MutexGuard<'_, State>, String> {
+        let state = self.state();
+        if state.fails { Err("a fault on demand".into()) } else { Ok(state) }
+    }
 }
 
 impl FilterStore for MemoryFilters {
-    fn save(&self, generation: u32, bytes: &[u8]) -> Result<(), String> {
-        let mut state = self.state();
-        if state.fails {
-            return Err("a fault on demand".into());
-        }
-        state.kept.insert(generation, bytes.to_vec());
+    fn save(&self, number: u64, bytes: &[u8]) -> Result<(), String> {
+        self.working()?.files.insert(number, bytes.to_vec());
         Ok(())
     }
 
-    fn load(&self) -> Result<Vec<(u32, Vec<u8>)>, String> {
-        let state = self.state();
-        if state.damaged {
-            return Err("a fault on demand".into());
-        }
-        Ok(state.kept.iter().map(|(generation, bytes)| (*generation, bytes.clone())).collect())
+    fn load(&self, number: u64) -> Result<Option<Vec<u8>>, String> {
+        Ok(self.state().files.get(&number).cloned())
     }
 
-    fn remove(&self, generation: u32) -> Result<(), String> {
-        self.state().kept.remove(&generation);
+    fn keep_only(&self, numbers: &[u64]) -> Result<(), String> {
+        self.working()?.files.retain(|number, _| numbers.contains(number));
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotstock_engine::checkpoint::CheckpointStore;
+use hotstock_engine::checkpoint::{CheckpointStore, FilterManifest};
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Reserve};
 use hotstock_engine::engine::{Engine, EngineOptions, Health, Parts, StartError, StoreOptions};
 use hotstock_engine::event::{Change, Event};
@@ -67,7 +67,7 @@ impl Directory {
         for shard in restored.shards {
             let mut writer = directory.checkpoints.create(shard.mark.shard, shard.mark.lsn).unwrap();
             writer.write(&shard.images).unwrap();
-            writer.finish(shard.end).unwrap();
+            writer.finish(shard.end, &FilterManifest::default()).unwrap();
         }
         hand_over(&store, &seized, &directory.identity).await.unwrap();
         store.die();

@@ -1,6 +1,7 @@
 //! One order number, one order, for good: the second use of a number that left memory, whatever SKU it names, before
 //! and after eviction, a restart, and a filter that was lost. And what made-up names cost.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hotstock_engine::command::{Action, ChangeKind, ChangeStock, Command, Return};
@@ -78,6 +79,15 @@ async fn check_second_uses(engine: &Engine, a: &str, b: &str, what: &str) {
     assert!(matches!(outcomes[1], Err(Refusal::OrderMismatch { .. })), "{what}: {outcomes:?}");
 }
 
+/// Until every shard has a checkpoint of everything so far.
+async fn checkpointed(engine: &Engine) {
+    let applied = || engine.stats().shards.iter().map(|shard| shard.applied).collect::<Vec<_>>();
+    let until_then = applied();
+    engine.checkpoint_now();
+    until(|| engine.stats().shards.iter().zip(&until_then).all(|(shard, lsn)| shard.checkpoint >= *lsn))
+        .await;
+}
+
 async fn second_uses(shards: u16) {
     let world = World::new();
     let (a, b) = (sku_in(0, shards, 0), sku_in(shards - 1, shards, 1));
@@ -91,7 +101,9 @@ async fn second_uses(shards: u16) {
     engine.submit(release("never")).await.unwrap();
     engine.submit(restock(&a, "R1", 5)).await.unwrap();
     check_second_uses(&engine, &a, &b, "in memory").await;
+    checkpointed(&engine).await;
     engine.stop().await;
+    let old = world.filters.files();
 
     let engine = world.start(tight(shards)).await;
     for round in 0..3 {
@@ -99,12 +111,20 @@ async fn second_uses(shards: u16) {
         check_second_uses(&engine, &a, &b, &format!("{shards} shards, gone {round}")).await;
     }
     until_gone(&world, &engine).await;
-    engine.checkpoint_now();
-    until(|| engine.stats().shards.iter().all(|shard| shard.checkpoint.0 > 0)).await;
+    checkpointed(&engine).await;
     engine.stop().await;
 
     let engine = world.start(tight(shards)).await;
     check_second_uses(&engine, &a, &b, "behind a restart").await;
+    engine.stop().await;
+
+    // Each of the files that the checkpoints name as it was before anything left memory.
+    let put_back: BTreeMap<u64, Vec<u8>> = world.filters.files().into_keys().zip(old.into_values()).collect();
+    assert!(put_back != world.filters.files(), "it changed since");
+    world.filters.put(put_back);
+    let engine = world.start(tight(shards)).await;
+    check_second_uses(&engine, &a, &b, "with an older filter").await;
+    until(|| engine.stats().store.known.is_ready).await;
     engine.stop().await;
 
     world.filters.lose();

@@ -5,7 +5,7 @@ use std::process::Command as Process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hotstock_engine::checkpoint::CheckpointStore as _;
+use hotstock_engine::checkpoint::{CheckpointStore as _, FilterManifest};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Action, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
 use hotstock_engine::engine::{Engine, EngineOptions, NotOurs, Parts, StartError, StoreOptions};
@@ -98,7 +98,7 @@ impl Fixture {
         for shard in &restored.shards {
             let mut writer = new.checkpoints().create(shard.mark.shard, shard.mark.lsn).unwrap();
             writer.write(&shard.images).unwrap();
-            writer.finish(shard.end).unwrap();
+            writer.finish(shard.end, &FilterManifest::default()).unwrap();
         }
         let data = new.finish(seized.epoch).unwrap();
         hand_over(&store, &seized, &data.identity().unwrap()).await.unwrap();
