@@ -177,9 +177,9 @@ fn a_number_is_one_order_for_good(shards: u16) {
 
     // Without the filter, and with one that is not what was written, whatever is not in memory is asked of the store.
     let old = old_filter(shards);
-    let harms: [(&str, &dyn Fn(&Path)); 4] = [
+    let harms: [(&str, Harm<'_>); 4] = [
         ("lost", &|filters| std::fs::remove_dir_all(filters).unwrap()),
-        ("damaged", &|filters| each_file(filters, damage)),
+        ("damaged", &|filters| each_file(filters, |bytes| damage(bytes))),
         ("cut short", &|filters| each_file(filters, |bytes| bytes.truncate(bytes.len() / 3))),
         ("another directory's, without these numbers", &|filters| {
             each_file(filters, |bytes| bytes.clone_from(&old))
@@ -226,6 +226,9 @@ fn a_number_is_one_order_for_good(shards: u16) {
     crate::support::verify(&numbers.data());
 }
 
+/// What is done to the files in a directory.
+type Harm<'a> = &'a dyn Fn(&Path);
+
 /// Of a directory that was used for nothing yet.
 fn old_filter(shards: u16) -> Vec<u8> {
     let numbers = Numbers::open(shards);
@@ -235,7 +238,7 @@ fn old_filter(shards: u16) -> Vec<u8> {
     found.unwrap()
 }
 
-fn damage(bytes: &mut Vec<u8>) {
+fn damage(bytes: &mut [u8]) {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0xff;
 }
