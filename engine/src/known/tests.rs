@@ -73,6 +73,9 @@ fn kinds_of_keys_are_kept_apart() {
     );
 }
 
+/// What is done to the files.
+type Harm<'a> = &'a dyn Fn(&mut BTreeMap<u64, Vec<u8>>);
+
 /// Several generations, and the files of an older checkpoint.
 fn two_checkpoints() -> (MemoryFilters, BTreeMap<u64, Vec<u8>>, FilterManifest) {
     let files = MemoryFilters::default();
@@ -92,7 +95,7 @@ fn what_is_not_exactly_what_the_checkpoint_names_is_maybe_known() {
     let right = files.files();
     let (&first, &last) = (right.keys().next().unwrap(), right.keys().next_back().unwrap());
     let old_last = old.values().next_back().unwrap().clone();
-    let harms: [(&str, &dyn Fn(&mut BTreeMap<u64, Vec<u8>>)); 8] = [
+    let harms: [(&str, Harm<'_>); 8] = [
         ("all are gone", &|files| files.clear()),
         ("the first is gone", &|files| drop(files.remove(&first))),
         ("the last is gone", &|files| drop(files.remove(&last))),
