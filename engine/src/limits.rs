@@ -224,6 +224,10 @@ pub const HEARTBEAT_MILLIS: u64 = 1_000;
 /// How long a heartbeat may take before the store counts as away.
 pub const HEARTBEAT_TIMEOUT_MILLIS: u64 = 5_000;
 
+/// How long a take-over waits for a store that does not let itself be taken: the session of a server that was frozen or
+/// cut off may lock it, until the database ends that session (the SQL store has it do so after 10 s).
+pub const TAKE_OVER_WAIT_MILLIS: u64 = 20_000;
+
 /// Takes of the store that a data directory remembers, so that it knows its store again after that went back in time.
 /// As many starts are further back than any journal reaches; 33 bytes each in a file that each start writes.
 pub const MAX_TAKES_KNOWN: usize = 256;

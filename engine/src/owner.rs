@@ -12,10 +12,12 @@ use crate::clock::Clock;
 use crate::flusher::Flushers;
 use crate::ids::Epoch;
 use crate::journal::JournalReader;
-use crate::limits::{HEARTBEAT_MILLIS, HEARTBEAT_TIMEOUT_MILLIS};
-use crate::ownership::{Mine, NotOurs, Verdict, judge};
+use crate::limits::{HEARTBEAT_MILLIS, HEARTBEAT_TIMEOUT_MILLIS, TAKE_OVER_WAIT_MILLIS};
+use crate::ownership::{LOCKED, Mine, NotOurs, Verdict, judge};
 use crate::store::{Ownership, StoreError, Take};
 use crate::store_link::StoreLink;
+
+const TAKE_OVER_WAIT: Duration = Duration::from_millis(TAKE_OVER_WAIT_MILLIS);
 
 /// See the top of the file.
 pub(crate) struct Owner {
@@ -64,7 +66,9 @@ impl Owner {
     /// [`NotOurs`].
     pub async fn take_at_start(&self) -> Result<(), NotOurs> {
         let mut backoff = Backoff::default();
-        let until = Instant::now() + self.start_wait;
+        let wait = if self.take_over { self.start_wait.max(TAKE_OVER_WAIT) } else { self.start_wait };
+        let until = Instant::now() + wait;
+        let mut told = false;
         let problem = loop {
             match self.take(self.take_over).await {
                 Ok(()) => return Ok(()),
@@ -76,10 +80,23 @@ impl Owner {
                         "Put the row of its table `server` or `watermarks` right, or restore the store as a whole, and start again",
                     ));
                 }
-                Err(NotTaken::Later(_) | NotTaken::Unfit(_)) => sleep(backoff.next()).await,
+                Err(NotTaken::Later(problem) | NotTaken::Unfit(problem)) => {
+                    if self.take_over && !std::mem::replace(&mut told, true) {
+                        tracing::warn!(
+                            problem,
+                            "the store can't be taken over yet; a session of the server before may lock it for some seconds"
+                        );
+                    }
+                    sleep(backoff.next()).await;
+                }
             }
         };
-        if self.take_over || self.identity.epoch() == Epoch::ZERO {
+        if self.take_over {
+            return Err(NotOurs::Unavailable(format!(
+                "the store could not be taken over: {problem}. {LOCKED}"
+            )));
+        }
+        if self.identity.epoch() == Epoch::ZERO {
             return Err(NotOurs::Unavailable(format!("the store has to be asked who may write: {problem}")));
         }
         self.identity.is_same_place().map_err(|otherwise| {
@@ -156,6 +173,8 @@ impl Owner {
                 tracing::warn!(%ours, %newest, "the store does not have our epoch as its newest: it is taken again");
                 return self.take_again().await;
             }
+            // Another one is in its place.
+            Err(StoreError::Foreign(problem)) => return fence.fence(problem),
             Err(_) => return,
         }
         // Those flushed before the store is asked: it can't be behind them unless it went back.

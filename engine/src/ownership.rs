@@ -79,6 +79,11 @@ pub enum NotOurs {
     Unavailable(String),
 }
 
+/// What to do about a store that does not let itself be taken over, in words.
+pub const LOCKED: &str = "If it answers otherwise, a session of the server before locks the row of its table `server`, and has not \
+                          ended by itself: `SELECT trx_mysql_thread_id FROM information_schema.innodb_trx` names it on MySQL and \
+                          MariaDB, `KILL` ends it";
+
 const UNFLUSHED: &str =
     "`hotstock unflushed --data-dir …` lists what this directory answered and never flushed";
 

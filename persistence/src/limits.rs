@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use hotstock_engine::limits::TAKE_OVER_WAIT_MILLIS;
+
 /// Connections to MySQL, and readers of SQLite, unless the configuration says otherwise: two transactions per core of
 /// a usual database server saturate it; more only wait for each other's rows.
 pub const DEFAULT_CONNECTIONS: usize = 16;
@@ -32,6 +34,11 @@ pub const MAX_BACKOFF: Duration = Duration::from_millis(250);
 /// After a failed first connection callers are refused at once for this long, so that a database which is down costs
 /// each of them nothing and the database no storm when it comes back.
 pub const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
+
+/// A session of ours that says nothing for this long is ended by MySQL, and what it began is rolled back. A server
+/// that is frozen or cut off in the middle of a transaction keeps its rows locked for no longer; one that lives says
+/// the next thing within milliseconds, and an idle session is replaced when it is needed.
+pub const SILENT_SESSION: Duration = Duration::from_secs(10);
 
 /// How long the migrations may take, and a second server waits for the first one's.
 pub const MIGRATE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -118,5 +125,6 @@ pub const MAX_MIRROR_PREFIX_BYTES: usize = 64;
 
 const _: () = assert!(MAX_ROWS_PER_STATEMENT.is_power_of_two() && MAX_KEYS_PER_STATEMENT.is_power_of_two());
 const _: () = assert!(MAX_ROWS_PER_STATEMENT * 18 < 32_766);
+const _: () = assert!(SILENT_SESSION.as_millis() + 5_000 <= TAKE_OVER_WAIT_MILLIS as u128);
 const _: () = assert!(MIRROR_FIRST_PAUSE_MILLIS < MIRROR_LAST_PAUSE_MILLIS);
 const _: () = assert!(MIRROR_CHECK_MILLIS + MAX_MIRROR_MILLIS < MIRROR_MARK_SECONDS * 1_000);

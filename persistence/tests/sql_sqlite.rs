@@ -121,6 +121,32 @@ async fn an_order_that_is_made_twice_in_a_batch_stops_no_flush() {
     assert_eq!((levels.available, levels.sold), (5, 5));
 }
 
+/// The file is renamed away, or another one put in its place: the next heartbeat finds out.
+#[tokio::test]
+async fn a_file_that_is_replaced_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, away) = (dir.path().join("store.db"), dir.path().join("away.db"));
+    let store = SqlStore::open(&SqlOptions::new(format!("sqlite:{}", file.display()))).unwrap();
+    let take = hotstock_engine::store::Take {
+        id: hotstock_engine::ids::TakeId(1),
+        server: hotstock_engine::ids::ServerId(1),
+        shards: 1,
+        after: hotstock_engine::ids::Epoch(0),
+        epoch: hotstock_engine::ids::Epoch(1),
+        lease_seconds: 0,
+        over: false,
+    };
+    store.take(&take).await.unwrap();
+    store.renew(take.epoch, 0).await.unwrap();
+    std::fs::rename(&file, &away).unwrap();
+    let is_told = |told: Result<_, StoreError>| matches!(told, Err(StoreError::Foreign(why)) if why.contains("store.db"));
+    assert!(is_told(store.renew(take.epoch, 0).await));
+    std::fs::copy(&away, &file).unwrap();
+    assert!(is_told(store.renew(take.epoch, 0).await));
+    std::fs::rename(&away, &file).unwrap();
+    store.renew(take.epoch, 0).await.unwrap();
+}
+
 /// A row of `server` that somebody spoilt is told as that, and is no store that is away.
 #[tokio::test]
 async fn a_spoilt_row_of_the_server_is_named() {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use hotstock_engine::checkpoint::{CheckpointError, CheckpointStore as _, FilterManifest, Identity as _};
 use hotstock_engine::engine::StartError;
 use hotstock_engine::ids::{Epoch, Lsn, ServerId};
-use hotstock_engine::ownership::{NotOurs, Seized, hand_over, seize};
+use hotstock_engine::limits::TAKE_OVER_WAIT_MILLIS;
+use hotstock_engine::ownership::{LOCKED, NotOurs, Seized, hand_over, seize};
 use hotstock_engine::restore::{Restored, RestoredShard, restore};
 use hotstock_engine::store::{Ownership, Store as _};
 use hotstock_persistence::data_dir::DataDir;
@@ -28,6 +29,9 @@ const SLICE: usize = 2_048;
 
 /// A server that seems to live for this long does.
 const SEEMS_ALIVE: Duration = Duration::from_secs(3);
+
+/// A store that a session of the old server locks does not do so for longer.
+const LOCKED_FOR: Duration = Duration::from_millis(TAKE_OVER_WAIT_MILLIS);
 
 /// How often it is asked for meanwhile.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -80,7 +84,8 @@ pub async fn run(args: Recover, config: Config) -> Result<(), Failure> {
 /// Takes the store. A database notices some moments after it that a server was killed, so one that seems to live is
 /// asked for again.
 async fn take(store: &SqlStore, config: &Config, over: bool, place: &str) -> Result<Seized, Failure> {
-    let until = Instant::now() + SEEMS_ALIVE;
+    let (until, locked_until) = (Instant::now() + SEEMS_ALIVE, Instant::now() + LOCKED_FOR);
+    let mut told = false;
     loop {
         match seize(store, anybody()?, config.store.lease_seconds, over).await {
             Err(NotOurs::OwnerAlive) if Instant::now() < until => tokio::time::sleep(ASK_AGAIN).await,
@@ -88,6 +93,20 @@ async fn take(store: &SqlStore, config: &Config, over: bool, place: &str) -> Res
                 return Err(Failure::InUse(format!(
                     "{place}: another server is using it. Stop that one, or give `--take-over`, which fences it"
                 )));
+            }
+            Err(NotOurs::Unavailable(problem)) if Instant::now() < locked_until => {
+                if !std::mem::replace(&mut told, true) {
+                    let seconds = LOCKED_FOR.as_secs();
+                    eprintln!(
+                        "{place}: {problem}; it is tried again for {seconds} s: a session of the old server may lock it"
+                    );
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            Err(NotOurs::Unavailable(problem)) => {
+                return Err(
+                    NotOurs::Unavailable(format!("{place} could not be taken: {problem}. {LOCKED}")).into()
+                );
             }
             seized => return Ok(seized?),
         }

@@ -20,7 +20,8 @@ use super::error::{Fault, SqlError, broken};
 use super::schema;
 use super::session::{Driver, Pool};
 use crate::limits::{
-    MAX_BYTES_PER_STATEMENT, MAX_WAITING_PER_CONNECTION, MIGRATE_TIMEOUT, STATEMENTS_PER_CONNECTION,
+    MAX_BYTES_PER_STATEMENT, MAX_WAITING_PER_CONNECTION, MIGRATE_TIMEOUT, SILENT_SESSION,
+    STATEMENTS_PER_CONNECTION,
 };
 
 /// A MySQL or MariaDB server.
@@ -54,9 +55,11 @@ impl MySql {
         // Shorter than our own wait: a lock that takes too long is then an answer and the connection stays. Read
         // committed locks no gaps, so that rows which are not there block nobody.
         let lock_wait = (options.statement_timeout / 2).as_secs().max(1);
+        let silent = SILENT_SESSION.as_secs();
         let setup = format!(
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
-             SESSION innodb_lock_wait_timeout = {lock_wait}, SESSION autocommit = 1"
+             SESSION innodb_lock_wait_timeout = {lock_wait}, SESSION autocommit = 1, SESSION wait_timeout = {silent}, \
+             SESSION net_read_timeout = {silent}, SESSION net_write_timeout = {silent}"
         );
         let connections = options.connections.max(1);
         let waiting = connections * MAX_WAITING_PER_CONNECTION;
@@ -93,6 +96,12 @@ impl Backend for MySql {
             *owner = None;
         }
         let mut conn = self.pool.connect().await.map_err(|fault| StoreError::Unavailable(fault.text()))?;
+        // It locks no rows, and a server that stands still for a while is still the owner.
+        let lasting = "SET SESSION wait_timeout = @@GLOBAL.wait_timeout";
+        let set = timeout(self.statement_timeout, sqlx::raw_sql(lasting).execute(&mut conn)).await;
+        if !matches!(set, Ok(Ok(_))) {
+            return Err(StoreError::Unavailable("its owner's connection could not be set up".to_owned()));
+        }
         let got = self.one_number(&mut conn, &format!("SELECT GET_LOCK({OWNER_LOCK}, 0)")).await?;
         if got == Some(1) {
             *owner = Some(conn);
@@ -201,7 +210,8 @@ impl Driver for Connect {
         let number = error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number);
         match number {
             // Lock wait timeout, deadlock, and MariaDB's record that changed since it was read.
-            1205 | 1213 | 1020 => Fault::Conflict(text),
+            // So is a table that was replaced since the transaction began.
+            1205 | 1213 | 1020 | 1412 => Fault::Conflict(text),
             _ if error.is_unique_violation() => Fault::Duplicate(text),
             // A packet larger than the server takes: it hangs up.
             1153 => Fault::TooLarge(text),
@@ -210,8 +220,8 @@ impl Driver for Connect {
             1390 | 1118 | 1406 | 1264 | 1292 | 1366 | 1048 | 4025 | 3819 => Fault::Refused(text),
             // The server shuts down or the connection was killed: what follows on it fails too.
             1053 | 1077 | 1152 | 1158..=1161 | 1317 | 1927 | 4031 => Fault::Lost(text),
-            // No connections, memory or disk left; read only; no right.
-            1037 | 1038 | 1040 | 1041 | 1021 | 1114 | 1203 | 1226 | 1290 | 1792 | 1836 | 3032 => {
+            // No connections, memory or disk left; read only; no right; no table, as in the middle of a restore.
+            1146 | 1037 | 1038 | 1040 | 1041 | 1021 | 1114 | 1203 | 1226 | 1290 | 1792 | 1836 | 3032 => {
                 Fault::Unable(text)
             }
             _ => Fault::Wrong(text),

@@ -1,9 +1,10 @@
 //! SQLite: one writer, a few readers, WAL, a sync at every commit.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::str::FromStr as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use sqlx::error::DatabaseError;
@@ -32,6 +33,9 @@ pub(super) struct Sqlite {
     /// Beside the file: who has it locked owns the store. `None` in memory.
     owner_file: Option<PathBuf>,
     owner: Mutex<Option<File>>,
+    /// The file, and which one it was (device and inode) when it was opened first.
+    file: PathBuf,
+    opened: OnceLock<(u64, u64)>,
     /// What is in memory lives as long as a connection to it.
     anchor: tokio::sync::Mutex<Option<SqliteConnection>>,
 }
@@ -56,11 +60,12 @@ impl Sqlite {
         let (acquire, statement) = (options.acquire_timeout, options.statement_timeout);
         let connections = options.connections.max(1);
         let waiting = connections * MAX_WAITING_PER_CONNECTION;
-        let (anchor, owner) = (tokio::sync::Mutex::default(), Mutex::default());
+        let (anchor, owner, opened) = (tokio::sync::Mutex::default(), Mutex::default(), OnceLock::new());
         if in_memory {
             // One connection for all: those that share what is in memory lock whole tables against each other.
             let writer = Pool::new(Connect(connect), 1, MAX_WAITING_WRITERS, acquire, statement);
-            return Ok(Self { readers: Arc::clone(&writer), writer, owner_file: None, owner, anchor });
+            let readers = Arc::clone(&writer);
+            return Ok(Self { readers, writer, owner_file: None, owner, file, opened, anchor });
         }
         let connect = connect
             .journal_mode(SqliteJournalMode::Wal)
@@ -72,15 +77,24 @@ impl Sqlite {
             .clone()
             .pragma("cache_size", format!("-{SQLITE_CACHE_KIB}"))
             .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT_PAGES.to_string());
-        let mut owner_file = file.into_os_string();
+        let mut owner_file = file.clone().into_os_string();
         owner_file.push(".owner");
         Ok(Self {
             writer: Pool::new(Connect(write), 1, MAX_WAITING_WRITERS, acquire, statement),
             readers: Pool::new(Connect(connect), connections, waiting, acquire, statement),
             owner_file: Some(owner_file.into()),
             owner,
+            file,
+            opened,
             anchor,
         })
+    }
+}
+
+impl Sqlite {
+    /// Which file is there now.
+    fn file_now(&self) -> Option<(u64, u64)> {
+        std::fs::metadata(&self.file).ok().map(|file| (file.dev(), file.ino()))
     }
 }
 
@@ -121,6 +135,9 @@ impl Backend for Sqlite {
         let done = timeout(MIGRATE_TIMEOUT, work).await;
         done.unwrap_or_else(|_| Err(schema::too_long()))?;
         if self.owner_file.is_some() {
+            if let Some(file) = self.file_now() {
+                self.opened.get_or_init(|| file);
+            }
             let _ = conn.close().await;
         } else {
             *self.anchor.lock().await = Some(conn);
@@ -130,6 +147,13 @@ impl Backend for Sqlite {
 
     async fn hold(&self) -> Result<bool, StoreError> {
         let Some(path) = &self.owner_file else { return Ok(true) };
+        if self.opened.get().is_some_and(|opened| self.file_now() != Some(*opened)) {
+            return Err(StoreError::Foreign(format!(
+                "{}: it was renamed, replaced or deleted while it was in use. What was flushed since then is in the file that was \
+                 there before: put that one back, or a copy of it, and start again",
+                self.file.display()
+            )));
+        }
         let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         if owner.is_some() {
             return Ok(true);
