@@ -267,12 +267,14 @@ fn extra_sold(address: &str) -> i64 {
 /// The ledgers, what the server says, the rows, and the sums of the journal: all the same.
 fn compare(server: &Server, database: &MariaDb, told: &BTreeMap<String, [i64; 3]>) {
     let mut rows = BTreeMap::new();
-    for row in query(database, "SELECT sku_id, available, reserved, sold, version FROM stock") {
+    for row in
+        query(database, "SELECT sku_id, available, reserved, sold, version FROM stock WHERE version > 0")
+    {
         let numbers: Vec<i64> = row[1..].iter().map(|text| text.parse().unwrap()).collect();
         rows.insert(row[0].clone(), numbers);
     }
     let mut sums = BTreeMap::new();
-    let sum = "SELECT sku_id, SUM(d_available), SUM(d_reserved), SUM(d_sold), MAX(version), COUNT(*) FROM stock_journal GROUP BY sku_id";
+    let sum = "SELECT sku_id, SUM(d_available), SUM(d_reserved), SUM(d_sold), MAX(version), COUNT(*) FROM stock_journal WHERE version > 0 GROUP BY sku_id";
     for row in query(database, sum) {
         let numbers: Vec<i64> = row[1..].iter().map(|text| text.parse().unwrap()).collect();
         assert_eq!(numbers[3], numbers[4], "the journal of {} has gaps", row[0]);
@@ -292,15 +294,14 @@ fn compare(server: &Server, database: &MariaDb, told: &BTreeMap<String, [i64; 3]
     }
     let doubles = query(
         database,
-        "SELECT shard, lsn, sku_id FROM stock_journal GROUP BY shard, lsn, sku_id, warehouse_id HAVING COUNT(*) > 1",
+        "SELECT shard, lsn, sku_id FROM stock_journal WHERE version > 0 GROUP BY shard, lsn, sku_id, warehouse_id HAVING COUNT(*) > 1",
     );
     assert!(doubles.is_empty(), "events that were written twice: {doubles:?}");
 }
 
 /// The lines of all orders in SQL, each of which is in one place, make the levels that their callers were told.
 fn compare_lines(database: &MariaDb, told: &BTreeMap<String, [i64; 3]>) {
-    let open =
-        "SELECT l.sku_id, SUM(l.held), SUM(l.confirmed - l.returned) FROM order_lines l GROUP BY l.sku_id";
+    let open = "SELECT l.sku_id, SUM(l.held), SUM(l.confirmed - l.returned) FROM order_lines l WHERE l.order_no < X'FF' GROUP BY l.sku_id";
     for row in query(database, open) {
         let (held, sold): (i64, i64) = (row[1].parse().unwrap(), row[2].parse().unwrap());
         assert_eq!([held, sold], told[&row[0]][1..], "{}: the lines of its orders", row[0]);

@@ -60,7 +60,12 @@ impl Lists {
             let marks = self.link.noted(store.ownership().await).map_err(refusal_of)?.watermarks;
             // One more tells whether there is more.
             let wanted = limit.saturating_add(1);
-            let rows = self.link.noted(store.list(filter, after, wanted).await).map_err(refusal_of)?;
+            let listed = self.link.noted(store.list(filter, after, wanted).await).map_err(refusal_of)?;
+            // It went back in time between the two.
+            if marks.iter().any(|mark| listed.flushed(mark.shard) < mark.lsn) {
+                continue;
+            }
+            let rows = listed.rows;
             let is_full = rows.len() >= wanted;
             let end = rows.last().filter(|_| is_full).map(|row| row.order_no.clone());
             let Some(touched) = self.touched(marks, after, end.as_ref()).await? else { continue };

@@ -18,6 +18,9 @@ use crate::store::StoreError;
 use crate::store_link::{StoreLink, refusal_of};
 use crate::views::Views;
 
+/// SKUs by name, each with its stocks.
+type Page = Vec<Vec<StockView>>;
+
 /// A flush takes as long, about.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
@@ -76,9 +79,7 @@ impl Reads {
         limit: usize,
     ) -> Result<Vec<Vec<StockView>>, Refusal> {
         self.fence.check()?;
-        self.store_has_what_left().await?;
-        let here = self.views.page(after, limit);
-        let stored = self.link.noted(self.link.store().stock_page(after, limit).await).map_err(refusal_of)?;
+        let (here, stored) = self.page(after, limit).await?;
         let rows = here.iter().map(Vec::len).sum::<usize>();
         let last = |page: &[Vec<StockView>]| {
             page.last().and_then(|sku| sku.first()).map(|stock| stock.sku_id.clone())
@@ -101,23 +102,23 @@ impl Reads {
         Ok(all.into_iter().take_while(is_within).take(limit).map(|(_, sku)| sku).collect())
     }
 
-    /// Waits until the store has taken in everything that left memory. It always has, but for the first moment after
-    /// a start, and after it went back in time. (A page is rows of all shards: unlike [`Reads::stock`] it is not
-    /// asked again when it comes too early.)
-    async fn store_has_what_left(&self) -> Result<(), Refusal> {
+    /// A page of what is in memory, and one of the store that has everything that left memory before. It always has,
+    /// but for the first moment after a start, and after it went back in time.
+    async fn page(&self, after: Option<&SkuId>, limit: usize) -> Result<(Page, Page), Refusal> {
         let deadline = Instant::now() + Duration::from_millis(MAX_READ_WAIT_MILLIS);
-        // What left is read first: nothing leaves that was not flushed.
-        let lacks = |shard: &Arc<ShardShared>| {
-            let departed = shard.departed_lsn();
-            shard.flushed_lsn() < departed
-        };
-        while self.shards.iter().any(lacks) {
+        loop {
+            let here = self.views.page(after, limit);
+            let departed: Vec<_> = self.shards.iter().map(|shard| (shard.id, shard.departed_lsn())).collect();
+            let stored = self.link.store().stock_page(after, limit).await;
+            let stored = self.link.noted(stored).map_err(refusal_of)?;
+            if departed.iter().all(|(shard, departed)| stored.flushed(*shard) >= *departed) {
+                return Ok((here, stored.rows));
+            }
             if Instant::now() >= deadline {
                 return Err(Refusal::StoreUnavailable);
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        Ok(())
     }
 
     fn shard(&self, sku_id: &SkuId) -> ShardId {

@@ -17,6 +17,8 @@
 //!   when another one is the newest. The check and the write are one transaction.
 //! - **Snapshots.** What is read to be decided on comes with the watermarks of the same moment, so that the engine
 //!   can tell a store that went back in time, or that has not taken in yet what it is asked for.
+//! - **Of one moment.** A store that is restored or emptied in part (one table of another time than the others) is
+//!   [`StoreError::Unavailable`]: nothing is read of it, and nothing written to it, until its tables agree again.
 //! - **Durable.** What was flushed survives power loss of the store.
 //! - **Gapless.** Every version of every stock has one row in the stock journal, until it is pruned.
 //! - **Sound.** A stock row that is not what the newest row of its journal says, whose sum is not what was supplied,
@@ -56,7 +58,8 @@ pub trait Store: Send + Sync + 'static {
     /// was lost, and answers the store's time. Also the heartbeat of a server without a lease.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when a newer epoch was taken; the others as usual.
+    /// [`StoreError::Fenced`] when a newer epoch was taken; [`StoreError::Foreign`] when what is there now is not what
+    /// was opened; the others as usual.
     async fn renew(&self, epoch: Epoch, lease_seconds: u32) -> Result<Timestamp, StoreError>;
 
     /// Lets go of the store in an orderly stop: its lease ends now.
@@ -76,7 +79,7 @@ pub trait Store: Send + Sync + 'static {
     async fn flush(&self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError>;
 
     /// What is wanted of stored SKUs, orders and requests, in one snapshot. Of an order in one place its SKUs are
-    /// loaded with it.
+    /// loaded with it, of a request its SKU. A SKU that has a journal and no row is unsound.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -101,7 +104,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         after: Option<&SkuId>,
         limit: usize,
-    ) -> Result<Vec<Vec<StockView>>, StoreError>;
+    ) -> Result<Snapshot<Vec<Vec<StockView>>>, StoreError>;
 
     /// Up to `limit` orders by number (as bytes) after `after`, as they were flushed. Branches are not listed; an
     /// order over several places is. One that can't be read is left out.
@@ -113,7 +116,7 @@ pub trait Store: Send + Sync + 'static {
         filter: &OrderFilter,
         after: Option<&OrderNo>,
         limit: usize,
-    ) -> Result<Vec<OrderView>, StoreError>;
+    ) -> Result<Snapshot<Vec<OrderView>>, StoreError>;
 
     /// The stock journal of a SKU: for each warehouse the rows with a version above the one in `after` (0 where it is
     /// not named), up to `limit` each, with the watermarks of the same moment.

@@ -156,6 +156,11 @@ impl Ledger {
         }
     }
 
+    /// The numbers of the orders told so far.
+    pub fn numbers(&self) -> Vec<String> {
+        self.orders.keys().cloned().collect()
+    }
+
     /// Orders told so far.
     pub fn len(&self) -> usize {
         self.orders.len()

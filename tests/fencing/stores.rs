@@ -1,11 +1,17 @@
 //! A store that was restored, that lost its last seconds, or that is not there at the start.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::fixture::{Fixture, HOT, Ledger, stop};
-use crate::support::{Server, copy_dir, get, lag, refused, until, until_fenced};
+use serde_json::json;
+
+use crate::support::{
+    Server, StopOnDrop, copy_dir, create, get, lag, levels, post, reconciled, refused, sum_of_shards, until,
+    until_fenced,
+};
 
 /// Somebody restores last night's backup while the server runs: what the backup lacks is flushed again from the
 /// journal.
@@ -24,6 +30,52 @@ fn a_store_that_is_restored_under_a_running_server() {
         assert!(ledger.buy(&server.address, sku));
     }
     until("the store has what it lost", || rows_are(&fixture, &server.address));
+    assert_eq!(get(&server.address, "/readyz").0, 200);
+    ledger.repeat_all(&server.address);
+    ledger.buy_some(&server.address, 1);
+    fixture.audit(&server, &ledger);
+    stop(server);
+}
+
+/// Somebody loads last night's dump while the server runs: the tables are replaced one after the other, and those that
+/// say how far all is flushed come last. No number seems free meanwhile.
+#[test]
+fn a_dump_that_is_loaded_under_a_running_server() {
+    let fixture = Fixture::new();
+    let mut ledger = Ledger::default();
+    // What is ended leaves memory at once.
+    let small = ["engine.max_resident_skus=4", "orders.remember_seconds=1", "orders.remember_max=1"];
+    let server = fixture.open("data", &small);
+    ledger.buy_some(&server.address, 10);
+    until("everything is flushed", || lag(&server.address) == 0);
+    let dump = fixture.database.dump("hotstock");
+    ledger.buy_some(&server.address, 20);
+    until("everything is flushed", || lag(&server.address) == 0);
+    until("what is ended left", || sum_of_shards(&server.address, "orders") <= 2);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stop_on_panic = StopOnDrop(&over);
+        for start in 0..3 {
+            let (numbers, address, over) = (ledger.numbers(), &server.address, &over);
+            scope.spawn(move || {
+                for number in numbers.iter().cycle().skip(start * 17) {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let other = json!({ "order_no": number, "lines": [{ "sku_id": HOT[0], "quantity": 9 }] });
+                    let (status, answer) = post(address, "/v1/reservations", &other);
+                    let code = answer["code"].as_str().unwrap_or_default();
+                    let is_right = (status == 422 && code == "order_mismatch") || status == 503;
+                    assert!(is_right, "{number} for other goods: {status} {answer}");
+                }
+            });
+        }
+        for _ in 0..3 {
+            fixture.database.load("hotstock", &dump);
+            until("the store has what it lost", || rows_are(&fixture, &server.address));
+        }
+        drop(stop_on_panic);
+    });
     assert_eq!(get(&server.address, "/readyz").0, 200);
     ledger.repeat_all(&server.address);
     ledger.buy_some(&server.address, 1);
@@ -97,6 +149,38 @@ fn a_store_that_lost_its_last_seconds() {
     ledger.repeat_all(&server.address);
     ledger.buy_some(&server.address, 1);
     fixture.audit(&server, &ledger);
+    stop(server);
+}
+
+/// The file of a SQLite store is replaced by an older one under a running server, which would go on with the old file
+/// until its end. It is fenced, and started again it flushes anew what the older file lacks.
+#[test]
+fn a_sqlite_file_that_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, backup) = (dir.path().join("data"), dir.path().join("backup.db"));
+    let settings = ["log.level=warn", "store.flush_interval_ms=20"];
+    let server = Server::start(&data, &settings);
+    create(&server.address, "a", 5, true);
+    stop(server);
+    std::fs::copy(data.join("store.db"), &backup).unwrap();
+    let server = Server::start(&data, &settings);
+    create(&server.address, "b", 5, true);
+    until("everything is flushed", || lag(&server.address) == 0);
+    for suffix in ["", "-wal", "-shm"] {
+        let name = format!("store.db{suffix}");
+        std::fs::rename(data.join(&name), dir.path().join(&name)).unwrap();
+    }
+    std::fs::copy(&backup, data.join("store.db")).unwrap();
+    let why = until_fenced(&server.address);
+    assert!(why.contains("store.db") && why.contains("replaced"), "{why}");
+    server.end(Signal::KILL);
+    for suffix in ["-wal", "-shm"] {
+        drop(std::fs::remove_file(data.join(format!("store.db{suffix}"))));
+    }
+    let server = Server::start(&data, &settings);
+    until("everything is flushed", || lag(&server.address) == 0);
+    assert_eq!(levels(&server.address, "b"), [5, 0, 0]);
+    reconciled(&server.address);
     stop(server);
 }
 

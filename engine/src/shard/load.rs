@@ -220,8 +220,12 @@ impl Shard {
                     Took::Here => {}
                     other => return other,
                 },
-                // It left memory meanwhile; its envelope wants it again, and this as well.
-                None => return Took::Not(Learned::Absent(Lsn::ZERO)),
+                // The store looked for it with the request.
+                None => {
+                    let problem = format!("its request {request_id} is there, and the SKU is not");
+                    let refusal = Refusal::StockInconsistent { sku_id: sku_id.clone(), problem };
+                    return Took::Not(Learned::Refused(refusal));
+                }
             }
         }
         match self.state.decide_orders_loaded(&[], std::slice::from_ref(image)) {

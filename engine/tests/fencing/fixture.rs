@@ -289,7 +289,7 @@ impl Ledger {
             assert_eq!(there[0].levels.available + self.units_of(name), UNITS, "{name}: {:?}", there[0]);
             assert_eq!(there[0].levels.quantity(), UNITS, "{name}");
         }
-        let stored = store.list(&OrderFilter::default(), None, usize::MAX).await.unwrap();
+        let stored = store.list(&OrderFilter::default(), None, usize::MAX).await.unwrap().rows;
         let stored: Vec<OrderNo> = stored.into_iter().map(|order| order.order_no).collect();
         let told: Vec<OrderNo> = self.told.keys().cloned().collect();
         assert_eq!(stored, told);

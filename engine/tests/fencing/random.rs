@@ -246,7 +246,7 @@ impl Story {
 
     async fn fits(&self) -> Result<(), String> {
         let store = &self.world.store;
-        let stored = store.list(&OrderFilter::default(), None, usize::MAX).await.unwrap();
+        let stored = store.list(&OrderFilter::default(), None, usize::MAX).await.unwrap().rows;
         let stored: Vec<OrderNo> = stored.into_iter().map(|order| order.order_no).collect();
         let told: Vec<OrderNo> = self.told.keys().cloned().collect();
         if stored != told {

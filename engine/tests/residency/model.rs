@@ -278,7 +278,7 @@ impl Pair {
         let store = self.outside.store.session();
         let (anomalies, some) = store.anomalies(9).await.unwrap();
         assert_eq!(anomalies, 0, "{some:#?}");
-        let stored = store.stock_page(None, 100).await.unwrap();
+        let stored = store.stock_page(None, 100).await.unwrap().rows;
         let stored: Vec<_> = stored.into_iter().flatten().map(unversioned).collect();
         let expected = self.naive.shelves.keys().map(|place| unversioned(self.naive.stock_view(place)));
         assert_eq!(stored, expected.collect::<Vec<_>>(), "(store left, model right)");

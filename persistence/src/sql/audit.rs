@@ -12,14 +12,15 @@ use hotstock_engine::store::{
 };
 
 use super::Work;
-use super::dialect::{Access, Arg, Existing, Row, Table, Tx};
-use super::error::SqlError;
+use super::dialect::{Access, Arg, Existing, Fields, Row, Table, Tx};
+use super::error::{SqlError, problem_of};
+use super::guards::read_watermarks;
 use super::load::{Whole, select_whole, whole_or_broken};
 use super::owner::check_epoch;
 use super::reads::{after_text, page_of_skus};
 use super::rows::{
-    ANOMALIES, PRUNED_COLUMNS, STOCK_JOURNAL, anomaly_row, journal_entry, pruned_sums, read_watermarks,
-    select, status_after, stock_row, words,
+    ANOMALIES, PRUNED_COLUMNS, STOCK_JOURNAL, anomaly_row, journal_entry, pruned_sums, select, status_after,
+    stock_row, words,
 };
 use super::statements::insert;
 
@@ -146,6 +147,7 @@ impl Work for Repair {
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Vec<Repaired>, SqlError> {
         check_epoch(tx, self.epoch).await?;
+        read_watermarks(tx).await?;
         // No flush comes between.
         let lock = tx.dialect().for_update();
         tx.rows(&format!("SELECT shard FROM watermarks{lock}"), &[]).await?;
@@ -302,12 +304,24 @@ impl Work for ParkedSkus {
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
         let count = count(tx, "SELECT COUNT(*) FROM parked").await?;
         let sql = "SELECT sku_id, at, reason FROM parked ORDER BY sku_id LIMIT ?";
+        // Whose it is counts, whatever else somebody wrote into the row.
         let parked = |row: &Row| {
             let f = &mut row.fields();
-            Ok(Parked { sku_id: f.id(SkuId::new)?, at: f.time()?, reason: f.text()?.to_owned() })
+            let sku_id = f.id(SkuId::new)?;
+            Ok::<_, StoreError>(Parked { sku_id, at: f.time().unwrap_or_default(), reason: words_in(f) })
         };
-        let rows = tx.rows(sql, &[self.max.into()]).await?;
-        Ok((count, rows.iter().map(parked).collect::<Result<_, StoreError>>()?))
+        let (mut all, mut of_none) = (Vec::new(), 0);
+        for row in tx.rows(sql, &[self.max.into()]).await? {
+            match parked(&row) {
+                Ok(parked) => all.push(parked),
+                // It is of no SKU.
+                Err(error) => {
+                    tracing::warn!(%error, "a row of `parked` can't be read; it is left out");
+                    of_none += 1;
+                }
+            }
+        }
+        Ok((count.saturating_sub(of_none), all))
     }
 }
 
@@ -326,7 +340,7 @@ impl Work for Anomalies {
         let newest =
             "SELECT at, kind, shard, lsn, sku_id, order_no, detail FROM anomalies ORDER BY id DESC LIMIT ?";
         let rows = tx.rows(newest, &[self.max.into()]).await?;
-        Ok((count, rows.iter().map(anomaly).collect::<Result<_, _>>()?))
+        Ok((count, rows.iter().map(anomaly).collect()))
     }
 }
 
@@ -335,11 +349,18 @@ async fn count(tx: &mut dyn Tx, sql: &str) -> Result<u64, SqlError> {
     Ok(rows.first().map_or(Ok(0), |row| row.fields().count())?)
 }
 
-fn anomaly(row: &Row) -> Result<Anomaly, StoreError> {
+/// What is told of an anomaly is for people: what can't be read of its row is left out.
+fn anomaly(row: &Row) -> Anomaly {
     let f = &mut row.fields();
-    let (at, kind) = (f.time()?, f.text()?.to_owned());
-    let shard = f.shard_or_null()?;
-    let lsn = f.count_or_null()?.map(hotstock_engine::ids::Lsn);
-    let (sku_id, order_no) = (f.id_or_null(SkuId::new)?, f.id_or_null(OrderNo::stored)?);
-    Ok(Anomaly { at, kind, source: shard.zip(lsn), order_no, sku_id, detail: f.text()?.to_owned() })
+    let (at, kind) = (f.time().unwrap_or_default(), words_in(f));
+    let shard = f.shard_or_null().ok().flatten();
+    let lsn = f.count_or_null().ok().flatten().map(hotstock_engine::ids::Lsn);
+    let (sku_id, order_no) =
+        (f.id_or_null(SkuId::new).ok().flatten(), f.id_or_null(OrderNo::stored).ok().flatten());
+    Anomaly { at, kind, source: shard.zip(lsn), order_no, sku_id, detail: words_in(f) }
+}
+
+/// A text for people, or why it can't be read.
+fn words_in(f: &mut Fields<'_>) -> String {
+    f.text().map(str::to_owned).unwrap_or_else(|error| format!("(it can't be read: {})", problem_of(error)))
 }

@@ -11,10 +11,10 @@ use hotstock_engine::store::{
 use super::Work;
 use super::dialect::{Access, Row, Tx};
 use super::error::{SqlError, problem_of};
+use super::guards::read_watermarks;
 use super::rows::{
     FoundOrders, PRUNED_COLUMNS, STOCK, STOCK_JOURNAL, STOCK_REQUESTS, columns_of, find_orders,
-    journal_entry_or_null, pruned_sums, read_watermarks, request_image, select, stock_image,
-    stock_image_of_broken, words,
+    journal_entry_or_null, pruned_sums, request_image, select, stock_image, stock_image_of_broken, words,
 };
 use super::statements::{rows_in, rows_of_any};
 
@@ -33,21 +33,24 @@ impl Work for Wanted {
                 wanted.extend(image.lines.iter().map(|line| line.sku_id.clone()));
             }
         }
-        let wanted: Vec<_> = wanted.into_iter().collect();
-        let skus = load_skus(tx, &wanted).await?;
         let (mut requests, mut unreadable_requests) = (Vec::new(), Vec::new());
         let keys =
             self.requests.iter().map(|(sku_id, request_id)| vec![sku_id.into(), request_id.into()]).collect();
         let one = "(sku_id = ? AND request_id = ?)";
         for row in rows_of_any(tx, &select(&STOCK_REQUESTS), one, keys, "").await? {
             match request_image(&row) {
-                Ok(image) => requests.push(image),
+                Ok(image) => {
+                    wanted.insert(image.sku_id.clone());
+                    requests.push(image);
+                }
                 Err(error) => {
                     let f = &mut row.fields();
                     unreadable_requests.push((f.id(SkuId::new)?, f.id(RequestId::new)?, problem_of(error)));
                 }
             }
         }
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        let skus = load_skus(tx, &wanted).await?;
         let unreadable_orders = unreadable.into_iter().collect();
         Ok(Loaded { watermarks, skus, orders, requests, unreadable_orders, unreadable_requests })
     }
@@ -66,6 +69,13 @@ async fn load_skus(tx: &mut dyn Tx, wanted: &[SkuId]) -> Result<BTreeMap<SkuId, 
             (StoredSku::Unsound(_), _) => {}
             (sound, Err(problem)) => *sound = StoredSku::Unsound(problem),
         }
+    }
+    // One whose rows somebody deleted is not one that never was.
+    let missing: Vec<_> = wanted.iter().filter(|sku_id| !skus.contains_key(*sku_id)).cloned().collect();
+    let head = "SELECT sku_id FROM stock_journal WHERE";
+    for row in rows_in(tx, head, "sku_id", &missing, " GROUP BY sku_id").await? {
+        let problem = "it has a journal and no row of its stock".to_owned();
+        skus.insert(row.fields().id(SkuId::new)?, StoredSku::Unsound(problem));
     }
     Ok(skus)
 }

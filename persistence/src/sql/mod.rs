@@ -6,7 +6,8 @@
 //! - [`dialect`]: arguments, rows, transactions, and the words in which the databases differ. [`sqlite`], [`mysql`]:
 //!   the databases. [`session`]: connections with bounded waits. [`error`]: what can go wrong.
 //! - [`statements`]: over many rows or keys. [`rows`]: stocks, orders, requests and journal entries as rows and back.
-//! - [`owner`]: who may write. [`flush`]: events come in. [`load`]: what is to be decided on goes out.
+//! - [`owner`]: who may write. [`guards`]: whether the tables are of one moment. [`flush`]: events come in. [`load`]:
+//!   what is to be decided on goes out.
 //! - [`reads`]: lists and pages. [`prune`]: what is old goes. [`audit`]: counting and repair.
 //! - `SqlStore` (here): connects when it is first needed, runs a piece of work in a transaction, again when others
 //!   were in the way.
@@ -21,6 +22,7 @@ mod audit;
 mod dialect;
 mod error;
 mod flush;
+mod guards;
 mod load;
 mod mysql;
 mod owner;

@@ -6,7 +6,7 @@ use hotstock_engine::store::{Ownership, StoreError, Take};
 
 use super::dialect::{Access, Arg, Fields, Tx};
 use super::error::{SqlError, broken, problem_of};
-use super::rows::read_watermarks;
+use super::guards::read_watermarks;
 use super::{SqlStore, Work};
 
 /// What the row of `server` says.

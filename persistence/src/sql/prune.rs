@@ -9,6 +9,7 @@ use hotstock_engine::store::{Prune, Pruned, StoreError, StoredOrderKind};
 
 use super::dialect::{Access, Arg, Dialect, Tx, Update};
 use super::error::SqlError;
+use super::guards::read_watermarks;
 use super::owner::check_epoch;
 use super::rows::{StockKey, find_orders};
 use super::statements::{execute_in, marks, rows_in, update};
@@ -50,6 +51,7 @@ impl Work for OldOrders<'_> {
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
         check_epoch(tx, self.prune.epoch).await?;
+        read_watermarks(tx).await?;
         let order_nos = self.find(tx).await?;
         self.keep_sums(tx, &order_nos).await?;
         for part in ["order_lines", "order_requests", "order_serials"] {
@@ -144,6 +146,7 @@ impl Work for OldJournal<'_> {
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
         check_epoch(tx, self.prune.epoch).await?;
+        read_watermarks(tx).await?;
         // The journal has no index by time, which every flush would pay for: what is old stands at the front of each
         // stock's rows. Those that have nothing to prune are passed over in one statement.
         let (sku_id, warehouse_id) = match &self.from {

@@ -10,9 +10,10 @@ use hotstock_engine::store::{JournalRow, OrderFilter, Snapshot, StoreError, Stor
 use super::Work;
 use super::dialect::{Access, Arg, Row, Tx};
 use super::error::{SqlError, broken};
+use super::guards::{BEFORE_GUARDS, read_watermarks};
 use super::rows::{
-    STATUSES, STOCK, STOCK_JOURNAL, columns_of, find_orders, journal_entry, order_status_name,
-    read_watermarks, select, stock_image, stock_view,
+    STATUSES, STOCK, STOCK_JOURNAL, columns_of, find_orders, journal_entry, order_status_name, select,
+    stock_image, stock_view,
 };
 use super::statements::marks;
 use crate::limits::MAX_WAREHOUSES_PER_STATEMENT;
@@ -71,7 +72,7 @@ pub(super) async fn page_of_skus<T: Send>(
     of: impl Fn(&Row) -> Result<Option<T>, StoreError> + Send + Sync,
 ) -> Result<Vec<Vec<T>>, SqlError> {
     let sql = format!(
-        "{select} JOIN (SELECT sku_id FROM stock WHERE sku_id > ? GROUP BY sku_id ORDER BY sku_id LIMIT ?) page \
+        "{select} JOIN (SELECT sku_id FROM stock WHERE sku_id > ? AND sku_id {BEFORE_GUARDS} GROUP BY sku_id ORDER BY sku_id LIMIT ?) page \
          ON page.sku_id = s.sku_id ORDER BY s.sku_id, s.warehouse_id"
     );
     let mut after = after.map_or("", SkuId::as_str).to_owned();
@@ -113,13 +114,15 @@ pub(super) struct StockPage<'a> {
 }
 
 impl Work for StockPage<'_> {
-    type Done = Vec<Vec<StockView>>;
+    type Done = Snapshot<Vec<Vec<StockView>>>;
 
     const ACCESS: Access = Access::Read;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        let watermarks = read_watermarks(tx).await?;
         let select = format!("SELECT {} FROM stock s", columns_of(&STOCK, "s"));
-        page_of_skus(tx, &select, self.after, self.limit, |row| view(row).map(Some)).await
+        let rows = page_of_skus(tx, &select, self.after, self.limit, |row| view(row).map(Some)).await?;
+        Ok(Snapshot { watermarks, rows })
     }
 }
 
@@ -131,11 +134,12 @@ pub(super) struct List<'a> {
 }
 
 impl Work for List<'_> {
-    type Done = Vec<OrderView>;
+    type Done = Snapshot<Vec<OrderView>>;
 
     const ACCESS: Access = Access::Read;
 
-    async fn run(&self, tx: &mut dyn Tx) -> Result<Vec<OrderView>, SqlError> {
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        let watermarks = read_watermarks(tx).await?;
         let mut orders = Vec::new();
         let mut after = self.after.cloned();
         loop {
@@ -146,7 +150,7 @@ impl Work for List<'_> {
             let found = find_orders(tx, &order_nos, "").await?;
             orders.extend(found.readable().iter().map(|order| order.image().view()));
             if order_nos.len() < wanted || orders.len() >= self.limit {
-                return Ok(orders);
+                return Ok(Snapshot { watermarks, rows: orders });
             }
             after = order_nos.pop();
         }
@@ -229,6 +233,7 @@ impl Work for OpenOrders<'_> {
     const ACCESS: Access = Access::Read;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Vec<StoredOrder>, SqlError> {
+        read_watermarks(tx).await?;
         let (after, limit) = (after_text(self.after, OrderNo::as_str), Arg::from(self.max));
         let ranges = STATUSES.iter().map(|status| (true, Some(Arg::from(order_status_name(*status)))));
         let ranges = ranges.chain([(true, None)]).collect();
@@ -297,10 +302,13 @@ pub(super) struct OrderNumbers<'a> {
 impl Work for OrderNumbers<'_> {
     type Done = Vec<(OrderNo, Timestamp)>;
 
-    const ACCESS: Access = Access::One;
+    const ACCESS: Access = Access::Read;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
-        let sql = "SELECT order_no, changed_at FROM orders WHERE order_no > ? ORDER BY order_no LIMIT ?";
+        read_watermarks(tx).await?;
+        let sql = &format!(
+            "SELECT order_no, changed_at FROM orders WHERE order_no > ? AND order_no {BEFORE_GUARDS} ORDER BY order_no LIMIT ?"
+        );
         let args = [after_text(self.after, OrderNo::as_str), self.max.into()];
         let entry = |row: &Row| {
             let f = &mut row.fields();
@@ -327,6 +335,7 @@ impl Work for RequestIds<'_> {
             let f = &mut row.fields();
             Ok((f.id(SkuId::new)?, f.id(RequestId::new)?, f.time().unwrap_or(UNREADABLE_TIME)))
         };
+        read_watermarks(tx).await?;
         // The rest of the SKU, then the SKUs after it: MySQL would read a comparison of pairs from the beginning.
         let mut ids = Vec::new();
         let select = "SELECT sku_id, request_id, at FROM stock_requests WHERE";
@@ -337,7 +346,7 @@ impl Work for RequestIds<'_> {
         }
         if ids.len() < self.max {
             let after = after_text(self.after, |(sku_id, _)| sku_id.as_str());
-            let sql = format!("{select} sku_id > ? {order}");
+            let sql = format!("{select} sku_id > ? AND sku_id {BEFORE_GUARDS} {order}");
             ids.extend(read(tx, &sql, &[after, (self.max - ids.len()).into()], entry).await?);
         }
         Ok(ids)
@@ -353,9 +362,10 @@ pub(super) struct HotSkus<'a> {
 impl Work for HotSkus<'_> {
     type Done = Vec<SkuId>;
 
-    const ACCESS: Access = Access::One;
+    const ACCESS: Access = Access::Read;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        read_watermarks(tx).await?;
         let sql =
             "SELECT sku_id FROM stock WHERE hot = 1 AND sku_id > ? GROUP BY sku_id ORDER BY sku_id LIMIT ?";
         let args = [after_text(self.after, SkuId::as_str), self.max.into()];

@@ -50,7 +50,7 @@ impl Store for SqlStore {
         &self,
         after: Option<&SkuId>,
         limit: usize,
-    ) -> Result<Vec<Vec<StockView>>, StoreError> {
+    ) -> Result<Snapshot<Vec<Vec<StockView>>>, StoreError> {
         self.run(&reads::StockPage { after, limit }).await
     }
 
@@ -59,7 +59,7 @@ impl Store for SqlStore {
         filter: &OrderFilter,
         after: Option<&OrderNo>,
         limit: usize,
-    ) -> Result<Vec<OrderView>, StoreError> {
+    ) -> Result<Snapshot<Vec<OrderView>>, StoreError> {
         self.run(&reads::List { filter, after, limit }).await
     }
 

@@ -3,7 +3,7 @@
 use std::io::{Seek as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -76,10 +76,33 @@ impl MariaDb {
     /// # Panics
     /// When a statement fails.
     pub fn sql(&self, statements: &str) -> String {
-        let output = self.client(statements);
+        let output = self.client(statements.as_bytes());
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{statements}: {error}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What `mariadb-dump` writes of a database by default.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[must_use]
+    pub fn dump(&self, database: &str) -> Vec<u8> {
+        let mut command = Command::new("mariadb-dump");
+        command.args(["--no-defaults", "--user=root"]);
+        command.arg(format!("--socket={}", self.dir.path().join("socket").display()));
+        let output = command.arg(database).stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    /// Loads a dump into a database, table by table, beside all who use it.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn load(&self, database: &str, dump: &[u8]) {
+        let output = self.client(&[format!("USE {database};\n").as_bytes(), dump].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// SIGKILL, as a loss of power would be, and waits for the end.
@@ -161,16 +184,18 @@ impl MariaDb {
             "SELECT id FROM information_schema.processlist WHERE id <> CONNECTION_ID() AND user = 'root'";
         let ids = self.sql(others);
         // One that is gone by now is an error of its statement, and as good.
-        ids.lines().filter(|id| self.client(&format!("KILL CONNECTION {id}")).status.success()).count()
+        ids.lines()
+            .filter(|id| self.client(format!("KILL CONNECTION {id}").as_bytes()).status.success())
+            .count()
     }
 
-    fn client(&self, statements: &str) -> Output {
+    fn client(&self, statements: &[u8]) -> Output {
         let mut command = Command::new("mariadb");
         command.args(["--no-defaults", "--user=root", "--batch", "--skip-column-names"]);
         command.arg(format!("--socket={}", self.dir.path().join("socket").display()));
         // Through a file: there may be more of them than an argument can hold.
         let mut script = tempfile::tempfile().unwrap();
-        script.write_all(statements.as_bytes()).unwrap();
+        script.write_all(statements).unwrap();
         script.rewind().unwrap();
         command.stdin(script);
         command.output().unwrap()

@@ -339,10 +339,10 @@ impl Store for MemoryStore {
         &self,
         after: Option<&SkuId>,
         limit: usize,
-    ) -> Result<Vec<Vec<StockView>>, StoreError> {
+    ) -> Result<Snapshot<Vec<Vec<StockView>>>, StoreError> {
         self.read(|tables| {
             let skus = tables.skus_after(after, limit);
-            skus.iter().map(|sku_id| tables.stock(sku_id, None)).collect()
+            tables.snapshot(skus.iter().map(|sku_id| tables.stock(sku_id, None)).collect())
         })
         .await
     }
@@ -352,8 +352,8 @@ impl Store for MemoryStore {
         filter: &OrderFilter,
         after: Option<&OrderNo>,
         limit: usize,
-    ) -> Result<Vec<OrderView>, StoreError> {
-        self.read(|tables| tables.list(filter, after, limit)).await
+    ) -> Result<Snapshot<Vec<OrderView>>, StoreError> {
+        self.read(|tables| tables.snapshot(tables.list(filter, after, limit))).await
     }
 
     async fn stock_journal(

@@ -125,9 +125,11 @@ impl Tables {
             StoredOrderKind::Home(_) => None,
         });
         let of_orders = plain.flat_map(|image| image.lines.iter().map(|line| &line.sku_id));
-        let skus = wanted.skus.iter().chain(of_orders);
+        let requests: Vec<_> =
+            wanted.requests.iter().filter_map(|key| self.requests.get(key)).cloned().collect();
+        let of_requests = requests.iter().map(|image| &image.sku_id);
+        let skus = wanted.skus.iter().chain(of_orders).chain(of_requests);
         let skus = skus.filter_map(|sku_id| Some((sku_id.clone(), self.stored_sku(sku_id)?))).collect();
-        let requests = wanted.requests.iter().filter_map(|key| self.requests.get(key)).cloned().collect();
         Loaded {
             watermarks: self.watermarks(),
             skus,
@@ -158,6 +160,10 @@ impl Tables {
                 return Some(StoredSku::Unsound(problem));
             }
             stocks.push(StockImage { forgotten_sold: row.image.levels.sold, hot, ..row.image.clone() });
+        }
+        let (first, last) = ((sku_id.clone(), WarehouseId(0)), (sku_id.clone(), WarehouseId(u32::MAX)));
+        if stocks.is_empty() && self.journal.range(first..=last).next().is_some() {
+            return Some(StoredSku::Unsound("it has a journal and no row of its stock".to_owned()));
         }
         (!stocks.is_empty()).then_some(StoredSku::Sound(stocks))
     }

@@ -76,7 +76,7 @@ pub async fn stocks_are_read_page_by_page(subject: &dyn Subject) {
     assert!(store.stock(&sku("A"), None).await.expect("it reads").rows.is_empty(), "bytes are compared");
     let (mut after, mut names) = (None, Vec::new());
     loop {
-        let page = store.stock_page(after.as_ref(), 2).await.expect("it reads");
+        let page = store.stock_page(after.as_ref(), 2).await.expect("it reads").rows;
         let Some(last) = page.last() else { break };
         after = Some(last[0].sku_id.clone());
         for stocks in page {
@@ -140,7 +140,7 @@ pub async fn orders_are_listed_page_by_page(subject: &dyn Subject) {
         for limit in [1, 3, 100] {
             let (mut listed, mut after) = (Vec::new(), None);
             loop {
-                let page = store.list(&filter, after.as_ref(), limit).await.expect("it reads");
+                let page = store.list(&filter, after.as_ref(), limit).await.expect("it reads").rows;
                 assert!(page.len() <= limit);
                 let Some(last) = page.last() else { break };
                 after = Some(last.order_no.clone());

@@ -2,7 +2,8 @@
 //!
 //! - [`rows`]: what the events do to the tables, from the events alone.
 //! - [`orders`], [`stocks`]: the rows written, and what the store has otherwise than it should be.
-//! - Here: the transaction. The epoch is checked and the watermark locked, all tables and the watermark are written;
+//! - Here: the transaction. The epoch is checked and the watermark locked, all tables, the watermark and
+//!   the guards of the tables are written;
 //!   a commit that is lost is found out by the watermark.
 //!
 //! New rows are inserted without a look. When one is there already, the transaction starts again *carefully*: what
@@ -23,8 +24,9 @@ use hotstock_engine::store::{Anomaly, FlushBatch, Flushed, StoreError, Watermark
 use self::rows::{Fold, Rows};
 use super::dialect::{Access, Arg, Existing, Table, Tx};
 use super::error::{SqlError, broken};
+use super::guards::{move_guards, read_watermarks};
 use super::owner::check_epoch;
-use super::rows::{ANOMALIES, PARKED, WATERMARKS, anomaly_row, cut, watermark};
+use super::rows::{ANOMALIES, PARKED, WATERMARKS, anomaly_row, cut};
 use super::statements::{Written, insert};
 use super::{SqlStore, Work};
 use crate::limits::{EVENTS_WITHOUT_PAUSE, MAX_REFUSED_ROWS};
@@ -71,9 +73,8 @@ impl Work for Flush<'_> {
         let FlushBatch { epoch, shard, after, hash, .. } = self.batch;
         check_epoch(tx, epoch).await?;
         let lock = tx.dialect().for_update();
-        let sql = format!("SELECT shard, lsn, hash, epoch FROM watermarks WHERE shard = ?{lock}");
-        let found = tx.rows(&sql, &[shard.into()]).await?;
-        let found = found.first().map(|row| watermark(&mut row.fields())).transpose()?;
+        tx.rows(&format!("SELECT shard FROM watermarks WHERE shard = ?{lock}"), &[shard.into()]).await?;
+        let found = read_watermarks(tx).await?.into_iter().find(|mark| mark.shard == shard);
         let found = found.unwrap_or(Watermark { shard, ..Watermark::default() });
         if found.lsn != after {
             return Ok(Flushed { watermark: found, ..Flushed::default() });
@@ -93,6 +94,7 @@ impl Work for Flush<'_> {
         let row =
             vec![shard.into(), (*lsn).into(), hash.0.cast_signed().into(), epoch.into(), event.at.into()];
         writing.insert(&WATERMARKS, Existing::Replaced, vec![row], &|_| None).await?;
+        move_guards(writing.tx, shard, after, *lsn).await?;
         let watermark = Watermark { shard, lsn: *lsn, hash, epoch };
         let (rows, anomalies) = (writing.count, writing.anomalies.len() as u64);
         Ok(Flushed { watermark, rows, anomalies, parked: writing.parked.into_keys().collect() })

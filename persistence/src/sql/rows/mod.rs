@@ -11,8 +11,8 @@ use hotstock_engine::ids::{OrderNo, Reason, RequestId, ShardId, SkuId, Warehouse
 use hotstock_engine::outcome::{Levels, Serials, StockView};
 use hotstock_engine::store::{Anomaly, JournalRow, PrunedSums, StoreError, Watermark};
 
-use super::dialect::{Arg, Fields, Row, Table, Tx};
-use super::error::{SqlError, broken};
+use super::dialect::{Arg, Fields, Row, Table};
+use super::error::broken;
 
 pub(in crate::sql) use names::{STATUSES, order_status_name, phase_name, status_name};
 use names::{mode, mode_name, phase, status};
@@ -326,12 +326,6 @@ pub(in crate::sql) fn cut(text: &str) -> &str {
         end -= 1;
     }
     &text[..end]
-}
-
-/// How far the shards are flushed, by shard.
-pub(in crate::sql) async fn read_watermarks(tx: &mut dyn Tx) -> Result<Vec<Watermark>, SqlError> {
-    let rows = tx.rows("SELECT shard, lsn, hash, epoch FROM watermarks ORDER BY shard", &[]).await?;
-    Ok(rows.iter().map(|row| watermark(&mut row.fields())).collect::<Result<_, _>>()?)
 }
 
 /// Reads shard, LSN, hash and epoch.

@@ -93,6 +93,8 @@ CREATE TABLE IF NOT EXISTS order_lines (
 CREATE TABLE IF NOT EXISTS home_lines (
     sku_id VARBINARY(64) NOT NULL,
     order_no VARBINARY(146) NOT NULL,
+    guard_shard BIGINT,
+    guard_lsn BIGINT,
     PRIMARY KEY (sku_id, order_no)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 

@@ -1,5 +1,8 @@
 -- Ids are TEXT with the BINARY collation, which compares bytes. Times are unix milliseconds. An index costs every flush, so there is
 -- none that nothing reads.
+--
+-- Behind the rows of stock, orders, order_lines, home_lines, order_requests, order_serials, stock_requests and stock_journal stands
+-- one more for each shard, whose key begins with the byte FF: the guard, with the LSN that the table goes up to. See sql/guards.rs.
 CREATE TABLE meta (
     name  TEXT NOT NULL PRIMARY KEY,
     value TEXT NOT NULL
@@ -103,8 +106,10 @@ CREATE INDEX order_lines_sku ON order_lines (sku_id, order_no);
 
 -- The SKUs of orders over several shards, for the list. What they hold stands in the lines of their branches.
 CREATE TABLE home_lines (
-    sku_id   TEXT NOT NULL,
-    order_no TEXT NOT NULL,
+    sku_id      TEXT NOT NULL,
+    order_no    TEXT NOT NULL,
+    guard_shard INTEGER,
+    guard_lsn   INTEGER,
     PRIMARY KEY (sku_id, order_no)
 ) WITHOUT ROWID;
 

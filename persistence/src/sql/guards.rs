@@ -1,0 +1,248 @@
+//! Guards: whether the tables are of one moment. A dump that is loaded into the database replaces one table after the
+//! other, and somebody may empty or replace a single one: then an order is missing that the watermark promises, and
+//! its number seems to be free.
+//!
+//! So every table that something is decided on says by itself how far it goes: a row for each shard, behind all others
+//! by the primary key (no text begins with the byte FF), so that a table that is loaded half has none yet. Each flush
+//! moves them all with the watermark. Whoever reads to decide, and whoever writes, looks at them first in the same
+//! transaction: tables that disagree are a store that is not available. When all are of one moment again, and be it
+//! an older one, the watermark tells.
+
+use std::collections::BTreeMap;
+
+use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::store::{StoreError, Watermark};
+
+use super::dialect::{Arg, Dialect, Tx};
+use super::error::SqlError;
+use super::rows::watermark;
+
+/// The guard rows of one table.
+struct Guard {
+    table: &'static str,
+    /// Reads shard and LSN of all its guards.
+    read: &'static str,
+    /// Finds the guard of a shard, which [`Guard::key`] names.
+    is: &'static str,
+    /// The column with the LSN.
+    lsn: &'static str,
+    /// Makes the guard of a shard, from its key, the shard (again, where `insert` names it) and the LSN.
+    insert: &'static str,
+    key: Key,
+}
+
+/// What names the guard of a shard in its table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    /// The number of the shard in a column of its own.
+    Number,
+    /// The same as text.
+    Text,
+    /// As text behind the byte FF.
+    Behind,
+}
+
+const GUARDS: [Guard; 8] = [
+    Guard {
+        table: "stock",
+        read: "SELECT warehouse_id, lsn FROM stock WHERE sku_id = X'FF'",
+        is: "sku_id = X'FF' AND warehouse_id = ?",
+        lsn: "lsn",
+        insert: "INSERT INTO stock (sku_id, warehouse_id, available, reserved, sold, version, status, initial, supplied, hot, \
+                 shard, changed_at, lsn) VALUES (X'FF', ?, 0, 0, 0, 0, 'guard', 0, 0, 0, ?, 0, ?)",
+        key: Key::Number,
+    },
+    Guard {
+        table: "orders",
+        read: "SELECT shard, lsn FROM orders WHERE order_no >= X'FF'",
+        is: "order_no = ?",
+        lsn: "lsn",
+        // Neither open nor ended.
+        insert: "INSERT INTO orders (order_no, kind, mode, phase, open, created_at, expires_at, changed_at, shard, lsn) \
+                 VALUES (?, 2, 'guard', 'guard', 2, 0, 0, 0, ?, ?)",
+        key: Key::Behind,
+    },
+    Guard {
+        table: "order_lines",
+        read: "SELECT line, quantity FROM order_lines WHERE order_no = X'FF'",
+        is: "order_no = X'FF' AND line = ?",
+        lsn: "quantity",
+        insert: "INSERT INTO order_lines (order_no, line, sku_id, warehouse_id, held, confirmed, released, returned, lapsed, quantity) \
+                 VALUES (X'FF', ?, X'FF', ?, 0, 0, 0, 0, 0, ?)",
+        key: Key::Number,
+    },
+    Guard {
+        table: "home_lines",
+        read: "SELECT guard_shard, guard_lsn FROM home_lines WHERE sku_id = X'FF'",
+        is: "sku_id = X'FF' AND order_no = ?",
+        lsn: "guard_lsn",
+        insert: "INSERT INTO home_lines (sku_id, order_no, guard_shard, guard_lsn) VALUES (X'FF', ?, ?, ?)",
+        key: Key::Text,
+    },
+    Guard {
+        table: "order_requests",
+        read: "SELECT seq, fingerprint FROM order_requests WHERE order_no = X'FF'",
+        is: "order_no = X'FF' AND seq = ?",
+        lsn: "fingerprint",
+        insert: "INSERT INTO order_requests (order_no, seq, request_id, fingerprint) VALUES (X'FF', ?, ?, ?)",
+        key: Key::Number,
+    },
+    Guard {
+        table: "order_serials",
+        read: "SELECT seq, serial_from FROM order_serials WHERE order_no = X'FF'",
+        is: "order_no = X'FF' AND seq = ?",
+        lsn: "serial_from",
+        insert: "INSERT INTO order_serials (order_no, seq, line, serial_to, serial_from) VALUES (X'FF', ?, ?, 0, ?)",
+        key: Key::Number,
+    },
+    Guard {
+        table: "stock_requests",
+        read: "SELECT warehouse_id, lsn FROM stock_requests WHERE sku_id = X'FF'",
+        is: "sku_id = X'FF' AND request_id = ?",
+        lsn: "lsn",
+        // It is never old.
+        insert: "INSERT INTO stock_requests (sku_id, request_id, fingerprint, available, reserved, sold, version, at, warehouse_id, lsn) \
+                 VALUES (X'FF', ?, 0, 0, 0, 0, 0, 9223372036854775807, ?, ?)",
+        key: Key::Text,
+    },
+    Guard {
+        table: "stock_journal",
+        read: "SELECT warehouse_id, lsn FROM stock_journal WHERE sku_id = X'FF'",
+        is: "sku_id = X'FF' AND warehouse_id = ? AND version = 0",
+        lsn: "lsn",
+        insert: "INSERT INTO stock_journal (sku_id, warehouse_id, version, at, kind, d_available, d_reserved, d_sold, available, \
+                 reserved, sold, shard, lsn) VALUES (X'FF', ?, 0, 0, 'guard', 0, 0, 0, 0, 0, 0, ?, ?)",
+        key: Key::Number,
+    },
+];
+
+/// Keeps the rows of [`GUARDS`] out of what is read in the order of a first key: `sku_id < …`.
+pub(super) const BEFORE_GUARDS: &str = "< X'FF'";
+
+/// The watermarks, by shard, if all tables are of that moment.
+pub(super) async fn read_watermarks(tx: &mut dyn Tx) -> Result<Vec<Watermark>, SqlError> {
+    // One statement: in MySQL it keeps all tables from being replaced until the end of the transaction.
+    let mut sql = "SELECT 0, shard, lsn, hash, epoch FROM watermarks".to_owned();
+    for (n, guard) in (1..).zip(&GUARDS) {
+        let columns = guard.read.trim_start_matches("SELECT ").replacen(" FROM", ", 0, 0 FROM", 1);
+        sql.push_str(&format!(" UNION ALL SELECT {n}, {columns}"));
+    }
+    let mut marks: BTreeMap<ShardId, Watermark> = BTreeMap::new();
+    let mut guards: [BTreeMap<ShardId, Lsn>; GUARDS.len()] = std::array::from_fn(|_| BTreeMap::new());
+    for row in tx.rows(&sql, &[]).await? {
+        let f = &mut row.fields();
+        match usize::try_from(f.int()?).unwrap_or(usize::MAX).checked_sub(1) {
+            None => {
+                let mark = watermark(f)?;
+                marks.insert(mark.shard, mark);
+            }
+            Some(table) => {
+                let (shard, lsn) = (f.shard()?, f.lsn()?);
+                if let Some(guards) = guards.get_mut(table) {
+                    guards.insert(shard, lsn);
+                }
+            }
+        }
+    }
+    let flushed: BTreeMap<ShardId, Lsn> = marks.iter().map(|(shard, mark)| (*shard, mark.lsn)).collect();
+    for (guard, found) in GUARDS.iter().zip(&guards) {
+        agree(guard.table, found, &flushed).map_err(StoreError::Unavailable)?;
+    }
+    Ok(marks.into_values().collect())
+}
+
+/// Whether a table goes as far as the watermarks.
+fn agree(
+    table: &str,
+    found: &BTreeMap<ShardId, Lsn>,
+    flushed: &BTreeMap<ShardId, Lsn>,
+) -> Result<(), String> {
+    let differs = |shard: &&ShardId| found.get(shard) != flushed.get(shard);
+    let Some(shard) = flushed.keys().chain(found.keys()).find(differs) else { return Ok(()) };
+    let words =
+        |lsn: Option<&Lsn>| lsn.map_or("has no mark".to_owned(), |lsn| format!("ends at event {lsn}"));
+    Err(format!(
+        "its tables are not of one moment: `{table}` {} of shard {shard}, `watermarks` {}. It is being restored, or was restored \
+         or emptied in part: restore all its tables from one backup",
+        words(found.get(shard)),
+        words(flushed.get(shard))
+    ))
+}
+
+/// Moves the guards of a shard from `before` ([`Lsn::ZERO`]: there are none) to `after`.
+pub(super) async fn move_guards(
+    tx: &mut dyn Tx,
+    shard: ShardId,
+    before: Lsn,
+    after: Lsn,
+) -> Result<(), SqlError> {
+    if before == Lsn::ZERO {
+        for guard in &GUARDS {
+            tx.execute(guard.insert, &[guard.key.of(shard), shard.into(), after.into()]).await?;
+        }
+        return Ok(());
+    }
+    let moved = match tx.dialect() {
+        Dialect::Sqlite => {
+            let mut all = true;
+            for Guard { table, is, lsn, key, .. } in &GUARDS {
+                let sql = format!("UPDATE {table} SET {lsn} = ? WHERE {is} AND {lsn} = ?");
+                all &= tx.execute(&sql, &[after.into(), key.of(shard), before.into()]).await? == 1;
+            }
+            all
+        }
+        Dialect::MySql => {
+            let names: Vec<_> = GUARDS.iter().map(|guard| guard.table).collect();
+            let sets: Vec<_> =
+                GUARDS.iter().map(|guard| format!("{}.{} = ?", guard.table, guard.lsn)).collect();
+            let qualified = |guard: &Guard| {
+                let conditions = guard.is.split(" AND ").map(|is| format!("{}.{is}", guard.table));
+                let lsn = format!("{}.{} = ?", guard.table, guard.lsn);
+                conditions.chain([lsn]).collect::<Vec<_>>().join(" AND ")
+            };
+            let fits: Vec<_> = GUARDS.iter().map(qualified).collect();
+            let sql =
+                format!("UPDATE {} SET {} WHERE {}", names.join(", "), sets.join(", "), fits.join(" AND "));
+            let keys = GUARDS.iter().flat_map(|guard| [guard.key.of(shard), before.into()]);
+            let args: Vec<Arg> = GUARDS.iter().map(|_| after.into()).chain(keys).collect();
+            tx.execute(&sql, &args).await? > 0
+        }
+    };
+    // Read a moment ago in this transaction: somebody emptied a table meanwhile.
+    if moved { Ok(()) } else { Err(SqlError::Retry("a table was replaced meanwhile".to_owned())) }
+}
+
+impl Key {
+    fn of(self, shard: ShardId) -> Arg {
+        let number = shard.0.to_string();
+        match self {
+            Self::Number => shard.into(),
+            Self::Text => Arg::Text(number.into()),
+            Self::Behind => Arg::Bytes([&[0xFF], number.as_bytes()].concat()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_goes_less_or_more_far_is_named() {
+        let marks = |marks: &[(u16, u64)]| -> BTreeMap<ShardId, Lsn> {
+            marks.iter().map(|(shard, lsn)| (ShardId(*shard), Lsn(*lsn))).collect()
+        };
+        let flushed = marks(&[(0, 7), (3, 9)]);
+        agree("orders", &flushed, &flushed).unwrap();
+        agree("orders", &marks(&[]), &marks(&[])).unwrap();
+        for (found, word) in [
+            (marks(&[(0, 7), (3, 8)]), "`orders` ends at event 8 of shard 3, `watermarks` ends at event 9"),
+            (marks(&[(0, 7)]), "`orders` has no mark of shard 3"),
+            (marks(&[(0, 7), (3, 9), (4, 1)]), "ends at event 1 of shard 4, `watermarks` has no mark"),
+            (marks(&[]), "`orders` has no mark of shard 0"),
+        ] {
+            let told = agree("orders", &found, &flushed).unwrap_err();
+            assert!(told.contains(word), "{told}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Tables that are not of one moment: a dump is loaded into a store in use, or somebody empties or replaces a table.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::sync::Arc;
+
+use hotstock_engine::ids::{Epoch, Lsn, RequestId, ServerId, SkuId, TakeId};
+use hotstock_engine::store::{
+    FlushBatch, OrderFilter, Prune, Repair, Store, StoreError, SumsCursor, Take, Wanted,
+};
+use hotstock_engine::testing::store_suite::{
+    TestShard, W1, confirm, create, hash_at, order, reserve, restock, sku,
+};
+use hotstock_persistence::sql::{SqlOptions, SqlStore};
+use hotstock_persistence::testing::MariaDb;
+use sqlx::Connection as _;
+
+/// Those that something is decided on, in the order of a dump.
+const TABLES: [&str; 9] = [
+    "home_lines",
+    "order_lines",
+    "order_requests",
+    "order_serials",
+    "orders",
+    "stock",
+    "stock_journal",
+    "stock_requests",
+    "watermarks",
+];
+
+/// A database that an operator has his hands in.
+trait ByHand: Sync {
+    fn run(&self, sql: &str) -> impl Future<Output = ()> + Send;
+}
+
+struct File(String);
+
+impl ByHand for File {
+    async fn run(&self, sql: &str) {
+        let mut conn = sqlx::SqliteConnection::connect(&self.0).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+    }
+}
+
+impl ByHand for Arc<MariaDb> {
+    async fn run(&self, sql: &str) {
+        self.sql(&format!("USE hotstock; {sql}"));
+    }
+}
+
+fn is_away<T: std::fmt::Debug>(what: &str, answer: Result<T, StoreError>) {
+    match answer {
+        Err(StoreError::Unavailable(why)) if why.contains("not of one moment") => {}
+        other => panic!("{what}: {other:?}"),
+    }
+}
+
+/// Nothing is read of it and nothing written to it.
+async fn nothing_is_decided_on(store: &SqlStore, shard: &TestShard, at: &str) {
+    let all = OrderFilter::default();
+    let wanted = Wanted {
+        skus: vec![sku("a")],
+        orders: vec![order("new-1")],
+        requests: vec![(sku("a"), RequestId::new("r-2").unwrap())],
+    };
+    is_away(at, store.ownership().await);
+    is_away(at, store.load(&wanted).await);
+    is_away(at, store.stock(&sku("a"), None).await);
+    is_away(at, store.stock_page(None, 10).await);
+    is_away(at, store.list(&all, None, 10).await);
+    is_away(at, store.stock_journal(&sku("a"), &[], 10).await);
+    is_away(at, store.order_numbers(None, 10).await);
+    is_away(at, store.request_ids(None, 10).await);
+    is_away(at, store.open_orders(None, 10).await);
+    is_away(at, store.hot_skus(None, 10).await);
+    is_away(at, store.books(None, 10).await);
+    is_away(at, store.sums(&sku("a"), W1, &SumsCursor::default(), 10, 10).await);
+    is_away(at, store.flush(shard.batch(10)).await);
+    let (epoch, now) = (Epoch(1), shard.now);
+    let prune = Prune { epoch, orders_before: Some(now), journal_before: Some(now), max: 10 };
+    is_away(at, store.prune(&prune).await);
+    let repair = Repair { epoch, sku_id: sku("a"), stocks: None, at: now };
+    is_away(at, store.repair(&repair).await);
+}
+
+/// What is told page by page, so that a row that is nobody's would show.
+async fn all_pages(store: &SqlStore) -> (Vec<String>, Vec<SkuId>, usize, usize) {
+    let numbers = store.order_numbers(None, 1_000).await.unwrap();
+    let skus = store.stock_page(None, 1_000).await.unwrap().rows;
+    let skus = skus.iter().map(|sku| sku[0].sku_id.clone()).collect();
+    let listed = store.list(&OrderFilter::default(), None, 1_000).await.unwrap().rows.len();
+    let requests = store.request_ids(None, 1_000).await.unwrap().len();
+    (numbers.iter().map(|(number, _)| number.to_string()).collect(), skus, listed, requests)
+}
+
+async fn tables_of_other_moments(url: &str, hand: &impl ByHand) {
+    let store = SqlStore::open(&SqlOptions::new(url)).unwrap();
+    let (id, server, epoch) = (TakeId(1), ServerId(1), Epoch(1));
+    let take = Take { id, server, shards: 1, after: Epoch::ZERO, epoch, lease_seconds: 0, over: false };
+    store.take(&take).await.unwrap();
+    let mut shard = TestShard::new(1);
+    let sell = |shard: &mut TestShard, round: &str| {
+        for n in 0..5 {
+            shard.must(reserve(&format!("{round}-{n}"), &[("a", 1), ("b", 2)]));
+            shard.must(confirm(&format!("{round}-{n}"), None));
+        }
+    };
+    shard.must(create("a", W1, 100));
+    shard.must(create("b", W1, 100));
+    sell(&mut shard, "old");
+    shard.must(restock("a", 5, "r-1"));
+    shard.flush_all(&store).await;
+    let (then, old) = (shard.flushed, all_pages(&store).await);
+    assert_eq!((old.0.len(), old.1.len(), old.2, old.3), (5, 2, 5, 1));
+    for table in TABLES {
+        hand.run(&format!("CREATE TABLE old_{table} AS SELECT * FROM {table}")).await;
+    }
+    sell(&mut shard, "new");
+    shard.must(restock("a", 5, "r-2"));
+    let lost = shard.events.clone();
+    shard.flush_all(&store).await;
+    let new = all_pages(&store).await;
+    for table in TABLES {
+        hand.run(&format!("CREATE TABLE new_{table} AS SELECT * FROM {table}")).await;
+    }
+    shard.must(restock("b", 5, "r-3"));
+
+    // One table at a time is emptied, of another time, and itself again.
+    for table in TABLES {
+        hand.run(&format!("DELETE FROM {table}")).await;
+        nothing_is_decided_on(&store, &shard, &format!("{table} was emptied")).await;
+        hand.run(&format!("INSERT INTO {table} SELECT * FROM old_{table}")).await;
+        nothing_is_decided_on(&store, &shard, &format!("{table} is older")).await;
+        hand.run(&format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM new_{table}")).await;
+        assert_eq!(all_pages(&store).await, new, "{table} is itself again");
+    }
+    // All of them one after the other, as a dump is loaded.
+    for (n, table) in TABLES.into_iter().enumerate() {
+        hand.run(&format!("DELETE FROM {table}")).await;
+        nothing_is_decided_on(&store, &shard, table).await;
+        hand.run(&format!("INSERT INTO {table} SELECT * FROM old_{table}")).await;
+        if n + 1 < TABLES.len() {
+            nothing_is_decided_on(&store, &shard, table).await;
+        }
+    }
+    // It is of one moment again, and says of which.
+    assert_eq!(store.ownership().await.unwrap().watermarks[0].lsn, then);
+    assert_eq!(all_pages(&store).await, old);
+    assert_eq!(store.flush(shard.batch(10)).await.unwrap().watermark.lsn, then, "nothing was written");
+    let last = lost.last().unwrap().0;
+    let again = FlushBatch { epoch, shard: shard.shard, after: then, hash: hash_at(last), events: &lost };
+    assert_eq!(store.flush(again).await.unwrap().watermark.lsn, last);
+    shard.flush_all(&store).await;
+    assert_eq!(all_pages(&store).await.0, new.0);
+    assert_eq!(store.ownership().await.unwrap().watermarks[0].lsn, Lsn(last.0 + 1));
+    assert_eq!(store.anomalies(9).await.unwrap().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_of_other_moments_on_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("store.db").display());
+    tables_of_other_moments(&url, &File(url.clone())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_of_other_moments_on_mariadb() {
+    let server = Arc::new(MariaDb::start());
+    let url = server.url("hotstock");
+    tables_of_other_moments(&url, &server).await;
+}
+
+/// A row whose keys are right and whose other columns are not, in the tables that are for people.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_for_people_leave_out_what_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("store.db").display());
+    let (store, hand) = (SqlStore::open(&SqlOptions::new(&url)).unwrap(), File(url.clone()));
+    store.migrate().await.unwrap();
+    hand.run("INSERT INTO parked VALUES ('k', 'x', X'FF00'), ('', 1, 'of nobody'), ('l', 1, 'fine')").await;
+    let (count, parked) = store.parked(9).await.unwrap();
+    assert_eq!((count, parked.len(), parked[0].sku_id.as_str(), parked[0].at.0), (2, 2, "k", 0));
+    assert_eq!(parked[1].reason, "fine");
+    hand.run("INSERT INTO anomalies (at, kind, shard, lsn, sku_id, detail) VALUES (-1, 'k', 70000, 'x', '', 'fine')").await;
+    let (count, anomalies) = store.anomalies(9).await.unwrap();
+    assert_eq!((count, anomalies[0].kind.as_str(), anomalies[0].detail.as_str()), (1, "k", "fine"));
+}
+
+/// Somebody deleted the rows of a SKU: it is not one that never was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sku_whose_rows_were_deleted_is_unsound() {
+    use hotstock_engine::store::StoredSku;
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("store.db").display());
+    let (store, hand) = (SqlStore::open(&SqlOptions::new(&url)).unwrap(), File(url.clone()));
+    let (id, server, epoch) = (TakeId(1), ServerId(1), Epoch(1));
+    let take = Take { id, server, shards: 1, after: Epoch::ZERO, epoch, lease_seconds: 0, over: false };
+    store.take(&take).await.unwrap();
+    let mut shard = TestShard::new(1);
+    shard.must(create("a", W1, 100));
+    shard.must(restock("a", 5, "r-1"));
+    shard.flush_all(&store).await;
+    hand.run("DELETE FROM stock WHERE sku_id = 'a'").await;
+    let by_name = Wanted { skus: vec![sku("a"), sku("none")], ..Wanted::default() };
+    let by_request =
+        Wanted { requests: vec![(sku("a"), RequestId::new("r-1").unwrap())], ..Wanted::default() };
+    for wanted in [by_name, by_request] {
+        let loaded = store.load(&wanted).await.unwrap();
+        let StoredSku::Unsound(problem) = &loaded.skus[&sku("a")] else { panic!("{loaded:?}") };
+        assert!(problem.contains("no row of its stock") && loaded.skus.len() == 1, "{problem}");
+    }
+}
