@@ -264,17 +264,28 @@ impl<D: Driver> Tx for Lease<D> {
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), SqlError> {
-        if self.access == Access::One {
-            self.give_back();
-            return Ok(());
+        match self.access {
+            Access::One => {
+                self.give_back();
+                return Ok(());
+            }
+            // What was read is known, and nothing rests on the end of it: whoever asked does not wait for one more
+            // round trip. The connection keeps its permit until then.
+            Access::Read => {
+                tokio::spawn(async move {
+                    if self.commands(&["COMMIT"]).await.is_ok() {
+                        self.give_back();
+                    }
+                });
+                return Ok(());
+            }
+            Access::Write => {}
         }
         match self.commands(&["COMMIT"]).await {
             Ok(()) => {
                 self.give_back();
                 Ok(())
             }
-            // Nothing rests on the end of a transaction that only read.
-            Err(_) if self.access == Access::Read => Ok(()),
             Err(Fault::Conflict(text)) => {
                 self.rollback().await;
                 Err(SqlError::Retry(text))

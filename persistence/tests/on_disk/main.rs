@@ -114,7 +114,9 @@ async fn the_original_must_not_start_after_a_copy_did() {
     engine.stop().await;
     drop(engine);
     fixture.copy("data", "copy");
-    let engine = fixture.start("copy").await;
+    let why = fixture.refused("copy").await;
+    assert!(matches!(why, NotOurs::Fenced { .. }), "{why}");
+    let engine = fixture.start_with("copy", |options| options.take_over = true).await.unwrap();
     reserve(&engine, "o", "a", 1).await.unwrap();
     flushed(&engine).await;
     engine.stop().await;

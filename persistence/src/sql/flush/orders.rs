@@ -14,7 +14,7 @@ use super::super::dialect::{Arg, Existing, Update};
 use super::super::error::SqlError;
 use super::super::rows::{
     HOME_LINES, ORDER_LINES, ORDER_REQUESTS, ORDER_SERIALS, ORDERS, find_orders, home_line_rows, home_row,
-    line_rows, order_row, order_status_name, phase_name, request_row, serial_row,
+    line_rows, order_row, order_status_name, phase_name, request_row, request_rows, serial_row,
 };
 use super::super::statements::{rows_in, update};
 use super::Writing;
@@ -102,9 +102,7 @@ impl Writing<'_> {
         let sku_of =
             |place| made.iter().flat_map(|order| &order.lines).nth(place).map(|line| line.sku_id.clone());
         self.insert(&ORDER_LINES, parts, rows, &sku_of).await?;
-        let requests = made.iter().flat_map(|order| {
-            order.requests.iter().enumerate().map(|(seq, request)| request_row(&order.order_no, seq, request))
-        });
+        let requests = made.iter().flat_map(|order| request_rows(order));
         self.insert(&ORDER_REQUESTS, parts, requests.collect(), &|_| None).await?;
         let serials = made.iter().flat_map(|order| {
             order.serials.iter().enumerate().map(|(seq, given)| serial_row(&order.order_no, seq, given))

@@ -139,6 +139,7 @@ fn stored_order(row: &Row) -> Result<StoredOrder, StoreError> {
     let (buyer_id, mode, phase) = (f.id_or_null(BuyerId::new)?, mode(f.text()?)?, phase(f.text()?)?);
     let (_status, _open) = (f.text_or_null()?.is_some(), f.flag()?);
     let (created_at, expires_at, changed_at, lsn) = (f.time()?, f.time()?, f.time()?, f.lsn()?);
+    let asked = f.int_or_null()?;
     if kind == HOME {
         let record = f.bytes_or_null()?.ok_or_else(|| broken(format!("order {order_no} has no record")))?;
         let home = decode_home(record).map_err(|problem| broken(format!("order {order_no}: {problem}")))?;
@@ -150,7 +151,9 @@ fn stored_order(row: &Row) -> Result<StoredOrder, StoreError> {
         }
         return Ok(StoredOrder { shard, kind: StoredOrderKind::Home(home) });
     }
-    let (lines, requests, serials) = (Vec::new(), Vec::new(), Vec::new());
+    let first = |asked: i64| OrderRequest { request_id: None, fingerprint: asked.cast_unsigned() };
+    let requests = asked.map(first).into_iter().collect();
+    let (lines, serials) = (Vec::new(), Vec::new());
     let image = OrderImage {
         order_no,
         buyer_id,
@@ -202,8 +205,16 @@ fn row(image: &OrderImage, shard: ShardId, kind: i64, is_listed: bool, open: boo
         image.expires_at.into(),
         image.changed_at.into(),
         image.lsn.into(),
+        asked(image).map(u64::cast_signed).into(),
         record,
     ]
+}
+
+/// The content of the request that made an order, when that is the first of its requests. It stands in its row: almost
+/// every order has it, and most have no other.
+fn asked(image: &OrderImage) -> Option<u64> {
+    let first = image.requests.first().filter(|request| request.request_id.is_none());
+    first.map(|request| request.fingerprint)
 }
 
 /// The rows of an order for [`ORDER_LINES`].
@@ -228,6 +239,12 @@ pub(in crate::sql) fn line_rows(image: &OrderImage) -> impl Iterator<Item = Vec<
 pub(in crate::sql) fn home_line_rows(home: &HomeImage) -> impl Iterator<Item = Vec<Arg>> + '_ {
     let skus: BTreeSet<_> = home.order.lines.iter().map(|line| &line.sku_id).collect();
     skus.into_iter().map(|sku_id| vec![sku_id.into(), (&home.order.order_no).into()])
+}
+
+/// The rows of an order for [`ORDER_REQUESTS`]: all of its requests but one that stands in its own row.
+pub(in crate::sql) fn request_rows(image: &OrderImage) -> impl Iterator<Item = Vec<Arg>> + '_ {
+    let requests = image.requests.iter().enumerate().skip(usize::from(asked(image).is_some()));
+    requests.map(|(seq, request)| request_row(&image.order_no, seq, request))
 }
 
 /// A row for [`ORDER_REQUESTS`].

@@ -70,6 +70,7 @@ CREATE TABLE IF NOT EXISTS orders (
     expires_at BIGINT NOT NULL,
     changed_at BIGINT NOT NULL,
     lsn BIGINT NOT NULL,
+    asked BIGINT,
     record MEDIUMBLOB,
     INDEX orders_status (open, status, order_no),
     INDEX orders_created (created_at)

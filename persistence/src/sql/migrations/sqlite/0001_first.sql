@@ -68,6 +68,7 @@ CREATE TABLE parked (
 
 -- kind: 0 an order in one shard; 1 one over several shards, whole in `record`; 2 what such an order holds in one shard (a branch).
 -- shard: who decides for it. status: NULL of a branch, which no list shows. open: it holds units or has something pending.
+-- asked: the fingerprint of the request that made it.
 CREATE TABLE orders (
     order_no   TEXT    NOT NULL PRIMARY KEY,
     kind       INTEGER NOT NULL,
@@ -81,6 +82,7 @@ CREATE TABLE orders (
     expires_at INTEGER NOT NULL,
     changed_at INTEGER NOT NULL,
     lsn        INTEGER NOT NULL,
+    asked      INTEGER,
     record     BLOB
 ) WITHOUT ROWID;
 -- The list by status, and what is open.
@@ -113,7 +115,7 @@ CREATE TABLE home_lines (
     PRIMARY KEY (sku_id, order_no)
 ) WITHOUT ROWID;
 
--- The partial requests that an order answered, in their order. Fingerprints are 64 bits, kept as signed numbers.
+-- The other requests that an order answered, in their order. Fingerprints are 64 bits, kept as signed numbers.
 CREATE TABLE order_requests (
     order_no    TEXT    NOT NULL,
     seq         INTEGER NOT NULL,
