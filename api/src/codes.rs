@@ -22,6 +22,7 @@ pub enum Code {
     ExceedsHold,
     LatePaymentNoStock,
     NothingToReturn,
+    OrderTooOld,
     TooManyRequestsForOrder,
     SkuSuspended,
     StockExists,
@@ -185,11 +186,20 @@ pub const TABLE: &[CodeInfo] = &[
         "`lines` has each such line; `available` is what can still be returned."
     ),
     row!(
+        OrderTooOld,
+        "order_too_old",
+        409,
+        "The order ended too long ago",
+        "It last changed longer ago than orders are kept (`store.keep_days`). It can be read until its rows go, within some hours, and its \
+         number is free then; it can't be changed any more."
+    ),
+    row!(
         TooManyRequestsForOrder,
         "too_many_requests_for_order",
         409,
         "The order had too many partial requests",
-        "Each partial confirm, release and return of an order is remembered; this order has had as many as fit."
+        "Each partial confirm, release and return of an order is remembered; this order has had as many as fit (1,000). \
+         What is left can always be confirmed, released or returned as a whole: ask without `lines`."
     ),
     row!(
         SkuSuspended,
@@ -263,8 +273,9 @@ pub const TABLE: &[CodeInfo] = &[
         JournalFull,
         "journal_full",
         503,
-        "No new reservations until the store has caught up",
-        "Nothing happened. The store is so far behind that the backlog on the disk is at its cap. Confirms and releases go on; come again."
+        "No new reservations until the journal has room",
+        "Nothing happened. The journal is at its cap on the disk, mostly because the store is far behind; operators see why in /readyz. \
+         Confirms and releases go on; come again."
     )
     .retry_after(10),
     row!(

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use axum::body::Bytes;
 use axum::http::StatusCode;
-use hotstock_engine::engine::Health;
+use hotstock_engine::engine::{Health, Stats};
 
 use crate::app::{Call, Reply};
 use crate::codes::Code;
@@ -29,7 +29,7 @@ pub async fn readyz(call: Call) -> Result<Reply, Problem> {
     match call.app.engine.health() {
         Health::Ready => {
             let stats = call.app.engine.stats();
-            Ok(ready(stats.store.problem.as_deref(), stats.clock.jumped))
+            Ok(ready(&stats))
         }
         Health::Fenced(why) => not_ready(format!("this server is fenced: {why}")),
         Health::Rebuilding(shards) => not_ready(format!("shards are being rebuilt: {shards:?}")),
@@ -41,8 +41,8 @@ pub async fn readyz(call: Call) -> Result<Reply, Problem> {
     }
 }
 
-fn ready(store_problem: Option<&str>, clock_jumped: bool) -> Reply {
-    let mut text = match store_problem {
+fn ready(stats: &Stats) -> Reply {
+    let mut text = match &stats.store.problem {
         None => "ready\n".to_owned(),
         Some(problem) => {
             format!(
@@ -50,7 +50,10 @@ fn ready(store_problem: Option<&str>, clock_jumped: bool) -> Reply {
             )
         }
     };
-    if clock_jumped {
+    if let Some(why) = &stats.store.journal_full {
+        text.push_str(&format!("no new reservations, the journal is at its cap on the disk: {why}\n"));
+    }
+    if stats.clock.jumped {
         text.push_str("the wall clock was set; it is not followed, so that no hold ends at another time\n");
     }
     Reply::new(StatusCode::OK, "text/plain; charset=utf-8", text)

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use hotstock_engine::check::CheckStats;
+use hotstock_engine::engine::JournalFull;
 use hotstock_engine::engine::{Engine, ShardStats, SpanningStats, StoreStats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -227,7 +228,7 @@ const fn store_gauge(name: &'static str, help: &'static str, value: fn(&StoreSta
     StoreMetric { name, help, kind: MetricType::Gauge, value }
 }
 
-const STORE_METRICS: [StoreMetric; 21] = [
+const STORE_METRICS: [StoreMetric; 22] = [
     store_gauge("store_up", "1 when the store could do what it was last asked", |s| {
         u64::from(s.problem.is_none())
     }),
@@ -237,9 +238,16 @@ const STORE_METRICS: [StoreMetric; 21] = [
         "1 when this server takes no orders, because it may not be the one that decides",
         |s| u64::from(s.fenced.is_some()),
     ),
-    store_gauge("journal_full", "1 while new reservations are refused: the backlog is at its cap", |s| {
-        u64::from(s.journal_full)
-    }),
+    store_gauge(
+        "journal_full",
+        "1 while new reservations are refused: the journal is at its cap on the disk",
+        |s| u64::from(s.journal_full.is_some()),
+    ),
+    store_gauge(
+        "journal_full_by_checkpoint",
+        "Of these, 1 while checkpoints alone are waited for: the store has what is logged",
+        |s| u64::from(matches!(s.journal_full, Some(JournalFull::Checkpoint(_)))),
+    ),
     store_gauge("parked_skus", "SKUs whose rows in the store are left alone", |s| s.parked),
     store_counter("loads", "Calls of the store that read what commands waited for", |s| s.loads),
     store_gauge("loads_waiting", "Things that are wanted and that no such call looks for yet", |s| {

@@ -143,6 +143,7 @@ impl From<Refusal> for Problem {
             | Refusal::OrderCancelled { .. }
             | Refusal::AlreadyConfirmed { .. }
             | Refusal::OrderEnded { .. }
+            | Refusal::OrderTooOld { .. }
             | Refusal::TooManyRequests { .. }
             | Refusal::Overloaded
             | Refusal::JournalFull
@@ -173,6 +174,7 @@ fn code_of(refusal: &Refusal) -> Code {
         Refusal::NothingToReturn { .. } => Code::NothingToReturn,
         Refusal::SkuSuspended { .. } => Code::SkuSuspended,
         Refusal::StockExists { .. } => Code::StockExists,
+        Refusal::OrderTooOld { .. } => Code::OrderTooOld,
         Refusal::TooManyRequests { .. } => Code::TooManyRequestsForOrder,
         // The second never leaves the engine; if it did, nothing would have happened, which is what `overloaded` says.
         Refusal::Overloaded | Refusal::HoldFirst(_) => Code::Overloaded,

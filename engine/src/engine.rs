@@ -16,7 +16,7 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-pub use crate::flusher::FlushStats;
+pub use crate::flusher::{FlushStats, JournalFull};
 pub use crate::known::KnownStats;
 pub use crate::list::OrderPage;
 pub use crate::options::{EngineOptions, Parts, StartError, StoreOptions};

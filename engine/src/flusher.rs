@@ -25,7 +25,10 @@ use crate::clock::Clock;
 use crate::event::Event;
 use crate::ids::{ChainHash, Epoch, Lsn, ShardId, SkuId};
 use crate::journal::{JournalError, JournalReader};
-use crate::limits::{FINAL_FLUSH_MILLIS, MAX_FLUSH_BYTES, MAX_FLUSHES_AT_ONCE, MAX_PARKED_KNOWN, TRIM_STEPS};
+use crate::limits::{
+    FINAL_FLUSH_MILLIS, FULL_CHECKPOINT_MILLIS, MAX_FLUSH_BYTES, MAX_FLUSHES_AT_ONCE, MAX_PARKED_KNOWN,
+    TRIM_STEPS,
+};
 use crate::ownership::{NotOurs, contains};
 use crate::shard::shared::ShardShared;
 use crate::store::{FlushBatch, Watermark};
@@ -67,6 +70,8 @@ pub(crate) struct Flushers {
     parked: Mutex<ParkedSkus>,
     /// New reservations stop while it is set.
     journal_full: AtomicBool,
+    /// When shards were last asked for a checkpoint because of that.
+    checkpoints_asked: Mutex<Option<Instant>>,
     stopping: watch::Sender<bool>,
 }
 
@@ -109,6 +114,27 @@ pub struct FlushStats {
     pub last_error: Option<String>,
 }
 
+/// What keeps a journal at its cap from being trimmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JournalFull {
+    /// The store has not taken in what is logged.
+    Store,
+    /// The store has it; checkpoints of these shards are being written, or can't be.
+    Checkpoint(Vec<ShardId>),
+}
+
+impl std::fmt::Display for JournalFull {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Store => f.write_str("the store is too far behind"),
+            Self::Checkpoint(shards) => {
+                let shards: Vec<_> = shards.iter().map(ToString::to_string).collect();
+                write!(f, "the journal waits for a checkpoint of shard {}", shards.join(", "))
+            }
+        }
+    }
+}
+
 impl Flushers {
     pub fn new(
         link: Arc<StoreLink>,
@@ -139,6 +165,7 @@ impl Flushers {
             turns: Semaphore::new(MAX_FLUSHES_AT_ONCE),
             parked: Mutex::default(),
             journal_full: AtomicBool::new(false),
+            checkpoints_asked: Mutex::default(),
             stopping: watch::Sender::new(false),
         }
     }
@@ -207,6 +234,36 @@ impl Flushers {
     /// The backlog on the disk has reached its cap: no new reservations.
     pub fn is_journal_full(&self) -> bool {
         self.journal_full.load(Ordering::Relaxed)
+    }
+
+    /// Why it is, while it is.
+    pub fn why_journal_full(&self) -> Option<JournalFull> {
+        if !self.is_journal_full() {
+            return None;
+        }
+        let waiting: Vec<ShardId> = self.wait_for_checkpoint().map(|shard| shard.id).collect();
+        Some(if waiting.is_empty() { JournalFull::Store } else { JournalFull::Checkpoint(waiting) })
+    }
+
+    /// Shards whose checkpoint alone keeps the journal from being trimmed.
+    fn wait_for_checkpoint(&self) -> impl Iterator<Item = &Arc<ShardShared>> {
+        let is_behind = |(shard, follow): &(&Arc<ShardShared>, &Follow)| {
+            let settled = Lsn(follow.settled.load(Ordering::Relaxed)).min(shard.flushed_lsn());
+            Lsn(shard.counters.checkpoint.load(Ordering::Relaxed)) < settled
+        };
+        self.shards.iter().zip(&self.follows).filter(is_behind).map(|(shard, _)| shard)
+    }
+
+    /// A full journal makes no checkpoint due by itself: what would be logged is refused.
+    fn ask_for_checkpoints(&self) {
+        let mut asked = unpoisoned(self.checkpoints_asked.lock());
+        let pause = Duration::from_millis(FULL_CHECKPOINT_MILLIS);
+        if asked.is_none_or(|asked| asked.elapsed() >= pause) {
+            for shard in self.wait_for_checkpoint() {
+                shard.ask_checkpoint();
+                *asked = Some(Instant::now());
+            }
+        }
     }
 
     /// Whether flushes succeed and none is far behind: then there is room for other work in the store.
@@ -280,10 +337,13 @@ impl Flushers {
         let bytes = self.reader.disk_bytes();
         if bytes > cap {
             if !full.swap(true, Ordering::Relaxed) {
-                tracing::error!(bytes, cap, "the store is too far behind: no new reservations");
+                tracing::error!(bytes, cap, "the journal is at its cap on the disk: no new reservations");
             }
         } else if bytes < cap - cap / 10 && full.swap(false, Ordering::Relaxed) {
             tracing::info!(bytes, cap, "the journal has room again");
+        }
+        if self.is_journal_full() {
+            self.ask_for_checkpoints();
         }
     }
 

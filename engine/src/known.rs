@@ -379,19 +379,15 @@ async fn scan(known: &Known, link: &StoreLink, departed: &[(ShardId, Lsn)]) -> R
     loop {
         let page = link.noted(store.order_numbers(after.as_ref(), KNOWN_PAGE).await)?;
         page.iter().for_each(|(order_no, at)| known.add_order(order_no, *at));
-        if page.len() < KNOWN_PAGE {
-            break;
-        }
-        after = page.into_iter().next_back().map(|(order_no, _)| order_no);
+        let Some((last, _)) = page.into_iter().next_back() else { break };
+        after = Some(last);
     }
     let mut after: Option<(SkuId, RequestId)> = None;
     loop {
         let page = link.noted(store.request_ids(after.as_ref(), KNOWN_PAGE).await)?;
         page.iter().for_each(|(sku_id, request_id, at)| known.add_request(sku_id, request_id, *at));
-        if page.len() < KNOWN_PAGE {
-            break;
-        }
-        after = page.into_iter().next_back().map(|(sku_id, request_id, _)| (sku_id, request_id));
+        let Some((sku_id, request_id, _)) = page.into_iter().next_back() else { break };
+        after = Some((sku_id, request_id));
     }
     let since: Vec<_> = before.iter().map(|mark| (mark.shard, mark.lsn)).collect();
     Ok(reaches(&link.noted(store.ownership().await)?.watermarks, &since))

@@ -16,6 +16,11 @@ pub const MAX_TTL_SECONDS: u32 = 604_800;
 /// Partial confirms, releases and returns that are remembered for one order, so that each can be repeated safely.
 pub const MAX_REQUESTS_PER_ORDER: usize = 1_000;
 
+/// Returns of everything that is left, beyond [`MAX_REQUESTS_PER_ORDER`]: units that were sold must always be able to
+/// come back. Each leaves nothing to return, and an order can come to have something again only by a confirm of all
+/// that it holds or of all that lapsed, once each.
+pub const MAX_WHOLE_RETURNS: usize = 4;
+
 /// Warehouses of one SKU. They are searched one by one; a thousand is more than any retailer has.
 pub const MAX_WAREHOUSES_PER_SKU: usize = 1_000;
 
@@ -191,6 +196,15 @@ pub const DEFAULT_FLUSH_EVENTS: usize = 20_000;
 /// The backlog of the journal on disk before new reservations are refused: hours of a store that is down.
 pub const DEFAULT_JOURNAL_CAP_BYTES: u64 = 16 << 30;
 
+/// A checkpoint is due, whatever the number of events, when its shard has logged its part of one in so many of that
+/// cap: what checkpoints alone keep on the disk then stays below a quarter of it, also while one is being written, and
+/// the rest is for the store's backlog.
+pub const CHECKPOINT_SHARE_OF_CAP: u64 = 8;
+
+/// While the journal is full, how often shards are asked for the checkpoint that keeps it from being trimmed: one that
+/// failed is tried again, and a large state is not written all the time.
+pub const FULL_CHECKPOINT_MILLIS: u64 = 2_000;
+
 /// The longest pause between two looks for a SKU or order that is on its way.
 pub const MAX_LOOK_PAUSE_MILLIS: u64 = 20;
 
@@ -255,8 +269,8 @@ pub const PRUNE_BATCH: usize = 500;
 /// The pause between two of them, so that flushes and loads come through.
 pub const PRUNE_PAUSE_MILLIS: u64 = 100;
 
-/// Orders that come to the end of the time that the store keeps them are not loaded any more, this long before: what
-/// was loaded is out of memory again before its rows go, in seconds.
+/// Rows of orders go this long after the time for which they are kept: until then the last change that an order could
+/// take is flushed, in seconds. While flushes are behind, nothing is pruned.
 pub const PRUNE_MARGIN_SECONDS: u64 = 3_600;
 
 /// How long the last flush may take before the engine stops without it; the journal has everything.

@@ -14,10 +14,10 @@ use crate::flusher::FlushOptions;
 use crate::ids::ShardId;
 use crate::journal::{Journal, JournalError};
 use crate::limits::{
-    DEFAULT_CHECKPOINT_EVENTS, DEFAULT_FLUSH_EVENTS, DEFAULT_FLUSH_INTERVAL_MILLIS, DEFAULT_GATE_PERMITS,
-    DEFAULT_JOURNAL_CAP_BYTES, DEFAULT_KEEP_DAYS, DEFAULT_KEEP_FLUSHED_MINUTES, DEFAULT_KEEP_JOURNAL_DAYS,
-    DEFAULT_LOAD_WAIT_MILLIS, DEFAULT_MAX_RESIDENT_BYTES, DEFAULT_MAX_RESIDENT_SKUS, DEFAULT_REMEMBER_MAX,
-    DEFAULT_REMEMBER_SECONDS,
+    CHECKPOINT_SHARE_OF_CAP, DEFAULT_CHECKPOINT_EVENTS, DEFAULT_FLUSH_EVENTS, DEFAULT_FLUSH_INTERVAL_MILLIS,
+    DEFAULT_GATE_PERMITS, DEFAULT_JOURNAL_CAP_BYTES, DEFAULT_KEEP_DAYS, DEFAULT_KEEP_FLUSHED_MINUTES,
+    DEFAULT_KEEP_JOURNAL_DAYS, DEFAULT_LOAD_WAIT_MILLIS, DEFAULT_MAX_RESIDENT_BYTES,
+    DEFAULT_MAX_RESIDENT_SKUS, DEFAULT_REMEMBER_MAX, DEFAULT_REMEMBER_SECONDS,
 };
 use crate::ownership::NotOurs;
 use crate::recovery::RecoveryError;
@@ -40,7 +40,8 @@ pub struct EngineOptions {
     pub max_resident_skus: usize,
     /// What SKUs and orders may take in memory, of all shards, in bytes; an estimate.
     pub max_resident_bytes: u64,
-    /// A checkpoint of a shard begins after this many of its events (or as many as it has entries, if that is more).
+    /// A checkpoint of a shard begins after this many of its events (or as many as it has entries, if that is more),
+    /// and when its share of the journal's cap was logged.
     pub checkpoint_events: u64,
     /// The store is taken from the server that has it, which is given up.
     pub take_over: bool,
@@ -124,6 +125,9 @@ pub(crate) fn shard_options(options: &EngineOptions) -> ShardOptions {
         max_resident_skus: options.max_resident_skus.div_ceil(shards).max(1),
         max_bytes: options.max_resident_bytes.div_ceil(u64::from(options.shards)).max(1),
         checkpoint_events: options.checkpoint_events,
+        checkpoint_bytes: (options.store.journal_cap_bytes
+            / (CHECKPOINT_SHARE_OF_CAP * u64::from(options.shards)))
+        .max(1),
         load_wait_ms: options.store.load_wait_ms,
     }
 }

@@ -297,6 +297,12 @@ pub enum Refusal {
         /// The stock as it is.
         stock: StockView,
     },
+    /// The order last changed longer ago than orders are kept: its rows may go at any time.
+    #[error("order {order_no} last changed longer ago than orders are kept: it can't be changed any more")]
+    OrderTooOld {
+        /// The order.
+        order_no: OrderNo,
+    },
     /// The order has had too many partial requests to remember one more.
     #[error("order {order_no} has had too many partial requests")]
     TooManyRequests {
@@ -307,7 +313,7 @@ pub enum Refusal {
     #[error("too many requests are under way")]
     Overloaded,
     /// The backlog of the journal has reached its cap on the disk: no new reservations, nothing happened, come again.
-    #[error("the store is too far behind: no new reservations until it has caught up")]
+    #[error("the journal is at its cap on the disk: no new reservations until it has room")]
     JournalFull,
     /// The SQL store does not answer, and what this is about is not in memory; nothing happened, come again.
     #[error("the store, which has this SKU or order, is not available")]

@@ -28,11 +28,15 @@ pub(crate) struct Retention {
 }
 
 impl Retention {
-    /// Whether an order or a request that last changed then may still be loaded. What is about to be pruned is not:
-    /// its rows could go while it is in memory, and its next change would find none.
-    pub fn may_load(self, changed_at: Timestamp, now: Timestamp) -> bool {
-        let margin = PRUNE_MARGIN_SECONDS * 1_000;
-        before(self.keep_days, now).is_none_or(|before| changed_at >= before.plus_millis(margin))
+    /// Whether an ended order that last changed then may change again. Afterwards it is answered as it is, in memory or
+    /// from the store, until its rows have gone; a change of it would not find them.
+    pub fn may_change(self, changed_at: Timestamp, now: Timestamp) -> bool {
+        before(self.keep_days, now).is_none_or(|before| changed_at >= before)
+    }
+
+    /// Orders and requests that last changed before this go: a while after the last moment at which they could change.
+    fn orders_before(self, now: Timestamp) -> Option<Timestamp> {
+        before(self.keep_days, now).map(|before| before.minus_millis(PRUNE_MARGIN_SECONDS * 1_000))
     }
 
     /// The loop; ends when `stopping` says so.
@@ -67,8 +71,7 @@ impl Retention {
         if epoch == Epoch::ZERO || link.fence().fenced().is_some() || !flushers.is_keeping_up() {
             return false;
         }
-        let (orders_before, journal_before) =
-            (before(self.keep_days, now), before(self.keep_journal_days, now));
+        let (orders_before, journal_before) = (self.orders_before(now), before(self.keep_journal_days, now));
         let prune = Prune { epoch, orders_before, journal_before, max: PRUNE_BATCH };
         let Ok(pruned) = link.noted(link.store().prune(&prune).await) else { return false };
         let counters = &link.counters;
@@ -96,13 +99,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_about_to_be_pruned_is_not_loaded() {
+    fn what_may_be_pruned_soon_does_not_change_any_more() {
         let retention = Retention { keep_days: 2, keep_journal_days: 0 };
         let now = Timestamp(10 * DAY_SECONDS * 1_000);
         let ago = |seconds: u64| now.minus_millis(seconds * 1_000);
-        assert!(retention.may_load(ago(0), now));
-        assert!(retention.may_load(ago(2 * DAY_SECONDS - PRUNE_MARGIN_SECONDS), now));
-        assert!(!retention.may_load(ago(2 * DAY_SECONDS - PRUNE_MARGIN_SECONDS + 1), now));
-        assert!(Retention { keep_days: 0, ..retention }.may_load(Timestamp(0), now), "kept for ever");
+        assert!(retention.may_change(ago(0), now));
+        assert!(retention.may_change(ago(2 * DAY_SECONDS), now), "for as long as it is kept");
+        assert!(!retention.may_change(ago(2 * DAY_SECONDS + 1), now));
+        assert_eq!(retention.orders_before(now), Some(ago(2 * DAY_SECONDS + PRUNE_MARGIN_SECONDS)));
+        let for_ever = Retention { keep_days: 0, ..retention };
+        assert!(for_ever.may_change(Timestamp(0), now) && for_ever.orders_before(now).is_none());
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::check::CheckStats;
 use crate::clock::ClockStatus;
-use crate::flusher::{FlushStats, Flushers};
+use crate::flusher::{FlushStats, Flushers, JournalFull};
 use crate::ids::{Lsn, ShardId};
 use crate::known::{Known, KnownStats};
 use crate::loader::{Loader, get};
@@ -92,8 +92,8 @@ pub struct StoreStats {
     pub epoch: u64,
     /// Why this server takes no orders, if it is fenced.
     pub fenced: Option<String>,
-    /// No new reservations: the backlog of the journal has reached its cap.
-    pub journal_full: bool,
+    /// Why no new reservations are taken, while the journal is at its cap.
+    pub journal_full: Option<JournalFull>,
     /// SKUs whose rows in the store are left alone.
     pub parked: u64,
     /// Calls that read SKUs, orders and requests which commands waited for.
@@ -275,7 +275,7 @@ pub(crate) fn store_stats(
         clock_offset_millis: link.clock_offset_millis(),
         epoch: link.fence().epoch().0,
         fenced: link.fence().fenced(),
-        journal_full: flushers.is_journal_full(),
+        journal_full: flushers.why_journal_full(),
         parked: flushers.parked(),
         loads: get(&counters.loads),
         load_micros: get(&counters.load_micros),

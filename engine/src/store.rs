@@ -130,8 +130,9 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Snapshot<Vec<JournalRow>>, StoreError>;
 
-    /// Numbers of all orders and branches, with their last change, up to `max` after `after`, by number. To rebuild
-    /// what is known.
+    /// Numbers of all orders and branches, with their last change, up to `max` after `after`, by number; none only when
+    /// there are none. To rebuild what is known. What is no number at all (no caller can give it, so nobody asks for
+    /// it) is left out, and told in the log.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -13,7 +13,7 @@ use hotstock_engine::engine::{Engine, EngineOptions, StoreOptions};
 use hotstock_engine::outcome::Refusal;
 use hotstock_engine::reconcile::{Check, Reconcile, Reconciled, Remedy};
 use hotstock_engine::store::Store;
-use support::{World, confirm, create, release, reserve, reserve_lines, sku};
+use support::{World, confirm, create, release, reserve, reserve_lines, sku, until_flushed};
 
 const SKUS: usize = 40;
 
@@ -84,6 +84,7 @@ async fn rows_that_were_broken_are_put_right() {
         left -= 1;
         assert!(left > 0, "an idle SKU leaves");
     }
+    until_flushed(&engine).await;
     for name in ["stored", "open"] {
         world.store.spoil(&sku(name), 99);
     }

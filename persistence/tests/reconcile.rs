@@ -484,6 +484,75 @@ async fn a_row_that_cant_be_read_hides_no_other() {
     server.is_right().await;
 }
 
+/// Rows that can be read and make no sense together: the caller is not to blame, and asking again does not help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_whose_rows_do_not_fit_is_told_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::new(format!("sqlite:{}", dir.path().join("store").display())).await;
+    for (order_no, tampering) in [
+        ("c-3", "UPDATE orders SET shard = 7 WHERE order_no = 'c-3'"),
+        (
+            "c-3",
+            "UPDATE orders SET shard = 0, status = 'released', phase = 'released' WHERE order_no = 'c-3'",
+        ),
+        ("c-3", "DELETE FROM order_lines WHERE order_no = 'c-3'"),
+        ("c-4", "DELETE FROM order_lines WHERE order_no = 'c-4'"),
+    ] {
+        server.tamper(tampering).await;
+        let order = OrderNo::new(order_no).unwrap();
+        let other = [("other", 1)];
+        for action in
+            [Action::GetOrder(order.clone()), reserve(order_no, &other), give_back(order_no, &other, "new")]
+        {
+            let refused = server.engine.submit(action.into()).await;
+            let is_told =
+                matches!(&refused, Err(Refusal::OrderInconsistent { order_no, .. }) if *order_no == order);
+            assert!(is_told, "{tampering}: {refused:?}");
+        }
+    }
+}
+
+/// What no caller can give is no reason not to know the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_that_are_none_are_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("store").display());
+    let server = Server::new(url.clone()).await;
+    let store = SqlStore::open(&SqlOptions::new(url)).unwrap();
+    let read = async |max| {
+        let (mut orders, mut ids) = (Vec::new(), Vec::new());
+        loop {
+            let page = store.order_numbers(orders.last(), max).await.unwrap();
+            let end = page.is_empty();
+            orders.extend(page.into_iter().map(|(order_no, _)| order_no));
+            if end {
+                break;
+            }
+        }
+        loop {
+            let page = store.request_ids(ids.last(), max).await.unwrap();
+            let end = page.is_empty();
+            ids.extend(page.into_iter().map(|(sku_id, request_id, _)| (sku_id, request_id)));
+            if end {
+                return (orders, ids);
+            }
+        }
+    };
+    let right = read(100).await;
+    for name in ["char(1) || order_no", "x'ff' || order_no", "'b' || char(7) || order_no"] {
+        server
+            .tamper(&format!(
+                "INSERT INTO orders SELECT {name}, kind, shard, buyer_id, mode, phase, status, open, \
+             created_at, expires_at, changed_at, lsn, record FROM orders WHERE order_no = 'c-3'"
+            ))
+            .await;
+    }
+    server.tamper("UPDATE orders SET changed_at = 'x', shard = -1 WHERE order_no = 'c-4'").await;
+    for max in [1, 2, 3, 100] {
+        assert_eq!(read(max).await, right, "pages of {max}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_put_right_as_callers_are_told() {
     let dir = tempfile::tempdir().unwrap();

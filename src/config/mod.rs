@@ -273,6 +273,11 @@ impl Config {
             let known = url.is_empty() || schemes.iter().any(|scheme| url.expose().starts_with(scheme));
             (!known).then(|| (key, format!("must be empty or begin with {}", schemes.join(" or "))))
         };
+        let segment = self.journal.segment_bytes.max(self.journal.zeros_bytes);
+        if self.journal.max_disk_mib << 20 < segment.saturating_mul(2) {
+            let problem = "must be at least twice journal.segment_bytes and journal.zeros_bytes".to_owned();
+            return Some(("journal.max_disk_mib", problem));
+        }
         if self.orders.prefer_warehouses.len() > MAX_WAREHOUSES_PER_SKU {
             let problem = format!("must have at most {MAX_WAREHOUSES_PER_SKU} entries");
             return Some(("orders.prefer_warehouses", problem));

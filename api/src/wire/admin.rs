@@ -234,8 +234,10 @@ pub struct StoreBody {
     /// Why this server takes no orders, because it may not be the one that decides; missing when it may.
     #[serde(skip_serializing_if = "Option::is_none")]
     fenced: Option<String>,
-    /// Whether new reservations are refused, because the backlog on the disk is at its cap.
-    journal_full: bool,
+    /// Why new reservations are refused, because the journal is at its cap on the disk; missing while it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "the store is too far behind")]
+    journal_full: Option<String>,
     /// SKUs whose rows are left alone: see `GET /v1/admin/parked`.
     parked: u64,
     /// Conflicts that flushes found since the start: see `GET /v1/admin/anomalies`.
@@ -318,7 +320,7 @@ impl From<StoreStats> for StoreBody {
             problem: stats.problem,
             epoch: stats.epoch,
             fenced: stats.fenced,
-            journal_full: stats.journal_full,
+            journal_full: stats.journal_full.map(|why| why.to_string()),
             parked: stats.parked,
             anomalies: stats.anomalies,
             flushes: stats.flushes,

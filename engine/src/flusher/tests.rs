@@ -387,7 +387,7 @@ async fn old_orders_are_pruned_while_flushes_keep_up() {
     let mut fixture = Fixture::new().await;
     fixture.some_events();
     let retention = Retention { keep_days: 1, keep_journal_days: 1 };
-    let later = fixture.clock.now().plus_seconds(2 * 86_400);
+    let later = fixture.clock.now().plus_seconds(3 * 86_400);
     let prune = |fixture: &Fixture| {
         let (link, flushers) = (Arc::clone(&fixture.link), Arc::clone(&fixture.flushers));
         let known = Known::load(Arc::new(MemoryFilters::default()), []);

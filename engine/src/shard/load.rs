@@ -126,16 +126,15 @@ impl Shard {
             }
             return Took::Not(Learned::Absent(flushed(loaded, self.shared.id)));
         };
-        if !self.parts.retention.may_load(stored.image().changed_at, now) {
-            return Took::Not(Learned::Going);
-        }
+        let inconsistent = |problem: String| {
+            let order_no = order_no.of_caller();
+            Took::Not(Learned::Refused(Refusal::OrderInconsistent { order_no, problem }))
+        };
         if stored.shard != self.shared.id {
-            return Took::Not(if stored.shard.index() < self.parts.shards.len() {
-                Learned::Elsewhere(stored.shard)
-            } else {
-                tracing::error!(%order_no, shard = %stored.shard, "the store has an order of a shard that there is not");
-                Learned::Refused(Refusal::StoreUnavailable)
-            });
+            if stored.shard.index() < self.parts.shards.len() {
+                return Took::Not(Learned::Elsewhere(stored.shard));
+            }
+            return inconsistent(format!("its row is of shard {}, which there is not", stored.shard));
         }
         if !self.counts(loaded) {
             return Took::Again;
@@ -143,6 +142,13 @@ impl Shard {
         match &stored.kind {
             StoredOrderKind::Plain(image) => {
                 for line in &image.lines {
+                    let sku_id = &line.sku_id;
+                    if !self.state.owns(sku_id) {
+                        let shard = self.shared.id;
+                        return inconsistent(format!(
+                            "its row is of shard {shard}, where its SKU {sku_id} is not"
+                        ));
+                    }
                     match self.take_sku(&line.sku_id, loaded, now) {
                         Took::Here => {}
                         Took::Not(Learned::Refused(refusal)) => return Took::Not(Learned::Refused(refusal)),
@@ -211,9 +217,6 @@ impl Shard {
         let Some(image) = loaded.requests.iter().find(is_it) else {
             return Took::Not(Learned::Absent(flushed(loaded, self.shared.id)));
         };
-        if !self.parts.retention.may_load(image.at, now) {
-            return Took::Not(Learned::Going);
-        }
         if !self.state.is_resident(sku_id) {
             match loaded.skus.get(sku_id) {
                 Some(_) => match self.take_sku(sku_id, loaded, now) {

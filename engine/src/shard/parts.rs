@@ -39,6 +39,8 @@ pub(crate) struct ShardOptions {
     pub max_resident_skus: usize,
     pub max_bytes: u64,
     pub checkpoint_events: u64,
+    /// Bytes logged after which a checkpoint is due, whatever the events.
+    pub checkpoint_bytes: u64,
     pub load_wait_ms: u64,
 }
 

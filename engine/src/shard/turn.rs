@@ -52,6 +52,8 @@ pub(crate) struct Shard {
     /// The epoch in which it logs; `None`: nothing is logged yet.
     epoch: Option<Epoch>,
     checkpoint: Checkpointing,
+    /// Bytes logged since it was begun.
+    logged_bytes: u64,
 }
 
 /// Commands on their way through the shard. When the shard panics its drop tells their callers: replies are
@@ -135,6 +137,7 @@ impl Shard {
             again_at: Instant::now(),
             epoch: None,
             checkpoint: Checkpointing::None,
+            logged_bytes: 0,
         };
         shard.publish_sizes();
         shard
@@ -372,6 +375,7 @@ impl Shard {
             return;
         }
         let bytes = events.iter().map(Event::weight).sum();
+        self.logged_bytes += bytes;
         let left = self.state.take_left();
         for stock in &left {
             // Its number may be another stock's by now, which is new to the views.
@@ -419,6 +423,7 @@ impl Shard {
                 let Ok(place) = messages.try_reserve() else { return false };
                 let Some(asked) = self.checkpoint_due(begin) else { return false };
                 place.send(CheckpointMessage::Begin { shard: self.shared.id, begin, asked });
+                self.logged_bytes = 0;
                 self.checkpoint = Checkpointing::Slices { at: Capture::default() };
                 true
             }
@@ -454,17 +459,21 @@ impl Shard {
 
     /// Whether to begin a checkpoint; `Some(true)` when it was asked for.
     fn checkpoint_due(&self, now_at: Lsn) -> Option<bool> {
-        let last = self.shared.counters.checkpoint_begun.load(Ordering::Relaxed);
-        let events = now_at.0.saturating_sub(last);
+        let counters = &self.shared.counters;
+        let events = now_at.0.saturating_sub(counters.checkpoint_begun.load(Ordering::Relaxed));
         // A large state is written less often, so that checkpoints never write much more than the journal does.
         let sizes = self.state.sizes();
         let due = self.parts.options.checkpoint_events.max((sizes.orders + sizes.stocks) as u64);
-        let asked = self.shared.take_asked_checkpoint();
-        let begin = (events >= due || asked) && events > 0;
-        if begin {
-            self.shared.counters.checkpoint_begun.store(now_at.0, Ordering::Relaxed);
+        let is_due =
+            events > 0 && (events >= due || self.logged_bytes >= self.parts.options.checkpoint_bytes);
+        // One that was begun and failed can be asked for again.
+        let asked =
+            self.shared.take_asked_checkpoint() && now_at.0 > counters.checkpoint.load(Ordering::Relaxed);
+        if !is_due && !asked {
+            return None;
         }
-        begin.then_some(events < due)
+        counters.checkpoint_begun.store(now_at.0, Ordering::Relaxed);
+        Some(!is_due)
     }
 
     /// After a failed write: only what is durable may be read, everything else has an unknown outcome.

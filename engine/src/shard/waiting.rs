@@ -23,8 +23,6 @@ pub(super) enum Learned {
     Absent(Lsn),
     /// An order that another shard decides for.
     Elsewhere(ShardId),
-    /// The store is about to prune it: it is as good as gone, and its number not free yet.
-    Going,
     /// It could not be had.
     Refused(Refusal),
 }

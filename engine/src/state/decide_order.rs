@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::command::{Confirm, Extend, Lines, Mode, Part, Release, Reserve, Return, StockStatus};
 use crate::event::{Change, ConfirmedLine, LineCounts, MovedLine, OrderRequest, ReservedLine};
 use crate::ids::{OrderNo, RequestId, SkuId};
-use crate::limits::MAX_REQUESTS_PER_ORDER;
+use crate::limits::{MAX_REQUESTS_PER_ORDER, MAX_WHOLE_RETURNS};
 use crate::outcome::{Refusal, ShortLine};
 
 /// What a partial request asks for; keeps the fingerprints of a confirm and a release of the same lines apart.
@@ -443,6 +443,9 @@ fn identify(
     let content = lines.map_or(0, Lines::fingerprint);
     let fingerprint = xxhash_rust::xxh3::xxh3_64_with_seed(&content.to_le_bytes(), asked as u64);
     let known = order.requests();
+    // What returns all that is left is never one too many; a branch does what its order was told.
+    let is_beyond = matches!(asked, Asked::Return) && lines.is_none() || order.branch;
+    let most = MAX_REQUESTS_PER_ORDER + if is_beyond { MAX_WHOLE_RETURNS } else { 0 };
     let same_id = |request: &&OrderRequest| match request_id {
         Some(_) => request.request_id.as_ref() == request_id,
         None => request.request_id.is_none() && request.fingerprint == fingerprint,
@@ -450,9 +453,7 @@ fn identify(
     match known.iter().find(same_id) {
         Some(request) if request.fingerprint == fingerprint => Ok(Identity::Known),
         Some(_) => Err(Refusal::RequestMismatch),
-        None if known.len() >= MAX_REQUESTS_PER_ORDER => {
-            Err(Refusal::TooManyRequests { order_no: order.order_no.clone() })
-        }
+        None if known.len() >= most => Err(Refusal::TooManyRequests { order_no: order.order_no.clone() }),
         None => Ok(Identity::New(Some(OrderRequest { request_id: request_id.cloned(), fingerprint }))),
     }
 }

@@ -15,7 +15,7 @@ use crate::event::Change;
 use crate::ids::{Lsn, SkuId};
 use crate::limits::{
     MAX_LOADED_PER_EVENT, MAX_ORDER_LINES, MAX_REQUESTS_PER_ORDER, MAX_SERIALS_COMPARED, MAX_STOCK_UNITS,
-    MAX_STORED_COUNT, MAX_WAREHOUSES_PER_SKU,
+    MAX_STORED_COUNT, MAX_WAREHOUSES_PER_SKU, MAX_WHOLE_RETURNS,
 };
 use crate::outcome::{Refusal, Serials};
 
@@ -96,7 +96,7 @@ impl State {
             let problem = format!("its order {} {what}", image.order_no.of_caller());
             match image.lines.first() {
                 Some(line) => Refusal::StockInconsistent { sku_id: line.sku_id.clone(), problem },
-                None => invalid("orders", problem),
+                None => Refusal::OrderInconsistent { order_no: image.order_no.of_caller(), problem },
             }
         };
         check_counts(image)?;
@@ -106,7 +106,7 @@ impl State {
         if (image.phase == Phase::Cancelled) != image.lines.is_empty() {
             return Err(wrong("has lines and was released before it was reserved, or neither"));
         }
-        if image.requests.len() > MAX_REQUESTS_PER_ORDER {
+        if image.requests.len() > MAX_REQUESTS_PER_ORDER + MAX_WHOLE_RETURNS {
             return Err(wrong("has more partial requests than an order can have"));
         }
         let branch = image.order_no.branch();

@@ -247,6 +247,17 @@ impl State {
         self.orders.find(order_no).map(|(_, order)| (order.lsn, order.view(&self.stocks)))
     }
 
+    /// When an order last changed that holds nothing any more and has nothing pending; not of branches, which are kept
+    /// as long as their order.
+    #[must_use]
+    pub fn ended_at(&self, order_no: &OrderNo) -> Option<Timestamp> {
+        if let Some(home) = self.homes.image(order_no) {
+            return home.is_done().then_some(home.order.changed_at);
+        }
+        let (_, order) = self.orders.find(order_no)?;
+        (!order.branch && !order.is_open()).then_some(order.changed_at)
+    }
+
     /// Whether there is such an order, or branch.
     #[must_use]
     pub fn knows_order(&self, order_no: &OrderNo) -> bool {

@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use hotstock_engine::clock::Clock as _;
 use hotstock_engine::command::{Action, ChangeKind, ChangeStock, Command, Return};
-use hotstock_engine::engine::{Engine, EngineOptions};
+use hotstock_engine::engine::{Engine, EngineOptions, StoreOptions};
 use hotstock_engine::ids::{RequestId, ShardId, WarehouseId, shard_of};
 use hotstock_engine::outcome::{Answer, Effect, OrderStatus, Outcome, Refusal};
+use hotstock_engine::reconcile::Reconcile;
+use hotstock_engine::store::{Prune, Store as _};
 
 use crate::support::{
     World, confirm, create, flushed_soon, get, levels, order, order_no, release, reserve, sku, tight, until,
@@ -246,5 +249,136 @@ async fn many_callers_on_many_skus_with_room_for_few() {
     engine.stop().await;
     let engine = world.start(options).await;
     assert_eq!(total(&engine).await, (2_000 - sold, 0, sold));
+    engine.stop().await;
+}
+
+/// Orders are kept for a day.
+fn kept_for_a_day(shards: u16) -> EngineOptions {
+    let options = tight(shards);
+    EngineOptions { store: StoreOptions { keep_days: 1, ..options.store }, ..options }
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+async fn until_its_rows_go(shards: u16) {
+    let world = World::new();
+    let options = kept_for_a_day(shards);
+    let engine = world.start(options).await;
+    let names = [sku_in(0, shards, 0), sku_in(shards - 1, shards, 1)];
+    for name in &names {
+        engine.submit(create(name, 10)).await.unwrap();
+    }
+    let cart =
+        crate::support::reserve_lines("cart", crate::support::lines(&[(&names[0], 3), (&names[1], 2)]));
+    for command in [reserve("sold", &names[0], 2), cart] {
+        engine.submit(command).await.unwrap();
+    }
+    for order_no in ["sold", "cart"] {
+        engine.submit(confirm(order_no)).await.unwrap();
+    }
+    engine.submit(restock(&names[0], "R1", 5)).await.unwrap();
+    until_gone(&world, &engine).await;
+    // To the last moment everything is as ever, also after the time at which it used to be about to go.
+    world.clock.advance(DAY - Duration::from_secs(60));
+    assert_eq!(order(engine.submit(get("sold")).await).status, OrderStatus::Confirmed);
+    let part = crate::support::lines(&[(&names[1], 1)]);
+    let request_id = RequestId::new("part").unwrap();
+    let part = Action::Return(Return { order_no: order_no("cart"), request_id, lines: Some(part) });
+    assert_eq!(order(engine.submit(part.into()).await).status, OrderStatus::PartiallyReturned);
+    until_gone(&world, &engine).await;
+    // Then it is answered as it is, and does not change.
+    world.clock.advance(Duration::from_secs(120));
+    for _ in 0..2 {
+        assert_eq!(order(engine.submit(get("sold")).await).status, OrderStatus::Confirmed);
+        assert!(is_replayed(&engine.submit(reserve("sold", &names[0], 2)).await));
+        let other = engine.submit(reserve("sold", &names[1], 1)).await;
+        assert_eq!(other, Err(Refusal::OrderMismatch { order_no: order_no("sold") }));
+        assert!(is_replayed(&engine.submit(confirm("sold")).await));
+        assert!(matches!(engine.submit(release("sold")).await, Err(Refusal::AlreadyConfirmed { .. })));
+        let back = engine.submit(give_back("sold")).await;
+        assert_eq!(back, Err(Refusal::OrderTooOld { order_no: order_no("sold") }));
+        assert!(is_replayed(&engine.submit(restock(&names[0], "R1", 5)).await));
+        until_gone(&world, &engine).await;
+    }
+    // What changed later is kept longer, all of it: the cart lay a part of it in a place that had no change since.
+    assert_eq!(order(engine.submit(give_back("cart")).await).status, OrderStatus::Returned);
+    assert_eq!(levels(&engine, &names[0]).await, (13, 0, 2));
+    assert_eq!(levels(&engine, &names[1]).await, (10, 0, 0));
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_is_answered_until_its_rows_go_with_one_shard() {
+    until_its_rows_go(1).await;
+}
+
+#[tokio::test]
+async fn an_order_is_answered_until_its_rows_go_with_eight_shards() {
+    until_its_rows_go(8).await;
+}
+
+/// Read from the store just before it is pruned there, and still in memory when somebody wants to return it.
+#[tokio::test]
+async fn no_unit_is_lost_when_an_order_in_memory_is_pruned() {
+    let world = World::new();
+    let options = EngineOptions { remember_seconds: 604_800, ..kept_for_a_day(1) };
+    let engine = world.start(options).await;
+    engine.submit(create("a", 10)).await.unwrap();
+    engine.submit(reserve("sold", "a", 2)).await.unwrap();
+    engine.submit(confirm("sold")).await.unwrap();
+    until_flushed(&engine).await;
+    world.clock.advance(DAY * 2);
+    let prune = Prune {
+        epoch: engine.epoch(),
+        orders_before: Some(world.clock.now()),
+        journal_before: None,
+        max: 10,
+    };
+    assert_eq!(world.session().prune(&prune).await.unwrap().orders, 1);
+    let back = engine.submit(give_back("sold")).await;
+    assert_eq!(back, Err(Refusal::OrderTooOld { order_no: order_no("sold") }));
+    engine.submit(reserve("new", "a", 8)).await.unwrap();
+    until_flushed(&engine).await;
+    assert_eq!(levels(&engine, "a").await, (0, 8, 2));
+    let told = engine.reconcile(Reconcile { limit: 10, ..Reconcile::default() }).await.unwrap();
+    assert_eq!((told.skus, told.differences), (1, Vec::new()));
+    assert_eq!(engine.anomalies(1).await.unwrap().0, 0);
+    engine.stop().await;
+}
+
+/// What is logged makes checkpoints due by its bytes: nothing is refused that the store has long taken in.
+#[tokio::test]
+async fn checkpoints_are_due_by_bytes_too() {
+    let world = World::new();
+    let cap = 200_000;
+    let with = |journal_cap_bytes| {
+        let options = flushed_soon(2);
+        let store = StoreOptions { journal_cap_bytes, ..options.store };
+        EngineOptions { checkpoint_events: 1_000_000_000, store, ..options }
+    };
+    let engine = world.start(with(cap)).await;
+    engine.submit(create("a", 1_000_000)).await.unwrap();
+    let mut events = 0_u32;
+    while engine.stats().shards.iter().all(|shard| shard.checkpoint.0 == 0) {
+        engine.submit(reserve(&format!("o{events}"), "a", 1)).await.unwrap();
+        events += 1;
+    }
+    assert!(events > 10 && engine.stats().store.journal_full.is_none());
+    engine.stop().await;
+
+    // A journal that is full from the beginning, with nothing in it that the store does not have.
+    let world = World::new();
+    let engine = world.start(with(u64::MAX)).await;
+    engine.submit(create("a", 1_000_000)).await.unwrap();
+    for n in 0..100 {
+        engine.submit(reserve(&format!("o{n}"), "a", 1)).await.unwrap();
+    }
+    until_flushed(&engine).await;
+    let bytes = engine.stats().journal_disk_bytes;
+    engine.stop().await;
+    let engine = world.start(with(bytes / 2)).await;
+    until(|| engine.stats().shards.iter().all(|shard| shard.checkpoint.0 > 0)).await;
+    until(|| engine.stats().store.journal_full.is_none()).await;
+    engine.submit(reserve("new", "a", 1)).await.unwrap();
     engine.stop().await;
 }

@@ -147,7 +147,11 @@ fn an_order_remembers_a_bounded_number_of_parts() {
          return O1 NEW A:1      -> too_many_requests
          confirm O1 A:1 id=R0   -> replayed partially_confirmed A:3000[held 2000 confirmed 1000]
          confirm O1 A:2 id=R0   -> request_mismatch
-         confirm O1             -> changed confirmed A:3000[confirmed 3000]",
+         confirm O1             -> changed confirmed A:3000[confirmed 3000]
+         return O1 NEW A:1      -> too_many_requests
+         return O1 ALL          -> changed returned A:3000[confirmed 3000 returned 3000]
+         return O1 ALL          -> replayed returned A:3000[confirmed 3000 returned 3000]
+         return O1 MORE         -> nothing_to_return A 0 of 3000",
     );
     shop.check();
 }

@@ -285,7 +285,10 @@ fn orders_that_make_no_sense_are_not_loaded() {
         let outcome = shop.state.decide_orders_loaded(&[order], &[]);
         let refused = matches!(
             outcome,
-            Err(Refusal::StockInconsistent { .. } | Refusal::UnknownSku { .. } | Refusal::InvalidField(_))
+            Err(Refusal::StockInconsistent { .. }
+                | Refusal::OrderInconsistent { .. }
+                | Refusal::UnknownSku { .. }
+                | Refusal::InvalidField(_))
         );
         assert!(refused, "{outcome:?}");
     };

@@ -461,6 +461,7 @@ fn refusal_text(refusal: Refusal) -> String {
         Refusal::NothingToReturn { lines } => shorts("nothing_to_return", &lines),
         Refusal::SkuSuspended { sku_id, .. } => format!("sku_suspended {sku_id}"),
         Refusal::StockExists { initial, .. } => format!("stock_exists {initial}"),
+        Refusal::OrderTooOld { .. } => "order_too_old".to_owned(),
         Refusal::TooManyRequests { .. } => "too_many_requests".to_owned(),
         other => format!("{other:?}"),
     }

@@ -293,6 +293,36 @@ impl Work for StockJournal<'_> {
 /// What is told of a number whose time can't be read: that it is needed for as long as any.
 const UNREADABLE_TIME: Timestamp = Timestamp(i64::MAX.cast_unsigned());
 
+/// Up to `max` of what `sql` finds, none only when there are none. A row without an id is left out, and told in the
+/// log: nobody can ask for it.
+async fn page_of_numbers<T: Send>(
+    tx: &mut dyn Tx,
+    sql: &str,
+    args: &[Arg],
+    max: usize,
+    of: fn(&Row) -> Result<T, StoreError>,
+) -> Result<Vec<T>, SqlError> {
+    let sql = format!("{sql} LIMIT ? OFFSET ?");
+    let mut passed = 0_usize;
+    loop {
+        let args: Vec<_> = args.iter().cloned().chain([max.into(), passed.into()]).collect();
+        let rows = tx.rows(&sql, &args).await?;
+        let mut page = Vec::with_capacity(rows.len());
+        for row in &rows {
+            match of(row) {
+                Ok(entry) => page.push(entry),
+                Err(error) => {
+                    tracing::warn!(%error, "a stored row has no number that anybody could ask for; it is left out")
+                }
+            }
+        }
+        if !page.is_empty() || rows.len() < max {
+            return Ok(page);
+        }
+        passed += rows.len();
+    }
+}
+
 /// See [`Store::order_numbers`](hotstock_engine::store::Store::order_numbers).
 pub(super) struct OrderNumbers<'a> {
     pub after: Option<&'a OrderNo>,
@@ -307,15 +337,14 @@ impl Work for OrderNumbers<'_> {
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
         read_watermarks(tx).await?;
         let sql = &format!(
-            "SELECT order_no, changed_at FROM orders WHERE order_no > ? AND order_no {BEFORE_GUARDS} ORDER BY order_no LIMIT ?"
+            "SELECT order_no, changed_at FROM orders WHERE order_no > ? AND order_no {BEFORE_GUARDS} ORDER BY order_no"
         );
-        let args = [after_text(self.after, OrderNo::as_str), self.max.into()];
         let entry = |row: &Row| {
             let f = &mut row.fields();
             // A number is known, whatever its row says.
             Ok((f.order_no()?, f.time().unwrap_or(UNREADABLE_TIME)))
         };
-        read(tx, sql, &args, entry).await
+        page_of_numbers(tx, sql, &[after_text(self.after, OrderNo::as_str)], self.max, entry).await
     }
 }
 
@@ -339,15 +368,15 @@ impl Work for RequestIds<'_> {
         // The rest of the SKU, then the SKUs after it: MySQL would read a comparison of pairs from the beginning.
         let mut ids = Vec::new();
         let select = "SELECT sku_id, request_id, at FROM stock_requests WHERE";
-        let order = "ORDER BY sku_id, request_id LIMIT ?";
+        let order = "ORDER BY sku_id, request_id";
         if let Some((sku_id, request_id)) = self.after {
             let sql = format!("{select} sku_id = ? AND request_id > ? {order}");
-            ids = read(tx, &sql, &[sku_id.into(), request_id.into(), self.max.into()], entry).await?;
+            ids = page_of_numbers(tx, &sql, &[sku_id.into(), request_id.into()], self.max, entry).await?;
         }
-        if ids.len() < self.max {
+        if ids.is_empty() {
             let after = after_text(self.after, |(sku_id, _)| sku_id.as_str());
             let sql = format!("{select} sku_id > ? AND sku_id {BEFORE_GUARDS} {order}");
-            ids.extend(read(tx, &sql, &[after, (self.max - ids.len()).into()], entry).await?);
+            ids = page_of_numbers(tx, &sql, &[after], self.max, entry).await?;
         }
         Ok(ids)
     }

@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::event::{Change, Event};
 use crate::home::HomeChange;
-use crate::ids::SkuId;
+use crate::ids::{OrderNo, SkuId};
 use crate::limits::{MAX_COMMANDS_PER_TURN, MAX_TURN_BYTES};
 use crate::loader::micros;
 use crate::outcome::{Effect, Refusal};
@@ -120,10 +120,7 @@ impl Shard {
         if let Some(lessons) = lessons {
             // What was learned of these does not change by asking again.
             needs.retain(|need| {
-                !matches!(
-                    lessons.get(need),
-                    Some(Learned::Elsewhere(_) | Learned::Going | Learned::Refused(_))
-                )
+                !matches!(lessons.get(need), Some(Learned::Elsewhere(_) | Learned::Refused(_)))
             });
         }
         if needs.is_empty() {
@@ -310,10 +307,13 @@ fn run(
             {
                 (ShardAnswer::Outcome(Err(Refusal::JournalFull)), None)
             }
-            Decision::Log(event) => {
-                apply(state, &event);
-                (ShardAnswer::Outcome(Ok(state.answer(&event))), Some(event))
-            }
+            Decision::Log(event) => match too_old(parts, state, command, now) {
+                Some(order_no) => (ShardAnswer::Outcome(Err(Refusal::OrderTooOld { order_no })), None),
+                None => {
+                    apply(state, &event);
+                    (ShardAnswer::Outcome(Ok(state.answer(&event))), Some(event))
+                }
+            },
         },
     };
     // Branches have no entry in the directory.
@@ -335,6 +335,13 @@ fn run(
     (answer, event)
 }
 
+/// The order that a caller's command would change, if its rows may go before the change is flushed.
+fn too_old(parts: &ShardParts, state: &State, command: &Command, now: Timestamp) -> Option<OrderNo> {
+    let order_no = command.order_no()?;
+    let ended_at = state.ended_at(order_no)?;
+    (!parts.retention.may_change(ended_at, now)).then(|| order_no.clone())
+}
+
 /// What is answered to a command that can't be decided here.
 fn undecidable(
     parts: &ShardParts,
@@ -351,13 +358,8 @@ fn undecidable(
                 (Some(Learned::Elsewhere(shard)), _) => {
                     ShardAnswer::Elsewhere { shard: *shard, command: Box::new(command.clone()) }
                 }
-                (Some(Learned::Going), Need::Order(order_no)) if !has_claim(command) => {
-                    ShardAnswer::Outcome(Err(Refusal::UnknownOrder { order_no: order_no.clone() }))
-                }
                 (Some(Learned::Refused(refusal)), _) => ShardAnswer::Outcome(Err(refusal.clone())),
-                (Some(Learned::Going | Learned::Absent(_)) | None, _) => {
-                    ShardAnswer::Outcome(Err(Refusal::Overloaded))
-                }
+                (Some(Learned::Absent(_)) | None, _) => ShardAnswer::Outcome(Err(Refusal::Overloaded)),
             });
         }
     }

@@ -92,7 +92,7 @@ impl Naive {
     pub(super) fn confirm(&mut self, c: &Confirm, now: Timestamp) -> Outcome {
         let order = self.reserved_once(&c.order_no)?;
         let request = request_of(c.part.as_ref(), Content::Confirm);
-        if is_repeat(&c.order_no, order, request.as_ref())? {
+        if is_repeat(&c.order_no, order, request.as_ref(), false)? {
             return self.order_answer(&c.order_no, Effect::Replayed);
         }
         let open = order.is_open();
@@ -152,7 +152,7 @@ impl Naive {
             return self.order_answer(&c.order_no, Effect::Replayed);
         }
         let request = request_of(c.part.as_ref(), Content::Release);
-        if is_repeat(&c.order_no, order, request.as_ref())? {
+        if is_repeat(&c.order_no, order, request.as_ref(), false)? {
             return self.order_answer(&c.order_no, Effect::Replayed);
         }
         if !order.is_open() {
@@ -186,7 +186,7 @@ impl Naive {
     pub(super) fn take_back(&mut self, c: &Return, now: Timestamp) -> Outcome {
         let order = self.reserved_once(&c.order_no)?;
         let request = Some((Some(c.request_id.clone()), Content::Return(c.lines.clone())));
-        if is_repeat(&c.order_no, order, request.as_ref())? {
+        if is_repeat(&c.order_no, order, request.as_ref(), c.lines.is_none())? {
             return self.order_answer(&c.order_no, Effect::Replayed);
         }
         let returnable = |line| order.confirmed(line) - order.returned(line);
@@ -277,6 +277,7 @@ fn is_repeat(
     order_no: &OrderNo,
     order: &Order,
     request: Option<&(Option<RequestId>, Content)>,
+    may_exceed: bool,
 ) -> Result<bool, Refusal> {
     let Some(request) = request else { return Ok(false) };
     if order.requests.contains(request) {
@@ -285,7 +286,7 @@ fn is_repeat(
     if request.0.is_some() && order.requests.iter().any(|known| known.0 == request.0) {
         return Err(Refusal::RequestMismatch);
     }
-    if order.requests.len() >= MAX_REQUESTS_PER_ORDER {
+    if order.requests.len() >= MAX_REQUESTS_PER_ORDER && !may_exceed {
         return Err(Refusal::TooManyRequests { order_no: order_no.clone() });
     }
     Ok(false)

@@ -53,16 +53,26 @@ pub(in crate::sql) async fn find_orders(
     lock: &str,
 ) -> Result<FoundOrders, SqlError> {
     let mut found = FoundOrders::default();
+    let mut said = HashMap::new();
     for row in &rows_in(tx, &select(&ORDERS), "order_no", order_nos, lock).await? {
         // One that can't be read is no reason not to find the others.
         let order_no = row.fields().order_no()?;
         match stored_order(row) {
-            Ok(order) => found.orders.push(order),
+            Ok((order, says)) => {
+                found.orders.push(order);
+                said.insert(order_no, says);
+            }
             Err(error) => found.is_unreadable(order_no, "orders", error),
         }
     }
     add_parts(tx, &mut found).await?;
     let FoundOrders { orders, unreadable } = &mut found;
+    for order in &*orders {
+        let StoredOrderKind::Plain(image) = &order.kind else { continue };
+        if let Some(problem) = said.get(&image.order_no).and_then(|says| says.differs_from(image)) {
+            unreadable.entry(image.order_no.clone()).or_insert(problem);
+        }
+    }
     orders.retain(|order| !unreadable.contains_key(&order.image().order_no));
     orders.sort_by(|one, other| one.image().order_no.cmp(&other.image().order_no));
     Ok(found)
@@ -72,6 +82,23 @@ impl FoundOrders {
     fn is_unreadable(&mut self, order_no: OrderNo, table: &str, error: StoreError) {
         let problem = format!("a row of {table}: {}", problem_of(error));
         self.unreadable.entry(order_no).or_insert(problem);
+    }
+}
+
+/// What the row of an order says of its lines.
+struct Says {
+    /// `None`: it is a branch, which no list shows.
+    status: Option<String>,
+    open: bool,
+}
+
+impl Says {
+    /// Why the lines can't be all that there were.
+    fn differs_from(&self, image: &OrderImage) -> Option<String> {
+        let status = order_status_name(image.status());
+        let is_it = self.status.as_deref().is_none_or(|said| said == status) && self.open == image.is_open();
+        let said = self.status.as_deref().unwrap_or(if self.open { "open" } else { "not open" });
+        (!is_it).then(|| format!("its row of orders says {said}; its lines make it {status}"))
     }
 }
 
@@ -133,11 +160,11 @@ fn add_serials(image: &mut OrderImage, f: &mut Fields<'_>) -> Result<(), StoreEr
 }
 
 /// Reads a row with the columns of [`ORDERS`]; of an order in one shard without what stands in other tables.
-fn stored_order(row: &Row) -> Result<StoredOrder, StoreError> {
+fn stored_order(row: &Row) -> Result<(StoredOrder, Says), StoreError> {
     let f = &mut row.fields();
     let (order_no, kind, shard) = (f.order_no()?, f.int()?, f.shard()?);
     let (buyer_id, mode, phase) = (f.id_or_null(BuyerId::new)?, mode(f.text()?)?, phase(f.text()?)?);
-    let (_status, _open) = (f.text_or_null()?.is_some(), f.flag()?);
+    let says = Says { status: f.text_or_null()?.map(str::to_owned), open: f.flag()? };
     let (created_at, expires_at, changed_at, lsn) = (f.time()?, f.time()?, f.time()?, f.lsn()?);
     let asked = f.int_or_null()?;
     if kind == HOME {
@@ -149,7 +176,7 @@ fn stored_order(row: &Row) -> Result<StoredOrder, StoreError> {
                 home.order.order_no
             )));
         }
-        return Ok(StoredOrder { shard, kind: StoredOrderKind::Home(home) });
+        return Ok((StoredOrder { shard, kind: StoredOrderKind::Home(home) }, says));
     }
     let first = |asked: i64| OrderRequest { request_id: None, fingerprint: asked.cast_unsigned() };
     let requests = asked.map(first).into_iter().collect();
@@ -167,7 +194,7 @@ fn stored_order(row: &Row) -> Result<StoredOrder, StoreError> {
         requests,
         serials,
     };
-    Ok(StoredOrder { shard, kind: StoredOrderKind::Plain(image) })
+    Ok((StoredOrder { shard, kind: StoredOrderKind::Plain(image) }, says))
 }
 
 /// Reads the columns of [`ORDER_LINES`] after the first two.
