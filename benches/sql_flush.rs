@@ -62,6 +62,7 @@ async fn run(name_of_store: &str, url: &str, scale: &Scale) {
         epoch: Epoch(1),
         lease_seconds: 0,
         over: false,
+        judged: None,
     };
     store.take(&take).await.expect("it is new");
     let mut shard = TestShard::new(1);

@@ -203,7 +203,7 @@ impl Owner {
     async fn take(&self, take_over: bool) -> Result<(), NotTaken> {
         let fence = self.link.fence();
         let store = self.asked(self.link.store().ownership()).await.map_err(NotTaken::from)?;
-        let taken = store.take;
+        let (taken, judged) = (store.take, Some(store.watermarks.clone()));
         let (after, epoch, over, wait_millis) = match self.judged(store, take_over).await? {
             Verdict::Take { after, epoch, over, wait_millis } => (after, epoch, over, wait_millis),
             Verdict::Refused(not_ours) => return Err(NotTaken::Refused(not_ours)),
@@ -211,7 +211,7 @@ impl Owner {
         let (server, shards, lease_seconds) = (self.identity.server(), self.shards, self.lease_seconds);
         // Before the store has it: then a crash, or an answer that is lost, leaves no doubt about whose it is.
         let id = self.written(move |identity| identity.intend(taken)).await?;
-        let take = Take { id, server, shards, after, epoch, lease_seconds, over };
+        let take = Take { id, server, shards, after, epoch, lease_seconds, over, judged };
         fence.asking(epoch);
         let from = Instant::now();
         let taken =
@@ -220,7 +220,12 @@ impl Owner {
         match taken.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown("it did not answer in time".into()))) {
             Ok(()) => {}
             // Somebody was quicker (what they did is judged at the next try), or is there.
-            Err(error @ (StoreError::Fenced { .. } | StoreError::OwnerAlive | StoreError::Foreign(_))) => {
+            Err(
+                error @ (StoreError::Fenced { .. }
+                | StoreError::OwnerAlive
+                | StoreError::Busy(_)
+                | StoreError::Foreign(_)),
+            ) => {
                 fence.not_given();
                 return Err(error.into());
             }

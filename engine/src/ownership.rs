@@ -258,7 +258,7 @@ pub async fn seize(
     let (shards, after, epoch) = (owned.shards, owned.epoch, owned.epoch.next());
     // No directory has it: what is taken from the store for a directory is given to that in a take of its own.
     let id = TakeId(server.0);
-    let take = Take { id, server, shards, after, epoch, lease_seconds, over };
+    let take = Take { id, server, shards, after, epoch, lease_seconds, over, judged: None };
     store.take(&take).await.map_err(unavailable)?;
     let runs = owned.lease_until.map_or(0, |until| until.0.saturating_sub(owned.now.0));
     tokio::time::sleep(Duration::from_millis(runs)).await;
@@ -274,7 +274,7 @@ pub async fn hand_over(store: &dyn Store, seized: &Seized, to: &dyn Identity) ->
     let (server, shards, after, epoch) =
         (to.server(), seized.owned.shards, seized.epoch, seized.epoch.next());
     let id = to.intend(seized.owned.take).map_err(NotOurs::Unavailable)?;
-    let take = Take { id, server, shards, after, epoch, lease_seconds: 0, over: true };
+    let take = Take { id, server, shards, after, epoch, lease_seconds: 0, over: true, judged: None };
     store.take(&take).await.map_err(unavailable)?;
     to.record(epoch).map_err(NotOurs::Unavailable)?;
     Ok(epoch)

@@ -284,7 +284,7 @@ pub struct Ownership {
 }
 
 /// See [`Store::take`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Take {
     /// Which.
     pub id: TakeId,
@@ -300,6 +300,25 @@ pub struct Take {
     pub lease_seconds: u32,
     /// Also from a server that still holds the store.
     pub over: bool,
+    /// The watermarks that its journal was compared with: a store that has others by now, because the owner so far
+    /// flushed meanwhile, is not taken. `None`: whoever takes it looks at them afterwards.
+    pub judged: Option<Vec<Watermark>>,
+}
+
+impl Take {
+    /// Checks that the owner so far has not flushed since the watermarks were judged. From the take on nobody else
+    /// flushes.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`].
+    pub fn is_still_judged(&self, now: &[Watermark]) -> Result<(), StoreError> {
+        match &self.judged {
+            Some(judged) if judged != now => {
+                Err(StoreError::Busy("its owner wrote to it while it was looked at".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Events of a shard on their way to the store.

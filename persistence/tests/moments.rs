@@ -97,7 +97,16 @@ async fn all_pages(store: &SqlStore) -> (Vec<String>, Vec<SkuId>, usize, usize) 
 async fn tables_of_other_moments(url: &str, hand: &impl ByHand) {
     let store = SqlStore::open(&SqlOptions::new(url)).unwrap();
     let (id, server, epoch) = (TakeId(1), ServerId(1), Epoch(1));
-    let take = Take { id, server, shards: 1, after: Epoch::ZERO, epoch, lease_seconds: 0, over: false };
+    let take = Take {
+        id,
+        server,
+        shards: 1,
+        after: Epoch::ZERO,
+        epoch,
+        lease_seconds: 0,
+        over: false,
+        judged: None,
+    };
     store.take(&take).await.unwrap();
     let mut shard = TestShard::new(1);
     let sell = |shard: &mut TestShard, round: &str| {
@@ -195,7 +204,16 @@ async fn a_sku_whose_rows_were_deleted_is_unsound() {
     let url = format!("sqlite:{}", dir.path().join("store.db").display());
     let (store, hand) = (SqlStore::open(&SqlOptions::new(&url)).unwrap(), File(url.clone()));
     let (id, server, epoch) = (TakeId(1), ServerId(1), Epoch(1));
-    let take = Take { id, server, shards: 1, after: Epoch::ZERO, epoch, lease_seconds: 0, over: false };
+    let take = Take {
+        id,
+        server,
+        shards: 1,
+        after: Epoch::ZERO,
+        epoch,
+        lease_seconds: 0,
+        over: false,
+        judged: None,
+    };
     store.take(&take).await.unwrap();
     let mut shard = TestShard::new(1);
     shard.must(create("a", W1, 100));

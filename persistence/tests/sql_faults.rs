@@ -34,7 +34,7 @@ fn open(url: &str) -> Arc<SqlStore> {
 fn taking(after: u64) -> Take {
     let (after, epoch) = (Epoch(after), Epoch(after + 1));
     let id = TakeId(epoch.0.into());
-    Take { id, server: ServerId(1), shards: 1, after, epoch, lease_seconds: 0, over: false }
+    Take { id, server: ServerId(1), shards: 1, after, epoch, lease_seconds: 0, over: false, judged: None }
 }
 
 async fn taken(url: &str) -> Arc<SqlStore> {

@@ -67,6 +67,7 @@ async fn one_in_memory_lives_as_long_as_it_is_open() {
         epoch: hotstock_engine::ids::Epoch(1),
         lease_seconds: 0,
         over: false,
+        judged: None,
     };
     one.take(&take).await.unwrap();
     other.take(&take).await.unwrap();
@@ -91,6 +92,7 @@ async fn an_order_that_is_made_twice_in_a_batch_stops_no_flush() {
         epoch: hotstock_engine::ids::Epoch(1),
         lease_seconds: 0,
         over: false,
+        judged: None,
     };
     one.take(&take).await.unwrap();
     other.take(&take).await.unwrap();
@@ -135,6 +137,7 @@ async fn a_file_that_is_replaced_is_noticed() {
         epoch: hotstock_engine::ids::Epoch(1),
         lease_seconds: 0,
         over: false,
+        judged: None,
     };
     store.take(&take).await.unwrap();
     store.renew(take.epoch, 0).await.unwrap();

@@ -199,7 +199,16 @@ async fn fenced() -> Answer {
     let after = other.ownership().await.unwrap().epoch;
     let (server, epoch) = (ServerId(2), after.next());
     other
-        .take(&Take { id: TakeId(2), server, shards: 1, after, epoch, lease_seconds: 0, over: true })
+        .take(&Take {
+            id: TakeId(2),
+            server,
+            shards: 1,
+            after,
+            epoch,
+            lease_seconds: 0,
+            over: true,
+            judged: None,
+        })
         .await
         .unwrap();
     until(|| fixture.engine.stats().store.fenced.is_some()).await;

@@ -83,7 +83,7 @@ impl Fixture {
         let server = crate::checkpoint::Identity::server(&fixture.identity);
         let (after, epoch) = (Epoch::ZERO, Epoch(1));
         let id = crate::checkpoint::Identity::intend(&fixture.identity, None).unwrap();
-        let take = Take { id, server, shards: 1, after, epoch, lease_seconds: 0, over: false };
+        let take = Take { id, server, shards: 1, after, epoch, lease_seconds: 0, over: false, judged: None };
         fixture.store.take(&take).await.unwrap();
         crate::checkpoint::Identity::record(&fixture.identity, epoch).unwrap();
         fixture.link.fence().took(epoch);

@@ -328,6 +328,7 @@ async fn what_was_taken_while_nobody_waited_is_taken_again() {
             epoch: Epoch(taken),
             lease_seconds: 0,
             over: false,
+            judged: None,
         };
         fixture.store.take(&take).await.unwrap();
         fixture.identity.set_epoch(Epoch(recorded));

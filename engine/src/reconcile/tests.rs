@@ -111,6 +111,7 @@ impl Fixture {
             epoch: EPOCH,
             lease_seconds: 0,
             over: false,
+            judged: None,
         };
         store.take(&take).await.unwrap();
         let link = StoreLink::new(Arc::new(store.clone()), Arc::new(Fence::new(false)));

@@ -83,7 +83,7 @@ pub(super) async fn take(store: &SqlStore, take: &Take) -> Result<(), StoreError
     if matches!(taken, Err(StoreError::OutcomeUnknown(_))) {
         taken = store.run(take).await;
     }
-    if matches!(taken, Err(StoreError::Fenced { .. })) {
+    if matches!(taken, Err(StoreError::Fenced { .. } | StoreError::Busy(_))) {
         store.backend.let_go().await;
     }
     taken
@@ -100,6 +100,10 @@ impl Work for Take {
         let is_again = server.epoch == self.epoch && server.take == Some(self.id);
         if server.epoch != self.after && !is_again {
             return Err(StoreError::Fenced { ours: self.epoch, newest: server.epoch }.into());
+        }
+        if !is_again {
+            // Behind the lock of the row: a flush that was quicker is seen, and none comes after it.
+            self.is_still_judged(&read_watermarks(tx).await?)?;
         }
         if self.epoch <= self.after {
             return Err(broken(format!("epoch {} is not above {}", self.epoch, self.after)).into());

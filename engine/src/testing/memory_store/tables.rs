@@ -74,6 +74,9 @@ impl Tables {
         if !take.over && self.holder.is_some_and(|holder| holder != session) {
             return Err(StoreError::OwnerAlive);
         }
+        if !is_again {
+            take.is_still_judged(&self.ownership(now)?.watermarks)?;
+        }
         (self.epoch, self.taken) = (take.epoch, Some(take.id));
         (self.server, self.shards) = (Some(take.server), take.shards);
         self.holder = Some(session);

@@ -98,7 +98,16 @@ macro_rules! store_suite {
 fn taking(server: u128, after: u64) -> Take {
     let (after, epoch) = (Epoch(after), Epoch(after + 1));
     let id = TakeId(server << 64 | u128::from(epoch.0));
-    Take { id, server: ServerId(server), shards: 1, after, epoch, lease_seconds: 0, over: false }
+    Take {
+        id,
+        server: ServerId(server),
+        shards: 1,
+        after,
+        epoch,
+        lease_seconds: 0,
+        over: false,
+        judged: None,
+    }
 }
 
 /// A store that was taken in epoch 1.
