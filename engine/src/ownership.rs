@@ -143,8 +143,8 @@ fn may_take(
             format!("the store is an older one, and {who} took it there (epoch {theirs}, here {ours})")
         };
         let way_out = format!(
-            "If that one is gone for good and flushed nothing: `hotstock serve --take-over`; else make a new directory with \
-             `hotstock recover --from-store`; {UNFLUSHED}"
+            "If that one is gone for good and flushed nothing, or the file `epoch` of this directory was lost or is an older one: \
+             `hotstock serve --take-over`; else make a new directory with `hotstock recover --from-store`; {UNFLUSHED}"
         );
         return Err(NotOurs::fenced(why, way_out));
     }

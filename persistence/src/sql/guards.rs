@@ -121,9 +121,21 @@ pub(super) const BEFORE_GUARDS: &str = "< X'FF'";
 
 /// The watermarks, by shard, if all tables are of that moment.
 pub(super) async fn read_watermarks(tx: &mut dyn Tx) -> Result<Vec<Watermark>, SqlError> {
+    watermarks_of(tx, |_| true).await
+}
+
+/// Likewise, for whoever reads stocks and their journals alone, as most loads do: their tables are looked at.
+pub(super) async fn read_watermarks_of_stocks(tx: &mut dyn Tx) -> Result<Vec<Watermark>, SqlError> {
+    watermarks_of(tx, |table| matches!(table, "stock" | "stock_journal")).await
+}
+
+async fn watermarks_of(
+    tx: &mut dyn Tx,
+    is_read: impl Fn(&str) -> bool + Send,
+) -> Result<Vec<Watermark>, SqlError> {
     // One statement: in MySQL it keeps all tables from being replaced until the end of the transaction.
     let mut sql = "SELECT 0, shard, lsn, hash, epoch FROM watermarks".to_owned();
-    for (n, guard) in (1..).zip(&GUARDS) {
+    for (n, guard) in (1..).zip(&GUARDS).filter(|(_, guard)| is_read(guard.table)) {
         let columns = guard.read.trim_start_matches("SELECT ").replacen(" FROM", ", 0, 0 FROM", 1);
         sql.push_str(&format!(" UNION ALL SELECT {n}, {columns}"));
     }
@@ -145,7 +157,7 @@ pub(super) async fn read_watermarks(tx: &mut dyn Tx) -> Result<Vec<Watermark>, S
         }
     }
     let flushed: BTreeMap<ShardId, Lsn> = marks.iter().map(|(shard, mark)| (*shard, mark.lsn)).collect();
-    for (guard, found) in GUARDS.iter().zip(&guards) {
+    for (guard, found) in GUARDS.iter().zip(&guards).filter(|(guard, _)| is_read(guard.table)) {
         agree(guard.table, found, &flushed).map_err(StoreError::Unavailable)?;
     }
     Ok(marks.into_values().collect())

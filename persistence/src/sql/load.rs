@@ -11,7 +11,7 @@ use hotstock_engine::store::{
 use super::Work;
 use super::dialect::{Access, Row, Tx};
 use super::error::{SqlError, problem_of};
-use super::guards::read_watermarks;
+use super::guards::{read_watermarks, read_watermarks_of_stocks};
 use super::rows::{
     FoundOrders, PRUNED_COLUMNS, STOCK, STOCK_JOURNAL, STOCK_REQUESTS, columns_of, find_orders,
     journal_entry_or_null, pruned_sums, request_image, select, stock_image, stock_image_of_broken, words,
@@ -24,7 +24,11 @@ impl Work for Wanted {
     const ACCESS: Access = Access::Read;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Loaded, SqlError> {
-        let watermarks = read_watermarks(tx).await?;
+        let watermarks = if self.orders.is_empty() && self.requests.is_empty() {
+            read_watermarks_of_stocks(tx).await?
+        } else {
+            read_watermarks(tx).await?
+        };
         let order_nos: Vec<_> = self.orders.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
         let FoundOrders { orders, unreadable } = find_orders(tx, &order_nos, "").await?;
         let mut wanted: BTreeSet<SkuId> = self.skus.iter().cloned().collect();

@@ -164,10 +164,9 @@ impl Driver for Connect {
     fn begin(access: Access) -> &'static [&'static str] {
         match access {
             Access::One => &[],
-            Access::Read => &[
-                "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-                "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
-            ],
+            // In one round trip.
+            Access::Read => &["SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
+                 START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"],
             Access::Write => &["START TRANSACTION"],
         }
     }
