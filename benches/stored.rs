@@ -34,6 +34,9 @@ const CREATORS: usize = 256;
 const BATCH: usize = 5_000;
 /// Ids of one promotion.
 const PROMOTED: usize = 10_000;
+/// Looks at a server that still has something to do, and the pause between them: twenty minutes in all, for the largest backlog.
+const MAX_LOOKS: usize = 60_000;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 struct Arguments {
     length: Duration,
@@ -336,13 +339,22 @@ async fn of_shards(address: &str, figure: &str) -> f64 {
     shards["shards"].as_array().expect("shards").iter().filter_map(|shard| shard[figure].as_f64()).sum()
 }
 
+/// Until all SKUs but the one that may stay have left memory.
+async fn until_stored(address: &str) {
+    for _ in 0..MAX_LOOKS {
+        if of_shards(address, "resident").await <= 1.0 {
+            return;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    panic!("the SKUs do not leave memory");
+}
+
 /// Creates SKUs and stops when none of them (but one) is in memory: what is there at the end is there at the start.
 async fn create_stored(place: &Place, name: &str, skus: usize) {
     let server = place.serve(name, &["engine.max_resident_skus=1"]);
     create(&server.address, skus).await;
-    while of_shards(&server.address, "resident").await > 1.0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_stored(&server.address).await;
     server.stop();
 }
 
@@ -396,9 +408,7 @@ async fn load(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
         http.ask("POST", "/v1/admin/skus/promote", &json!({"sku_ids": ids})).await;
         took.push(began.elapsed());
         http.ask("PUT", "/v1/admin/skus/hot", &json!({"sku_ids": []})).await;
-        while of_shards(&server.address, "resident").await > 1.0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_stored(&server.address).await;
         server.stop();
     }
     took.sort_unstable();
@@ -450,16 +460,15 @@ async fn memory(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) 
 
 /// Until everything is flushed.
 async fn settle(http: &mut Http) {
-    loop {
+    for _ in 0..MAX_LOOKS {
         let shards = http.ask("GET", "/v1/admin/shards", &Value::Null).await;
-        let text = shards.to_string();
-        if !text.contains("\"lag_events\":")
-            || text.matches("\"lag_events\":0").count() == text.matches("\"lag_events\":").count()
-        {
+        let is_flushed = |shard: &Value| shard["lag_events"] == 0;
+        if shards["shards"].as_array().expect("shards").iter().all(is_flushed) {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
+    panic!("the flush does not end");
 }
 
 /// A start on a store with many SKUs and many known order numbers, with the filter and without it.
