@@ -34,7 +34,8 @@ const CREATORS: usize = 256;
 const BATCH: usize = 5_000;
 /// Ids of one promotion.
 const PROMOTED: usize = 10_000;
-/// Looks at a server that still has something to do, and the pause between them: twenty minutes in all, for the largest backlog.
+/// Looks at a server that still has something to do, and the pause between them: twenty minutes in all, for the
+/// largest backlog.
 const MAX_LOOKS: usize = 60_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
