@@ -1,9 +1,9 @@
 //! A MariaDB of a test's own.
 
-use std::io::{Seek as _, Write as _};
+use std::io::{BufRead as _, BufReader, Seek as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -189,16 +189,52 @@ impl MariaDb {
             .count()
     }
 
-    fn client(&self, statements: &[u8]) -> Output {
+    /// Runs statements in a transaction that stays open, with its locks, until what is given is dropped.
+    ///
+    /// # Panics
+    /// When a statement fails.
+    #[must_use]
+    pub fn held(&self, statements: &str) -> HeldTransaction {
+        let mut command = self.client_command();
+        // An answer is printed when it is there, not at the end.
+        command.arg("--unbuffered").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut client = command.spawn().unwrap();
+        let script = format!("START TRANSACTION; {statements}; SELECT 'they are held';\n");
+        client.stdin.as_mut().unwrap().write_all(script.as_bytes()).unwrap();
+        let said = BufReader::new(client.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let is_held = said.into_iter().any(|line| line == "they are held");
+        let held = HeldTransaction(client);
+        assert!(is_held, "{statements}: refused");
+        held
+    }
+
+    fn client_command(&self) -> Command {
         let mut command = Command::new("mariadb");
         command.args(["--no-defaults", "--user=root", "--batch", "--skip-column-names"]);
         command.arg(format!("--socket={}", self.dir.path().join("socket").display()));
+        command
+    }
+
+    fn client(&self, statements: &[u8]) -> Output {
+        let mut command = self.client_command();
         // Through a file: there may be more of them than an argument can hold.
         let mut script = tempfile::tempfile().unwrap();
         script.write_all(statements).unwrap();
         script.rewind().unwrap();
         command.stdin(script);
         command.output().unwrap()
+    }
+}
+
+/// A transaction of a client of its own; rolled back when it is dropped.
+#[derive(Debug)]
+pub struct HeldTransaction(Child);
+
+impl Drop for HeldTransaction {
+    fn drop(&mut self) {
+        // An error: it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
