@@ -407,11 +407,14 @@ impl<'a> Flusher<'a> {
         Self { all, shard, follow, mark: None, waiting: Batch::default(), samples: VecDeque::new() }
     }
 
-    /// Flushes until everything is in the store that was durable when it last looked.
+    /// Flushes until everything is in the store that was durable when it began. What comes meanwhile waits for its
+    /// interval: to run after it would be many small transactions, each with a sync, and each writing the same pages.
     async fn flush_all(&mut self) -> Result<(), ()> {
+        let durable = self.shard.durable_lsn();
         loop {
             match self.flush_one().await {
-                Ok(true) if !self.all.is_stopping() || self.is_behind() => {}
+                Ok(true) if self.all.is_stopping() && self.is_behind() => {}
+                Ok(true) if self.mark.is_none_or(|mark| mark.lsn < durable) => {}
                 Ok(_) => {
                     self.settle();
                     self.note(None);

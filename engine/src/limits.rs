@@ -106,6 +106,10 @@ pub const MAX_EVICTED_ENTRIES: usize = 1_000;
 /// microseconds.
 pub const MAX_EVICTION_LOOKS: usize = 256;
 
+/// Rounds over all SKUs without one that can be evicted, after which none is looked at before the store has taken in
+/// more: every use lets a SKU stay for a round, up to a few.
+pub const EVICTION_ROUNDS: usize = 4;
+
 /// Calls of the store that read what commands wait for, at the same time: beside them flushes and reads go on.
 pub const MAX_LOADS_IN_FLIGHT: usize = 4;
 

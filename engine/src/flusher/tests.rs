@@ -29,6 +29,8 @@ pub(crate) struct Fixture {
     pub flushers: Arc<Flushers>,
     pub state: State,
     pub trims: Trims,
+    /// So many events are durable as soon as a flush has begun; 0: as many as before.
+    late: Arc<AtomicU64>,
 }
 
 pub(crate) const SHARD: ShardId = ShardId(0);
@@ -59,6 +61,13 @@ impl Fixture {
         set(&mut options);
         let trims: Arc<Mutex<Vec<_>>> = Arc::default();
         let trimmed = Arc::clone(&trims);
+        let late = Arc::new(AtomicU64::new(0));
+        let (shard_again, come) = (Arc::clone(&shard), Arc::clone(&late));
+        let step = move |step| {
+            if step == "flush.before" && come.load(Ordering::Relaxed) > 0 {
+                shard_again.durable.publish(come.load(Ordering::Relaxed));
+            }
+        };
         let flushers = Arc::new(Flushers::new(
             Arc::clone(&link),
             vec![Arc::clone(&shard)],
@@ -66,10 +75,10 @@ impl Fixture {
             Arc::new(clock.clone()),
             options,
             Box::new(move |marks| trimmed.lock().unwrap().push(marks)),
-            Box::new(|_| ()),
+            Box::new(step),
         ));
         let journal = Box::new(disk.open());
-        Self { clock, disk, journal, store, identity, link, shard, flushers, state, trims }
+        Self { clock, disk, journal, store, identity, link, shard, flushers, state, trims, late }
     }
 
     /// A new one, whose store is taken with epoch 1.
@@ -196,6 +205,19 @@ async fn what_is_durable_is_flushed_and_told() {
     assert_eq!((stats[0].flushed, stats[0].lag_events, stats[0].last_error.clone()), (Lsn(7), 0, None));
     let stock = fixture.store.stock(&sku("a"), None).await.unwrap().rows;
     assert_eq!((stock[0].levels.available, stock[0].levels.reserved, stock[0].levels.sold), (12, 1, 2));
+}
+
+/// Events that never stop coming would otherwise be flushed by a transaction for each few of them, one after the other.
+#[tokio::test]
+async fn what_comes_during_a_flush_waits_for_the_next() {
+    let mut fixture = Fixture::new().await;
+    fixture.some_events();
+    fixture.shard.durable.publish(3);
+    fixture.late.store(7, Ordering::Relaxed);
+    fixture.flush().await.unwrap();
+    assert_eq!((fixture.mark().await, fixture.shard.durable_lsn()), (3, Lsn(7)));
+    fixture.flush().await.unwrap();
+    assert_eq!((fixture.mark().await, fixture.count(|c| &c.flushes)), (7, 3));
 }
 
 #[tokio::test]

@@ -25,8 +25,8 @@ use crate::home::{DecisionKind, HomeChange};
 use crate::ids::{Epoch, Lsn, OrderNo, SkuId};
 use crate::journal::Group;
 use crate::limits::{
-    CHECKPOINT_ENTRIES_PER_TURN, MAX_CHORES_PER_TURN, MAX_EVICTIONS_PER_TURN, MAX_EXPIRIES_PER_TURN,
-    MAX_FORGOTTEN_EVENTS_PER_TURN, MAX_UNSYNCED_BYTES,
+    CHECKPOINT_ENTRIES_PER_TURN, EVICTION_ROUNDS, MAX_CHORES_PER_TURN, MAX_EVICTION_LOOKS,
+    MAX_EVICTIONS_PER_TURN, MAX_EXPIRIES_PER_TURN, MAX_FORGOTTEN_EVENTS_PER_TURN, MAX_UNSYNCED_BYTES,
 };
 use crate::outcome::{Answer, Effect, Outcome, Refusal};
 use crate::spanning::Chore;
@@ -54,6 +54,8 @@ pub(crate) struct Shard {
     checkpoint: Checkpointing,
     /// Bytes logged since it was begun.
     logged_bytes: u64,
+    /// The last event in the store, and how many SKUs were looked at since then without one that can leave.
+    looked_at: (Lsn, usize),
 }
 
 /// Commands on their way through the shard. When the shard panics its drop tells their callers: replies are
@@ -138,6 +140,7 @@ impl Shard {
             epoch: None,
             checkpoint: Checkpointing::None,
             logged_bytes: 0,
+            looked_at: (Lsn::ZERO, 0),
         };
         shard.publish_sizes();
         shard
@@ -254,17 +257,27 @@ impl Shard {
     fn evict(&mut self, now: Timestamp) -> bool {
         let options = &self.parts.options;
         let (max_skus, max_bytes) = (options.max_resident_skus, options.max_bytes);
+        let flushed = self.shared.flushed_lsn();
+        if self.looked_at.0 != flushed {
+            self.looked_at = (flushed, 0);
+        }
         for _ in 0..MAX_EVICTIONS_PER_TURN {
             let sizes = self.state.sizes();
             if sizes.skus <= max_skus && sizes.bytes <= max_bytes {
                 return false;
             }
+            // None can leave, however often they are looked at, until the store has more of what was logged.
+            if self.looked_at.1 >= self.state.eviction_round().saturating_mul(EVICTION_ROUNDS) {
+                return false;
+            }
             let (waiting, flushers) = (&self.work.waiting, &self.parts.flushers);
             let may_leave = |sku_id: &SkuId| !waiting.is_pinned(sku_id) && flushers.may_leave(sku_id);
-            let Some(event) = self.state.next_eviction(self.shared.flushed_lsn(), may_leave, now) else {
+            let Some(event) = self.state.next_eviction(flushed, may_leave, now) else {
                 // What is there is in use or not flushed: the next turn that comes looks on.
+                self.looked_at.1 += MAX_EVICTION_LOOKS;
                 return false;
             };
+            self.looked_at.1 = 0;
             self.apply(event);
             add(&self.shared.counters.evicted, 1);
             self.parts.failpoints.reach("evict.logged");

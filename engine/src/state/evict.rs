@@ -9,7 +9,9 @@ use crate::clock::Timestamp;
 use crate::command::{Action, Command};
 use crate::event::{Change, Event, ForgottenSold};
 use crate::ids::{Epoch, Lsn, OrderNo, RequestId, SkuId};
-use crate::limits::{MAX_EVICTED_ENTRIES, MAX_EVICTION_LOOKS, MAX_FORGOTTEN_STOCKS, MAX_PINNED_PER_EVENT};
+use crate::limits::{
+    EVICTION_ROUNDS, MAX_EVICTED_ENTRIES, MAX_EVICTION_LOOKS, MAX_FORGOTTEN_STOCKS, MAX_PINNED_PER_EVENT,
+};
 use crate::outcome::Refusal;
 
 /// Something that left memory and that the store has.
@@ -64,7 +66,7 @@ impl State {
         may_leave: impl Fn(&SkuId) -> bool,
         now: Timestamp,
     ) -> Option<Event> {
-        let looks = MAX_EVICTION_LOOKS.min(self.stocks.hand_round().saturating_mul(4));
+        let looks = MAX_EVICTION_LOOKS.min(self.eviction_round().saturating_mul(EVICTION_ROUNDS));
         for _ in 0..looks {
             let Some((sku_id, used)) = self.stocks.pass_hand() else { continue };
             if used || self.stocks.hot_skus().contains(&sku_id) || !may_leave(&sku_id) {
@@ -75,6 +77,12 @@ impl State {
             }
         }
         None
+    }
+
+    /// Looks with which [`State::next_eviction`] comes to every SKU once.
+    #[must_use]
+    pub fn eviction_round(&self) -> usize {
+        self.stocks.hand_round()
     }
 
     /// The event with which a SKU leaves, if nothing keeps it here. One on which very much lies waits until that is

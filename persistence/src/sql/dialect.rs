@@ -160,6 +160,7 @@ impl Row {
 }
 
 /// Reads a row column by column. What does not fit is [`StoreError::Inconsistent`], never a panic.
+#[derive(Clone)]
 pub(super) struct Fields<'a> {
     row: &'a Row,
     next: usize,

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use hotstock_engine::ids::{Lsn, ShardId};
 use hotstock_engine::store::{StoreError, Watermark};
 
-use super::dialect::{Arg, Dialect, Tx};
+use super::dialect::{Arg, Dialect, Fields, Row, Tx};
 use super::error::SqlError;
 use super::rows::watermark;
 
@@ -119,48 +119,97 @@ const GUARDS: [Guard; 8] = [
 /// Keeps the rows of [`GUARDS`] out of what is read in the order of a first key: `sku_id < …`.
 pub(super) const BEFORE_GUARDS: &str = "< X'FF'";
 
+/// Reads the watermarks, and the guards of the tables of which `is_read` is true: four numbers a row, the first is 0
+/// for a watermark, or the number of the guard. To be joined to one statement: in MySQL it keeps all these tables from
+/// being replaced until the end of its transaction.
+fn selects(is_read: fn(&str) -> bool) -> impl Iterator<Item = (String, &'static str)> {
+    let guards = (1..).zip(&GUARDS).filter(move |(_, guard)| is_read(guard.table)).map(|(n, guard)| {
+        let (columns, from) =
+            guard.read.trim_start_matches("SELECT ").split_once(" FROM ").unwrap_or_default();
+        (format!("{n}, {columns}, 0, 0"), from)
+    });
+    std::iter::once(("0, shard, lsn, hash, epoch".to_owned(), "watermarks")).chain(guards)
+}
+
 /// The watermarks, by shard, if all tables are of that moment.
 pub(super) async fn read_watermarks(tx: &mut dyn Tx) -> Result<Vec<Watermark>, SqlError> {
-    watermarks_of(tx, |_| true).await
-}
-
-/// Likewise, for whoever reads stocks and their journals alone, as most loads do: their tables are looked at.
-pub(super) async fn read_watermarks_of_stocks(tx: &mut dyn Tx) -> Result<Vec<Watermark>, SqlError> {
-    watermarks_of(tx, |table| matches!(table, "stock" | "stock_journal")).await
-}
-
-async fn watermarks_of(
-    tx: &mut dyn Tx,
-    is_read: impl Fn(&str) -> bool + Send,
-) -> Result<Vec<Watermark>, SqlError> {
-    // One statement: in MySQL it keeps all tables from being replaced until the end of the transaction.
-    let mut sql = "SELECT 0, shard, lsn, hash, epoch FROM watermarks".to_owned();
-    for (n, guard) in (1..).zip(&GUARDS).filter(|(_, guard)| is_read(guard.table)) {
-        let columns = guard.read.trim_start_matches("SELECT ").replacen(" FROM", ", 0, 0 FROM", 1);
-        sql.push_str(&format!(" UNION ALL SELECT {n}, {columns}"));
-    }
-    let mut marks: BTreeMap<ShardId, Watermark> = BTreeMap::new();
-    let mut guards: [BTreeMap<ShardId, Lsn>; GUARDS.len()] = std::array::from_fn(|_| BTreeMap::new());
+    let selects = selects(|_| true).map(|(columns, from)| format!("SELECT {columns} FROM {from}"));
+    let sql = selects.collect::<Vec<_>>().join(" UNION ALL ");
+    let mut marks = Marks::default();
     for row in tx.rows(&sql, &[]).await? {
-        let f = &mut row.fields();
+        marks.add(&mut row.fields())?;
+    }
+    marks.agreed(|_| true)
+}
+
+/// The tables of stocks and their journals.
+const STOCKS: fn(&str) -> bool = |table| matches!(table, "stock" | "stock_journal");
+
+/// A read of rows of stocks and their journals, `SELECT` `columns` `rest`, and of the marks of these tables beside it,
+/// in one statement, which needs no transaction around it. [`StockRows`] takes its rows.
+pub(super) fn select_with_marks(columns: &str, rest: &str) -> String {
+    let nulls = ", NULL".repeat(columns.split(", ").count());
+    let mut sql = format!("SELECT -1, 0, 0, 0, 0, {columns} {rest}");
+    for (columns, from) in selects(STOCKS) {
+        sql.push_str(&format!(" UNION ALL SELECT {columns}{nulls} FROM {from}"));
+    }
+    sql
+}
+
+/// What [`select_with_marks`] found.
+#[derive(Default)]
+pub(super) struct StockRows(Marks);
+
+impl StockRows {
+    /// Takes a row. Its fields come back when it is one of those that were asked for.
+    pub fn add<'a>(&mut self, row: &'a Row) -> Result<Option<Fields<'a>>, SqlError> {
+        let mut f = row.fields();
+        if f.clone().int()? < 0 {
+            f.skip(5);
+            return Ok(Some(f));
+        }
+        self.0.add(&mut f)?;
+        Ok(None)
+    }
+
+    /// The watermarks, by shard, if the tables are of that moment.
+    pub fn watermarks(self) -> Result<Vec<Watermark>, SqlError> {
+        self.0.agreed(STOCKS)
+    }
+}
+
+/// Watermarks and guards as they are read.
+#[derive(Default)]
+struct Marks {
+    watermarks: BTreeMap<ShardId, Watermark>,
+    guards: [BTreeMap<ShardId, Lsn>; GUARDS.len()],
+}
+
+impl Marks {
+    fn add(&mut self, f: &mut Fields<'_>) -> Result<(), SqlError> {
         match usize::try_from(f.int()?).unwrap_or(usize::MAX).checked_sub(1) {
             None => {
                 let mark = watermark(f)?;
-                marks.insert(mark.shard, mark);
+                self.watermarks.insert(mark.shard, mark);
             }
             Some(table) => {
                 let (shard, lsn) = (f.shard()?, f.lsn()?);
-                if let Some(guards) = guards.get_mut(table) {
+                if let Some(guards) = self.guards.get_mut(table) {
                     guards.insert(shard, lsn);
                 }
             }
         }
+        Ok(())
     }
-    let flushed: BTreeMap<ShardId, Lsn> = marks.iter().map(|(shard, mark)| (*shard, mark.lsn)).collect();
-    for (guard, found) in GUARDS.iter().zip(&guards).filter(|(guard, _)| is_read(guard.table)) {
-        agree(guard.table, found, &flushed).map_err(StoreError::Unavailable)?;
+
+    fn agreed(self, is_read: fn(&str) -> bool) -> Result<Vec<Watermark>, SqlError> {
+        let flushed: BTreeMap<ShardId, Lsn> =
+            self.watermarks.iter().map(|(shard, mark)| (*shard, mark.lsn)).collect();
+        for (guard, found) in GUARDS.iter().zip(&self.guards).filter(|(guard, _)| is_read(guard.table)) {
+            agree(guard.table, found, &flushed).map_err(StoreError::Unavailable)?;
+        }
+        Ok(self.watermarks.into_values().collect())
     }
-    Ok(marks.into_values().collect())
 }
 
 /// Whether a table goes as far as the watermarks.

@@ -8,15 +8,55 @@ use hotstock_engine::store::{
     JournalRow, Loaded, PrunedSums, StoreError, StoredOrderKind, StoredSku, Wanted,
 };
 
-use super::Work;
-use super::dialect::{Access, Row, Tx};
+use super::dialect::{Access, Arg, Fields, Row, Tx};
 use super::error::{SqlError, problem_of};
-use super::guards::{read_watermarks, read_watermarks_of_stocks};
+use super::guards::{StockRows, read_watermarks, select_with_marks};
 use super::rows::{
     FoundOrders, PRUNED_COLUMNS, STOCK, STOCK_JOURNAL, STOCK_REQUESTS, columns_of, find_orders,
     journal_entry_or_null, pruned_sums, request_image, select, stock_image, stock_image_of_broken, words,
 };
-use super::statements::{rows_in, rows_of_any};
+use super::statements::{marks, padded, rows_in, rows_of_any};
+use super::{SqlStore, Work};
+use crate::limits::MAX_KEYS_PER_STATEMENT;
+
+/// What is wanted. SKUs alone, as most loads are, are read by one statement, without a transaction around it.
+pub(super) async fn load(store: &SqlStore, wanted: &Wanted) -> Result<Loaded, StoreError> {
+    let fits = (1..=MAX_KEYS_PER_STATEMENT).contains(&wanted.skus.len());
+    if fits
+        && wanted.orders.is_empty()
+        && wanted.requests.is_empty()
+        && let Some(loaded) = store.run(&Skus(&wanted.skus)).await?
+    {
+        return Ok(loaded);
+    }
+    store.run(wanted).await
+}
+
+/// SKUs; `None`: one of them is not there, which needs a closer look.
+struct Skus<'a>(&'a [SkuId]);
+
+impl Work for Skus<'_> {
+    type Done = Option<Loaded>;
+
+    const ACCESS: Access = Access::One;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Option<Loaded>, SqlError> {
+        let wanted: BTreeSet<&SkuId> = self.0.iter().collect();
+        let args = padded(wanted.iter().map(|sku_id| vec![(*sku_id).into()]).collect());
+        let (columns, from) = (columns_of_whole(), from_of_whole());
+        let sql = select_with_marks(&columns, &format!("{from} WHERE s.sku_id IN ({})", marks(args.len())));
+        let args: Vec<Arg> = args.into_iter().flatten().collect();
+        let (mut skus, mut found) = (FoundSkus::default(), StockRows::default());
+        for row in tx.rows(&sql, &args).await? {
+            if let Some(fields) = found.add(&row)? {
+                skus.add(fields)?;
+            }
+        }
+        let watermarks = found.watermarks()?;
+        let skus = skus.finish();
+        Ok((skus.len() == wanted.len()).then(|| Loaded { watermarks, skus, ..Loaded::default() }))
+    }
+}
 
 impl Work for Wanted {
     type Done = Loaded;
@@ -24,11 +64,7 @@ impl Work for Wanted {
     const ACCESS: Access = Access::Read;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Loaded, SqlError> {
-        let watermarks = if self.orders.is_empty() && self.requests.is_empty() {
-            read_watermarks_of_stocks(tx).await?
-        } else {
-            read_watermarks(tx).await?
-        };
+        let watermarks = read_watermarks(tx).await?;
         let order_nos: Vec<_> = self.orders.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
         let FoundOrders { orders, unreadable } = find_orders(tx, &order_nos, "").await?;
         let mut wanted: BTreeSet<SkuId> = self.skus.iter().cloned().collect();
@@ -61,19 +97,11 @@ impl Work for Wanted {
 }
 
 async fn load_skus(tx: &mut dyn Tx, wanted: &[SkuId]) -> Result<BTreeMap<SkuId, StoredSku>, SqlError> {
-    let mut skus = BTreeMap::new();
-    let head = format!("{} WHERE", select_whole());
-    for row in rows_in(tx, &head, "s.sku_id", wanted, " ORDER BY s.sku_id, s.warehouse_id").await? {
-        let sku_id = row.fields().id(SkuId::new)?;
-        // A row that can't be read is that of one SKU only.
-        let stock = whole(&row).map_err(problem_of).and_then(|stock| stock.check().map(|()| stock.image));
-        let so_far = skus.entry(sku_id).or_insert_with(|| StoredSku::Sound(Vec::new()));
-        match (so_far, stock) {
-            (StoredSku::Sound(stocks), Ok(image)) => stocks.push(image),
-            (StoredSku::Unsound(_), _) => {}
-            (sound, Err(problem)) => *sound = StoredSku::Unsound(problem),
-        }
+    let mut skus = FoundSkus::default();
+    for row in rows_in(tx, &format!("{} WHERE", select_whole()), "s.sku_id", wanted, "").await? {
+        skus.add(row.fields())?;
     }
+    let mut skus = skus.finish();
     // One whose rows somebody deleted is not one that never was.
     let missing: Vec<_> = wanted.iter().filter(|sku_id| !skus.contains_key(*sku_id)).cloned().collect();
     let head = "SELECT sku_id FROM stock_journal WHERE";
@@ -82,6 +110,37 @@ async fn load_skus(tx: &mut dyn Tx, wanted: &[SkuId]) -> Result<BTreeMap<SkuId, 
         skus.insert(row.fields().id(SkuId::new)?, StoredSku::Unsound(problem));
     }
     Ok(skus)
+}
+
+/// SKUs as their rows are read.
+#[derive(Default)]
+struct FoundSkus(BTreeMap<SkuId, StoredSku>);
+
+impl FoundSkus {
+    fn add(&mut self, mut fields: Fields<'_>) -> Result<(), SqlError> {
+        let sku_id = fields.clone().id(SkuId::new)?;
+        // A row that can't be read is that of one SKU only.
+        let stock =
+            whole(&mut fields).map_err(problem_of).and_then(|stock| stock.check().map(|()| stock.image));
+        let so_far = self.0.entry(sku_id).or_insert_with(|| StoredSku::Sound(Vec::new()));
+        match (so_far, stock) {
+            (StoredSku::Sound(stocks), Ok(image)) => stocks.push(image),
+            (StoredSku::Unsound(_), _) => {}
+            (sound, Err(problem)) => *sound = StoredSku::Unsound(problem),
+        }
+        Ok(())
+    }
+
+    /// Their stocks in the order of warehouses.
+    fn finish(self) -> BTreeMap<SkuId, StoredSku> {
+        let mut skus = self.0;
+        for sku in skus.values_mut() {
+            if let StoredSku::Sound(stocks) = sku {
+                stocks.sort_unstable_by_key(|stock| stock.warehouse_id);
+            }
+        }
+        skus
+    }
 }
 
 /// A stock with what it is judged by.
@@ -98,21 +157,24 @@ pub(super) struct Whole {
 
 /// Reads stocks, for [`whole`]; the table of stocks is `s`.
 pub(super) fn select_whole() -> String {
-    // The newest row of a journal is looked up from the end of its range; a maximum would be counted over all of it.
-    format!(
-        "SELECT {}, {PRUNED_COLUMNS}, p.reason, {} FROM stock s \
-         LEFT JOIN parked p ON p.sku_id = s.sku_id \
-         LEFT JOIN stock_journal j ON j.sku_id = s.sku_id AND j.warehouse_id = s.warehouse_id AND j.version = \
-         (SELECT n.version FROM stock_journal n WHERE n.sku_id = s.sku_id AND n.warehouse_id = s.warehouse_id \
-         ORDER BY n.sku_id DESC, n.warehouse_id DESC, n.version DESC LIMIT 1)",
-        columns_of(&STOCK, "s"),
-        columns_of(&STOCK_JOURNAL, "j"),
-    )
+    format!("SELECT {} {}", columns_of_whole(), from_of_whole())
 }
 
-/// Reads a row of [`select_whole`].
-pub(super) fn whole(row: &Row) -> Result<Whole, StoreError> {
-    let f = &mut row.fields();
+fn columns_of_whole() -> String {
+    let (stock, journal) = (columns_of(&STOCK, "s"), columns_of(&STOCK_JOURNAL, "j"));
+    format!("{stock}, {PRUNED_COLUMNS}, p.reason, {journal}")
+}
+
+fn from_of_whole() -> &'static str {
+    // The newest row of a journal is looked up from the end of its range; a maximum would be counted over all of it.
+    "FROM stock s LEFT JOIN parked p ON p.sku_id = s.sku_id \
+     LEFT JOIN stock_journal j ON j.sku_id = s.sku_id AND j.warehouse_id = s.warehouse_id AND j.version = \
+     (SELECT n.version FROM stock_journal n WHERE n.sku_id = s.sku_id AND n.warehouse_id = s.warehouse_id \
+     ORDER BY n.sku_id DESC, n.warehouse_id DESC, n.version DESC LIMIT 1)"
+}
+
+/// Reads the columns of [`select_whole`].
+pub(super) fn whole(f: &mut Fields<'_>) -> Result<Whole, StoreError> {
     let (image, pruned) = (stock_image(f)?, pruned_sums(f)?);
     let parked = f.text_or_null()?.map(str::to_owned);
     Ok(Whole { image, parked, newest: journal_entry_or_null(f)?, pruned, unreadable: None })
@@ -120,7 +182,7 @@ pub(super) fn whole(row: &Row) -> Result<Whole, StoreError> {
 
 /// Reads as much of a row as can be read; only whose it is must be.
 pub(super) fn whole_or_broken(row: &Row) -> Result<Whole, StoreError> {
-    let unreadable = match whole(row) {
+    let unreadable = match whole(&mut row.fields()) {
         Ok(whole) => return Ok(whole),
         Err(error) => Some(problem_of(error)),
     };

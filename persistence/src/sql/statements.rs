@@ -167,7 +167,7 @@ fn part(weights: &[usize], most: usize, bytes: usize) -> usize {
 }
 
 /// The last one again and again, up to a power of two.
-fn padded(mut keys: Vec<Vec<Arg>>) -> Vec<Vec<Arg>> {
+pub(super) fn padded(mut keys: Vec<Vec<Arg>>) -> Vec<Vec<Arg>> {
     if let Some(last) = keys.last().cloned() {
         keys.resize(keys.len().next_power_of_two(), last);
     }

@@ -10,7 +10,7 @@ use hotstock_engine::store::{
     Repaired, Snapshot, StockBooks, Store, StoreError, StoredOrder, Sums, SumsCursor, Take, Wanted,
 };
 
-use super::{SqlStore, audit, flush, owner, prune, reads};
+use super::{SqlStore, audit, flush, load, owner, prune, reads};
 
 #[async_trait]
 impl Store for SqlStore {
@@ -35,7 +35,7 @@ impl Store for SqlStore {
     }
 
     async fn load(&self, wanted: &Wanted) -> Result<Loaded, StoreError> {
-        self.run(wanted).await
+        load::load(self, wanted).await
     }
 
     async fn stock(
