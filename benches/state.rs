@@ -6,9 +6,9 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Reserve};
+use hotstock_engine::command::{Action, Confirm, CreateStock, Line, Lines, Mode, Reserve};
 use hotstock_engine::ids::{OrderNo, ShardId, SkuId, WarehouseId};
-use hotstock_engine::outcome::{Answer, Refusal};
+use hotstock_engine::inner::{InnerCommand, InnerOutcome};
 use hotstock_engine::state::{Decision, State};
 
 const NOW: Timestamp = Timestamp(1_600_000_000_000);
@@ -18,7 +18,7 @@ fn sku(n: usize) -> SkuId {
 }
 
 /// As a shard does it.
-fn execute(state: &mut State, command: &Command) -> Result<Answer, Refusal> {
+fn execute(state: &mut State, command: &InnerCommand) -> InnerOutcome {
     match state.decide(command, NOW) {
         Decision::Answer(outcome) => outcome,
         Decision::Log(event) => {
@@ -39,7 +39,7 @@ fn stocked(skus: usize, quantity: u64) -> State {
     state
 }
 
-fn reserve(number: u64, lines: usize) -> Command {
+fn reserve(number: u64, lines: usize) -> InnerCommand {
     let line = |n| Line { sku_id: sku(n), warehouse_id: WarehouseId(1), quantity: 1 };
     let order_no = OrderNo::new(&format!("ORD-{number:010}")).expect("in bounds");
     let lines = Lines::new((0..lines).map(line)).expect("in bounds");
@@ -54,7 +54,7 @@ fn reserve(number: u64, lines: usize) -> Command {
     .into()
 }
 
-fn confirm(number: u64) -> Command {
+fn confirm(number: u64) -> InnerCommand {
     let order_no = OrderNo::new(&format!("ORD-{number:010}")).expect("in bounds");
     Action::Confirm(Confirm { order_no, part: None }).into()
 }
@@ -80,8 +80,9 @@ fn benches(c: &mut Criterion) {
             let number = next();
             (reserve(number, 1), confirm(number))
         };
-        let both =
-            |(first, second): (Command, Command)| (execute(&mut state, &first), execute(&mut state, &second));
+        let both = |(first, second): (InnerCommand, InnerCommand)| {
+            (execute(&mut state, &first), execute(&mut state, &second))
+        };
         b.iter_batched(input, both, BatchSize::SmallInput);
     });
     let repeated = reserve(next(), 1);

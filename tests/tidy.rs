@@ -84,6 +84,15 @@ fn the_store_never_decides() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
+/// What goes between the parts of the engine alone is nothing that callers could ask or be told.
+#[test]
+fn what_is_inner_stays_in_the_engine() {
+    for folder in ["api/src", "persistence/src", "src"] {
+        let found = lines_with(folder, &["inner::", "InnerCommand", "InnerAnswer", "HomeStep"]);
+        assert!(found.is_empty(), "{found:#?}");
+    }
+}
+
 #[test]
 fn api_and_persistence_do_not_know_each_other() {
     for (krate, other) in [("api", "hotstock-persistence"), ("persistence", "hotstock-api")] {

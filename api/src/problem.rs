@@ -151,8 +151,7 @@ impl From<Refusal> for Problem {
             | Refusal::OrderInconsistent { .. }
             | Refusal::Fenced { .. }
             | Refusal::JournalUnavailable
-            | Refusal::ShardRestarted
-            | Refusal::HoldFirst(_) => About::Nothing,
+            | Refusal::ShardRestarted => About::Nothing,
         };
         Self { code, detail: detail.into(), about }
     }
@@ -177,7 +176,7 @@ fn code_of(refusal: &Refusal) -> Code {
         Refusal::OrderTooOld { .. } => Code::OrderTooOld,
         Refusal::TooManyRequests { .. } => Code::TooManyRequestsForOrder,
         // The second never leaves the engine; if it did, nothing would have happened, which is what `overloaded` says.
-        Refusal::Overloaded | Refusal::HoldFirst(_) => Code::Overloaded,
+        Refusal::Overloaded => Code::Overloaded,
         Refusal::JournalFull => Code::JournalFull,
         Refusal::StoreUnavailable => Code::StoreUnavailable,
         Refusal::StockInconsistent { .. } => Code::StockInconsistent,

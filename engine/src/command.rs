@@ -9,8 +9,8 @@ use std::collections::HashMap;
 
 use smallvec::SmallVec;
 
-use crate::home::HomeStep;
 use crate::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
+use crate::inner::Subject;
 use crate::limits::{MAX_LINE_QUANTITY, MAX_ORDER_LINES, MAX_STOCK_UNITS, MAX_TTL_SECONDS};
 
 /// One request to the engine, with the trace of whoever sent it.
@@ -49,11 +49,6 @@ pub enum Action {
     Return(Return),
     /// Reads an order; decided in its place among the commands, so a caller reads its own writes.
     GetOrder(OrderNo),
-    /// Gives back what an order holds because its time is over; one whose time is not over is left as it is. Only the
-    /// engine itself asks for it.
-    Expire(OrderNo),
-    /// A step of an order over several places, at its home. Only the engine itself asks for it.
-    Home(Box<HomeStep>),
 }
 
 /// See [`Action::CreateStock`]. The same again is a repeat; another quantity is refused.
@@ -347,32 +342,43 @@ impl Command {
         }
     }
 
-    /// A rough size in bytes of the command, for the bounds of a message.
-    #[must_use]
-    pub fn weight(&self) -> u64 {
-        let lines = match &self.action {
-            Action::Reserve(c) => c.lines.as_slice().len(),
-            Action::Confirm(Confirm { part, .. }) | Action::Release(Release { part, .. }) => {
-                part.as_ref().map_or(1, |part| part.lines.as_slice().len())
-            }
-            Action::Home(step) => step.weight(),
-            _ => 1,
-        };
-        crate::event::rough_bytes(lines)
-    }
-
     /// The order that the command is about, if it is about one.
     #[must_use]
     pub fn order_no(&self) -> Option<&OrderNo> {
-        match &self.action {
-            Action::Reserve(c) => Some(&c.order_no),
-            Action::Confirm(c) => Some(&c.order_no),
-            Action::Release(c) => Some(&c.order_no),
-            Action::Extend(c) => Some(&c.order_no),
-            Action::Return(c) => Some(&c.order_no),
-            Action::GetOrder(order_no) | Action::Expire(order_no) => Some(order_no),
-            Action::Home(step) => Some(step.order_no()),
-            Action::CreateStock(_) | Action::ChangeStock(_) | Action::SetStatus(_) => None,
+        self.action.subject().order_no()
+    }
+}
+
+impl Action {
+    /// What it is about.
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        match self {
+            Self::CreateStock(c) => Subject::Sku { sku_id: &c.sku_id, request_id: None },
+            Self::ChangeStock(c) => Subject::Sku { sku_id: &c.sku_id, request_id: Some(&c.request_id) },
+            Self::SetStatus(c) => Subject::Sku { sku_id: &c.sku_id, request_id: None },
+            Self::Reserve(c) => Subject::NewOrder { order_no: &c.order_no, lines: &c.lines },
+            Self::Release(Release { order_no, part: None, .. }) => Subject::AnyOrder(order_no),
+            Self::Release(c) => Subject::Order(&c.order_no),
+            Self::Confirm(c) => Subject::Order(&c.order_no),
+            Self::Extend(c) => Subject::Order(&c.order_no),
+            Self::Return(c) => Subject::Order(&c.order_no),
+            Self::GetOrder(order_no) => Subject::Order(order_no),
+        }
+    }
+
+    /// A rough size, in lines of an order.
+    pub(crate) fn line_count(&self) -> usize {
+        match self {
+            Self::Reserve(c) => c.lines.as_slice().len(),
+            Self::Confirm(Confirm { part, .. }) | Self::Release(Release { part, .. }) => {
+                part.as_ref().map_or(1, |part| part.lines.as_slice().len())
+            }
+            Self::Return(c) => c.lines.as_ref().map_or(1, |lines| lines.as_slice().len()),
+            Self::CreateStock(_)
+            | Self::ChangeStock(_)
+            | Self::SetStatus(_)
+            | Self::Extend(_)
+            | Self::GetOrder(_) => 1,
         }
     }
 }

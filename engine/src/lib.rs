@@ -3,7 +3,8 @@
 //! Read in this order:
 //!
 //! 1. [`ids`], [`limits`], [`clock`]: the words, their bounds, time.
-//! 2. [`command`], [`outcome`], [`event`]: what callers ask, what they are told, what is logged.
+//! 2. [`command`], [`outcome`], [`event`]: what callers ask, what they are told, what is logged. [`inner`]: what goes
+//!    between the parts of the engine alone.
 //! 3. [`state`]: the pure state machine of one shard: decide, apply, audit. [`home`]: orders over several shards,
 //!    pure as well.
 //! 4. [`journal`], [`checkpoint`], [`store`]: what the engine asks of durable storage (implemented in
@@ -57,6 +58,8 @@ mod history;
 pub mod home;
 #[cfg(not(loom))]
 pub mod ids;
+#[cfg(not(loom))]
+pub mod inner;
 #[cfg(not(loom))]
 mod inspect;
 #[cfg(not(loom))]

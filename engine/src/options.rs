@@ -6,12 +6,12 @@ use std::time::Duration;
 use crate::check::{CheckOptions, OrderCheck};
 use crate::checkpoint::{CheckpointError, CheckpointStore, FilterStore, Identity};
 use crate::clock::Clock;
-#[cfg(any(test, feature = "testing"))]
-use crate::command::Command;
 use crate::dirty::Dirty;
 use crate::failpoints::Failpoint;
 use crate::flusher::FlushOptions;
 use crate::ids::ShardId;
+#[cfg(any(test, feature = "testing"))]
+use crate::inner::InnerCommand;
 use crate::journal::{Journal, JournalError};
 use crate::limits::{
     CHECKPOINT_SHARE_OF_CAP, DEFAULT_CHECKPOINT_EVENTS, DEFAULT_FLUSH_EVENTS, DEFAULT_FLUSH_INTERVAL_MILLIS,
@@ -194,7 +194,7 @@ impl Parts {
     /// Runs before a command is decided, in the shard. A test makes a shard panic with it.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
-    pub fn before_decide(mut self, fault: impl Fn(&Command) + Send + Sync + 'static) -> Self {
+    pub fn before_decide(mut self, fault: impl Fn(&InnerCommand) + Send + Sync + 'static) -> Self {
         self.before_decide = Some(Arc::new(fault));
         self
     }

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::checkpoint::Phase;
 use crate::clock::Timestamp;
-use crate::command::{InvalidField, Lines, StockStatus};
+use crate::command::{InvalidField, StockStatus};
 use crate::ids::{OrderNo, SkuId, WarehouseId};
 
 /// The end of a command.
@@ -34,22 +34,6 @@ pub enum Answer {
         /// Changed or repeated.
         effect: Effect,
     },
-    /// A step of a move was made, or had been made before.
-    Placed,
-    /// The home of an order over several places has decided, and this is logged; the places are still to be told.
-    /// Never leaves the engine.
-    #[doc(hidden)]
-    Decided {
-        /// The order as it was decided.
-        order: OrderView,
-        /// Changed or repeated.
-        effect: Effect,
-        /// What they are to be told, oldest first.
-        errands: Vec<crate::home::Errand>,
-    },
-    /// What the home is to tell the places of an order, oldest first; empty: nothing. Never leaves the engine.
-    #[doc(hidden)]
-    Pending(Vec<crate::home::Errand>),
 }
 
 /// What a command did.
@@ -348,8 +332,4 @@ pub enum Refusal {
     /// The shard failed while it held this command; outcome unknown.
     #[error("the shard was restarted: whether this took effect is unknown")]
     ShardRestarted,
-    /// A late payment of an order over several places: these units are to be held first. Never leaves the engine.
-    #[doc(hidden)]
-    #[error("units of a late payment are to be held first")]
-    HoldFirst(Lines),
 }

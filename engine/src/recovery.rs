@@ -198,18 +198,18 @@ fn difference(home: &HomeImage, branch: &Branch, order: &OrderImage) -> Option<S
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
+    use crate::command::{Action, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
     use crate::home::HomeStep;
     use crate::home::attempt::{Judged, branches_of, judge_reserve};
     use crate::ids::{AttemptId, SkuId, WarehouseId, shard_of};
-    use crate::outcome::{Answer, Outcome};
+    use crate::inner::{InnerAnswer, InnerCommand, InnerOutcome};
     use crate::state::Decision;
 
     /// Two shards and an order over both.
     struct Two(Vec<State>);
 
     impl Two {
-        fn run(&mut self, shard: ShardId, command: &Command) -> Outcome {
+        fn run(&mut self, shard: ShardId, command: &InnerCommand) -> InnerOutcome {
             let state = &mut self.0[shard.index()];
             match state.decide(command, Timestamp(1_000)) {
                 Decision::Answer(outcome) => outcome,
@@ -222,8 +222,8 @@ mod tests {
             }
         }
 
-        fn at_home(&mut self, step: HomeStep) -> Outcome {
-            self.run(ShardId(0), &Action::Home(Box::new(step)).into())
+        fn at_home(&mut self, step: HomeStep) -> InnerOutcome {
+            self.run(ShardId(0), &step.into())
         }
 
         fn with_an_order() -> Self {
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(check_homes(&two.0), right);
         let order_no = OrderNo::new("o").unwrap();
         let confirm = Action::Confirm(Confirm { order_no: order_no.clone(), part: None }).into();
-        let Ok(Answer::Decided { errands, .. }) = two.run(ShardId(0), &confirm) else {
+        let Ok(InnerAnswer::Decided { errands, .. }) = two.run(ShardId(0), &confirm) else {
             panic!("not decided")
         };
         assert_eq!(check_homes(&two.0), HomesReport { pending: 1, ..right.clone() });

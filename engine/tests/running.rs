@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hotstock_engine::command::{Action, Command};
+use hotstock_engine::command::Action;
 use hotstock_engine::engine::{Engine, EngineOptions, Health};
 use hotstock_engine::event::{Change, Event};
 use hotstock_engine::ids::{Lsn, ShardId, shard_of};
+use hotstock_engine::inner::InnerCommand;
 use hotstock_engine::journal::{Group, Journal, JournalError, JournalReader};
 use hotstock_engine::outcome::{Answer, Effect, OrderStatus, OrderView, Outcome, Refusal};
 
@@ -124,7 +125,7 @@ async fn a_shard_that_panics_is_rebuilt_and_the_others_do_not_notice() {
     let options = EngineOptions { shards: 2, ..EngineOptions::default() };
     let armed = Arc::new(AtomicBool::new(false));
     let fault = Arc::clone(&armed);
-    let is_poison = |command: &Command| command.order_no().is_some_and(|o| o.as_str() == "poison");
+    let is_poison = |command: &InnerCommand| command.order_no().is_some_and(|o| o.as_str() == "poison");
     let parts = world.parts().before_decide(move |command| {
         assert!(!(is_poison(command) && fault.load(Ordering::SeqCst)), "a fault on demand");
     });

@@ -103,7 +103,7 @@ async fn an_order_that_is_made_twice_in_a_batch_stops_no_flush() {
     let mut events = shard.events.clone();
     shard.flush_all(&one).await;
     assert_eq!(shard.evict(1), 1);
-    shard.load_for(&one, &restock("a", 1, "r")).await;
+    shard.load_for(&one, &restock("a", 1, "r").into()).await;
     shard.must(reserve("o", &[("a", 3)]));
     shard.must(confirm("o", None));
     events.extend(shard.events.clone());

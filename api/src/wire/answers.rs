@@ -25,11 +25,8 @@ impl<'a> AnyBody<'a> {
     pub fn of(answer: &'a Answer) -> Self {
         let replayed = |effect: &Effect| *effect == Effect::Replayed;
         match answer {
-            Answer::Order { order, effect } | Answer::Decided { order, effect, .. } => {
-                Self::Order(OrderBody::new(order, replayed(effect)))
-            }
+            Answer::Order { order, effect } => Self::Order(OrderBody::new(order, replayed(effect))),
             Answer::Stock { stock, effect } => Self::Stock(StockBody::new(stock, replayed(effect))),
-            Answer::Placed | Answer::Pending(_) => unreachable!("only the engine itself asks for this"),
             Answer::Sku { stocks, effect } => Self::Sku(SkuBody::new(stocks, Some(replayed(effect)))),
         }
     }
@@ -39,10 +36,8 @@ impl<'a> AnyBody<'a> {
 #[must_use]
 pub fn created(answer: &Answer) -> bool {
     match answer {
-        Answer::Order { effect, .. }
-        | Answer::Decided { effect, .. }
-        | Answer::Stock { effect, .. }
-        | Answer::Sku { effect, .. } => *effect == Effect::Created,
-        Answer::Placed | Answer::Pending(_) => false,
+        Answer::Order { effect, .. } | Answer::Stock { effect, .. } | Answer::Sku { effect, .. } => {
+            *effect == Effect::Created
+        }
     }
 }

@@ -17,6 +17,7 @@ use crate::backoff::Backoff;
 use crate::clock::{Clock, Timestamp};
 use crate::command::{Action, Confirm, Extend};
 use crate::ids::OrderNo;
+use crate::inner::InnerCommand;
 use crate::limits::{MAX_CHECKS_CARRIED_AT_ONCE, MAX_TTL_SECONDS, TICK_MILLIS};
 use crate::outcome::{Answer, Outcome, Refusal};
 use crate::router::Router;
@@ -215,7 +216,7 @@ impl Checker {
                     let ttl_seconds = extend_by.clamp(1, MAX_TTL_SECONDS);
                     router.submit(Action::Extend(Extend { order_no, ttl_seconds }).into()).await
                 }
-                Some(Then::Expire) | None => router.submit(Action::Expire(order_no).into()).await,
+                Some(Then::Expire) | None => router.carry_out(InnerCommand::Expire(order_no)).await,
             })
         });
         self.jobs.insert(task.id(), job);
@@ -308,6 +309,5 @@ fn may_pass(refusal: &Refusal) -> bool {
             | Refusal::JournalUnavailable
             | Refusal::ShardRestarted
             | Refusal::Fenced { .. }
-            | Refusal::HoldFirst(_)
     )
 }

@@ -1,14 +1,12 @@
 //! The flusher on a store and a journal in memory, driven by hand.
 
 use super::*;
-use crate::command::{
-    Action, ChangeKind, ChangeStock, Command, Confirm, CreateStock, Line, Lines, Mode, Reserve,
-};
+use crate::command::{Action, ChangeKind, ChangeStock, Confirm, CreateStock, Line, Lines, Mode, Reserve};
 use crate::fence::Fence;
 use crate::ids::{OrderNo, RequestId, WarehouseId};
+use crate::inner::InnerOutcome;
 use crate::journal::{Group, Journal};
 use crate::known::Known;
-use crate::outcome::Outcome;
 use crate::retention::Retention;
 use crate::state::{Decision, State};
 use crate::store::{Store, Take};
@@ -100,9 +98,8 @@ impl Fixture {
     }
 
     /// Decides, logs, makes durable.
-    pub fn run(&mut self, action: Action) -> Outcome {
-        let command = Command::from(action);
-        match self.state.decide(&command, self.clock.now()) {
+    pub fn run(&mut self, action: Action) -> InnerOutcome {
+        match self.state.decide(&action.into(), self.clock.now()) {
             Decision::Log(event) => {
                 let lsn = self.state.applied().next();
                 self.state.apply(lsn, &event).unwrap();

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::words::{BranchCommand, HeldLine};
-use crate::command::{Action, Choice, Command, Line, Lines, Mode, Release, Reserve};
+use crate::command::{Action, Choice, Line, Lines, Mode, Release, Reserve};
 use crate::ids::{AttemptId, Branch, OrderNo, SkuId};
+use crate::inner::{InnerAnswer, InnerOutcome};
 use crate::limits::{BRANCH_ASK_SECONDS, MAX_ORDER_LINES};
-use crate::outcome::{Answer, LineView, OrderView, Outcome, Refusal, ShortLine};
+use crate::outcome::{Answer, LineView, OrderView, Refusal, ShortLine};
 use crate::state::too_many_stocks;
 
 /// What the answers to an attempt mean.
@@ -39,7 +40,7 @@ pub fn branches_of(reserve: &Reserve, attempt: AttemptId) -> Vec<BranchCommand> 
             mode: reserve.mode,
             choice: choice.map(Box::new),
         };
-        BranchCommand { sku_id, command: Command::from(Action::Reserve(branch)) }
+        BranchCommand { sku_id, command: Action::Reserve(branch).into() }
     };
     by_sku(lines).into_iter().map(of_branch).collect()
 }
@@ -52,7 +53,7 @@ pub fn branches_of_late(order_no: &OrderNo, lines: &Lines, attempt: AttemptId) -
 
 /// What the answers to [`branches_of`] mean; `answers` in the same order, every one final or given up as unknown.
 #[must_use]
-pub fn judge_reserve(reserve: &Reserve, attempt: AttemptId, answers: &[Outcome]) -> Judged {
+pub fn judge_reserve(reserve: &Reserve, attempt: AttemptId, answers: &[InnerOutcome]) -> Judged {
     let branches = branches(reserve, answers);
     let refusal = match first_transient(&branches) {
         Some(refusal) => refusal,
@@ -74,7 +75,7 @@ pub fn judge_reserve(reserve: &Reserve, attempt: AttemptId, answers: &[Outcome])
 /// What the answers to [`branches_of_late`] mean. Want of stock is
 /// [`Refusal::LatePaymentNoStock`](crate::outcome::Refusal::LatePaymentNoStock).
 #[must_use]
-pub fn judge_late(order_no: &OrderNo, lines: &Lines, attempt: AttemptId, answers: &[Outcome]) -> Judged {
+pub fn judge_late(order_no: &OrderNo, lines: &Lines, attempt: AttemptId, answers: &[InnerOutcome]) -> Judged {
     let reserve = late_reserve(order_no, lines);
     let branches = branches(&reserve, answers);
     let refusal = first_transient(&branches).or_else(|| {
@@ -143,7 +144,7 @@ enum End<'a> {
     Unknown(Refusal),
 }
 
-fn branches<'a>(reserve: &Reserve, answers: &'a [Outcome]) -> Vec<Tried<'a>> {
+fn branches<'a>(reserve: &Reserve, answers: &'a [InnerOutcome]) -> Vec<Tried<'a>> {
     let of_branch = |(index, (sku_id, indexes)): (usize, (SkuId, Vec<usize>))| {
         let end = answers.get(index).map_or(End::Unknown(Refusal::Overloaded), end_of);
         Tried { sku_id, indexes, end }
@@ -151,9 +152,9 @@ fn branches<'a>(reserve: &Reserve, answers: &'a [Outcome]) -> Vec<Tried<'a>> {
     by_sku(reserve.lines.as_slice()).into_iter().enumerate().map(of_branch).collect()
 }
 
-fn end_of(answer: &Outcome) -> End<'_> {
+fn end_of(answer: &InnerOutcome) -> End<'_> {
     match answer {
-        Ok(Answer::Order { order, .. }) if holds(order) => End::Held(&order.lines),
+        Ok(InnerAnswer::Public(Answer::Order { order, .. })) if holds(order) => End::Held(&order.lines),
         // It asked its home before this attempt had come to its end, and was released; or was released before it was
         // reserved.
         Ok(_) | Err(Refusal::OrderCancelled { .. } | Refusal::OrderMismatch { .. }) => {
@@ -330,7 +331,7 @@ fn releases(order_no: &OrderNo, attempt: AttemptId, branches: &[Tried<'_>]) -> V
     let may_hold = |branch: &&Tried<'_>| matches!(branch.end, End::Held(_) | End::Unknown(_));
     let release = |branch: &Tried<'_>| {
         let order_no = number_of(order_no, &branch.sku_id, attempt);
-        let command = Command::from(Action::Release(Release { order_no, part: None, reason: None }));
+        let command = Action::Release(Release { order_no, part: None, reason: None }).into();
         BranchCommand { sku_id: branch.sku_id.clone(), command }
     };
     branches.iter().filter(may_hold).map(release).collect()
@@ -343,6 +344,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::ids::WarehouseId;
+    use crate::inner::InnerCommand;
     use crate::outcome::{Effect, OrderStatus};
 
     const ATTEMPT: AttemptId = AttemptId(7);
@@ -371,7 +373,7 @@ mod tests {
     }
 
     /// A branch that holds `A1:3=2` (two of three) and so on.
-    fn holds(lines: &str) -> Outcome {
+    fn holds(lines: &str) -> InnerOutcome {
         let line_view = |text: &str| {
             let (asked, held) = text.split_once('=').unwrap();
             let Line { sku_id, warehouse_id, quantity } = line(asked);
@@ -387,10 +389,10 @@ mod tests {
             expires_at: None,
             lines,
         };
-        Ok(Answer::Order { order, effect: Effect::Created })
+        Ok(Answer::Order { order, effect: Effect::Created }.into())
     }
 
-    fn short(lines: &str) -> Outcome {
+    fn short(lines: &str) -> InnerOutcome {
         let short = |text: &str| {
             let (asked, available) = text.split_once('=').unwrap();
             ShortLine { available: available.parse().unwrap(), ..short_line(&line(asked)) }
@@ -398,12 +400,12 @@ mod tests {
         Err(Refusal::InsufficientStock { lines: lines.split(' ').map(short).collect() })
     }
 
-    fn suspended(place: &str) -> Outcome {
+    fn suspended(place: &str) -> InnerOutcome {
         let Line { sku_id, warehouse_id, .. } = line(&format!("{place}:1"));
         Err(Refusal::SkuSuspended { sku_id, warehouse_id })
     }
 
-    fn unknown(place: &str) -> Outcome {
+    fn unknown(place: &str) -> InnerOutcome {
         let Line { sku_id, warehouse_id, .. } = line(&format!("{place}:1"));
         Err(Refusal::UnknownSku { sku_id, warehouse_id: Some(warehouse_id) })
     }
@@ -419,7 +421,8 @@ mod tests {
                 for release in &releases {
                     let branch = release.command.order_no().and_then(OrderNo::branch).unwrap();
                     assert_eq!((branch.attempt, &branch.sku_id), (ATTEMPT, &release.sku_id));
-                    assert!(matches!(&release.command.action, Action::Release(Release { part: None, .. })));
+                    let InnerCommand::Public(command) = &release.command else { panic!("{release:?}") };
+                    assert!(matches!(&command.action, Action::Release(Release { part: None, .. })));
                 }
                 let line = |l: &ShortLine| {
                     format!(" {}{}:{}={}", l.sku_id, l.warehouse_id, l.requested, l.available)
@@ -449,7 +452,8 @@ mod tests {
         };
         let branches = branches_of(&reserve, ATTEMPT);
         let text = branches.iter().map(|branch| {
-            let Action::Reserve(c) = &branch.command.action else { panic!("{branch:?}") };
+            let InnerCommand::Public(command) = &branch.command else { panic!("{branch:?}") };
+            let Action::Reserve(c) = &command.action else { panic!("{branch:?}") };
             let of = c.order_no.branch().unwrap();
             assert_eq!((of.order_no.as_str(), of.attempt, &of.sku_id), ("O1", ATTEMPT, &branch.sku_id));
             assert_eq!((c.mode, c.ttl_seconds), (Mode::BestEffort, BRANCH_ASK_SECONDS));
@@ -463,11 +467,11 @@ mod tests {
     /// (the request, the answers of its branches, what they mean)
     #[test]
     fn all_or_nothing_is_judged_as_one_place_would() {
-        let all = |lines: &str, answers: &[Outcome]| {
+        let all = |lines: &str, answers: &[InnerOutcome]| {
             text(judge_reserve(&reserve(lines, Mode::AllOrNothing), ATTEMPT, answers))
         };
         let lost = || Err(Refusal::ShardRestarted);
-        let rows: [(&str, Vec<Outcome>, &str); 14] = [
+        let rows: [(&str, Vec<InnerOutcome>, &str); 14] = [
             ("B1:1 A1:2 B2:3", vec![holds("B1:1=1 B2:3=3"), holds("A1:2=2")], "held B1:1=1 A1:2=2 B2:3=3"),
             ("B1:1 A1:2 B2:3", vec![holds("B1:1=1 B2:3=3"), short("A1:2=0")], "short A1:2=0; release B"),
             (
@@ -499,10 +503,10 @@ mod tests {
 
     #[test]
     fn best_effort_is_judged_as_one_place_would() {
-        let best = |lines: &str, answers: &[Outcome]| {
+        let best = |lines: &str, answers: &[InnerOutcome]| {
             text(judge_reserve(&reserve(lines, Mode::BestEffort), ATTEMPT, answers))
         };
-        let rows: [(&str, Vec<Outcome>, &str); 6] = [
+        let rows: [(&str, Vec<InnerOutcome>, &str); 6] = [
             ("B1:1 A1:2 B2:3", vec![holds("B1:1=1 B2:3=0"), holds("A1:2=1")], "held B1:1=1 A1:2=1 B2:3=0"),
             ("B1:1 A1:2 B2:3", vec![short("B1:1=0 B2:3=0"), holds("A1:2=1")], "held B1:1=0 A1:2=1 B2:3=0"),
             ("B1:1 A1:2", vec![suspended("B1"), holds("A1:2=1")], "held B1:1=0 A1:2=1"),
@@ -517,11 +521,11 @@ mod tests {
 
     #[test]
     fn a_late_payment_says_that_there_is_no_stock() {
-        let late = |lines: &str, answers: &[Outcome]| {
+        let late = |lines: &str, answers: &[InnerOutcome]| {
             let Reserve { order_no, lines, .. } = reserve(lines, Mode::AllOrNothing);
             text(judge_late(&order_no, &lines, ATTEMPT, answers))
         };
-        let rows: [(&str, Vec<Outcome>, &str); 4] = [
+        let rows: [(&str, Vec<InnerOutcome>, &str); 4] = [
             ("B1:1 A1:2", vec![holds("B1:1=1"), holds("A1:2=2")], "held B1:1=1 A1:2=2"),
             ("B1:1 A1:2", vec![holds("B1:1=1"), short("A1:2=1")], "late A1:2=1; release B"),
             ("B1:1 A1:2 B2:1", vec![suspended("B2"), unknown("A1")], "late A1:2=0 B2:1=0; release"),

@@ -3,11 +3,12 @@
 use super::words::{DecidedLine, DecisionKind, HomeChange, HomeImage, HomeStep};
 use super::{Homes, apply, judge, shares};
 use crate::clock::Timestamp;
-use crate::command::{Action, Command, InvalidField, Line, Lines};
-use crate::event::{Change, ConfirmedLine, Event, MovedLine};
+use crate::command::{Action, Confirm, InvalidField, Line, Lines, Reserve};
+use crate::event::{Change, ConfirmedLine, MovedLine, OrderRequest};
 use crate::ids::{AttemptId, OrderNo};
-use crate::outcome::{Answer, Effect, Outcome, Refusal};
-use crate::state::Decision;
+use crate::inner::InnerAnswer;
+use crate::outcome::{Answer, Effect, Refusal};
+use crate::state::{Decided, Verdict};
 
 /// What holds the units of a late payment.
 struct Late<'a> {
@@ -16,37 +17,18 @@ struct Late<'a> {
 }
 
 impl Homes {
-    /// Answers a command about an order that is here, or a step, or makes the event that carries it out.
-    pub(crate) fn decide(&self, command: &Command, now: Timestamp) -> Decision {
-        let log = |change| {
-            Decision::Log(Event { at: now, trace: command.trace, change: Change::Home(Box::new(change)) })
-        };
-        let decided = match &command.action {
-            Action::Home(step) => self.decide_step(step, now),
-            action => {
-                let image = command.order_no().and_then(|order_no| self.image(order_no));
-                decide_order(image.expect("the caller has looked"), action, None, now)
-            }
-        };
-        match decided {
-            Ok(Told::Log(change)) => log(change),
-            Ok(Told::Answer(answer)) => Decision::Answer(Ok(answer)),
-            Err(refusal) => Decision::Answer(Err(refusal)),
-        }
-    }
-
-    fn decide_step(&self, step: &HomeStep, now: Timestamp) -> Result<Told, Refusal> {
+    /// Answers a step, or makes the change that carries it out.
+    pub(crate) fn decide_step(&self, step: &HomeStep, now: Timestamp) -> Decided {
         let known = |order_no: &OrderNo| {
             self.image(order_no).ok_or_else(|| Refusal::UnknownOrder { order_no: order_no.clone() })
         };
-        let placed = Ok(Told::Answer(Answer::Placed));
         match step {
             HomeStep::Reserve { reserve, attempt, lines } => {
                 if let Some(image) = self.image(&reserve.order_no) {
-                    return decide_order(image, &Action::Reserve(reserve.clone()), None, now);
+                    return decide_reserve(image, reserve, now);
                 }
                 shares::check_held(lines).map_err(|problem| InvalidField::new("lines", problem))?;
-                Ok(Told::Log(HomeChange::Reserved {
+                Ok(log(HomeChange::Reserved {
                     order_no: reserve.order_no.clone(),
                     buyer_id: reserve.buyer_id.clone(),
                     mode: reserve.mode,
@@ -57,15 +39,10 @@ impl Homes {
                 }))
             }
             HomeStep::Late { confirm, attempt, lines } => {
-                let image = known(&confirm.order_no)?;
-                decide_order(
-                    image,
-                    &Action::Confirm(confirm.clone()),
-                    Some(Late { attempt: *attempt, lines }),
-                    now,
-                )
+                let late = Late { attempt: *attempt, lines };
+                decide_confirm(known(&confirm.order_no)?, confirm, Some(late), now)
             }
-            HomeStep::Pending(order_no) => Ok(Told::Answer(Answer::Pending(known(order_no)?.errands()))),
+            HomeStep::Pending(order_no) => Ok(Verdict::Nothing(told(known(order_no)?, Effect::Replayed))),
             HomeStep::Carried { order_no, through, serials } => {
                 let image = known(order_no)?;
                 let new = |given: &&_| !image.order.serials.contains(given);
@@ -75,115 +52,141 @@ impl Homes {
                 }
                 let told = image.pending.first().is_some_and(|first| first.number <= *through);
                 if !told && serials.is_empty() {
-                    return placed;
+                    return Ok(Verdict::Nothing(order(image, Effect::Replayed)));
                 }
                 // Told or not, it never counts decisions that are still to come.
                 let through = (*through).min(image.decisions);
-                Ok(Told::Log(HomeChange::Carried { order_no: order_no.clone(), through, serials }))
+                Ok(log(HomeChange::Carried { order_no: order_no.clone(), through, serials }))
             }
-            HomeStep::Load(image) => {
-                if self.knows(&image.order.order_no) {
-                    return placed;
+            HomeStep::Ask(asked) => {
+                let image = known(&asked.order_no)?;
+                match image.knows_attempt(asked.attempt) {
+                    true => Ok(Verdict::Nothing(order(image, Effect::Replayed))),
+                    false => Err(Refusal::UnknownOrder { order_no: asked.order_no.clone() }),
                 }
-                apply::check_loaded(image).map_err(|problem| InvalidField::new("orders", problem))?;
-                Ok(Told::Log(HomeChange::Loaded(image.clone())))
             }
-            HomeStep::Ask(asked) => match known(&asked.order_no)?.knows_attempt(asked.attempt) {
-                true => placed,
-                false => Err(Refusal::UnknownOrder { order_no: asked.order_no.clone() }),
-            },
         }
     }
 
-    /// What the caller is told of a change that was just applied.
-    pub(crate) fn answer(&self, change: &HomeChange) -> Answer {
+    /// An order that had ended and left memory comes back from the store. `None`: it is here.
+    pub(crate) fn decide_loaded(&self, image: &HomeImage) -> Result<Option<Change>, Refusal> {
+        if self.knows(&image.order.order_no) {
+            return Ok(None);
+        }
+        apply::check_loaded(image).map_err(|problem| InvalidField::new("orders", problem))?;
+        Ok(Some(Change::Home(Box::new(HomeChange::Loaded(Box::new(image.clone()))))))
+    }
+
+    /// What is said of a change that was just applied.
+    pub(crate) fn answer(&self, change: &HomeChange) -> InnerAnswer {
         let image = || self.image(change.order_no()).expect("the change that was just applied is about it");
         match change {
-            HomeChange::Reserved { .. } => Answer::Order { order: image().view(), effect: Effect::Created },
-            HomeChange::Extended { .. } => Answer::Order { order: image().view(), effect: Effect::Changed },
+            HomeChange::Reserved { .. } => order(image(), Effect::Created),
             HomeChange::Decided { .. } => told(image(), Effect::Changed),
-            HomeChange::Carried { .. } | HomeChange::Loaded(_) => Answer::Placed,
+            HomeChange::Extended { .. } | HomeChange::Carried { .. } | HomeChange::Loaded(_) => {
+                order(image(), Effect::Changed)
+            }
         }
     }
 }
 
-enum Told {
-    Log(HomeChange),
-    Answer(Answer),
+fn log(change: HomeChange) -> Verdict {
+    Verdict::Change(Change::Home(Box::new(change)))
+}
+
+/// The order alone.
+fn order(image: &HomeImage, effect: Effect) -> InnerAnswer {
+    Answer::Order { order: image.view(), effect }.into()
 }
 
 /// The order, with what its branches are still to be told.
-fn told(image: &HomeImage, effect: Effect) -> Answer {
-    let order = image.view();
+fn told(image: &HomeImage, effect: Effect) -> InnerAnswer {
     match image.pending.is_empty() {
-        true => Answer::Order { order, effect },
-        false => Answer::Decided { order, effect, errands: image.errands() },
+        true => order(image, effect),
+        false => InnerAnswer::Decided { order: image.view(), effect, errands: image.errands() },
     }
 }
 
-fn decide_order(
-    image: &HomeImage,
-    action: &Action,
-    late: Option<Late<'_>>,
-    now: Timestamp,
-) -> Result<Told, Refusal> {
+/// Answers what a caller asks about an order, or makes the change that carries it out.
+pub(crate) fn decide_order(image: &HomeImage, action: &Action, now: Timestamp) -> Decided {
+    match action {
+        Action::GetOrder(_) => Ok(Verdict::Nothing(order(image, Effect::Replayed))),
+        Action::Reserve(reserve) => decide_reserve(image, reserve, now),
+        Action::Confirm(confirm) => decide_confirm(image, confirm, None, now),
+        action => {
+            judge::one_place(&image.order, now).decide_action(action).map(|verdict| as_home(image, verdict))
+        }
+    }
+}
+
+/// The order expires, if its time is over.
+pub(crate) fn decide_expire(image: &HomeImage, now: Timestamp) -> Decided {
+    let verdict = judge::one_place(&image.order, now).decide_expire(&image.order.order_no, now)?;
+    Ok(as_home(image, verdict))
+}
+
+/// It was made: the same again is a repeat. That needs no more than the order.
+fn decide_reserve(image: &HomeImage, reserve: &Reserve, now: Timestamp) -> Decided {
+    judge::one_place(&image.order, now).decide_reserve(reserve)?;
+    Ok(Verdict::Nothing(order(image, Effect::Replayed)))
+}
+
+fn decide_confirm(image: &HomeImage, confirm: &Confirm, late: Option<Late<'_>>, now: Timestamp) -> Decided {
+    let verdict = judge::one_place(&image.order, now).decide_confirm(confirm)?;
+    let Verdict::Change(Change::Confirmed { request, lines, .. }) = verdict else {
+        return Ok(as_home(image, verdict));
+    };
+    let attempt = match (late_lines(&lines), late) {
+        (None, _) => None,
+        // An attempt that the order knows has sold its units already.
+        (Some(needed), Some(late)) if *late.lines == needed && !image.knows_attempt(late.attempt) => {
+            Some(late.attempt)
+        }
+        (Some(lines), _) => {
+            let confirm = confirm.clone();
+            return Ok(Verdict::Nothing(InnerAnswer::HoldFirst { confirm, lines }));
+        }
+    };
+    let line = |l: &ConfirmedLine| DecidedLine { line: l.line, units: l.held, late: l.late };
+    let (kind, lines) = (DecisionKind::Confirm, lines.iter().map(line).collect());
+    let order_no = image.order.order_no.clone();
+    Ok(log(HomeChange::Decided { order_no, kind, request, reason: None, attempt, lines }))
+}
+
+/// What one place says of an order that it knows, as its home says it. A repeat is answered with what the branches may
+/// not know yet.
+fn as_home(image: &HomeImage, verdict: Verdict) -> Verdict {
     let order_no = || image.order.order_no.clone();
-    let event = match judge::decide(&image.order, action, now) {
-        Decision::Log(event) => event,
-        Decision::Answer(outcome) => return answer_again(image, action, outcome),
-        Decision::Elsewhere => unreachable!("the order is known"),
+    let decided = |kind, request: Option<OrderRequest>, reason, lines: &[MovedLine]| {
+        let lines = moved(lines);
+        HomeChange::Decided { order_no: order_no(), kind, request, reason, attempt: None, lines }
     };
-    let (kind, request, reason, lines, attempt) = match event.change {
-        Change::Extended { ttl_seconds, .. } => {
-            return Ok(Told::Log(HomeChange::Extended { order_no: order_no(), ttl_seconds }));
+    log(match verdict {
+        Verdict::Nothing(InnerAnswer::Public(Answer::Order { effect, .. })) => {
+            return Verdict::Nothing(told(image, effect));
         }
-        Change::Expired { .. } => return Ok(Told::Log(expiry_of(image))),
-        Change::Confirmed { request, lines, .. } => {
-            let attempt = held_for(image, &lines, late)?;
-            let line = |l: &ConfirmedLine| DecidedLine { line: l.line, units: l.held, late: l.late };
-            (DecisionKind::Confirm, request, None, lines.iter().map(line).collect(), attempt)
+        Verdict::Change(Change::Extended { ttl_seconds, .. }) => {
+            HomeChange::Extended { order_no: order_no(), ttl_seconds }
         }
-        Change::Released { request, reason, lines, .. } => {
-            (DecisionKind::Release, request, reason, moved(&lines), None)
+        Verdict::Change(Change::Expired { .. }) => expiry_of(image),
+        Verdict::Change(Change::Released { request, reason, lines, .. }) => {
+            decided(DecisionKind::Release, request, reason, &lines)
         }
-        Change::Returned { request, lines, .. } => {
-            (DecisionKind::Return, Some(request), None, moved(&lines), None)
+        Verdict::Change(Change::Returned { request, lines, .. }) => {
+            decided(DecisionKind::Return, Some(request), None, &lines)
         }
-        other => unreachable!("a command about an order that is known does not make {other:?}"),
-    };
-    Ok(Told::Log(HomeChange::Decided { order_no: order_no(), kind, request, reason, attempt, lines }))
+        other => unreachable!("a command about an order that is known is not decided so: {other:?}"),
+    })
 }
 
-/// A repeat is answered with what the branches may not know yet; a read and a repeated reserve need no more than the
-/// order.
-fn answer_again(image: &HomeImage, action: &Action, outcome: Outcome) -> Result<Told, Refusal> {
-    match (outcome?, action) {
-        (Answer::Order { effect, .. }, Action::GetOrder(_) | Action::Reserve(_)) => {
-            Ok(Told::Answer(Answer::Order { order: image.view(), effect }))
-        }
-        (Answer::Order { effect, .. }, _) => Ok(Told::Answer(told(image, effect))),
-        (other, _) => unreachable!("a command about an order is not answered {other:?}"),
-    }
-}
-
-/// Which attempt holds the units that a confirm takes beside those that the order holds; refused when none holds
-/// exactly them.
-fn held_for(
-    image: &HomeImage,
-    lines: &[ConfirmedLine],
-    late: Option<Late<'_>>,
-) -> Result<Option<AttemptId>, Refusal> {
-    let needed = lines.iter().filter(|line| line.late > 0).map(|line| Line {
+/// The units that a confirm takes beside those that the order holds.
+fn late_lines(lines: &[ConfirmedLine]) -> Option<Lines> {
+    let late = lines.iter().filter(|line| line.late > 0).map(|line| Line {
         sku_id: line.sku_id.clone(),
         warehouse_id: line.warehouse_id,
         quantity: line.late,
     });
-    let Ok(needed) = Lines::new(needed) else { return Ok(None) };
-    match late {
-        // An attempt that the order knows has sold its units already.
-        Some(late) if *late.lines == needed && !image.knows_attempt(late.attempt) => Ok(Some(late.attempt)),
-        _ => Err(Refusal::HoldFirst(needed)),
-    }
+    Lines::new(late).ok()
 }
 
 fn moved(lines: &[MovedLine]) -> Vec<DecidedLine> {

@@ -4,19 +4,18 @@
 use super::words::{DecidedLine, DecisionKind};
 use crate::checkpoint::{Image, LineImage, OrderImage, StockImage};
 use crate::clock::Timestamp;
-use crate::command::{Action, Command, StockStatus};
+use crate::command::StockStatus;
 use crate::event::OrderRequest;
 use crate::ids::Lsn;
 use crate::limits::MAX_STOCK_UNITS;
 use crate::outcome::Levels;
-use crate::state::{Decision, Order, State};
+use crate::state::{Order, State};
 
-/// What one place that had all the lines, and enough of everything, would say.
-pub(super) fn decide(order: &OrderImage, action: &Action, now: Timestamp) -> Decision {
+/// One place that has all the lines, and enough of everything.
+pub(super) fn one_place(order: &OrderImage, now: Timestamp) -> State {
     let mut images: Vec<Image> = order.lines.iter().map(|line| Image::Stock(plenty(line))).collect();
     images.push(Image::Order(order.clone()));
-    let state = State::of_images(Lsn::ZERO, now, images).expect("each stock stands in an order once");
-    state.decide(&Command::from(action.clone()), now)
+    State::of_images(Lsn::ZERO, now, images).expect("each stock stands in an order once")
 }
 
 /// A stock with the units of a line, and as many others as there can be.

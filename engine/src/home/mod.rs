@@ -18,8 +18,8 @@
 //! - [`words`]: what is asked of a home, logged by it and told to its branches. [`attempt`]: which branches to
 //!   reserve, and what their answers mean. [`judge`]: the rules of orders, which are those of the shards' own state
 //!   machine. [`shares`]: which branch has which units, and what it is told.
-//! - [`Homes`] (here): the orders of one home. [`Homes::decide`] (in [`decide`]) answers a command or makes the
-//!   change that carries it out; [`Homes::apply`] (in [`apply`]) lets a change take effect, live and in recovery
+//! - [`Homes`] (here): the orders of one home. [`decide`] answers a command or a step, or makes the change that carries
+//!   it out; [`Homes::apply`] (in [`apply`]) lets a change take effect, live and in recovery
 //!   alike.
 
 mod apply;
@@ -31,6 +31,7 @@ mod words;
 
 pub(crate) use apply::Applied;
 pub use apply::apply_to_image;
+pub(crate) use decide::{decide_expire, decide_order};
 pub use words::{
     Asked, BranchCommand, Decided, DecidedLine, DecisionKind, Errand, HeldLine, HomeChange, HomeImage,
     HomeStep, Share,

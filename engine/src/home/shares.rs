@@ -5,8 +5,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::words::{BranchCommand, Decided, DecidedLine, DecisionKind, Errand, HeldLine, HomeImage, Share};
 use crate::checkpoint::{LineImage, OrderImage};
-use crate::command::{Action, Command, Confirm, Line, Lines, Part, Release, Return};
+use crate::command::{Action, Confirm, Line, Lines, Part, Release, Return};
 use crate::ids::{AttemptId, Branch, OrderNo, RequestId, SkuId};
+use crate::inner::InnerCommand;
 use crate::state::check_counts;
 
 /// The shares of an order that was just made: each line that holds something has one.
@@ -119,22 +120,22 @@ pub(super) fn errand(image: &HomeImage, decided: &Decided) -> Errand {
         let number = Branch { order_no, sku_id: sku_id.clone(), attempt }.number();
         let lines =
             Lines::new(lines).expect("the lines of an order are within the bounds, and so are some of them");
-        BranchCommand { sku_id, command: Command::from(action_of(decided, number, lines)) }
+        BranchCommand { sku_id, command: command_of(decided, number, lines) }
     };
     Errand { number: decided.number, commands: branches.into_iter().map(command).collect() }
 }
 
-fn action_of(decided: &Decided, order_no: OrderNo, lines: Lines) -> Action {
+fn command_of(decided: &Decided, order_no: OrderNo, lines: Lines) -> InnerCommand {
     let request_id = || RequestId::new(&format!("d{}", decided.number)).expect("a short text");
     let part = |lines| (!decided.whole).then(|| Part { lines, request_id: Some(request_id()) });
     match decided.kind {
-        DecisionKind::Confirm => Action::Confirm(Confirm { order_no, part: part(lines) }),
+        DecisionKind::Confirm => Action::Confirm(Confirm { order_no, part: part(lines) }).into(),
         DecisionKind::Release => {
-            Action::Release(Release { order_no, part: part(lines), reason: decided.reason.clone() })
+            Action::Release(Release { order_no, part: part(lines), reason: decided.reason.clone() }).into()
         }
-        DecisionKind::Expire => Action::Expire(order_no),
+        DecisionKind::Expire => InnerCommand::Expire(order_no),
         DecisionKind::Return => {
-            Action::Return(Return { order_no, request_id: request_id(), lines: Some(lines) })
+            Action::Return(Return { order_no, request_id: request_id(), lines: Some(lines) }).into()
         }
     }
 }
@@ -250,12 +251,19 @@ mod tests {
         let command = |command: &BranchCommand| {
             let branch = command.command.order_no().and_then(OrderNo::branch).unwrap();
             assert_eq!(branch.sku_id, command.sku_id);
-            let what = match &command.command.action {
-                Action::Confirm(c) => format!("confirm{}", part(&c.part)),
-                Action::Release(c) => format!("release{}", part(&c.part)),
-                Action::Expire(_) => "expire".to_owned(),
-                Action::Return(c) => format!("return{} {}", lines(c.lines.as_ref().unwrap()), c.request_id),
-                other => panic!("{other:?}"),
+            let public = match &command.command {
+                InnerCommand::Public(command) => Some(&command.action),
+                InnerCommand::Expire(_) => None,
+                InnerCommand::Home(step) => panic!("{step:?}"),
+            };
+            let what = match public {
+                Some(Action::Confirm(c)) => format!("confirm{}", part(&c.part)),
+                Some(Action::Release(c)) => format!("release{}", part(&c.part)),
+                Some(Action::Return(c)) => {
+                    format!("return{} {}", lines(c.lines.as_ref().unwrap()), c.request_id)
+                }
+                Some(other) => panic!("{other:?}"),
+                None => "expire".to_owned(),
             };
             format!("{}#{} {what}", branch.sku_id, branch.attempt.0)
         };

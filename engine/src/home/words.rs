@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::checkpoint::{LineSerials, OrderImage};
-use crate::command::{Command, Confirm, Lines, Mode, Reserve};
+use crate::command::{Confirm, Lines, Mode, Reserve};
 use crate::event::OrderRequest;
 use crate::ids::{AttemptId, Branch, BuyerId, OrderNo, Reason, SkuId, WarehouseId};
+use crate::inner::{InnerCommand, Subject};
 
-/// See [`Action::Home`](crate::command::Action::Home). Each can be repeated. What callers ask about an order over
-/// several places (confirm, release, extend, return, read, a repeated reserve) comes as the command that it is.
+/// See [`InnerCommand::Home`]. Each can be repeated. What callers ask about an order over several places (confirm,
+/// release, extend, return, read, a repeated reserve) comes as the command that it is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HomeStep {
     /// Every branch of an attempt holds: the order is made. Answers as a reserve does.
@@ -21,17 +22,18 @@ pub enum HomeStep {
         lines: Vec<HeldLine>,
     },
     /// The units of a late payment are held: the confirm is decided again, with them. Answers as a confirm does. When
-    /// it needs other units by now, it answers [`Refusal::HoldFirst`](crate::outcome::Refusal::HoldFirst); when it
-    /// needs none, as it is.
+    /// it needs other units by now, it answers [`HoldFirst`](crate::inner::InnerAnswer::HoldFirst); when it needs none,
+    /// as it is.
     Late {
         /// As it was asked.
         confirm: Confirm,
         /// Which attempt.
         attempt: AttemptId,
-        /// What its branches hold: all of what [`Refusal::HoldFirst`](crate::outcome::Refusal::HoldFirst) named.
+        /// What its branches hold: all of what [`HoldFirst`](crate::inner::InnerAnswer::HoldFirst) named.
         lines: Lines,
     },
-    /// What is still to be told to the branches of an order: [`Answer::Pending`](crate::outcome::Answer::Pending).
+    /// What is still to be told to the branches of an order: [`Decided`](crate::inner::InnerAnswer::Decided), or the
+    /// order when it is nothing.
     Pending(OrderNo),
     /// Branches were told everything up to a decision.
     Carried {
@@ -42,10 +44,8 @@ pub enum HomeStep {
         /// Serial numbers that its lines have got; those that are known are left out.
         serials: Vec<LineSerials>,
     },
-    /// The order, which ended and left memory, comes back from the store. Nothing when it is here.
-    Load(Box<HomeImage>),
-    /// A branch asks: [`Answer::Placed`](crate::outcome::Answer::Placed) when the order knows its attempt, else
-    /// `UnknownOrder`.
+    /// A branch asks: refused with [`UnknownOrder`](crate::outcome::Refusal::UnknownOrder) unless the order knows its
+    /// attempt.
     Ask(Asked),
 }
 
@@ -66,8 +66,17 @@ impl HomeStep {
             Self::Reserve { reserve, .. } => &reserve.order_no,
             Self::Late { confirm, .. } => &confirm.order_no,
             Self::Pending(order_no) | Self::Carried { order_no, .. } => order_no,
-            Self::Load(image) => &image.order.order_no,
             Self::Ask(asked) => &asked.order_no,
+        }
+    }
+
+    /// What it is about. The SKUs of its lines are those of its branches, not of its home.
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        match self {
+            Self::Reserve { .. } => Subject::AnyOrder(self.order_no()),
+            Self::Late { .. } | Self::Pending(_) | Self::Carried { .. } | Self::Ask(_) => {
+                Subject::Order(self.order_no())
+            }
         }
     }
 
@@ -76,7 +85,6 @@ impl HomeStep {
         match self {
             Self::Reserve { lines, .. } => lines.len(),
             Self::Late { lines, .. } => lines.as_slice().len(),
-            Self::Load(image) => image.weight(),
             Self::Carried { serials, .. } => 1 + serials.len(),
             Self::Pending(_) | Self::Ask(_) => 1,
         }
@@ -287,5 +295,5 @@ pub struct BranchCommand {
     /// Where it goes: to the place where this SKU is.
     pub sku_id: SkuId,
     /// A plain command under the number of the branch.
-    pub command: Command,
+    pub command: InnerCommand,
 }

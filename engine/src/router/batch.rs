@@ -9,28 +9,28 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::{Route, Router, next_envelope, skus_of};
+use super::{Route, Router, next_envelope};
 use crate::command::{Action, Command};
 use crate::ids::{OrderNo, ShardId, SkuId, shard_of_order};
+use crate::inner::{InnerAnswer, InnerCommand, Subject};
 use crate::limits::MAX_BATCH_CHAINS;
-use crate::outcome::{Answer, Outcome, Refusal};
+use crate::outcome::{Answer, OrderView, Outcome, Refusal};
 use crate::shard::shared::{Awaited, BatchId, Envelope, ShardAnswer, give_back_claims};
 
 /// A command with its place in the batch.
-type Placed = (usize, Command);
+type Placed = (usize, InnerCommand);
 
-/// Where commands of a batch went: their places in it, copies of those that may have to be carried out in another
-/// way, and the way their answers come.
+/// Where commands of a batch went: their places in it, and the way their answers come.
 struct Sent {
-    places: Vec<(usize, Option<Command>)>,
+    places: Vec<usize>,
     answers: oneshot::Receiver<Vec<ShardAnswer>>,
 }
 
 /// Commands on their way to one shard.
 #[derive(Default)]
 struct Load {
-    places: Vec<(usize, Option<Command>)>,
-    commands: Vec<Command>,
+    places: Vec<usize>,
+    commands: Vec<InnerCommand>,
 }
 
 /// The SKUs of orders that the batch names: of those that were made before, and of those that it makes. Kept only
@@ -50,7 +50,7 @@ struct Brought {
     /// Of those, the ones over several shards.
     spanning: HashSet<OrderNo>,
     /// As they were read, those that had left memory.
-    read: Vec<Outcome>,
+    read: Vec<OrderView>,
 }
 
 /// Commands that are carried out one by one, behind the others, and what they are about.
@@ -69,15 +69,17 @@ impl Router {
         }
         let mut outcomes: Vec<Outcome> = Vec::new();
         outcomes.resize_with(commands.len(), || Err(Refusal::Overloaded));
-        let mut left: Vec<Placed> = Vec::with_capacity(commands.len());
+        let mut sound: Vec<(usize, Command)> = Vec::with_capacity(commands.len());
         for (index, command) in commands.into_iter().enumerate() {
             match command.validate() {
-                Ok(()) => left.push((index, command)),
+                Ok(()) => sound.push((index, command)),
                 Err(invalid) => outcomes[index] = Err(invalid.into()),
             }
         }
-        let mut brought = self.bring_back(&left).await;
-        let mut known = self.skus_of_orders(&left, &mut brought).await;
+        let mut brought = self.bring_back(&sound).await;
+        let mut known = self.skus_of_orders(&sound, &mut brought).await;
+        let mut left: Vec<Placed> =
+            sound.into_iter().map(|(index, command)| (index, command.into())).collect();
         let mut careful = Careful::default();
         while !left.is_empty() {
             let (sent, later) = self.send_all(std::mem::take(&mut left), &brought, &mut known, &mut careful);
@@ -88,7 +90,7 @@ impl Router {
                 if careful.touches(&command, &known) {
                     careful.add(index, command, &known);
                 } else {
-                    outcomes[index] = self.submit(command).await;
+                    outcomes[index] = self.carry_out(command).await;
                 }
                 continue;
             }
@@ -97,7 +99,7 @@ impl Router {
                 sent.into_iter().map(|sent| (sent.places, Awaited::new(sent.answers, chores))).collect();
             for (places, mut answers) in waiting {
                 let Some(answers) = answers.get().await else {
-                    for (index, _) in places {
+                    for index in places {
                         outcomes[index] = Err(Refusal::ShardRestarted);
                     }
                     continue;
@@ -105,19 +107,18 @@ impl Router {
                 // Of orders that were not known to lie in several shards. Whoever goes away meanwhile leaves them to
                 // the keeper.
                 let mut decided = Vec::new();
-                for ((index, spare), answer) in places.into_iter().zip(answers) {
+                for (index, answer) in places.into_iter().zip(answers) {
                     match answer {
                         ShardAnswer::Elsewhere { command, .. } | ShardAnswer::NotHere(command) => {
                             careful.add(index, *command, &known);
                         }
-                        ShardAnswer::Outcome(
-                            outcome @ (Ok(Answer::Decided { .. }) | Err(Refusal::HoldFirst(_))),
-                        ) => {
+                        ShardAnswer::Outcome(Ok(InnerAnswer::Public(answer))) => outcomes[index] = Ok(answer),
+                        ShardAnswer::Outcome(Err(refusal)) => outcomes[index] = Err(refusal),
+                        ShardAnswer::Outcome(outcome) => {
                             let router = self.arc();
-                            let concluding = async move { router.conclude(spare.as_ref(), outcome).await };
-                            decided.push((index, tokio::spawn(concluding)));
+                            decided
+                                .push((index, tokio::spawn(async move { router.conclude(outcome).await })));
                         }
-                        ShardAnswer::Outcome(outcome) => outcomes[index] = outcome,
                     }
                 }
                 for (index, concluded) in decided {
@@ -134,13 +135,13 @@ impl Router {
     /// Has orders brought back into memory that the batch changes and that may be in the store alone. They may leave
     /// again at once, but where an order is does not change. With one shard everything goes to it in its order
     /// anyway.
-    async fn bring_back(&self, commands: &[Placed]) -> Brought {
+    async fn bring_back(&self, commands: &[(usize, Command)]) -> Brought {
         let mut brought = Brought::default();
         if self.shards.len() == 1 {
             return brought;
         }
-        let mut asked: BTreeMap<ShardId, Vec<Command>> = BTreeMap::new();
-        let changed = commands.iter().filter(|(_, command)| changes_an_order(command));
+        let mut asked: BTreeMap<ShardId, Vec<InnerCommand>> = BTreeMap::new();
+        let changed = commands.iter().filter(|(_, command)| changes_an_order(&command.action));
         let changed: HashSet<&OrderNo> = changed.filter_map(|(_, command)| command.order_no()).collect();
         for order_no in changed {
             if let Some((shard, spans)) = self.directory.there(order_no) {
@@ -155,20 +156,20 @@ impl Router {
         }
         // The second time where they are.
         for _ in 0..2 {
-            let mut elsewhere: BTreeMap<ShardId, Vec<Command>> = BTreeMap::new();
+            let mut elsewhere: BTreeMap<ShardId, Vec<InnerCommand>> = BTreeMap::new();
             for (asked, answer) in self.ask_each(std::mem::take(&mut asked)).await {
                 match answer {
                     ShardAnswer::Elsewhere { shard, command } => {
                         elsewhere.entry(shard).or_default().push(*command);
                     }
-                    ShardAnswer::Outcome(Ok(Answer::Order { order, effect })) => {
+                    ShardAnswer::Outcome(Ok(InnerAnswer::Public(Answer::Order { order, .. }))) => {
                         let shards: HashSet<ShardId> =
                             order.lines.iter().map(|line| self.shard_of(&line.sku_id)).collect();
                         if shards.len() > 1 {
                             brought.spanning.insert(order.order_no.clone());
                         }
                         brought.shards.insert(order.order_no.clone(), asked);
-                        brought.read.push(Ok(Answer::Order { order, effect }));
+                        brought.read.push(order);
                     }
                     ShardAnswer::Outcome(_) | ShardAnswer::NotHere(_) => {}
                 }
@@ -179,10 +180,11 @@ impl Router {
     }
 
     /// The SKUs of orders that were made before the batch.
-    async fn skus_of_orders(&self, commands: &[Placed], brought: &mut Brought) -> OrderSkus {
-        let spans = |command: &Command| match &command.action {
-            Action::Reserve(c) => self.is_over_shards(&c.lines) || self.spans(&c.order_no, brought),
-            _ => command.order_no().is_some_and(|order_no| self.spans(order_no, brought)),
+    async fn skus_of_orders(&self, commands: &[(usize, Command)], brought: &mut Brought) -> OrderSkus {
+        let spans = |command: &Command| {
+            let subject = command.action.subject();
+            matches!(subject, Subject::NewOrder { lines, .. } if self.is_over_shards(lines))
+                || subject.order_no().is_some_and(|order_no| self.spans(order_no, brought))
         };
         let mut known = OrderSkus::default();
         if !commands.iter().any(|(_, command)| spans(command)) {
@@ -190,7 +192,7 @@ impl Router {
         }
         known.is_kept = true;
         std::mem::take(&mut brought.read).into_iter().for_each(|read| known.add(read));
-        let mut asked: BTreeMap<ShardId, Vec<Command>> = BTreeMap::new();
+        let mut asked: BTreeMap<ShardId, Vec<InnerCommand>> = BTreeMap::new();
         let orders: HashSet<&OrderNo> =
             commands.iter().filter_map(|(_, command)| command.order_no()).collect();
         for order_no in orders {
@@ -199,8 +201,8 @@ impl Router {
             }
         }
         for (_, answer) in self.ask_each(asked).await {
-            if let ShardAnswer::Outcome(outcome) = answer {
-                known.add(outcome);
+            if let ShardAnswer::Outcome(Ok(InnerAnswer::Public(Answer::Order { order, .. }))) = answer {
+                known.add(order);
             }
         }
         known
@@ -211,7 +213,7 @@ impl Router {
     }
 
     /// Asks shards, all at the same time, commands without claims. Answers in no order, each with who gave it.
-    async fn ask_each(&self, asked: BTreeMap<ShardId, Vec<Command>>) -> Vec<(ShardId, ShardAnswer)> {
+    async fn ask_each(&self, asked: BTreeMap<ShardId, Vec<InnerCommand>>) -> Vec<(ShardId, ShardAnswer)> {
         let mut running = JoinSet::new();
         for (shard, commands) in asked {
             let router = self.arc();
@@ -228,13 +230,13 @@ impl Router {
     }
 
     /// Has a shard decide commands without claims, one after the other.
-    async fn ask_all(&self, shard: ShardId, commands: Vec<Command>) -> Vec<ShardAnswer> {
+    async fn ask_all(&self, shard: ShardId, commands: Vec<InnerCommand>) -> Vec<ShardAnswer> {
         let batch = self.next_batch();
         let mut all = Vec::with_capacity(commands.len());
         let mut commands = commands.into_iter().peekable();
         while commands.peek().is_some() {
             let some = next_envelope(&mut commands);
-            let refused = |refusal: &Refusal| ShardAnswer::Outcome(Err(refusal.clone()));
+            let refused = |refusal: &Refusal| ShardAnswer::refused(refusal.clone());
             let count = some.len();
             let shared = match self.enter(shard, &some) {
                 Ok(shared) => shared,
@@ -275,9 +277,6 @@ impl Router {
                 careful.add(index, command, known);
                 continue;
             }
-            if matches!(command.action, Action::Home(_)) {
-                continue;
-            }
             let back = command.order_no().and_then(|order_no| brought.shards.get(order_no));
             let route = match back {
                 Some(shard) => self.route_back(&command, *shard),
@@ -299,7 +298,7 @@ impl Router {
                 break;
             }
             let load = &mut loads[shard.index()];
-            load.places.push((index, self.spare(&command)));
+            load.places.push(index);
             load.commands.push(command);
         }
         later.extend(commands);
@@ -346,7 +345,7 @@ impl Router {
                 running.spawn(async move {
                     let mut answers = Vec::with_capacity(chain.len());
                     for (index, command) in chain {
-                        answers.push((index, router.submit(command).await));
+                        answers.push((index, router.carry_out(command).await));
                     }
                     answers
                 });
@@ -364,30 +363,25 @@ impl Router {
 }
 
 /// Whether a command changes an order that is there before it.
-fn changes_an_order(command: &Command) -> bool {
-    match &command.action {
-        Action::Confirm(_)
-        | Action::Release(_)
-        | Action::Extend(_)
-        | Action::Return(_)
-        | Action::Expire(_) => true,
+fn changes_an_order(action: &Action) -> bool {
+    match action {
+        Action::Confirm(_) | Action::Release(_) | Action::Extend(_) | Action::Return(_) => true,
         Action::CreateStock(_)
         | Action::ChangeStock(_)
         | Action::SetStatus(_)
         | Action::Reserve(_)
-        | Action::GetOrder(_)
-        | Action::Home(_) => false,
+        | Action::GetOrder(_) => false,
     }
 }
 
 impl Careful {
     /// Whether a command is about what one of these is about: it must not overtake it.
-    fn touches(&self, command: &Command, known: &OrderSkus) -> bool {
+    fn touches(&self, command: &InnerCommand, known: &OrderSkus) -> bool {
         command.order_no().is_some_and(|order_no| self.orders.contains(order_no))
             || (!self.skus.is_empty() && known.skus_of(command).any(|sku_id| self.skus.contains(sku_id)))
     }
 
-    fn add(&mut self, index: usize, command: Command, known: &OrderSkus) {
+    fn add(&mut self, index: usize, command: InnerCommand, known: &OrderSkus) {
         self.orders.extend(command.order_no().cloned());
         self.skus.extend(known.skus_of(&command).cloned());
         self.commands.push((index, command));
@@ -396,29 +390,26 @@ impl Careful {
 
 impl OrderSkus {
     /// An order that was made before.
-    fn add(&mut self, read: Outcome) {
-        if let Ok(Answer::Order { order, .. }) = read {
-            let skus = order.lines.into_iter().map(|line| line.sku_id).collect();
-            self.orders.insert(order.order_no, skus);
-        }
+    fn add(&mut self, order: OrderView) {
+        let skus = order.lines.into_iter().map(|line| line.sku_id).collect();
+        self.orders.insert(order.order_no, skus);
     }
 
     /// An order that the batch makes.
-    fn note(&mut self, command: &Command) {
-        if let Action::Reserve(c) = &command.action
+    fn note(&mut self, command: &InnerCommand) {
+        let subject = command.subject();
+        if let Subject::NewOrder { order_no, .. } = subject
             && self.is_kept
         {
-            self.orders
-                .entry(c.order_no.clone())
-                .or_insert_with(|| skus_of(command).into_iter().cloned().collect());
+            self.orders.entry(order_no.clone()).or_insert_with(|| subject.skus().cloned().collect());
         }
     }
 
     /// The SKUs that a command names, and those of its order.
-    fn skus_of<'a>(&'a self, command: &'a Command) -> impl Iterator<Item = &'a SkuId> {
+    fn skus_of<'a>(&'a self, command: &'a InnerCommand) -> impl Iterator<Item = &'a SkuId> {
         let of_order =
             command.order_no().filter(|_| self.is_kept).and_then(|order_no| self.orders.get(order_no));
-        skus_of(command).into_iter().chain(of_order.into_iter().flatten())
+        command.subject().skus().chain(of_order.into_iter().flatten())
     }
 }
 
@@ -464,7 +455,7 @@ mod tests {
     use crate::command::{Confirm, Line, Lines, Mode, Reserve};
     use crate::ids::WarehouseId;
 
-    fn reserve(order: &str, skus: &[&str]) -> Command {
+    fn reserve(order: &str, skus: &[&str]) -> InnerCommand {
         let line = |name: &&str| {
             let sku_id = SkuId::new(name).unwrap();
             Line { sku_id, warehouse_id: WarehouseId(1), quantity: 1 }
@@ -480,7 +471,7 @@ mod tests {
         .into()
     }
 
-    fn confirm(order: &str) -> Command {
+    fn confirm(order: &str) -> InnerCommand {
         Action::Confirm(Confirm { order_no: OrderNo::new(order).unwrap(), part: None }).into()
     }
 

@@ -15,17 +15,18 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::command::{Action, Command, Lines, Release, Reserve};
+use crate::command::{Command, Lines};
 use crate::directory::{Claimed, Directory};
 use crate::failpoints::Failpoints;
 use crate::fence::Fence;
 use crate::ids::{OrderNo, ShardId, SkuId, shard_of, shard_of_order};
+use crate::inner::{InnerCommand, InnerOutcome, Subject};
 use crate::known::Known;
 use crate::limits::{MAX_COMMANDS_PER_ENVELOPE, MAX_ELSEWHERE_TRIES, MAX_LOOK_PAUSE_MILLIS, MAX_TURN_BYTES};
 use crate::outcome::{Outcome, Refusal};
 use crate::reads::Reads;
 use crate::shard::shared::{
-    Awaited, BatchId, Envelope, ShardAnswer, ShardShared, enter, give_back_claims, has_claim,
+    Awaited, BatchId, Envelope, ShardAnswer, ShardShared, claimed, enter, give_back_claims,
 };
 use crate::spanning::{Chore, Spanning};
 
@@ -57,26 +58,27 @@ enum Route {
 }
 
 impl Router {
-    /// Carries out a command.
+    /// Carries out a command of a caller.
     pub async fn submit(&self, command: Command) -> Outcome {
         command.validate()?;
+        self.carry_out(command.into()).await
+    }
+
+    /// Carries out a command that is within its bounds.
+    pub async fn carry_out(&self, command: InnerCommand) -> Outcome {
         self.fence.check()?;
-        if matches!(command.action, Action::Home(_)) {
-            // Only the engine itself asks for these, and knows where.
-            return Err(Refusal::Overloaded);
-        }
         let route = self.route(&command);
         self.settle(command, route).await
     }
 
     /// Carries out a command, wherever it has to go.
-    async fn settle(&self, command: Command, route: Route) -> Outcome {
+    async fn settle(&self, command: InnerCommand, route: Route) -> Outcome {
         let (mut command, mut route) = (command, route);
         for tries in 0..MAX_ELSEWHERE_TRIES {
             let shard = match route {
                 Route::Shard(shard) => shard,
                 Route::Several => match self.span(command).await {
-                    ShardAnswer::Outcome(outcome) => return self.conclude(None, outcome).await,
+                    ShardAnswer::Outcome(outcome) => return self.conclude(outcome).await,
                     ShardAnswer::Elsewhere { shard, command: back } => {
                         route = self.route_to(&back, shard);
                         command = *back;
@@ -90,10 +92,9 @@ impl Router {
                     }
                 },
             };
-            let spare = self.spare(&command);
             self.before_decision(&command);
             match self.ask_once(shard, command).await {
-                ShardAnswer::Outcome(outcome) => return self.conclude(spare.as_ref(), outcome).await,
+                ShardAnswer::Outcome(outcome) => return self.conclude(outcome).await,
                 ShardAnswer::Elsewhere { shard, command: back } => {
                     route = self.route_to(&back, shard);
                     command = *back;
@@ -112,59 +113,47 @@ impl Router {
     }
 
     /// Where a command goes at first.
-    fn route(&self, command: &Command) -> Route {
-        let count = self.shard_count();
-        match &command.action {
-            Action::CreateStock(c) => Route::Shard(shard_of(&c.sku_id, count)),
-            Action::ChangeStock(c) => Route::Shard(shard_of(&c.sku_id, count)),
-            Action::SetStatus(c) => Route::Shard(shard_of(&c.sku_id, count)),
-            Action::Reserve(c) if self.is_over_shards(&c.lines) => Route::Several,
-            Action::Reserve(c) => self.route_reserve(c, shard_of(&c.lines.first().sku_id, count)),
-            Action::Release(Release { order_no, part: None, .. }) => {
-                Route::Shard(self.directory.claim(order_no, shard_of_order(order_no, count)))
+    fn route(&self, command: &InnerCommand) -> Route {
+        match command.subject() {
+            Subject::Sku { sku_id, .. } => Route::Shard(self.shard_of(sku_id)),
+            Subject::NewOrder { lines, .. } if self.is_over_shards(lines) => Route::Several,
+            Subject::NewOrder { order_no, lines } => {
+                self.route_new(order_no, self.shard_of(&lines.first().sku_id))
             }
-            Action::Confirm(_)
-            | Action::Release(_)
-            | Action::Extend(_)
-            | Action::Return(_)
-            | Action::GetOrder(_)
-            | Action::Expire(_)
-            | Action::Home(_) => {
-                Route::Shard(command.order_no().map_or(ShardId(0), |order_no| self.shard_of_order(order_no)))
+            Subject::AnyOrder(order_no) => {
+                Route::Shard(self.directory.claim(order_no, shard_of_order(order_no, self.shard_count())))
             }
+            Subject::Order(order_no) => Route::Shard(self.shard_of_order(order_no)),
         }
     }
 
     /// Where a command goes whose order another shard decides for, as the store says.
-    fn route_to(&self, command: &Command, shard: ShardId) -> Route {
-        match &command.action {
-            Action::Reserve(c) => self.route_reserve(c, shard),
-            _ if has_claim(command) => Route::Shard(
-                command.order_no().map_or(shard, |order_no| self.directory.claim(order_no, shard)),
-            ),
-            _ => Route::Shard(shard),
+    fn route_to(&self, command: &InnerCommand, shard: ShardId) -> Route {
+        match command.subject() {
+            Subject::NewOrder { order_no, .. } => self.route_new(order_no, shard),
+            Subject::AnyOrder(order_no) => Route::Shard(self.directory.claim(order_no, shard)),
+            Subject::Sku { .. } | Subject::Order(_) => Route::Shard(shard),
         }
     }
 
     /// Where a command goes whose order is there, and nowhere else for good.
-    fn route_back(&self, command: &Command, shard: ShardId) -> Route {
-        if matches!(&command.action, Action::Reserve(c) if self.is_over_shards(&c.lines)) {
+    fn route_back(&self, command: &InnerCommand, shard: ShardId) -> Route {
+        let subject = command.subject();
+        if matches!(subject, Subject::NewOrder { lines, .. } if self.is_over_shards(lines)) {
             return Route::Several;
         }
-        if has_claim(command)
-            && let Some(order_no) = command.order_no()
-        {
+        if let Some(order_no) = subject.may_make() {
             // Wherever others look for it, it is here.
             let _elsewhere = self.directory.claim(order_no, shard);
         }
         Route::Shard(shard)
     }
 
-    fn route_reserve(&self, c: &Reserve, wanted: ShardId) -> Route {
-        let Claimed { shard, is_attempted, .. } = self.directory.look_and_claim(&c.order_no, wanted);
+    fn route_new(&self, order_no: &OrderNo, wanted: ShardId) -> Route {
+        let Claimed { shard, is_attempted, .. } = self.directory.look_and_claim(order_no, wanted);
         if is_attempted {
             // Behind the attempt, under the order's lock.
-            self.directory.give_back(&c.order_no);
+            self.directory.give_back(order_no);
             return Route::Several;
         }
         Route::Shard(shard)
@@ -191,23 +180,18 @@ impl Router {
 
     /// Whether an order goes to a shard that does not own its lines, because another request for it went there; that
     /// one may have made it by then, or not.
-    fn is_away(&self, command: &Command, shard: ShardId) -> bool {
-        match &command.action {
-            Action::Reserve(c) => {
-                self.shard_of(&c.lines.first().sku_id) != shard && self.directory.there(&c.order_no).is_none()
+    fn is_away(&self, command: &InnerCommand, shard: ShardId) -> bool {
+        match command.subject() {
+            Subject::NewOrder { order_no, lines } => {
+                self.shard_of(&lines.first().sku_id) != shard && self.directory.there(order_no).is_none()
             }
-            _ => false,
+            Subject::Sku { .. } | Subject::AnyOrder(_) | Subject::Order(_) => false,
         }
-    }
-
-    /// A copy of a confirm, for the case that it is a late payment of an order over several shards.
-    fn spare(&self, command: &Command) -> Option<Command> {
-        (self.shards.len() > 1 && matches!(command.action, Action::Confirm(_))).then(|| command.clone())
     }
 
     /// Has a shard decide a command, and goes on to where its order is. A command that can make an order took a claim
     /// for the shard.
-    pub async fn ask(&self, shard: ShardId, command: Command) -> Outcome {
+    pub async fn ask(&self, shard: ShardId, command: InnerCommand) -> InnerOutcome {
         let (mut shard, mut command) = (shard, command);
         for tries in 0..MAX_ELSEWHERE_TRIES {
             match self.ask_once(shard, command).await {
@@ -220,9 +204,7 @@ impl Router {
                     command = *back;
                 }
             }
-            if has_claim(&command)
-                && let Some(order_no) = command.order_no()
-            {
+            if let Some(order_no) = claimed(&command) {
                 shard = self.directory.claim(order_no, shard);
             }
         }
@@ -231,18 +213,22 @@ impl Router {
     }
 
     /// Has one shard decide a command, which took its claim if it needs one. A full gate gives it back.
-    pub async fn ask_once(&self, shard: ShardId, command: Command) -> ShardAnswer {
+    pub async fn ask_once(&self, shard: ShardId, command: InnerCommand) -> ShardAnswer {
         match self.post(shard, command) {
             Ok(answer) => {
                 let mut answer = Awaited::new(answer, &self.chores);
-                answer.get().await.unwrap_or(ShardAnswer::Outcome(Err(Refusal::ShardRestarted)))
+                answer.get().await.unwrap_or(ShardAnswer::refused(Refusal::ShardRestarted))
             }
-            Err(refusal) => ShardAnswer::Outcome(Err(refusal)),
+            Err(refusal) => ShardAnswer::refused(refusal),
         }
     }
 
     /// As [`Router::ask_once`]; whoever asks the shard after this returned is answered after it.
-    pub fn post(&self, shard: ShardId, command: Command) -> Result<oneshot::Receiver<ShardAnswer>, Refusal> {
+    pub fn post(
+        &self,
+        shard: ShardId,
+        command: InnerCommand,
+    ) -> Result<oneshot::Receiver<ShardAnswer>, Refusal> {
         let shared = self.enter(shard, std::slice::from_ref(&command))?;
         let (to, answer) = oneshot::channel();
         shared.mailbox.push([Envelope::One(command, to)]);
@@ -254,7 +240,7 @@ impl Router {
     pub fn post_branches(
         &self,
         shard: ShardId,
-        commands: Vec<Command>,
+        commands: Vec<InnerCommand>,
     ) -> Result<oneshot::Receiver<Vec<ShardAnswer>>, Refusal> {
         let shared = &self.shards[shard.index()];
         let count = commands.len() as u64;
@@ -269,7 +255,7 @@ impl Router {
     }
 
     /// Admits commands to a shard, all or none; their claims go back when they are not admitted.
-    pub fn enter(&self, shard: ShardId, commands: &[Command]) -> Result<&Arc<ShardShared>, Refusal> {
+    pub fn enter(&self, shard: ShardId, commands: &[InnerCommand]) -> Result<&Arc<ShardShared>, Refusal> {
         let shared = &self.shards[shard.index()];
         enter(shared, commands, &self.directory).map(|()| shared)
     }
@@ -290,25 +276,10 @@ pub(crate) fn one_shard(lines: &Lines, count: u16) -> Option<ShardId> {
     is_there.then_some(first)
 }
 
-/// The SKUs that a command names.
-pub(crate) fn skus_of(command: &Command) -> Vec<&SkuId> {
-    match &command.action {
-        Action::CreateStock(c) => vec![&c.sku_id],
-        Action::ChangeStock(c) => vec![&c.sku_id],
-        Action::SetStatus(c) => vec![&c.sku_id],
-        Action::Reserve(c) => c.lines.as_slice().iter().map(|line| &line.sku_id).collect(),
-        Action::Confirm(_)
-        | Action::Release(_)
-        | Action::Extend(_)
-        | Action::Return(_)
-        | Action::GetOrder(_)
-        | Action::Expire(_)
-        | Action::Home(_) => Vec::new(),
-    }
-}
-
 /// As many commands as travel together: bounded by their number and by their rough size, at least one.
-pub(crate) fn next_envelope(commands: &mut Peekable<impl Iterator<Item = Command>>) -> Vec<Command> {
+pub(crate) fn next_envelope(
+    commands: &mut Peekable<impl Iterator<Item = InnerCommand>>,
+) -> Vec<InnerCommand> {
     let mut some = Vec::new();
     let mut bytes = 0;
     while some.len() < MAX_COMMANDS_PER_ENVELOPE

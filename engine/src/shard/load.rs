@@ -7,20 +7,21 @@
 //! Otherwise the store went back in time, or is read behind a flush, and is asked again.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::shared::Counters;
 use super::turn::Shard;
 use super::waiting::Learned;
 use crate::clock::Timestamp;
-use crate::command::Action;
-use crate::home::{HomeImage, HomeStep};
+use crate::event::Change;
 use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId};
 use crate::limits::LOAD_AGAIN_MILLIS;
 use crate::loader::LoadAnswer;
 use crate::outcome::Refusal;
-use crate::state::{Decision, Need};
+use crate::state::Need;
 use crate::store::{Loaded, StoredOrderKind, StoredSku};
 use crate::store_link::add;
 
@@ -161,33 +162,33 @@ impl Shard {
                         Took::Again => return Took::Again,
                     }
                 }
-                match self.state.decide_orders_loaded(std::slice::from_ref(image), &[]) {
-                    Ok(None) => Took::Here,
-                    Ok(Some(change)) => {
-                        let event = self.state.event(change, now);
-                        self.apply(event);
-                        add(&self.shared.counters.loaded_orders, 1);
-                        self.parts.failpoints.reach("load.orders");
-                        Took::Here
-                    }
-                    Err(refusal) => Took::Not(Learned::Refused(refusal)),
-                }
+                let decided = self.state.decide_orders_loaded(std::slice::from_ref(image), &[]);
+                self.take_decided(decided, now, |counters| &counters.loaded_orders)
             }
-            StoredOrderKind::Home(image) => self.take_home(image, now),
+            StoredOrderKind::Home(image) => {
+                let decided = self.state.decide_home_loaded(image);
+                self.take_decided(decided, now, |counters| &counters.loaded_orders)
+            }
         }
     }
 
-    fn take_home(&mut self, image: &HomeImage, now: Timestamp) -> Took {
-        let step = Action::Home(Box::new(HomeStep::Load(Box::new(image.clone()))));
-        match self.state.decide(&step.into(), now) {
-            Decision::Log(event) => {
+    /// What was decided of an order or a request is logged, and counted.
+    fn take_decided(
+        &mut self,
+        decided: Result<Option<Change>, Refusal>,
+        now: Timestamp,
+        counter: fn(&Counters) -> &AtomicU64,
+    ) -> Took {
+        match decided {
+            Ok(None) => Took::Here,
+            Ok(Some(change)) => {
+                let event = self.state.event(change, now);
                 self.apply(event);
-                add(&self.shared.counters.loaded_orders, 1);
+                add(counter(&self.shared.counters), 1);
                 self.parts.failpoints.reach("load.orders");
                 Took::Here
             }
-            Decision::Answer(Ok(_)) | Decision::Elsewhere => Took::Here,
-            Decision::Answer(Err(refusal)) => Took::Not(Learned::Refused(refusal)),
+            Err(refusal) => Took::Not(Learned::Refused(refusal)),
         }
     }
 
@@ -231,17 +232,8 @@ impl Shard {
                 }
             }
         }
-        match self.state.decide_orders_loaded(&[], std::slice::from_ref(image)) {
-            Ok(None) => Took::Here,
-            Ok(Some(change)) => {
-                let event = self.state.event(change, now);
-                self.apply(event);
-                add(&self.shared.counters.loaded_requests, 1);
-                self.parts.failpoints.reach("load.orders");
-                Took::Here
-            }
-            Err(refusal) => Took::Not(Learned::Refused(refusal)),
-        }
+        let decided = self.state.decide_orders_loaded(&[], std::slice::from_ref(image));
+        self.take_decided(decided, now, |counters| &counters.loaded_requests)
     }
 }
 

@@ -9,12 +9,12 @@ use crate::check::Checks;
 use crate::checkpoint::Identity;
 use crate::checkpointer::CheckpointMessage;
 use crate::clock::Clock;
-use crate::command::Command;
 use crate::directory::Directory;
 use crate::failpoints::Failpoints;
 use crate::fence::Fence;
 use crate::flusher::Flushers;
 use crate::ids::Epoch;
+use crate::inner::InnerCommand;
 use crate::known::Known;
 use crate::loader::Loader;
 use crate::retention::Retention;
@@ -24,7 +24,7 @@ use crate::views::Views;
 use crate::writer::WriterMessage;
 
 /// Runs before a command is decided; tests use it to make a shard panic.
-pub(crate) type BeforeDecide = Arc<dyn Fn(&Command) + Send + Sync>;
+pub(crate) type BeforeDecide = Arc<dyn Fn(&InnerCommand) + Send + Sync>;
 
 /// Why the journal can't be written any more. Set once, by the writer.
 pub(crate) type Poison = Arc<OnceLock<String>>;

@@ -8,12 +8,11 @@ use ractor::ActorRef;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::checkpoint::StockImage;
-use crate::command::{Action, Command, Release};
 use crate::directory::Directory;
-use crate::home::HomeStep;
-use crate::ids::{Lsn, ShardId, SkuId};
+use crate::ids::{Lsn, OrderNo, ShardId, SkuId};
+use crate::inner::{InnerAnswer, InnerCommand, InnerOutcome};
 use crate::loader::LoadAnswer;
-use crate::outcome::{Answer, Effect, Outcome, Refusal};
+use crate::outcome::{Effect, Outcome, Refusal};
 use crate::spanning::Chore;
 use crate::state::State;
 use crate::sync::{Backlog, Durable, Gate, Mailbox, unpoisoned};
@@ -21,12 +20,12 @@ use crate::sync::{Backlog, Durable, Gate, Mailbox, unpoisoned};
 /// What lies in the mailbox of a shard: commands with the way back to their caller, and what the loader found.
 #[derive(Debug)]
 pub(crate) enum Envelope {
-    One(Command, oneshot::Sender<ShardAnswer>),
+    One(InnerCommand, oneshot::Sender<ShardAnswer>),
     /// Of one caller, decided one after the other; at most `MAX_COMMANDS_PER_ENVELOPE`. Those of one batch are
     /// decided in the order in which they came.
-    Many(Vec<Command>, BatchId, oneshot::Sender<Vec<ShardAnswer>>),
+    Many(Vec<InnerCommand>, BatchId, oneshot::Sender<Vec<ShardAnswer>>),
     /// For branches of an order over several shards: they come without claims.
-    Branches(Vec<Command>, oneshot::Sender<Vec<ShardAnswer>>),
+    Branches(Vec<InnerCommand>, oneshot::Sender<Vec<ShardAnswer>>),
     /// SKUs are kept in memory from here on, or no longer. Of an operator.
     Pin {
         skus: Vec<SkuId>,
@@ -55,19 +54,25 @@ pub(crate) struct BatchId(pub u64);
 /// What a shard says to a command.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ShardAnswer {
-    Outcome(Outcome),
+    Outcome(InnerOutcome),
     /// The store has the order, and this other shard decides for it.
     Elsewhere {
         shard: ShardId,
-        command: Box<Command>,
+        command: Box<InnerCommand>,
     },
     /// A reserve that came because another request for the same order did; that one made no order, and the lines lie
     /// in other shards.
-    NotHere(Box<Command>),
+    NotHere(Box<InnerCommand>),
+}
+
+impl ShardAnswer {
+    pub fn refused(refusal: Refusal) -> Self {
+        Self::Outcome(Err(refusal))
+    }
 }
 
 impl Envelope {
-    pub fn commands(&self) -> &[Command] {
+    pub fn commands(&self) -> &[InnerCommand] {
         match self {
             Self::One(command, _) => std::slice::from_ref(command),
             Self::Many(commands, _, _) | Self::Branches(commands, _) => commands,
@@ -85,7 +90,7 @@ impl Envelope {
     }
 
     /// Those that may have come with a claim.
-    pub fn claiming(&self) -> &[Command] {
+    pub fn claiming(&self) -> &[InnerCommand] {
         match self {
             Self::Branches(..) => &[],
             _ => self.commands(),
@@ -103,13 +108,12 @@ impl Envelope {
     }
 
     /// Answers everything in it that is not decided, each command by itself.
-    pub fn answer(self, mut outcome: impl FnMut(Option<&Command>) -> Outcome) {
+    pub fn answer(self, outcome: impl Fn(Option<&InnerCommand>) -> Outcome) {
+        let of = |command| ShardAnswer::Outcome(outcome(Some(command)).map(InnerAnswer::from));
         match self {
-            Self::One(command, to) => drop(to.send(ShardAnswer::Outcome(outcome(Some(&command))))),
+            Self::One(command, to) => drop(to.send(of(&command))),
             Self::Many(commands, _, to) | Self::Branches(commands, to) => {
-                drop(to.send(
-                    commands.iter().map(|command| ShardAnswer::Outcome(outcome(Some(command)))).collect(),
-                ));
+                drop(to.send(commands.iter().map(of).collect()));
             }
             Self::Pin { skus, to, .. } => {
                 if let Err(refusal) = outcome(None) {
@@ -126,21 +130,9 @@ impl Envelope {
     }
 }
 
-/// Whether a command came with a claim in the directory: those that can make an order do.
-pub(crate) fn has_claim(command: &Command) -> bool {
-    match &command.action {
-        Action::Reserve(_) | Action::Release(Release { part: None, .. }) => true,
-        Action::Home(step) => matches!(**step, HomeStep::Reserve { .. }),
-        Action::CreateStock(_)
-        | Action::ChangeStock(_)
-        | Action::SetStatus(_)
-        | Action::Confirm(_)
-        | Action::Release(Release { part: Some(_), .. })
-        | Action::Extend(_)
-        | Action::Return(_)
-        | Action::GetOrder(_)
-        | Action::Expire(_) => false,
-    }
+/// The order for which a command came with a claim in the directory: those that can make one do.
+pub(crate) fn claimed(command: &InnerCommand) -> Option<&OrderNo> {
+    command.subject().may_make()
 }
 
 /// An answer that waits for its durability.
@@ -174,7 +166,7 @@ impl Reply {
 
     /// Answers that the outcome is unknown because the journal can't be written.
     pub fn send_unavailable(self) {
-        let unavailable = || ShardAnswer::Outcome(Err(Refusal::JournalUnavailable));
+        let unavailable = || ShardAnswer::refused(Refusal::JournalUnavailable);
         match self {
             Self::One(to, _) => drop(to.send(unavailable())),
             Self::Many(to, answers) => drop(to.send(answers.iter().map(|_| unavailable()).collect())),
@@ -189,7 +181,7 @@ impl Reply {
 /// Of answers that nobody took: those that tell what branches are to be told.
 pub(crate) fn leave_to_keeper(answers: &[ShardAnswer], chores: &mpsc::Sender<Chore>) {
     for answer in answers {
-        if let ShardAnswer::Outcome(Ok(Answer::Decided { order, .. })) = answer
+        if let ShardAnswer::Outcome(Ok(InnerAnswer::Decided { order, .. })) = answer
             && chores.try_send(Chore::Carry(order.order_no.clone())).is_err()
         {
             tracing::error!(order_no = %order.order_no, "too much waits to be told to branches; this order waits for the next start");
@@ -432,18 +424,16 @@ impl ShardShared {
 }
 
 /// Gives back the claims of commands that will not be decided.
-pub(crate) fn give_back_claims(commands: &[Command], directory: &Directory) {
-    for command in commands.iter().filter(|command| has_claim(command)) {
-        if let Some(order_no) = command.order_no() {
-            directory.give_back(order_no);
-        }
+pub(crate) fn give_back_claims(commands: &[InnerCommand], directory: &Directory) {
+    for order_no in commands.iter().filter_map(claimed) {
+        directory.give_back(order_no);
     }
 }
 
 /// Admits commands to a shard, all or none; their claims go back when they are not admitted.
 pub(crate) fn enter(
     shared: &ShardShared,
-    commands: &[Command],
+    commands: &[InnerCommand],
     directory: &Directory,
 ) -> Result<(), Refusal> {
     let count = commands.len() as u64;

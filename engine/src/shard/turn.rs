@@ -23,6 +23,7 @@ use crate::command::{Action, Command};
 use crate::event::{Change, Event};
 use crate::home::{DecisionKind, HomeChange};
 use crate::ids::{Epoch, Lsn, OrderNo, SkuId};
+use crate::inner::InnerCommand;
 use crate::journal::Group;
 use crate::limits::{
     CHECKPOINT_ENTRIES_PER_TURN, EVICTION_ROUNDS, MAX_CHORES_PER_TURN, MAX_EVICTION_LOOKS,
@@ -492,8 +493,10 @@ impl Shard {
     /// After a failed write: only what is durable may be read, everything else has an unknown outcome.
     fn answer_poisoned(&mut self) {
         let durable = self.shared.durable_lsn();
-        self.answer_all(|state, command| match command.map(|command| &command.action) {
-            Some(Action::GetOrder(order_no)) => match state.order(order_no) {
+        self.answer_all(|state, command| match command {
+            Some(InnerCommand::Public(Command { action: Action::GetOrder(order_no), .. })) => match state
+                .order(order_no)
+            {
                 Some((lsn, order)) if lsn <= durable => Ok(Answer::Order { order, effect: Effect::Replayed }),
                 _ => Err(Refusal::JournalUnavailable),
             },
@@ -508,7 +511,7 @@ impl Shard {
     }
 
     /// Answers everything that is here without deciding it.
-    fn answer_all(&mut self, outcome: impl Fn(&State, Option<&Command>) -> Outcome) {
+    fn answer_all(&mut self, outcome: impl Fn(&State, Option<&InnerCommand>) -> Outcome) {
         self.take_mail();
         let work = &mut self.work;
         let mut all = work.waiting.take_all();

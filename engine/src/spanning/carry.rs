@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::places::Patience;
 use super::{Chore, Entered, STEP_CARRIED, STEP_CARRY, is_transient};
 use crate::checkpoint::LineSerials;
-use crate::command::Action;
 use crate::home::{Errand, HomeStep};
 use crate::ids::{ShardId, SkuId, WarehouseId};
+use crate::inner::InnerAnswer;
 use crate::limits::CARRY_WAIT_MILLIS;
 use crate::outcome::{Answer, LineView, OrderView, Refusal, Serials};
 use crate::router::Router;
@@ -43,7 +43,9 @@ impl Router {
             let outcomes = self.tell(&errand.commands, STEP_CARRY, Patience::Firm(until)).await;
             for (branch, outcome) in errand.commands.iter().zip(outcomes) {
                 match outcome {
-                    Ok(Answer::Order { order, .. }) => carried.serials.extend(serials_of(&order)),
+                    Ok(InnerAnswer::Public(Answer::Order { order, .. })) => {
+                        carried.serials.extend(serials_of(&order))
+                    }
                     Ok(_) => {}
                     Err(refusal) if is_transient(&refusal) => carried.all = false,
                     Err(refusal) => {
@@ -78,7 +80,7 @@ impl Router {
         let serials = line_serials(&carried.serials, lines);
         let step = HomeStep::Carried { order_no: order.order_no.clone(), through, serials };
         self.before(STEP_CARRIED);
-        Reported(Some(self.post(home, Action::Home(Box::new(step)).into())))
+        Reported(Some(self.post(home, step.into())))
     }
 
     /// Waits until the home has logged it. `false`: somebody has to tell it again.

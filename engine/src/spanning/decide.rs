@@ -9,17 +9,18 @@ use tokio::time::{Instant, timeout};
 use super::carry::with_serials;
 use super::places::Patience;
 use super::{Entered, STEP_DECIDE, STEP_LATE, STEP_LATE_HOLD, is_unknown};
-use crate::command::{Action, Command, Confirm, Line, Lines};
+use crate::command::{Action, Confirm, Line, Lines};
 use crate::home::attempt::{Judged, branches_of_late, judge_late};
 use crate::home::{Errand, HeldLine, HomeStep};
 use crate::ids::{OrderNo, ShardId};
+use crate::inner::{InnerAnswer, InnerCommand, InnerOutcome};
 use crate::limits::{CARRY_WAIT_MILLIS, MAX_LATE_TRIES};
 use crate::outcome::{Answer, Effect, OrderView, Outcome, Refusal};
 use crate::router::Router;
 
 impl Router {
     /// A command of an order that is known to lie in several places is about to be sent to its home.
-    pub fn before_decision(&self, command: &Command) {
+    pub fn before_decision(&self, command: &InnerCommand) {
         if self.failpoints.is_armed()
             && command.order_no().is_some_and(|order_no| self.directory.spans(order_no))
         {
@@ -27,22 +28,15 @@ impl Router {
         }
     }
 
-    /// Makes of what a place answered what the caller is told. `command` is what was asked; only a confirm needs it.
-    pub async fn conclude(&self, command: Option<&Command>, outcome: Outcome) -> Outcome {
-        match outcome {
-            Ok(Answer::Decided { order, effect, errands }) => {
+    /// Makes of what a place answered what the caller is told.
+    pub async fn conclude(&self, outcome: InnerOutcome) -> Outcome {
+        match outcome? {
+            InnerAnswer::Public(answer) => Ok(answer),
+            InnerAnswer::Decided { order, effect, errands } => {
                 self.after(STEP_DECIDE);
-                self.carry_out(order, effect, errands).await
+                self.carry_decision(order, effect, errands).await
             }
-            Err(Refusal::HoldFirst(lines)) => match command.map(|command| &command.action) {
-                Some(Action::Confirm(confirm)) => self.confirm_late(confirm.clone(), lines).await,
-                _ => {
-                    tracing::error!("units are to be held for what is no confirm");
-                    Err(Refusal::Overloaded)
-                }
-            },
-            Ok(Answer::Pending(_)) => Err(Refusal::Overloaded),
-            outcome => outcome,
+            InnerAnswer::HoldFirst { confirm, lines } => self.confirm_late(confirm, lines).await,
         }
     }
 
@@ -52,7 +46,7 @@ impl Router {
     }
 
     /// Carries a decision to the branches and tells the caller, who waits for a while.
-    async fn carry_out(&self, order: OrderView, effect: Effect, errands: Vec<Errand>) -> Outcome {
+    async fn carry_decision(&self, order: OrderView, effect: Effect, errands: Vec<Errand>) -> Outcome {
         let decided = Answer::Order { order: order.clone(), effect };
         let (to, answer) = oneshot::channel();
         // It is decided: no place is no reason to refuse. Then the keeper does it, if it has room.
@@ -102,7 +96,7 @@ impl Router {
     /// Somebody else carried the decision meanwhile: the home knows what the branches gave.
     async fn with_known_serials(&self, home: ShardId, order: OrderView) -> OrderView {
         let read = self.ask(home, Action::GetOrder(order.order_no.clone()).into()).await;
-        let Ok(Answer::Order { order: known, .. }) = read else { return order };
+        let Ok(InnerAnswer::Public(Answer::Order { order: known, .. })) = read else { return order };
         let mut order = order;
         for (line, known) in order.lines.iter_mut().zip(known.lines) {
             line.serials = known.serials;
@@ -154,19 +148,18 @@ impl Router {
                 attempt: attempt.id,
                 lines: as_lines(&held, &lines),
             };
-            let step = Command::from(Action::Home(Box::new(step)));
             self.before(STEP_LATE);
-            let outcome = self.ask(home, step).await;
+            let outcome = self.ask(home, step.into()).await;
             self.after(STEP_LATE);
             match outcome {
-                Ok(Answer::Decided { order, effect, errands }) => {
+                Ok(InnerAnswer::Decided { order, effect, errands }) => {
                     if effect == Effect::Replayed {
                         self.clear_up(home, &attempt, &entered, &branches).await;
                     }
                     return self.carry_and_tell(&entered, order, effect, &errands, &mut through, to).await;
                 }
                 // By now it needs other units.
-                Err(Refusal::HoldFirst(other)) => {
+                Ok(InnerAnswer::HoldFirst { lines: other, .. }) => {
                     self.clear_up(home, &attempt, &entered, &branches).await;
                     lines = other;
                 }
@@ -174,9 +167,14 @@ impl Router {
                     drop(to.send(Err(refusal)));
                     return self.clear_up(home, &attempt, &entered, &branches).await;
                 }
-                outcome => {
+                Ok(InnerAnswer::Public(answer)) => {
                     self.clear_up(home, &attempt, &entered, &branches).await;
-                    drop(to.send(outcome));
+                    drop(to.send(Ok(answer)));
+                    return;
+                }
+                Err(refusal) => {
+                    self.clear_up(home, &attempt, &entered, &branches).await;
+                    drop(to.send(Err(refusal)));
                     return;
                 }
             }

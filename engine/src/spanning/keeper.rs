@@ -16,6 +16,7 @@ use crate::backoff::Backoff;
 use crate::command::Action;
 use crate::home::{Asked, Errand, HomeStep};
 use crate::ids::{Branch, OrderNo, ShardId};
+use crate::inner::{InnerAnswer, InnerCommand};
 use crate::limits::{CARRY_WAIT_MILLIS, MAX_CARRIED_AT_ONCE, MAX_WAITING_CHORES};
 use crate::outcome::{Answer, Refusal};
 use crate::router::Router;
@@ -165,7 +166,7 @@ impl Router {
         self.before(STEP_ASK);
         let home = self.home_of(&order_no);
         let asked = Asked { order_no: order_no.clone(), attempt };
-        let known = match self.ask(home, Action::Home(Box::new(HomeStep::Ask(asked))).into()).await {
+        let known = match self.ask(home, HomeStep::Ask(asked).into()).await {
             Ok(_) => true,
             Err(Refusal::UnknownOrder { .. }) => false,
             Err(refusal) => return kept_of(&refusal),
@@ -200,7 +201,7 @@ impl Router {
             Err(refusal) => return kept_of(&refusal),
         };
         let expires = |errand: &Errand| {
-            errand.commands.iter().any(|branch| matches!(branch.command.action, Action::Expire(_)))
+            errand.commands.iter().any(|branch| matches!(branch.command, InnerCommand::Expire(_)))
         };
         if errands.iter().any(expires) {
             self.failpoints.reach(STEP_EXPIRED);
@@ -231,9 +232,9 @@ impl Router {
 
     /// What the branches of an order are to be told.
     pub(super) async fn pending(&self, home: ShardId, order_no: &OrderNo) -> Result<Vec<Errand>, Refusal> {
-        match self.ask(home, Action::Home(Box::new(HomeStep::Pending(order_no.clone()))).into()).await {
-            Ok(Answer::Pending(errands)) => Ok(errands),
-            Ok(_) => Ok(Vec::new()),
+        match self.ask(home, HomeStep::Pending(order_no.clone()).into()).await {
+            Ok(InnerAnswer::Decided { errands, .. }) => Ok(errands),
+            Ok(InnerAnswer::Public(_) | InnerAnswer::HoldFirst { .. }) => Ok(Vec::new()),
             Err(refusal) => Err(refusal),
         }
     }
@@ -249,7 +250,7 @@ impl Router {
             return Ok(Vec::new());
         }
         match self.ask(home, Action::GetOrder(order_no.clone()).into()).await {
-            Ok(Answer::Order { order, .. }) => Ok(order.lines.into_vec()),
+            Ok(InnerAnswer::Public(Answer::Order { order, .. })) => Ok(order.lines.into_vec()),
             Ok(_) => Ok(Vec::new()),
             Err(refusal) => Err(refusal),
         }

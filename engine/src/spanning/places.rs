@@ -9,11 +9,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Step, is_transient, is_unknown};
 use crate::backoff::Backoff;
-use crate::command::Command;
 use crate::home::BranchCommand;
 use crate::ids::{ShardId, shard_of};
+use crate::inner::{InnerCommand, InnerOutcome};
 use crate::limits::{MAX_LOOK_PAUSE_MILLIS, MAX_UNKNOWN_TRIES};
-use crate::outcome::{Outcome, Refusal};
+use crate::outcome::Refusal;
 use crate::router::{Router, next_envelope};
 use crate::shard::shared::ShardAnswer;
 
@@ -38,7 +38,7 @@ impl Patience {
 /// A command and what became of it.
 struct Telling<'a> {
     branch: &'a BranchCommand,
-    outcome: Option<Outcome>,
+    outcome: Option<InnerOutcome>,
     /// It is to be sent again.
     open: bool,
     /// An earlier try may have taken effect.
@@ -58,7 +58,7 @@ impl Router {
         commands: &[BranchCommand],
         step: Step,
         patience: Patience,
-    ) -> Vec<Outcome> {
+    ) -> Vec<InnerOutcome> {
         let telling = |branch| Telling { branch, outcome: None, open: true, unsure: 0 };
         let mut all: Vec<Telling<'_>> = commands.iter().map(telling).collect();
         let mut tries = 0_u32;
@@ -103,7 +103,7 @@ impl Router {
         }
         let mut asked = Vec::with_capacity(by_shard.len());
         for (shard, which) in by_shard {
-            let commands: Vec<Command> =
+            let commands: Vec<InnerCommand> =
                 which.iter().map(|index| all[*index].branch.command.clone()).collect();
             let (mut which, mut commands) = (which.into_iter(), commands.into_iter().peekable());
             while commands.peek().is_some() {
@@ -134,7 +134,7 @@ impl Router {
 }
 
 /// A branch is never elsewhere than its SKU: the store does not fit.
-fn outcome_of(answer: ShardAnswer) -> Outcome {
+fn outcome_of(answer: ShardAnswer) -> InnerOutcome {
     match answer {
         ShardAnswer::Outcome(outcome) => outcome,
         ShardAnswer::Elsewhere { shard, command } => {
@@ -148,7 +148,7 @@ fn outcome_of(answer: ShardAnswer) -> Outcome {
 
 impl Telling<'_> {
     /// Takes note of an answer and of whether it is the last.
-    fn heard(&mut self, outcome: Outcome, patience: Patience) {
+    fn heard(&mut self, outcome: InnerOutcome, patience: Patience) {
         self.open = match (&outcome, patience) {
             (Ok(_), _) => false,
             // Nothing is written any more until the process starts again.

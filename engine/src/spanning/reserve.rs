@@ -13,8 +13,9 @@ use crate::command::{Action, Choice, Command, Release, Reserve};
 use crate::home::attempt::{Judged, branches_of, judge_reserve};
 use crate::home::{Asked, BranchCommand, HomeStep};
 use crate::ids::{ShardId, SkuId, shard_of_order};
+use crate::inner::{InnerAnswer, InnerCommand, InnerOutcome};
 use crate::limits::{ABORT_WAIT_MILLIS, MAX_ABORT_TRIES, MAX_HINT_LOOKS, MAX_LOOK_PAUSE_MILLIS};
-use crate::outcome::{Answer, Effect, Outcome, Refusal};
+use crate::outcome::{Answer, Effect, Refusal};
 use crate::router::{Router, one_shard};
 use crate::shard::shared::ShardAnswer;
 use crate::state::prefer_for_all;
@@ -29,11 +30,10 @@ enum Looked {
 
 impl Router {
     /// Carries out a reserve whose lines lie in several shards, or that meets one for the same order whose lines do.
-    pub async fn span(&self, command: Command) -> ShardAnswer {
-        let refused = |refusal| ShardAnswer::Outcome(Err(refusal));
+    pub async fn span(&self, command: InnerCommand) -> ShardAnswer {
         let permit = match self.spanning.permit() {
             Ok(permit) => permit,
-            Err(refusal) => return refused(refusal),
+            Err(refusal) => return ShardAnswer::refused(refusal),
         };
         let (to, answer) = oneshot::channel();
         let router = self.arc();
@@ -42,14 +42,14 @@ impl Router {
             router.reserve_over_shards(command, to).await;
         });
         if !began {
-            return refused(Refusal::Overloaded);
+            return ShardAnswer::refused(Refusal::Overloaded);
         }
         // Gone without an answer: it was ended by the stop of the engine, or failed.
-        answer.await.unwrap_or_else(|_| refused(Refusal::ShardRestarted))
+        answer.await.unwrap_or_else(|_| ShardAnswer::refused(Refusal::ShardRestarted))
     }
 
-    async fn reserve_over_shards(&self, command: Command, to: oneshot::Sender<ShardAnswer>) {
-        let Action::Reserve(c) = &command.action else { return };
+    async fn reserve_over_shards(&self, command: InnerCommand, to: oneshot::Sender<ShardAnswer>) {
+        let InnerCommand::Public(Command { action: Action::Reserve(c), .. }) = &command else { return };
         let deadline = Instant::now() + self.attempt_wait;
         let order = self.spanning.enter(&c.order_no);
         let _lock = order.lock().await;
@@ -58,9 +58,9 @@ impl Router {
         let answer = loop {
             match self.look_over_shards(&order, &command, c, deadline, &mut to).await {
                 Ok(Looked::Done(answer)) => break answer,
-                Err(refusal) => break ShardAnswer::Outcome(Err(refusal)),
+                Err(refusal) => break ShardAnswer::refused(refusal),
                 Ok(Looked::Again) if Instant::now() >= deadline => {
-                    break ShardAnswer::Outcome(Err(Refusal::Overloaded));
+                    break ShardAnswer::refused(Refusal::Overloaded);
                 }
                 Ok(Looked::Again) if tries < 2 => tokio::task::yield_now().await,
                 Ok(Looked::Again) => {
@@ -77,7 +77,7 @@ impl Router {
     async fn look_over_shards(
         &self,
         order: &Entered<'_>,
-        command: &Command,
+        command: &InnerCommand,
         c: &Reserve,
         deadline: Instant,
         to: &mut Option<oneshot::Sender<ShardAnswer>>,
@@ -117,7 +117,7 @@ impl Router {
         let outcome = self.attempt(order, claim.shard, c, deadline, to).await;
         let counters = &self.spanning.counters;
         match &outcome {
-            Ok(Answer::Order { effect: Effect::Created, .. }) => add(&counters.made, 1),
+            Ok(InnerAnswer::Public(Answer::Order { effect: Effect::Created, .. })) => add(&counters.made, 1),
             Err(_) => add(&counters.refused, 1),
             Ok(_) => {}
         }
@@ -159,7 +159,7 @@ impl Router {
         c: &Reserve,
         deadline: Instant,
         to: &mut Option<oneshot::Sender<ShardAnswer>>,
-    ) -> Outcome {
+    ) -> InnerOutcome {
         let attempt = order.attempt();
         let hinted = self.hinted(c).await;
         let branches = branches_of(hinted.as_ref().unwrap_or(c), attempt.id);
@@ -175,10 +175,10 @@ impl Router {
         // The step comes with a claim as every command that makes an order.
         self.directory.claim(&c.order_no, home);
         self.before(STEP_HOME);
-        let outcome = self.ask(home, Action::Home(Box::new(step)).into()).await;
+        let outcome = self.ask(home, step.into()).await;
         self.after(STEP_HOME);
         match &outcome {
-            Ok(Answer::Order { effect: Effect::Created, .. }) => {}
+            Ok(InnerAnswer::Public(Answer::Order { effect: Effect::Created, .. })) => {}
             Err(refusal) if is_unknown(refusal) => {
                 if let Some(to) = to.take() {
                     drop(to.send(ShardAnswer::Outcome(outcome.clone())));
@@ -218,7 +218,7 @@ impl Router {
         let mut backoff = Backoff::default();
         for _ in 0..MAX_ABORT_TRIES {
             let asked = Asked { order_no: order.order_no.clone(), attempt: attempt.id };
-            match self.ask(home, Action::Home(Box::new(HomeStep::Ask(asked))).into()).await {
+            match self.ask(home, HomeStep::Ask(asked).into()).await {
                 Ok(_) => return,
                 Err(Refusal::UnknownOrder { .. }) => {
                     let releases: Vec<BranchCommand> = branches.iter().filter_map(release_of).collect();

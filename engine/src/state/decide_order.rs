@@ -25,7 +25,7 @@ enum Asked {
 }
 
 impl State {
-    pub(super) fn decide_reserve(&self, c: &Reserve) -> Decided {
+    pub(crate) fn decide_reserve(&self, c: &Reserve) -> Decided {
         if let Some((_, order)) = self.orders.find(&c.order_no) {
             return match order.phase {
                 Phase::Cancelled => Err(Refusal::OrderCancelled { order_no: c.order_no.clone() }),
@@ -119,7 +119,7 @@ impl State {
         asked == known
     }
 
-    pub(super) fn decide_confirm(&self, c: &Confirm) -> Decided {
+    pub(crate) fn decide_confirm(&self, c: &Confirm) -> Decided {
         let order = self.live_order(&c.order_no)?;
         let request = match self.part_request(order, c.part.as_ref(), Asked::Confirm)? {
             Identity::Known => return Ok(self.replay(order)),
@@ -282,7 +282,7 @@ impl State {
     }
 
     /// A branch expires when its home says so, whatever its own time.
-    pub(super) fn decide_expire(&self, order_no: &OrderNo, now: Timestamp) -> Decided {
+    pub(crate) fn decide_expire(&self, order_no: &OrderNo, now: Timestamp) -> Decided {
         let (_, order) = self.known_order(order_no)?;
         let over = order.branch || order.expires_at <= due_through(now);
         Ok(if order.is_open() && over { Verdict::Change(self.expire(order)) } else { self.replay(order) })

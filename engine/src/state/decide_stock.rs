@@ -17,7 +17,9 @@ impl State {
                 return Err(Refusal::StockExists { initial: stock.initial, stock: stock.view() });
             }
             same_numbering(stock, c)?;
-            return Ok(Verdict::Nothing(Answer::Stock { stock: stock.view(), effect: Effect::Replayed }));
+            return Ok(Verdict::Nothing(
+                Answer::Stock { stock: stock.view(), effect: Effect::Replayed }.into(),
+            ));
         }
         if let Some(other) = self.stocks.of_sku(&c.sku_id).next() {
             same_numbering(other, c)?;
@@ -41,7 +43,7 @@ impl State {
                 return Err(Refusal::RequestMismatch);
             }
             let stock = StockView { levels: request.after, ..self.stock(&c.sku_id, c.warehouse_id)?.view() };
-            return Ok(Verdict::Nothing(Answer::Stock { stock, effect: Effect::Replayed }));
+            return Ok(Verdict::Nothing(Answer::Stock { stock, effect: Effect::Replayed }.into()));
         }
         let stock = self.stock(&c.sku_id, c.warehouse_id)?;
         let delta = if c.kind == ChangeKind::Deduct { -c.quantity } else { c.quantity };
@@ -79,7 +81,7 @@ impl State {
         }
         if stocks.iter().all(|stock| stock.status == c.status) {
             let stocks = stocks.into_iter().map(super::Stock::view).collect();
-            return Ok(Verdict::Nothing(Answer::Sku { stocks, effect: Effect::Replayed }));
+            return Ok(Verdict::Nothing(Answer::Sku { stocks, effect: Effect::Replayed }.into()));
         }
         // Those that have the status already are named too, so that the answer shows all that was asked for.
         let after = |levels: Levels| levels.after(Delta::default()).expect("no unit moves");

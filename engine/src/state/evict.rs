@@ -6,9 +6,9 @@ use smallvec::SmallVec;
 
 use super::{Corruption, State};
 use crate::clock::Timestamp;
-use crate::command::{Action, Command};
 use crate::event::{Change, Event, ForgottenSold};
 use crate::ids::{Epoch, Lsn, OrderNo, RequestId, SkuId};
+use crate::inner::InnerCommand;
 use crate::limits::{
     EVICTION_ROUNDS, MAX_EVICTED_ENTRIES, MAX_EVICTION_LOOKS, MAX_FORGOTTEN_STOCKS, MAX_PINNED_PER_EVENT,
 };
@@ -203,27 +203,13 @@ impl State {
         Ok(())
     }
 
-    /// A command was answered without an event: its SKUs are in use all the same, and shall not leave while they are
-    /// asked for.
-    pub fn note_use(&mut self, command: &Command) {
-        let mut note = |sku_id: &SkuId| {
+    /// A command was answered without an event: the SKUs that it names are in use all the same, and shall not leave
+    /// while they are asked for. An order that is asked for in vain is no use of its SKUs.
+    pub fn note_use(&mut self, command: &InnerCommand) {
+        for sku_id in command.subject().skus() {
             for number in self.stocks.numbers(sku_id) {
                 self.stocks.note_use(number);
             }
-        };
-        match &command.action {
-            Action::CreateStock(c) => note(&c.sku_id),
-            Action::ChangeStock(c) => note(&c.sku_id),
-            Action::SetStatus(c) => note(&c.sku_id),
-            Action::Reserve(c) => c.lines.as_slice().iter().for_each(|line| note(&line.sku_id)),
-            // An order that is asked for in vain is no use of its SKUs.
-            Action::Confirm(_)
-            | Action::Release(_)
-            | Action::Extend(_)
-            | Action::Return(_)
-            | Action::GetOrder(_)
-            | Action::Expire(_)
-            | Action::Home(_) => {}
         }
     }
 

@@ -3,32 +3,45 @@
 
 use super::load::invalid;
 use super::remembered::Item;
-use super::{Corruption, Decision, Departed, State};
+use super::{Corruption, Decided, Departed, State};
 use crate::checkpoint::OrderImage;
 use crate::clock::Timestamp;
-use crate::command::{Action, Command};
+use crate::command::Command;
+use crate::event::Change;
 use crate::home::{Applied, HomeChange, HomeImage, HomeStep};
 use crate::ids::{Lsn, OrderNo};
+use crate::outcome::Refusal;
 
 impl State {
-    /// What is about an order over several places whose home is here, or is to be.
-    pub(super) fn decide_at_home(&self, command: &Command, now: Timestamp) -> Option<Decision> {
-        let Action::Home(step) = &command.action else {
-            let known = |order_no: &&OrderNo| self.homes.knows(order_no);
-            let here = !self.homes.is_empty() && command.order_no().filter(known).is_some();
-            return here.then(|| self.homes.decide(command, now));
-        };
-        let order_no = step.order_no();
-        if self.orders.find(order_no).is_none() || self.homes.knows(order_no) {
-            return Some(self.homes.decide(command, now));
+    /// The order over several places that a command is about, if its home is here.
+    pub(super) fn home_of(&self, command: &Command) -> Option<&HomeImage> {
+        if self.homes.is_empty() {
+            return None;
         }
-        // It lies in this place alone, or was released before it was reserved.
-        let decided = match &**step {
-            HomeStep::Reserve { reserve, .. } => self.decide_reserve(reserve),
-            HomeStep::Load(_) => Err(invalid("orders", format!("that are here already: {order_no}"))),
-            _ => return Some(self.homes.decide(command, now)),
-        };
-        Some(super::decided_at(decided, command, now))
+        self.homes.image(command.order_no()?)
+    }
+
+    /// A step of an order whose home is here, or is to be.
+    pub(super) fn decide_step(&self, step: &HomeStep, now: Timestamp) -> Decided {
+        match step {
+            // It lies in this place alone, or was released before it was reserved.
+            HomeStep::Reserve { reserve, .. } if self.orders.find(&reserve.order_no).is_some() => {
+                self.decide_reserve(reserve)
+            }
+            step => self.homes.decide_step(step, now),
+        }
+    }
+
+    /// An order over several places that had ended and left memory comes back from the store. `None`: it is here.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidField`] when something in it makes no sense.
+    pub fn decide_home_loaded(&self, image: &HomeImage) -> Result<Option<Change>, Refusal> {
+        let order_no = &image.order.order_no;
+        if self.orders.find(order_no).is_some() {
+            return Err(invalid("orders", format!("that are here already: {order_no}")));
+        }
+        self.homes.decide_loaded(image)
     }
 
     pub(super) fn apply_home(

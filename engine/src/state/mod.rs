@@ -46,11 +46,12 @@ pub use stock::{Delta, LeftStock};
 pub(crate) use table::{Keyed, Room, Table};
 
 use crate::clock::Timestamp;
-use crate::command::{Action, Command};
+use crate::command::Action;
 use crate::event::{Change, Event};
-use crate::home::Homes;
+use crate::home::{self, Homes};
 use crate::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
-use crate::outcome::{Answer, Effect, OrderView, Outcome, Refusal, StockView};
+use crate::inner::{InnerAnswer, InnerCommand, InnerOutcome};
+use crate::outcome::{Answer, Effect, OrderView, Refusal, StockView};
 
 use order::Orders;
 use remembered::{Item, Remembered, Requests, StockRequest};
@@ -85,7 +86,7 @@ pub enum Decision {
     /// It changes something: this is the event, to be applied and logged.
     Log(Event),
     /// It changes nothing: a refusal, a repeat or a read.
-    Answer(Outcome),
+    Answer(InnerOutcome),
     /// An order that is not known here, of SKUs that are not this shard's: not for this shard.
     Elsewhere,
 }
@@ -159,12 +160,30 @@ impl State {
     /// Answers a command, or makes the event that carries it out. Changes nothing. `now` before the last event counts
     /// as its time.
     #[must_use]
-    pub fn decide(&self, command: &Command, now: Timestamp) -> Decision {
+    pub fn decide(&self, command: &InnerCommand, now: Timestamp) -> Decision {
         let now = now.max(self.time);
-        if let Some(decision) = self.decide_at_home(command, now) {
-            return decision;
+        let decided = match command {
+            InnerCommand::Public(command) => match self.home_of(command) {
+                None => self.decide_action(&command.action),
+                Some(home) => home::decide_order(home, &command.action, now),
+            },
+            InnerCommand::Expire(order_no) => match self.homes.image(order_no) {
+                None => self.decide_expire(order_no, now),
+                Some(home) => home::decide_expire(home, now),
+            },
+            InnerCommand::Home(step) => self.decide_step(step, now),
+        };
+        match decided {
+            Ok(Verdict::Change(change)) => Decision::Log(Event { at: now, trace: command.trace(), change }),
+            Ok(Verdict::Nothing(answer)) => Decision::Answer(Ok(answer)),
+            Ok(Verdict::Elsewhere) => Decision::Elsewhere,
+            Err(refusal) => Decision::Answer(Err(refusal)),
         }
-        let decided = match &command.action {
+    }
+
+    /// What a caller asks about stocks, or about an order that is not over several places.
+    pub(crate) fn decide_action(&self, action: &Action) -> Decided {
+        match action {
             Action::CreateStock(c) => self.decide_create(c),
             Action::ChangeStock(c) => self.decide_change(c),
             Action::SetStatus(c) => self.decide_status(c),
@@ -174,19 +193,16 @@ impl State {
             Action::Extend(c) => self.decide_extend(c),
             Action::Return(c) => self.decide_return(c),
             Action::GetOrder(order_no) => self.known_order(order_no).map(|(_, order)| self.replay(order)),
-            Action::Expire(order_no) => self.decide_expire(order_no, now),
-            Action::Home(_) => unreachable!("decided above"),
-        };
-        decided_at(decided, command, now)
+        }
     }
 
-    /// What the caller is told of an event that was just applied.
+    /// What is said of an event that was just applied to the command that it carries out.
     #[must_use]
-    pub fn answer(&self, event: &Event) -> Answer {
+    pub fn answer(&self, event: &Event) -> InnerAnswer {
         let order = |order_no: &OrderNo, effect| {
             let order = self.orders.get(self.last_order).filter(|order| order.order_no == *order_no);
             let order = order.expect("the event that was just applied is about it");
-            Answer::Order { order: order.view(&self.stocks), effect }
+            InnerAnswer::from(Answer::Order { order: order.view(&self.stocks), effect })
         };
         let stock = |sku_id: &SkuId, warehouse_id: WarehouseId| {
             let number =
@@ -195,15 +211,15 @@ impl State {
         };
         match &event.change {
             Change::StockCreated { sku_id, warehouse_id, .. } => {
-                Answer::Stock { stock: stock(sku_id, *warehouse_id), effect: Effect::Created }
+                Answer::Stock { stock: stock(sku_id, *warehouse_id), effect: Effect::Created }.into()
             }
             Change::StockChanged { sku_id, warehouse_id, .. } => {
-                Answer::Stock { stock: stock(sku_id, *warehouse_id), effect: Effect::Changed }
+                Answer::Stock { stock: stock(sku_id, *warehouse_id), effect: Effect::Changed }.into()
             }
             Change::StatusChanged { sku_id, warehouses, .. } => {
                 let stocks =
                     warehouses.iter().map(|(warehouse_id, _)| stock(sku_id, *warehouse_id)).collect();
-                Answer::Sku { stocks, effect: Effect::Changed }
+                Answer::Sku { stocks, effect: Effect::Changed }.into()
             }
             Change::Reserved { order_no, .. } => order(order_no, Effect::Created),
             Change::Confirmed { order_no, .. }
@@ -319,7 +335,7 @@ impl State {
     }
 
     fn replay(&self, order: &Order) -> Verdict {
-        Verdict::Nothing(Answer::Order { order: order.view(&self.stocks), effect: Effect::Replayed })
+        Verdict::Nothing(Answer::Order { order: order.view(&self.stocks), effect: Effect::Replayed }.into())
     }
 
     /// Adds an order with everything that points at it.
@@ -415,20 +431,12 @@ const REMEMBERED_BYTES: usize = 32;
 const HOME_BYTES: usize = 1_024;
 
 /// Inside `decide`: a change to be logged, or an answer that rests on nothing new.
-enum Verdict {
+#[derive(Debug)]
+pub(crate) enum Verdict {
     Change(Change),
-    Nothing(Answer),
+    Nothing(InnerAnswer),
     /// See [`Decision::Elsewhere`].
     Elsewhere,
 }
 
-fn decided_at(decided: Decided, command: &Command, now: Timestamp) -> Decision {
-    match decided {
-        Ok(Verdict::Change(change)) => Decision::Log(Event { at: now, trace: command.trace, change }),
-        Ok(Verdict::Nothing(answer)) => Decision::Answer(Ok(answer)),
-        Ok(Verdict::Elsewhere) => Decision::Elsewhere,
-        Err(refusal) => Decision::Answer(Err(refusal)),
-    }
-}
-
-type Decided = Result<Verdict, Refusal>;
+pub(crate) type Decided = Result<Verdict, Refusal>;

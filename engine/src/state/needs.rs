@@ -2,9 +2,8 @@
 
 use super::State;
 use super::remembered::RequestKey;
-use crate::command::{Action, Command};
-use crate::home::HomeStep;
 use crate::ids::{OrderNo, RequestId, SkuId};
+use crate::inner::{InnerCommand, Subject};
 
 /// Something that is wanted from the store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -32,40 +31,39 @@ pub trait Stored {
 impl State {
     /// Adds to `needs` what is to be looked for in the store before the command can be decided; nothing, for the
     /// usual one. What was looked for and not found, `stored` must say so of.
-    pub fn needs(&self, command: &Command, stored: &impl Stored, needs: &mut Vec<Need>) {
-        match &command.action {
-            Action::CreateStock(c) => self.need_sku(&c.sku_id, stored, needs),
-            Action::SetStatus(c) => self.need_sku(&c.sku_id, stored, needs),
-            Action::ChangeStock(c) => {
-                self.need_sku(&c.sku_id, stored, needs);
-                let key = RequestKey { sku_id: c.sku_id.clone(), request_id: c.request_id.clone() };
-                if self.requests.find(&key).is_none() && stored.may_have_request(&c.sku_id, &c.request_id) {
-                    needs.push(Need::Request(key.sku_id, key.request_id));
+    pub fn needs(&self, command: &InnerCommand, stored: &impl Stored, needs: &mut Vec<Need>) {
+        match command.subject() {
+            Subject::Sku { sku_id, request_id } => {
+                self.need_sku(sku_id, stored, needs);
+                if let Some(request_id) = request_id {
+                    self.need_request(sku_id, request_id, stored, needs);
                 }
             }
-            Action::Reserve(c) => {
-                if self.knows_order(&c.order_no) {
+            Subject::NewOrder { order_no, lines } => {
+                if self.knows_order(order_no) {
                     return;
                 }
-                self.need_order(&c.order_no, stored, needs);
-                for line in c.lines.as_slice() {
+                self.need_order(order_no, stored, needs);
+                for line in lines.as_slice() {
                     self.need_sku(&line.sku_id, stored, needs);
                 }
             }
-            Action::Confirm(c) => self.need_order(&c.order_no, stored, needs),
-            Action::Release(c) => self.need_order(&c.order_no, stored, needs),
-            Action::Extend(c) => self.need_order(&c.order_no, stored, needs),
-            Action::Return(c) => self.need_order(&c.order_no, stored, needs),
-            Action::GetOrder(order_no) | Action::Expire(order_no) => self.need_order(order_no, stored, needs),
-            Action::Home(step) => match &**step {
-                // It comes from there.
-                HomeStep::Load(_) => {}
-                HomeStep::Reserve { .. }
-                | HomeStep::Late { .. }
-                | HomeStep::Pending(_)
-                | HomeStep::Carried { .. }
-                | HomeStep::Ask(_) => self.need_order(step.order_no(), stored, needs),
-            },
+            Subject::AnyOrder(order_no) | Subject::Order(order_no) => {
+                self.need_order(order_no, stored, needs)
+            }
+        }
+    }
+
+    fn need_request(
+        &self,
+        sku_id: &SkuId,
+        request_id: &RequestId,
+        stored: &impl Stored,
+        needs: &mut Vec<Need>,
+    ) {
+        let key = RequestKey { sku_id: sku_id.clone(), request_id: request_id.clone() };
+        if self.requests.find(&key).is_none() && stored.may_have_request(sku_id, request_id) {
+            needs.push(Need::Request(key.sku_id, key.request_id));
         }
     }
 

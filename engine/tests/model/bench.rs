@@ -7,6 +7,7 @@ use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Action, Command, Line};
 use hotstock_engine::event::{Change, Event, ReservedLine};
 use hotstock_engine::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId};
+use hotstock_engine::inner::{InnerAnswer, InnerCommand};
 use hotstock_engine::limits::MAX_FORGOTTEN_PER_EVENT;
 use hotstock_engine::outcome::{Levels, Refusal, StockView};
 use hotstock_engine::state::{Capture, Decision, Departed, Need, State};
@@ -120,6 +121,7 @@ impl Bench {
     fn submit(&mut self, action: &Action) {
         let command = Command::from(action.clone());
         command.validate().expect("only valid commands are drawn");
+        let command = InnerCommand::from(command);
         self.bring(&command);
         let decision = self.state.decide(&command, self.clock);
         let chosen = match &decision {
@@ -142,12 +144,16 @@ impl Bench {
             }
             Decision::Elsewhere => panic!("there is one shard"),
         };
+        let got = got.map(|answer| match answer {
+            InnerAnswer::Public(answer) => answer,
+            other => panic!("there is one shard: {other:?}"),
+        });
         assert_eq!(plain(got), plain(expected), "(engine left, model right) at {action:?}");
     }
 
     /// What a command is about comes into memory, as the loader does it: the store takes in everything that left
     /// memory first.
-    fn bring(&mut self, command: &Command) {
+    fn bring(&mut self, command: &InnerCommand) {
         self.known.missing.clear();
         loop {
             let mut needs = Vec::new();

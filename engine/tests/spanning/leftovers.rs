@@ -9,6 +9,7 @@ use std::time::Duration;
 use hotstock_engine::command::{Action, Command, Mode};
 use hotstock_engine::engine::{Engine, EngineOptions};
 use hotstock_engine::home::HomeStep;
+use hotstock_engine::inner::InnerCommand;
 use hotstock_engine::outcome::{OrderStatus, Refusal};
 
 use crate::shop::{cart, check_rest, is_unknown, read, skus, until_asked};
@@ -23,23 +24,25 @@ fn of(names: &[String]) -> Vec<(&str, u32)> {
 }
 
 /// What a command is, for a fault that is to meet one.
-fn kind(command: &Command) -> &'static str {
+fn kind(command: &InnerCommand) -> &'static str {
     let is_branch = command.order_no().is_some_and(hotstock_engine::ids::OrderNo::is_branch);
-    match &command.action {
-        Action::Reserve(_) if is_branch => "hold",
-        Action::Confirm(_) if is_branch => "carry confirm",
-        Action::Release(_) if is_branch => "carry release",
-        Action::Confirm(_) => "confirm",
-        Action::Release(_) => "release",
-        Action::Home(step) => match &**step {
+    match command {
+        InnerCommand::Public(command) => match &command.action {
+            Action::Reserve(_) if is_branch => "hold",
+            Action::Confirm(_) if is_branch => "carry confirm",
+            Action::Release(_) if is_branch => "carry release",
+            Action::Confirm(_) => "confirm",
+            Action::Release(_) => "release",
+            _ => "other",
+        },
+        InnerCommand::Expire(_) => "expire",
+        InnerCommand::Home(step) => match &**step {
             HomeStep::Reserve { .. } => "home",
             HomeStep::Late { .. } => "late",
             HomeStep::Carried { .. } => "carried",
             HomeStep::Ask(_) => "ask",
             HomeStep::Pending(_) => "pending",
-            HomeStep::Load(_) => "load",
         },
-        _ => "other",
     }
 }
 

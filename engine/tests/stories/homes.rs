@@ -1,14 +1,19 @@
 //! What a home remembers: checkpoints, restarts, forgetting, and orders that come back.
 
 use hotstock_engine::checkpoint::{CheckpointEnd, Image};
-use hotstock_engine::command::Action;
 use hotstock_engine::home::{HomeImage, HomeStep};
 use hotstock_engine::ids::{OrderNo, ShardId};
-use hotstock_engine::outcome::{Answer, Refusal};
+use hotstock_engine::inner::{InnerAnswer, InnerCommand, InnerOutcome};
+use hotstock_engine::outcome::{Answer, Effect, Refusal};
 use hotstock_engine::state::{Capture, State};
 
 use crate::mall::{HOME, Mall, mall};
 use crate::shop::Shop;
+
+/// The order alone: nothing was to be done.
+fn is_replayed(outcome: InnerOutcome) -> bool {
+    matches!(outcome, Ok(InnerAnswer::Public(Answer::Order { effect: Effect::Replayed, .. })))
+}
 
 fn order_no(name: &str) -> OrderNo {
     OrderNo::new(name).unwrap()
@@ -104,16 +109,14 @@ fn an_order_that_makes_no_sense_does_not_come_back() {
         change(&mut image);
         wrong.push(image);
     }
-    let load = |image: &HomeImage| Action::Home(Box::new(HomeStep::Load(Box::new(image.clone()))));
     for image in wrong {
-        let refused = Shop::default().send(load(&image));
+        let refused = Shop::default().state.decide_home_loaded(&image);
         assert!(matches!(refused, Err(Refusal::InvalidField(_))), "{image:?} was {refused:?}");
     }
     let mut shop = Shop::default();
-    assert_eq!(shop.send(load(&sound)), Ok(Answer::Placed));
-    let lsn = shop.state.applied();
-    assert_eq!(shop.send(load(&sound)), Ok(Answer::Placed));
-    assert_eq!(shop.state.applied(), lsn, "it comes once");
+    let loaded = shop.state.decide_home_loaded(&sound).unwrap().unwrap();
+    shop.log(shop.state.event(loaded, shop.clock));
+    assert_eq!(shop.state.decide_home_loaded(&sound), Ok(None), "it comes once");
 }
 
 /// What the steps say of orders that are not, or not any more, what the coordinator thinks.
@@ -127,17 +130,19 @@ fn steps_that_come_too_late() {
     );
     let home = &mut mall.shops[HOME];
     let image = home.state.image_of_home(&order_no("O1")).unwrap();
-    let mut step = |step| home.send(Action::Home(Box::new(step)));
+    let mut step = |step: HomeStep| home.send(step);
     let unknown = |name: &str| Err(Refusal::UnknownOrder { order_no: order_no(name) });
     assert_eq!(step(HomeStep::Pending(order_no("O9"))), unknown("O9"));
     assert_eq!(
         step(HomeStep::Carried { order_no: order_no("O9"), through: 1, serials: Vec::new() }),
         unknown("O9")
     );
-    assert_eq!(
-        step(HomeStep::Carried { order_no: order_no("O1"), through: 9, serials: Vec::new() }),
-        Ok(Answer::Placed)
-    );
+    assert!(is_replayed(step(HomeStep::Pending(order_no("O1")))), "nothing is pending");
+    assert!(is_replayed(step(HomeStep::Carried {
+        order_no: order_no("O1"),
+        through: 9,
+        serials: Vec::new()
+    })));
     let of = |name: &str| hotstock_engine::command::Reserve {
         order_no: order_no(name),
         lines: hotstock_engine::command::Lines::new(image.order.lines.iter().map(|line| {
@@ -164,16 +169,13 @@ fn steps_that_come_too_late() {
     let late = step(HomeStep::Reserve { reserve: of("O2"), attempt, lines: held.clone() });
     assert_eq!(late, Err(Refusal::OrderCancelled { order_no: order_no("O2") }));
     let again = step(HomeStep::Reserve { reserve: of("O1"), attempt, lines: held.clone() });
-    assert!(
-        matches!(again, Ok(Answer::Order { effect: hotstock_engine::outcome::Effect::Replayed, .. })),
-        "{again:?}"
-    );
+    assert!(is_replayed(again));
     let mut too_much = held;
     too_much[0].held += 1;
     let refused = step(HomeStep::Reserve { reserve: of("O3"), attempt, lines: too_much });
     assert!(matches!(refused, Err(Refusal::InvalidField(_))), "{refused:?}");
     let asked = |attempt| hotstock_engine::home::Asked { order_no: order_no("O1"), attempt };
-    assert_eq!(step(HomeStep::Ask(asked(image.shares[0].attempt))), Ok(Answer::Placed));
+    assert!(is_replayed(step(HomeStep::Ask(asked(image.shares[0].attempt)))));
     assert_eq!(step(HomeStep::Ask(asked(attempt))), unknown("O1"));
     mall.check();
 }
@@ -201,14 +203,14 @@ fn due_orders_are_taken_once() {
     mall.check();
     assert_eq!(mall.shops[HOME].state.take_due_orders(now, 9), [order_no("O1")]);
     // Somebody says that it may go.
-    let expire = || Action::Expire(order_no("O1"));
-    assert!(matches!(mall.shops[HOME].send(expire()), Ok(Answer::Decided { .. })));
+    let expire = || InnerCommand::Expire(order_no("O1"));
+    assert!(matches!(mall.shops[HOME].send(expire()), Ok(InnerAnswer::Decided { .. })));
     mall.tell(
         "expire                         -> O2
          carry                          -> O1
          levels A                       -> 10/0/0",
     );
-    assert!(matches!(mall.shops[HOME].send(expire()), Ok(Answer::Order { .. })), "it is over");
+    assert!(is_replayed(mall.shops[HOME].send(expire())), "it is over");
     mall.check();
 }
 
@@ -230,7 +232,7 @@ fn a_checkpoint_may_be_fuzzy() {
         Some(("make", name)) => make_home(shop, name),
         Some(("told", name)) => {
             let step = HomeStep::Carried { order_no: order_no(name), through: 9, serials: Vec::new() };
-            drop(shop.send(Action::Home(Box::new(step))));
+            drop(shop.send(step));
         }
         _ => drop(shop.say(step)),
     };
@@ -290,5 +292,5 @@ fn make_home(shop: &mut Shop, name: &str) {
     let hotstock_engine::command::Line { sku_id, warehouse_id, quantity } = line;
     let lines = vec![hotstock_engine::home::HeldLine { sku_id, warehouse_id, quantity, held: quantity }];
     let step = HomeStep::Reserve { reserve, attempt: hotstock_engine::ids::AttemptId(1), lines };
-    shop.send(Action::Home(Box::new(step))).unwrap();
+    shop.send(step).unwrap();
 }

@@ -2,6 +2,7 @@
 
 use hotstock_engine::command::{Action, CreateStock, Line, Lines, Mode, Reserve};
 use hotstock_engine::ids::{OrderNo, ShardId, SkuId, WarehouseId, shard_of};
+use hotstock_engine::inner::InnerAnswer;
 use hotstock_engine::limits::{
     MAX_LINE_QUANTITY, MAX_ORDER_LINES, MAX_REQUESTS_PER_ORDER, MAX_STOCK_UNITS, MAX_TTL_SECONDS,
     MAX_WAREHOUSES_PER_SKU,
@@ -41,15 +42,18 @@ fn an_order_has_at_most_a_thousand_lines() {
     }
     assert_eq!(Lines::new(many_lines(MAX_ORDER_LINES + 1)).unwrap_err().field, "lines");
     let lines = Lines::new(many_lines(MAX_ORDER_LINES)).unwrap();
-    let Ok(Answer::Order { order, effect: Effect::Created }) = shop.send(reserve(lines)) else {
+    let Ok(InnerAnswer::Public(Answer::Order { order, effect: Effect::Created })) = shop.send(reserve(lines))
+    else {
         panic!("an order of a thousand lines is taken")
     };
     assert_eq!(order.lines.len(), MAX_ORDER_LINES);
     shop.tell("levels S999 -> 3/2/0");
-    let Ok(Answer::Order { order, .. }) = shop.send(Action::Confirm(hotstock_engine::command::Confirm {
-        order_no: OrderNo::new("O1").unwrap(),
-        part: None,
-    })) else {
+    let Ok(InnerAnswer::Public(Answer::Order { order, .. })) =
+        shop.send(Action::Confirm(hotstock_engine::command::Confirm {
+            order_no: OrderNo::new("O1").unwrap(),
+            part: None,
+        }))
+    else {
         panic!("it can be confirmed")
     };
     assert_eq!(order.status, OrderStatus::Confirmed);

@@ -17,11 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::checkpoint::LineSerials;
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::command::{Action, Confirm, Reserve};
+use hotstock_engine::command::{Action, Command, Confirm, Lines, Reserve};
 use hotstock_engine::home::attempt::{Judged, branches_of, branches_of_late, judge_late, judge_reserve};
 use hotstock_engine::home::{Asked, BranchCommand, Errand, HomeImage, HomeStep};
 use hotstock_engine::ids::{AttemptId, OrderNo, SkuId};
-use hotstock_engine::outcome::{Answer, Outcome, Refusal};
+use hotstock_engine::inner::{InnerAnswer, InnerCommand, InnerOutcome};
+use hotstock_engine::outcome::{Answer, Refusal};
 
 use crate::shop::{Shop, action_of, name_of, number, place_of, text_of};
 
@@ -115,34 +116,28 @@ impl Mall {
     }
 
     /// A command to a shop, over a line that may be broken.
-    fn to(&mut self, shop: usize, action: Action) -> Outcome {
+    fn to(&mut self, shop: usize, command: impl Into<InnerCommand>) -> InnerOutcome {
         if self.deaf.contains(&shop) {
             return Err(Refusal::ShardRestarted);
         }
-        let outcome = self.shops[shop].send(action);
+        let outcome = self.shops[shop].send(command);
         if self.mute.contains(&shop) { Err(Refusal::ShardRestarted) } else { outcome }
     }
 
-    fn branch(&mut self, command: &BranchCommand) -> Outcome {
+    fn branch(&mut self, command: &BranchCommand) -> InnerOutcome {
         let shop = self.place(&command.sku_id);
-        self.to(shop, command.command.action.clone())
+        self.to(shop, command.command.clone())
     }
 
-    fn step(&mut self, shop: usize, step: HomeStep) -> Outcome {
-        self.to(shop, Action::Home(Box::new(step)))
+    fn step(&mut self, shop: usize, step: HomeStep) -> InnerOutcome {
+        self.to(shop, step)
     }
 
     /// What a caller sends.
-    pub fn send(&mut self, action: Action) -> Outcome {
-        let order_no = match &action {
-            Action::Reserve(c) => c.order_no.clone(),
-            Action::Confirm(c) => c.order_no.clone(),
-            Action::Release(c) => c.order_no.clone(),
-            Action::Extend(c) => c.order_no.clone(),
-            Action::Return(c) => c.order_no.clone(),
-            Action::GetOrder(order_no) => order_no.clone(),
-            other => panic!("the mall knows no {other:?}"),
-        };
+    pub fn send(&mut self, action: Action) -> InnerOutcome {
+        let command = Command::from(action);
+        let order_no = command.order_no().expect("the mall sells to orders alone").clone();
+        let action = command.action;
         if let (None, Action::Reserve(reserve)) = (self.directory.get(&order_no), &action) {
             let shops: BTreeSet<_> =
                 reserve.lines.as_slice().iter().map(|line| self.place(&line.sku_id)).collect();
@@ -156,11 +151,8 @@ impl Mall {
             return self.reserve(reserve);
         }
         let home = self.directory.get(&order_no).copied().unwrap_or(HOME);
-        let outcome = match self.to(home, action.clone()) {
-            Err(Refusal::HoldFirst(lines)) => {
-                let Action::Confirm(confirm) = action else { panic!("only a confirm pays late") };
-                self.late(home, confirm, &lines)
-            }
+        let outcome = match self.to(home, action) {
+            Ok(InnerAnswer::HoldFirst { confirm, lines }) => self.late(home, confirm, &lines),
             outcome => outcome,
         };
         if outcome.is_ok() {
@@ -169,7 +161,7 @@ impl Mall {
         self.answer(home, &order_no, outcome)
     }
 
-    fn attempt(&mut self, reserve: &Reserve) -> (AttemptId, Vec<BranchCommand>, Vec<Outcome>) {
+    fn attempt(&mut self, reserve: &Reserve) -> (AttemptId, Vec<BranchCommand>, Vec<InnerOutcome>) {
         self.attempts += 1;
         let attempt = AttemptId(self.attempts);
         let commands = branches_of(reserve, attempt);
@@ -177,7 +169,7 @@ impl Mall {
         (attempt, commands, answers)
     }
 
-    fn reserve(&mut self, reserve: &Reserve) -> Outcome {
+    fn reserve(&mut self, reserve: &Reserve) -> InnerOutcome {
         let (attempt, _, answers) = self.attempt(reserve);
         match judge_reserve(reserve, attempt, &answers) {
             Judged::Held(lines) => {
@@ -193,7 +185,7 @@ impl Mall {
         }
     }
 
-    fn late(&mut self, home: usize, confirm: Confirm, lines: &hotstock_engine::command::Lines) -> Outcome {
+    fn late(&mut self, home: usize, confirm: Confirm, lines: &Lines) -> InnerOutcome {
         self.attempts += 1;
         let attempt = AttemptId(self.attempts);
         let commands = branches_of_late(&confirm.order_no, lines, attempt);
@@ -208,11 +200,11 @@ impl Mall {
     }
 
     /// Tells the branches what was decided, and the caller how the order is then.
-    fn answer(&mut self, home: usize, order_no: &OrderNo, outcome: Outcome) -> Outcome {
-        let Ok(Answer::Decided { effect, errands, order }) = outcome else { return outcome };
+    fn answer(&mut self, home: usize, order_no: &OrderNo, outcome: InnerOutcome) -> InnerOutcome {
+        let Ok(InnerAnswer::Decided { effect, errands, order }) = outcome else { return outcome };
         self.carry(home, order_no, &errands);
         let order = self.shops[home].state.order(order_no).map_or(order, |(_, order)| order);
-        Ok(Answer::Order { order, effect })
+        Ok(Answer::Order { order, effect }.into())
     }
 
     /// Tells as much as can be told.
@@ -227,7 +219,9 @@ impl Mall {
             errand.commands.iter().for_each(|command| drop(self.branch(command)));
             let home_image = self.shops[home].state.image_of_home(order_no).unwrap();
             for answer in answers {
-                let Ok(Answer::Order { order, .. }) = answer else { panic!("a branch refused: {answer:?}") };
+                let Ok(InnerAnswer::Public(Answer::Order { order, .. })) = answer else {
+                    panic!("a branch refused: {answer:?}")
+                };
                 for line in &order.lines {
                     let index = (0..).zip(&home_image.order.lines);
                     let mut index =
@@ -239,9 +233,9 @@ impl Mall {
             }
             let (order_no, serials) = (order_no.clone(), std::mem::take(&mut serials));
             let told = HomeStep::Carried { order_no, through: errand.number, serials };
-            assert_eq!(self.step(home, told.clone()), Ok(Answer::Placed));
+            self.step(home, told.clone()).unwrap();
             let lsn = self.shops[home].state.applied();
-            assert_eq!(self.step(home, told), Ok(Answer::Placed));
+            self.step(home, told).unwrap();
             assert_eq!(self.shops[home].state.applied(), lsn, "it is logged once");
         }
     }
@@ -251,10 +245,8 @@ impl Mall {
         for home in 0..self.shops.len() {
             for order_no in self.shops[home].state.take_unsent(now, usize::MAX) {
                 names.push(order_no.to_string());
-                let Ok(Answer::Pending(errands)) = self.step(home, HomeStep::Pending(order_no.clone()))
-                else {
-                    continue;
-                };
+                let pending = self.step(home, HomeStep::Pending(order_no.clone()));
+                let Ok(InnerAnswer::Decided { errands, .. }) = pending else { continue };
                 self.carry(home, &order_no, &errands);
             }
         }
@@ -270,7 +262,7 @@ impl Mall {
                 let asked = Asked { order_no: branch.order_no.clone(), attempt: branch.attempt };
                 let home = self.directory.get(&branch.order_no).copied().unwrap_or(HOME);
                 match self.step(home, HomeStep::Ask(asked)) {
-                    Ok(Answer::Placed) => {}
+                    Ok(_) => {}
                     Err(Refusal::UnknownOrder { .. }) => {
                         let release = Action::Release(hotstock_engine::command::Release {
                             order_no: number.clone(),

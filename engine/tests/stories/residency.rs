@@ -173,9 +173,7 @@ fn the_least_used_leaves_first() {
         left.push(sku_id.to_string());
         shop.log(event);
         // Asked for, and refused: it is in use all the same.
-        let command =
-            hotstock_engine::command::Command::from(crate::shop::action_of(&["reserve", "O9", "C:99"]));
-        shop.state.note_use(&command);
+        shop.state.note_use(&crate::shop::action_of(&["reserve", "O9", "C:99"]).into());
     }
     assert_eq!(left, ["B", "A", "C"]);
     assert_eq!(shop.state.sizes(), Sizes::default());

@@ -20,13 +20,14 @@
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{
-    Action, ChangeKind, ChangeStock, Choice, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part,
-    Release, Reserve, Return, SetStatus, StockStatus,
+    Action, ChangeKind, ChangeStock, Choice, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release,
+    Reserve, Return, SetStatus, StockStatus,
 };
 use hotstock_engine::event::{Change, Event};
 use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::inner::{InnerAnswer, InnerCommand, InnerOutcome};
 use hotstock_engine::outcome::{
-    Answer, Effect, LineView, OrderStatus, OrderView, Outcome, Refusal, ShortLine, StockView,
+    Answer, Effect, LineView, OrderStatus, OrderView, Refusal, ShortLine, StockView,
 };
 use hotstock_engine::state::{Decision, Departed, Need, State};
 
@@ -109,9 +110,11 @@ impl Shop {
     }
 
     /// Carries out one command as a shard does: decide, apply, answer.
-    pub fn send(&mut self, action: Action) -> Outcome {
-        let command = Command::from(action);
-        command.validate()?;
+    pub fn send(&mut self, command: impl Into<InnerCommand>) -> InnerOutcome {
+        let command = command.into();
+        if let InnerCommand::Public(command) = &command {
+            command.validate()?;
+        }
         self.bring(&command);
         match self.state.decide(&command, self.clock) {
             Decision::Answer(outcome) => outcome,
@@ -124,7 +127,7 @@ impl Shop {
     }
 
     /// What a command is about comes into memory.
-    pub fn bring(&mut self, command: &Command) {
+    pub fn bring(&mut self, command: &InnerCommand) {
         self.known.missing.clear();
         let mut needs = Vec::new();
         loop {
@@ -363,24 +366,26 @@ pub fn name_of(order_no: &OrderNo) -> String {
 }
 
 /// An outcome as it stands in a table.
-pub fn text_of(outcome: Outcome) -> String {
+pub fn text_of(outcome: InnerOutcome) -> String {
     match outcome {
-        Ok(Answer::Order { order, effect }) => format!("{} {}", effect_text(effect), order_text(&order)),
-        Ok(Answer::Stock { stock, effect }) => format!("{} {}", effect_text(effect), stock_text(&stock)),
-        Ok(Answer::Sku { stocks, effect }) => {
-            let stocks: Vec<_> = stocks.iter().map(stock_text).collect();
-            format!("{} {}", effect_text(effect), stocks.join(" "))
-        }
-        Ok(Answer::Placed) => "placed".to_owned(),
-        Ok(Answer::Decided { order, effect, errands }) => {
+        Ok(InnerAnswer::Public(answer)) => answer_text(answer),
+        Ok(InnerAnswer::Decided { order, effect, errands }) => {
             let numbers: Vec<_> = errands.iter().map(|errand| errand.number.to_string()).collect();
             format!("{} {} (to tell: {})", effect_text(effect), order_text(&order), numbers.join(" "))
         }
-        Ok(Answer::Pending(errands)) => {
-            let numbers: Vec<_> = errands.iter().map(|errand| errand.number.to_string()).collect();
-            format!("to tell: {}", numbers.join(" "))
-        }
+        Ok(InnerAnswer::HoldFirst { lines, .. }) => format!("hold first {lines:?}"),
         Err(refusal) => refusal_text(refusal),
+    }
+}
+
+fn answer_text(answer: Answer) -> String {
+    match answer {
+        Answer::Order { order, effect } => format!("{} {}", effect_text(effect), order_text(&order)),
+        Answer::Stock { stock, effect } => format!("{} {}", effect_text(effect), stock_text(&stock)),
+        Answer::Sku { stocks, effect } => {
+            let stocks: Vec<_> = stocks.iter().map(stock_text).collect();
+            format!("{} {}", effect_text(effect), stocks.join(" "))
+        }
     }
 }
 

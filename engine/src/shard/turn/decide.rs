@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::parts::ShardParts;
-use super::super::shared::{Envelope, PinAnswer, Reply, ShardAnswer, give_back_claims, has_claim};
+use super::super::shared::{Envelope, PinAnswer, Reply, ShardAnswer, claimed, give_back_claims};
 use super::super::waiting::{Absent, Held, Learned, Lessons, View};
 use super::{Shard, apply};
 use crate::clock::Timestamp;
-use crate::command::Command;
 use crate::event::{Change, Event};
 use crate::home::HomeChange;
 use crate::ids::{OrderNo, SkuId};
+use crate::inner::InnerCommand;
 use crate::limits::{MAX_COMMANDS_PER_TURN, MAX_TURN_BYTES};
 use crate::loader::micros;
 use crate::outcome::{Effect, Refusal};
@@ -272,7 +272,7 @@ fn pins_of(envelope: &Envelope) -> Vec<SkuId> {
         Envelope::Pin { skus, .. } => skus.clone(),
         envelope => {
             let mut skus: Vec<SkuId> =
-                envelope.commands().iter().flat_map(crate::router::skus_of).cloned().collect();
+                envelope.commands().iter().flat_map(|command| command.subject().skus()).cloned().collect();
             skus.sort_unstable();
             skus.dedup();
             skus
@@ -286,7 +286,7 @@ fn run(
     state: &mut State,
     absent: &Absent,
     lessons: Option<&Lessons>,
-    command: &Command,
+    command: &InnerCommand,
     may_claim: bool,
     now: Timestamp,
 ) -> (ShardAnswer, Option<Event>) {
@@ -305,10 +305,10 @@ fn run(
             Decision::Log(Event { change: Change::Reserved { .. }, .. })
                 if parts.flushers.is_journal_full() =>
             {
-                (ShardAnswer::Outcome(Err(Refusal::JournalFull)), None)
+                (ShardAnswer::refused(Refusal::JournalFull), None)
             }
             Decision::Log(event) => match too_old(parts, state, command, now) {
-                Some(order_no) => (ShardAnswer::Outcome(Err(Refusal::OrderTooOld { order_no })), None),
+                Some(order_no) => (ShardAnswer::refused(Refusal::OrderTooOld { order_no }), None),
                 None => {
                     apply(state, &event);
                     (ShardAnswer::Outcome(Ok(state.answer(&event))), Some(event))
@@ -323,7 +323,7 @@ fn run(
             Some(Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. }) => {
                 parts.directory.made(order_no)
             }
-            Some(Change::Home(change)) if has_claim(command) => {
+            Some(Change::Home(change)) if claimed(command).is_some() => {
                 if matches!(**change, HomeChange::Reserved { .. }) {
                     parts.directory.own_spanning(change.order_no(), state.shard());
                 }
@@ -336,7 +336,7 @@ fn run(
 }
 
 /// The order that a caller's command would change, if its rows may go before the change is flushed.
-fn too_old(parts: &ShardParts, state: &State, command: &Command, now: Timestamp) -> Option<OrderNo> {
+fn too_old(parts: &ShardParts, state: &State, command: &InnerCommand, now: Timestamp) -> Option<OrderNo> {
     let order_no = command.order_no()?;
     let ended_at = state.ended_at(order_no)?;
     (!parts.retention.may_change(ended_at, now)).then(|| order_no.clone())
@@ -348,7 +348,7 @@ fn undecidable(
     state: &State,
     absent: &Absent,
     lessons: Option<&Lessons>,
-    command: &Command,
+    command: &InnerCommand,
 ) -> Option<ShardAnswer> {
     if let Some(lessons) = lessons.filter(|lessons| !lessons.is_empty()) {
         let mut needs = Vec::new();
@@ -358,8 +358,8 @@ fn undecidable(
                 (Some(Learned::Elsewhere(shard)), _) => {
                     ShardAnswer::Elsewhere { shard: *shard, command: Box::new(command.clone()) }
                 }
-                (Some(Learned::Refused(refusal)), _) => ShardAnswer::Outcome(Err(refusal.clone())),
-                (Some(Learned::Absent(_)) | None, _) => ShardAnswer::Outcome(Err(Refusal::Overloaded)),
+                (Some(Learned::Refused(refusal)), _) => ShardAnswer::refused(refusal.clone()),
+                (Some(Learned::Absent(_)) | None, _) => ShardAnswer::refused(Refusal::Overloaded),
             });
         }
     }

@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::checkpoint::{OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{
-    Action, ChangeKind, ChangeStock, Command, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release,
-    Reserve, Return, SetStatus, StockStatus,
+    Action, ChangeKind, ChangeStock, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release, Reserve,
+    Return, SetStatus, StockStatus,
 };
 use crate::event::{Change, Event};
 use crate::home::attempt::{Judged, branches_of, branches_of_late, judge_late, judge_reserve};
 use crate::home::{HomeImage, HomeStep};
 use crate::ids::{AttemptId, ChainHash, Epoch, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
-use crate::outcome::{Answer, Outcome, Refusal};
+use crate::inner::{InnerAnswer, InnerCommand, InnerOutcome};
 use crate::state::{Decision, Departed, Need, State, Stored};
 use crate::store::{FlushBatch, Flushed, Store, StoreError, StoredOrderKind, StoredSku, Wanted};
 
@@ -106,9 +106,9 @@ impl TestShard {
     ///
     /// # Panics
     /// When the event does not fit its own state.
-    pub fn run(&mut self, action: Action) -> Outcome {
+    pub fn run(&mut self, command: impl Into<InnerCommand>) -> InnerOutcome {
         self.now = self.now.plus_millis(1);
-        match self.state.decide(&action.into(), self.now) {
+        match self.state.decide(&command.into(), self.now) {
             Decision::Answer(outcome) => outcome,
             Decision::Elsewhere => panic!("it belongs to another shard"),
             Decision::Log(event) => {
@@ -125,9 +125,10 @@ impl TestShard {
     ///
     /// # Panics
     /// When it is.
-    pub fn must(&mut self, action: Action) {
-        let asked = format!("{action:?}");
-        self.run(action).unwrap_or_else(|refusal| panic!("{asked}: {refusal}"));
+    pub fn must(&mut self, command: impl Into<InnerCommand>) {
+        let command = command.into();
+        let asked = format!("{command:?}");
+        self.run(command).unwrap_or_else(|refusal| panic!("{asked}: {refusal}"));
     }
 
     /// Logs a change that the shard makes by itself.
@@ -179,10 +180,10 @@ impl TestShard {
     ///
     /// # Panics
     /// When what the store has can't be decided on.
-    pub async fn load_for(&mut self, store: &dyn Store, action: &Action) {
+    pub async fn load_for(&mut self, store: &dyn Store, command: &InnerCommand) {
         loop {
             let mut needs = Vec::new();
-            self.state.needs(&Command::from(action.clone()), &Known(self), &mut needs);
+            self.state.needs(command, &Known(self), &mut needs);
             if needs.is_empty() {
                 return;
             }
@@ -210,7 +211,10 @@ impl TestShard {
                 match order.kind {
                     StoredOrderKind::Plain(image) => orders.push(image),
                     StoredOrderKind::Home(home) => {
-                        self.must(Action::Home(Box::new(HomeStep::Load(Box::new(home)))))
+                        if let Some(change) = self.state.decide_home_loaded(&home).expect("it can be loaded")
+                        {
+                            self.log(change);
+                        }
                     }
                 }
             }
@@ -226,27 +230,25 @@ impl TestShard {
     }
 
     /// Carries out a command, with what the store has of it.
-    pub async fn run_with(&mut self, store: &dyn Store, action: Action) -> Outcome {
-        self.load_for(store, &action).await;
-        self.run(action)
+    pub async fn run_with(&mut self, store: &dyn Store, command: impl Into<InnerCommand>) -> InnerOutcome {
+        let command = command.into();
+        self.load_for(store, &command).await;
+        self.run(command)
     }
 
     /// Reserves an order over several shards: its branches here, and at its home when all of them hold. Decides
     /// nothing when one does not.
-    pub async fn span(&mut self, store: &dyn Store, reserve: Reserve, attempt: u64) -> Outcome {
+    pub async fn span(&mut self, store: &dyn Store, reserve: Reserve, attempt: u64) -> InnerOutcome {
         let attempt = AttemptId(attempt);
         let mut answers = Vec::new();
         for branch in branches_of(&reserve, attempt) {
-            answers.push(self.run_with(store, branch.command.action).await);
+            answers.push(self.run_with(store, branch.command).await);
         }
         match judge_reserve(&reserve, attempt, &answers) {
-            Judged::Held(lines) => {
-                self.run_with(store, Action::Home(Box::new(HomeStep::Reserve { reserve, attempt, lines })))
-                    .await
-            }
+            Judged::Held(lines) => self.run_with(store, HomeStep::Reserve { reserve, attempt, lines }).await,
             Judged::Refused { refusal, releases } => {
                 for branch in releases {
-                    let _ = self.run_with(store, branch.command.action).await;
+                    let _ = self.run_with(store, branch.command).await;
                 }
                 Err(refusal)
             }
@@ -254,24 +256,21 @@ impl TestShard {
     }
 
     /// Has the home of an order decide, and holds the units of a late payment before that; `attempt` is for these.
-    pub async fn decide(&mut self, store: &dyn Store, action: Action, attempt: u64) -> Outcome {
-        let outcome = self.run_with(store, action.clone()).await;
-        let (Action::Confirm(confirm), Err(Refusal::HoldFirst(lines))) = (action, &outcome) else {
-            return outcome;
+    pub async fn decide(&mut self, store: &dyn Store, action: Action, attempt: u64) -> InnerOutcome {
+        let (confirm, lines) = match self.run_with(store, action).await {
+            Ok(InnerAnswer::HoldFirst { confirm, lines }) => (confirm, lines),
+            outcome => return outcome,
         };
         let (order_no, attempt) = (confirm.order_no.clone(), AttemptId(attempt));
         let mut answers = Vec::new();
-        for branch in branches_of_late(&order_no, lines, attempt) {
-            answers.push(self.run_with(store, branch.command.action).await);
+        for branch in branches_of_late(&order_no, &lines, attempt) {
+            answers.push(self.run_with(store, branch.command).await);
         }
-        match judge_late(&order_no, lines, attempt, &answers) {
-            Judged::Held(_) => {
-                let step = HomeStep::Late { confirm, attempt, lines: lines.clone() };
-                self.run_with(store, Action::Home(Box::new(step))).await
-            }
+        match judge_late(&order_no, &lines, attempt, &answers) {
+            Judged::Held(_) => self.run_with(store, HomeStep::Late { confirm, attempt, lines }).await,
             Judged::Refused { refusal, releases } => {
                 for branch in releases {
-                    let _ = self.run_with(store, branch.command.action).await;
+                    let _ = self.run_with(store, branch.command).await;
                 }
                 Err(refusal)
             }
@@ -280,18 +279,18 @@ impl TestShard {
 
     /// Tells the branches of an order what is pending.
     pub async fn carry(&mut self, store: &dyn Store, number: &str) {
-        let step = |step| Action::Home(Box::new(step));
-        let pending = self.run_with(store, step(HomeStep::Pending(order(number)))).await;
-        let Ok(Answer::Pending(errands)) = pending else { return };
+        let pending = self.run_with(store, HomeStep::Pending(order(number))).await;
+        let Ok(InnerAnswer::Decided { errands, .. }) = pending else { return };
         for errand in errands {
             for branch in errand.commands {
-                let told = branch.command.action;
-                let said = format!("{told:?}");
-                self.run_with(store, told).await.unwrap_or_else(|refusal| panic!("{said}: {refusal}"));
+                let said = format!("{:?}", branch.command);
+                self.run_with(store, branch.command)
+                    .await
+                    .unwrap_or_else(|refusal| panic!("{said}: {refusal}"));
             }
             let carried =
                 HomeStep::Carried { order_no: order(number), through: errand.number, serials: Vec::new() };
-            self.must(step(carried));
+            self.must(carried);
         }
     }
 

@@ -78,9 +78,6 @@ impl Naive {
                 self.known(order_no)?;
                 self.order_answer(order_no, Effect::Replayed)
             }
-            Action::Expire(_) | Action::Home(_) => {
-                unreachable!("the model knows of no shards")
-            }
         }
     }
 
