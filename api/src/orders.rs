@@ -12,9 +12,8 @@ use crate::limits::DEFAULT_PAGE_ROWS;
 use crate::problem::Problem;
 use crate::wire::answers::{AnyBody, created};
 use crate::wire::list::{OrdersBody, OrdersQuery};
-use crate::wire::orders::{
-    ConfirmBody, ExtendBody, OrderBody, ReleaseBody, ReserveBody, ReturnBody, StatusName,
-};
+use crate::wire::order::{OrderBody, StatusName};
+use crate::wire::orders::{ConfirmBody, ExtendBody, ReleaseBody, ReserveBody, ReturnBody};
 use crate::wire::values::{cursor_of, id, of_cursor};
 
 /// Holds stock for an order. The same request again gets the same answer.

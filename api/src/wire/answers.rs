@@ -4,7 +4,7 @@ use hotstock_engine::outcome::{Answer, Effect};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::orders::OrderBody;
+use super::order::OrderBody;
 use super::stock::{SkuBody, StockBody};
 use crate::problem::ProblemBody;
 

@@ -11,7 +11,7 @@ use serde::de::{Error, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::orders::{OrderBody, StatusName};
+use super::order::{OrderBody, StatusName};
 use super::values::{Number, id};
 
 /// One page of the list of orders.
