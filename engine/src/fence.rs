@@ -10,8 +10,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::ids::Epoch;
+use crate::ids::{Epoch, TakeId};
 use crate::outcome::Refusal;
+use crate::ownership::untaken;
+use crate::store::Ownership;
 use crate::sync::unpoisoned;
 
 /// See the top of the file.
@@ -21,6 +23,8 @@ pub(crate) struct Fence {
     epoch: watch::Sender<Epoch>,
     /// The highest epoch that it asked for. The store may name it before the answer is here.
     asked: AtomicU64,
+    /// The take that it asked for last.
+    take: Mutex<Option<TakeId>>,
     /// Something keeps it from serving: look at `why`. Most checks read nothing else.
     closed: AtomicBool,
     /// Set once.
@@ -45,6 +49,7 @@ impl Fence {
         Self {
             epoch: watch::Sender::new(Epoch::ZERO),
             asked: AtomicU64::new(0),
+            take: Mutex::default(),
             closed: AtomicBool::new(false),
             why: Mutex::default(),
             lease: Lease { is_needed: with_lease, start: Instant::now(), until: AtomicU64::new(0) },
@@ -104,20 +109,45 @@ impl Fence {
     }
 
     /// The store named its newest epoch when it refused ours. A newer one fences; an older one says that the store
-    /// went back in time, and the heartbeat takes it again.
-    pub fn found_newest(&self, newest: Epoch) {
-        let ours = self.epoch().max(Epoch(self.asked.load(Ordering::Acquire)));
-        if newest > ours {
-            self.fence(format!(
-                "another server took the store over (its epoch is {newest}, ours {}); what this one answered and did not flush: \
-                 `hotstock unflushed --data-dir …`",
-                self.epoch()
+    /// went back in time, and the heartbeat takes it again. With `take`, the one that the store says it is of, it is
+    /// told from a row that somebody wrote into.
+    pub fn found_newest(&self, newest: Epoch, take: Option<TakeId>) {
+        if !self.is_beyond(newest) {
+            return;
+        }
+        let ours = self.epoch();
+        if take.is_some() && take == *unpoisoned(self.take.lock()) {
+            return self.fence(format!(
+                "the store says that its epoch is {newest}, in the take of this very server, which took epoch {ours}: the row of its \
+                 table `server` was changed by hand. Set its `epoch` to {ours} and start again"
             ));
+        }
+        self.fence(format!(
+            "another server took the store over (its epoch is {newest}, ours {ours}); what this one answered and did not flush: \
+             `hotstock unflushed --data-dir …`"
+        ));
+    }
+
+    /// Whether an epoch is above all that this server took or asked for: then [`Fence::found`] says what that means.
+    pub fn is_beyond(&self, epoch: Epoch) -> bool {
+        epoch > self.newest()
+    }
+
+    /// What the store says of itself: another server took it, or its rows were changed by hand.
+    pub fn found(&self, store: &Ownership) {
+        self.found_newest(store.epoch, store.take);
+        if let Some(not_ours) = untaken(&store.watermarks, store.epoch, self.newest()) {
+            self.fence(not_ours.to_string());
         }
     }
 
-    /// The store is about to be asked for this epoch.
-    pub fn asking(&self, epoch: Epoch) {
+    fn newest(&self) -> Epoch {
+        self.epoch().max(Epoch(self.asked.load(Ordering::Acquire)))
+    }
+
+    /// The store is about to be asked for this epoch, in this take.
+    pub fn asking(&self, epoch: Epoch, take: TakeId) {
+        *unpoisoned(self.take.lock()) = Some(take);
         self.asked.store(epoch.0, Ordering::Release);
     }
 

@@ -15,7 +15,7 @@ use crate::journal::{JournalError, JournalReader};
 use crate::limits::{MAX_HISTORY_TRIES, MAX_UNFLUSHED_SCAN};
 use crate::outcome::Refusal;
 use crate::shard::shared::ShardShared;
-use crate::store::JournalRow;
+use crate::store::{JournalRow, StoreError};
 use crate::store_link::{StoreLink, refusal_of};
 
 /// Events read at once.
@@ -50,7 +50,13 @@ impl History {
         let asked = Asked { sku_id, after, limit };
         for _ in 0..MAX_HISTORY_TRIES {
             let stored = self.link.store().stock_journal(sku_id, after, limit).await;
-            let stored = self.link.noted(stored).map_err(refusal_of)?;
+            let stored = self.link.noted(stored).map_err(|error| match error {
+                // A row of its journal can't be read, now or later; nothing else is at fault.
+                StoreError::Inconsistent(problem) => {
+                    Refusal::StockInconsistent { sku_id: sku_id.clone(), problem }
+                }
+                error => refusal_of(error),
+            })?;
             let flushed = stored.flushed(shard);
             let mut rows = stored.rows;
             let Some(new) = self.unflushed(shard, flushed, &asked, &rows).await? else { continue };

@@ -182,10 +182,13 @@ impl Epoch {
     /// Before the first start.
     pub const ZERO: Self = Self(0);
 
-    /// The one after it.
+    /// The last that a store can keep: its numbers are signed.
+    pub const LAST: Self = Self(i64::MAX as u64);
+
+    /// The one after it; none after [`Epoch::LAST`].
     #[must_use]
-    pub fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
+    pub fn next(self) -> Option<Self> {
+        (self < Self::LAST).then(|| Self(self.0 + 1))
     }
 }
 

@@ -149,8 +149,11 @@ impl Batch {
                     add(&counters.loaded_skus, loaded.skus.len() as u64);
                     add(&counters.loaded_orders, loaded.orders.len() as u64);
                     add(&counters.loaded_requests, loaded.requests.len() as u64);
-                    // A newer one says that another server took the store.
-                    loaded.watermarks.iter().for_each(|mark| link.fence().found_newest(mark.epoch));
+                    // Another server took the store, or somebody wrote into the row: the store says which.
+                    if loaded.watermarks.iter().any(|mark| link.fence().is_beyond(mark.epoch)) {
+                        let store = link.noted(link.store().ownership().await).map_err(refusal_of)?;
+                        link.fence().found(&store);
+                    }
                     let missing = wanted.orders.len() + wanted.requests.len();
                     let found = loaded.orders.len() + loaded.requests.len();
                     add(not_found, missing.saturating_sub(found) as u64);

@@ -183,7 +183,7 @@ impl Owner {
         if fence.epoch() != ours {
             return;
         }
-        fence.found_newest(store.epoch);
+        fence.found(&store);
         let is_ours = store.take.is_some_and(|take| self.identity.takes().contains(&take));
         if store.epoch == ours && !is_ours {
             fence.fence("another server took the store with the same epoch, after the store was restored");
@@ -212,7 +212,7 @@ impl Owner {
         // Before the store has it: then a crash, or an answer that is lost, leaves no doubt about whose it is.
         let id = self.written(move |identity| identity.intend(taken)).await?;
         let take = Take { id, server, shards, after, epoch, lease_seconds, over, judged };
-        fence.asking(epoch);
+        fence.asking(epoch, id);
         let from = Instant::now();
         let taken =
             timeout(Duration::from_millis(HEARTBEAT_TIMEOUT_MILLIS), self.link.store().take(&take)).await;

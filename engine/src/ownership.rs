@@ -130,6 +130,26 @@ fn may_take(
         ));
     }
     let knows = store.take.is_some_and(|take| mine.takes.contains(&take));
+    let is_new = is_fresh && store.server != Some(mine.server);
+    if is_used && mine.takes.is_empty() && !is_new && !mine.take_over {
+        // Takes are written down before the store has them: it had some.
+        let who = match store.server {
+            Some(server) if server == mine.server => "this directory, or a copy of it,".to_owned(),
+            Some(server) => format!("server {server}"),
+            None => "a server".to_owned(),
+        };
+        let why = format!(
+            "its file `epoch`, where it keeps which takes of the store are its own, is missing or names none, and {who} took the \
+             store (epoch {})",
+            store.epoch
+        );
+        let way_out = format!(
+            "Put that file back if there is one; if no copy of this directory served since, or it is given up: \
+             `hotstock serve --take-over`, which looks whether the journal here has all that the store has; else make a new \
+             directory with `hotstock recover --from-store`; {UNFLUSHED}"
+        );
+        return Err(NotOurs::fenced(why, way_out));
+    }
     if is_used && !knows && !mine.take_over {
         let who = match store.server {
             Some(server) if server == mine.server => "a copy of it".to_owned(),
@@ -143,7 +163,7 @@ fn may_take(
             format!("the store is an older one, and {who} took it there (epoch {theirs}, here {ours})")
         };
         let way_out = format!(
-            "If that one is gone for good and flushed nothing, or the file `epoch` of this directory was lost or is an older one: \
+            "If that one is gone for good and flushed nothing, or the file `epoch` of this directory is an older one: \
              `hotstock serve --take-over`; else make a new directory with `hotstock recover --from-store`; {UNFLUSHED}"
         );
         return Err(NotOurs::fenced(why, way_out));
@@ -158,28 +178,61 @@ fn may_take(
     for shard in shards {
         let mark = store.watermarks.iter().find(|mark| mark.shard == shard);
         let mark = mark.copied().unwrap_or(Watermark { shard, ..Watermark::default() });
-        if mark.epoch > store.epoch.max(mine.epoch) {
-            let why = format!(
-                "the store says that shard {shard} was flushed in epoch {}, and that its newest is {}: a row of `watermarks` or `server` \
-                 was changed by hand, or one of the tables was restored without the others",
-                mark.epoch, store.epoch
-            );
-            return Err(NotOurs::fenced(
-                why,
-                "Restore the store as a whole, or put the row right, and start again",
-            ));
+        if let Some(not_ours) = untaken(&[mark], store.epoch, mine.epoch) {
+            return Err(not_ours);
         }
         contains(&mark, bounds(shard), &chain)?;
     }
+    let newest = store.epoch.max(mine.epoch);
+    let Some(epoch) = newest.next() else { return Err(exhausted(store, mine.epoch)) };
     // What holds the store, or has a lease of it, is a process of this very directory, which died.
     let is_own = knows && mine.same_place;
     let runs = store.lease_until.map_or(0, |until| until.0.saturating_sub(store.now.0));
     Ok(Verdict::Take {
         after: store.epoch,
-        epoch: store.epoch.max(mine.epoch).next(),
+        epoch,
         over: mine.take_over || is_own,
         wait_millis: if is_own { 0 } else { runs },
     })
+}
+
+/// A watermark of an epoch that no server took: neither above what the store says is its newest, nor above `ours`.
+pub(crate) fn untaken(watermarks: &[Watermark], newest: Epoch, ours: Epoch) -> Option<NotOurs> {
+    let Watermark { shard, epoch, .. } = watermarks.iter().find(|mark| mark.epoch > newest.max(ours))?;
+    let why = format!(
+        "the store says that shard {shard} was flushed in epoch {epoch}, which no server took, since its newest is {newest}: a row of \
+         `watermarks` or `server` was changed by hand, or one of the tables was restored without the others"
+    );
+    Some(NotOurs::fenced(
+        why,
+        format!(
+            "Restore the store as a whole, or set `epoch` of that row of `watermarks` to {newest}, and start again"
+        ),
+    ))
+}
+
+/// There is no epoch above the newest. Nobody starts so often: it was written by hand.
+fn exhausted(store: &Ownership, mine: Epoch) -> NotOurs {
+    let newest = store.epoch.max(mine);
+    let (whose, way_out) = if mine < newest {
+        let flushed = store.watermarks.iter().map(|mark| mark.epoch).filter(|epoch| *epoch < newest);
+        let right = flushed.max().unwrap_or_default().max(mine);
+        (
+            "the row of the store's table `server`",
+            format!("Set `epoch` of that row to {right} and start again"),
+        )
+    } else {
+        (
+            "the file `epoch` of this directory",
+            "Put that file back, or remove it and start once with `--take-over`; set `epoch` of the row of the store's table \
+             `server` to what it was"
+                .to_owned(),
+        )
+    };
+    let why = format!(
+        "the newest epoch is {newest}, and there is none above it that a start could take: {whose} was changed by hand"
+    );
+    NotOurs::fenced(why, way_out)
 }
 
 /// Whether a journal has the event of a watermark, with the same events before it.
@@ -255,7 +308,8 @@ pub async fn seize(
             "Start `hotstock serve` with a new directory",
         ));
     }
-    let (shards, after, epoch) = (owned.shards, owned.epoch, owned.epoch.next());
+    let (shards, after) = (owned.shards, owned.epoch);
+    let Some(epoch) = after.next() else { return Err(exhausted(&owned, Epoch::ZERO)) };
     // No directory has it: what is taken from the store for a directory is given to that in a take of its own.
     let id = TakeId(server.0);
     let take = Take { id, server, shards, after, epoch, lease_seconds, over, judged: None };
@@ -271,8 +325,8 @@ pub async fn seize(
 /// # Errors
 /// [`NotOurs`].
 pub async fn hand_over(store: &dyn Store, seized: &Seized, to: &dyn Identity) -> Result<Epoch, NotOurs> {
-    let (server, shards, after, epoch) =
-        (to.server(), seized.owned.shards, seized.epoch, seized.epoch.next());
+    let (server, shards, after) = (to.server(), seized.owned.shards, seized.epoch);
+    let Some(epoch) = after.next() else { return Err(exhausted(&seized.owned, Epoch::ZERO)) };
     let id = to.intend(seized.owned.take).map_err(NotOurs::Unavailable)?;
     let take = Take { id, server, shards, after, epoch, lease_seconds: 0, over: true, judged: None };
     store.take(&take).await.map_err(unavailable)?;
@@ -534,6 +588,39 @@ mod tests {
         // A table `server` that is older than the others: it is taken again.
         let older = |c: &mut Case| (c.store.epoch, c.store.take) = (Epoch(4), Some(TakeId(4)));
         assert_eq!(with(older), take(4, 6, true, 0));
+    }
+
+    #[test]
+    fn a_directory_that_lost_its_file_of_takes_is_told_that() {
+        let lost = |c: &mut Case| {
+            (c.mine.epoch, c.mine.same_place) = (Epoch::ZERO, false);
+            c.mine.takes.clear();
+        };
+        refused(with(lost), "its file `epoch`, where it keeps which takes");
+        refused(with(lost), "this directory, or a copy of it, took the store (epoch 5)");
+        let before_any_event = |c: &mut Case| {
+            fresh(c);
+            c.store.watermarks.clear();
+        };
+        refused(with(before_any_event), "its file `epoch`, where it keeps which takes");
+        let of_another = |c: &mut Case| {
+            before_any_event(c);
+            c.store.server = Some(OTHER);
+        };
+        refused(with(of_another), "took the store after it (epoch 5, here 0)");
+        let given_up = |c: &mut Case| {
+            lost(c);
+            c.mine.take_over = true;
+        };
+        assert_eq!(with(given_up), take(5, 6, true, 0));
+    }
+
+    #[test]
+    fn an_epoch_that_cannot_be_raised_any_more_is_refused() {
+        refused(with(|c| c.store.epoch = Epoch::LAST), "the row of the store's table `server` was changed");
+        refused(with(|c| c.mine.epoch = Epoch(u64::MAX)), "the file `epoch` of this directory was changed");
+        let last = Epoch::LAST.0;
+        assert_eq!(with(|c| c.store.epoch = Epoch(last - 1)), take(last - 1, last, true, 0));
     }
 
     #[test]

@@ -588,13 +588,15 @@ pub enum StoreError {
     /// Too much contention: the retries are used up. Nothing happened.
     #[error("the store is busy: {0}")]
     Busy(String),
-    /// Another server took the store.
+    /// The store names another epoch as its newest: another server took it, or it went back in time.
     #[error("the store was taken over by another server: its epoch is {newest}, ours {ours}")]
     Fenced {
         /// The epoch of whoever was refused.
         ours: Epoch,
         /// The newest.
         newest: Epoch,
+        /// The take that the store says it is of.
+        take: Option<TakeId>,
     },
     /// Another process holds the store.
     #[error("another server is using this store")]

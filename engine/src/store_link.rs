@@ -93,9 +93,9 @@ impl StoreLink {
                 *unpoisoned(self.problem.lock()) = None;
                 tracing::info!("the store answers again");
             }
-            Err(StoreError::Fenced { newest, .. }) => {
+            Err(StoreError::Fenced { newest, take, .. }) => {
                 add(&self.counters.store_errors, 1);
-                self.fence.found_newest(*newest);
+                self.fence.found_newest(*newest, *take);
             }
             // The store answers: contention is no sign of one that is away, nor is a row that does not fit.
             Err(StoreError::Busy(_) | StoreError::OwnerAlive | StoreError::Inconsistent(_)) => {

@@ -97,7 +97,22 @@ impl CheckpointStore for FileCheckpoints {
 }
 
 fn of_shard(shard: ShardId) -> impl Fn(FileError) -> CheckpointError {
-    move |error| CheckpointError { shard, problem: error.to_string() }
+    move |error| {
+        let way_out = if error.damage { way_out(&error.path) } else { String::new() };
+        CheckpointError { shard, problem: format!("{error}{way_out}") }
+    }
+}
+
+/// What can be done about a checkpoint that is damaged, in words.
+fn way_out(path: &Path) -> String {
+    let others = numbers(&parent(path)).unwrap_or_default();
+    let is_older = others.iter().any(|number| file(&parent(path), *number) < *path);
+    let instead = if is_older { "the checkpoint before it and the journal" } else { "the journal alone" };
+    format!(
+        ". Put back what was written there, or move that file away and start again: what it had is taken from {instead}, if the \
+         journal still goes back so far; a start that does not find all of it is refused and changes nothing. Else make a new \
+         directory with `hotstock recover --from-store`; `hotstock unflushed --data-dir …` lists what the store never got"
+    )
 }
 
 fn file(dir: &Path, number: u64) -> PathBuf {

@@ -223,6 +223,7 @@ fn every_changed_byte_is_an_error() {
         fs::write(&file, changed).unwrap();
         let error = home.read().expect_err(&format!("byte {at}"));
         assert!(error.contains("checkpoints/shard-001"), "{error}");
+        assert!(error.contains("move that file away") && error.contains("the journal alone"), "{error}");
     }
 }
 
@@ -238,6 +239,10 @@ fn every_cut_and_every_addition_is_an_error() {
     }
     fs::write(&file, [&whole[..], b"x"].concat()).unwrap();
     assert!(home.read().is_err());
+    // One that an operator put back beside it.
+    fs::write(file.with_file_name("000000000000"), &whole).unwrap();
+    let error = home.read().unwrap_err();
+    assert!(error.contains("is taken from the checkpoint before it and the journal"), "{error}");
 }
 
 #[test]

@@ -468,6 +468,18 @@ async fn a_row_that_cant_be_read_hides_no_other() {
     server.flushed().await;
     server.is_fixed().await;
 
+    let row = "WHERE sku_id = 'cold' AND warehouse_id = 1 AND version = 2";
+    server.tamper(&format!("UPDATE stock_journal SET lsn = -lsn {row}")).await;
+    let refused = server.engine.stock_journal(&sku("cold"), &[], 100).await;
+    let told = "the row of its journal of warehouse 1, version 2, can't be read";
+    assert!(
+        matches!(&refused, Err(Refusal::StockInconsistent { problem, .. }) if problem.contains(told)),
+        "{refused:?}"
+    );
+    server.engine.stock_journal(&sku("other"), &[], 100).await.unwrap();
+    server.tamper(&format!("UPDATE stock_journal SET lsn = -lsn {row}")).await;
+    server.engine.stock_journal(&sku("cold"), &[], 100).await.unwrap();
+
     server.tamper("UPDATE order_lines SET quantity = -1 WHERE order_no = 'c-3'").await;
     let order = OrderNo::new("c-3").unwrap();
     // Its number is not free.

@@ -281,7 +281,8 @@ async fn a_take_over_in_the_middle_of_flushes_fences_them() {
     other.take(&Take { id: TakeId(99), server: ServerId(2), over: true, ..taking(1) }).await.unwrap();
     let at = other.ownership().await.unwrap().watermarks.first().map(|mark| mark.lsn);
     let (shard, ended) = flusher.await.unwrap();
-    assert_eq!(ended, Err(StoreError::Fenced { ours: Epoch(1), newest: Epoch(2) }));
+    let take = Some(TakeId(99));
+    assert_eq!(ended, Err(StoreError::Fenced { ours: Epoch(1), newest: Epoch(2), take }));
     assert_eq!(at.unwrap_or_default(), shard.flushed, "nothing came after it was taken");
 }
 

@@ -197,7 +197,7 @@ async fn fenced() -> Answer {
     let (fixture, mut client) = with_ten().await;
     let other = fixture.store.session();
     let after = other.ownership().await.unwrap().epoch;
-    let (server, epoch) = (ServerId(2), after.next());
+    let (server, epoch) = (ServerId(2), after.next().unwrap());
     other
         .take(&Take {
             id: TakeId(2),

@@ -10,12 +10,12 @@ use crate::checkpoint::Identity;
 use crate::clock::Timestamp;
 use crate::fence::Fence;
 use crate::flusher::tests::{Fixture, SHARD};
-use crate::ids::{Epoch, Lsn};
+use crate::ids::{Epoch, Lsn, TakeId};
 use crate::journal::JournalReader;
 use crate::ownership::{NotOurs, hand_over, seize};
 use crate::restore::restore;
 use crate::state::State;
-use crate::store::{Store, Take};
+use crate::store::{Store, Take, Watermark};
 use crate::testing::{ManualClock, MemoryIdentity, MemoryJournal, MemoryStore};
 
 fn owner_of(fixture: &Fixture, take_over: bool) -> Owner {
@@ -257,6 +257,43 @@ async fn another_server_on_a_restored_store_fences_at_the_heartbeat() {
     assert!(next.link.fence().is_fenced_for_good());
 }
 
+/// A row that somebody wrote into is no take-over, whether a flush, a load or the heartbeat meets it first.
+#[tokio::test]
+async fn an_epoch_that_nobody_took_is_told_as_what_it_is() {
+    let in_watermark = |store: &MemoryStore| {
+        let mark = store.watermark(SHARD);
+        store.set_watermark(Watermark { epoch: Epoch(99), ..mark });
+    };
+    let in_server: fn(&MemoryStore) = |store| store.set_epoch(Epoch(99));
+    let exhausted: fn(&MemoryStore) = |store| store.set_epoch(Epoch::LAST);
+    let told = [
+        (
+            in_watermark as fn(&MemoryStore),
+            "flushed in epoch 99, which no server took, since its newest is 1",
+        ),
+        (in_server, "its epoch is 99, in the take of this very server, which took epoch 1"),
+        (exhausted, "in the take of this very server"),
+    ];
+    for (edit, word) in told {
+        let (mut fixture, owner) = started().await;
+        fixture.some_events();
+        fixture.flush().await.unwrap();
+        edit(&fixture.store);
+        owner.beat(&fixture.flushers).await;
+        let why = fixture.link.fence().fenced().expect("it is fenced");
+        assert!(why.contains(word) && why.contains("by hand"), "{why}");
+        assert!(fixture.link.fence().is_fenced_for_good());
+    }
+    let (mut fixture, _) = started().await;
+    fixture.some_events();
+    in_server(&fixture.store);
+    fixture.flush().await.unwrap_err();
+    let why = fixture.link.fence().fenced().expect("it is fenced");
+    assert!(why.contains("in the take of this very server"), "{why}");
+    exhausted(&fixture.store);
+    is_fenced(start(&again(&fixture), false).await, "there is none above it");
+}
+
 #[tokio::test]
 async fn a_lease_that_ends_fences_until_it_is_renewed() {
     let fence = Fence::new(true);
@@ -270,13 +307,13 @@ async fn a_lease_that_ends_fences_until_it_is_renewed() {
     fence.renewed(Instant::now(), Duration::from_secs(60));
     fence.check().unwrap();
     fence.took(Epoch(3));
-    fence.found_newest(Epoch(2));
+    fence.found_newest(Epoch(2), None);
     fence.check().unwrap();
-    fence.asking(Epoch(4));
-    fence.found_newest(Epoch(4));
+    fence.asking(Epoch(4), TakeId(4));
+    fence.found_newest(Epoch(4), None);
     fence.check().unwrap();
     fence.not_given();
-    fence.found_newest(Epoch(4));
+    fence.found_newest(Epoch(4), None);
     fence.renewed(Instant::now(), Duration::from_secs(60));
     fence.check().unwrap_err();
     assert!(fence.is_fenced_for_good());
@@ -318,8 +355,8 @@ async fn what_was_taken_while_nobody_waited_is_taken_again() {
     // The answer to a take of epoch 2 was lost, once before and once after it was recorded.
     for (taken, recorded) in [(2, 1), (4, 4)] {
         let after = fixture.store.ownership().await.unwrap().epoch;
-        fixture.link.fence().asking(Epoch(taken));
         let id = fixture.identity.intend(None).unwrap();
+        fixture.link.fence().asking(Epoch(taken), id);
         let take = Take {
             id,
             server: fixture.identity.server(),

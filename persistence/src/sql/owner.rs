@@ -43,11 +43,14 @@ async fn read_server(tx: &mut dyn Tx, lock: &str) -> Result<Server, SqlError> {
 /// once.
 pub(super) async fn check_epoch(tx: &mut dyn Tx, ours: Epoch) -> Result<(), SqlError> {
     let lock = tx.dialect().for_share();
-    let sql = format!("SELECT epoch FROM server WHERE id = 1{lock}");
+    let sql = format!("SELECT epoch, take FROM server WHERE id = 1{lock}");
     let rows = tx.rows(&sql, &[]).await?;
-    let newest =
-        rows.first().ok_or_else(|| broken("the row of its table `server` is missing"))?.fields().epoch()?;
-    if newest == ours { Ok(()) } else { Err(StoreError::Fenced { ours, newest }.into()) }
+    let f = &mut rows.first().ok_or_else(|| broken("the row of its table `server` is missing"))?.fields();
+    let newest = f.epoch()?;
+    if newest == ours {
+        return Ok(());
+    }
+    Err(StoreError::Fenced { ours, newest, take: f.take_or_null().unwrap_or_default() }.into())
 }
 
 /// See [`Store::ownership`](hotstock_engine::store::Store::ownership).
@@ -71,10 +74,10 @@ pub(super) async fn take(store: &SqlStore, take: &Take) -> Result<(), StoreError
     // Before the epoch is looked at: whoever has the lock and the newest epoch is the only one.
     if !store.backend.hold().await? && !take.over {
         // One that has an old epoch is told that first.
-        let epoch = store.run(&Owner).await?.epoch;
+        let Ownership { epoch, take: newest_take, .. } = store.run(&Owner).await?;
         let is_old = epoch != take.after && epoch != take.epoch;
         return Err(if is_old {
-            StoreError::Fenced { ours: take.epoch, newest: epoch }
+            StoreError::Fenced { ours: take.epoch, newest: epoch, take: newest_take }
         } else {
             StoreError::OwnerAlive
         });
@@ -99,7 +102,7 @@ impl Work for Take {
         let server = read_server(tx, lock).await?;
         let is_again = server.epoch == self.epoch && server.take == Some(self.id);
         if server.epoch != self.after && !is_again {
-            return Err(StoreError::Fenced { ours: self.epoch, newest: server.epoch }.into());
+            return Err(server.fenced(self.epoch).into());
         }
         if !is_again {
             // Behind the lock of the row: a flush that was quicker is seen, and none comes after it.
@@ -180,7 +183,11 @@ impl Work for Renew {
 
 impl Server {
     fn check(&self, ours: Epoch) -> Result<(), StoreError> {
-        if self.epoch == ours { Ok(()) } else { Err(StoreError::Fenced { ours, newest: self.epoch }) }
+        if self.epoch == ours { Ok(()) } else { Err(self.fenced(ours)) }
+    }
+
+    fn fenced(&self, ours: Epoch) -> StoreError {
+        StoreError::Fenced { ours, newest: self.epoch, take: self.take }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::ManualClock;
 use crate::checkpoint::{OrderImage, StockImage};
 use crate::clock::{Clock, Timestamp};
-use crate::ids::{Epoch, OrderNo, RequestId, SkuId, WarehouseId};
+use crate::ids::{Epoch, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use crate::outcome::{OrderView, StockView};
 use crate::store::{
     Anomaly, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned, Repair,
@@ -207,6 +207,17 @@ impl MemoryStore {
     /// Deletes an order by hand.
     pub fn delete_order(&self, order_no: &OrderNo) {
         self.tables().orders.remove(order_no);
+    }
+
+    /// Sets the epoch in the row of the server by hand.
+    pub fn set_epoch(&self, epoch: Epoch) {
+        self.tables().epoch = epoch;
+    }
+
+    /// The watermark of a shard.
+    #[must_use]
+    pub fn watermark(&self, shard: ShardId) -> Watermark {
+        self.tables().watermarks.get(&shard).copied().unwrap_or_default()
     }
 
     /// Sets a watermark by hand.

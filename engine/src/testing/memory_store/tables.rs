@@ -69,7 +69,7 @@ impl Tables {
     pub fn take(&mut self, session: u64, take: &Take, now: Timestamp) -> Result<(), StoreError> {
         let is_again = self.epoch == take.epoch && self.taken == Some(take.id);
         if !is_again && self.epoch != take.after {
-            return Err(StoreError::Fenced { ours: take.epoch, newest: self.epoch });
+            return Err(StoreError::Fenced { ours: take.epoch, newest: self.epoch, take: self.taken });
         }
         if !take.over && self.holder.is_some_and(|holder| holder != session) {
             return Err(StoreError::OwnerAlive);
@@ -105,7 +105,8 @@ impl Tables {
 
     /// Whoever writes names the newest epoch.
     pub fn check_epoch(&self, ours: Epoch) -> Result<(), StoreError> {
-        if ours == self.epoch { Ok(()) } else { Err(StoreError::Fenced { ours, newest: self.epoch }) }
+        let fenced = StoreError::Fenced { ours, newest: self.epoch, take: self.taken };
+        if ours == self.epoch { Ok(()) } else { Err(fenced) }
     }
 
     pub fn watermarks(&self) -> Vec<Watermark> {

@@ -5,8 +5,8 @@ use crate::ids::{Epoch, Lsn, ServerId};
 use crate::store::{Prune, Repair, StoreError, Take};
 
 fn is_fenced<T>(result: &Result<T, StoreError>, ours: u64, newest: u64) -> bool {
-    let fenced = StoreError::Fenced { ours: Epoch(ours), newest: Epoch(newest) };
-    result.as_ref().err() == Some(&fenced)
+    let epochs = (Epoch(ours), Epoch(newest));
+    matches!(result, Err(StoreError::Fenced { ours, newest, .. }) if (*ours, *newest) == epochs)
 }
 
 /// Whoever has an older epoch, or one that was never taken, is refused, and nothing is written.

@@ -12,7 +12,7 @@ use hotstock_engine::outcome::{Levels, Serials, StockView};
 use hotstock_engine::store::{Anomaly, JournalRow, PrunedSums, StoreError, Watermark};
 
 use super::dialect::{Arg, Fields, Row, Table};
-use super::error::broken;
+use super::error::{broken, problem_of};
 
 pub(in crate::sql) use names::{STATUSES, order_status_name, phase_name, status_name};
 use names::{mode, mode_name, phase, status};
@@ -244,9 +244,24 @@ pub(in crate::sql) fn stock_request_row(image: &RequestImage) -> Vec<Arg> {
     ]
 }
 
-/// Reads a row with the columns of [`STOCK_JOURNAL`].
+/// Reads a row with the columns of [`STOCK_JOURNAL`]. One that can't be read is named.
 pub(in crate::sql) fn journal_entry(f: &mut Fields<'_>) -> Result<JournalRow, StoreError> {
-    let (sku_id, warehouse_id, version, at) = (f.id(SkuId::new)?, f.warehouse()?, f.count()?, f.time()?);
+    let (sku_id, warehouse_id, version) = (f.id(SkuId::new)?, f.warehouse()?, f.count()?);
+    journal_entry_of(f, sku_id, warehouse_id, version).map_err(|error| {
+        let problem = problem_of(error);
+        broken(format!(
+            "the row of its journal of warehouse {warehouse_id}, version {version}, can't be read: {problem}"
+        ))
+    })
+}
+
+fn journal_entry_of(
+    f: &mut Fields<'_>,
+    sku_id: SkuId,
+    warehouse_id: WarehouseId,
+    version: u64,
+) -> Result<JournalRow, StoreError> {
+    let at = f.time()?;
     let kind = f.text()?;
     let kind = MoveKind::named(kind).ok_or_else(|| broken(format!("a journal row of kind {kind}")))?;
     let (order_no, request_id) = (f.id_or_null(OrderNo::stored)?, f.id_or_null(RequestId::new)?);
