@@ -24,7 +24,7 @@
 //! - **Sound.** A stock row that is not what the newest row of its journal says, whose sum is not what was supplied,
 //!   or that is parked, is never loaded: it is named as unsound.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 
@@ -173,20 +173,17 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Fenced`]; the others as usual.
     async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError>;
 
-    /// The rows of up to `limit` SKUs after `after`, with everything that can be compared with them cheaply.
+    /// Up to `limit` SKUs after `after`, by name, that have a row of a stock or a journal: their rows, with everything
+    /// that can be compared with them cheaply.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn books(
-        &self,
-        after: Option<&SkuId>,
-        limit: usize,
-    ) -> Result<Snapshot<Vec<StockBooks>>, StoreError>;
+    async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Snapshot<Books>, StoreError>;
 
     /// The lines of a stock's orders (branches, not the orders over several places that they belong to), and its
     /// journal, piece by piece: up to `lines` and `journal` rows after the cursor (0: none are read), by number (as
     /// bytes) and by version. Orders stand under the numbers that they are stored with, in both, so that one can be
-    /// counted against the other.
+    /// counted against the other. What of it names something that is not there is told as well ([`Sums::misfits`]).
     ///
     /// # Errors
     /// [`StoreError`].
@@ -371,7 +368,8 @@ pub struct Loaded {
     pub orders: Vec<StoredOrder>,
     /// Stock requests.
     pub requests: Vec<RequestImage>,
-    /// Orders that are there and can't be read, and why. They are not absent: their numbers are taken.
+    /// Orders that are there and can't be read, or whose own row somebody deleted while others tell of it, and why.
+    /// They are not absent: their numbers are taken.
     pub unreadable_orders: Vec<(OrderNo, String)>,
     /// Likewise stock requests.
     pub unreadable_requests: Vec<(SkuId, RequestId, String)>,
@@ -471,6 +469,15 @@ pub struct Pruned {
     pub journal: u64,
 }
 
+/// See [`Store::books`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Books {
+    /// By SKU, then warehouse.
+    pub stocks: Vec<StockBooks>,
+    /// Stocks that have a journal and no row: somebody deleted it.
+    pub without_row: BTreeSet<(SkuId, WarehouseId)>,
+}
+
 /// A stock of the store, with what can be compared with it cheaply.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StockBooks {
@@ -513,8 +520,29 @@ pub struct Sums {
     pub lines: Vec<(OrderNo, u64, u64)>,
     /// The rows of the journal.
     pub journal: Vec<JournalRow>,
-    /// Sums of what was pruned by then; nothing when there is no such stock.
+    /// Sums of what was pruned by then; of a stock without a row what its journal must begin with.
     pub pruned: PrunedSums,
+    /// What these lines and rows name and is not as it should be; some of it, if it is much.
+    pub misfits: BTreeSet<Misfit>,
+}
+
+/// What lines of orders and rows of a journal name, and what is not there itself, or elsewhere; nothing that was
+/// pruned.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Misfit {
+    /// An order (or branch, or an order over several shards) without a row of its own.
+    NoOrder(OrderNo),
+    /// A stock request without one.
+    NoRequest(RequestId),
+    /// An order whose row names another shard than the one that it lies in.
+    OtherShard {
+        /// Which.
+        order_no: OrderNo,
+        /// Where it lies.
+        right: ShardId,
+        /// What its row says.
+        found: String,
+    },
 }
 
 /// See [`Store::repair`].

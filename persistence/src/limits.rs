@@ -68,6 +68,16 @@ pub const MAX_KEYS_PER_STATEMENT: usize = 256;
 /// Warehouses whose journals one statement reads. SQLite takes 500 parts of a union; few SKUs have more than these.
 pub const MAX_WAREHOUSES_PER_STATEMENT: usize = 32;
 
+/// Small queries that one statement puts together, each for the first row that it finds. SQLite takes 500.
+pub const MAX_UNION: usize = 64;
+
+/// Orders and stock requests without a row that one piece of a history names: an operator reads no more of them.
+pub const MAX_MISFITS: usize = 100;
+
+/// The newest rows of a stock's journal among which a stock request is looked for that should have a row and has none:
+/// a millisecond. It is looked for when the filter takes a new id for a known one, so once in a thousand.
+pub const MAX_VERSIONS_LOOKED_AT: usize = 2_000;
+
 /// Bytes of the words of an anomaly; the column takes 1,024.
 pub const MAX_DETAIL_BYTES: usize = 1_000;
 

@@ -299,6 +299,83 @@ async fn the_order_behind_it_is_named(server: &Server) {
     );
 }
 
+/// A row of an order or of a request that somebody deleted makes no number free, and is named.
+async fn an_order_or_a_request_that_was_deleted_is_named(server: &Server) {
+    server.tamper("DELETE FROM orders WHERE order_no = 'c-3'").await;
+    let told = server.only().await;
+    assert_eq!(names(&told), ("cold", W1, Check::Orders, Remedy::ByHand));
+    assert_eq!(told.found, (Side::Orders, "1 do not".to_owned()));
+    assert!(told.causes[0].starts_with("order c-3 has no row, though it was not pruned"), "{told:?}");
+    let order = OrderNo::new("c-3").unwrap();
+    for action in [Action::GetOrder(order.clone()), reserve("c-3", &[("other", 1)]), confirm("c-3", None)] {
+        let refused = server.engine.submit(action.into()).await;
+        let is_told =
+            matches!(&refused, Err(Refusal::OrderInconsistent { order_no, .. }) if *order_no == order);
+        assert!(is_told, "{refused:?}");
+    }
+    server.is_not_fixed().await;
+    // With its lines nothing tells of it but the journal.
+    server.tamper("DELETE FROM order_lines WHERE order_no = 'c-4'").await;
+    server.tamper("DELETE FROM orders WHERE order_no = 'c-4'").await;
+    let told = server.only().await;
+    assert_eq!(told.found.1, "2 do not");
+    assert!(told.causes[1].starts_with("order c-4 has no row"), "{told:?}");
+
+    server.tamper("DELETE FROM stock_requests WHERE sku_id = 'cold' AND request_id = 'r-1'").await;
+    let told = server.only().await;
+    assert_eq!(told.found.1, "3 do not");
+    assert!(told.causes[2].starts_with("request r-1 has no row"), "{told:?}");
+    let refused = server.engine.submit(restock("cold", 5, "r-1").into()).await;
+    let is_told = |problem: &str| problem.contains("its request r-1: its row was deleted by hand");
+    assert!(
+        matches!(&refused, Err(Refusal::StockInconsistent { problem, .. }) if is_told(problem)),
+        "{refused:?}"
+    );
+}
+
+async fn an_order_of_the_wrong_shard_is_named(server: &Server) {
+    server.tamper("UPDATE orders SET shard = 7 WHERE order_no = 'h-8'").await;
+    let told = server.only().await;
+    assert_eq!(names(&told), ("hot", W1, Check::Orders, Remedy::ByHand));
+    let todo = "the row of order h-8 names shard 7: its column `shard` has to be set by hand to 0";
+    assert_eq!(told.causes, [todo]);
+    server.tamper("UPDATE orders SET shard = 0 WHERE order_no = 'h-8'").await;
+    server.is_right().await;
+}
+
+/// Rows of stocks that are not in memory, one of several and all of them.
+async fn stocks_that_were_deleted_are_found_by_their_journal(server: &Server) {
+    for warehouse in [W1, W2] {
+        let delete = format!("DELETE FROM stock WHERE sku_id = 'cold' AND warehouse_id = {warehouse}");
+        server.tamper(&delete).await;
+        let told = server.only().await;
+        assert_eq!(names(&told), ("cold", warehouse, Check::Row, Remedy::RowFromJournal));
+        assert_eq!((told.expected.0, told.found.1.as_str()), (Side::Journal, "missing"));
+        server.is_fixed().await;
+    }
+    for (name, warehouse) in [("cold", W1), ("cold", W2), ("other", W1)] {
+        let delete = format!("DELETE FROM stock WHERE sku_id = '{name}' AND warehouse_id = {warehouse}");
+        server.tamper(&delete).await;
+    }
+    let refused = server.engine.submit(reserve("c-9", &[("cold", 1)]).into()).await;
+    assert!(matches!(refused, Err(Refusal::StockInconsistent { .. })), "{refused:?}");
+    let (mut after, mut told) = (None, Vec::new());
+    loop {
+        let ask = Reconcile { after, limit: 1, ..Reconcile::default() };
+        let found = server.engine.reconcile(ask).await.unwrap();
+        told.extend(found.differences.iter().map(|one| (one.sku_id.to_string(), one.warehouse_id)));
+        let Some(next) = found.next else { break };
+        after = next.after;
+    }
+    assert_eq!(told, [("cold".to_owned(), W1), ("cold".to_owned(), W2), ("other".to_owned(), W1)]);
+    assert_eq!(server.reconcile(true).await.repaired.len(), 3);
+    server.is_right().await;
+    server.must(reserve("c-9", &[("cold", 1)])).await;
+    server.must(give_back("c-3", &[("cold", 1)], "again")).await;
+    server.flushed().await;
+    server.is_right().await;
+}
+
 async fn pages_go_through_all_skus(server: &Server) {
     server.must(create("later", W1, 3)).await;
     server.tamper("UPDATE stock SET available = 8, supplied = 8 WHERE sku_id = 'other'").await;
@@ -417,6 +494,9 @@ on_both! {
     a_journal_says_where_it_does_not_add_up
     the_end_of_a_journal_is_compared_with_the_shard
     the_order_behind_it_is_named
+    an_order_or_a_request_that_was_deleted_is_named
+    an_order_of_the_wrong_shard_is_named
+    stocks_that_were_deleted_are_found_by_their_journal
     pages_go_through_all_skus
     orders_go_on_meanwhile
     a_row_is_put_right_under_load

@@ -62,7 +62,7 @@ pub struct DifferenceBody<'a> {
     /// Where.
     #[schema(example = 1)]
     warehouse_id: u32,
-    /// row, parked, journal, held, sold, mirror.
+    /// row, parked, journal, held, sold, orders, mirror.
     #[schema(example = "row")]
     check: &'static str,
     /// The side that counts, and what it has where they differ.

@@ -420,6 +420,6 @@ async fn old_orders_are_pruned_while_flushes_keep_up() {
     assert!(!prune(&fixture).await, "nothing is left");
     let pruned = [fixture.count(|c| &c.pruned_orders), fixture.count(|c| &c.pruned_requests)];
     assert_eq!((pruned, fixture.count(|c| &c.pruned_journal)), ([1, 1], 5), "o-2 and o-3 hold units");
-    let books = fixture.store.books(None, 9).await.unwrap().rows;
+    let books = fixture.store.books(None, 9).await.unwrap().rows.stocks;
     assert_eq!((books[0].pruned.sold, books[0].pruned.version), (2, 4));
 }

@@ -1,6 +1,6 @@
 //! What is different, of what was read: pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::truth::Truth;
 use super::walk::Walk;
@@ -9,7 +9,7 @@ use crate::checkpoint::StockImage;
 use crate::command::StockStatus;
 use crate::ids::{SkuId, WarehouseId};
 use crate::outcome::Levels;
-use crate::store::StockBooks;
+use crate::store::{Misfit, StockBooks};
 
 /// Levels in words.
 pub(super) fn words(levels: &Levels) -> String {
@@ -29,6 +29,8 @@ pub(super) fn on(status: StockStatus) -> &'static str {
 #[derive(Debug, Default)]
 pub(super) struct Sku {
     pub books: BTreeMap<WarehouseId, StockBooks>,
+    /// Those that have a journal and no row.
+    pub without_row: BTreeSet<WarehouseId>,
     pub known: Known,
     pub walks: BTreeMap<WarehouseId, Walk>,
 }
@@ -48,7 +50,7 @@ pub(super) enum Known {
 impl Sku {
     /// Its warehouses, in the store or in memory.
     pub fn warehouses(&self) -> Vec<WarehouseId> {
-        let mut all: Vec<WarehouseId> = self.books.keys().copied().collect();
+        let mut all: Vec<WarehouseId> = self.books.keys().chain(&self.without_row).copied().collect();
         if let Known::Resident(stocks) = &self.known {
             all.extend(stocks.iter().filter(|stock| !stock.is_new).map(|stock| stock.image.warehouse_id));
         }
@@ -80,11 +82,24 @@ impl Sku {
                 Known::Resident(stocks) => {
                     let truth =
                         stocks.iter().find(|stock| stock.image.warehouse_id == warehouse_id && !stock.is_new);
-                    of_shard(truth, books, is_broken, &mut tell);
+                    let has_journal = self.without_row.contains(&warehouse_id);
+                    match walk.filter(|_| truth.is_none() && has_journal) {
+                        Some(walk) => of_shard_without(walk, &mut tell),
+                        None => of_shard(truth, books, is_broken, &mut tell),
+                    }
                 }
                 Known::Stored | Known::Far => of_stored(books, walk, &mut tell),
             }
             let Some(walk) = walk else { continue };
+            if !walk.misfits.is_empty() {
+                let (count, more) =
+                    (walk.misfits.len(), if walk.has_more_misfits { " and more" } else { "" });
+                let expected =
+                    (Side::Orders, "each order and stock request has its row, in its shard".to_owned());
+                let found = (Side::Orders, format!("{count}{more} do not"));
+                let causes = walk.misfits.iter().map(todo_of).collect();
+                tell(Check::Orders, expected, found, Remedy::ByHand, causes);
+            }
             if let Some((expected, other)) = &walk.broken {
                 let todo =
                     "the journal has to be put right by hand: it is what rows are written from".to_owned();
@@ -185,13 +200,54 @@ fn of_shard(
     }
 }
 
+/// A stock that has a journal and no row, of a SKU that is in memory without it.
+fn of_shard_without(walk: &Walk, tell: &mut impl FnMut(Check, Told, Told, Remedy, Vec<String>)) {
+    let todo =
+        "its SKU was loaded without it: ask again, with `fix`, once the SKU has left memory".to_owned();
+    let (journal, row) = ((Side::Journal, words(&walk.last)), (Side::Row, "missing".to_owned()));
+    tell(Check::Row, journal, row, Remedy::ByHand, vec![todo]);
+}
+
+/// What is wrong with an order or a request that is named, and what there is to do.
+fn todo_of(misfit: &Misfit) -> String {
+    match misfit {
+        Misfit::NoOrder(order_no) => {
+            let (caller, todo) =
+                (order_no.of_caller(), "its rows have to be put back, from a backup of the store");
+            if order_no.is_branch() {
+                return format!("order {caller} has no row of what it has of this SKU: {todo}");
+            }
+            format!(
+                "order {caller} has no row, though it was not pruned: {todo}; with nothing of it left in `order_lines`, its number may \
+                 be given to another order"
+            )
+        }
+        Misfit::NoRequest(request_id) => format!(
+            "request {request_id} has no row, though it was not pruned: it has to be put back, from a backup of the store; until then \
+             it may be carried out again"
+        ),
+        Misfit::OtherShard { order_no, right, found } => {
+            let part = if order_no.is_branch() { ", of what it has of this SKU," } else { "" };
+            format!(
+                "the row of order {}{part} names shard {found}: its column `shard` has to be set by hand to {right}",
+                order_no.of_caller()
+            )
+        }
+    }
+}
+
 /// A stock that is not in memory beside what its journal says.
 fn of_stored(
     books: Option<&StockBooks>,
     walk: Option<&Walk>,
     tell: &mut impl FnMut(Check, Told, Told, Remedy, Vec<String>),
 ) {
-    let Some(books) = books else { return };
+    let Some(books) = books else {
+        let Some(walk) = walk else { return };
+        let remedy = if walk.broken.is_none() { Remedy::RowFromJournal } else { Remedy::ByHand };
+        let (journal, row) = ((Side::Journal, words(&walk.last)), (Side::Row, "missing".to_owned()));
+        return tell(Check::Row, journal, row, remedy, Vec::new());
+    };
     let Some(newest) = books.newest.as_ref().map(|newest| newest.change.after) else {
         let todo =
             "it has no journal: the row has to be deleted, and the stock created by a request".to_owned();
@@ -291,7 +347,7 @@ mod tests {
             newest: Some(newest),
             pruned: crate::store::PrunedSums::default(),
         };
-        Sku { books: [(W, books)].into(), known, walks: [(W, walk)].into() }
+        Sku { books: [(W, books)].into(), known, walks: [(W, walk)].into(), ..Sku::default() }
     }
 
     fn told(known: fn(Truth) -> Known, change: impl FnOnce(&mut Sku)) -> Vec<(Check, String, Remedy)> {

@@ -6,7 +6,7 @@
 //!        │ (of a SKU that is not in                │
 //!        ▼  memory its journal stands for it)      ▼
 //!   newest row of the stock's journal ── the journal from its first row on ── lines of orders: held, net sold
-//!        │
+//!        │                                                   └ the rows of the orders and requests named ┘
 //!   Redis ── what callers are told
 //! ```
 //!
@@ -32,7 +32,7 @@
 //!   left alone.
 //! - **Redis** is written as callers are told.
 //!
-//! Journals, lines of orders and shards are never touched: they are what the rest is derived from. A difference
+//! Journals, orders, requests and shards are never touched: they are what the rest is derived from. A difference
 //! between two of them is told with the order and what there is to do.
 
 mod compare;
@@ -133,6 +133,8 @@ pub enum Check {
     Held,
     /// What is sold was bought by orders.
     Sold,
+    /// The orders and stock requests that lines and the journal name have their rows, in the right shard.
+    Orders,
     /// Redis shows what callers are told.
     Mirror,
 }
@@ -147,6 +149,7 @@ impl Check {
             Self::Journal => "journal",
             Self::Held => "held",
             Self::Sold => "sold",
+            Self::Orders => "orders",
             Self::Mirror => "mirror",
         }
     }

@@ -135,9 +135,12 @@ impl Request<'_> {
     ) -> Result<(BTreeMap<SkuId, Sku>, bool), Refusal> {
         let read = self.link.noted(self.link.store().books(after, limit).await).map_err(refusal_of)?;
         let mut skus: BTreeMap<SkuId, Sku> = BTreeMap::new();
-        for stock in read.rows {
+        for stock in read.rows.stocks {
             let sku = skus.entry(stock.row.sku_id.clone()).or_default();
             sku.books.insert(stock.row.warehouse_id, stock);
+        }
+        for (sku_id, warehouse_id) in read.rows.without_row {
+            skus.entry(sku_id).or_default().without_row.insert(warehouse_id);
         }
         // What is in memory and has no row yet, or no more. A list that is as long as it may be ends the page.
         let rows_end = if skus.len() >= limit { skus.keys().last().cloned() } else { None };

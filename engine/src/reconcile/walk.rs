@@ -6,15 +6,15 @@
 //! says at that moment. What the journal tells later of an order whose line was counted is added. So after the last
 //! piece the sums are those of the last snapshot, and can be compared with the levels that the journal ends with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::compare::words;
 use crate::command::StockStatus;
 use crate::event::MoveKind;
 use crate::ids::{OrderNo, SkuId, WarehouseId};
-use crate::limits::{RECONCILE_JOURNAL_ROWS, RECONCILE_LINES};
+use crate::limits::{MAX_RECONCILE_CAUSES, RECONCILE_JOURNAL_ROWS, RECONCILE_LINES};
 use crate::outcome::Levels;
-use crate::store::{JournalRow, PrunedSums, Store, StoreError, Sums, SumsCursor};
+use crate::store::{JournalRow, Misfit, PrunedSums, Store, StoreError, Sums, SumsCursor};
 
 /// A walk under way, or at its end.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +40,9 @@ pub(super) struct Walk {
     /// Units were sold without.
     pub without_serials: bool,
     pub initial: Option<u64>,
+    /// What was named and is not as it should be, up to [`MAX_RECONCILE_CAUSES`]; and whether there is more.
+    pub misfits: BTreeSet<Misfit>,
+    pub has_more_misfits: bool,
     /// To look for the orders behind a difference: the units of each by its line and by the journal.
     orders: Option<BTreeMap<OrderNo, Counted>>,
 }
@@ -89,6 +92,13 @@ impl Walk {
             return false;
         }
         sums.journal.iter().for_each(|row| self.take_row(row));
+        for misfit in &sums.misfits {
+            if self.misfits.len() < MAX_RECONCILE_CAUSES {
+                self.misfits.insert(misfit.clone());
+            } else {
+                self.has_more_misfits |= !self.misfits.contains(misfit);
+            }
+        }
         let is_at_end = sums.journal.len() < journal;
         if std::mem::replace(&mut self.without_lines, !is_at_end) || !is_at_end {
             return false;
@@ -280,6 +290,7 @@ mod tests {
                 lines: counted.map(|(order_no, [held, sold])| (order_no.clone(), *held, *sold)).collect(),
                 journal: rows.take(journal).cloned().collect(),
                 pruned: self.pruned,
+                misfits: BTreeSet::new(),
             }
         }
 

@@ -1,13 +1,13 @@
 //! Counting and repair, parked SKUs and anomalies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::checkpoint::StockImage;
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::event::MoveKind;
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
 use hotstock_engine::store::{
-    Anomaly, JournalRow, Parked, PrunedSums, Repair, Repaired, Snapshot, StockBooks, StoreError, Sums,
+    Anomaly, Books, JournalRow, Parked, PrunedSums, Repair, Repaired, Snapshot, StockBooks, StoreError, Sums,
     SumsCursor,
 };
 
@@ -23,15 +23,16 @@ use super::rows::{
     stock_row, words,
 };
 use super::statements::insert;
+use super::strays::{Piece, misfits, without_row};
 
 /// See [`Store::books`](hotstock_engine::store::Store::books).
-pub(super) struct Books<'a> {
+pub(super) struct BooksOf<'a> {
     pub after: Option<&'a SkuId>,
     pub limit: usize,
 }
 
-impl Work for Books<'_> {
-    type Done = Snapshot<Vec<StockBooks>>;
+impl Work for BooksOf<'_> {
+    type Done = Snapshot<Books>;
 
     const ACCESS: Access = Access::Read;
 
@@ -45,7 +46,17 @@ impl Work for Books<'_> {
             }
         };
         let skus = page_of_skus(tx, &select_whole(), self.after, self.limit, of).await?;
-        Ok(Snapshot { watermarks, rows: skus.into_iter().flatten().collect() })
+        let is_last_page = skus.len() < self.limit;
+        let mut stocks: Vec<StockBooks> = skus.into_iter().flatten().collect();
+        let known: BTreeSet<_> =
+            stocks.iter().map(|stock| (stock.row.sku_id.clone(), stock.row.warehouse_id)).collect();
+        let mut without_row = without_row(tx, self.after, &known, is_last_page, self.limit).await?;
+        let names: BTreeSet<_> = known.iter().chain(&without_row).map(|(sku_id, _)| sku_id.clone()).collect();
+        if let Some(behind) = names.into_iter().nth(self.limit) {
+            stocks.retain(|stock| stock.row.sku_id < behind);
+            without_row.retain(|(sku_id, _)| *sku_id < behind);
+        }
+        Ok(Snapshot { watermarks, rows: Books { stocks, without_row } })
     }
 }
 
@@ -76,10 +87,16 @@ impl Work for SumsOf<'_> {
         if let Some(row) = tx.rows(&sql, &stock()).await?.first() {
             // Without them the journal does not begin where it should, and that is told.
             sums.pruned = pruned_sums(&mut row.fields()).unwrap_or_default();
+        } else if let Some(first) =
+            journal_row_of(tx, (self.sku_id, self.warehouse_id), "ORDER BY version").await.unwrap_or_default()
+        {
+            sums.pruned = sums_before(&first);
         }
+        let mut orders = Vec::new();
         if self.lines > 0 {
-            let sql = "SELECT order_no, CAST(SUM(held) AS SIGNED), CAST(SUM(confirmed - returned) AS SIGNED) FROM order_lines \
-                 WHERE sku_id = ? AND warehouse_id = ? AND order_no > ? GROUP BY order_no ORDER BY order_no LIMIT ?";
+            let sql = "SELECT l.order_no, CAST(SUM(l.held) AS SIGNED), CAST(SUM(l.confirmed - l.returned) AS SIGNED), \
+                 COUNT(o.order_no), MIN(o.shard) FROM order_lines l LEFT JOIN orders o ON o.order_no = l.order_no \
+                 WHERE l.sku_id = ? AND l.warehouse_id = ? AND l.order_no > ? GROUP BY l.order_no ORDER BY l.order_no LIMIT ?";
             let after = after_text(self.cursor.order_no.as_ref(), OrderNo::as_str);
             let args: Vec<_> = stock().into_iter().chain([after, self.lines.into()]).collect();
             for row in tx.rows(sql, &args).await? {
@@ -87,6 +104,8 @@ impl Work for SumsOf<'_> {
                 let order_no = f.order_no()?;
                 // Less than nothing, or no number, is written by hand: the sum tells that it is wrong.
                 let [held, sold] = std::array::from_fn(|_| f.count().unwrap_or_default());
+                let has_row = f.int()? > 0;
+                orders.push((order_no.clone(), has_row.then(|| f.shard())));
                 sums.lines.push((order_no, held, sold));
             }
         }
@@ -108,6 +127,10 @@ impl Work for SumsOf<'_> {
                 }
             }
         }
+        let last = sums.journal.last().map_or(0, |row| row.change.after.version);
+        let versions = (self.cursor.version, last);
+        let (sku_id, warehouse_id) = (self.sku_id, self.warehouse_id);
+        sums.misfits = misfits(tx, &Piece { sku_id, warehouse_id, lines: &orders, versions }).await?;
         Ok(Snapshot { watermarks, rows: sums })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::checkpoint::StockImage;
-use hotstock_engine::ids::{RequestId, SkuId};
+use hotstock_engine::ids::{OrderNo, RequestId, SkuId};
 use hotstock_engine::store::{
     JournalRow, Loaded, PrunedSums, StoreError, StoredOrderKind, StoredSku, Wanted,
 };
@@ -16,6 +16,7 @@ use super::rows::{
     journal_entry_or_null, pruned_sums, request_image, select, stock_image, stock_image_of_broken, words,
 };
 use super::statements::{marks, padded, rows_in, rows_of_any};
+use super::strays::{deleted_orders, deleted_requests};
 use super::{SqlStore, Work};
 use crate::limits::MAX_KEYS_PER_STATEMENT;
 
@@ -66,7 +67,12 @@ impl Work for Wanted {
     async fn run(&self, tx: &mut dyn Tx) -> Result<Loaded, SqlError> {
         let watermarks = read_watermarks(tx).await?;
         let order_nos: Vec<_> = self.orders.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-        let FoundOrders { orders, unreadable } = find_orders(tx, &order_nos, "").await?;
+        let FoundOrders { orders, mut unreadable } = find_orders(tx, &order_nos, "").await?;
+        let found: BTreeSet<_> = orders.iter().map(|order| &order.image().order_no).collect();
+        let is_absent =
+            |order_no: &&OrderNo| !found.contains(order_no) && !unreadable.contains_key(*order_no);
+        let absent: Vec<_> = order_nos.iter().filter(is_absent).cloned().collect();
+        unreadable.extend(deleted_orders(tx, &absent).await?);
         let mut wanted: BTreeSet<SkuId> = self.skus.iter().cloned().collect();
         for order in &orders {
             if let StoredOrderKind::Plain(image) = &order.kind {
@@ -74,21 +80,24 @@ impl Work for Wanted {
             }
         }
         let (mut requests, mut unreadable_requests) = (Vec::new(), Vec::new());
+        let mut absent: BTreeSet<_> = self.requests.iter().cloned().collect();
         let keys =
             self.requests.iter().map(|(sku_id, request_id)| vec![sku_id.into(), request_id.into()]).collect();
         let one = "(sku_id = ? AND request_id = ?)";
         for row in rows_of_any(tx, &select(&STOCK_REQUESTS), one, keys, "").await? {
+            let f = &mut row.fields();
+            let key = (f.id(SkuId::new)?, f.id(RequestId::new)?);
+            absent.remove(&key);
             match request_image(&row) {
                 Ok(image) => {
                     wanted.insert(image.sku_id.clone());
                     requests.push(image);
                 }
-                Err(error) => {
-                    let f = &mut row.fields();
-                    unreadable_requests.push((f.id(SkuId::new)?, f.id(RequestId::new)?, problem_of(error)));
-                }
+                Err(error) => unreadable_requests.push((key.0, key.1, problem_of(error))),
             }
         }
+        let absent: Vec<_> = absent.into_iter().collect();
+        unreadable_requests.extend(deleted_requests(tx, &absent).await?);
         let wanted: Vec<_> = wanted.into_iter().collect();
         let skus = load_skus(tx, &wanted).await?;
         let unreadable_orders = unreadable.into_iter().collect();

@@ -8,7 +8,8 @@
 //! - [`statements`]: over many rows or keys. [`rows`]: stocks, orders, requests and journal entries as rows and back.
 //! - [`owner`]: who may write. [`guards`]: whether the tables are of one moment. [`flush`]: events come in. [`load`]:
 //!   what is to be decided on goes out.
-//! - [`reads`]: lists and pages. [`prune`]: what is old goes. [`audit`]: counting and repair.
+//! - [`reads`]: lists and pages. [`prune`]: what is old goes. [`audit`]: counting and repair. [`strays`]: rows that
+//!   others tell of and that are not there.
 //! - `SqlStore` (here): connects when it is first needed, runs a piece of work in a transaction, again when others
 //!   were in the way.
 //!
@@ -34,6 +35,7 @@ mod session;
 mod sqlite;
 mod statements;
 mod store;
+mod strays;
 
 use std::fmt;
 use std::future::Future;
@@ -247,6 +249,9 @@ fn backoff(tries: u32) -> Duration {
 }
 
 /// Gives the store its id, unless it has one.
+/// What the store says of itself.
+const META: Table = Table { name: "meta", columns: &["name", "value"], keys: 1 };
+
 struct Identify {
     fresh: String,
 }
@@ -257,7 +262,6 @@ impl Work for Identify {
     const ACCESS: Access = Access::Write;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<String, SqlError> {
-        const META: Table = Table { name: "meta", columns: &["name", "value"], keys: 1 };
         let read = "SELECT value FROM meta WHERE name = ?";
         let known = tx.rows(read, &["store_id".into()]).await?;
         if known.is_empty() {

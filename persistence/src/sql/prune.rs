@@ -11,8 +11,9 @@ use super::dialect::{Access, Arg, Dialect, Tx, Update};
 use super::error::SqlError;
 use super::guards::read_watermarks;
 use super::owner::check_epoch;
-use super::rows::{StockKey, find_orders};
+use super::rows::{HOME, StockKey, find_orders};
 use super::statements::{execute_in, marks, rows_in, update};
+use super::strays::note_pruned;
 use super::{SqlStore, Work};
 
 /// See [`Store::prune`](hotstock_engine::store::Store::prune).
@@ -66,6 +67,9 @@ impl Work for OldOrders<'_> {
             Dialect::MySql => "DELETE FROM stock_requests WHERE at < ? ORDER BY at LIMIT ?",
         };
         let requests = tx.execute(requests, &[self.before.into(), self.prune.max.into()]).await?;
+        if orders + requests > 0 {
+            note_pruned(tx, self.before).await?;
+        }
         Ok((orders, requests))
     }
 }
@@ -85,7 +89,7 @@ impl OldOrders<'_> {
         for row in tx.rows(&sql, &args).await? {
             let f = &mut row.fields();
             let order_no = f.order_no()?;
-            if f.int()? == 1 {
+            if f.int()? == HOME {
                 homes.push(order_no.clone());
             }
             order_nos.push(order_no);

@@ -4,7 +4,7 @@
 
 use super::dialect::{Arg, Existing, Row, Table, Tx, Update};
 use super::error::SqlError;
-use crate::limits::{MAX_BYTES_PER_STATEMENT, MAX_KEYS_PER_STATEMENT, MAX_ROWS_PER_STATEMENT};
+use crate::limits::{MAX_BYTES_PER_STATEMENT, MAX_KEYS_PER_STATEMENT, MAX_ROWS_PER_STATEMENT, MAX_UNION};
 
 /// What became of rows.
 #[derive(Debug, Default)]
@@ -83,6 +83,29 @@ async fn rows_of(
         all.extend(tx.rows(&sql, &args).await?);
     }
     Ok(all)
+}
+
+/// The first row that each of many small queries finds (`SELECT {body}`, with its own arguments), and which query that
+/// was. In front of its columns a row has one more.
+pub(super) async fn firsts(
+    tx: &mut dyn Tx,
+    body: &str,
+    queries: Vec<Vec<Arg>>,
+) -> Result<Vec<(usize, Row)>, SqlError> {
+    let part = |n: usize| format!("SELECT * FROM (SELECT {n} AS place, {body} LIMIT 1) p{n}");
+    let mut found = Vec::new();
+    for (chunk, some) in queries.chunks(MAX_UNION).enumerate() {
+        let args = padded(some.to_vec());
+        let sql = (0..args.len()).map(part).collect::<Vec<_>>().join(" UNION ALL ");
+        let args: Vec<Arg> = args.into_iter().flatten().collect();
+        for row in tx.rows(&sql, &args).await? {
+            let place: usize = row.fields().small()?;
+            if place < some.len() {
+                found.push((chunk * MAX_UNION + place, row));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Changes or deletes rows whose `column` is one of `keys`, and tells how many: `{head} {column} IN (…)`. Done again

@@ -6,8 +6,8 @@ use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{Epoch, OrderNo, RequestId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{OrderView, StockView};
 use hotstock_engine::store::{
-    Anomaly, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned, Repair,
-    Repaired, Snapshot, StockBooks, Store, StoreError, StoredOrder, Sums, SumsCursor, Take, Wanted,
+    Anomaly, Books, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned,
+    Repair, Repaired, Snapshot, Store, StoreError, StoredOrder, Sums, SumsCursor, Take, Wanted,
 };
 
 use super::{SqlStore, audit, flush, load, owner, prune, reads};
@@ -100,12 +100,8 @@ impl Store for SqlStore {
         prune::prune(self, prune).await
     }
 
-    async fn books(
-        &self,
-        after: Option<&SkuId>,
-        limit: usize,
-    ) -> Result<Snapshot<Vec<StockBooks>>, StoreError> {
-        self.run(&audit::Books { after, limit }).await
+    async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Snapshot<Books>, StoreError> {
+        self.run(&audit::BooksOf { after, limit }).await
     }
 
     async fn sums(

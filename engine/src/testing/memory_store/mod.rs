@@ -20,8 +20,8 @@ use crate::clock::{Clock, Timestamp};
 use crate::ids::{Epoch, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use crate::outcome::{OrderView, StockView};
 use crate::store::{
-    Anomaly, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned, Repair,
-    Repaired, Snapshot, StockBooks, Store, StoreError, StoredOrder, StoredOrderKind, Sums, SumsCursor, Take,
+    Anomaly, Books, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned,
+    Repair, Repaired, Snapshot, Store, StoreError, StoredOrder, StoredOrderKind, Sums, SumsCursor, Take,
     Wanted, Watermark,
 };
 use crate::sync::unpoisoned;
@@ -420,11 +420,7 @@ impl Store for MemoryStore {
         self.write(|tables| tables.prune(prune)).await
     }
 
-    async fn books(
-        &self,
-        after: Option<&SkuId>,
-        limit: usize,
-    ) -> Result<Snapshot<Vec<StockBooks>>, StoreError> {
+    async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Snapshot<Books>, StoreError> {
         self.read(|tables| tables.snapshot(tables.books(after, limit))).await
     }
 

@@ -41,6 +41,8 @@ pub struct Tables {
     pub requests: BTreeMap<(SkuId, RequestId), RequestImage>,
     pub parked: BTreeMap<SkuId, Parked>,
     pub anomalies: Vec<Anomaly>,
+    /// Orders and requests before this may have been pruned.
+    pub pruned_before: Timestamp,
 }
 
 /// A row of the stock table.

@@ -1,15 +1,15 @@
 //! What is pruned, counted and repaired.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::tables::{StockRow, Tables, is_open};
-use crate::checkpoint::StockImage;
+use crate::checkpoint::{LineImage, StockImage};
 use crate::command::StockStatus;
 use crate::event::MoveKind;
-use crate::ids::{OrderNo, SkuId, WarehouseId};
+use crate::ids::{OrderNo, SkuId, WarehouseId, shard_of};
 use crate::store::{
-    JournalRow, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError, StoredOrder,
-    StoredOrderKind, Sums, SumsCursor,
+    Books, JournalRow, Misfit, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError,
+    StoredOrder, StoredOrderKind, Sums, SumsCursor,
 };
 
 impl Tables {
@@ -17,6 +17,7 @@ impl Tables {
         self.check_epoch(prune.epoch)?;
         let mut pruned = Pruned::default();
         if let Some(before) = prune.orders_before {
+            self.pruned_before = self.pruned_before.max(before);
             // A branch goes with its order, or by itself when there is none.
             let goes = |(order_no, order): &(&OrderNo, &StoredOrder)| {
                 let has_home = order_no.is_branch() && self.orders.contains_key(&order_no.of_caller());
@@ -71,13 +72,18 @@ impl Tables {
         Ok(pruned)
     }
 
-    pub fn books(&self, after: Option<&SkuId>, limit: usize) -> Vec<StockBooks> {
-        let mut books = Vec::new();
-        for sku_id in self.skus_after(after, limit) {
+    pub fn books(&self, after: Option<&SkuId>, limit: usize) -> Books {
+        let mut books = Books::default();
+        let mut names: BTreeSet<SkuId> = self.skus_after(after, limit).into_iter().collect();
+        let is_after = |sku_id: &SkuId| after.is_none_or(|after| sku_id > after);
+        names.extend(self.journal.keys().map(|(sku_id, _)| sku_id.clone()).filter(is_after));
+        for sku_id in names.into_iter().take(limit) {
+            let of_sku = self.journal.keys().filter(|(of, _)| *of == sku_id);
+            books.without_row.extend(of_sku.filter(|place| !self.stocks.contains_key(*place)).cloned());
             for row in self.of_sku(&sku_id) {
                 let place = (sku_id.clone(), row.image.warehouse_id);
                 let newest = self.journal.get(&place).and_then(|rows| rows.last_key_value());
-                books.push(StockBooks {
+                books.stocks.push(StockBooks {
                     row: StockImage { forgotten_sold: row.image.levels.sold, ..row.image.clone() },
                     unreadable: None,
                     parked: self.parked.get(&sku_id).map(|parked| parked.reason.clone()),
@@ -108,11 +114,43 @@ impl Tables {
             let line = lines.find(|line| line.sku_id == *sku_id && line.warehouse_id == warehouse_id)?;
             Some((order_no.clone(), u64::from(line.held), u64::from(line.confirmed - line.returned)))
         });
-        let lines = of_stock.take(lines).collect();
+        let lines: Vec<_> = of_stock.take(lines).collect();
         let rows = self.journal.get(&place).into_iter().flat_map(|rows| rows.range(cursor.version + 1..));
-        let journal = rows.map(|(_, row)| row.clone()).take(journal).collect();
+        let journal: Vec<JournalRow> = rows.map(|(_, row)| row.clone()).take(journal).collect();
         let pruned = self.stocks.get(&place).map_or(PrunedSums::default(), |row| row.pruned);
-        Sums { lines, journal, pruned }
+        let misfits = self.misfits(&lines, &journal);
+        Sums { lines, journal, pruned, misfits }
+    }
+
+    fn misfits(&self, lines: &[(OrderNo, u64, u64)], journal: &[JournalRow]) -> BTreeSet<Misfit> {
+        let mut misfits = BTreeSet::new();
+        for (order_no, ..) in lines {
+            let Some(order) = self.orders.get(order_no) else { continue };
+            let of_sku = |line: &LineImage| shard_of(&line.sku_id, self.shards);
+            let right = order.image().lines.first().map_or(order.shard, of_sku);
+            if order.shard != right {
+                let (order_no, found) = (order_no.clone(), order.shard.to_string());
+                misfits.insert(Misfit::OtherShard { order_no, right, found });
+            }
+        }
+        for JournalRow { change, .. } in journal.iter().filter(|row| row.at >= self.pruned_before) {
+            match (&change.order_no, &change.request_id) {
+                (Some(order_no), _) => {
+                    let went_with_home =
+                        order_no.is_branch() && !self.orders.contains_key(&order_no.of_caller());
+                    if !self.orders.contains_key(order_no) && !went_with_home {
+                        misfits.insert(Misfit::NoOrder(order_no.clone()));
+                    }
+                }
+                (None, Some(request_id)) => {
+                    if !self.requests.contains_key(&(change.sku_id.clone(), request_id.clone())) {
+                        misfits.insert(Misfit::NoRequest(request_id.clone()));
+                    }
+                }
+                (None, None) => {}
+            }
+        }
+        misfits
     }
 
     pub fn repair(&mut self, repair: &Repair) -> Result<Vec<Repaired>, StoreError> {

@@ -17,8 +17,8 @@ use super::error::{broken, problem_of};
 pub(in crate::sql) use names::{STATUSES, order_status_name, phase_name, status_name};
 use names::{mode, mode_name, phase, status};
 pub(in crate::sql) use orders::{
-    FoundOrders, find_orders, home_line_rows, home_row, line_rows, order_row, request_row, request_rows,
-    serial_row,
+    FoundOrders, HOME, find_orders, home_line_rows, home_row, line_rows, order_row, request_row,
+    request_rows, serial_row,
 };
 
 /// The name of a stock.

@@ -23,7 +23,7 @@ type ReadPart = fn(&mut OrderImage, &mut Fields<'_>) -> Result<(), StoreError>;
 
 /// The kinds of rows of `orders`.
 const PLAIN: i64 = 0;
-const HOME: i64 = 1;
+pub(in crate::sql) const HOME: i64 = 1;
 const BRANCH: i64 = 2;
 
 /// What was found of orders.

@@ -1,0 +1,284 @@
+//! Rows that somebody deleted by hand, or gave to another shard, as far as other rows tell of them: a stock that has a
+//! journal, an order that has lines or that a journal names, a stock request that a journal names.
+//!
+//! Pruning deletes whatever is looked at here together, but for the journal, which is kept longer. So the time before
+//! which orders and requests were pruned stands in `meta`, and a younger row of a journal names none that was.
+//!
+//! No look is at a whole history: of each gap between rows the first key is read, of a piece of a history the rows that
+//! it names, of a journal that may name a request the newest rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hotstock_engine::clock::Timestamp;
+use hotstock_engine::ids::{OrderNo, RequestId, ShardId, SkuId, WarehouseId, shard_of, shard_of_order};
+use hotstock_engine::store::{Misfit, StoreError};
+
+use super::META;
+use super::dialect::{Arg, Existing, Fields, Row, Tx};
+use super::error::{SqlError, problem_of};
+use super::rows::{HOME, StockKey};
+use super::statements::{firsts, insert, rows_in, rows_of_any};
+use crate::limits::{MAX_MISFITS, MAX_VERSIONS_LOOKED_AT};
+
+/// The name in `meta`.
+const PRUNED_BEFORE: &str = "pruned_before";
+
+/// The time before which orders and stock requests may have been pruned.
+async fn pruned_before(tx: &mut dyn Tx) -> Result<Timestamp, SqlError> {
+    let rows = tx.rows("SELECT value FROM meta WHERE name = ?", &[PRUNED_BEFORE.into()]).await?;
+    let Some(row) = rows.first() else { return Ok(Timestamp(0)) };
+    // What can't be read is told of nobody.
+    let millis = row.fields().text().ok().and_then(|text| text.parse().ok());
+    Ok(Timestamp(millis.unwrap_or(i64::MAX.cast_unsigned())))
+}
+
+/// Orders and requests before this are pruned, in this transaction.
+pub(super) async fn note_pruned(tx: &mut dyn Tx, before: Timestamp) -> Result<(), SqlError> {
+    if pruned_before(tx).await? < before {
+        let row = vec![PRUNED_BEFORE.into(), before.0.to_string().as_str().into()];
+        insert(tx, &META, Existing::Replaced, vec![row]).await?;
+    }
+    Ok(())
+}
+
+/// A gap between the stocks of a page, by key.
+struct Gaps {
+    /// Warehouses of a SKU, above one and below another.
+    within: Vec<(String, i64, i64)>,
+    /// SKUs above one and below another; `None`: up to the guards.
+    between: Vec<(String, Option<String>)>,
+}
+
+impl Gaps {
+    fn new(after: Option<&SkuId>, known: &BTreeSet<StockKey>, is_last_page: bool) -> Self {
+        let mut gaps = Self { within: Vec::new(), between: Vec::new() };
+        let mut last = (after.map_or("", SkuId::as_str).to_owned(), i64::MAX);
+        for (sku_id, warehouse_id) in known {
+            let warehouse = i64::from(warehouse_id.0);
+            if last.0 != sku_id.as_str() {
+                gaps.push_within(&last.0, last.1, i64::MAX);
+                gaps.between.push((last.0, Some(sku_id.to_string())));
+                last = (sku_id.to_string(), -1);
+            }
+            gaps.push_within(&last.0, last.1, warehouse);
+            last.1 = warehouse;
+        }
+        gaps.push_within(&last.0, last.1, i64::MAX);
+        if is_last_page {
+            gaps.between.push((last.0, None));
+        }
+        gaps
+    }
+
+    fn push_within(&mut self, sku_id: &str, above: i64, below: i64) {
+        if above.saturating_add(1) < below {
+            self.within.push((sku_id.to_owned(), above, below));
+        }
+    }
+}
+
+/// Stocks without a row that have a journal, among up to `limit` SKUs after `after`; `known` are those that have a row,
+/// and the last of them ends the page unless `is_last_page`.
+pub(super) async fn without_row(
+    tx: &mut dyn Tx,
+    after: Option<&SkuId>,
+    known: &BTreeSet<StockKey>,
+    is_last_page: bool,
+    limit: usize,
+) -> Result<BTreeSet<StockKey>, SqlError> {
+    let within = "sku_id, warehouse_id FROM stock_journal WHERE sku_id = ? AND warehouse_id > ? AND warehouse_id < ? \
+                  ORDER BY warehouse_id";
+    let between = "sku_id, warehouse_id FROM stock_journal WHERE sku_id > ? AND sku_id < ? ORDER BY sku_id, warehouse_id";
+    let mut found = BTreeSet::new();
+    let mut gaps = Gaps::new(after, known, is_last_page);
+    while !gaps.within.is_empty() || !gaps.between.is_empty() {
+        let mut next = Gaps { within: Vec::new(), between: Vec::new() };
+        let of_within = |(sku_id, above, below): &(String, i64, i64)| {
+            vec![sku_id.as_str().into(), (*above).into(), (*below).into()]
+        };
+        for (n, row) in firsts(tx, within, gaps.within.iter().map(of_within).collect()).await? {
+            let Some((sku_id, warehouse)) = key_of(&row) else { continue };
+            next.push_within(&sku_id, warehouse, gaps.within[n].2);
+            found.extend(stock_key(&sku_id, warehouse));
+        }
+        let of_between = |(above, below): &(String, Option<String>)| {
+            let end = below.as_deref().map_or(Arg::Bytes([0xFF].into()), Arg::from);
+            vec![above.as_str().into(), end]
+        };
+        for (n, row) in firsts(tx, between, gaps.between.iter().map(of_between).collect()).await? {
+            let Some((sku_id, warehouse)) = key_of(&row) else { continue };
+            next.push_within(&sku_id, warehouse, i64::MAX);
+            found.extend(stock_key(&sku_id, warehouse));
+            next.between.push((sku_id, gaps.between[n].1.clone()));
+        }
+        // What lies behind the page is not looked for.
+        let names: BTreeSet<&SkuId> = known.iter().chain(&found).map(|(sku_id, _)| sku_id).collect();
+        if let Some(end) = names.into_iter().nth(limit.saturating_sub(1)) {
+            next.within.retain(|(sku_id, ..)| sku_id.as_str() <= end.as_str());
+            next.between.retain(|(above, _)| above.as_str() < end.as_str());
+        }
+        gaps = next;
+    }
+    Ok(found)
+}
+
+/// Reads a key of a journal as it stands; `None`: it is no text, and nobody's.
+fn key_of(row: &Row) -> Option<(String, i64)> {
+    let f = &mut fields_of(row);
+    Some((f.text().ok()?.to_owned(), f.int().ok()?))
+}
+
+/// The columns of a row of [`firsts`], behind the place.
+fn fields_of(row: &Row) -> Fields<'_> {
+    let mut f = row.fields();
+    f.skip(1);
+    f
+}
+
+fn stock_key(sku_id: &str, warehouse: i64) -> Option<StockKey> {
+    Some((SkuId::new(sku_id).ok()?, WarehouseId(u32::try_from(warehouse).ok()?)))
+}
+
+/// What is looked at of a piece of a history of a stock.
+pub(super) struct Piece<'a> {
+    pub sku_id: &'a SkuId,
+    pub warehouse_id: WarehouseId,
+    /// Its lines: their orders, each with the shard that its row names, if there is one.
+    pub lines: &'a [(OrderNo, Option<Result<ShardId, StoreError>>)],
+    /// Versions of its journal, above the first and up to the last.
+    pub versions: (u64, u64),
+}
+
+/// Orders and stock requests that a piece of a history names and whose own rows are not there, or are of another
+/// shard; at most [`MAX_MISFITS`].
+pub(super) async fn misfits(tx: &mut dyn Tx, piece: &Piece<'_>) -> Result<BTreeSet<Misfit>, SqlError> {
+    let rows = tx.rows("SELECT shards FROM server WHERE id = 1", &[]).await?;
+    let shards: u16 = rows.first().map_or(Ok(1), |row| row.fields().small())?;
+    let mut found = BTreeSet::new();
+    let mut branches = BTreeSet::new();
+    for (order_no, shard) in piece.lines {
+        branches.extend(order_no.is_branch().then(|| order_no.clone()));
+        match shard {
+            None => {
+                found.insert(Misfit::NoOrder(order_no.clone()));
+            }
+            Some(shard) => found.extend(elsewhere(order_no, shard, shard_of(piece.sku_id, shards))),
+        }
+    }
+    let (orders, requests) = named_in_vain(tx, piece).await?;
+    found.extend(requests.into_iter().map(Misfit::NoRequest));
+    let (of_homes, plain): (Vec<_>, Vec<_>) = orders.into_iter().partition(OrderNo::is_branch);
+    found.extend(plain.into_iter().map(Misfit::NoOrder));
+    branches.extend(of_homes.iter().cloned());
+    let homes: Vec<OrderNo> =
+        branches.iter().map(OrderNo::of_caller).collect::<BTreeSet<_>>().into_iter().collect();
+    let mut there = BTreeSet::new();
+    for row in rows_in(tx, "SELECT order_no, kind, shard FROM orders WHERE", "order_no", &homes, "").await? {
+        let f = &mut row.fields();
+        let (order_no, kind, shard) = (f.order_no()?, f.int(), f.shard());
+        if matches!(kind, Ok(HOME)) {
+            found.extend(elsewhere(&order_no, &shard, shard_of_order(&order_no, shards)));
+            there.insert(order_no);
+        }
+    }
+    // A branch goes with its order, whenever it changed itself.
+    let deleted = of_homes.into_iter().filter(|branch| there.contains(&branch.of_caller()));
+    found.extend(deleted.map(Misfit::NoOrder));
+    let keys = homes.iter().filter(|home| !there.contains(*home));
+    let keys = keys.map(|home| vec![piece.sku_id.into(), home.into()]).collect();
+    let one = "(sku_id = ? AND order_no = ?)";
+    for row in rows_of_any(tx, "SELECT order_no FROM home_lines WHERE", one, keys, "").await? {
+        found.insert(Misfit::NoOrder(row.fields().order_no()?));
+    }
+    Ok(found.into_iter().take(MAX_MISFITS).collect())
+}
+
+fn elsewhere(order_no: &OrderNo, shard: &Result<ShardId, StoreError>, right: ShardId) -> Option<Misfit> {
+    let found = match shard {
+        Ok(shard) if *shard == right => return None,
+        Ok(shard) => shard.to_string(),
+        Err(error) => problem_of(error.clone()),
+    };
+    Some(Misfit::OtherShard { order_no: order_no.clone(), right, found })
+}
+
+/// Orders and stock requests that a journal names, that have no row and were not pruned. (Of branches: that were not,
+/// unless their order was.)
+async fn named_in_vain(
+    tx: &mut dyn Tx,
+    piece: &Piece<'_>,
+) -> Result<(BTreeSet<OrderNo>, BTreeSet<RequestId>), SqlError> {
+    let (mut orders, mut requests) = (BTreeSet::new(), BTreeSet::new());
+    let (after, last) = piece.versions;
+    if after >= last {
+        return Ok((orders, requests));
+    }
+    let sql = "SELECT j.order_no, j.request_id FROM stock_journal j \
+         WHERE j.sku_id = ? AND j.warehouse_id = ? AND j.version > ? AND j.version <= ? AND j.at >= ? AND ( \
+         j.order_no IS NOT NULL AND NOT EXISTS (SELECT 1 FROM orders o WHERE o.order_no = j.order_no) OR \
+         j.order_no IS NULL AND j.request_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM stock_requests r \
+         WHERE r.sku_id = j.sku_id AND r.request_id = j.request_id)) LIMIT ?";
+    let args = [
+        piece.sku_id.into(),
+        piece.warehouse_id.into(),
+        after.into(),
+        last.into(),
+        pruned_before(tx).await?.into(),
+        // An order has some rows.
+        (MAX_MISFITS * 4).into(),
+    ];
+    for row in tx.rows(sql, &args).await? {
+        let f = &mut row.fields();
+        // An id that can't be read is no order's: its row is told as one that can't be.
+        match (f.id_or_null(OrderNo::stored), f.id_or_null(RequestId::new)) {
+            (Ok(Some(order_no)), _) => drop(orders.insert(order_no)),
+            (Ok(None), Ok(Some(request_id))) => drop(requests.insert(request_id)),
+            _ => {}
+        }
+    }
+    Ok((orders, requests))
+}
+
+/// Of orders that are not in `orders`: those of which there are lines, and what that means. Their numbers are taken.
+///
+/// One over several shards has branches, whose numbers begin with its own, and stands in the list of their SKUs. A
+/// branch that was confirmed had an order; another may be left of an attempt that came to nothing.
+pub(super) async fn deleted_orders(
+    tx: &mut dyn Tx,
+    absent: &[OrderNo],
+) -> Result<BTreeMap<OrderNo, String>, SqlError> {
+    let sql = "l.order_no FROM order_lines l LEFT JOIN home_lines h ON h.sku_id = l.sku_id AND h.order_no = ? \
+         WHERE l.order_no >= ? AND l.order_no < ? AND (l.order_no = ? OR h.order_no IS NOT NULL OR l.confirmed > 0)";
+    let of_one = |order_no: &OrderNo| {
+        // No number has a byte below that of a space, but for those of its branches.
+        let end = format!("{order_no} ");
+        vec![order_no.into(), order_no.into(), end.as_str().into(), order_no.into()]
+    };
+    let found = firsts(tx, sql, absent.iter().map(of_one).collect()).await?;
+    let problem = "its row of orders was deleted by hand; order_lines still has lines of it";
+    Ok(found.into_iter().map(|(n, _)| (absent[n].clone(), problem.to_owned())).collect())
+}
+
+/// Of stock requests that are not in `stock_requests`: those that a journal names in its newest rows and that were not
+/// pruned, and what that means.
+pub(super) async fn deleted_requests(
+    tx: &mut dyn Tx,
+    absent: &[(SkuId, RequestId)],
+) -> Result<Vec<(SkuId, RequestId, String)>, SqlError> {
+    if absent.is_empty() {
+        return Ok(Vec::new());
+    }
+    let pruned = pruned_before(tx).await?;
+    let sql = "j.version FROM stock s CROSS JOIN stock_journal j ON j.sku_id = s.sku_id AND j.warehouse_id = s.warehouse_id \
+         AND j.version > s.version - ? WHERE s.sku_id = ? AND j.request_id = ? AND j.order_no IS NULL AND j.at >= ?";
+    let of_one = |(sku_id, request_id): &(SkuId, RequestId)| {
+        vec![MAX_VERSIONS_LOOKED_AT.into(), sku_id.into(), request_id.into(), pruned.into()]
+    };
+    let mut deleted = Vec::new();
+    for (n, row) in firsts(tx, sql, absent.iter().map(of_one).collect()).await? {
+        let ((sku_id, request_id), version) = (&absent[n], fields_of(&row).count()?);
+        let problem = format!("its row was deleted by hand; the stock journal has it as version {version}");
+        deleted.push((sku_id.clone(), request_id.clone(), problem));
+    }
+    Ok(deleted)
+}
