@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hotstock_engine::ids::{Epoch, Lsn, RequestId, ServerId, SkuId, TakeId};
 use hotstock_engine::store::{
-    FlushBatch, OrderFilter, Prune, Repair, Store, StoreError, SumsCursor, Take, Wanted,
+    FlushBatch, OrderFilter, Prune, Repair, Store, StoreError, StoredSku, SumsCursor, Take, Wanted,
 };
 use hotstock_engine::testing::store_suite::{
     TestShard, W1, confirm, create, hash_at, order, reserve, restock, sku,
@@ -94,7 +94,8 @@ async fn all_pages(store: &SqlStore) -> (Vec<String>, Vec<SkuId>, usize, usize) 
     (numbers.iter().map(|(number, _)| number.to_string()).collect(), skus, listed, requests)
 }
 
-async fn tables_of_other_moments(url: &str, hand: &impl ByHand) {
+/// A store with one shard that epoch 1 took.
+async fn taken(url: &str) -> SqlStore {
     let store = SqlStore::open(&SqlOptions::new(url)).unwrap();
     let (id, server, epoch) = (TakeId(1), ServerId(1), Epoch(1));
     let take = Take {
@@ -108,7 +109,11 @@ async fn tables_of_other_moments(url: &str, hand: &impl ByHand) {
         judged: None,
     };
     store.take(&take).await.unwrap();
-    let mut shard = TestShard::new(1);
+    store
+}
+
+async fn tables_of_other_moments(url: &str, hand: &impl ByHand) {
+    let (store, mut shard) = (taken(url).await, TestShard::new(1));
     let sell = |shard: &mut TestShard, round: &str| {
         for n in 0..5 {
             shard.must(reserve(&format!("{round}-{n}"), &[("a", 1), ("b", 2)]));
@@ -136,11 +141,21 @@ async fn tables_of_other_moments(url: &str, hand: &impl ByHand) {
     shard.must(restock("b", 5, "r-3"));
 
     // One table at a time is emptied, of another time, and itself again.
+    let by_name = Wanted { skus: vec![sku("a")], ..Wanted::default() };
     for table in TABLES {
-        hand.run(&format!("DELETE FROM {table}")).await;
-        nothing_is_decided_on(&store, &shard, &format!("{table} was emptied")).await;
-        hand.run(&format!("INSERT INTO {table} SELECT * FROM old_{table}")).await;
-        nothing_is_decided_on(&store, &shard, &format!("{table} is older")).await;
+        let of_skus = matches!(table, "stock" | "stock_journal" | "watermarks");
+        for (what, then) in [
+            ("was emptied", format!("DELETE FROM {table}")),
+            ("is older", format!("INSERT INTO {table} SELECT * FROM old_{table}")),
+        ] {
+            hand.run(&then).await;
+            nothing_is_decided_on(&store, &shard, &format!("{table} {what}")).await;
+            // A load of SKUs alone reads these tables and no others.
+            match store.load(&by_name).await {
+                Ok(loaded) => assert!(!of_skus && loaded.skus.len() == 1, "{table} {what}: {loaded:?}"),
+                away => is_away(table, away),
+            }
+        }
         hand.run(&format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM new_{table}")).await;
         assert_eq!(all_pages(&store).await, new, "{table} is itself again");
     }
@@ -158,6 +173,7 @@ async fn tables_of_other_moments(url: &str, hand: &impl ByHand) {
     assert_eq!(all_pages(&store).await, old);
     assert_eq!(store.flush(shard.batch(10)).await.unwrap().watermark.lsn, then, "nothing was written");
     let last = lost.last().unwrap().0;
+    let epoch = Epoch(1);
     let again = FlushBatch { epoch, shard: shard.shard, after: then, hash: hash_at(last), events: &lost };
     assert_eq!(store.flush(again).await.unwrap().watermark.lsn, last);
     shard.flush_all(&store).await;
@@ -180,6 +196,39 @@ async fn tables_of_other_moments_on_mariadb() {
     tables_of_other_moments(&url, &server).await;
 }
 
+/// Somebody wrote another version into the row of a stock: nothing is decided on it, and others load beside it.
+async fn a_version_that_was_edited(url: &str, hand: &impl ByHand) {
+    let (store, mut shard) = (taken(url).await, TestShard::new(1));
+    shard.must(create("a", W1, 100));
+    shard.must(create("b", W1, 100));
+    shard.must(restock("b", 5, "r-1"));
+    shard.flush_all(&store).await;
+    let wanted = Wanted { skus: vec![sku("a"), sku("b")], ..Wanted::default() };
+    for version in [0, 1, 3, i64::MAX] {
+        hand.run(&format!("UPDATE stock SET version = {version} WHERE sku_id = 'b'")).await;
+        let skus = store.load(&wanted).await.unwrap().skus;
+        assert!(matches!(skus[&sku("a")], StoredSku::Sound(_)), "{version}: {skus:?}");
+        let StoredSku::Unsound(why) = &skus[&sku("b")] else { panic!("version {version}: {skus:?}") };
+        assert!(why.contains("journal"), "{why}");
+    }
+    hand.run("UPDATE stock SET version = 2 WHERE sku_id = 'b'").await;
+    let skus = store.load(&wanted).await.unwrap().skus;
+    assert!(matches!(skus[&sku("b")], StoredSku::Sound(_)), "it was put right: {skus:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_was_edited_on_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("store.db").display());
+    a_version_that_was_edited(&url, &File(url.clone())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_was_edited_on_mariadb() {
+    let server = Arc::new(MariaDb::start());
+    a_version_that_was_edited(&server.url("hotstock"), &server).await;
+}
+
 /// A row whose keys are right and whose other columns are not, in the tables that are for people.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_for_people_leave_out_what_cannot_be_read() {
@@ -199,23 +248,9 @@ async fn lists_for_people_leave_out_what_cannot_be_read() {
 /// Somebody deleted the rows of a SKU: it is not one that never was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sku_whose_rows_were_deleted_is_unsound() {
-    use hotstock_engine::store::StoredSku;
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("store.db").display());
-    let (store, hand) = (SqlStore::open(&SqlOptions::new(&url)).unwrap(), File(url.clone()));
-    let (id, server, epoch) = (TakeId(1), ServerId(1), Epoch(1));
-    let take = Take {
-        id,
-        server,
-        shards: 1,
-        after: Epoch::ZERO,
-        epoch,
-        lease_seconds: 0,
-        over: false,
-        judged: None,
-    };
-    store.take(&take).await.unwrap();
-    let mut shard = TestShard::new(1);
+    let (store, hand, mut shard) = (taken(&url).await, File(url.clone()), TestShard::new(1));
     shard.must(create("a", W1, 100));
     shard.must(restock("a", 5, "r-1"));
     shard.flush_all(&store).await;

@@ -110,7 +110,9 @@ impl Backend for MySql {
     }
 
     async fn let_go(&self) {
-        if let Some(conn) = self.owner.lock().await.take() {
+        if let Some(mut conn) = self.owner.lock().await.take() {
+            // Said, so that the next one finds it free: the database may notice the end of a connection later.
+            let _ = self.one_number(&mut conn, &format!("SELECT RELEASE_LOCK({OWNER_LOCK})")).await;
             let _ = timeout(self.statement_timeout, conn.close()).await;
         }
     }
