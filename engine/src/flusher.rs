@@ -68,6 +68,7 @@ pub(crate) struct Flushers {
     /// the store has one writer.
     turns: Semaphore,
     parked: Mutex<ParkedSkus>,
+    unparked: AtomicU64,
     /// New reservations stop while it is set.
     journal_full: AtomicBool,
     /// When shards were last asked for a checkpoint because of that.
@@ -164,6 +165,7 @@ impl Flushers {
             step,
             turns: Semaphore::new(MAX_FLUSHES_AT_ONCE),
             parked: Mutex::default(),
+            unparked: AtomicU64::new(0),
             journal_full: AtomicBool::new(false),
             checkpoints_asked: Mutex::default(),
             stopping: watch::Sender::new(false),
@@ -228,7 +230,15 @@ impl Flushers {
         let mut parked = unpoisoned(self.parked.lock());
         if parked.known.as_mut().is_some_and(|known| known.remove(sku_id)) {
             parked.count = parked.count.saturating_sub(1);
+            // It may leave memory now.
+            self.unparked.fetch_add(1, Ordering::Release);
+            self.shards.iter().for_each(|shard| shard.wake());
         }
+    }
+
+    /// Counts SKUs whose rows were put right.
+    pub fn unparked(&self) -> u64 {
+        self.unparked.load(Ordering::Acquire)
     }
 
     /// The backlog on the disk has reached its cap: no new reservations.

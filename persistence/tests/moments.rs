@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use hotstock_engine::ids::{Epoch, Lsn, RequestId, ServerId, SkuId, TakeId};
+use hotstock_engine::ids::{Epoch, Lsn, RequestId, ServerId, SkuId, TakeId, WarehouseId};
 use hotstock_engine::store::{
     FlushBatch, OrderFilter, Prune, Repair, Store, StoreError, StoredSku, SumsCursor, Take, Wanted,
 };
 use hotstock_engine::testing::store_suite::{
-    TestShard, W1, confirm, create, hash_at, order, reserve, restock, sku,
+    TestShard, W1, W2, confirm, create, hash_at, order, reserve, restock, sku,
 };
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
 use hotstock_persistence::testing::MariaDb;
@@ -214,19 +214,53 @@ async fn a_version_that_was_edited(url: &str, hand: &impl ByHand) {
     hand.run("UPDATE stock SET version = 2 WHERE sku_id = 'b'").await;
     let skus = store.load(&wanted).await.unwrap().skus;
     assert!(matches!(skus[&sku("b")], StoredSku::Sound(_)), "it was put right: {skus:?}");
+    // Set back to what it was, with the row of the journal after that deleted: there are later ones.
+    shard.must(restock("b", 5, "r-2"));
+    shard.must(restock("b", 5, "r-3"));
+    shard.flush_all(&store).await;
+    hand.run("UPDATE stock SET version = 2, available = 105, supplied = 105 WHERE sku_id = 'b'").await;
+    hand.run("DELETE FROM stock_journal WHERE sku_id = 'b' AND version = 3").await;
+    let skus = store.load(&wanted).await.unwrap().skus;
+    assert!(matches!(skus[&sku("b")], StoredSku::Unsound(_)), "its journal goes on: {skus:?}");
+}
+
+/// Somebody deleted the row of one warehouse of several: it is not one that never was, to be created once more.
+async fn a_warehouse_whose_row_was_deleted(url: &str, hand: &impl ByHand) {
+    let (store, mut shard) = (taken(url).await, TestShard::new(1));
+    for warehouse in [W1, W2, WarehouseId(9)] {
+        shard.must(create("a", warehouse, 100));
+        shard.must(create("b", warehouse, 100));
+    }
+    shard.flush_all(&store).await;
+    let wanted = Wanted { skus: vec![sku("a"), sku("b")], ..Wanted::default() };
+    hand.run("CREATE TABLE kept AS SELECT * FROM stock WHERE sku_id = 'b'").await;
+    for warehouse in [1, 2, 9] {
+        hand.run(&format!("DELETE FROM stock WHERE sku_id = 'b' AND warehouse_id = {warehouse}")).await;
+        let skus = store.load(&wanted).await.unwrap().skus;
+        let StoredSku::Sound(stocks) = &skus[&sku("a")] else { panic!("{skus:?}") };
+        assert_eq!(stocks.iter().map(|stock| stock.warehouse_id.0).collect::<Vec<_>>(), [1, 2, 9]);
+        let StoredSku::Unsound(why) = &skus[&sku("b")] else { panic!("{warehouse}: {skus:?}") };
+        assert!(why.contains(&format!("warehouse {warehouse} has a journal")), "{why}");
+        hand.run(&format!("INSERT INTO stock SELECT * FROM kept WHERE warehouse_id = {warehouse}")).await;
+    }
+    let skus = store.load(&wanted).await.unwrap().skus;
+    assert!(matches!(skus[&sku("b")], StoredSku::Sound(_)), "{skus:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_version_that_was_edited_on_sqlite() {
+async fn stock_rows_that_were_edited_on_sqlite() {
     let dir = tempfile::tempdir().unwrap();
-    let url = format!("sqlite:{}", dir.path().join("store.db").display());
-    a_version_that_was_edited(&url, &File(url.clone())).await;
+    let url = |name| format!("sqlite:{}", dir.path().join(name).display());
+    a_version_that_was_edited(&url("one.db"), &File(url("one.db"))).await;
+    a_warehouse_whose_row_was_deleted(&url("two.db"), &File(url("two.db"))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_version_that_was_edited_on_mariadb() {
+async fn stock_rows_that_were_edited_on_mariadb() {
     let server = Arc::new(MariaDb::start());
     a_version_that_was_edited(&server.url("hotstock"), &server).await;
+    server.sql("DROP DATABASE hotstock");
+    a_warehouse_whose_row_was_deleted(&server.url("hotstock"), &server).await;
 }
 
 /// A row whose keys are right and whose other columns are not, in the tables that are for people.

@@ -347,6 +347,7 @@ async fn a_parked_sku_stays_and_hinders_nobody() {
     again.flush().await.unwrap();
     assert!(!again.flushers.may_leave(&sku("a")), "known after a restart");
     again.flushers.unpark(&sku("a"));
+    assert_eq!(again.flushers.unparked(), 1, "its shard looks whether it can leave");
     assert!(again.flushers.may_leave(&sku("a")) && again.flushers.parked() == 0);
 }
 

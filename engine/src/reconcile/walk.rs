@@ -29,7 +29,7 @@ pub(super) struct Walk {
     pub pruned: u64,
     /// Units held and net units sold by the lines that were counted, as of `last`.
     held: i64,
-    sold: i64,
+    pub(super) sold: i64,
     /// Net units sold by orders that were pruned, when the first lines were counted, and now.
     pruned_sold: (u64, u64),
     /// The first row of the journal that is not what should come there: what should, and what is there.

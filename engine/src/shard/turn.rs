@@ -55,8 +55,9 @@ pub(crate) struct Shard {
     checkpoint: Checkpointing,
     /// Bytes logged since it was begun.
     logged_bytes: u64,
-    /// The last event in the store, and how many SKUs were looked at since then without one that can leave.
-    looked_at: (Lsn, usize),
+    /// The last event in the store and how many SKUs were put right there; how many were looked at since then without
+    /// one that can leave.
+    looked_at: ((Lsn, u64), usize),
 }
 
 /// Commands on their way through the shard. When the shard panics its drop tells their callers: replies are
@@ -141,7 +142,7 @@ impl Shard {
             epoch: None,
             checkpoint: Checkpointing::None,
             logged_bytes: 0,
-            looked_at: (Lsn::ZERO, 0),
+            looked_at: ((Lsn::ZERO, 0), 0),
         };
         shard.publish_sizes();
         shard
@@ -259,8 +260,9 @@ impl Shard {
         let options = &self.parts.options;
         let (max_skus, max_bytes) = (options.max_resident_skus, options.max_bytes);
         let flushed = self.shared.flushed_lsn();
-        if self.looked_at.0 != flushed {
-            self.looked_at = (flushed, 0);
+        let since = (flushed, self.parts.flushers.unparked());
+        if self.looked_at.0 != since {
+            self.looked_at = (since, 0);
         }
         for _ in 0..MAX_EVICTIONS_PER_TURN {
             let sizes = self.state.sizes();

@@ -145,10 +145,10 @@ pub(super) async fn read_watermarks(tx: &mut dyn Tx) -> Result<Vec<Watermark>, S
 /// The tables of stocks and their journals.
 const STOCKS: fn(&str) -> bool = |table| matches!(table, "stock" | "stock_journal");
 
-/// A read of rows of stocks and their journals, `SELECT` `columns` `rest`, and of the marks of these tables beside it,
-/// in one statement, which needs no transaction around it. [`StockRows`] takes its rows.
-pub(super) fn select_with_marks(columns: &str, rest: &str) -> String {
-    let nulls = ", NULL".repeat(columns.split(", ").count());
+/// A read of rows of stocks and their journals, `SELECT` `columns` (`count` of them) `rest`, and of the marks of these
+/// tables beside it, in one statement, which needs no transaction around it. [`StockRows`] takes its rows.
+pub(super) fn select_with_marks(columns: &str, count: usize, rest: &str) -> String {
+    let nulls = ", NULL".repeat(count);
     let mut sql = format!("SELECT -1, 0, 0, 0, 0, {columns} {rest}");
     for (columns, from) in selects(STOCKS) {
         sql.push_str(&format!(" UNION ALL SELECT {columns}{nulls} FROM {from}"));

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::checkpoint::StockImage;
-use hotstock_engine::ids::{OrderNo, RequestId, SkuId};
+use hotstock_engine::ids::{OrderNo, RequestId, SkuId, WarehouseId};
 use hotstock_engine::store::{
     JournalRow, Loaded, PrunedSums, StoreError, StoredOrderKind, StoredSku, Wanted,
 };
 
 use super::dialect::{Access, Arg, Fields, Row, Tx};
-use super::error::{SqlError, problem_of};
+use super::error::{SqlError, broken, problem_of};
 use super::guards::{StockRows, read_watermarks, select_with_marks};
 use super::rows::{
-    FoundOrders, PRUNED_COLUMNS, STOCK, STOCK_JOURNAL, STOCK_REQUESTS, columns_of, find_orders,
+    FoundOrders, PRUNED, PRUNED_COLUMNS, STOCK, STOCK_JOURNAL, STOCK_REQUESTS, columns_of, find_orders,
     journal_entry_or_null, pruned_sums, request_image, select, stock_image, stock_image_of_broken, words,
 };
 use super::statements::{marks, padded, rows_in, rows_of_any};
@@ -44,8 +44,8 @@ impl Work for Skus<'_> {
     async fn run(&self, tx: &mut dyn Tx) -> Result<Option<Loaded>, SqlError> {
         let wanted: BTreeSet<&SkuId> = self.0.iter().collect();
         let args = padded(wanted.iter().map(|sku_id| vec![(*sku_id).into()]).collect());
-        let rest = format!("{FROM_CURRENT} WHERE s.sku_id IN ({})", marks(args.len()));
-        let sql = select_with_marks(&columns_of_whole(), &rest);
+        let rest = format!("{FROM_WHOLE} WHERE s.sku_id IN ({})", marks(args.len()));
+        let sql = select_with_marks(&columns_of_load(), COLUMNS_OF_LOAD, &rest);
         let args: Vec<Arg> = args.into_iter().flatten().collect();
         let (mut skus, mut found) = (FoundSkus::default(), StockRows::default());
         for row in tx.rows(&sql, &args).await? {
@@ -107,10 +107,8 @@ impl Work for Wanted {
 
 async fn load_skus(tx: &mut dyn Tx, wanted: &[SkuId]) -> Result<BTreeMap<SkuId, StoredSku>, SqlError> {
     let mut skus = FoundSkus::default();
-    for row in
-        rows_in(tx, &format!("SELECT {} {FROM_CURRENT} WHERE", columns_of_whole()), "s.sku_id", wanted, "")
-            .await?
-    {
+    let head = format!("SELECT {} {FROM_WHOLE} WHERE", columns_of_load());
+    for row in rows_in(tx, &head, "s.sku_id", wanted, "").await? {
         skus.add(row.fields())?;
     }
     let mut skus = skus.finish();
@@ -126,33 +124,65 @@ async fn load_skus(tx: &mut dyn Tx, wanted: &[SkuId]) -> Result<BTreeMap<SkuId, 
 
 /// SKUs as their rows are read.
 #[derive(Default)]
-struct FoundSkus(BTreeMap<SkuId, StoredSku>);
+struct FoundSkus(BTreeMap<SkuId, FoundSku>);
+
+#[derive(Default)]
+struct FoundSku {
+    stocks: Vec<(StockImage, Beside)>,
+    problem: Option<String>,
+}
+
+/// The warehouses next to one, below and above, of which there is a journal of the same SKU.
+type Beside = [Option<WarehouseId>; 2];
 
 impl FoundSkus {
     fn add(&mut self, mut fields: Fields<'_>) -> Result<(), SqlError> {
         let sku_id = fields.clone().id(SkuId::new)?;
+        let sku = self.0.entry(sku_id).or_default();
         // A row that can't be read is that of one SKU only.
-        let stock =
-            whole(&mut fields).map_err(problem_of).and_then(|stock| stock.check().map(|()| stock.image));
-        let so_far = self.0.entry(sku_id).or_insert_with(|| StoredSku::Sound(Vec::new()));
-        match (so_far, stock) {
-            (StoredSku::Sound(stocks), Ok(image)) => stocks.push(image),
-            (StoredSku::Unsound(_), _) => {}
-            (sound, Err(problem)) => *sound = StoredSku::Unsound(problem),
+        match loaded(&mut fields) {
+            Ok(stock) => sku.stocks.push(stock),
+            Err(problem) => sku.problem = Some(problem),
         }
         Ok(())
     }
 
-    /// Their stocks in the order of warehouses.
+    /// Their stocks in the order of warehouses. A SKU of whose stocks one has a journal and no row is unsound.
     fn finish(self) -> BTreeMap<SkuId, StoredSku> {
-        let mut skus = self.0;
-        for sku in skus.values_mut() {
-            if let StoredSku::Sound(stocks) = sku {
-                stocks.sort_unstable_by_key(|stock| stock.warehouse_id);
+        let sound = |sku: FoundSku| {
+            if let Some(problem) = sku.problem {
+                return Err(problem);
             }
-        }
-        skus
+            let mut stocks = sku.stocks;
+            stocks.sort_unstable_by_key(|(stock, _)| stock.warehouse_id);
+            let there: Vec<_> = stocks.iter().map(|(stock, _)| stock.warehouse_id).collect();
+            for (place, (_, [below, above])) in stocks.iter().enumerate() {
+                let before = place.checked_sub(1).and_then(|before| there.get(before));
+                for (journal, row) in [(below, before), (above, there.get(place + 1))] {
+                    if let Some(warehouse_id) = journal.filter(|journal| Some(journal) != row) {
+                        return Err(format!(
+                            "warehouse {warehouse_id} has a journal and no row of its stock"
+                        ));
+                    }
+                }
+            }
+            Ok(stocks.into_iter().map(|(stock, _)| stock).collect())
+        };
+        let judged = |(sku_id, sku)| (sku_id, sound(sku).map_or_else(StoredSku::Unsound, StoredSku::Sound));
+        self.0.into_iter().map(judged).collect()
     }
+}
+
+/// Reads the columns of [`columns_of_load`]; what is wrong, in words.
+fn loaded(f: &mut Fields<'_>) -> Result<(StockImage, Beside), String> {
+    let stock = whole(f).map_err(problem_of)?;
+    stock.check()?;
+    let mut warehouse = || -> Result<Option<WarehouseId>, StoreError> {
+        let number = f.int_or_null()?;
+        number.map(|number| u32::try_from(number).map(WarehouseId).map_err(broken)).transpose()
+    };
+    let beside = [warehouse().map_err(problem_of)?, warehouse().map_err(problem_of)?];
+    Ok((stock.image, beside))
 }
 
 /// A stock with what it is judged by.
@@ -169,14 +199,7 @@ pub(super) struct Whole {
 
 /// Reads stocks, for [`whole`]; the table of stocks is `s`.
 pub(super) fn select_whole() -> String {
-    // The newest row of a journal is looked up from the end of its range; a maximum would be counted over all of it.
-    format!(
-        "SELECT {} FROM stock s LEFT JOIN parked p ON p.sku_id = s.sku_id \
-         LEFT JOIN stock_journal j ON j.sku_id = s.sku_id AND j.warehouse_id = s.warehouse_id AND j.version = \
-         (SELECT n.version FROM stock_journal n WHERE n.sku_id = s.sku_id AND n.warehouse_id = s.warehouse_id \
-         ORDER BY n.sku_id DESC, n.warehouse_id DESC, n.version DESC LIMIT 1)",
-        columns_of_whole()
-    )
+    format!("SELECT {} {FROM_WHOLE}", columns_of_whole())
 }
 
 fn columns_of_whole() -> String {
@@ -184,15 +207,27 @@ fn columns_of_whole() -> String {
     format!("{stock}, {PRUNED_COLUMNS}, p.reason, {journal}")
 }
 
-/// Likewise, for a load: the row of the journal that the row of the stock says is its newest, or the one after it where
-/// there is one. Both are found by their keys, which costs half of looking for the newest.
-const FROM_CURRENT: &str = "FROM stock s LEFT JOIN parked p ON p.sku_id = s.sku_id \
-     LEFT JOIN stock_journal k ON k.sku_id = s.sku_id AND k.warehouse_id = s.warehouse_id AND k.version = \
-     CASE WHEN s.version < 9223372036854775807 THEN s.version + 1 END \
+/// The newest row of a journal is looked up from the end of its range; a maximum would be counted over all of it.
+const FROM_WHOLE: &str = "FROM stock s LEFT JOIN parked p ON p.sku_id = s.sku_id \
      LEFT JOIN stock_journal j ON j.sku_id = s.sku_id AND j.warehouse_id = s.warehouse_id AND j.version = \
-     COALESCE(k.version, s.version)";
+     (SELECT n.version FROM stock_journal n WHERE n.sku_id = s.sku_id AND n.warehouse_id = s.warehouse_id \
+     ORDER BY n.sku_id DESC, n.warehouse_id DESC, n.version DESC LIMIT 1)";
 
-/// Reads the columns of [`select_whole`].
+/// Those of [`columns_of_whole`], and the warehouses beside each of which there is a journal: a row that was deleted is
+/// noticed before its stock is created once more.
+fn columns_of_load() -> String {
+    format!(
+        "{}, (SELECT b.warehouse_id FROM stock_journal b WHERE b.sku_id = s.sku_id \
+         AND b.warehouse_id < s.warehouse_id ORDER BY b.sku_id DESC, b.warehouse_id DESC, b.version DESC LIMIT 1), \
+         (SELECT a.warehouse_id FROM stock_journal a WHERE a.sku_id = s.sku_id \
+         AND a.warehouse_id > s.warehouse_id ORDER BY a.sku_id, a.warehouse_id, a.version LIMIT 1)",
+        columns_of_whole()
+    )
+}
+
+const COLUMNS_OF_LOAD: usize = STOCK.columns.len() + PRUNED + 1 + STOCK_JOURNAL.columns.len() + 2;
+
+/// Reads [`columns_of_whole`].
 pub(super) fn whole(f: &mut Fields<'_>) -> Result<Whole, StoreError> {
     let (image, pruned) = (stock_image(f)?, pruned_sums(f)?);
     let parked = f.text_or_null()?.map(str::to_owned);

@@ -205,6 +205,9 @@ pub(in crate::sql) fn stock_view(image: StockImage) -> StockView {
 pub(in crate::sql) const PRUNED_COLUMNS: &str =
     "s.pruned_sold, s.pruned_version, s.pruned_available, s.pruned_reserved, s.pruned_sold_delta";
 
+/// How many [`PRUNED_COLUMNS`] there are.
+pub(in crate::sql) const PRUNED: usize = 5;
+
 /// Reads [`PRUNED_COLUMNS`].
 pub(in crate::sql) fn pruned_sums(f: &mut Fields<'_>) -> Result<PrunedSums, StoreError> {
     let (sold, version) = (f.count()?, f.count()?);
