@@ -12,9 +12,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Timestamp;
 use crate::command::{Mode, StockStatus};
-use crate::event::OrderRequest;
-use crate::home::HomeImage;
-use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, TakeId, WarehouseId};
+use crate::event::{HoldMove, HoldPurpose, OrderRequest};
+use crate::ids::{
+    AttemptId, BuyerId, Epoch, Lsn, OrderNo, Reason, RequestId, ServerId, ShardId, SkuId, TakeId, WarehouseId,
+};
 use crate::outcome::{Levels, LineView, OrderStatus, OrderView, Serials};
 
 /// Where checkpoints are kept.
@@ -173,8 +174,8 @@ pub enum Image {
     Order(OrderImage),
     /// A remembered stock request.
     Request(RequestImage),
-    /// An order over several places, at its home.
-    Home(HomeImage),
+    /// What a participant holds for an order that another shard decides.
+    Hold(HoldImage),
 }
 
 /// A stock in a checkpoint.
@@ -228,6 +229,98 @@ pub struct OrderImage {
     pub requests: Vec<OrderRequest>,
     /// The serial numbers that its lines got, as they came.
     pub serials: Vec<LineSerials>,
+    /// Of an order over several shards: what its coordinator keeps of it beside the counts.
+    pub span: Option<Box<Span>>,
+}
+
+/// What the coordinator of an order over several shards keeps of it beside its counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// The attempt whose holds have the units that it holds in other shards.
+    pub attempt: AttemptId,
+    /// Decisions so far.
+    pub decisions: u32,
+    /// Those of them that some participants may not have carried out, oldest first.
+    pub pending: Vec<Decision>,
+}
+
+/// A decision that some participants may not have carried out yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Counts the decisions of the order, from 1.
+    pub seq: u32,
+    /// The attempt whose holds it is about.
+    pub attempt: AttemptId,
+    /// What happens to the units.
+    pub kind: HoldMove,
+    /// Why, in the caller's words.
+    pub reason: Option<Reason>,
+    /// Units, by the index of the line; lines of participants only.
+    pub lines: Vec<(u16, u32)>,
+    /// Participants that have not acknowledged it.
+    pub waiting: Vec<ShardId>,
+}
+
+impl Span {
+    /// Of an order that is made with the holds of an attempt.
+    #[must_use]
+    pub fn new(attempt: AttemptId) -> Self {
+        Self { attempt, decisions: 0, pending: Vec::new() }
+    }
+
+    /// Whether the order has something to do with the holds of an attempt.
+    #[must_use]
+    pub fn knows(&self, attempt: AttemptId) -> bool {
+        self.attempt == attempt || self.pending.iter().any(|decision| decision.attempt == attempt)
+    }
+
+    /// A rough size, in lines of an event.
+    pub(crate) fn weight(&self) -> usize {
+        1 + self.pending.iter().map(|decision| 1 + decision.lines.len()).sum::<usize>()
+    }
+}
+
+/// What a participant holds for an order that another shard decides. It has no end of its own: the coordinator says
+/// when it is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldImage {
+    /// The order.
+    pub order_no: OrderNo,
+    /// The attempt that made it.
+    pub attempt: AttemptId,
+    /// The shard that decides.
+    pub coordinator: ShardId,
+    /// For what.
+    pub purpose: HoldPurpose,
+    /// The last decision that was carried out; 0: none.
+    pub seq: u32,
+    /// Its last change.
+    pub lsn: Lsn,
+    /// The stocks; a line whose units are all gone stays while the hold does.
+    pub lines: Vec<HoldLineImage>,
+}
+
+/// A line of a hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldLineImage {
+    /// What.
+    pub sku_id: SkuId,
+    /// Where.
+    pub warehouse_id: WarehouseId,
+    /// Units held; of a return, units that are to come back.
+    pub units: u32,
+    /// Units that were sold of it, less those that came back by it.
+    pub sold: i64,
+    /// Serial numbers that its units got and that the coordinator may not have logged.
+    pub serials: Vec<Serials>,
+}
+
+impl HoldImage {
+    /// Whether there is no more to it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.lines.iter().all(|line| line.units == 0 && line.serials.is_empty())
+    }
 }
 
 /// Serial numbers of one line of an order.
@@ -244,6 +337,12 @@ impl OrderImage {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.lines.iter().any(|line| line.held > 0)
+    }
+
+    /// Whether nothing happens any more unless a caller asks for it: it holds nothing, and its participants know.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        !self.is_open() && self.span.as_ref().is_none_or(|span| span.pending.is_empty())
     }
 
     /// Where it stands.
@@ -287,7 +386,8 @@ impl OrderImage {
 
     /// A rough size, in lines of an event.
     pub(crate) fn weight(&self) -> usize {
-        4 + 2 * self.lines.len() + self.requests.len() + self.serials.len()
+        let span = self.span.as_ref().map_or(0, |span| span.weight());
+        4 + 2 * self.lines.len() + self.requests.len() + self.serials.len() + span
     }
 }
 

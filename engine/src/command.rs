@@ -28,7 +28,7 @@ impl From<Action> for Command {
     }
 }
 
-/// The commands of the HTTP contract, for lines that lie in one shard.
+/// The commands of the HTTP contract.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// Creates the stock of a SKU in a warehouse.
@@ -265,6 +265,11 @@ impl Lines {
             return Err(InvalidField::new("lines", "must not be empty"));
         }
         Ok(Self(summed))
+    }
+
+    /// Some lines of others, which are within the bounds; at least one.
+    pub(crate) fn some_of(lines: impl IntoIterator<Item = Line>) -> Self {
+        Self(lines.into_iter().collect())
     }
 
     /// The lines, in the order of the request.

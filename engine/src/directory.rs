@@ -12,7 +12,7 @@
 //! With one shard there is nothing to know, and a second table of all orders would cost a quarter of the time of a
 //! reserve: there are no entries at all.
 //!
-//! The entry of an order over several shards says that it is one. Its branches have none: each is where its SKU is.
+//! The entry of an order over several shards says that it is one. What it holds in them has none.
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -39,19 +39,6 @@ struct Known {
     own: bool,
     /// It lies in several shards.
     spans: bool,
-    /// Units of it are just being held in several shards.
-    attempted: bool,
-}
-
-/// What [`Directory::look_and_claim`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claimed {
-    /// The shard that decides for the order.
-    pub shard: ShardId,
-    /// The order is known to be there; otherwise only requests that are under way say so.
-    pub is_there: bool,
-    /// Its units are just being held in several shards: whether it is made is not decided yet.
-    pub is_attempted: bool,
 }
 
 /// The shard, when there is one.
@@ -66,23 +53,11 @@ impl Directory {
 
     /// Takes a claim and gives the order's shard: `wanted`, or where it is already.
     pub fn claim(&self, order_no: &OrderNo, wanted: ShardId) -> ShardId {
-        self.look_and_claim(order_no, wanted).shard
-    }
-
-    /// As [`Directory::claim`]; tells also whether the order is there.
-    pub fn look_and_claim(&self, order_no: &OrderNo, wanted: ShardId) -> Claimed {
-        let Some(entries) = &self.entries else {
-            return Claimed { shard: ONLY, is_there: false, is_attempted: false };
-        };
-        let new = Known { shard: wanted, claims: 0, own: false, spans: false, attempted: false };
+        let Some(entries) = &self.entries else { return ONLY };
+        let new = Known { shard: wanted, claims: 0, own: false, spans: false };
         let mut known = entries.entry(order_no.clone()).or_insert(new);
         known.claims = known.claims.saturating_add(1);
-        Claimed { shard: known.shard, is_there: known.own, is_attempted: known.attempted }
-    }
-
-    /// Whoever holds a claim begins to hold units of the order in several shards, or has ended it.
-    pub fn set_attempted(&self, order_no: &OrderNo, attempted: bool) {
-        self.change(order_no, |known| known.attempted = attempted);
+        known.shard
     }
 
     /// Whether an order is known to lie in several shards.
@@ -134,7 +109,7 @@ impl Directory {
                 (known.shard, known.own, known.spans) = (shard, true, spans);
             }
             Entry::Vacant(entry) => {
-                entry.insert(Known { shard, claims: 0, own: true, spans, attempted: false });
+                entry.insert(Known { shard, claims: 0, own: true, spans });
             }
         }
     }
@@ -211,13 +186,13 @@ mod tests {
     fn an_order_over_several_shards_is_known_as_one() {
         let directory = Directory::new(2);
         let order = OrderNo::new("o").unwrap();
-        let claimed = directory.look_and_claim(&order, at(0));
-        assert_eq!(claimed, Claimed { shard: at(0), is_there: false, is_attempted: false });
+        assert_eq!(directory.claim(&order, at(0)), at(0));
+        assert_eq!(directory.there(&order), None);
         directory.own_spanning(&order, at(0));
         directory.give_back(&order);
         assert!(directory.spans(&order));
-        let claimed = directory.look_and_claim(&order, at(1));
-        assert_eq!(claimed, Claimed { shard: at(0), is_there: true, is_attempted: false });
+        assert_eq!(directory.claim(&order, at(1)), at(0));
+        assert_eq!(directory.there(&order), Some((at(0), true)));
         directory.forget(&order);
         assert!(!directory.spans(&order));
         directory.give_back(&order);

@@ -2,9 +2,9 @@
 //! the order in which a command meets them:
 //!
 //! ```text
-//!   submit ─▶ router ─▶ shards ─▶ journal writer ─▶ views, directory ─▶ replier ─▶ caller
-//!               │         │ ▲            │
-//!           spanning   loader, known     └─▶ flushers ─▶ store
+//!   submit ─▶ router ─▶ shards ─▶ journal writer ─▶ views, directory ─▶ replier ─▶ caller, other shards
+//!                         │ ▲            │
+//!                      loader, known     └─▶ flushers ─▶ store
 //! ```
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,8 +23,7 @@ pub use crate::options::{EngineOptions, Parts, StartError, StoreOptions};
 use crate::options::{flush_options, shard_options};
 pub use crate::ownership::NotOurs;
 pub use crate::pins::{HotSku, Pinned};
-pub use crate::spanning::SPANNING_STEPS;
-pub use crate::status::{Health, ShardStats, SpanningStats, Stats, StoreStats};
+pub use crate::status::{CrossShardStats, Health, ShardStats, Stats, StoreStats};
 
 use crate::check::{Checks, checker};
 use crate::checkpointer::{self, CheckpointMessage, CheckpointParts};
@@ -40,7 +39,7 @@ use crate::inspect::Inspected;
 use crate::journal::JournalReader;
 use crate::known::{self, Known};
 use crate::limits::{
-    MAX_PAGE_ROWS, MAX_SHARDS, MAX_WAITING_CHORES, MAX_WAITING_SLICES, START_STORE_WAIT_MILLIS, TICK_MILLIS,
+    MAX_PAGE_ROWS, MAX_SHARDS, MAX_WAITING_SLICES, START_STORE_WAIT_MILLIS, TICK_MILLIS,
 };
 use crate::list::Lists;
 use crate::loader::Loader;
@@ -53,16 +52,18 @@ use crate::recovery::{Recovered, recover_audited};
 use crate::replier;
 use crate::retention::Retention;
 use crate::router::Router;
-use crate::shard::parts::{Poison, ShardParts};
+use crate::shard::parts::{CrossShardCounters, Poison, ShardParts};
 use crate::shard::shared::ShardShared;
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
-use crate::spanning::Spanning;
-use crate::status::{spanning_stats, store_stats};
+use crate::status::{cross_shard_stats, store_stats};
 use crate::store::{Anomaly, JournalRow, OrderFilter, Parked};
 use crate::store_link::{StoreLink, refusal_of};
 use crate::sync::{Inbox, unpoisoned};
 use crate::views::Views;
 use crate::writer::{self, COMMIT_BUCKETS, WriterCounters, WriterMessage, WriterParts};
+
+/// The steps of orders over several shards at which a test can end the process.
+pub const CROSS_SHARD_STEPS: &[&str] = crate::coordinator::Message::STEPS;
 
 /// The steps of loads, evictions, flushes and checkpoints at which a test can end the process.
 pub const RESIDENCY_STEPS: &[&str] = &[
@@ -107,6 +108,7 @@ struct Running {
     dirty: Option<Arc<Dirty>>,
     checks: Option<Arc<Checks>>,
     counters: Arc<WriterCounters>,
+    cross_shard: Arc<CrossShardCounters>,
     stopping: AtomicBool,
     /// Taken by the one that stops the engine.
     parts: Mutex<Option<Stoppable>>,
@@ -123,7 +125,7 @@ struct Stoppable {
     keepers: JoinSet<()>,
     /// Tells them.
     keepers_stop: watch::Sender<bool>,
-    /// Keeper, checker, what fills the filter and the hot list after a start: ended where they stand.
+    /// Checker, what fills the filter and the hot list after a start: ended where they stand.
     loops: JoinSet<()>,
     /// Until no command waits any more.
     loader: tokio::task::JoinHandle<()>,
@@ -170,6 +172,7 @@ impl Engine {
         let known = tokio::task::spawn_blocking(move || Known::load(filters, named)).await;
         let known = Arc::new(known.map_err(|error| spawn_error("the filter of known numbers", &error))?);
         let (directory, hot) = (Arc::new(Directory::new(count)), Arc::new(HotList::default()));
+        let (unsettled, cross_shard) = (Arc::new(AtomicU64::new(0)), Arc::<CrossShardCounters>::default());
         let mut shards = Vec::new();
         let mut states = Vec::new();
         for Recovered { state, checkpoint, replayed, departed, .. } in recovered {
@@ -177,12 +180,15 @@ impl Engine {
             let shared = ShardShared::new(id, options.gate_permits);
             shared.recovered(&state, checkpoint);
             known.add_departed(departed, clock.now());
-            for order_no in state.order_numbers() {
-                match state.image_of_home(order_no) {
-                    Some(_) => directory.own_spanning(order_no, id),
-                    None => directory.own(order_no, id),
+            for (order_no, spans) in state.order_numbers() {
+                match spans {
+                    true => directory.own_spanning(order_no, id),
+                    false => directory.own(order_no, id),
                 }
             }
+            let holds = state.hold_keys().count() as u64;
+            shared.asking.store(holds, Ordering::Release);
+            unsettled.fetch_add(holds, Ordering::AcqRel);
             hot.update(id, state.hot_skus().iter().map(|sku_id| (sku_id.clone(), true)));
             tracing::info!(shard = %id, lsn = %state.applied(), replayed, "recovered");
             shards.push(Arc::new(shared));
@@ -211,9 +217,8 @@ impl Engine {
         let poison: Poison = Arc::new(OnceLock::new());
         let counters: Arc<WriterCounters> = Arc::default();
         let (to_replier, for_replier) = mpsc::unbounded_channel();
-        let (to_keeper, for_keeper) = mpsc::channel(MAX_WAITING_CHORES);
         let (to_checkpointer, for_checkpointer) = mpsc::channel(MAX_WAITING_SLICES);
-        let replier = tokio::spawn(replier::run(for_replier, to_keeper.clone()));
+        let replier = tokio::spawn(replier::run(for_replier));
         let writer = {
             let parts = WriterParts {
                 inbox: Arc::clone(&inbox),
@@ -272,7 +277,8 @@ impl Engine {
             inbox: Arc::clone(&inbox),
             poison: Arc::clone(&poison),
             checkpointer: to_checkpointer.clone(),
-            chores: to_keeper.clone(),
+            unsettled,
+            cross_shard: Arc::clone(&cross_shard),
             checks: checks.clone(),
             before_decide,
             failpoints: failpoints.clone(),
@@ -289,18 +295,12 @@ impl Engine {
             link: Arc::clone(&link),
             fence: Arc::clone(&fence),
         });
-        let for_retention = failpoints.clone();
         let router = Arc::new_cyclic(|me| Router {
             me: me.clone(),
             shards: Arc::clone(&shards),
             directory: Arc::clone(&directory),
             known: Arc::clone(&known),
             fence: Arc::clone(&fence),
-            reads: Arc::clone(&reads),
-            spanning: Spanning::new(),
-            chores: to_keeper,
-            attempt_wait: Duration::from_millis(options.store.load_wait_ms),
-            failpoints,
             batches: AtomicU64::new(0),
         });
         let lists =
@@ -341,13 +341,11 @@ impl Engine {
             let (link, flushers) = (Arc::clone(&link), Arc::clone(&flushers));
             let (clock, known) = (Arc::clone(&clock), Arc::clone(&known));
             keepers.spawn(async move {
-                retention.run(&link, &flushers, &known, clock.as_ref(), &for_retention, stopping).await;
+                retention.run(&link, &flushers, &known, clock.as_ref(), &failpoints, stopping).await;
             });
         }
         let mut loops = JoinSet::new();
         {
-            let keeper = Arc::clone(&router);
-            loops.spawn(async move { keeper.keep(for_keeper).await });
             let pins = Arc::clone(&pins);
             loops.spawn(async move { pins.load_stored().await });
         }
@@ -399,6 +397,7 @@ impl Engine {
             dirty,
             checks,
             counters,
+            cross_shard,
             stopping: AtomicBool::new(false),
             parts: Mutex::new(Some(parts)),
         };
@@ -481,9 +480,7 @@ impl Engine {
     /// [`Refusal::StoreUnavailable`].
     pub async fn anomalies(&self, max: usize) -> Result<(u64, Vec<Anomaly>), Refusal> {
         let link = &self.running.link;
-        let (count, mut newest) = link.noted(link.store().anomalies(max).await).map_err(refusal_of)?;
-        newest.iter_mut().for_each(Anomaly::tell_caller);
-        Ok((count, newest))
+        link.noted(link.store().anomalies(max).await).map_err(refusal_of)
     }
 
     /// SKUs whose rows in the store are left alone, at most `max`, and how many there are.
@@ -598,7 +595,7 @@ impl Engine {
             directory_orders: running.router.directory.len() as u64,
             store: store_stats(&running.link, &running.flushers, &running.loader, &running.known),
             checks: running.checks.as_ref().map(|checks| checks.stats()),
-            spanning: spanning_stats(&running.router.spanning),
+            cross_shard: cross_shard_stats(&running.cross_shard, &running.shards),
             clock: running.owner.clock.status(),
         }
     }
@@ -627,7 +624,6 @@ impl Engine {
             loader,
             ..
         } = parts;
-        running.router.spanning.stop().await;
         loops.shutdown().await;
         for shard in running.shards.iter() {
             shard.drain().await;

@@ -3,11 +3,12 @@
 
 use smallvec::SmallVec;
 
-use crate::checkpoint::{OrderImage, Phase, RequestImage, StockImage};
+use crate::checkpoint::{LineSerials, OrderImage, Phase, RequestImage, Span, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{ChangeKind, Mode, StockStatus};
-use crate::home::HomeChange;
-use crate::ids::{BuyerId, Epoch, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId};
+use crate::ids::{
+    AttemptId, BuyerId, Epoch, Lsn, OrderNo, Reason, RequestId, ShardId, SkuId, TraceId, WarehouseId,
+};
 use crate::outcome::{Levels, OrderStatus, Serials};
 pub use crate::state::Delta;
 use crate::state::change_fingerprint;
@@ -29,10 +30,10 @@ impl Event {
     pub fn weight(&self) -> u64 {
         rough_bytes(match &self.change {
             Change::Reserved { lines, .. } => lines.len(),
-            Change::Confirmed { lines, .. } => lines.len(),
-            Change::Released { lines, .. }
-            | Change::Expired { lines, .. }
-            | Change::Returned { lines, .. } => lines.len(),
+            Change::Confirmed { lines, after, .. } => lines.len() + after.weight(),
+            Change::Released { lines, after, .. }
+            | Change::Expired { lines, after, .. }
+            | Change::Returned { lines, after, .. } => lines.len() + after.weight(),
             Change::StatusChanged { warehouses, .. } => warehouses.len(),
             Change::Forgotten { sold, .. } => sold.len(),
             Change::StockCreated { .. }
@@ -46,7 +47,11 @@ impl Event {
             }
             Change::Evicted { orders, sold, .. } => 1 + orders.len() + sold.len(),
             Change::Pinned { skus, .. } => skus.len(),
-            Change::Home(change) => change.weight(),
+            Change::Acknowledged { orders } => {
+                orders.iter().map(|order| 1 + order.after.weight() + order.serials.len()).sum()
+            }
+            Change::Held { lines, .. } => lines.len(),
+            Change::HoldChanged { lines, .. } => 1 + lines.len(),
         })
     }
 }
@@ -109,6 +114,8 @@ pub enum Change {
         /// Of an order whose warehouses were chosen: what was asked
         /// ([`Reserve::asked`](crate::command::Reserve::asked)).
         asked: Option<u64>,
+        /// Of an order over several shards: the attempt whose holds have the units that lie in other shards.
+        attempt: Option<AttemptId>,
         /// Every line, also those of `best_effort` that got nothing.
         lines: SmallVec<[ReservedLine; 1]>,
     },
@@ -118,6 +125,8 @@ pub enum Change {
         order_no: OrderNo,
         /// The partial request that this answers, if it was one.
         request: Option<OrderRequest>,
+        /// Of a late payment of an order over several shards: the attempt whose holds have the units.
+        attempt: Option<AttemptId>,
         /// The lines that changed.
         lines: SmallVec<[ConfirmedLine; 1]>,
         /// The order after it.
@@ -165,6 +174,8 @@ pub enum Change {
         order_no: OrderNo,
         /// The request that this answers.
         request: OrderRequest,
+        /// Of an order over several shards: the attempt whose holds wait for the units.
+        attempt: Option<AttemptId>,
         /// The lines that changed.
         lines: SmallVec<[MovedLine; 1]>,
         /// The order after it.
@@ -216,8 +227,119 @@ pub enum Change {
         /// The epoch that the server took.
         epoch: Epoch,
     },
-    /// Something about an order over several places, at its home.
-    Home(Box<HomeChange>),
+    /// Participants have carried out what was decided of orders over several shards, and have it durably.
+    Acknowledged {
+        /// Orders, each as it is after all that is said of it here.
+        orders: Vec<Acknowledged>,
+    },
+    /// This shard holds units of its stocks for an order that another shard decides: it is a participant.
+    Held {
+        /// The order.
+        order_no: OrderNo,
+        /// The coordinator's attempt to hold them.
+        attempt: AttemptId,
+        /// The shard that decides.
+        coordinator: ShardId,
+        /// For what.
+        purpose: HoldPurpose,
+        /// Each stock once.
+        lines: SmallVec<[HeldLine; 1]>,
+    },
+    /// A participant carried out what the coordinator of a hold decided.
+    HoldChanged {
+        /// The order.
+        order_no: OrderNo,
+        /// The attempt that made the hold.
+        attempt: AttemptId,
+        /// The last decision that is carried out.
+        seq: u32,
+        /// What happens to the units.
+        kind: HoldMove,
+        /// Why, in the caller's words.
+        reason: Option<Reason>,
+        /// Its lines that change.
+        lines: SmallVec<[HoldMovedLine; 1]>,
+        /// There is no more to it.
+        is_over: bool,
+    },
+}
+
+/// What a hold is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HoldPurpose {
+    /// Units are reserved: of a new order, or for a late payment.
+    Units,
+    /// Units that were sold are to come back. Nothing moves until that is decided; the SKU stays in memory.
+    Return,
+}
+
+/// What a decision does to the units of a hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HoldMove {
+    /// reserved → sold.
+    Sold,
+    /// reserved → available, by the caller, or because the order was not made.
+    Released,
+    /// reserved → available, because the time was over.
+    Expired,
+    /// sold → available.
+    Returned,
+    /// Nothing moves: the coordinator has the serial numbers, or gave a return up.
+    Over,
+}
+
+/// A line of [`Change::Held`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldLine {
+    /// What.
+    pub sku_id: SkuId,
+    /// Where.
+    pub warehouse_id: WarehouseId,
+    /// Units, at least 1.
+    pub units: u32,
+    /// The levels after; of a return the levels as they are.
+    pub after: Levels,
+}
+
+/// A line of [`Change::HoldChanged`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct HoldMovedLine {
+    /// What.
+    pub sku_id: SkuId,
+    /// Where.
+    pub warehouse_id: WarehouseId,
+    /// Units that move.
+    pub units: u32,
+    /// The levels after; of a line that moves nothing, the levels as they are.
+    pub after: Levels,
+    /// Of a SKU that numbers its units, and a sale: the first of the serial numbers.
+    pub serial: Option<u64>,
+    /// Units that it holds after it.
+    pub left: u32,
+    /// Units that it has sold after it, less those that it took back.
+    pub sold: i64,
+    /// Serial numbers that the coordinator may not have logged.
+    pub unheard: Vec<Serials>,
+}
+
+impl HoldMovedLine {
+    /// The serial numbers that its units get.
+    #[must_use]
+    pub fn serials(&self) -> Option<Serials> {
+        let from = self.serial?;
+        Some(Serials { from, to: from.saturating_add(u64::from(self.units)).saturating_sub(1) })
+    }
+}
+
+/// An order in [`Change::Acknowledged`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Acknowledged {
+    /// Which.
+    pub order_no: OrderNo,
+    /// Serial numbers that its lines have got.
+    pub serials: Vec<LineSerials>,
+    /// The order after it.
+    pub after: OrderAfter,
 }
 
 /// What one event did to one stock, as the stock journal keeps it.
@@ -339,11 +461,12 @@ impl Event {
         };
         let moved =
             |order_no: &OrderNo, lines: &[MovedLine], kind, delta: fn(u32) -> Delta| -> Vec<StockMove> {
-                let of_line = |line: &MovedLine| StockMove {
-                    order_no: Some(order_no.clone()),
-                    ..plain(&line.sku_id, line.warehouse_id, kind, delta(line.quantity), line.after)
+                let of_line = |line: &MovedLine| {
+                    let moved =
+                        plain(&line.sku_id, line.warehouse_id, kind, delta(line.quantity), line.after?);
+                    Some(StockMove { order_no: Some(order_no.clone()), ..moved })
                 };
-                lines.iter().filter(|line| line.quantity > 0).map(of_line).collect()
+                lines.iter().filter(|line| line.quantity > 0).filter_map(of_line).collect()
             };
         let asked = |moves: Vec<StockMove>, request_id: Option<&RequestId>, reason: Option<&Reason>| {
             let fill = |m| StockMove { request_id: request_id.cloned(), reason: reason.cloned(), ..m };
@@ -376,31 +499,20 @@ impl Event {
                 warehouses.iter().map(of_warehouse).collect()
             }
             Change::Reserved { order_no, lines, .. } => {
-                let of_line = |line: &ReservedLine| StockMove {
-                    order_no: Some(order_no.clone()),
-                    ..plain(
-                        &line.sku_id,
-                        line.warehouse_id,
-                        MoveKind::Reserved,
-                        Delta::hold(line.held),
-                        line.after,
-                    )
+                let of_line = |line: &ReservedLine| {
+                    let (kind, delta) = (MoveKind::Reserved, Delta::hold(line.held));
+                    let moved = plain(&line.sku_id, line.warehouse_id, kind, delta, line.after?);
+                    Some(StockMove { order_no: Some(order_no.clone()), ..moved })
                 };
-                lines.iter().filter(|line| line.held > 0).map(of_line).collect()
+                lines.iter().filter(|line| line.held > 0).filter_map(of_line).collect()
             }
             Change::Confirmed { order_no, request, lines, .. } => {
-                let of_line = |line: &ConfirmedLine| StockMove {
-                    order_no: Some(order_no.clone()),
-                    serials: line.serials(),
-                    ..plain(
-                        &line.sku_id,
-                        line.warehouse_id,
-                        MoveKind::Confirmed,
-                        Delta::sell(line.held, line.late),
-                        line.after,
-                    )
+                let of_line = |line: &ConfirmedLine| {
+                    let (kind, delta) = (MoveKind::Confirmed, Delta::sell(line.held, line.late));
+                    let moved = plain(&line.sku_id, line.warehouse_id, kind, delta, line.after?);
+                    Some(StockMove { order_no: Some(order_no.clone()), serials: line.serials(), ..moved })
                 };
-                let moves = lines.iter().map(of_line).collect();
+                let moves = lines.iter().filter_map(of_line).collect();
                 asked(moves, request.as_ref().and_then(|r| r.request_id.as_ref()), None)
             }
             Change::Released { order_no, request, reason, lines, .. } => {
@@ -422,7 +534,49 @@ impl Event {
             | Change::Evicted { .. }
             | Change::Pinned { .. }
             | Change::Started { .. }
-            | Change::Home(_) => Vec::new(),
+            | Change::Acknowledged { .. } => Vec::new(),
+            Change::Held { order_no, purpose: HoldPurpose::Units, lines, .. } => {
+                let of_line = |line: &HeldLine| {
+                    let (kind, delta) = (MoveKind::Reserved, Delta::hold(line.units));
+                    let moved = plain(&line.sku_id, line.warehouse_id, kind, delta, line.after);
+                    StockMove { order_no: Some(order_no.clone()), ..moved }
+                };
+                lines.iter().map(of_line).collect()
+            }
+            Change::Held { purpose: HoldPurpose::Return, .. } => Vec::new(),
+            Change::HoldChanged { order_no, kind, reason, lines, .. } => {
+                let Some(kind_of_move) = kind.move_kind() else { return Vec::new() };
+                let of_line = |line: &HoldMovedLine| {
+                    let delta = kind.delta(line.units);
+                    let moved = plain(&line.sku_id, line.warehouse_id, kind_of_move, delta, line.after);
+                    StockMove { order_no: Some(order_no.clone()), serials: line.serials(), ..moved }
+                };
+                asked(lines.iter().map(of_line).collect(), None, reason.as_ref())
+            }
+        }
+    }
+}
+
+impl HoldMove {
+    /// What it does to the levels of a stock.
+    #[must_use]
+    pub fn delta(self, units: u32) -> Delta {
+        match self {
+            Self::Sold => Delta::sell(units, 0),
+            Self::Released | Self::Expired => Delta::unhold(units),
+            Self::Returned => Delta::give_back(units),
+            Self::Over => Delta::default(),
+        }
+    }
+
+    /// As what it stands in the stock journal, if stock moves.
+    fn move_kind(self) -> Option<MoveKind> {
+        match self {
+            Self::Sold => Some(MoveKind::Confirmed),
+            Self::Released => Some(MoveKind::Released),
+            Self::Expired => Some(MoveKind::Expired),
+            Self::Returned => Some(MoveKind::Returned),
+            Self::Over => None,
         }
     }
 }
@@ -438,8 +592,9 @@ pub struct ReservedLine {
     pub quantity: u32,
     /// Units that it holds: available → reserved.
     pub held: u32,
-    /// The levels after. (Of a line that holds nothing: the levels as they are.)
-    pub after: Levels,
+    /// The levels after. (Of a line that holds nothing: the levels as they are.) `None`: its stock is in another
+    /// shard.
+    pub after: Option<Levels>,
 }
 
 /// A line of [`Change::Confirmed`].
@@ -455,8 +610,8 @@ pub struct ConfirmedLine {
     pub held: u32,
     /// Units whose hold had ended, taken again: available → sold (a late payment).
     pub late: u32,
-    /// The levels after.
-    pub after: Levels,
+    /// The levels after. `None`: its stock is in another shard, which gives it its serial numbers too.
+    pub after: Option<Levels>,
     /// The counts of the line after.
     pub counts: LineCounts,
     /// Of a SKU that numbers its units: the first of the `held + late` serial numbers.
@@ -485,8 +640,8 @@ pub struct MovedLine {
     /// Units moved to available. 0: only the counts of the line changed, because the order ended with this event.
     /// (Given back part by part until nothing was left, all of it can be taken again by a late payment.)
     pub quantity: u32,
-    /// The levels after; of a line that moves nothing, the levels as they are.
-    pub after: Levels,
+    /// The levels after; of a line that moves nothing, the levels as they are. `None`: its stock is in another shard.
+    pub after: Option<Levels>,
     /// The counts of the line after.
     pub counts: LineCounts,
 }
@@ -508,18 +663,28 @@ pub struct LineCounts {
 }
 
 /// An order after an event, as far as the lines that changed don't tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OrderAfter {
     /// How the units that it did not confirm went back last.
     pub phase: Phase,
     /// Where it stands.
     pub status: OrderStatus,
-    /// It still holds units (the status alone does not tell of one that is confirmed or returned in part).
+    /// It still holds units (the status alone does not tell of one that is confirmed or returned in part), or
+    /// participants may not know what was decided.
     pub open: bool,
     /// Partial requests that it has answered, this one included.
     pub requests: u32,
     /// Ranges of serial numbers that its lines have got.
     pub serials: u32,
+    /// Of an order over several shards: what its coordinator keeps of it beside the counts.
+    pub span: Option<Box<Span>>,
+}
+
+impl OrderAfter {
+    /// A rough size, in lines of an event.
+    pub(crate) fn weight(&self) -> usize {
+        self.span.as_ref().map_or(0, |span| span.weight())
+    }
 }
 
 /// The identity of a partial request within its order.

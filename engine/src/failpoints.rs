@@ -20,9 +20,4 @@ impl Failpoints {
             failpoint(step);
         }
     }
-
-    /// Whether somebody listens.
-    pub fn is_armed(&self) -> bool {
-        self.0.is_some()
-    }
 }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::event::{Event, StockMove};
+use crate::event::Event;
 use crate::fence::Fence;
 use crate::ids::{Lsn, ShardId, SkuId, WarehouseId, shard_of};
 use crate::journal::{JournalError, JournalReader};
@@ -61,11 +61,7 @@ impl History {
             let mut rows = stored.rows;
             let Some(new) = self.unflushed(shard, flushed, &asked, &rows).await? else { continue };
             rows.extend(new);
-            let mut rows = merged(rows, limit);
-            for JournalRow { change, .. } in &mut rows {
-                tell_caller(change);
-            }
-            return Ok(rows);
+            return Ok(merged(rows, limit));
         }
         Err(Refusal::StoreUnavailable)
     }
@@ -130,13 +126,6 @@ impl History {
         };
         tracing::error!(problem, "the journal can't be read");
         Err(Refusal::JournalUnavailable)
-    }
-}
-
-/// A branch is known to its caller as its order. The request_id of what a branch was told is its home's.
-fn tell_caller(change: &mut StockMove) {
-    if let Some(order_no) = change.order_no.as_ref().filter(|order_no| order_no.is_branch()) {
-        (change.order_no, change.request_id) = (Some(order_no.of_caller()), None);
     }
 }
 

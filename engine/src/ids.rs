@@ -98,81 +98,10 @@ impl WarehouseId {
     pub const ANY: Self = Self(u32::MAX);
 }
 
-/// Tells the tries of an order's home to hold units apart: random, so that none is used twice, also not after a
-/// crash. 0 is what an order gets that lay in one place and was split.
+/// Tells the tries of a coordinator to hold units of an order in other shards apart: random, so that none is used
+/// twice, also not after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AttemptId(pub u64);
-
-/// Stands between the parts of a branch's number; a caller's number has no control characters.
-const BRANCH_MARK: char = '\u{1f}';
-
-/// What an order over several places holds of one SKU, in the place where the SKU is: a branch (the word of XA).
-/// There it lies like an order of its own, under a number that no caller can give.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Branch {
-    /// The order.
-    pub order_no: OrderNo,
-    /// The SKU.
-    pub sku_id: SkuId,
-    /// The try that it belongs to.
-    pub attempt: AttemptId,
-}
-
-impl Branch {
-    /// The number under which it lies in its place; [`OrderNo::MAX_STORED_BYTES`] at the most.
-    #[must_use]
-    pub fn number(&self) -> OrderNo {
-        let Self { order_no, sku_id, attempt } = self;
-        let text = format!("{order_no}{BRANCH_MARK}{sku_id}{BRANCH_MARK}{:016x}", attempt.0);
-        OrderNo(SmolStr::from(text))
-    }
-}
-
-impl OrderNo {
-    /// The longest number as it is stored, in bytes: that of a branch.
-    pub const MAX_STORED_BYTES: usize = Self::MAX_BYTES + SkuId::MAX_BYTES + 2 + 16;
-
-    /// Takes a number that was stored: a caller's, or that of a branch.
-    ///
-    /// # Errors
-    /// [`InvalidId`] when it is neither.
-    pub fn stored(text: &str) -> Result<Self, InvalidId> {
-        if !text.contains(BRANCH_MARK) {
-            return Self::new(text);
-        }
-        let stored = Self(SmolStr::new(text));
-        match stored.branch() {
-            Some(branch) if branch.number() == stored => Ok(stored),
-            _ => Err(InvalidId { what: "order_no", max: Self::MAX_STORED_BYTES }),
-        }
-    }
-
-    /// Whether it is the number of a branch.
-    #[must_use]
-    pub fn is_branch(&self) -> bool {
-        self.0.as_bytes().contains(&0x1f)
-    }
-
-    /// The branch that it is the number of.
-    #[must_use]
-    pub fn branch(&self) -> Option<Branch> {
-        let mut parts = self.0.split(BRANCH_MARK);
-        let (order_no, sku_id, attempt) = (parts.next()?, parts.next()?, parts.next()?);
-        let attempt = AttemptId(u64::from_str_radix(attempt, 16).ok()?);
-        let branch =
-            Branch { order_no: Self::new(order_no).ok()?, sku_id: SkuId::new(sku_id).ok()?, attempt };
-        parts.next().is_none().then_some(branch)
-    }
-
-    /// The number that the caller gave: of a branch, that of its order.
-    #[must_use]
-    pub fn of_caller(&self) -> Self {
-        match self.0.split_once(BRANCH_MARK) {
-            Some((order_no, _)) => Self(SmolStr::new(order_no)),
-            None => self.clone(),
-        }
-    }
-}
 
 /// Counts the starts and take-overs of the servers of one store. Whoever has an older one is fenced (a fencing token).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -325,27 +254,6 @@ mod tests {
         assert!(SkuId::new(&"x".repeat(64)).is_ok());
         assert!(SkuId::new(&"x".repeat(65)).is_err());
         assert!(SkuId::new("BANK CHARGES").is_ok());
-    }
-
-    #[test]
-    fn the_number_of_a_branch_tells_what_it_is_of() {
-        let order_no = OrderNo::new("ORD-1").unwrap();
-        let branch = Branch {
-            order_no: order_no.clone(),
-            sku_id: SkuId::new("Größe 5").unwrap(),
-            attempt: AttemptId(255),
-        };
-        let number = branch.number();
-        assert!(number.is_branch() && !order_no.is_branch());
-        assert_eq!((number.branch(), number.of_caller()), (Some(branch), order_no.clone()));
-        assert_eq!(OrderNo::stored(number.as_str()), Ok(number.clone()));
-        assert_eq!(OrderNo::stored("ORD-1"), Ok(order_no));
-        assert!(OrderNo::new(number.as_str()).is_err(), "no caller can give it");
-        for wrong in
-            ["a\u{1f}b", "a\u{1f}b\u{1f}xyz", "a\u{1f}b\u{1f}1", "a\u{1f}b\u{1f}0000000000000001\u{1f}"]
-        {
-            assert!(OrderNo::stored(wrong).is_err(), "{wrong:?}");
-        }
     }
 
     /// Fixed for ever: data directories that exist depend on these numbers.

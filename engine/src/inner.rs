@@ -1,11 +1,9 @@
-//! What goes between the parts of the engine and never leaves it: what a shard is asked ([`InnerCommand`]) and what it
-//! says to it ([`InnerAnswer`]), around the [commands](crate::command) and [answers](crate::outcome) of callers.
+//! What goes between the parts of the engine and never leaves it: what a shard is asked ([`InnerCommand`]), around the
+//! [commands](crate::command) of callers. (What shards say to each other: [`crate::coordinator`].)
 
-use crate::command::{Action, Command, Confirm, Lines};
+use crate::command::{Action, Command, Lines};
 use crate::event::rough_bytes;
-use crate::home::{Errand, HomeStep};
 use crate::ids::{OrderNo, RequestId, SkuId, TraceId};
-use crate::outcome::{Answer, Effect, OrderView, Refusal};
 
 /// What a shard is asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,8 +12,6 @@ pub enum InnerCommand {
     Public(Command),
     /// Gives back what an order holds because its time is over; one whose time is not over is left as it is.
     Expire(OrderNo),
-    /// A step of an order over several places, at its home.
-    Home(Box<HomeStep>),
 }
 
 // Whatever is asked for in the usual way is no larger for what is asked for rarely.
@@ -33,19 +29,12 @@ impl From<Action> for InnerCommand {
     }
 }
 
-impl From<HomeStep> for InnerCommand {
-    fn from(step: HomeStep) -> Self {
-        Self::Home(Box::new(step))
-    }
-}
-
 impl InnerCommand {
     /// What it is about.
     pub(crate) fn subject(&self) -> Subject<'_> {
         match self {
             Self::Public(command) => command.action.subject(),
             Self::Expire(order_no) => Subject::Order(order_no),
-            Self::Home(step) => step.subject(),
         }
     }
 
@@ -59,7 +48,7 @@ impl InnerCommand {
     pub(crate) fn trace(&self) -> Option<TraceId> {
         match self {
             Self::Public(command) => command.trace,
-            Self::Expire(_) | Self::Home(_) => None,
+            Self::Expire(_) => None,
         }
     }
 
@@ -68,7 +57,6 @@ impl InnerCommand {
         rough_bytes(match self {
             Self::Public(command) => command.action.line_count(),
             Self::Expire(_) => 1,
-            Self::Home(step) => step.weight(),
         })
     }
 }
@@ -80,8 +68,7 @@ pub(crate) enum Subject<'a> {
     Sku { sku_id: &'a SkuId, request_id: Option<&'a RequestId> },
     /// An order that it makes of these lines, where there is none.
     NewOrder { order_no: &'a OrderNo, lines: &'a Lines },
-    /// An order, which it makes where there is none, whatever SKUs there are: a tombstone, or one whose units are held
-    /// elsewhere.
+    /// An order, which it makes where there is none, whatever SKUs there are: a tombstone.
     AnyOrder(&'a OrderNo),
     /// An order that is there.
     Order(&'a OrderNo),
@@ -114,37 +101,5 @@ impl<'a> Subject<'a> {
         };
         let of_lines = lines.into_iter().flat_map(|lines| lines.as_slice());
         one.into_iter().chain(of_lines.map(|line| &line.sku_id))
-    }
-}
-
-/// What a shard says to a command that it carried out, or had carried out before.
-#[derive(Debug, Clone, PartialEq)]
-pub enum InnerAnswer {
-    /// For the caller, as it is. Of a step that needs no other answer, the order.
-    Public(Answer),
-    /// The home of an order over several places has decided, and this is logged; the places are still to be told.
-    Decided {
-        /// The order as it was decided.
-        order: OrderView,
-        /// Changed or repeated.
-        effect: Effect,
-        /// What they are to be told, oldest first.
-        errands: Vec<Errand>,
-    },
-    /// A late payment of an order over several places: nothing happened, and these units are to be held first.
-    HoldFirst {
-        /// What was asked.
-        confirm: Confirm,
-        /// The units.
-        lines: Lines,
-    },
-}
-
-/// The end of a command inside the engine.
-pub type InnerOutcome = Result<InnerAnswer, Refusal>;
-
-impl From<Answer> for InnerAnswer {
-    fn from(answer: Answer) -> Self {
-        Self::Public(answer)
     }
 }

@@ -5,7 +5,7 @@
 //! 1. [`ids`], [`limits`], [`clock`]: the words, their bounds, time.
 //! 2. [`command`], [`outcome`], [`event`]: what callers ask, what they are told, what is logged. [`inner`]: what goes
 //!    between the parts of the engine alone.
-//! 3. [`state`]: the pure state machine of one shard: decide, apply, audit. [`home`]: orders over several shards,
+//! 3. [`state`]: the pure state machine of one shard: decide, apply, audit. `coordinator`: orders over several shards,
 //!    pure as well.
 //! 4. [`journal`], [`checkpoint`], [`store`]: what the engine asks of durable storage (implemented in
 //!    `hotstock-persistence`).
@@ -16,8 +16,7 @@
 //! 8. `router`, `shard`, `writer`, `views`, `replier`: the way of a command. `directory` and `known`: which shard has
 //!    an order, and which numbers there may be outside memory. `loader`: what commands wait for. `pins`: what is kept
 //!    in memory.
-//! 9. `spanning`: who brings the commands of an order over several shards where they go. [`check`]: the order
-//!    service, asked before an order expires.
+//! 9. [`check`]: the order service, asked before an order expires.
 //! 10. `store_link`, `fence`, [`ownership`], `owner`, `flusher`, `retention`: the side that faces the store. `reads`,
 //!     `list`, `history`: reads of both memory and store. [`dirty`], [`mirror`]: what changed since it was mirrored.
 //!     [`reconcile`]: every stock counted in several ways.
@@ -39,6 +38,8 @@ pub mod clock;
 #[cfg(not(loom))]
 pub mod command;
 #[cfg(not(loom))]
+mod coordinator;
+#[cfg(not(loom))]
 mod directory;
 #[cfg(not(loom))]
 pub mod dirty;
@@ -54,8 +55,6 @@ mod fence;
 mod flusher;
 #[cfg(not(loom))]
 mod history;
-#[cfg(not(loom))]
-pub mod home;
 #[cfg(not(loom))]
 pub mod ids;
 #[cfg(not(loom))]
@@ -98,8 +97,6 @@ mod retention;
 mod router;
 #[cfg(not(loom))]
 mod shard;
-#[cfg(not(loom))]
-mod spanning;
 #[cfg(not(loom))]
 pub mod state;
 #[cfg(not(loom))]

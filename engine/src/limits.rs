@@ -331,57 +331,34 @@ pub const RECONCILE_MIRROR_LOOKS: u32 = 10;
 /// The wait between those looks, in milliseconds.
 pub const RECONCILE_PAUSE_MILLIS: u64 = 50;
 
-/// How long after its reserve a branch asks its home whether it knows it, in seconds. A home that knows answers for
-/// it from then on; a home that went away between the reserves of branches and its own event leaves them held for
-/// this long and a tick or two.
-pub const BRANCH_ASK_SECONDS: u32 = 3;
+/// Orders of one shard whose units are being held in other shards: each asks up to a thousand lines of them. More are
+/// `overloaded`.
+pub const MAX_ATTEMPTS: usize = 4_096;
 
-/// Orders over several places with a command under way: each asks up to a thousand branches. More are `overloaded`.
-pub const MAX_SPANNING_UNDER_WAY: usize = 4_096;
+/// How long the caller of a refused order waits until the participants that held let go, so that who asks next finds
+/// their units, in milliseconds. Who does not answer by then is told when it does.
+pub const ABANDON_WAIT_MILLIS: u64 = 1_000;
 
-/// How long the caller of a decision waits until its branches were told. The decision is logged by then and the
-/// answer stands; only the levels of a place that does not answer are behind.
-pub const CARRY_WAIT_MILLIS: u64 = 3_000;
+/// Tries of a late payment or return whose units are held by the time that it needs others: each time something else
+/// happened to the order meanwhile.
+pub const MAX_HOLD_TRIES: u32 = 4;
 
-/// How long whoever was answered a decision has to tell it to the branches before the background does, in
-/// milliseconds: longer than [`CARRY_WAIT_MILLIS`], so that it finds only those whose asker went away before the
-/// answer reached it.
-pub const TRUSTED_TO_CARRY_MILLIS: u64 = 10_000;
+/// How long the caller of a decision waits until the participants have carried it out, in milliseconds. The decision
+/// is logged by then and the answer stands; only the levels of a shard that does not answer are behind.
+pub const PROPAGATE_WAIT_MILLIS: u64 = 3_000;
 
-/// Orders whose branches are told in the background at the same time (expiries, what a crash left, a place that did
-/// not answer).
-pub const MAX_CARRIED_AT_ONCE: usize = 64;
+/// When a participant that was not heard of is told again, in milliseconds: nothing is lost between shards that run,
+/// so this is for one that is being rebuilt. The pauses grow up to [`MAX_RETRY_MILLIS`].
+pub const PROPAGATE_AGAIN_MILLIS: u64 = 1_000;
 
-/// What waits for the background: branches that ask, orders whose branches are to be told. What does not fit is
-/// offered again at the next tick.
-pub const MAX_WAITING_CHORES: usize = 65_536;
+/// Orders of one [`Acknowledged`](crate::event::Change::Acknowledged): some 50 KiB.
+pub const MAX_ACKNOWLEDGED_PER_EVENT: usize = 512;
 
-/// Chores that a shard names in one turn.
-pub const MAX_CHORES_PER_TURN: usize = 256;
+/// Holds that are asked after in one turn after a start, and orders whose participants are told again.
+pub const MAX_ASKS_PER_TURN: usize = 256;
 
-/// Times that a branch whose outcome is unknown is asked again for a caller who waits: a shard that was restarted is
-/// back by then, and one that fails on every try of this command must not be restarted for ever.
-pub const MAX_UNKNOWN_TRIES: u32 = 2;
-
-/// How long the caller of a refused reserve waits until the branches that held are released, so that who asks next
-/// finds their units. Those that can't be told by then ask by themselves.
-pub const ABORT_WAIT_MILLIS: u64 = 1_000;
-
-/// Times that the home is asked for an attempt whose outcome is unknown, in some seconds; after that its branches ask
-/// by themselves.
-pub const MAX_ABORT_TRIES: u32 = 8;
-
-/// Tries of a late payment whose units are held by the time that it needs others: each time somebody else has
-/// confirmed or released a part of the order meanwhile.
-pub const MAX_LATE_TRIES: usize = 4;
-
-/// How long orders over several places that are under way may take to end before the engine stops without them. A
-/// branch or home that is left in the middle is found by the next start.
-pub const SPANNING_STOP_MILLIS: u64 = 5_000;
-
-/// SKUs of an order over several places that are looked up to choose warehouses that would serve all of it; each
-/// asks the store.
-pub const MAX_HINT_LOOKS: usize = 8;
+/// The wait until a coordinator that did not answer is asked again, in milliseconds.
+pub const ASK_AGAIN_MILLIS: u64 = 1_000;
 
 /// Orders whose time is over and that the order service is being asked about. Others stay due until there is room;
 /// some 300 bytes each.
@@ -417,7 +394,6 @@ const _: () = assert!(MAX_COMMANDS_PER_ENVELOPE <= MAX_COMMANDS_PER_TURN);
 const _: () = assert!(MAX_PINNED_PER_ENVELOPE <= MAX_PINNED_PER_EVENT);
 const _: () = assert!(MAX_HOT_LIST <= MAX_WAITING_NEEDS);
 const _: () = assert!((DEFAULT_GATE_PERMITS as usize) >= 10_000, "a batch of 10,000 must fit an idle gate");
-const _: () = assert!(TRUSTED_TO_CARRY_MILLIS > CARRY_WAIT_MILLIS);
 const _: () = assert!(TICK_MILLIS < 1_000, "an expiry is at most a second late");
 const _: () = assert!((MAX_LINE_QUANTITY as u64) * 4 <= u32::MAX as u64);
 const _: () = assert!(MAX_STOCK_UNITS < 1 << 53);

@@ -99,19 +99,19 @@ impl Lists {
         let scan = move || {
             let mut touched = Touched { orders: BTreeSet::new(), is_cut: false };
             let is_within = |order_no: &&OrderNo| {
-                !order_no.is_branch()
-                    && Some(*order_no) > after.as_ref()
+                Some(*order_no) > after.as_ref()
                     && end.as_ref().is_none_or(|end| *order_no <= end)
             };
             for (shard, mark, durable) in spans {
                 let read = for_each_event(reader.as_ref(), shard, mark.next(), durable, |event| {
-                    let Some(order_no) = order_of(&event.change).filter(is_within) else { return };
-                    if !touched.orders.contains(order_no) {
-                        touched.orders.insert(order_no.clone());
-                    }
-                    if touched.orders.len() > MAX_LIST_LOOKS {
-                        touched.orders.pop_last();
-                        touched.is_cut = true;
+                    for order_no in orders_of(&event.change).filter(is_within) {
+                        if !touched.orders.contains(order_no) {
+                            touched.orders.insert(order_no.clone());
+                        }
+                        if touched.orders.len() > MAX_LIST_LOOKS {
+                            touched.orders.pop_last();
+                            touched.is_cut = true;
+                        }
                     }
                 });
                 match read {
@@ -197,17 +197,19 @@ fn for_each_event(
     Ok(())
 }
 
-/// The order that callers see changed by this. What comes into memory and leaves it changes nothing that they see.
-fn order_of(change: &Change) -> Option<&OrderNo> {
-    match change {
+/// The orders that callers see changed by this. What comes into memory and leaves it changes nothing that they see, nor
+/// does what a participant holds.
+fn orders_of(change: &Change) -> impl Iterator<Item = &OrderNo> {
+    let (one, many) = match change {
         Change::Reserved { order_no, .. }
         | Change::Confirmed { order_no, .. }
         | Change::Released { order_no, .. }
         | Change::Cancelled { order_no, .. }
         | Change::Expired { order_no, .. }
         | Change::Extended { order_no, .. }
-        | Change::Returned { order_no, .. } => Some(order_no),
-        Change::Home(change) => Some(change.order_no()),
+        | Change::Returned { order_no, .. } => (Some(order_no), &[][..]),
+        // Its lines may have got their serial numbers.
+        Change::Acknowledged { orders } => (None, orders.as_slice()),
         Change::StockCreated { .. }
         | Change::StockChanged { .. }
         | Change::StatusChanged { .. }
@@ -216,6 +218,9 @@ fn order_of(change: &Change) -> Option<&OrderNo> {
         | Change::OrdersLoaded { .. }
         | Change::Evicted { .. }
         | Change::Pinned { .. }
-        | Change::Started { .. } => None,
-    }
+        | Change::Held { .. }
+        | Change::HoldChanged { .. }
+        | Change::Started { .. } => (None, &[][..]),
+    };
+    one.into_iter().chain(many.iter().map(|order| &order.order_no))
 }

@@ -1,11 +1,11 @@
 //! A shard's state from the newest checkpoint and the journal after it. Used at start, by the supervisor when a shard
 //! panicked, and by `verify`. Also what must hold of several shards together.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint::{CheckpointError, CheckpointStore, FilterManifest, LineImage, OrderImage};
-use crate::home::HomeImage;
-use crate::ids::{Branch, Lsn, OrderNo, ShardId};
+use crate::checkpoint::{CheckpointError, CheckpointStore, FilterManifest, HoldImage, OrderImage};
+use crate::event::HoldPurpose;
+use crate::ids::{AttemptId, Lsn, OrderNo, ShardId, SkuId, WarehouseId};
 use crate::journal::{JournalError, JournalReader};
 use crate::state::{Departed, State};
 
@@ -110,59 +110,58 @@ pub fn recover_audited(
     }
 }
 
-/// Orders over several places, beside what of them lies in shards. See [`check_homes`].
+/// Orders over several shards, beside what participants hold for them. See [`check_holds`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct HomesReport {
-    /// Orders whose home is in one of the shards.
-    pub homes: usize,
-    /// Their branches, and others, that lie in the shards.
-    pub branches: usize,
-    /// Branches that hold units and whose home is not here or does not know them: each asks, and is released if it is
-    /// known nowhere. A server that ended in the middle of a request leaves some.
+pub struct HoldsReport {
+    /// Orders over several shards that one of the shards decides.
+    pub orders: usize,
+    /// What is held for such orders.
+    pub holds: usize,
+    /// Holds whose order does not know them: each is asked after at the next start, and released if it is known
+    /// nowhere. A server that ended in the middle of a request leaves some.
     pub asking: Vec<OrderNo>,
-    /// Orders whose branches may not have been told everything: they are after the start. They can't be compared.
+    /// Orders whose participants may not have been told everything: they are after the start. They can't be compared.
     pub pending: usize,
     /// What does not hold; empty when all is well.
     pub violations: Vec<String>,
 }
 
-/// Compares homes with the branches of all shards: when nothing is pending, a branch has exactly the units that its
-/// home says. One that holds units is in memory; others may have left it.
+/// Compares orders with what all shards hold for them: when nothing is pending, participants hold exactly what the
+/// order says.
 #[must_use]
-pub fn check_homes(states: &[State]) -> HomesReport {
-    let homes: HashMap<&OrderNo, &HomeImage> =
-        states.iter().flat_map(State::homes).map(|home| (&home.order.order_no, home)).collect();
-    let pending = homes.values().filter(|home| !home.pending.is_empty()).count();
-    let mut report = HomesReport { homes: homes.len(), pending, ..HomesReport::default() };
-    let mut here: HashSet<OrderNo> = HashSet::new();
-    for order in states.iter().flat_map(State::branches) {
-        report.branches += 1;
-        let Some(branch) = order.order_no.branch() else { continue };
-        match homes.get(&branch.order_no).filter(|home| home.knows_attempt(branch.attempt)) {
-            None if order.lines.iter().any(|line| line.held > 0) => {
-                report.asking.push(order.order_no.clone())
-            }
-            Some(home) if home.pending.is_empty() => {
-                report.violations.extend(difference(home, &branch, &order))
-            }
-            None | Some(_) => {}
+pub fn check_holds(states: &[State]) -> HoldsReport {
+    let orders = states.iter().flat_map(State::orders).filter(|order| order.span.is_some());
+    let orders: BTreeMap<OrderNo, OrderImage> =
+        orders.map(|order| (order.order_no.clone(), order)).collect();
+    let is_pending = |order: &OrderImage| order.span.as_ref().is_some_and(|span| !span.pending.is_empty());
+    let mut report = HoldsReport { orders: orders.len(), ..HoldsReport::default() };
+    report.pending = orders.values().filter(|order| is_pending(order)).count();
+    let mut held: BTreeMap<(OrderNo, SkuId, WarehouseId), u32> = BTreeMap::new();
+    for hold in states.iter().flat_map(State::holds) {
+        report.holds += 1;
+        if !is_known(&orders, &hold, hold.attempt) {
+            report.asking.push(hold.order_no);
+            continue;
         }
-        here.insert(order.order_no);
+        for line in hold.lines.into_iter().filter(|_| hold.purpose == HoldPurpose::Units) {
+            let key = (hold.order_no.clone(), line.sku_id, line.warehouse_id);
+            let units = held.entry(key).or_default();
+            *units = units.saturating_add(line.units);
+        }
     }
-    for home in homes.values().filter(|home| home.pending.is_empty()) {
-        for share in home.shares.iter().filter(|share| share.held > 0) {
-            let Some(LineImage { sku_id, .. }) = home.order.lines.get(usize::from(share.line)) else {
-                continue;
-            };
-            let number = Branch {
-                order_no: home.order.order_no.clone(),
-                sku_id: sku_id.clone(),
-                attempt: share.attempt,
-            }
-            .number();
-            if !here.contains(&number) && states.iter().any(|state| state.owns(sku_id)) {
-                let problem = format!("order {}: nothing is held of SKU {sku_id}", home.order.order_no);
-                report.violations.push(problem);
+    let looked_at: BTreeSet<ShardId> = states.iter().map(State::shard).collect();
+    for (order_no, order) in orders.iter().filter(|(_, order)| !is_pending(order)) {
+        let home = states.iter().find(|state| state.knows_order(order_no));
+        for line in &order.lines {
+            let Some(home) = home.filter(|home| !home.owns(&line.sku_id)) else { continue };
+            let key = (order_no.clone(), line.sku_id.clone(), line.warehouse_id);
+            let units = held.get(&key).copied().unwrap_or(0);
+            if units != line.held && looked_at.contains(&home.shard_of(&line.sku_id)) {
+                let (sku_id, warehouse_id, must) = (&line.sku_id, line.warehouse_id, line.held);
+                report.violations.push(format!(
+                    "order {order_no}: {units} units of SKU {sku_id} in warehouse {warehouse_id} are held for it and \
+                     {must} must be"
+                ));
             }
         }
     }
@@ -171,129 +170,7 @@ pub fn check_homes(states: &[State]) -> HomesReport {
     report
 }
 
-/// Where a branch has other units than its home says.
-fn difference(home: &HomeImage, branch: &Branch, order: &OrderImage) -> Option<String> {
-    let share_of = |line: &LineImage| {
-        home.shares.iter().find(|share| {
-            let of = home.order.lines.get(usize::from(share.line));
-            let is_of = of.is_some_and(|of| of.sku_id == line.sku_id && of.warehouse_id == line.warehouse_id);
-            share.attempt == branch.attempt && is_of
-        })
-    };
-    let differs = |line: &&LineImage| {
-        let has = [line.held, line.confirmed, line.released, line.returned];
-        has != share_of(line)
-            .map_or([0; 4], |share| [share.held, share.confirmed, share.released, share.returned])
-    };
-    let LineImage { sku_id, warehouse_id, held, confirmed, returned, .. } =
-        order.lines.iter().find(differs)?;
-    let order_no = &branch.order_no;
-    Some(format!(
-        "order {order_no}: where SKU {sku_id} in warehouse {warehouse_id} is, {held} units are held, {confirmed} confirmed and \
-         {returned} returned, which is not what its home says"
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::Timestamp;
-    use crate::command::{Action, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
-    use crate::home::HomeStep;
-    use crate::home::attempt::{Judged, branches_of, judge_reserve};
-    use crate::ids::{AttemptId, SkuId, WarehouseId, shard_of};
-    use crate::inner::{InnerAnswer, InnerCommand, InnerOutcome};
-    use crate::state::Decision;
-
-    /// Two shards and an order over both.
-    struct Two(Vec<State>);
-
-    impl Two {
-        fn run(&mut self, shard: ShardId, command: &InnerCommand) -> InnerOutcome {
-            let state = &mut self.0[shard.index()];
-            match state.decide(command, Timestamp(1_000)) {
-                Decision::Answer(outcome) => outcome,
-                Decision::Log(event) => {
-                    let lsn = state.applied().next();
-                    state.apply(lsn, &event).unwrap();
-                    Ok(state.answer(&event))
-                }
-                Decision::Elsewhere => unreachable!("it is here"),
-            }
-        }
-
-        fn at_home(&mut self, step: HomeStep) -> InnerOutcome {
-            self.run(ShardId(0), &step.into())
-        }
-
-        fn with_an_order() -> Self {
-            let mut two = Self((0..2).map(|id| State::new(ShardId(id), 2)).collect());
-            let names = ["a", "b", "c", "d"].map(|name| SkuId::new(name).unwrap());
-            let of_shard = |id| names.iter().find(|name| shard_of(name, 2) == ShardId(id)).unwrap().clone();
-            let warehouse_id = WarehouseId(1);
-            let line = |id| Line { sku_id: of_shard(id), warehouse_id, quantity: 2 };
-            for id in 0..2 {
-                let create =
-                    CreateStock { sku_id: of_shard(id), warehouse_id, quantity: 9, serialized: false };
-                two.run(ShardId(id), &Action::CreateStock(create).into()).unwrap();
-            }
-            let reserve = Reserve {
-                order_no: OrderNo::new("o").unwrap(),
-                lines: Lines::new([line(0), line(1)]).unwrap(),
-                ttl_seconds: 60,
-                buyer_id: None,
-                mode: Mode::AllOrNothing,
-                choice: None,
-            };
-            let attempt = AttemptId(7);
-            let branches = branches_of(&reserve, attempt);
-            let ask =
-                |branch: &crate::home::BranchCommand| two.run(shard_of(&branch.sku_id, 2), &branch.command);
-            let answers: Vec<_> = branches.iter().map(ask).collect();
-            let Judged::Held(lines) = judge_reserve(&reserve, attempt, &answers) else {
-                panic!("{answers:?}")
-            };
-            assert_eq!(check_homes(&two.0).asking.len(), 2, "before the home knows");
-            two.at_home(HomeStep::Reserve { reserve, attempt, lines }).unwrap();
-            two
-        }
-    }
-
-    #[test]
-    fn homes_and_branches_that_fit_are_no_violation() {
-        let mut two = Two::with_an_order();
-        let right = HomesReport { homes: 1, branches: 2, ..HomesReport::default() };
-        assert_eq!(check_homes(&two.0), right);
-        let order_no = OrderNo::new("o").unwrap();
-        let confirm = Action::Confirm(Confirm { order_no: order_no.clone(), part: None }).into();
-        let Ok(InnerAnswer::Decided { errands, .. }) = two.run(ShardId(0), &confirm) else {
-            panic!("not decided")
-        };
-        assert_eq!(check_homes(&two.0), HomesReport { pending: 1, ..right.clone() });
-        for branch in errands.iter().flat_map(|errand| &errand.commands) {
-            two.run(shard_of(&branch.sku_id, 2), &branch.command).unwrap();
-        }
-        two.at_home(HomeStep::Carried { order_no, through: 1, serials: Vec::new() }).unwrap();
-        assert_eq!(check_homes(&two.0), right);
-    }
-
-    #[test]
-    fn a_branch_that_differs_or_is_gone_is_told() {
-        let mut two = Two::with_an_order();
-        let branch = two.0[1].branches().next().unwrap().order_no;
-        let release = Action::Release(Release { order_no: branch.clone(), part: None, reason: None });
-        two.run(ShardId(1), &release.into()).unwrap();
-        let told = check_homes(&two.0).violations;
-        assert!(
-            told.len() == 1 && told[0].contains("order o: ") && told[0].contains("0 units are held"),
-            "{told:?}"
-        );
-
-        let two = Two::with_an_order();
-        let told = check_homes(&[two.0[0].clone(), State::new(ShardId(1), 2)]).violations;
-        assert!(told.len() == 1 && told[0].contains("nothing is held"), "{told:?}");
-        assert_eq!(check_homes(&two.0[..1]).violations, [""; 0], "the other shard was not looked at");
-        let lost = check_homes(&two.0[1..]);
-        assert_eq!((lost.asking, lost.violations), (vec![branch], Vec::new()));
-    }
+fn is_known(orders: &BTreeMap<OrderNo, OrderImage>, hold: &HoldImage, attempt: AttemptId) -> bool {
+    let span = orders.get(&hold.order_no).and_then(|order| order.span.as_ref());
+    span.is_some_and(|span| span.knows(attempt))
 }

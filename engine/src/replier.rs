@@ -5,7 +5,6 @@
 use tokio::sync::mpsc;
 
 use crate::shard::shared::{Permits, Reply};
-use crate::spanning::Chore;
 
 /// Answers between which other tasks run.
 const REPLIES_PER_TURN: usize = 512;
@@ -17,13 +16,13 @@ pub(crate) type Answers = Vec<(Permits, Vec<Reply>)>;
 pub(crate) type Replier = mpsc::UnboundedSender<Option<Answers>>;
 
 /// The body of the task: until it gets `None`.
-pub(crate) async fn run(mut answers: mpsc::UnboundedReceiver<Option<Answers>>, chores: mpsc::Sender<Chore>) {
+pub(crate) async fn run(mut answers: mpsc::UnboundedReceiver<Option<Answers>>) {
     while let Some(Some(answers)) = answers.recv().await {
         for (permits, replies) in answers {
             // The places first: a caller who has its answer finds the place in the gate that it had.
             drop(permits);
             for (sent, reply) in replies.into_iter().enumerate() {
-                reply.send(&chores);
+                reply.send();
                 if sent % REPLIES_PER_TURN == REPLIES_PER_TURN - 1 {
                     tokio::task::yield_now().await;
                 }

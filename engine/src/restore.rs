@@ -1,6 +1,6 @@
 //! A new data directory's shards, from the store alone: what `hotstock recover --from-store` writes as their first
-//! checkpoints. In memory is what has to be there: hot SKUs, open orders with their SKUs, orders over several shards
-//! that have something pending. Everything else stays stored. Each shard begins at the watermark that the store has
+//! checkpoints. In memory is what has to be there: hot SKUs, open orders with their SKUs, orders whose participants have
+//! not carried out everything, and what participants hold. Everything else stays stored. Each shard begins at the watermark that the store has
 //! of it; what it had logged after that is lost.
 //!
 //! The store is taken first ([`seize`](crate::ownership::seize)), so that nothing changes while it is read.
@@ -13,8 +13,7 @@ use crate::ids::{Epoch, Lsn, ShardId, SkuId, WarehouseId, shard_of};
 use crate::limits::MAX_LOADED_AT_ONCE;
 use crate::state::State;
 use crate::store::{
-    Loaded, Ownership, Repair, Repaired, Store, StoreError, StoredOrder, StoredOrderKind, StoredSku, Wanted,
-    Watermark,
+    Loaded, Ownership, Repair, Repaired, Store, StoreError, StoredHold, StoredOrder, StoredSku, Wanted, Watermark,
 };
 
 /// What the shards begin with.
@@ -37,10 +36,10 @@ pub struct RestoredShard {
     pub end: CheckpointEnd,
     /// SKUs in memory.
     pub skus: usize,
-    /// Orders (branches too) that hold units.
+    /// Orders that hold units, or whose participants may not have carried out everything.
     pub open_orders: usize,
-    /// Orders over several shards for which it decides.
-    pub homes: usize,
+    /// What it holds for orders that other shards decide.
+    pub holds: usize,
 }
 
 /// The store has no sound beginning.
@@ -71,10 +70,12 @@ pub async fn restore(
 ) -> Result<Restored, RestoreError> {
     let orders = open_orders(store).await?;
     let mut skus: BTreeSet<SkuId> = hot_skus(store).await?;
+    let holds = holds(store).await?;
     for order in &orders {
-        if let StoredOrderKind::Plain(image) = &order.kind {
-            skus.extend(image.lines.iter().map(|line| line.sku_id.clone()));
-        }
+        skus.extend(order.image.lines.iter().map(|line| line.sku_id.clone()));
+    }
+    for hold in &holds {
+        skus.extend(hold.image.lines.iter().map(|line| line.sku_id.clone()));
     }
     let (stocks, repaired) = load(store, epoch, skus, now).await?;
     let mut shards = Vec::new();
@@ -84,7 +85,8 @@ pub async fn restore(
         let stocks = stocks.iter().filter(|(sku_id, _)| shard_of(sku_id, owned.shards) == shard);
         let stocks: Vec<&StockImage> = stocks.flat_map(|(_, stocks)| stocks).collect();
         let orders: Vec<&StoredOrder> = orders.iter().filter(|order| order.shard == shard).collect();
-        shards.push(shard_from(mark, owned.shards, stocks, &orders, now)?);
+        let holds: Vec<&StoredHold> = holds.iter().filter(|hold| hold.shard == shard).collect();
+        shards.push(shard_from(mark, owned.shards, stocks, &orders, &holds, now)?);
     }
     Ok(Restored { shards, repaired })
 }
@@ -92,12 +94,25 @@ pub async fn restore(
 async fn open_orders(store: &dyn Store) -> Result<Vec<StoredOrder>, StoreError> {
     let mut orders: Vec<StoredOrder> = Vec::new();
     loop {
-        let after = orders.last().map(|order| &order.image().order_no);
+        let after = orders.last().map(|order| &order.image.order_no);
         let page = store.open_orders(after, MAX_LOADED_AT_ONCE).await?;
         if page.is_empty() {
             return Ok(orders);
         }
         orders.extend(page);
+    }
+}
+
+async fn holds(store: &dyn Store) -> Result<Vec<StoredHold>, StoreError> {
+    let mut holds: Vec<StoredHold> = Vec::new();
+    loop {
+        let key = |hold: &StoredHold| (hold.image.order_no.clone(), hold.image.attempt, hold.shard);
+        let after = holds.last().map(key);
+        let page = store.holds(after.as_ref(), MAX_LOADED_AT_ONCE).await?;
+        if page.is_empty() {
+            return Ok(holds);
+        }
+        holds.extend(page);
     }
 }
 
@@ -151,6 +166,7 @@ fn shard_from(
     shards: u16,
     stocks: Vec<&StockImage>,
     orders: &[&StoredOrder],
+    holds: &[&StoredHold],
     now: Timestamp,
 ) -> Result<RestoredShard, RestoreError> {
     let Watermark { shard, lsn: base, .. } = mark;
@@ -159,28 +175,28 @@ fn shard_from(
     let mut sold: BTreeMap<(&SkuId, WarehouseId), u64> = BTreeMap::new();
     let mut time = now;
     let mut images = Vec::new();
-    let (mut open_orders, mut homes) = (0, 0);
     for order in orders {
-        let image = order.image();
+        let image = &order.image;
         if image.lsn > base {
             return Err(wrong(format!("order {} has an event after the watermark", image.order_no)));
         }
         time = time.max(image.changed_at);
-        match &order.kind {
-            StoredOrderKind::Plain(image) => {
-                open_orders += 1;
-                for LineImage { sku_id, warehouse_id, confirmed, returned, .. } in &image.lines {
-                    let net = u64::from(confirmed.saturating_sub(*returned));
-                    *sold.entry((sku_id, *warehouse_id)).or_default() += net;
-                }
-                images.push(Image::Order(OrderImage::clone(image)));
-            }
-            StoredOrderKind::Home(home) => {
-                homes += 1;
-                images.push(Image::Home(home.clone()));
-            }
+        // What of it lies elsewhere was sold there.
+        let here = image.lines.iter().filter(|line| shard_of(&line.sku_id, shards) == shard);
+        for LineImage { sku_id, warehouse_id, confirmed, returned, .. } in here {
+            let net = u64::from(confirmed.saturating_sub(*returned));
+            *sold.entry((sku_id, *warehouse_id)).or_default() += net;
         }
+        images.push(Image::Order(OrderImage::clone(image)));
     }
+    for hold in holds {
+        if hold.image.lsn > base {
+            let order_no = &hold.image.order_no;
+            return Err(wrong(format!("a hold of order {order_no} has an event after the watermark")));
+        }
+        images.push(Image::Hold(hold.image.clone()));
+    }
+    let (open_orders, holds) = (orders.len(), holds.len());
     let skus: BTreeSet<&SkuId> = stocks.iter().map(|stock| &stock.sku_id).collect();
     let skus = skus.len();
     let mut all = Vec::with_capacity(stocks.len() + images.len());
@@ -195,7 +211,7 @@ fn shard_from(
     all.extend(images);
     let end = CheckpointEnd { end: base, time, departed: base };
     check(shard, shards, base, end, &all).map_err(wrong)?;
-    Ok(RestoredShard { mark, images: all, end, skus, open_orders, homes })
+    Ok(RestoredShard { mark, images: all, end, skus, open_orders, holds })
 }
 
 /// Builds the shard as a start would, and audits it.

@@ -1,5 +1,7 @@
 //! What the engine says of itself: whether it can take orders, and its counts.
 
+use std::sync::Arc;
+
 use crate::check::CheckStats;
 use crate::clock::ClockStatus;
 use crate::flusher::{FlushStats, Flushers, JournalFull};
@@ -7,7 +9,7 @@ use crate::ids::{Lsn, ShardId};
 use crate::known::{Known, KnownStats};
 use crate::loader::{Loader, get};
 use crate::shard::shared::ShardShared;
-use crate::spanning::Spanning;
+use crate::shard::parts::CrossShardCounters;
 use crate::store_link::StoreLink;
 
 /// Whether orders can be taken.
@@ -48,37 +50,37 @@ pub struct Stats {
     pub store: StoreStats,
     /// What became of orders that the order service was asked about; `None` without one.
     pub checks: Option<CheckStats>,
-    /// Orders over several places.
-    pub spanning: SpanningStats,
+    /// Orders over several shards.
+    pub cross_shard: CrossShardStats,
     /// How the clock stands to the wall clock.
     pub clock: ClockStatus,
 }
 
-/// See [`Stats::spanning`].
+/// See [`Stats::cross_shard`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SpanningStats {
+pub struct CrossShardStats {
     /// Orders made.
     pub made: u64,
-    /// Reserves refused, for whatever reason.
+    /// Commands that needed units of other shards and were refused, for whatever reason.
     pub refused: u64,
     /// Commands turned away because too many were under way.
     pub overloaded: u64,
-    /// Commands under way.
+    /// Orders with something under way.
     pub under_way: u64,
-    /// Attempts to hold the units of an order, or of a late payment.
+    /// Attempts to hold the units of an order, a late payment or a return.
     pub attempts: u64,
-    /// Branches whose home was asked after them.
-    pub branches_asked: u64,
+    /// Of those, the ones that were given up after something was held.
+    pub abandoned: u64,
+    /// Decisions that participants were told.
+    pub instructions: u64,
+    /// Orders whose participants were told again, because they were not heard of.
+    pub repeated: u64,
+    /// Holds whose coordinators were asked, after a start or a rebuild.
+    pub asked: u64,
     /// Of those, the ones that no order knew and that were released.
-    pub orphans_released: u64,
-    /// Times that the branches of an order were told what was decided.
-    pub carries: u64,
-    /// Of those in the background, the ones that have to be repeated.
-    pub carries_retried: u64,
-    /// Orders and branches that the background has before it.
-    pub chores_waiting: u64,
-    /// Decisions that a branch did not take, which can't be while nobody changes rows by hand.
-    pub errands_refused: u64,
+    pub released: u64,
+    /// Decisions that a participant could not carry out, which can't be while nobody changes what is stored.
+    pub misfits: u64,
 }
 
 /// See [`Stats::store`].
@@ -245,20 +247,22 @@ impl ShardStats {
 }
 
 /// Counts of orders over several shards.
-pub(crate) fn spanning_stats(spanning: &Spanning) -> SpanningStats {
-    let counters = &spanning.counters;
-    SpanningStats {
+pub(crate) fn cross_shard_stats(
+    counters: &CrossShardCounters,
+    shards: &[Arc<ShardShared>],
+) -> CrossShardStats {
+    CrossShardStats {
         made: get(&counters.made),
         refused: get(&counters.refused),
         overloaded: get(&counters.overloaded),
-        under_way: spanning.under_way(),
+        under_way: shards.iter().map(|shard| get(&shard.counters.cross_shard)).sum(),
         attempts: get(&counters.attempts),
-        branches_asked: get(&counters.asked),
-        orphans_released: get(&counters.orphans_released),
-        carries: get(&counters.carries),
-        carries_retried: get(&counters.carries_retried),
-        chores_waiting: get(&counters.chores),
-        errands_refused: get(&counters.errands_refused),
+        abandoned: get(&counters.abandoned),
+        instructions: get(&counters.instructions),
+        repeated: get(&counters.repeated),
+        asked: get(&counters.asked),
+        released: get(&counters.released),
+        misfits: get(&counters.misfits),
     }
 }
 

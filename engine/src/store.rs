@@ -28,12 +28,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 
-use crate::checkpoint::{OrderImage, RequestImage, StockImage};
+use crate::checkpoint::{HoldImage, OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::event::{Event, StockMove};
-use crate::home::HomeImage;
 use crate::ids::{
-    ChainHash, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, TakeId, TraceId, WarehouseId,
+    AttemptId, ChainHash, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, TakeId, TraceId, WarehouseId,
 };
 use crate::outcome::{Levels, OrderStatus, OrderView, StockView};
 
@@ -78,8 +77,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Fenced`]; the others as usual. After an unknown outcome it can be repeated.
     async fn flush(&self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError>;
 
-    /// What is wanted of stored SKUs, orders and requests, in one snapshot. Of an order in one place its SKUs are
-    /// loaded with it, of a request its SKU. A SKU that has a journal and no row is unsound.
+    /// What is wanted of stored SKUs, orders and requests, in one snapshot. Of an order its SKUs are loaded with it, of
+    /// a request its SKU. A SKU that has a journal and no row is unsound.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -106,8 +105,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Snapshot<Vec<Vec<StockView>>>, StoreError>;
 
-    /// Up to `limit` orders by number (as bytes) after `after`, as they were flushed. Branches are not listed; an
-    /// order over several places is. One that can't be read is left out.
+    /// Up to `limit` orders by number (as bytes) after `after`, as they were flushed. One that can't be read
+    /// is left out.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -130,7 +129,7 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Snapshot<Vec<JournalRow>>, StoreError>;
 
-    /// Numbers of all orders and branches, with their last change, up to `max` after `after`, by number; none only when
+    /// Numbers of all orders, with their last change, up to `max` after `after`, by number; none only when
     /// there are none. To rebuild what is known. What is no number at all (no caller can give it, so nobody asks for
     /// it) is left out, and told in the log.
     ///
@@ -159,6 +158,16 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`].
     async fn open_orders(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<StoredOrder>, StoreError>;
 
+    /// Holds of participants, up to `max` after `after`, by order, attempt and shard: likewise.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn holds(
+        &self,
+        after: Option<&(OrderNo, AttemptId, ShardId)>,
+        max: usize,
+    ) -> Result<Vec<StoredHold>, StoreError>;
+
     /// SKUs that are kept in memory, up to `max` after `after`, by name.
     ///
     /// # Errors
@@ -180,10 +189,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`].
     async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Snapshot<Books>, StoreError>;
 
-    /// The lines of a stock's orders (branches, not the orders over several places that they belong to), and its
-    /// journal, piece by piece: up to `lines` and `journal` rows after the cursor (0: none are read), by number (as
-    /// bytes) and by version. Orders stand under the numbers that they are stored with, in both, so that one can be
-    /// counted against the other. What of it names something that is not there is told as well ([`Sums::misfits`]).
+    /// The lines of a stock's orders (of those that another shard decides, what is held for them), and its journal, piece by piece: up to `lines` and `journal` rows after the cursor
+    /// (0: none are read), by number (as bytes) and by version, so that one can be counted against the other. What of it names something that is not there is told as well ([`Sums::misfits`]).
     ///
     /// # Errors
     /// [`StoreError`].
@@ -351,7 +358,7 @@ pub struct Flushed {
 pub struct Wanted {
     /// SKUs, each with all its warehouses.
     pub skus: Vec<SkuId>,
-    /// Orders, plain ones, branches and those over several places.
+    /// Orders.
     pub orders: Vec<OrderNo>,
     /// Stock requests.
     pub requests: Vec<(SkuId, RequestId)>,
@@ -390,27 +397,16 @@ pub struct StoredOrder {
     /// The shard that decides for it.
     pub shard: ShardId,
     /// What it is.
-    pub kind: StoredOrderKind,
+    pub image: OrderImage,
 }
 
-/// See [`StoredOrder`].
-#[derive(Debug, Clone, PartialEq)]
-pub enum StoredOrderKind {
-    /// It lies in one shard, or is a branch.
-    Plain(OrderImage),
-    /// It lies in several.
-    Home(HomeImage),
-}
-
-impl StoredOrder {
-    /// The order itself.
-    #[must_use]
-    pub fn image(&self) -> &OrderImage {
-        match &self.kind {
-            StoredOrderKind::Plain(image) => image,
-            StoredOrderKind::Home(home) => &home.order,
-        }
-    }
+/// A hold in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredHold {
+    /// The participant.
+    pub shard: ShardId,
+    /// What it is.
+    pub image: HoldImage,
 }
 
 /// Which orders are listed.
@@ -507,7 +503,7 @@ pub struct PrunedSums {
 /// Where to go on with [`Store::sums`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SumsCursor {
-    /// Lines of orders after this one; branches come under their own numbers.
+    /// Lines of orders after this one.
     pub order_no: Option<OrderNo>,
     /// Rows of the journal after this version.
     pub version: u64,
@@ -530,7 +526,7 @@ pub struct Sums {
 /// pruned.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Misfit {
-    /// An order (or branch, or an order over several shards) without a row of its own.
+    /// An order without a row of its own.
     NoOrder(OrderNo),
     /// A stock request without one.
     NoRequest(RequestId),
@@ -595,13 +591,6 @@ pub struct Anomaly {
     pub sku_id: Option<SkuId>,
     /// In words.
     pub detail: String,
-}
-
-impl Anomaly {
-    /// With the order's number as its caller knows it.
-    pub(crate) fn tell_caller(&mut self) {
-        self.order_no = self.order_no.as_ref().map(OrderNo::of_caller);
-    }
 }
 
 /// The store could not do it.

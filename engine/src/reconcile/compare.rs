@@ -212,13 +212,9 @@ fn of_shard_without(walk: &Walk, tell: &mut impl FnMut(Check, Told, Told, Remedy
 fn todo_of(misfit: &Misfit) -> String {
     match misfit {
         Misfit::NoOrder(order_no) => {
-            let (caller, todo) =
-                (order_no.of_caller(), "its rows have to be put back, from a backup of the store");
-            if order_no.is_branch() {
-                return format!("order {caller} has no row of what it has of this SKU: {todo}");
-            }
+            let todo = "its rows have to be put back, from a backup of the store";
             format!(
-                "order {caller} has no row, though it was not pruned: {todo}; with nothing of it left in `order_lines`, its number may \
+                "order {order_no} has no row, though it was not pruned: {todo}; with nothing of it left in `order_lines`, its number may \
                  be given to another order"
             )
         }
@@ -227,10 +223,8 @@ fn todo_of(misfit: &Misfit) -> String {
              it may be carried out again"
         ),
         Misfit::OtherShard { order_no, right, found } => {
-            let part = if order_no.is_branch() { ", of what it has of this SKU," } else { "" };
             format!(
-                "the row of order {}{part} names shard {found}: its column `shard` has to be set by hand to {right}",
-                order_no.of_caller()
+                "the row of order {order_no} names shard {found}: its column `shard` has to be set by hand to {right}"
             )
         }
     }

@@ -234,7 +234,7 @@ impl Request<'_> {
         let suspects = walk.suspects().into_iter().filter(differs).take(MAX_RECONCILE_CAUSES);
         let (has, units) = [("holds", "held"), ("has sold", "confirmed less returned")][place];
         let words = |Suspect { order_no, line, journal }: Suspect| {
-            let (order_no, journal) = (order_no.of_caller(), journal[place]);
+            let journal = journal[place];
             match line {
                 Some(line) => format!(
                     "order {order_no} {has} {} units in its line and {journal} by the journal: its line has to be set by hand to {units} = {journal}",

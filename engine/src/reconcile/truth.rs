@@ -142,7 +142,9 @@ fn unwind(stocks: &mut Stocks, event: &Event) {
         | Change::OrdersLoaded { .. }
         | Change::Evicted { .. }
         | Change::Started { .. }
-        | Change::Home(_) => {}
+        | Change::Acknowledged { .. }
+        | Change::Held { .. }
+        | Change::HoldChanged { .. } => {}
     }
     for change in event.stock_moves() {
         let Some(stock) = find(stocks, &change.sku_id, change.warehouse_id) else { continue };

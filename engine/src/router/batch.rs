@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::{Route, Router, next_envelope};
+use super::{Router, next_envelope};
 use crate::command::{Action, Command};
 use crate::ids::{OrderNo, ShardId, SkuId, shard_of_order};
-use crate::inner::{InnerAnswer, InnerCommand, Subject};
+use crate::inner::{InnerCommand, Subject};
 use crate::limits::MAX_BATCH_CHAINS;
 use crate::outcome::{Answer, OrderView, Outcome, Refusal};
-use crate::shard::shared::{Awaited, BatchId, Envelope, ShardAnswer, give_back_claims};
+use crate::shard::shared::{BatchId, Envelope, ShardAnswer, give_back_claims};
 
 /// A command with its place in the batch.
 type Placed = (usize, InnerCommand);
@@ -78,51 +78,19 @@ impl Router {
         }
         let mut brought = self.bring_back(&sound).await;
         let mut known = self.skus_of_orders(&sound, &mut brought).await;
-        let mut left: Vec<Placed> =
-            sound.into_iter().map(|(index, command)| (index, command.into())).collect();
+        let placed = sound.into_iter().map(|(index, command)| (index, command.into()));
         let mut careful = Careful::default();
-        while !left.is_empty() {
-            let (sent, later) = self.send_all(std::mem::take(&mut left), &brought, &mut known, &mut careful);
-            left = later;
-            if sent.is_empty() && !left.is_empty() {
-                // The first waits for a request of somebody else.
-                let (index, command) = left.remove(0);
-                if careful.touches(&command, &known) {
-                    careful.add(index, command, &known);
-                } else {
-                    outcomes[index] = self.carry_out(command).await;
+        for Sent { places, answers } in self.send_all(placed, &brought, &mut known, &mut careful) {
+            let Ok(answers) = answers.await else {
+                for index in places {
+                    outcomes[index] = Err(Refusal::ShardRestarted);
                 }
                 continue;
-            }
-            let chores = &self.chores;
-            let waiting: Vec<_> =
-                sent.into_iter().map(|sent| (sent.places, Awaited::new(sent.answers, chores))).collect();
-            for (places, mut answers) in waiting {
-                let Some(answers) = answers.get().await else {
-                    for index in places {
-                        outcomes[index] = Err(Refusal::ShardRestarted);
-                    }
-                    continue;
-                };
-                // Of orders that were not known to lie in several shards. Whoever goes away meanwhile leaves them to
-                // the keeper.
-                let mut decided = Vec::new();
-                for (index, answer) in places.into_iter().zip(answers) {
-                    match answer {
-                        ShardAnswer::Elsewhere { command, .. } | ShardAnswer::NotHere(command) => {
-                            careful.add(index, *command, &known);
-                        }
-                        ShardAnswer::Outcome(Ok(InnerAnswer::Public(answer))) => outcomes[index] = Ok(answer),
-                        ShardAnswer::Outcome(Err(refusal)) => outcomes[index] = Err(refusal),
-                        ShardAnswer::Outcome(outcome) => {
-                            let router = self.arc();
-                            decided
-                                .push((index, tokio::spawn(async move { router.conclude(outcome).await })));
-                        }
-                    }
-                }
-                for (index, concluded) in decided {
-                    outcomes[index] = concluded.await.unwrap_or(Err(Refusal::ShardRestarted));
+            };
+            for (index, answer) in places.into_iter().zip(answers) {
+                match answer {
+                    ShardAnswer::Outcome(outcome) => outcomes[index] = outcome,
+                    ShardAnswer::Elsewhere { command, .. } => careful.add(index, *command, &known),
                 }
             }
         }
@@ -162,16 +130,16 @@ impl Router {
                     ShardAnswer::Elsewhere { shard, command } => {
                         elsewhere.entry(shard).or_default().push(*command);
                     }
-                    ShardAnswer::Outcome(Ok(InnerAnswer::Public(Answer::Order { order, .. }))) => {
+                    ShardAnswer::Outcome(Ok(Answer::Order { order, .. })) => {
                         let shards: HashSet<ShardId> =
                             order.lines.iter().map(|line| self.shard_of(&line.sku_id)).collect();
-                        if shards.len() > 1 {
+                        if shards.len() > 1 || !shards.contains(&asked) {
                             brought.spanning.insert(order.order_no.clone());
                         }
                         brought.shards.insert(order.order_no.clone(), asked);
                         brought.read.push(order);
                     }
-                    ShardAnswer::Outcome(_) | ShardAnswer::NotHere(_) => {}
+                    ShardAnswer::Outcome(_) => {}
                 }
             }
             asked = elsewhere;
@@ -201,7 +169,7 @@ impl Router {
             }
         }
         for (_, answer) in self.ask_each(asked).await {
-            if let ShardAnswer::Outcome(Ok(InnerAnswer::Public(Answer::Order { order, .. }))) = answer {
+            if let ShardAnswer::Outcome(Ok(Answer::Order { order, .. })) = answer {
                 known.add(order);
             }
         }
@@ -256,58 +224,48 @@ impl Router {
         all
     }
 
-    /// Sends commands to their shards, in order, up to one that has to wait for the answers to others: those from
-    /// there on are given back; those of orders over several shards go to `careful`.
+    /// Sends commands to their shards, in order; those of orders over several shards, and those that must not overtake
+    /// them, go to `careful`.
     fn send_all(
         &self,
-        commands: Vec<Placed>,
+        commands: impl Iterator<Item = Placed>,
         brought: &Brought,
         known: &mut OrderSkus,
         careful: &mut Careful,
-    ) -> (Vec<Sent>, Vec<Placed>) {
-        let mut later: Vec<Placed> = Vec::new();
+    ) -> Vec<Sent> {
         let mut loads: Vec<Load> = Vec::new();
         loads.resize_with(self.shards.len(), Load::default);
-        let mut commands = commands.into_iter();
-        for (index, command) in commands.by_ref() {
+        for (index, command) in commands {
             known.note(&command);
-            let spans =
-                known.is_kept && command.order_no().is_some_and(|order_no| self.spans(order_no, brought));
+            let subject = command.subject();
+            let spans = matches!(subject, Subject::NewOrder { lines, .. } if self.is_over_shards(lines))
+                || known.is_kept
+                    && subject.order_no().is_some_and(|order_no| self.spans(order_no, brought));
             if spans || careful.touches(&command, known) {
                 careful.add(index, command, known);
                 continue;
             }
             let back = command.order_no().and_then(|order_no| brought.shards.get(order_no));
-            let route = match back {
-                Some(shard) => self.route_back(&command, *shard),
+            let shard = match back {
+                Some(shard) => self.claim_for(&command, *shard),
                 None => self.route(&command),
             };
-            let shard = match route {
-                Route::Shard(shard) => shard,
-                Route::Several => {
-                    careful.add(index, command, known);
-                    continue;
-                }
-            };
             if back.is_none() && self.is_away(&command, shard) {
-                // Another request for the same order, perhaps one of this batch, went there. Whether it made the
-                // order, and so where this one belongs, its answer tells; nothing that comes after it must overtake
-                // it.
+                // Another request for the same order, perhaps one of this batch, came first: its shard decides.
                 give_back_claims(std::slice::from_ref(&command), &self.directory);
-                later.push((index, command));
-                break;
+                careful.add(index, command, known);
+                continue;
             }
             let load = &mut loads[shard.index()];
             load.places.push(index);
             load.commands.push(command);
         }
-        later.extend(commands);
         let batch = self.next_batch();
         let sent = loads
             .into_iter()
             .zip(self.shards.iter())
             .flat_map(|(load, shard)| self.send(batch, shard.id, load));
-        (sent.collect(), later)
+        sent.collect()
     }
 
     /// Sends what goes to one shard. Nothing when it has no room: `Overloaded` is what the outcomes began with.

@@ -22,7 +22,7 @@ use crate::limits::LOAD_AGAIN_MILLIS;
 use crate::loader::LoadAnswer;
 use crate::outcome::Refusal;
 use crate::state::Need;
-use crate::store::{Loaded, StoredOrderKind, StoredSku};
+use crate::store::{Loaded, StoredSku};
 use crate::store_link::add;
 
 /// What came of a need.
@@ -116,10 +116,10 @@ impl Shard {
         }
         let unreadable = loaded.unreadable_orders.iter().find(|(unreadable, _)| unreadable == order_no);
         if let Some((_, problem)) = unreadable {
-            let (order_no, problem) = (order_no.of_caller(), problem.clone());
+            let (order_no, problem) = (order_no.clone(), problem.clone());
             return Took::Not(Learned::Refused(Refusal::OrderInconsistent { order_no, problem }));
         }
-        let Some(stored) = loaded.orders.iter().find(|stored| stored.image().order_no == *order_no) else {
+        let Some(stored) = loaded.orders.iter().find(|stored| stored.image.order_no == *order_no) else {
             let counts =
                 |shard: &Arc<super::shared::ShardShared>| flushed(loaded, shard.id) >= shard.departed_lsn();
             if !self.counts(loaded) || !self.parts.shards.iter().all(counts) {
@@ -128,7 +128,7 @@ impl Shard {
             return Took::Not(Learned::Absent(flushed(loaded, self.shared.id)));
         };
         let inconsistent = |problem: String| {
-            let order_no = order_no.of_caller();
+            let order_no = order_no.clone();
             Took::Not(Learned::Refused(Refusal::OrderInconsistent { order_no, problem }))
         };
         if stored.shard != self.shared.id {
@@ -140,36 +140,30 @@ impl Shard {
         if !self.counts(loaded) {
             return Took::Again;
         }
-        match &stored.kind {
-            StoredOrderKind::Plain(image) => {
-                for line in &image.lines {
-                    let sku_id = &line.sku_id;
-                    if !self.state.owns(sku_id) {
-                        let shard = self.shared.id;
-                        return inconsistent(format!(
-                            "its row is of shard {shard}, where its SKU {sku_id} is not"
-                        ));
-                    }
-                    match self.take_sku(&line.sku_id, loaded, now) {
-                        Took::Here => {}
-                        Took::Not(Learned::Refused(refusal)) => return Took::Not(Learned::Refused(refusal)),
-                        Took::Not(_) => {
-                            let problem =
-                                format!("its order {} is there, and the SKU is not", order_no.of_caller());
-                            let refusal = Refusal::StockInconsistent { sku_id: line.sku_id.clone(), problem };
-                            return Took::Not(Learned::Refused(refusal));
-                        }
-                        Took::Again => return Took::Again,
-                    }
+        let image = &stored.image;
+        for line in &image.lines {
+            let sku_id = &line.sku_id;
+            if !self.state.owns(sku_id) {
+                if image.span.is_some() {
+                    // What it has there, that shard knows.
+                    continue;
                 }
-                let decided = self.state.decide_orders_loaded(std::slice::from_ref(image), &[]);
-                self.take_decided(decided, now, |counters| &counters.loaded_orders)
+                let shard = self.shared.id;
+                return inconsistent(format!("its row is of shard {shard}, where its SKU {sku_id} is not"));
             }
-            StoredOrderKind::Home(image) => {
-                let decided = self.state.decide_home_loaded(image);
-                self.take_decided(decided, now, |counters| &counters.loaded_orders)
+            match self.take_sku(sku_id, loaded, now) {
+                Took::Here => {}
+                Took::Not(Learned::Refused(refusal)) => return Took::Not(Learned::Refused(refusal)),
+                Took::Not(_) => {
+                    let problem = format!("its order {order_no} is there, and the SKU is not");
+                    let refusal = Refusal::StockInconsistent { sku_id: sku_id.clone(), problem };
+                    return Took::Not(Learned::Refused(refusal));
+                }
+                Took::Again => return Took::Again,
             }
         }
+        let decided = self.state.decide_orders_loaded(std::slice::from_ref(image), &[]);
+        self.take_decided(decided, now, |counters| &counters.loaded_orders)
     }
 
     /// What was decided of an order or a request is logged, and counted.

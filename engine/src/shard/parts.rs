@@ -1,5 +1,6 @@
 //! What a running shard holds of the rest of the engine.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
@@ -18,7 +19,6 @@ use crate::inner::InnerCommand;
 use crate::known::Known;
 use crate::loader::Loader;
 use crate::retention::Retention;
-use crate::spanning::Chore;
 use crate::sync::Inbox;
 use crate::views::Views;
 use crate::writer::WriterMessage;
@@ -28,6 +28,21 @@ pub(crate) type BeforeDecide = Arc<dyn Fn(&InnerCommand) + Send + Sync>;
 
 /// Why the journal can't be written any more. Set once, by the writer.
 pub(crate) type Poison = Arc<OnceLock<String>>;
+
+/// Counts of orders over several shards, of all coordinators and participants.
+#[derive(Debug, Default)]
+pub(crate) struct CrossShardCounters {
+    pub made: AtomicU64,
+    pub refused: AtomicU64,
+    pub overloaded: AtomicU64,
+    pub attempts: AtomicU64,
+    pub abandoned: AtomicU64,
+    pub instructions: AtomicU64,
+    pub repeated: AtomicU64,
+    pub asked: AtomicU64,
+    pub released: AtomicU64,
+    pub misfits: AtomicU64,
+}
 
 /// How a shard works; bounds of the whole engine are divided by its shards.
 #[derive(Debug, Clone, Copy)]
@@ -65,8 +80,10 @@ pub(crate) struct ShardParts {
     pub poison: Poison,
     /// The queue of the checkpoint thread; bounded by `MAX_WAITING_SLICES`.
     pub checkpointer: mpsc::Sender<CheckpointMessage>,
-    /// The queue of the keeper; bounded by `MAX_WAITING_CHORES`.
-    pub chores: mpsc::Sender<Chore>,
+    /// Holds of all shards of which they have not heard since a start.
+    pub unsettled: Arc<AtomicU64>,
+    /// Counts of orders over several shards.
+    pub cross_shard: Arc<CrossShardCounters>,
     /// With an order service: what is due is asked about before it expires.
     pub checks: Option<Arc<Checks>>,
     pub before_decide: Option<BeforeDecide>,

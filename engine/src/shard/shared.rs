@@ -5,16 +5,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ractor::ActorRef;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use crate::checkpoint::StockImage;
+use crate::coordinator::Message;
 use crate::directory::Directory;
 use crate::ids::{Lsn, OrderNo, ShardId, SkuId};
-use crate::inner::{InnerAnswer, InnerCommand, InnerOutcome};
+use crate::inner::InnerCommand;
 use crate::loader::LoadAnswer;
 use crate::outcome::{Effect, Outcome, Refusal};
-use crate::spanning::Chore;
 use crate::state::State;
+
+use super::callers::{Caller, Slots};
 use crate::sync::{Backlog, Durable, Gate, Mailbox, unpoisoned};
 
 /// What lies in the mailbox of a shard: commands with the way back to their caller, and what the loader found.
@@ -24,8 +26,10 @@ pub(crate) enum Envelope {
     /// Of one caller, decided one after the other; at most `MAX_COMMANDS_PER_ENVELOPE`. Those of one batch are
     /// decided in the order in which they came.
     Many(Vec<InnerCommand>, BatchId, oneshot::Sender<Vec<ShardAnswer>>),
-    /// For branches of an order over several shards: they come without claims.
-    Branches(Vec<InnerCommand>, oneshot::Sender<Vec<ShardAnswer>>),
+    /// Of another shard, about an order over several.
+    Message(ShardId, Message),
+    /// This other shard was rebuilt: what it was about to do or to say is lost.
+    Rebuilt(ShardId),
     /// SKUs are kept in memory from here on, or no longer. Of an operator.
     Pin {
         skus: Vec<SkuId>,
@@ -54,15 +58,12 @@ pub(crate) struct BatchId(pub u64);
 /// What a shard says to a command.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ShardAnswer {
-    Outcome(InnerOutcome),
+    Outcome(Outcome),
     /// The store has the order, and this other shard decides for it.
     Elsewhere {
         shard: ShardId,
         command: Box<InnerCommand>,
     },
-    /// A reserve that came because another request for the same order did; that one made no order, and the lines lie
-    /// in other shards.
-    NotHere(Box<InnerCommand>),
 }
 
 impl ShardAnswer {
@@ -75,8 +76,12 @@ impl Envelope {
     pub fn commands(&self) -> &[InnerCommand] {
         match self {
             Self::One(command, _) => std::slice::from_ref(command),
-            Self::Many(commands, _, _) | Self::Branches(commands, _) => commands,
-            Self::Pin { .. } | Self::Images { .. } | Self::Loaded(_) => &[],
+            Self::Many(commands, _, _) => commands,
+            Self::Pin { .. }
+            | Self::Images { .. }
+            | Self::Loaded(_)
+            | Self::Message(..)
+            | Self::Rebuilt(_) => &[],
         }
     }
 
@@ -84,16 +89,8 @@ impl Envelope {
     pub fn permits(&self) -> u64 {
         match self {
             Self::One(..) | Self::Pin { .. } | Self::Images { .. } => 1,
-            Self::Many(commands, _, _) | Self::Branches(commands, _) => commands.len() as u64,
-            Self::Loaded(_) => 0,
-        }
-    }
-
-    /// Those that may have come with a claim.
-    pub fn claiming(&self) -> &[InnerCommand] {
-        match self {
-            Self::Branches(..) => &[],
-            _ => self.commands(),
+            Self::Many(commands, _, _) => commands.len() as u64,
+            Self::Loaded(_) | Self::Message(..) | Self::Rebuilt(_) => 0,
         }
     }
 
@@ -101,18 +98,21 @@ impl Envelope {
     pub fn batch(&self) -> Option<BatchId> {
         match self {
             Self::Many(_, batch, _) => Some(*batch),
-            Self::One(..) | Self::Branches(..) | Self::Pin { .. } | Self::Images { .. } | Self::Loaded(_) => {
-                None
-            }
+            Self::One(..)
+            | Self::Message(..)
+            | Self::Rebuilt(_)
+            | Self::Pin { .. }
+            | Self::Images { .. }
+            | Self::Loaded(_) => None,
         }
     }
 
     /// Answers everything in it that is not decided, each command by itself.
     pub fn answer(self, outcome: impl Fn(Option<&InnerCommand>) -> Outcome) {
-        let of = |command| ShardAnswer::Outcome(outcome(Some(command)).map(InnerAnswer::from));
+        let of = |command| ShardAnswer::Outcome(outcome(Some(command)));
         match self {
             Self::One(command, to) => drop(to.send(of(&command))),
-            Self::Many(commands, _, to) | Self::Branches(commands, to) => {
+            Self::Many(commands, _, to) => {
                 drop(to.send(commands.iter().map(of).collect()));
             }
             Self::Pin { skus, to, .. } => {
@@ -125,7 +125,8 @@ impl Envelope {
                     drop(to.send(Err(refusal)));
                 }
             }
-            Self::Loaded(_) => {}
+            // Who sent it begins anew too, or is told the same.
+            Self::Loaded(_) | Self::Message(..) | Self::Rebuilt(_) => {}
         }
     }
 }
@@ -135,30 +136,33 @@ pub(crate) fn claimed(command: &InnerCommand) -> Option<&OrderNo> {
     command.subject().may_make()
 }
 
-/// An answer that waits for its durability.
+/// What waits for its durability: an answer, or a message to another shard.
 #[derive(Debug)]
 pub(crate) enum Reply {
     One(oneshot::Sender<ShardAnswer>, ShardAnswer),
     Many(oneshot::Sender<Vec<ShardAnswer>>, Vec<ShardAnswer>),
+    /// Of the coordinator.
+    Caller(Caller, Outcome),
+    /// To a command that waited for others about its order.
+    Deferred(Caller, ShardAnswer),
+    /// Some answers of an envelope of which others come later.
+    Slots(Arc<Slots>, Vec<(usize, ShardAnswer)>),
+    /// To another shard.
+    Mail(Arc<ShardShared>, Vec<Envelope>),
     Pinned(oneshot::Sender<Vec<PinAnswer>>, Vec<PinAnswer>),
     Images(oneshot::Sender<ImagesAnswer>, ImagesAnswer),
 }
 
 impl Reply {
-    /// Answers. A caller that went away does not matter: the command took effect, and what is still to be told to
-    /// branches goes to the keeper.
-    pub fn send(self, chores: &mpsc::Sender<Chore>) {
+    /// Answers. A caller that went away does not matter: the command took effect.
+    pub fn send(self) {
         match self {
-            Self::One(to, answer) => {
-                if let Err(answer) = to.send(answer) {
-                    leave_to_keeper(std::slice::from_ref(&answer), chores);
-                }
-            }
-            Self::Many(to, answers) => {
-                if let Err(answers) = to.send(answers) {
-                    leave_to_keeper(&answers, chores);
-                }
-            }
+            Self::One(to, answer) => drop(to.send(answer)),
+            Self::Many(to, answers) => drop(to.send(answers)),
+            Self::Caller(caller, outcome) => caller.answer(outcome),
+            Self::Deferred(caller, answer) => caller.send(answer),
+            Self::Slots(slots, answers) => slots.fill(answers),
+            Self::Mail(to, envelopes) => to.deliver(envelopes),
             Self::Pinned(to, answers) => drop(to.send(answers)),
             Self::Images(to, images) => drop(to.send(images)),
         }
@@ -170,65 +174,18 @@ impl Reply {
         match self {
             Self::One(to, _) => drop(to.send(unavailable())),
             Self::Many(to, answers) => drop(to.send(answers.iter().map(|_| unavailable()).collect())),
+            Self::Caller(caller, _) | Self::Deferred(caller, _) => {
+                caller.answer(Err(Refusal::JournalUnavailable));
+            }
+            Self::Slots(slots, answers) => {
+                slots.fill(answers.into_iter().map(|(index, _)| (index, unavailable())).collect());
+            }
+            // What it says is not durable.
+            Self::Mail(..) => {}
             Self::Pinned(to, answers) => {
                 drop(to.send(answers.iter().map(|_| Err(Refusal::JournalUnavailable)).collect()));
             }
             Self::Images(to, _) => drop(to.send(Err(Refusal::JournalUnavailable))),
-        }
-    }
-}
-
-/// Of answers that nobody took: those that tell what branches are to be told.
-pub(crate) fn leave_to_keeper(answers: &[ShardAnswer], chores: &mpsc::Sender<Chore>) {
-    for answer in answers {
-        if let ShardAnswer::Outcome(Ok(InnerAnswer::Decided { order, .. })) = answer
-            && chores.try_send(Chore::Carry(order.order_no.clone())).is_err()
-        {
-            tracing::error!(order_no = %order.order_no, "too much waits to be told to branches; this order waits for the next start");
-        }
-    }
-}
-
-/// An answer that is waited for. Should whoever waits go away, an answer that is there by then is not lost.
-pub(crate) struct Awaited<'a, T: Answers> {
-    answer: oneshot::Receiver<T>,
-    chores: &'a mpsc::Sender<Chore>,
-}
-
-/// What a shard answers: one or several answers.
-pub(crate) trait Answers {
-    fn all(&self) -> &[ShardAnswer];
-}
-
-impl Answers for ShardAnswer {
-    fn all(&self) -> &[ShardAnswer] {
-        std::slice::from_ref(self)
-    }
-}
-
-impl Answers for Vec<ShardAnswer> {
-    fn all(&self) -> &[ShardAnswer] {
-        self
-    }
-}
-
-impl<'a, T: Answers> Awaited<'a, T> {
-    pub fn new(answer: oneshot::Receiver<T>, chores: &'a mpsc::Sender<Chore>) -> Self {
-        Self { answer, chores }
-    }
-
-    /// `None`: the shard failed while it held the command.
-    pub async fn get(&mut self) -> Option<T> {
-        (&mut self.answer).await.ok()
-    }
-}
-
-impl<T: Answers> Drop for Awaited<'_, T> {
-    fn drop(&mut self) {
-        // From here on the sender knows that nobody listens.
-        self.answer.close();
-        if let Ok(answer) = self.answer.try_recv() {
-            leave_to_keeper(answer.all(), self.chores);
         }
     }
 }
@@ -284,6 +241,8 @@ pub(crate) struct ShardShared {
     pub failed: AtomicBool,
     /// The shard is being rebuilt.
     pub rebuilding: AtomicBool,
+    /// Holds of which it has not heard since a start: see [`Shard`](super::turn::Shard).
+    pub asking: AtomicU64,
     /// Told when the last command leaves the closed gate.
     emptied: Notify,
     actor: Mutex<Option<ActorRef<ShardMessage>>>,
@@ -323,6 +282,10 @@ pub(crate) struct Counters {
     pub waits: AtomicU64,
     pub wait_micros: AtomicU64,
     pub rebuilds: AtomicU64,
+    /// What is held for orders that other shards decide.
+    pub holds: AtomicU64,
+    /// Orders over several shards with something under way.
+    pub cross_shard: AtomicU64,
 }
 
 impl ShardShared {
@@ -340,9 +303,16 @@ impl ShardShared {
             checkpoint_asked: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             rebuilding: AtomicBool::new(false),
+            asking: AtomicU64::new(0),
             emptied: Notify::new(),
             actor: Mutex::new(None),
         }
+    }
+
+    /// Puts something into the mailbox that needs no place in the gate.
+    pub fn deliver(&self, envelopes: Vec<Envelope>) {
+        self.mailbox.push(envelopes);
+        self.wake();
     }
 
     /// Makes sure that a turn begins from now on.
@@ -417,7 +387,7 @@ impl ShardShared {
         let mut mail = Vec::new();
         self.mailbox.take(&mut mail);
         for envelope in &mail {
-            give_back_claims(envelope.claiming(), directory);
+            give_back_claims(envelope.commands(), directory);
             drop(Permits::new(Arc::clone(self), envelope.permits()));
         }
     }

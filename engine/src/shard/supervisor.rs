@@ -10,6 +10,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::actor::{ShardActor, ShardArguments};
 use super::parts::ShardParts;
+use super::shared::Envelope;
 use crate::checkpoint::CheckpointStore;
 use crate::ids::ShardId;
 use crate::journal::JournalReader;
@@ -75,6 +76,9 @@ impl Actor for Supervisor {
                 let shared = &supervised.parts.shards[shard.index()];
                 shared.counters.rebuilds.fetch_add(1, Ordering::Relaxed);
                 shared.rebuilding.store(false, Ordering::Release);
+                // What it was about to do or to say for the others is lost.
+                let others = supervised.parts.shards.iter().filter(|other| other.id != shard);
+                others.for_each(|other| other.deliver(vec![Envelope::Rebuilt(shard)]));
                 tracing::warn!(%shard, "the shard is rebuilt and goes on");
             }
             Err(problem) => supervised.give_up(shard, &problem),

@@ -1,10 +1,12 @@
-//! What a shard does when it is woken: expire, name chores, forget, take the mail, decide and apply, evict, write a
-//! slice of a running checkpoint, hand over. Never waits; each part is bounded. Deciding is in [`decide`].
+//! What a shard does when it is woken: expire, forget, take the mail, decide and apply, evict, write a slice of a
+//! running checkpoint, hand over. Never waits; each part is bounded. Deciding is in [`decide`]; what it says to other
+//! shards about orders over several in [`cross_shard`].
 //!
 //! A command about something that is not in memory and may be in the store is put aside ([`waiting`](super::waiting))
 //! until the loader ([`crate::loader`]) has looked for it; what it found is logged here before the command is decided
 //! ([`load`](super::load)).
 
+mod cross_shard;
 mod decide;
 
 use std::collections::VecDeque;
@@ -13,6 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
+use self::cross_shard::Asking;
+use super::callers::Caller;
 use super::parts::ShardParts;
 use super::shared::{Envelope, Permits, Reply, ShardShared, give_back_claims};
 use super::waiting::{Absent, Held, Lessons, Waiting};
@@ -20,17 +24,16 @@ use crate::checkpoint::CheckpointEnd;
 use crate::checkpointer::CheckpointMessage;
 use crate::clock::Timestamp;
 use crate::command::{Action, Command};
-use crate::event::{Change, Event};
-use crate::home::{DecisionKind, HomeChange};
-use crate::ids::{Epoch, Lsn, OrderNo, SkuId};
+use crate::coordinator::{Coordinator, Message};
+use crate::event::{Change, Event, OrderAfter};
+use crate::ids::{Epoch, Lsn, OrderNo, ShardId, SkuId};
 use crate::inner::InnerCommand;
 use crate::journal::Group;
 use crate::limits::{
-    CHECKPOINT_ENTRIES_PER_TURN, EVICTION_ROUNDS, MAX_CHORES_PER_TURN, MAX_EVICTION_LOOKS,
-    MAX_EVICTIONS_PER_TURN, MAX_EXPIRIES_PER_TURN, MAX_FORGOTTEN_EVENTS_PER_TURN, MAX_UNSYNCED_BYTES,
+    CHECKPOINT_ENTRIES_PER_TURN, EVICTION_ROUNDS, MAX_EVICTION_LOOKS, MAX_EVICTIONS_PER_TURN,
+    MAX_EXPIRIES_PER_TURN, MAX_FORGOTTEN_EVENTS_PER_TURN, MAX_UNSYNCED_BYTES,
 };
 use crate::outcome::{Answer, Effect, Outcome, Refusal};
-use crate::spanning::Chore;
 use crate::state::{Capture, Departed, Need, State};
 use crate::store_link::add;
 use crate::sync::StockCell;
@@ -42,6 +45,12 @@ pub(crate) struct Shard {
     pub(super) parts: ShardParts,
     pub(super) shared: Arc<ShardShared>,
     pub(super) state: State,
+    /// Orders over several shards that it decides for and that have something under way.
+    coordinator: Coordinator<Caller>,
+    /// Holds that it asks after.
+    asking: Asking,
+    /// When it began: what is under way is timed from here.
+    since: Instant,
     /// The view of each stock, by the stock's number; `bool`: the views know it.
     cells: Vec<(Arc<StockCell>, bool)>,
     pub(super) work: Work,
@@ -78,6 +87,11 @@ pub(super) struct Work {
     /// Applied in this turn, not handed over yet.
     events: Vec<Event>,
     replies: Vec<Reply>,
+    /// What these rest on is durable already.
+    replies_now: Vec<Reply>,
+    /// Messages to other shards, likewise; and those that rest on what is not durable yet.
+    sends: Vec<(ShardId, Message)>,
+    sends_behind: Vec<(ShardId, Message)>,
     /// Permits of `replies`.
     decided: u64,
     /// Orders that left memory with these events.
@@ -126,14 +140,22 @@ impl Shard {
             spare: Vec::new(),
             events: Vec::new(),
             replies: Vec::new(),
+            replies_now: Vec::new(),
+            sends: Vec::new(),
+            sends_behind: Vec::new(),
             decided: 0,
             departed: Vec::new(),
             pinned: Vec::new(),
         };
+        let coordinator = Coordinator::new(shared.id, parts.options.load_wait_ms);
+        let asking = Asking::of(&state, &shared, &parts);
         let shard = Self {
             parts,
             shared,
             state,
+            coordinator,
+            asking,
+            since: Instant::now(),
             cells,
             work,
             absent: Absent::default(),
@@ -172,16 +194,17 @@ impl Shard {
         let now = self.parts.clock.now();
         self.log_epoch(now);
         let more_expire = self.expire(now);
-        let more_chores = self.name_chores(now);
+        let more_told = self.look_after_cross_shard(now);
         let more_forgotten = self.forget(now);
         self.take_mail();
         self.take_late();
         self.decide(now);
+        self.log_acknowledged(now);
         let more_evict = self.evict(now);
         let more_checkpoint = self.checkpoint();
         self.hand_over(first);
         let more_mail = !self.work.pending.is_empty() || !self.work.ready.is_empty();
-        more_expire || more_chores || more_forgotten || more_evict || more_checkpoint || more_mail
+        more_expire || more_told || more_forgotten || more_evict || more_checkpoint || more_mail
     }
 
     /// The first event of each start, and of each epoch.
@@ -209,7 +232,11 @@ impl Shard {
                 self.count_expired(done);
                 return false;
             };
+            let pending = event.pending_order().cloned();
             self.apply(event);
+            if let Some(order_no) = pending {
+                self.propagate(&order_no, None, now);
+            }
         }
         self.count_expired(MAX_EXPIRIES_PER_TURN);
         true
@@ -217,20 +244,6 @@ impl Shard {
 
     fn count_expired(&self, orders: usize) {
         self.shared.counters.expired.fetch_add(orders as u64, Ordering::Relaxed);
-    }
-
-    /// Gives the keeper what is to be asked and told, as far as it has room; the rest stays due. `true`: there is more.
-    fn name_chores(&mut self, now: Timestamp) -> bool {
-        for _ in 0..MAX_CHORES_PER_TURN {
-            let Ok(room) = self.parts.chores.try_reserve() else { return false };
-            let chore = match self.state.take_due_branches(now, 1).pop() {
-                Some(branch) => Some(Chore::Ask(branch)),
-                None => self.state.take_unsent(now, 1).pop().map(Chore::Carry),
-            };
-            let Some(chore) = chore else { return false };
-            room.send(chore);
-        }
-        true
     }
 
     /// Ended orders and requests leave memory: by age, by number, and when all of it takes too much memory. `true`:
@@ -332,14 +345,15 @@ impl Shard {
                 }
             }
             Change::OrdersLoaded { orders, .. } => {
-                let orders =
-                    orders.iter().map(|order| &order.order_no).filter(|order_no| !order_no.is_branch());
-                orders.for_each(|order_no| self.parts.directory.own(order_no, self.shared.id));
-            }
-            Change::Home(change) => {
-                if matches!(**change, HomeChange::Reserved { .. } | HomeChange::Loaded(_)) {
-                    self.parts.directory.own_spanning(change.order_no(), self.shared.id);
+                for order in orders {
+                    match order.span {
+                        Some(_) => self.parts.directory.own_spanning(&order.order_no, self.shared.id),
+                        None => self.parts.directory.own(&order.order_no, self.shared.id),
+                    }
                 }
+            }
+            Change::Reserved { order_no, attempt: Some(_), .. } => {
+                self.parts.directory.own_spanning(order_no, self.shared.id);
             }
             Change::Pinned { skus, hot } => {
                 self.work.pinned.extend(skus.iter().map(|sku_id| (sku_id.clone(), *hot)))
@@ -354,6 +368,9 @@ impl Shard {
             | Change::Expired { .. }
             | Change::Extended { .. }
             | Change::Returned { .. }
+            | Change::Acknowledged { .. }
+            | Change::Held { .. }
+            | Change::HoldChanged { .. }
             | Change::Started { .. } => {}
         }
     }
@@ -380,11 +397,18 @@ impl Shard {
         self.shared.counters.applied.store(last.0, Ordering::Relaxed);
         self.publish_sizes();
         let permits = Permits::new(Arc::clone(&self.shared), std::mem::take(&mut self.work.decided));
+        for (to, envelopes) in by_shard(self.shared.id, &mut self.work.sends) {
+            self.parts.shards[to.index()].deliver(envelopes);
+        }
+        self.work.replies_now.drain(..).for_each(Reply::send);
+        for (to, envelopes) in by_shard(self.shared.id, &mut self.work.sends_behind) {
+            self.work.replies.push(Reply::Mail(Arc::clone(&self.parts.shards[to.index()]), envelopes));
+        }
         let replies = std::mem::take(&mut self.work.replies);
         let events = std::mem::take(&mut self.work.events);
         if events.is_empty() && self.shared.durable_lsn() >= last {
             drop(permits);
-            replies.into_iter().for_each(|reply| reply.send(&self.parts.chores));
+            replies.into_iter().for_each(Reply::send);
             return;
         }
         if events.is_empty() && replies.is_empty() {
@@ -514,6 +538,7 @@ impl Shard {
 
     /// Answers everything that is here without deciding it.
     fn answer_all(&mut self, outcome: impl Fn(&State, Option<&InnerCommand>) -> Outcome) {
+        self.fail_cross_shard();
         self.take_mail();
         let work = &mut self.work;
         let mut all = work.waiting.take_all();
@@ -521,7 +546,7 @@ impl Shard {
         all.extend(work.pending.drain(..));
         for envelope in all {
             let _permits = Permits::new(Arc::clone(&self.shared), envelope.permits());
-            give_back_claims(envelope.claiming(), &self.parts.directory);
+            give_back_claims(envelope.commands(), &self.parts.directory);
             envelope.answer(|command| outcome(&self.state, command));
         }
     }
@@ -535,8 +560,10 @@ impl Shard {
         set(&counters.stocks, sizes.stocks);
         set(&counters.resident, sizes.skus);
         set(&counters.hot, sizes.hot_skus);
+        set(&counters.holds, sizes.holds);
         counters.bytes.store(sizes.bytes, Ordering::Relaxed);
         counters.waiting.store(self.work.waiting.commands(), Ordering::Relaxed);
+        counters.cross_shard.store(self.coordinator.under_way() as u64, Ordering::Relaxed);
     }
 }
 
@@ -568,12 +595,12 @@ impl Drop for Work {
         let here = self.ready.iter().map(|held| &held.envelope).chain(&self.pending);
         let mut permits = self.decided;
         for envelope in here {
-            let claiming = envelope.claiming().get(std::mem::take(&mut skip)..).unwrap_or_default();
+            let claiming = envelope.commands().get(std::mem::take(&mut skip)..).unwrap_or_default();
             give_back_claims(claiming, &self.parts.directory);
             permits += envelope.permits();
         }
         for envelope in &held {
-            give_back_claims(envelope.claiming(), &self.parts.directory);
+            give_back_claims(envelope.commands(), &self.parts.directory);
             permits += envelope.permits();
         }
         for event in &self.events {
@@ -586,29 +613,42 @@ impl Drop for Work {
 }
 
 impl Event {
-    /// Whether an order expired; its branches are no orders of their own.
+    /// Whether an order expired.
     fn is_expiry(&self) -> bool {
-        match &self.change {
-            Change::Expired { order_no, .. } => !order_no.is_branch(),
-            Change::Home(change) => {
-                matches!(&**change, HomeChange::Decided { kind: DecisionKind::Expire, .. })
-            }
-            _ => false,
-        }
+        matches!(self.change, Change::Expired { .. })
     }
 
     /// The order that the event made.
     fn made_order(&self) -> Option<&OrderNo> {
         match &self.change {
             Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. } => Some(order_no),
-            Change::Home(change) => match &**change {
-                HomeChange::Reserved { order_no, .. } => Some(order_no),
-                HomeChange::Decided { .. }
-                | HomeChange::Extended { .. }
-                | HomeChange::Carried { .. }
-                | HomeChange::Loaded(_) => None,
-            },
             _ => None,
         }
     }
+
+    /// The order over several shards whose participants are to be told what was decided.
+    fn pending_order(&self) -> Option<&OrderNo> {
+        let is_pending =
+            |after: &OrderAfter| after.span.as_ref().is_some_and(|span| !span.pending.is_empty());
+        match &self.change {
+            Change::Confirmed { order_no, after, .. }
+            | Change::Released { order_no, after, .. }
+            | Change::Expired { order_no, after, .. }
+            | Change::Returned { order_no, after, .. } => Some(order_no).filter(|_| is_pending(after)),
+            _ => None,
+        }
+    }
+}
+
+/// Messages as they travel: those for one shard together, in their order.
+fn by_shard(from: ShardId, messages: &mut Vec<(ShardId, Message)>) -> Vec<(ShardId, Vec<Envelope>)> {
+    let mut by_shard: Vec<(ShardId, Vec<Envelope>)> = Vec::new();
+    for (to, message) in messages.drain(..) {
+        let envelope = Envelope::Message(from, message);
+        match by_shard.iter_mut().find(|(known, _)| *known == to) {
+            Some((_, envelopes)) => envelopes.push(envelope),
+            None => by_shard.push((to, vec![envelope])),
+        }
+    }
+    by_shard
 }

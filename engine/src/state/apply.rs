@@ -8,12 +8,14 @@ use super::order::{Order, OrderLine};
 use super::remembered::{Item, RequestKey, StockRequest};
 use super::stock::Delta;
 use super::{Corruption, Departed, State, Stock};
-use crate::checkpoint::{LineSerials, Phase};
+use crate::checkpoint::{LineSerials, Phase, Span};
+use crate::clock::Timestamp;
 use crate::command::ChangeKind;
 use crate::event::{
-    Change, ConfirmedLine, Event, ForgottenSold, LineCounts, MovedLine, OrderAfter, OrderRequest,
+    Acknowledged, Change, ConfirmedLine, Event, ForgottenSold, HoldMove, LineCounts, MovedLine, OrderAfter,
+    OrderRequest, ReservedLine,
 };
-use crate::ids::{Lsn, OrderNo, SkuId, WarehouseId};
+use crate::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId};
 use crate::outcome::Levels;
 
 impl State {
@@ -57,20 +59,21 @@ impl State {
                 }
                 Ok(())
             }
-            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, lines } => {
+            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, attempt, lines } => {
                 let mut order = Order::new(order_no.clone(), event.at, lsn);
                 order.buyer_id.clone_from(buyer_id);
                 order.mode = *mode;
                 order.expires_at = event.at.plus_seconds(u64::from(*ttl_seconds));
                 let asked = asked.map(|fingerprint| OrderRequest { request_id: None, fingerprint });
                 note_request(&mut order, asked.as_ref());
+                if attempt.is_some() != lines.iter().any(|line| line.after.is_none()) {
+                    return Err(Corruption::new(lsn, "what it holds in other shards has no attempt, or nothing has"));
+                }
+                if let Some(attempt) = attempt {
+                    order.extras_mut().span = Some(Box::new(Span::new(*attempt)));
+                }
                 for line in lines {
-                    let (sku_id, warehouse_id) = (&line.sku_id, line.warehouse_id);
-                    let stock = if line.held > 0 {
-                        self.move_units(lsn, sku_id, warehouse_id, Delta::hold(line.held), line.after)?
-                    } else {
-                        self.stocks.number_or_placeholder(sku_id, warehouse_id)
-                    };
+                    let stock = self.hold_line(lsn, line)?;
                     let (quantity, held) = (line.quantity, line.held);
                     let (confirmed, released, returned, lapsed) = (0, 0, 0, 0);
                     order.lines.push(OrderLine {
@@ -91,11 +94,15 @@ impl State {
                 order.phase = Phase::Cancelled;
                 self.insert_order(order)
             }
-            Change::Confirmed { order_no, request, lines, after } => {
+            Change::Confirmed { order_no, request, attempt, lines, after } => {
                 lines.iter().try_for_each(|line| self.sell_units(lsn, line))?;
                 let counts = lines.iter().map(|l| (l.line, l.counts));
+                let elsewhere = lines.iter().filter(|l| l.after.is_none());
+                let elsewhere = elsewhere.map(|l| (l.line, l.held + l.late, self.stocks.shard_of(&l.sku_id)));
+                let elsewhere: Vec<_> = elsewhere.collect();
                 self.count_order(lsn, event, order_no, counts, after, |order| {
                     order.counts_mut().sell(lines.iter().map(|l| (l.line, l.held, l.late)))?;
+                    order.decide_elsewhere(*attempt, HoldMove::Sold, None, elsewhere)?;
                     for line in lines {
                         if let Some(serials) = line.serials() {
                             order.extras_mut().serials.push(LineSerials { line: line.line, serials });
@@ -105,25 +112,24 @@ impl State {
                     Some(())
                 })
             }
-            Change::Released { order_no, request, lines, after, .. } => {
-                // Those that move nothing are only counted otherwise.
-                let moved = lines.iter().filter(|line| line.quantity > 0);
-                let moves = moved.map(|l| (&l.sku_id, l.warehouse_id, Delta::unhold(l.quantity), l.after));
-                self.move_all(lsn, moves)?;
+            Change::Released { order_no, request, reason, lines, after } => {
+                self.move_all(lsn, lines, Delta::unhold)?;
                 let slots = lines.iter().map(|l| (l.line, l.quantity));
+                let elsewhere = self.moved_elsewhere(lines);
                 self.count_order(lsn, event, order_no, counts_of(lines), after, |order| {
                     order.counts_mut().release(slots, request.is_none())?;
+                    order.decide_elsewhere(None, HoldMove::Released, reason.as_ref(), elsewhere)?;
                     note_request(order, request.as_ref());
                     Some(())
                 })
             }
             Change::Expired { order_no, lines, after } => {
-                let moves =
-                    lines.iter().map(|l| (&l.sku_id, l.warehouse_id, Delta::unhold(l.quantity), l.after));
-                self.move_all(lsn, moves)?;
+                self.move_all(lsn, lines, Delta::unhold)?;
                 let slots = lines.iter().map(|l| (l.line, l.quantity));
+                let elsewhere = self.moved_elsewhere(lines);
                 self.count_order(lsn, event, order_no, counts_of(lines), after, |order| {
-                    order.counts_mut().expire(slots)
+                    order.counts_mut().expire(slots)?;
+                    order.decide_elsewhere(None, HoldMove::Expired, None, elsewhere)
                 })
             }
             Change::Extended { order_no, ttl_seconds } => {
@@ -133,12 +139,12 @@ impl State {
                     Some(())
                 })
             }
-            Change::Returned { order_no, request, lines, after } => {
-                let moves =
-                    lines.iter().map(|l| (&l.sku_id, l.warehouse_id, Delta::give_back(l.quantity), l.after));
-                self.move_all(lsn, moves)?;
+            Change::Returned { order_no, request, attempt, lines, after } => {
+                self.move_all(lsn, lines, Delta::give_back)?;
+                let elsewhere = self.moved_elsewhere(lines);
                 self.count_order(lsn, event, order_no, counts_of(lines), after, |order| {
                     order.counts_mut().take_back(lines.iter().map(|l| (l.line, l.quantity)))?;
+                    order.decide_elsewhere(*attempt, HoldMove::Returned, None, elsewhere)?;
                     note_request(order, Some(request));
                     Some(())
                 })
@@ -151,8 +157,58 @@ impl State {
             }
             Change::Pinned { skus, hot } => self.apply_pinned(lsn, skus, *hot),
             Change::Started { .. } => Ok(()),
-            Change::Home(change) => self.apply_home(lsn, event.at, change),
+            Change::Acknowledged { orders } => {
+                orders.iter().try_for_each(|order| self.apply_acknowledged(lsn, order))
+            }
+            Change::Held { order_no, attempt, coordinator, purpose, lines } => {
+                self.apply_held(lsn, (order_no, *attempt), *coordinator, *purpose, lines)
+            }
+            Change::HoldChanged { order_no, attempt, seq, kind, lines, is_over, .. } => {
+                self.apply_hold_changed(lsn, (order_no, *attempt), *seq, *kind, lines, *is_over)
+            }
         }
+    }
+
+    /// A line of a new order takes its units; gives the number of its stock, which is foreign if another shard has it.
+    fn hold_line(&mut self, lsn: Lsn, line: &ReservedLine) -> Result<u32, Corruption> {
+        let (sku_id, warehouse_id) = (&line.sku_id, line.warehouse_id);
+        let number = match line.after.filter(|_| line.held > 0) {
+            Some(after) => self.move_units(lsn, sku_id, warehouse_id, Delta::hold(line.held), after)?,
+            None => self.stocks.number_or_placeholder(sku_id, warehouse_id),
+        };
+        if self.stocks.get(number).foreign == line.after.is_none() {
+            return Ok(number);
+        }
+        Err(Corruption::new(lsn, format!("SKU {sku_id} lies in another shard than it says")))
+    }
+
+    /// Units that moved in other shards, with the shard of each.
+    fn moved_elsewhere(&self, lines: &[MovedLine]) -> Vec<(u16, u32, ShardId)> {
+        let elsewhere = lines.iter().filter(|line| line.after.is_none() && line.quantity > 0);
+        elsewhere.map(|line| (line.line, line.quantity, self.stocks.shard_of(&line.sku_id))).collect()
+    }
+
+    /// The event does not say which participants acknowledged what, but what is left to wait for.
+    fn apply_acknowledged(&mut self, lsn: Lsn, acknowledged: &Acknowledged) -> Result<(), Corruption> {
+        let Acknowledged { order_no, serials, after } = acknowledged;
+        self.change_order_at(lsn, None, order_no, |order| {
+            let lines = order.lines.len();
+            let extras = order.extras.as_deref_mut()?;
+            let (known, left) = (extras.span.as_deref_mut()?, after.span.as_deref()?);
+            (known.attempt == left.attempt && known.decisions == left.decisions).then_some(())?;
+            // Nothing new is decided by it.
+            let mut rest = known.pending.iter();
+            let fewer = left.pending.iter().all(|decision| {
+                rest.any(|known| {
+                    known.seq == decision.seq && decision.waiting.iter().all(|s| known.waiting.contains(s))
+                })
+            });
+            fewer.then_some(())?;
+            known.pending.clone_from(&left.pending);
+            serials.iter().all(|given| usize::from(given.line) < lines).then_some(())?;
+            extras.serials.extend(serials);
+            (order.after() == *after).then_some(())
+        })
     }
 
     fn create_stock(
@@ -191,7 +247,7 @@ impl State {
     }
 
     /// Moves units of one stock and gives its number.
-    fn move_units(
+    pub(super) fn move_units(
         &mut self,
         lsn: Lsn,
         sku_id: &SkuId,
@@ -206,19 +262,12 @@ impl State {
 
     /// Sells units of one stock, and gives them their serial numbers.
     fn sell_units(&mut self, lsn: Lsn, line: &ConfirmedLine) -> Result<(), Corruption> {
+        // What lies elsewhere is sold there.
+        let Some(after) = line.after else { return Ok(()) };
         let ConfirmedLine { sku_id, warehouse_id, .. } = line;
         let number = self.stocks.number_or_placeholder(sku_id, *warehouse_id);
-        // Before a checkpoint is at its end, its stocks of the SKU are of different moments.
-        if lsn > self.exact_from {
-            let numbered = self.stocks.get(number).numbered;
-            let expected = numbered.map(|_| self.stocks.next_serial(sku_id));
-            if line.serial != expected {
-                let problem =
-                    format!("SKU {sku_id}: {expected:?} is the next serial number, not {:?}", line.serial);
-                return Err(Corruption::new(lsn, problem));
-            }
-        }
-        self.change_stock(number, lsn, line.after, |stock| {
+        self.check_serial(lsn, number, line.serial, true)?;
+        self.change_stock(number, lsn, after, |stock| {
             stock.give(line.serials())?;
             stock.moved(Delta::sell(line.held, line.late))
         })
@@ -244,13 +293,12 @@ impl State {
         Err(Corruption::new(lsn, format!("there is no stock of SKU {sku_id} in warehouse {warehouse_id}")))
     }
 
-    fn move_all<'a>(
-        &mut self,
-        lsn: Lsn,
-        moves: impl Iterator<Item = (&'a SkuId, WarehouseId, Delta, Levels)>,
-    ) -> Result<(), Corruption> {
-        for (sku_id, warehouse_id, delta, after) in moves {
-            self.move_units(lsn, sku_id, warehouse_id, delta, after)?;
+    /// Units of lines move in the stocks that are here; lines that move nothing are only counted otherwise.
+    fn move_all(&mut self, lsn: Lsn, lines: &[MovedLine], delta: fn(u32) -> Delta) -> Result<(), Corruption> {
+        for line in lines.iter().filter(|line| line.quantity > 0) {
+            if let Some(after) = line.after {
+                self.move_units(lsn, &line.sku_id, line.warehouse_id, delta(line.quantity), after)?;
+            }
         }
         Ok(())
     }
@@ -276,6 +324,17 @@ impl State {
         order_no: &OrderNo,
         change: impl FnOnce(&mut Order) -> Option<()>,
     ) -> Result<(), Corruption> {
+        self.change_order_at(lsn, Some(event.at), order_no, change)
+    }
+
+    /// As [`State::change_order`]; without a time callers see no change.
+    fn change_order_at(
+        &mut self,
+        lsn: Lsn,
+        at: Option<Timestamp>,
+        order_no: &OrderNo,
+        change: impl FnOnce(&mut Order) -> Option<()>,
+    ) -> Result<(), Corruption> {
         let Some((slot, order)) = self.orders.find(order_no) else {
             // The checkpoint was written after the order had been forgotten.
             if lsn <= self.exact_from {
@@ -290,13 +349,14 @@ impl State {
         self.last_order = slot;
         let changed = self.orders.change(slot, |order| {
             order.lsn = lsn;
-            order.changed_at = event.at;
-            change(order).map(|()| order.is_open())
+            order.changed_at = at.unwrap_or(order.changed_at);
+            change(order).map(|()| (order.is_open(), order.is_done()))
         });
-        let open = changed.flatten();
-        let open = open.ok_or_else(|| Corruption::new(lsn, format!("it does not fit order {order_no}")))?;
+        let changed = changed.flatten();
+        let (open, done) =
+            changed.ok_or_else(|| Corruption::new(lsn, format!("it does not fit order {order_no}")))?;
         self.remembered.remove(&(was, Item::Order(slot)));
-        if !open {
+        if done {
             self.remembered.insert((lsn, Item::Order(slot)));
         }
         if open {
@@ -342,7 +402,6 @@ impl State {
             match item {
                 Item::Order(slot) => self.let_go(slot, &mut net),
                 Item::Request(slot) => self.let_go_request(slot),
-                Item::Home(slot) => self.let_go_home(slot),
             }
         }
         self.note_forgotten_sold(lsn, sold, net)?;

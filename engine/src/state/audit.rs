@@ -37,9 +37,9 @@ pub struct StockAudit {
     pub status: StockStatus,
     /// What came less what left other than by orders: must be available + reserved + sold.
     pub supplied: u64,
-    /// Held by the lines of all orders: must be reserved.
+    /// Held by the lines of all orders, and for orders of other shards: must be reserved.
     pub held_by_orders: u64,
-    /// Confirmed less returned by the lines of all orders, known and forgotten: must be sold.
+    /// Confirmed less returned by the lines of all orders, known, forgotten and of other shards: must be sold.
     pub sold_by_orders: u64,
     /// Orders that hold units of it.
     pub open_orders: u64,
@@ -67,16 +67,17 @@ impl State {
         for (index, (number, _)) in self.stocks.iter().enumerate() {
             indexes[number as usize] = index;
         }
+        let held_for_others = self.units_of_holds();
         let mut stocks: Vec<_> = self
             .stocks
             .iter()
-            .map(|(_, stock)| StockAudit {
+            .map(|(number, stock)| StockAudit {
                 sku_id: stock.sku_id.clone(),
                 warehouse_id: stock.warehouse_id,
                 levels: stock.levels,
                 status: stock.status,
                 supplied: stock.supplied,
-                held_by_orders: 0,
+                held_by_orders: held_for_others.get(&number).map_or(0, |(units, _)| *units),
                 sold_by_orders: stock.forgotten_sold,
                 open_orders: 0,
                 numbered: stock.numbered,
@@ -103,6 +104,8 @@ impl State {
                 violations.push(Violation(format!("order {} is cancelled and has lines", order.order_no)));
             }
         }
+        let foreign = |stock: &StockAudit| !self.owns(&stock.sku_id);
+        stocks.retain(|stock| !foreign(stock));
         for stock in &stocks {
             let name = || format!("SKU {} in warehouse {}", stock.sku_id, stock.warehouse_id);
             let mut check = |what: &str, level: u64, must: u64| {
@@ -120,7 +123,6 @@ impl State {
         violations.extend(self.check_hot().err().map(Violation));
         violations.extend(self.check_remembered().err().map(Violation));
         stocks.sort_by(|a, b| (&a.sku_id, a.warehouse_id).cmp(&(&b.sku_id, b.warehouse_id)));
-        violations.extend(self.check_homes().into_iter().map(Violation));
         let super::Sizes { orders, open_orders, .. } = self.sizes();
         AuditReport { stocks, orders, open_orders, violations }
     }
@@ -136,14 +138,21 @@ impl State {
                 match (order.lines.get(usize::from(*line)), numbers.get_mut(usize::from(*line))) {
                     (Some(line), Some(number)) if (1..=serials.to).contains(&serials.from) => {
                         *number += serials.count();
-                        given.entry(&self.stocks.get(line.stock).sku_id).or_default().push(*serials);
+                        let stock = self.stocks.get(line.stock);
+                        if !stock.foreign {
+                            given.entry(&stock.sku_id).or_default().push(*serials);
+                        }
                     }
                     _ => wrong
                         .push(format!("order {}: {serials:?} of line {line} make no sense", order.order_no)),
                 }
             }
             for (line, units) in order.lines.iter().zip(numbers.into_iter().chain(std::iter::repeat(0))) {
-                let numbered = self.stocks.get(line.stock).numbered.is_some();
+                let stock = self.stocks.get(line.stock);
+                if stock.foreign {
+                    continue;
+                }
+                let numbered = stock.numbered.is_some();
                 let must = if numbered { u64::from(line.confirmed) } else { 0 };
                 if units != must {
                     wrong.push(format!(
@@ -176,8 +185,13 @@ impl State {
     /// Every stock is really there, and lists exactly the lines that lie on it.
     fn check_attached(&self) -> Result<(), String> {
         let mut listed = 0;
-        for (_, stock) in self.stocks.iter() {
-            if stock.placeholder {
+        let mut holds = self.units_of_holds();
+        for (number, stock) in self.stocks.iter() {
+            if holds.remove(&number).map_or(0, |(_, lines)| lines) != stock.holds {
+                let (sku_id, warehouse_id) = (&stock.sku_id, stock.warehouse_id);
+                return Err(format!("SKU {sku_id} in warehouse {warehouse_id}: holds are counted wrongly"));
+            }
+            if stock.placeholder && !stock.foreign {
                 let (sku_id, warehouse_id) = (&stock.sku_id, stock.warehouse_id);
                 return Err(format!("SKU {sku_id} in warehouse {warehouse_id} is named and was never there"));
             }
@@ -222,19 +236,17 @@ impl State {
         }
     }
 
-    /// What is remembered is exactly the ended orders (over several places: those whose branches know it) and the
+    /// What is remembered is exactly the ended orders (over several shards: those whose participants know it) and the
     /// requests, each by its last change.
     fn check_remembered(&self) -> Result<(), String> {
-        let ended = self.orders.iter().filter(|order| !order.is_open()).count();
-        let done = self.homes.iter().filter(|home| home.is_done()).count();
-        let must = ended + done + self.requests.len();
+        let done = self.orders.iter().filter(|order| order.is_done()).count();
+        let must = done + self.requests.len();
         if self.remembered.len() != must {
             return Err(format!("{} entries are remembered and {must} must be", self.remembered.len()));
         }
         let right = |lsn, item| match item {
-            Item::Order(slot) => self.orders.get(slot).is_some_and(|o| o.lsn == lsn && !o.is_open()),
+            Item::Order(slot) => self.orders.get(slot).is_some_and(|o| o.lsn == lsn && o.is_done()),
             Item::Request(slot) => self.requests.get(slot).is_some_and(|r| r.lsn == lsn),
-            Item::Home(slot) => self.homes.at_slot(slot).is_some_and(|h| h.order.lsn == lsn && h.is_done()),
         };
         match self.remembered.iter().find(|(lsn, item)| !right(*lsn, *item)) {
             Some((lsn, item)) => Err(format!("{item:?} is remembered at {lsn} and was changed elsewhere")),

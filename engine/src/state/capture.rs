@@ -1,18 +1,19 @@
 //! Checkpoints: the state as images, slice by slice between batches, and the state from images.
 
+use super::holds::HoldKey;
 use super::remembered::{RequestKey, StockRequest, request_images};
-use super::table::Room;
 use super::{Corruption, State, Stock};
 use crate::checkpoint::{CheckpointEnd, Image, OrderImage, RequestImage, StockImage};
-use crate::clock::Timestamp;
 use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 
 /// How far a checkpoint has come. Places of the tables are walked in order; what changes behind is repaired by the
 /// replay, because its event is after the checkpoint's begin.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Capture {
     stage: Stage,
     slot: usize,
+    /// The last hold.
+    hold: Option<HoldKey>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,7 +22,7 @@ enum Stage {
     #[default]
     Stocks,
     Orders,
-    Homes,
+    Holds,
     Requests,
     Done,
 }
@@ -36,11 +37,15 @@ impl State {
             }
             Stage::Orders => {
                 let (images, to) = self.orders.images(&self.stocks, at.slot, max);
-                (images.into_iter().map(Image::Order).collect(), to, self.orders.slots(), Stage::Homes)
+                (images.into_iter().map(Image::Order).collect(), to, self.orders.slots(), Stage::Holds)
             }
-            Stage::Homes => {
-                let (images, to) = self.homes.images(at.slot, max);
-                (images.into_iter().map(Image::Home).collect(), to, self.homes.slots(), Stage::Requests)
+            Stage::Holds => {
+                // By key and not by slot: what comes in behind is told by events after the begin.
+                let (images, last) = self.hold_images(at.hold.as_ref(), max);
+                let is_last = images.len() < max;
+                at.hold = last;
+                let slots = if is_last { 0 } else { usize::MAX };
+                (images.into_iter().map(Image::Hold).collect(), 0, slots, Stage::Requests)
             }
             Stage::Requests => {
                 let (images, to) = request_images(&self.requests, at.slot, max);
@@ -48,7 +53,7 @@ impl State {
             }
             Stage::Done => return None,
         };
-        *at = if slot >= slots { Capture { stage: next, slot: 0 } } else { Capture { slot, ..*at } };
+        (at.stage, at.slot) = if slot >= slots { (next, 0) } else { (at.stage, slot) };
         Some(slice)
     }
 
@@ -65,30 +70,6 @@ impl State {
             state.time = end.time;
         }
         state
-    }
-
-    /// A small state of some stocks and orders, to decide what is about them alone, as the rules of orders over
-    /// several places do. It stands at `applied`; its time is at least `time`.
-    ///
-    /// # Errors
-    /// [`Corruption`] when an entry stands in it twice.
-    pub fn of_images(applied: Lsn, time: Timestamp, mut images: Vec<Image>) -> Result<Self, Corruption> {
-        let mut state = Self::with_room(ShardId(0), 1, Room::Few);
-        state.applied = applied;
-        state.exact_from = Lsn(u64::MAX);
-        state.time = time;
-        for image in &mut images {
-            let lsn = match image {
-                Image::Stock(stock) => &mut stock.lsn,
-                Image::Order(order) => &mut order.lsn,
-                Image::Request(request) => &mut request.lsn,
-                Image::Home(home) => &mut home.order.lsn,
-            };
-            // Everything here is from before the next event.
-            *lsn = applied.min(*lsn);
-        }
-        state.restore(images)?;
-        Ok(state)
     }
 
     /// A stock, as an image.
@@ -127,7 +108,7 @@ impl State {
                 Image::Stock(image) => self.restore_stock(&image)?,
                 Image::Order(image) => self.restore_order(image)?,
                 Image::Request(image) => self.restore_request(image)?,
-                Image::Home(image) => self.restore_home(image)?,
+                Image::Hold(image) => self.restore_hold(image)?,
             }
         }
         Ok(())

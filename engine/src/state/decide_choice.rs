@@ -40,7 +40,7 @@ impl State {
         let mut used = Vec::new();
         for (_, line) in lines.iter().enumerate().filter(|(index, _)| !choice.is_open(*index)) {
             let number = self.stock_number(&line.sku_id, line.warehouse_id)?;
-            let free = super::decide_order::sellable(self.stocks.get(number));
+            let free = super::holds::sellable(self.stocks.get(number));
             let held = free.unwrap_or(0).min(line.quantity.into());
             taken.insert(number, held);
             if held > 0 && !used.contains(&line.warehouse_id) {

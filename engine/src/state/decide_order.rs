@@ -1,20 +1,46 @@
-//! Decisions about orders: reserve, confirm, release, extend, expire, return.
+//! Decisions about orders: reserve, confirm, release, extend, expire, return. The rules of orders are about counts;
+//! those of stocks ([`super::holds`]) check what is asked of this shard. What an order needs of other shards has to be
+//! held there first ([`HoldFirst`]): then the same is decided again, with it.
 
 use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
 use super::deadlines::due_through;
+use super::holds::sellable;
 use super::order::{Foreseen, Order, OrderLine};
 use super::stock::{Delta, Stock};
 use super::{Decided, State, Verdict};
 use crate::checkpoint::Phase;
 use crate::clock::Timestamp;
-use crate::command::{Confirm, Extend, Lines, Mode, Part, Release, Reserve, Return, StockStatus};
-use crate::event::{Change, ConfirmedLine, LineCounts, MovedLine, OrderRequest, ReservedLine};
-use crate::ids::{OrderNo, RequestId, SkuId};
+use crate::command::{Confirm, Extend, Line, Lines, Part, Release, Reserve, Return};
+use crate::event::{
+    Change, ConfirmedLine, HoldMove, HoldPurpose, LineCounts, MovedLine, OrderRequest, ReservedLine,
+};
+use crate::ids::{AttemptId, OrderNo, RequestId, ShardId, SkuId};
 use crate::limits::{MAX_REQUESTS_PER_ORDER, MAX_WHOLE_RETURNS};
-use crate::outcome::{Refusal, ShortLine};
+use crate::outcome::{Levels, Refusal, ShortLine};
+
+/// What has to be held in other shards before a command can be decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HoldFirst {
+    /// For what.
+    pub purpose: HoldPurpose,
+    /// The units that the command needs beside those that the order holds, here and elsewhere, in its order. Empty for
+    /// a reserve, which names them itself.
+    pub lines: Vec<Line>,
+    /// Those of them whose stocks are here and have not enough.
+    pub short: Vec<ShortLine>,
+}
+
+/// What is held in other shards for a command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Elsewhere {
+    /// By this attempt.
+    pub attempt: AttemptId,
+    /// All lines of [`HoldFirst`] that lie in other shards, as they were named.
+    pub lines: Vec<Line>,
+}
 
 /// What a partial request asks for; keeps the fingerprints of a confirm and a release of the same lines apart.
 #[derive(Clone, Copy)]
@@ -34,65 +60,10 @@ impl State {
             };
         }
         if !c.lines.as_slice().iter().all(|line| self.owns(&line.sku_id)) {
-            return Ok(Verdict::Elsewhere);
+            let (purpose, lines, short) = (HoldPurpose::Units, Vec::new(), Vec::new());
+            return Ok(Verdict::HoldFirst(Box::new(HoldFirst { purpose, lines, short })));
         }
-        let chosen = c.choice.as_deref().map(|choice| self.chosen_lines(c, choice)).transpose()?;
-        let asked_lines = chosen.as_deref().unwrap_or(c.lines.as_slice());
-        let mut lines = SmallVec::<[ReservedLine; 1]>::with_capacity(asked_lines.len());
-        let mut short = Vec::new();
-        for line in asked_lines {
-            let stock = self.stocks.get(self.stock_number(&line.sku_id, line.warehouse_id)?);
-            let held = match (c.mode, sellable(stock)) {
-                (Mode::AllOrNothing, None) => {
-                    let (sku_id, warehouse_id) = (line.sku_id.clone(), line.warehouse_id);
-                    return Err(Refusal::SkuSuspended { sku_id, warehouse_id });
-                }
-                (_, free) => at_most(free.unwrap_or(0), line.quantity),
-            };
-            // Of a suspended SKU nothing can be had, as a late payment is told too.
-            if held < line.quantity {
-                short.push(ShortLine {
-                    sku_id: line.sku_id.clone(),
-                    warehouse_id: line.warehouse_id,
-                    requested: u64::from(line.quantity),
-                    available: sellable(stock).unwrap_or(0),
-                });
-            }
-            let moved = if held == 0 { Some(stock.levels) } else { stock.levels.after(Delta::hold(held)) };
-            lines.push(ReservedLine {
-                sku_id: line.sku_id.clone(),
-                warehouse_id: line.warehouse_id,
-                quantity: line.quantity,
-                held,
-                after: moved.expect("what is available can be held"),
-            });
-        }
-        let nothing_held = lines.iter().all(|line| line.held == 0);
-        if nothing_held || (c.mode == Mode::AllOrNothing && !short.is_empty()) {
-            return Err(self.no_stock(c, short));
-        }
-        Ok(Verdict::Change(Change::Reserved {
-            order_no: c.order_no.clone(),
-            buyer_id: c.buyer_id.clone(),
-            mode: c.mode,
-            ttl_seconds: c.ttl_seconds,
-            lines,
-            asked: c.asked(),
-        }))
-    }
-
-    /// Best effort that got nothing: because every line is suspended, or for want of stock.
-    fn no_stock(&self, c: &Reserve, lines: Vec<ShortLine>) -> Refusal {
-        let suspended = |line: &ShortLine| {
-            let number = self.stocks.find(&line.sku_id, line.warehouse_id);
-            number.is_some_and(|number| self.stocks.get(number).status == StockStatus::Suspended)
-        };
-        let first = c.lines.first();
-        if lines.iter().all(suspended) {
-            Refusal::SkuSuspended { sku_id: first.sku_id.clone(), warehouse_id: first.warehouse_id }
-        } else {
-            Refusal::InsufficientStock { lines }
-        }
+        Ok(Verdict::Change(reserved(c, None, self.hold_lines(c)?)))
     }
 
     /// Whether a reserve asks for what the order was made from. The ttl does not count: who repeats a request may
@@ -119,7 +90,7 @@ impl State {
         asked == known
     }
 
-    pub(crate) fn decide_confirm(&self, c: &Confirm) -> Decided {
+    pub(crate) fn decide_confirm(&self, c: &Confirm, elsewhere: Option<&Elsewhere>) -> Decided {
         let order = self.live_order(&c.order_no)?;
         let request = match self.part_request(order, c.part.as_ref(), Asked::Confirm)? {
             Identity::Known => return Ok(self.replay(order)),
@@ -146,13 +117,81 @@ impl State {
         if lines.is_empty() {
             return Ok(self.replay(order));
         }
+        let late = lines.iter().filter(|(_, _, late)| *late > 0);
+        let late: Vec<_> = late.map(|(wanted, _, late)| (wanted.line, *late)).collect();
+        let attempt = match self.needed_elsewhere(order, &late, elsewhere) {
+            Needed::Nothing => None,
+            Needed::Held(attempt) => Some(attempt),
+            Needed::First(lines) => {
+                let late = late.iter().map(|(line, late)| (&order.lines[usize::from(*line)], *late));
+                let short = self.short_of_late(late);
+                let purpose = HoldPurpose::Units;
+                return Ok(Verdict::HoldFirst(Box::new(HoldFirst { purpose, lines, short })));
+            }
+        };
         let mut foreseen = order.foresee();
         let sold = lines.iter().map(|(wanted, held, late)| (wanted.line, *held, *late));
         foreseen.counts_mut().sell(sold).expect("the lines were looked at");
+        let sold = lines.iter().map(|(wanted, held, late)| (wanted.line, held + late));
+        foreseen.decide_elsewhere(attempt, HoldMove::Sold, None, self.elsewhere_of(order, sold));
         let lines = self.sell(order, &lines, &foreseen)?;
         let serials = lines.iter().filter(|line| line.serial.is_some()).count();
         let after = foreseen.after(order, usize::from(request.is_some()), serials);
-        Ok(Verdict::Change(Change::Confirmed { order_no: c.order_no.clone(), request, lines, after }))
+        let order_no = c.order_no.clone();
+        Ok(Verdict::Change(Change::Confirmed { order_no, request, attempt, lines, after }))
+    }
+
+    /// Units of an order that lie in other shards, with the shard of each.
+    fn elsewhere_of(
+        &self,
+        order: &Order,
+        lines: impl Iterator<Item = (u16, u32)>,
+    ) -> Vec<(u16, u32, ShardId)> {
+        if order.span().is_none() {
+            return Vec::new();
+        }
+        let of_line = |(line, units): (u16, u32)| {
+            let stock = self.stocks.get(order.lines[usize::from(line)].stock);
+            (stock.foreign && units > 0).then(|| (line, units, self.stocks.shard_of(&stock.sku_id)))
+        };
+        lines.filter_map(of_line).collect()
+    }
+
+    /// Whether units that a command needs of other shards are held there.
+    fn needed_elsewhere(
+        &self,
+        order: &Order,
+        needed: &[(u16, u32)],
+        elsewhere: Option<&Elsewhere>,
+    ) -> Needed {
+        if self.elsewhere_of(order, needed.iter().copied()).is_empty() {
+            return Needed::Nothing;
+        }
+        let line = |(line, units): &(u16, u32)| {
+            let stock = self.stocks.get(order.lines[usize::from(*line)].stock);
+            let (sku_id, warehouse_id) = (stock.sku_id.clone(), stock.warehouse_id);
+            (stock.foreign, Line { sku_id, warehouse_id, quantity: *units })
+        };
+        let lines: Vec<(bool, Line)> = needed.iter().map(line).collect();
+        let is_held = |elsewhere: &&Elsewhere| {
+            elsewhere.lines.iter().eq(lines.iter().filter(|(foreign, _)| *foreign).map(|(_, line)| line))
+        };
+        match elsewhere.filter(is_held) {
+            Some(elsewhere) => Needed::Held(elsewhere.attempt),
+            None => Needed::First(lines.into_iter().map(|(_, line)| line).collect()),
+        }
+    }
+
+    /// Lines of a late payment whose stocks are here and have not enough.
+    fn short_of_late<'a>(&self, late: impl Iterator<Item = (&'a OrderLine, u32)>) -> Vec<ShortLine> {
+        let short = |(line, late): (&OrderLine, u32)| {
+            let stock = self.stocks.get(line.stock);
+            // A suspended SKU takes no new holds, and a late payment is one.
+            let free = sellable(stock).unwrap_or(0);
+            let is_short = !stock.foreign && u64::from(late) > free;
+            is_short.then(|| ShortLine { available: free, ..self.short(line, late, 0) })
+        };
+        late.filter_map(short).collect()
     }
 
     /// The confirmed lines with their levels, or that a late payment finds no stock.
@@ -162,37 +201,33 @@ impl State {
         lines: &[(Wanted, u32, u32)],
         foreseen: &Foreseen,
     ) -> Result<SmallVec<[ConfirmedLine; 1]>, Refusal> {
-        let mut short = Vec::new();
-        let mut sold = SmallVec::with_capacity(lines.len());
+        let late = lines.iter().map(|(wanted, _, late)| (&order.lines[wanted.index()], *late));
+        let short = self.short_of_late(late);
+        if !short.is_empty() {
+            return Err(Refusal::LatePaymentNoStock { lines: short });
+        }
         // Of SKUs that number their units: the number of the next.
         let mut serials = BTreeMap::<&SkuId, u64>::new();
-        for (wanted, held, late) in lines {
-            let line = &order.lines[wanted.index()];
-            let stock = self.stocks.get(line.stock);
-            // A suspended SKU takes no new holds, and a late payment is one.
-            let free = sellable(stock).unwrap_or(0);
-            if u64::from(*late) > free {
-                short.push(ShortLine { available: free, ..self.short(line, *late, 0) });
-                continue;
-            }
+        let mut sell = |(wanted, held, late): &(Wanted, u32, u32)| {
+            let stock = self.stocks.get(order.lines[wanted.index()].stock);
             let serial = stock.numbered.map(|_| {
                 let next =
                     serials.entry(&stock.sku_id).or_insert_with(|| self.stocks.next_serial(&stock.sku_id));
                 let after = next.saturating_add(u64::from(*held)).saturating_add(u64::from(*late));
                 std::mem::replace(next, after)
             });
-            sold.push(ConfirmedLine {
+            ConfirmedLine {
                 line: wanted.line,
                 sku_id: stock.sku_id.clone(),
                 warehouse_id: stock.warehouse_id,
                 held: *held,
                 late: *late,
-                after: stock.levels.after(Delta::sell(*held, *late)).expect("what is held can be sold"),
+                after: levels_after(stock, Delta::sell(*held, *late)),
                 counts: foreseen.line(wanted.line),
                 serial,
-            });
-        }
-        if short.is_empty() { Ok(sold) } else { Err(Refusal::LatePaymentNoStock { lines: short }) }
+            }
+        };
+        Ok(lines.iter().map(&mut sell).collect())
     }
 
     pub(super) fn decide_release(&self, c: &Release) -> Decided {
@@ -223,11 +258,13 @@ impl State {
         let lines = self.moved(order, &wanted, |line| line.held, Delta::unhold);
         let mut lines = lines.map_err(|lines| Refusal::ExceedsHold { lines })?;
         foreseen.counts_mut().release(quantities(&lines), request.is_none()).expect("it holds that much");
-        let after = foreseen.after(order, usize::from(request.is_some()), 0);
+        let elsewhere = self.elsewhere_of(order, quantities(&lines));
+        foreseen.decide_elsewhere(None, HoldMove::Released, c.reason.as_ref(), elsewhere);
         count(&mut lines, &foreseen);
         if request.is_some() {
             lines.extend(self.recounted(order, &foreseen, &wanted));
         }
+        let after = foreseen.after(order, usize::from(request.is_some()), 0);
         Ok(Verdict::Change(Change::Released {
             order_no: c.order_no.clone(),
             request,
@@ -245,7 +282,7 @@ impl State {
         Ok(Verdict::Change(Change::Extended { order_no: c.order_no.clone(), ttl_seconds: c.ttl_seconds }))
     }
 
-    pub(super) fn decide_return(&self, c: &Return) -> Decided {
+    pub(super) fn decide_return(&self, c: &Return, elsewhere: Option<&Elsewhere>) -> Decided {
         let order = self.live_order(&c.order_no)?;
         let returnable = |line: &OrderLine| line.confirmed - line.returned;
         let request = match identify(order, Some(&c.request_id), c.lines.as_ref(), Asked::Return)? {
@@ -263,11 +300,23 @@ impl State {
         }
         let lines = self.moved(order, &wanted, returnable, Delta::give_back);
         let mut lines = lines.map_err(|lines| Refusal::NothingToReturn { lines })?;
+        let needed: Vec<_> = quantities(&lines).collect();
+        let attempt = match self.needed_elsewhere(order, &needed, elsewhere) {
+            Needed::Nothing => None,
+            Needed::Held(attempt) => Some(attempt),
+            Needed::First(lines) => {
+                let (purpose, short) = (HoldPurpose::Return, Vec::new());
+                return Ok(Verdict::HoldFirst(Box::new(HoldFirst { purpose, lines, short })));
+            }
+        };
         let mut foreseen = order.foresee();
         foreseen.counts_mut().take_back(quantities(&lines)).expect("it was sold that much");
-        let after = foreseen.after(order, 1, 0);
+        let elsewhere = self.elsewhere_of(order, quantities(&lines));
+        foreseen.decide_elsewhere(attempt, HoldMove::Returned, None, elsewhere);
         count(&mut lines, &foreseen);
-        Ok(Verdict::Change(Change::Returned { order_no: c.order_no.clone(), request, lines, after }))
+        let after = foreseen.after(order, 1, 0);
+        let order_no = c.order_no.clone();
+        Ok(Verdict::Change(Change::Returned { order_no, request, attempt, lines, after }))
     }
 
     pub(super) fn expire(&self, order: &Order) -> Change {
@@ -276,15 +325,17 @@ impl State {
         let mut lines = lines.expect("an order holds what it holds");
         let mut foreseen = order.foresee();
         foreseen.counts_mut().expire(quantities(&lines)).expect("all that it holds goes");
-        let after = foreseen.after(order, 0, 0);
+        let elsewhere = self.elsewhere_of(order, quantities(&lines));
+        foreseen.decide_elsewhere(None, HoldMove::Expired, None, elsewhere);
         count(&mut lines, &foreseen);
+        let after = foreseen.after(order, 0, 0);
         Change::Expired { order_no: order.order_no.clone(), lines, after }
     }
 
-    /// A branch expires when its home says so, whatever its own time.
+    /// An order whose time is not over is left as it is.
     pub(crate) fn decide_expire(&self, order_no: &OrderNo, now: Timestamp) -> Decided {
         let (_, order) = self.known_order(order_no)?;
-        let over = order.branch || order.expires_at <= due_through(now);
+        let over = order.expires_at <= due_through(now);
         Ok(if order.is_open() && over { Verdict::Change(self.expire(order)) } else { self.replay(order) })
     }
 
@@ -352,10 +403,7 @@ impl State {
                 sku_id: stock.sku_id.clone(),
                 warehouse_id: stock.warehouse_id,
                 quantity: wanted.quantity,
-                after: stock
-                    .levels
-                    .after(delta(wanted.quantity))
-                    .expect("units of an order are in its stock"),
+                after: levels_after(stock, delta(wanted.quantity)),
                 counts: LineCounts::default(),
             });
         }
@@ -376,7 +424,7 @@ impl State {
                 sku_id: stock.sku_id.clone(),
                 warehouse_id: stock.warehouse_id,
                 quantity: 0,
-                after: stock.levels,
+                after: (!stock.foreign).then_some(stock.levels),
                 counts: foreseen.line(index),
             }
         };
@@ -392,6 +440,39 @@ impl State {
             available: u64::from(available),
         }
     }
+}
+
+/// See [`State::needed_elsewhere`].
+enum Needed {
+    /// No units of other shards are needed.
+    Nothing,
+    /// All of them are held.
+    Held(AttemptId),
+    /// They are to be held first; with those of this shard.
+    First(Vec<Line>),
+}
+
+/// The order that a reserve makes; `attempt`: what holds its units in other shards.
+pub(super) fn reserved(
+    c: &Reserve,
+    attempt: Option<AttemptId>,
+    lines: SmallVec<[ReservedLine; 1]>,
+) -> Change {
+    Change::Reserved {
+        order_no: c.order_no.clone(),
+        buyer_id: c.buyer_id.clone(),
+        mode: c.mode,
+        ttl_seconds: c.ttl_seconds,
+        asked: c.asked(),
+        attempt,
+        lines,
+    }
+}
+
+/// The levels of a stock after units of an order moved; `None`: it is in another shard.
+fn levels_after(stock: &Stock, delta: Delta) -> Option<Levels> {
+    let after = || stock.levels.after(delta).expect("units of an order are in its stock");
+    (!stock.foreign).then(after)
 }
 
 /// A line of an order and how much of it a request means.
@@ -443,8 +524,8 @@ fn identify(
     let content = lines.map_or(0, Lines::fingerprint);
     let fingerprint = xxhash_rust::xxh3::xxh3_64_with_seed(&content.to_le_bytes(), asked as u64);
     let known = order.requests();
-    // What returns all that is left is never one too many; a branch does what its order was told.
-    let is_beyond = matches!(asked, Asked::Return) && lines.is_none() || order.branch;
+    // What returns all that is left is never one too many.
+    let is_beyond = matches!(asked, Asked::Return) && lines.is_none();
     let most = MAX_REQUESTS_PER_ORDER + if is_beyond { MAX_WHOLE_RETURNS } else { 0 };
     let same_id = |request: &&OrderRequest| match request_id {
         Some(_) => request.request_id.as_ref() == request_id,
@@ -456,14 +537,4 @@ fn identify(
         None if known.len() >= most => Err(Refusal::TooManyRequests { order_no: order.order_no.clone() }),
         None => Ok(Identity::New(Some(OrderRequest { request_id: request_id.cloned(), fingerprint }))),
     }
-}
-
-/// What can be sold of a stock, `None` when it is suspended.
-pub(super) fn sellable(stock: &Stock) -> Option<u64> {
-    (stock.status == StockStatus::OnSale).then_some(stock.levels.available)
-}
-
-/// The smaller of what is free and what is wanted.
-fn at_most(free: u64, wanted: u32) -> u32 {
-    u32::try_from(free).map_or(wanted, |free| free.min(wanted))
 }

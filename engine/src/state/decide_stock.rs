@@ -18,7 +18,7 @@ impl State {
             }
             same_numbering(stock, c)?;
             return Ok(Verdict::Nothing(
-                Answer::Stock { stock: stock.view(), effect: Effect::Replayed }.into(),
+                Answer::Stock { stock: stock.view(), effect: Effect::Replayed },
             ));
         }
         if let Some(other) = self.stocks.of_sku(&c.sku_id).next() {
@@ -43,7 +43,7 @@ impl State {
                 return Err(Refusal::RequestMismatch);
             }
             let stock = StockView { levels: request.after, ..self.stock(&c.sku_id, c.warehouse_id)?.view() };
-            return Ok(Verdict::Nothing(Answer::Stock { stock, effect: Effect::Replayed }.into()));
+            return Ok(Verdict::Nothing(Answer::Stock { stock, effect: Effect::Replayed }));
         }
         let stock = self.stock(&c.sku_id, c.warehouse_id)?;
         let delta = if c.kind == ChangeKind::Deduct { -c.quantity } else { c.quantity };
@@ -81,7 +81,7 @@ impl State {
         }
         if stocks.iter().all(|stock| stock.status == c.status) {
             let stocks = stocks.into_iter().map(super::Stock::view).collect();
-            return Ok(Verdict::Nothing(Answer::Sku { stocks, effect: Effect::Replayed }.into()));
+            return Ok(Verdict::Nothing(Answer::Sku { stocks, effect: Effect::Replayed }));
         }
         // Those that have the status already are named too, so that the answer shows all that was asked for.
         let after = |levels: Levels| levels.after(Delta::default()).expect("no unit moves");

@@ -17,7 +17,7 @@ use crate::outcome::Refusal;
 /// Something that left memory and that the store has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Departed {
-    /// An order, or a branch.
+    /// An order.
     Order(OrderNo),
     /// A stock request.
     Request(SkuId, RequestId),
@@ -95,6 +95,7 @@ impl State {
             let stock = self.stocks.get(*number);
             entries += stock.lines.len() + stock.requests.len();
             if stock.levels.reserved > 0
+                || stock.holds > 0
                 || stock.placeholder
                 || stock.lsn > flushed
                 || entries > MAX_EVICTED_ENTRIES
@@ -110,7 +111,7 @@ impl State {
             let stock = self.stocks.get(*number);
             for line in stock.lines.iter() {
                 let order = self.orders.get(line.order)?;
-                if order.is_open() || order.lsn > flushed {
+                if !order.is_done() || order.lsn > flushed {
                     return None;
                 }
                 if slots.insert(line.order) {
@@ -151,7 +152,7 @@ impl State {
         let mut net = BTreeMap::new();
         for order_no in orders {
             match self.orders.find(order_no) {
-                Some((_, order)) if exact && (order.is_open() || order.lsn > through) => {
+                Some((_, order)) if exact && (!order.is_done() || order.lsn > through) => {
                     return Err(wrong(format!("order {order_no} can't leave yet")));
                 }
                 Some((slot, order)) if order.lsn < lsn => self.let_go(slot, &mut net),
@@ -171,7 +172,7 @@ impl State {
                 }
             }
             let stock = self.stocks.get(number);
-            let bare = stock.lines.is_empty() && stock.requests.is_empty();
+            let bare = stock.lines.is_empty() && stock.requests.is_empty() && stock.holds == 0;
             if exact && (!bare || stock.lsn > through || stock.levels.reserved > 0 || stock.placeholder) {
                 return Err(wrong(format!("SKU {sku_id} can't leave yet: {stock:?}")));
             }
@@ -206,7 +207,12 @@ impl State {
     /// A command was answered without an event: the SKUs that it names are in use all the same, and shall not leave
     /// while they are asked for. An order that is asked for in vain is no use of its SKUs.
     pub fn note_use(&mut self, command: &InnerCommand) {
-        for sku_id in command.subject().skus() {
+        self.note_uses(command.subject().skus());
+    }
+
+    /// Likewise of SKUs by themselves.
+    pub(crate) fn note_uses<'a>(&mut self, skus: impl Iterator<Item = &'a SkuId>) {
+        for sku_id in skus {
             for number in self.stocks.numbers(sku_id) {
                 self.stocks.note_use(number);
             }

@@ -3,12 +3,12 @@
 //! - [`table`]: tables that grow in steps. [`stock`]: stocks and the arithmetic of their levels. [`order`]: orders and
 //!   their [`deadlines`]. [`remembered`]: what is known of ended orders and answered requests, and for how long.
 //! - [`State::decide`] (in [`decide_order`], [`decide_choice`] with [`choose`], [`decide_stock`]) answers a command
-//!   or makes the event that carries it out; [`State::apply`] (in [`apply`]) lets an event change the state, live and
+//!   or makes the event that carries it out; or names what has to be held in other shards first, which is the
+//!   coordinator's work ([`crate::coordinator`]). [`holds`]: the rules of stocks, and what is held here for orders that
+//!   other shards decide. [`State::apply`] (in [`apply`]) lets an event change the state, live and
 //!   in recovery alike.
 //! - [`needs`]: what a command waits for. [`load`] and [`evict`]: how SKUs, ended orders and requests come from the
 //!   store into memory and leave it again.
-//! - [`homes`]: orders over several places whose home is this shard ([`Homes`](crate::home::Homes)); they hold
-//!   nothing here, their branches do.
 //! - [`capture`]: checkpoints in slices, and the state from one. [`audit`]: every invariant, recomputed.
 //!
 //! Live, an event goes through `decide`, `apply`, `answer`; in recovery through `apply` alone. The levels in the
@@ -23,7 +23,7 @@ mod decide_choice;
 mod decide_order;
 mod decide_stock;
 mod evict;
-mod homes;
+mod holds;
 mod load;
 mod needs;
 mod order;
@@ -34,28 +34,30 @@ mod table;
 pub use audit::{AuditReport, StockAudit, Violation};
 pub use capture::Capture;
 pub use choose::prefer_for_all;
-pub(crate) use deadlines::{Deadlines, NO_DEADLINE, TAKEN};
 pub(crate) use decide_choice::too_many_stocks;
+pub(crate) use decide_order::{Elsewhere, HoldFirst};
 pub(crate) use decide_stock::change_fingerprint;
 pub use evict::Departed;
-pub(crate) use load::check_counts;
+pub(crate) use holds::{GivenSerials, Obeyed};
 pub use needs::{Need, Stored};
-pub(crate) use order::Order;
 pub use remembered::Forget;
 pub use stock::{Delta, LeftStock};
-pub(crate) use table::{Keyed, Room, Table};
 
+use smallvec::SmallVec;
+
+use crate::checkpoint::{LineSerials, OrderImage, Span};
 use crate::clock::Timestamp;
-use crate::command::Action;
-use crate::event::{Change, Event};
-use crate::home::{self, Homes};
-use crate::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
-use crate::inner::{InnerAnswer, InnerCommand, InnerOutcome};
-use crate::outcome::{Answer, Effect, OrderView, Refusal, StockView};
+use crate::command::{Action, Reserve};
+use crate::event::{Acknowledged, Change, Event, ReservedLine};
+use crate::ids::{AttemptId, Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
+use crate::inner::InnerCommand;
+use crate::outcome::{Answer, Effect, OrderView, Outcome, Refusal, StockView};
 
-use order::Orders;
+use holds::Holds;
+use order::{Order, Orders};
 use remembered::{Item, Remembered, Requests, StockRequest};
 use stock::{LineRef, Stock, Stocks};
+use table::Room;
 
 /// The state of one shard.
 #[derive(Debug, Clone)]
@@ -69,7 +71,7 @@ pub struct State {
     exact_from: Lsn,
     stocks: Stocks,
     orders: Orders,
-    homes: Homes,
+    holds: Holds,
     requests: Requests,
     remembered: Remembered,
     /// The slot of the order that was changed last, so that the answer need not look for it.
@@ -86,9 +88,9 @@ pub enum Decision {
     /// It changes something: this is the event, to be applied and logged.
     Log(Event),
     /// It changes nothing: a refusal, a repeat or a read.
-    Answer(InnerOutcome),
-    /// An order that is not known here, of SKUs that are not this shard's: not for this shard.
-    Elsewhere,
+    Answer(Outcome),
+    /// Units in other shards are to be held first.
+    HoldFirst(Box<HoldFirst>),
 }
 
 /// An event that does not fit the state: the journal or the program is wrong, and going on could sell a unit twice.
@@ -128,9 +130,9 @@ impl State {
             applied: Lsn::ZERO,
             time: Timestamp::default(),
             exact_from: Lsn::ZERO,
-            stocks: Stocks::new(room),
+            stocks: Stocks::new(room, shard, shards),
             orders: Orders::new(room),
-            homes: Homes::new(room),
+            holds: Holds::default(),
             requests: Requests::new(room),
             remembered: Remembered::default(),
             last_order: 0,
@@ -161,48 +163,60 @@ impl State {
     /// as its time.
     #[must_use]
     pub fn decide(&self, command: &InnerCommand, now: Timestamp) -> Decision {
+        self.decide_with(command, None, now)
+    }
+
+    /// As [`State::decide`], with what is held in other shards for it.
+    pub(crate) fn decide_with(
+        &self,
+        command: &InnerCommand,
+        elsewhere: Option<&Elsewhere>,
+        now: Timestamp,
+    ) -> Decision {
         let now = now.max(self.time);
         let decided = match command {
-            InnerCommand::Public(command) => match self.home_of(command) {
-                None => self.decide_action(&command.action),
-                Some(home) => home::decide_order(home, &command.action, now),
-            },
-            InnerCommand::Expire(order_no) => match self.homes.image(order_no) {
-                None => self.decide_expire(order_no, now),
-                Some(home) => home::decide_expire(home, now),
-            },
-            InnerCommand::Home(step) => self.decide_step(step, now),
+            InnerCommand::Public(command) => self.decide_action(&command.action, elsewhere),
+            InnerCommand::Expire(order_no) => self.decide_expire(order_no, now),
         };
         match decided {
             Ok(Verdict::Change(change)) => Decision::Log(Event { at: now, trace: command.trace(), change }),
             Ok(Verdict::Nothing(answer)) => Decision::Answer(Ok(answer)),
-            Ok(Verdict::Elsewhere) => Decision::Elsewhere,
+            Ok(Verdict::HoldFirst(first)) => Decision::HoldFirst(first),
             Err(refusal) => Decision::Answer(Err(refusal)),
         }
     }
 
-    /// What a caller asks about stocks, or about an order that is not over several places.
-    pub(crate) fn decide_action(&self, action: &Action) -> Decided {
+    /// The order that a reserve makes when everything is held, here and in other shards by `attempt`.
+    pub(crate) fn decide_reserved(
+        &self,
+        reserve: &Reserve,
+        attempt: AttemptId,
+        lines: SmallVec<[ReservedLine; 1]>,
+    ) -> Change {
+        decide_order::reserved(reserve, Some(attempt), lines)
+    }
+
+    fn decide_action(&self, action: &Action, elsewhere: Option<&Elsewhere>) -> Decided {
         match action {
             Action::CreateStock(c) => self.decide_create(c),
             Action::ChangeStock(c) => self.decide_change(c),
             Action::SetStatus(c) => self.decide_status(c),
             Action::Reserve(c) => self.decide_reserve(c),
-            Action::Confirm(c) => self.decide_confirm(c),
+            Action::Confirm(c) => self.decide_confirm(c, elsewhere),
             Action::Release(c) => self.decide_release(c),
             Action::Extend(c) => self.decide_extend(c),
-            Action::Return(c) => self.decide_return(c),
+            Action::Return(c) => self.decide_return(c, elsewhere),
             Action::GetOrder(order_no) => self.known_order(order_no).map(|(_, order)| self.replay(order)),
         }
     }
 
     /// What is said of an event that was just applied to the command that it carries out.
     #[must_use]
-    pub fn answer(&self, event: &Event) -> InnerAnswer {
+    pub fn answer(&self, event: &Event) -> Answer {
         let order = |order_no: &OrderNo, effect| {
             let order = self.orders.get(self.last_order).filter(|order| order.order_no == *order_no);
             let order = order.expect("the event that was just applied is about it");
-            InnerAnswer::from(Answer::Order { order: order.view(&self.stocks), effect })
+            Answer::Order { order: order.view(&self.stocks), effect }
         };
         let stock = |sku_id: &SkuId, warehouse_id: WarehouseId| {
             let number =
@@ -211,15 +225,15 @@ impl State {
         };
         match &event.change {
             Change::StockCreated { sku_id, warehouse_id, .. } => {
-                Answer::Stock { stock: stock(sku_id, *warehouse_id), effect: Effect::Created }.into()
+                Answer::Stock { stock: stock(sku_id, *warehouse_id), effect: Effect::Created }
             }
             Change::StockChanged { sku_id, warehouse_id, .. } => {
-                Answer::Stock { stock: stock(sku_id, *warehouse_id), effect: Effect::Changed }.into()
+                Answer::Stock { stock: stock(sku_id, *warehouse_id), effect: Effect::Changed }
             }
             Change::StatusChanged { sku_id, warehouses, .. } => {
                 let stocks =
                     warehouses.iter().map(|(warehouse_id, _)| stock(sku_id, *warehouse_id)).collect();
-                Answer::Sku { stocks, effect: Effect::Changed }.into()
+                Answer::Sku { stocks, effect: Effect::Changed }
             }
             Change::Reserved { order_no, .. } => order(order_no, Effect::Created),
             Change::Confirmed { order_no, .. }
@@ -228,23 +242,22 @@ impl State {
             | Change::Expired { order_no, .. }
             | Change::Extended { order_no, .. }
             | Change::Returned { order_no, .. } => order(order_no, Effect::Changed),
-            Change::Home(change) => self.homes.answer(change),
             Change::Forgotten { .. }
             | Change::Loaded { .. }
             | Change::OrdersLoaded { .. }
             | Change::Evicted { .. }
             | Change::Pinned { .. }
-            | Change::Started { .. } => unreachable!("no command makes it"),
+            | Change::Started { .. }
+            | Change::Acknowledged { .. }
+            | Change::Held { .. }
+            | Change::HoldChanged { .. } => unreachable!("no command makes it"),
         }
     }
 
     /// The event for the next order whose time is over, if there is one. The caller applies it before it asks again.
     #[must_use]
     pub fn next_expiry(&self, now: Timestamp) -> Option<Event> {
-        let change = match self.orders.first_due(now) {
-            Some(order) => self.expire(order),
-            None => self.homes.next_expiry(now)?,
-        };
+        let change = self.expire(self.orders.first_due(now)?);
         Some(Event { at: now.max(self.time), trace: None, change })
     }
 
@@ -257,33 +270,102 @@ impl State {
     /// The last change of an order, and the order; for reads whose durability the caller checks.
     #[must_use]
     pub fn order(&self, order_no: &OrderNo) -> Option<(Lsn, OrderView)> {
-        if let Some(found) = self.homes.view(order_no) {
-            return Some(found);
-        }
         self.orders.find(order_no).map(|(_, order)| (order.lsn, order.view(&self.stocks)))
     }
 
-    /// When an order last changed that holds nothing any more and has nothing pending; not of branches, which are kept
-    /// as long as their order.
+    /// When an order last changed that holds nothing any more and has nothing pending.
     #[must_use]
     pub fn ended_at(&self, order_no: &OrderNo) -> Option<Timestamp> {
-        if let Some(home) = self.homes.image(order_no) {
-            return home.is_done().then_some(home.order.changed_at);
-        }
         let (_, order) = self.orders.find(order_no)?;
-        (!order.branch && !order.is_open()).then_some(order.changed_at)
+        order.is_done().then_some(order.changed_at)
     }
 
-    /// Whether there is such an order, or branch.
+    /// Whether there is such an order.
     #[must_use]
     pub fn knows_order(&self, order_no: &OrderNo) -> bool {
-        self.orders.find(order_no).is_some() || self.homes.knows(order_no)
+        self.orders.find(order_no).is_some()
     }
 
-    /// The numbers of all orders whose home is here, not those of branches; to rebuild the directory.
-    pub fn order_numbers(&self) -> impl Iterator<Item = &OrderNo> {
-        let plain = self.orders.iter().filter(|order| !order.branch).map(|order| &order.order_no);
-        plain.chain(self.homes.iter().map(|home| &home.order.order_no))
+    /// The numbers of all orders, and whether each lies in several shards; to rebuild the directory.
+    pub fn order_numbers(&self) -> impl Iterator<Item = (&OrderNo, bool)> {
+        self.orders.iter().map(|order| (&order.order_no, order.span().is_some()))
+    }
+
+    /// All orders, as images.
+    pub fn orders(&self) -> impl Iterator<Item = OrderImage> {
+        self.orders.iter().map(|order| order.image(&self.stocks))
+    }
+
+    /// The shard that has a SKU.
+    pub(crate) fn shard_of(&self, sku_id: &SkuId) -> ShardId {
+        shard_of(sku_id, self.shards)
+    }
+
+    /// The stocks of a SKU that are here, as callers see them.
+    pub(crate) fn stocks_of_sku(&self, sku_id: &SkuId) -> Vec<StockView> {
+        self.stocks.of_sku(sku_id).filter(|stock| !stock.placeholder).map(Stock::view).collect()
+    }
+
+    /// What its coordinator keeps of an order over several shards.
+    #[must_use]
+    pub fn span_of(&self, order_no: &OrderNo) -> Option<&Span> {
+        self.orders.find(order_no)?.1.span()
+    }
+
+    /// The lines of an order, by their index: what, where, and in which shard.
+    pub(crate) fn places_of_lines(&self, order_no: &OrderNo) -> Vec<(SkuId, WarehouseId, ShardId)> {
+        let place = |line: &order::OrderLine| {
+            let stock = self.stocks.get(line.stock);
+            (stock.sku_id.clone(), stock.warehouse_id, self.stocks.shard_of(&stock.sku_id))
+        };
+        self.orders.find(order_no).map_or(Vec::new(), |(_, order)| order.lines.iter().map(place).collect())
+    }
+
+    /// What an acknowledged decision leaves of an order: the participant `shard` has carried out `seq`, and its units
+    /// got these serial numbers. `None`: nobody waited for that.
+    pub(crate) fn acknowledge(
+        &self,
+        order_no: &OrderNo,
+        told: &[(u32, ShardId)],
+        serials: Vec<LineSerials>,
+    ) -> Option<Acknowledged> {
+        let (_, order) = self.orders.find(order_no)?;
+        let mut span = order.span()?.clone();
+        let mut changed = false;
+        for (seq, shard) in told {
+            changed |= order::acknowledge(&mut span, *seq, *shard);
+        }
+        let known = order.serials();
+        let serials: Vec<_> = serials.into_iter().filter(|given| !known.contains(given)).collect();
+        if !changed && serials.is_empty() {
+            return None;
+        }
+        let mut after = order.after();
+        after.serials = after.serials.saturating_add(u32::try_from(serials.len()).unwrap_or(u32::MAX));
+        after.open = order.is_open() || !span.pending.is_empty();
+        after.span = Some(Box::new(span));
+        Some(Acknowledged { order_no: order_no.clone(), serials, after })
+    }
+
+    /// Orders with decisions that participants may not have carried out. After a start all of them are told again.
+    pub(crate) fn pending_orders(&self) -> Vec<OrderNo> {
+        let pending = |order: &&Order| order.span().is_some_and(|span| !span.pending.is_empty());
+        self.orders.iter().filter(pending).map(|order| order.order_no.clone()).collect()
+    }
+
+    /// Up to `max` orders whose time is over, instead of their expiry, which somebody else is to be asked about. They do
+    /// not come again before the next start, unless their expiry is moved or they are
+    /// [given back](State::give_back_due).
+    pub fn take_due_orders(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
+        self.orders.take_due(now, max)
+    }
+
+    /// An order that was taken as due and not worked on is due again.
+    pub fn give_back_due(&mut self, order_no: &OrderNo) {
+        if let Some((slot, _)) = self.orders.find(order_no) {
+            self.orders.give_back_due(slot);
+            self.orders.arm(slot);
+        }
     }
 
     /// The numbers of the stocks that changed since the last call. Take what [left](State::take_left) first: their
@@ -307,8 +389,7 @@ impl State {
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         let (orders, open_orders) = self.orders.counts();
-        let (homes, open_homes) = self.homes.counts();
-        let (orders, open_orders) = (orders + homes, open_orders + open_homes);
+        let holds = self.hold_counts();
         let entries = [
             (self.stocks.skus(), SKU_BYTES),
             (self.stocks.len(), STOCK_BYTES),
@@ -316,7 +397,7 @@ impl State {
             (self.stocks.attached(), LINE_BYTES),
             (self.requests.len(), REQUEST_BYTES),
             (self.remembered.len(), REMEMBERED_BYTES),
-            (homes, HOME_BYTES),
+            (holds, HOLD_BYTES),
         ];
         Sizes {
             skus: self.stocks.skus(),
@@ -324,6 +405,7 @@ impl State {
             stocks: self.stocks.len(),
             orders,
             open_orders,
+            holds,
             remembered: self.remembered.len(),
             bytes: entries.iter().map(|(count, bytes)| count.saturating_mul(*bytes) as u64).sum(),
         }
@@ -335,20 +417,21 @@ impl State {
     }
 
     fn replay(&self, order: &Order) -> Verdict {
-        Verdict::Nothing(Answer::Order { order: order.view(&self.stocks), effect: Effect::Replayed }.into())
+        Verdict::Nothing(Answer::Order { order: order.view(&self.stocks), effect: Effect::Replayed })
     }
 
     /// Adds an order with everything that points at it.
     fn put_order(&mut self, order: Order) -> u32 {
-        let (lsn, ended) = (order.lsn, !order.is_open());
+        let (lsn, open, done) = (order.lsn, order.is_open(), order.is_done());
         let slot = self.orders.insert(order);
         let order = self.orders.get_mut(slot).expect("just inserted");
         for (line, index) in order.lines.iter_mut().zip(0..) {
             line.index = self.stocks.attach(line.stock, LineRef { order: slot, line: index });
         }
-        if ended {
+        if done {
             self.remembered.insert((lsn, Item::Order(slot)));
-        } else {
+        }
+        if open {
             self.orders.arm(slot);
         }
         slot
@@ -365,6 +448,7 @@ impl State {
             {
                 other.index = line.index;
             }
+            self.stocks.drop_foreign(line.stock);
         }
         Some(order)
     }
@@ -406,10 +490,12 @@ pub struct Sizes {
     pub hot_skus: usize,
     /// Stocks, one per (sku, warehouse).
     pub stocks: usize,
-    /// Orders in memory; of an order over several places, the home and each branch.
+    /// Orders in memory.
     pub orders: usize,
-    /// Orders that hold units; an order over several places counts once, at its home.
+    /// Orders that hold units.
     pub open_orders: usize,
+    /// What is held for orders that other shards decide.
+    pub holds: usize,
     /// Ended orders and request ids that are remembered.
     pub remembered: usize,
     /// An estimate of what all of it takes in memory.
@@ -427,16 +513,15 @@ const LINE_BYTES: usize = size_of::<order::OrderLine>() + 12;
 const REQUEST_BYTES: usize = size_of::<StockRequest>() + 32;
 /// In the order in which it is forgotten.
 const REMEMBERED_BYTES: usize = 32;
-/// Beside what an order takes.
-const HOME_BYTES: usize = 1_024;
+const HOLD_BYTES: usize = 192;
 
 /// Inside `decide`: a change to be logged, or an answer that rests on nothing new.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     Change(Change),
-    Nothing(InnerAnswer),
-    /// See [`Decision::Elsewhere`].
-    Elsewhere,
+    Nothing(Answer),
+    /// See [`Decision::HoldFirst`].
+    HoldFirst(Box<HoldFirst>),
 }
 
 pub(crate) type Decided = Result<Verdict, Refusal>;

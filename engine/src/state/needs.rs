@@ -10,7 +10,7 @@ use crate::inner::{InnerCommand, Subject};
 pub enum Need {
     /// A SKU with all its warehouses.
     Sku(SkuId),
-    /// An order, plain or over several places, or a branch.
+    /// An order.
     Order(OrderNo),
     /// A stock request.
     Request(SkuId, RequestId),
@@ -18,7 +18,7 @@ pub enum Need {
 
 /// What is known of the store without asking it.
 pub trait Stored {
-    /// Whether it may have such an order or branch.
+    /// Whether it may have such an order.
     fn may_have_order(&self, order_no: &OrderNo) -> bool;
 
     /// Whether it may have such a stock request.
@@ -74,7 +74,7 @@ impl State {
     }
 
     /// SKUs of other shards are none of this one's concern.
-    fn need_sku(&self, sku_id: &SkuId, stored: &impl Stored, needs: &mut Vec<Need>) {
+    pub(crate) fn need_sku(&self, sku_id: &SkuId, stored: &impl Stored, needs: &mut Vec<Need>) {
         if !self.stocks.is_resident(sku_id) && self.owns(sku_id) && !stored.lacks_sku(sku_id) {
             let need = Need::Sku(sku_id.clone());
             if needs.last() != Some(&need) {

@@ -1,15 +1,16 @@
-//! Orders: what one holds, where it stands, and when each expires or, of a branch, asks its home.
+//! Orders: what one holds, where it stands, and when each expires. One order may have units in several shards: its
+//! counts are here, what lies elsewhere is held there for it ([`Span`]).
 
 use smallvec::SmallVec;
 
 use super::deadlines::{Deadlines, NO_DEADLINE, TAKEN};
 use super::stock::Stocks;
 use super::table::{Keyed, Room, Table};
-use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase};
+use crate::checkpoint::{Decision, LineImage, LineSerials, OrderImage, Phase, Span};
 use crate::clock::Timestamp;
 use crate::command::Mode;
-use crate::event::{LineCounts, OrderAfter, OrderRequest};
-use crate::ids::{BuyerId, Lsn, OrderNo};
+use crate::event::{HoldMove, LineCounts, OrderAfter, OrderRequest};
+use crate::ids::{AttemptId, BuyerId, Lsn, OrderNo, Reason, ShardId};
 use crate::outcome::{LineView, OrderStatus, OrderView, Serials};
 
 /// An order in memory: about 140 bytes with one line.
@@ -27,8 +28,6 @@ pub struct Order {
     pub extras: Option<Box<Extras>>,
     pub mode: Mode,
     pub phase: Phase,
-    /// A branch of an order over several places: it does not expire, it asks its home.
-    pub branch: bool,
     /// Its index in the list of its deadline; [`NO_DEADLINE`]: it holds nothing; or [`TAKEN`].
     deadline_index: u32,
 }
@@ -40,6 +39,8 @@ pub struct Extras {
     pub requests: Vec<OrderRequest>,
     /// Serial numbers that its lines got, as they came.
     pub serials: Vec<LineSerials>,
+    /// Of an order over several shards.
+    pub span: Option<Box<Span>>,
 }
 
 /// A line of an order. held + confirmed + released = the units that it got.
@@ -99,7 +100,6 @@ impl Keyed for Order {
 impl Order {
     pub fn new(order_no: OrderNo, at: Timestamp, lsn: Lsn) -> Self {
         Self {
-            branch: order_no.is_branch(),
             order_no,
             buyer_id: None,
             created_at: at,
@@ -125,27 +125,10 @@ impl Order {
         let lines = image.lines.iter().zip(stocks);
         order.lines =
             lines.map(|(line, stock)| OrderLine { stock: *stock, ..OrderLine::from(line) }).collect();
-        let (requests, serials) = (image.requests, image.serials);
-        order.extras =
-            (!requests.is_empty() || !serials.is_empty()).then(|| Box::new(Extras { requests, serials }));
+        let extras = Extras { requests: image.requests, serials: image.serials, span: image.span };
+        let is_plain = extras.requests.is_empty() && extras.serials.is_empty() && extras.span.is_none();
+        order.extras = (!is_plain).then(|| Box::new(extras));
         order
-    }
-
-    /// The counts of an image alone: its lines lie on no stock.
-    pub fn counting(image: &OrderImage) -> Self {
-        let mut order = Self::new(image.order_no.clone(), image.created_at, image.lsn);
-        order.phase = image.phase;
-        order.lines = image.lines.iter().map(OrderLine::from).collect();
-        order
-    }
-
-    /// Gives its counts to the image that they were taken from.
-    pub fn count_into(&self, image: &mut OrderImage) {
-        image.phase = self.phase;
-        for (line, to) in self.lines.iter().zip(&mut image.lines) {
-            (to.held, to.confirmed, to.released) = (line.held, line.confirmed, line.released);
-            (to.returned, to.lapsed) = (line.returned, line.lapsed);
-        }
     }
 
     /// Its counts, to be changed.
@@ -155,15 +138,42 @@ impl Order {
 
     /// A copy of its counts, to see what a change would make of them.
     pub fn foresee(&self) -> Foreseen {
-        Foreseen { phase: self.phase, lines: self.lines.clone() }
+        Foreseen { phase: self.phase, lines: self.lines.clone(), span: self.span().cloned() }
     }
 
     /// What events tell of it beside the lines that change, after them.
     pub fn after(&self) -> OrderAfter {
         let many = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let (requests, serials) = (many(self.requests().len()), many(self.serials().len()));
-        let open = self.is_open();
-        OrderAfter { phase: self.phase, status: self.status(), open, requests, serials }
+        let (open, span) = (!self.is_done(), self.span().cloned().map(Box::new));
+        OrderAfter { phase: self.phase, status: self.status(), open, requests, serials, span }
+    }
+
+    /// What is kept of it beside the counts, if it lies in several shards.
+    pub fn span(&self) -> Option<&Span> {
+        self.extras.as_ref()?.span.as_deref()
+    }
+
+    /// Whether nothing happens any more unless a caller asks for it: it holds nothing, and its participants know.
+    pub fn is_done(&self) -> bool {
+        !self.is_open() && self.span().is_none_or(|span| span.pending.is_empty())
+    }
+
+    /// A decision about units that lie elsewhere is noted, until the participants have carried it out. `None`: the
+    /// order does not lie in several shards.
+    pub fn decide_elsewhere(
+        &mut self,
+        attempt: Option<AttemptId>,
+        kind: HoldMove,
+        reason: Option<&Reason>,
+        lines: Vec<(u16, u32, ShardId)>,
+    ) -> Option<()> {
+        if lines.is_empty() {
+            return Some(());
+        }
+        let span = self.extras.as_mut()?.span.as_deref_mut()?;
+        decide(span, attempt, kind, reason, lines);
+        Some(())
     }
 
     /// Partial requests that it answered.
@@ -243,8 +253,40 @@ impl Order {
             lines: self.lines.iter().map(line_image).collect(),
             requests: self.requests().to_vec(),
             serials: self.serials().to_vec(),
+            span: self.span().cloned().map(Box::new),
         }
     }
+}
+
+/// Adds a decision about some lines, each with the shard where its units lie.
+fn decide(
+    span: &mut Span,
+    attempt: Option<AttemptId>,
+    kind: HoldMove,
+    reason: Option<&Reason>,
+    lines: Vec<(u16, u32, ShardId)>,
+) {
+    let mut waiting: Vec<ShardId> = lines.iter().map(|(_, _, shard)| *shard).collect();
+    waiting.sort_unstable();
+    waiting.dedup();
+    let lines = lines.into_iter().map(|(line, units, _)| (line, units)).collect();
+    // An order has a bounded number of requests, and each decides once.
+    span.decisions = span.decisions.saturating_add(1);
+    let (seq, attempt) = (span.decisions, attempt.unwrap_or(span.attempt));
+    span.pending.push(Decision { seq, attempt, kind, reason: reason.cloned(), lines, waiting });
+}
+
+/// A participant has carried out a decision. `false`: nobody waited for that.
+pub fn acknowledge(span: &mut Span, seq: u32, shard: ShardId) -> bool {
+    let Some(index) = span.pending.iter().position(|decision| decision.seq == seq) else { return false };
+    let waiting = &mut span.pending[index].waiting;
+    let before = waiting.len();
+    waiting.retain(|known| *known != shard);
+    let changed = waiting.len() < before;
+    if waiting.is_empty() {
+        span.pending.remove(index);
+    }
+    changed
 }
 
 /// The counts of an order while they change: the one arithmetic of orders, by which `decide` foresees what `apply`
@@ -322,11 +364,25 @@ impl Counts<'_> {
 pub struct Foreseen {
     phase: Phase,
     lines: SmallVec<[OrderLine; 1]>,
+    span: Option<Span>,
 }
 
 impl Foreseen {
     pub fn counts_mut(&mut self) -> Counts<'_> {
         Counts { phase: &mut self.phase, lines: &mut self.lines }
+    }
+
+    /// As [`Order::decide_elsewhere`], of an order over several shards.
+    pub fn decide_elsewhere(
+        &mut self,
+        attempt: Option<AttemptId>,
+        kind: HoldMove,
+        reason: Option<&Reason>,
+        lines: Vec<(u16, u32, ShardId)>,
+    ) {
+        if let Some(span) = self.span.as_mut().filter(|_| !lines.is_empty()) {
+            decide(span, attempt, kind, reason, lines);
+        }
     }
 
     /// The counts of a line.
@@ -335,12 +391,14 @@ impl Foreseen {
     }
 
     /// What the event tells of `order` beside its lines, when it adds so many requests and ranges of serial numbers.
-    pub fn after(&self, order: &Order, requests: usize, serials: usize) -> OrderAfter {
+    pub fn after(self, order: &Order, requests: usize, serials: usize) -> OrderAfter {
         let many = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let requests = many(order.requests().len() + requests);
         let serials = many(order.serials().len() + serials);
-        let open = self.lines.iter().any(|line| line.held > 0);
-        OrderAfter { phase: self.phase, status: status_of(self.phase, &self.lines), open, requests, serials }
+        let is_pending = self.span.as_ref().is_some_and(|span| !span.pending.is_empty());
+        let open = is_pending || self.lines.iter().any(|line| line.held > 0);
+        let (status, span) = (status_of(self.phase, &self.lines), self.span.map(Box::new));
+        OrderAfter { phase: self.phase, status, open, requests, serials, span }
     }
 }
 
@@ -372,16 +430,12 @@ pub struct Orders {
     table: Table<Order>,
     /// Of the open orders; who changes an order sees to that with [`Orders::arm`].
     deadlines: Deadlines,
-    /// When open branches ask their homes.
-    asks: Deadlines,
     open: usize,
-    open_branches: usize,
 }
 
 impl Orders {
     pub fn new(room: Room) -> Self {
-        let (deadlines, asks) = (Deadlines::default(), Deadlines::default());
-        Self { table: Table::new(room), deadlines, asks, open: 0, open_branches: 0 }
+        Self { table: Table::new(room), deadlines: Deadlines::default(), open: 0 }
     }
 
     pub fn find(&self, order_no: &OrderNo) -> Option<(u32, &Order)> {
@@ -407,9 +461,9 @@ impl Orders {
         self.table.slots()
     }
 
-    /// Orders and branches, and how many orders (without branches) hold units.
+    /// Orders, and how many of them hold units.
     pub fn counts(&self) -> (usize, usize) {
-        (self.table.len(), self.open - self.open_branches)
+        (self.table.len(), self.open)
     }
 
     /// Up to `max` images from slot `from` on, and the slot after them.
@@ -425,14 +479,14 @@ impl Orders {
 
     /// Adds an order, not armed yet.
     pub fn insert(&mut self, order: Order) -> u32 {
-        self.count(order.branch, false, order.is_open());
+        self.open += usize::from(order.is_open());
         self.table.insert(order)
     }
 
     pub fn remove(&mut self, slot: u32) -> Option<Order> {
         self.disarm(slot);
         let order = self.table.remove(slot)?;
-        self.count(order.branch, order.is_open(), false);
+        self.open -= usize::from(order.is_open());
         Some(order)
     }
 
@@ -441,21 +495,14 @@ impl Orders {
         let order = self.table.get_mut(slot)?;
         let (was_open, was_at) = (order.is_open(), order.expires_at);
         let result = change(order);
-        let (branch, open, at) = (order.branch, order.is_open(), order.expires_at);
+        let (open, at) = (order.is_open(), order.expires_at);
         if !open || at != was_at {
             // It is listed under its old time.
             let index = std::mem::replace(&mut order.deadline_index, NO_DEADLINE);
-            self.drop_deadline(branch, was_at, index);
+            self.drop_deadline(was_at, index);
         }
-        self.count(branch, was_open, open);
-        Some(result)
-    }
-
-    fn count(&mut self, branch: bool, was_open: bool, open: bool) {
         self.open = self.open - usize::from(was_open) + usize::from(open);
-        if branch {
-            self.open_branches = self.open_branches - usize::from(was_open) + usize::from(open);
-        }
+        Some(result)
     }
 
     /// An open order whose time is over, the earliest first.
@@ -463,12 +510,11 @@ impl Orders {
         self.table.get(self.deadlines.first_due(now)?)
     }
 
-    /// Names up to `max` orders (or branches) that are due and takes them out of the index.
-    pub fn take_due(&mut self, branches: bool, now: Timestamp, max: usize) -> Vec<OrderNo> {
+    /// Names up to `max` orders that are due and takes them out of the index.
+    pub fn take_due(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
         let mut taken = Vec::new();
         while taken.len() < max {
-            let list = if branches { &self.asks } else { &self.deadlines };
-            let Some(slot) = list.first_due(now) else { break };
+            let Some(slot) = self.deadlines.first_due(now) else { break };
             self.disarm(slot);
             let order = self.table.get_mut(slot).expect("an order leaves after its deadline");
             order.deadline_index = TAKEN;
@@ -484,56 +530,41 @@ impl Orders {
         }
     }
 
-    /// From now on the order expires, or the branch asks, when its time is over.
+    /// From now on the order expires when its time is over.
     pub fn arm(&mut self, slot: u32) {
-        let Some(order) = self.table.get_mut(slot).filter(|order| order.deadline_index == NO_DEADLINE) else {
-            return;
-        };
-        let list = if order.branch { &mut self.asks } else { &mut self.deadlines };
-        order.deadline_index = list.add(order.expires_at, slot);
+        if let Some(order) = self.table.get_mut(slot).filter(|order| order.deadline_index == NO_DEADLINE) {
+            order.deadline_index = self.deadlines.add(order.expires_at, slot);
+        }
     }
 
     /// From now on the order does not expire.
     pub fn disarm(&mut self, slot: u32) {
         if let Some(order) = self.table.get_mut(slot) {
             let (at, index) = (order.expires_at, std::mem::replace(&mut order.deadline_index, NO_DEADLINE));
-            let branch = order.branch;
-            self.drop_deadline(branch, at, index);
+            self.drop_deadline(at, index);
         }
     }
 
-    fn drop_deadline(&mut self, branch: bool, at: Timestamp, index: u32) {
-        let list = if branch { &mut self.asks } else { &mut self.deadlines };
-        if let Some(order) = list.remove(at, index).and_then(|moved| self.table.get_mut(moved)) {
+    fn drop_deadline(&mut self, at: Timestamp, index: u32) {
+        if let Some(order) = self.deadlines.remove(at, index).and_then(|moved| self.table.get_mut(moved)) {
             order.deadline_index = index;
         }
     }
 
-    /// Checks that the deadlines are those of the open orders that were not taken; and the asks those of branches.
-    /// For the audit.
+    /// Checks that the deadlines are those of the open orders that were not taken. For the audit.
     pub fn check_deadlines(&self) -> Result<(), String> {
-        for branches in [false, true] {
-            let of_kind = || self.table.iter().filter(|order| order.branch == branches && order.is_open());
-            let open = of_kind().count();
-            let counted = if branches { self.open_branches } else { self.open - self.open_branches };
-            if counted != open {
-                return Err(format!(
-                    "{open} orders hold units, {counted} are counted (branches: {branches})"
-                ));
-            }
-            let due = |order: &Order| order.deadline_index != TAKEN;
-            let armed = of_kind().filter(|order| due(order)).count();
-            let right = |slot, at_step, index| {
-                let order = self.table.get(slot).filter(|order| order.branch == branches && order.is_open());
-                order.is_some_and(|order| {
-                    due(order)
-                        && Deadlines::step_of(order.expires_at) == at_step
-                        && order.deadline_index == index
-                })
-            };
-            if branches { &self.asks } else { &self.deadlines }.check(armed, right)?;
+        let open = || self.table.iter().filter(|order| order.is_open());
+        if self.open != open().count() {
+            return Err(format!("{} orders hold units, {} are counted", open().count(), self.open));
         }
-        Ok(())
+        let armed = open().filter(|order| order.deadline_index != TAKEN).count();
+        let right = |slot, at_step, index| {
+            let order = self.table.get(slot).filter(|order| order.is_open());
+            order.is_some_and(|order| {
+                order.deadline_index == index && Deadlines::step_of(order.expires_at) == at_step
+            })
+        };
+        self.deadlines.check(armed, right)
     }
 }
 

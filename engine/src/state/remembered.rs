@@ -89,8 +89,6 @@ pub type Remembered = BTreeSet<(Lsn, Item)>;
 pub enum Item {
     Order(u32),
     Request(u32),
-    /// An order over several places, at its home, that has ended and whose branches know it.
-    Home(u32),
 }
 
 impl State {
@@ -136,7 +134,6 @@ impl State {
         let at = match item {
             Item::Order(slot) => self.orders.get(slot).map(|order| order.changed_at),
             Item::Request(slot) => self.requests.get(slot).map(|request| request.at),
-            Item::Home(slot) => self.homes.at_slot(slot).map(|home| home.order.changed_at),
         };
         at.expect("what is remembered is there")
     }
@@ -145,7 +142,8 @@ impl State {
     pub(super) fn add_net_sold(&self, slot: u32, sold: &mut BTreeMap<u32, u64>) {
         let order = self.orders.get(slot).expect("what is forgotten is still there");
         for line in &order.lines {
-            if line.net_sold() > 0 {
+            // What lies elsewhere was sold there.
+            if line.net_sold() > 0 && !self.stocks.get(line.stock).foreign {
                 *sold.entry(line.stock).or_default() += line.net_sold();
             }
         }

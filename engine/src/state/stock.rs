@@ -8,7 +8,7 @@ use super::Corruption;
 use super::table::{Chunked, Keyed, Room, Slab, Table};
 use crate::checkpoint::StockImage;
 use crate::command::StockStatus;
-use crate::ids::{Lsn, SkuId, WarehouseId};
+use crate::ids::{Lsn, ShardId, SkuId, WarehouseId, shard_of};
 use crate::limits::MAX_STOCK_UNITS;
 use crate::outcome::{Levels, Serials, StockView};
 
@@ -76,7 +76,7 @@ pub(crate) struct Stock {
     pub initial: u64,
     /// What came less what left, other than by orders; always = available + reserved + sold.
     pub supplied: u64,
-    /// Units sold (and not returned) by orders that are forgotten.
+    /// Units sold (and not returned) by orders that are not here: forgotten, or decided by another shard.
     pub forgotten_sold: u64,
     /// Its last change.
     pub lsn: Lsn,
@@ -84,9 +84,14 @@ pub(crate) struct Stock {
     pub hot: bool,
     /// Serial numbers given to units that were confirmed here; `None`: they get none. All stocks of a SKU agree.
     pub numbered: Option<u64>,
-    /// Only a name so far: an event that is still to be replayed brings the stock, or lets it leave before it was
-    /// captured.
+    /// Only a name: an event that is still to be replayed brings the stock, or lets it leave before it was captured;
+    /// or it is [foreign](Stock::foreign).
     pub placeholder: bool,
+    /// The stock is another shard's. It stands here for the lines of orders that are decided here and lie there, and
+    /// goes with the last of them.
+    pub foreign: bool,
+    /// Lines of holds for orders that other shards decide. Not part of its image.
+    pub holds: u32,
     /// The lines of orders that lie on it, in no order. Not part of its image.
     pub lines: Chunked<LineRef>,
     /// The slots of the remembered requests that changed it, in no order. Not part of its image.
@@ -196,11 +201,19 @@ pub struct Stocks {
     hand: u32,
     /// Lines that lie on stocks.
     attached: usize,
+    /// SKUs that are another shard's.
+    foreign_skus: usize,
+    /// Whose these stocks are: a SKU of another shard is foreign here.
+    shard: ShardId,
+    shards: u16,
 }
 
 impl Stocks {
-    pub fn new(room: Room) -> Self {
+    pub fn new(room: Room, shard: ShardId, shards: u16) -> Self {
         Self {
+            foreign_skus: 0,
+            shard,
+            shards,
             skus: Table::new(room),
             stocks: Slab::new(room),
             touched: Vec::new(),
@@ -239,9 +252,14 @@ impl Stocks {
         self.of_sku(sku_id).any(|stock| !stock.placeholder)
     }
 
-    /// SKUs in memory.
+    /// SKUs in memory, without those of other shards.
     pub fn skus(&self) -> usize {
-        self.skus.len()
+        self.skus.len() - self.foreign_skus
+    }
+
+    /// The shard that has a SKU.
+    pub fn shard_of(&self, sku_id: &SkuId) -> ShardId {
+        shard_of(sku_id, self.shards)
     }
 
     /// SKUs that are kept in memory, by name.
@@ -335,6 +353,23 @@ impl Stocks {
         lines.get(index).copied()
     }
 
+    /// A foreign stock on which nothing lies any more goes.
+    pub fn drop_foreign(&mut self, number: u32) {
+        if self.stocks.get(number).is_some_and(|stock| stock.foreign && stock.lines.is_empty()) {
+            self.remove(number);
+        }
+    }
+
+    /// A line of a hold comes to lie on a stock.
+    pub fn attach_hold(&mut self, number: u32) {
+        self.get_mut(number).holds += 1;
+    }
+
+    /// A line of a hold leaves a stock.
+    pub fn detach_hold(&mut self, number: u32) {
+        self.get_mut(number).holds -= 1;
+    }
+
     /// A remembered request comes to a stock; gives its index there.
     pub fn attach_request(&mut self, number: u32, request: u32) -> u32 {
         self.get_mut(number).requests.push(request)
@@ -357,10 +392,13 @@ impl Stocks {
             if sku.stocks.is_empty() {
                 self.skus.remove(slot);
                 self.hot.remove(&stock.sku_id);
+                self.foreign_skus -= usize::from(stock.foreign);
             }
         }
-        let Stock { sku_id, warehouse_id, .. } = stock;
-        self.left.push(LeftStock { sku_id, warehouse_id, number });
+        let Stock { sku_id, warehouse_id, foreign, .. } = stock;
+        if !foreign {
+            self.left.push(LeftStock { sku_id, warehouse_id, number });
+        }
     }
 
     /// A stock left, but orders or requests of the time after it came back lie on it already: its name stays.
@@ -399,6 +437,7 @@ impl Stocks {
         if let Some(number) = self.find(sku_id, warehouse_id) {
             return number;
         }
+        let foreign = self.shards > 1 && self.shard_of(sku_id) != self.shard;
         let number = self.stocks.insert(Stock {
             sku_id: sku_id.clone(),
             warehouse_id,
@@ -411,6 +450,8 @@ impl Stocks {
             hot: false,
             numbered: None,
             placeholder: true,
+            foreign,
+            holds: 0,
             lines: Chunked::default(),
             requests: Chunked::default(),
             uses: 0,
@@ -421,6 +462,7 @@ impl Stocks {
             None => {
                 let stocks = SmallVec::from_elem((warehouse_id, number), 1);
                 self.skus.insert(Sku { sku_id: sku_id.clone(), stocks });
+                self.foreign_skus += usize::from(foreign);
             }
         }
         number

@@ -74,7 +74,8 @@ impl<T> Chunked<T> {
 pub enum Room {
     /// For a shard: growth never stops it.
     Shard,
-    /// For the few entries of one transaction: it costs next to nothing to make.
+    /// For a few entries: it costs next to nothing to make. For tests and simulations, which make thousands.
+    #[cfg(any(test, feature = "testing"))]
     Few,
 }
 
@@ -116,6 +117,7 @@ impl<T> Slab<T> {
         if self.chunks.last().is_none_or(|last| last.len() == CHUNK) {
             self.chunks.push(match self.room {
                 Room::Shard => Vec::with_capacity(CHUNK),
+                #[cfg(any(test, feature = "testing"))]
                 Room::Few => Vec::new(),
             });
         }

@@ -1,24 +1,27 @@
 //! Deciding what waits in a shard: an envelope is decided whole, put aside until what it needs was looked for, or put
 //! behind another of its batch.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::super::callers::{Caller, Slots};
 use super::super::parts::ShardParts;
-use super::super::shared::{Envelope, PinAnswer, Reply, ShardAnswer, claimed, give_back_claims};
+use super::super::shared::{Envelope, Permits, PinAnswer, Reply, ShardAnswer, give_back_claims};
 use super::super::waiting::{Absent, Held, Learned, Lessons, View};
 use super::{Shard, apply};
 use crate::clock::Timestamp;
+use crate::command::{Action, Command};
+use crate::coordinator::Coordinator;
 use crate::event::{Change, Event};
-use crate::home::HomeChange;
 use crate::ids::{OrderNo, SkuId};
 use crate::inner::InnerCommand;
 use crate::limits::{MAX_COMMANDS_PER_TURN, MAX_TURN_BYTES};
 use crate::loader::micros;
-use crate::outcome::{Effect, Refusal};
-use crate::state::{Decision, Need, State};
+use crate::outcome::{Effect, Outcome, Refusal};
+use crate::state::{Decision, HoldFirst, Need, State, Stored};
 use crate::store_link::add;
 
 /// What the commands of one turn came to.
@@ -69,6 +72,17 @@ impl Shard {
         match self.work.front().map(|(envelope, _)| envelope) {
             Some(Envelope::Pin { .. }) => self.decide_pin(now),
             Some(Envelope::Images { .. }) => self.show_images(),
+            Some(Envelope::Message(..)) => {
+                let before = self.work.events.len();
+                self.take_message(now);
+                tally.commands += 1;
+                tally.bytes += self.work.events[before..].iter().map(Event::weight).sum::<u64>();
+            }
+            Some(Envelope::Rebuilt(shard)) => {
+                let shard = *shard;
+                drop(self.pop_front());
+                self.on_rebuilt(shard, now);
+            }
             _ => self.decide_commands(now, tally),
         }
         true
@@ -109,9 +123,12 @@ impl Shard {
         match envelope {
             Envelope::Pin { skus, hot: true, .. } => {
                 let is_needed = |sku_id: &&SkuId| {
-                    !self.state.is_resident(sku_id) && !crate::state::Stored::lacks_sku(&view, sku_id)
+                    !self.state.is_resident(sku_id) && !Stored::lacks_sku(&view, sku_id)
                 };
                 needs.extend(skus.iter().filter(is_needed).cloned().map(Need::Sku));
+            }
+            Envelope::Message(_, message) => {
+                message.skus().for_each(|sku_id| self.state.need_sku(sku_id, &view, &mut needs));
             }
             envelope => {
                 envelope.commands().iter().for_each(|command| self.state.needs(command, &view, &mut needs))
@@ -145,49 +162,109 @@ impl Shard {
     }
 
     fn decide_commands(&mut self, now: Timestamp, tally: &mut Tally) {
+        if matches!(self.work.front(), Some((Envelope::One(..), _))) {
+            return self.decide_command(now, tally);
+        }
         // It stays at the front while it is worked on, so that a panic finds it there.
         let count = self.work.front().map_or(0, |(envelope, _)| envelope.commands().len());
-        let mut answers = Vec::new();
-        let mut one = None;
+        let mut answers = Vec::with_capacity(count);
+        // Of an envelope of which some commands are answered later.
+        let mut slots: Option<Arc<Slots>> = None;
         for index in 0..count {
             let Some((envelope, lessons)) = self.work.front() else { break };
-            let may_claim = !matches!(envelope, Envelope::Branches(..));
             let command = &envelope.commands()[index];
-            let (answer, event) =
-                run(&self.parts, &mut self.state, &self.absent, lessons, command, may_claim, now);
-            if let ShardAnswer::Outcome(Err(refusal)) = &answer {
-                tally.refusals += 1;
-                if matches!(refusal, Refusal::UnknownSku { .. }) {
-                    add(&self.shared.counters.absent_hits, 1);
+            let ran = run(&self.parts, &mut self.state, &self.coordinator, &self.absent, lessons, command, now);
+            match ran {
+                Ran::Answered(answer, event) => {
+                    settle_claim(&self.parts, command, event.as_ref());
+                    self.count(&answer, event.as_ref(), tally);
+                    self.take_event(event);
+                    answers.push((index, answer));
+                    self.work.front_decided = index + 1;
+                }
+                ran => {
+                    let command = command.clone();
+                    let slots = Arc::clone(slots.get_or_insert_with(|| Slots::new(count)));
+                    let caller = Caller::slot(slots, index, self.claim_of(&command));
+                    self.work.front_decided = index + 1;
+                    self.defer(caller, command, ran, now);
                 }
             }
-            if let Some(event) = event {
-                tally.bytes += event.weight();
-                tally.expired += usize::from(event.is_expiry());
-                self.note(&event);
-                self.work.events.push(event);
-            }
-            self.work.front_decided = index + 1;
-            if count == 1 { one = Some(answer) } else { answers.push(answer) }
         }
         tally.commands += count;
         self.work.front_decided = 0;
-        let reply = match (self.pop_front(), one) {
-            (Some(Envelope::One(_, to)), Some(answer)) => Reply::One(to, answer),
-            (Some(Envelope::Many(_, _, to) | Envelope::Branches(_, to)), one) => {
-                Reply::Many(to, one.map_or(answers, |one| vec![one]))
-            }
-            (
-                Some(
-                    Envelope::One(..) | Envelope::Pin { .. } | Envelope::Images { .. } | Envelope::Loaded(_),
-                )
-                | None,
-                _,
-            ) => {
-                unreachable!("one command has one answer")
+        let Some(Envelope::Many(_, _, to)) = self.pop_front() else { return };
+        let reply = match slots {
+            None => Reply::Many(to, answers.into_iter().map(|(_, answer)| answer).collect()),
+            Some(slots) => {
+                slots.set_caller(to, self.take_permits(count as u64));
+                Reply::Slots(slots, answers)
             }
         };
         self.work.replies.push(reply);
+    }
+
+    /// The usual case: one command, which can be given away if it is answered later.
+    fn decide_command(&mut self, now: Timestamp, tally: &mut Tally) {
+        let Some((Envelope::One(command, _), lessons)) = self.work.front() else { return };
+        let ran = run(&self.parts, &mut self.state, &self.coordinator, &self.absent, lessons, command, now);
+        tally.commands += 1;
+        match ran {
+            Ran::Answered(answer, event) => {
+                settle_claim(&self.parts, command, event.as_ref());
+                self.count(&answer, event.as_ref(), tally);
+                self.take_event(event);
+                self.work.front_decided = 1;
+                let popped = self.pop_front();
+                self.work.front_decided = 0;
+                if let Some(Envelope::One(_, to)) = popped {
+                    self.work.replies.push(Reply::One(to, answer));
+                }
+            }
+            ran => {
+                let Some(Envelope::One(command, to)) = self.pop_front() else { return };
+                let caller = Caller::one(to, self.take_permits(1), self.claim_of(&command));
+                self.defer(caller, command, ran, now);
+            }
+        }
+    }
+
+    /// Places in the gate that come back with a later answer.
+    fn take_permits(&mut self, count: u64) -> Permits {
+        self.work.decided -= count;
+        Permits::new(Arc::clone(&self.shared), count)
+    }
+
+    fn take_event(&mut self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.note(&event);
+            self.work.events.push(event);
+        }
+    }
+
+    fn count(&self, answer: &ShardAnswer, event: Option<&Event>, tally: &mut Tally) {
+        if let ShardAnswer::Outcome(Err(refusal)) = answer {
+            tally.refusals += 1;
+            if matches!(refusal, Refusal::UnknownSku { .. }) {
+                add(&self.shared.counters.absent_hits, 1);
+            }
+        }
+        if let Some(event) = event {
+            tally.bytes += event.weight();
+            tally.expired += usize::from(event.is_expiry());
+        }
+    }
+
+    /// Decides a command that waited for others about its order. What it needs was looked for; if some of that left
+    /// memory meanwhile, it has to come again.
+    pub(super) fn run_one(&mut self, command: &InnerCommand, now: Timestamp) -> Ran {
+        let mut needs = Vec::new();
+        let view = view(&self.parts, &self.state, &self.absent, None);
+        self.state.needs(command, &view, &mut needs);
+        if !needs.is_empty() {
+            return Ran::Answered(ShardAnswer::refused(Refusal::Overloaded), None);
+        }
+        run(&self.parts, &mut self.state, &self.coordinator, &self.absent, None, command, now)
     }
 
     fn decide_pin(&mut self, now: Timestamp) {
@@ -236,7 +313,7 @@ impl Shard {
     }
 
     /// The first envelope was decided.
-    fn pop_front(&mut self) -> Option<Envelope> {
+    pub(super) fn pop_front(&mut self) -> Option<Envelope> {
         let work = &mut self.work;
         let Some(held) = work.ready.pop_front() else {
             let envelope = work.pending.pop_front();
@@ -270,6 +347,7 @@ fn view<'a>(
 fn pins_of(envelope: &Envelope) -> Vec<SkuId> {
     match envelope {
         Envelope::Pin { skus, .. } => skus.clone(),
+        Envelope::Message(_, message) => message.skus().cloned().collect(),
         envelope => {
             let mut skus: Vec<SkuId> =
                 envelope.commands().iter().flat_map(|command| command.subject().skus()).cloned().collect();
@@ -280,59 +358,88 @@ fn pins_of(envelope: &Envelope) -> Vec<SkuId> {
     }
 }
 
+/// What became of a command.
+pub(super) enum Ran {
+    /// It is answered, when its event (which is applied) is durable.
+    Answered(ShardAnswer, Option<Event>),
+    /// It is decided, and the participants are to be told before it is answered.
+    Decided(Outcome, Option<Event>),
+    /// Units are to be held in other shards first.
+    HoldFirst(Box<HoldFirst>),
+    /// Another command about its order is under way.
+    Busy,
+}
+
 /// Decides one command and applies its event.
 fn run(
     parts: &ShardParts,
     state: &mut State,
+    coordinator: &Coordinator<Caller>,
     absent: &Absent,
     lessons: Option<&Lessons>,
     command: &InnerCommand,
-    may_claim: bool,
     now: Timestamp,
-) -> (ShardAnswer, Option<Event>) {
+) -> Ran {
     if let Some(fault) = &parts.before_decide {
         fault(command);
     }
-    let (answer, event) = match undecidable(parts, state, absent, lessons, command) {
-        Some(answer) => (answer, None),
+    let reads = matches!(command, InnerCommand::Public(Command { action: Action::GetOrder(_), .. }));
+    let order_no = command.order_no().filter(|_| !reads && coordinator.under_way() > 0);
+    if order_no.is_some_and(|order_no| coordinator.is_busy(order_no)) {
+        return Ran::Busy;
+    }
+    let is_told = order_no.is_some_and(|order_no| coordinator.is_propagating(order_no));
+    let refused = |refusal| Ran::Answered(ShardAnswer::refused(refusal), None);
+    let ran = match undecidable(parts, state, absent, lessons, command) {
+        Some(answer) => Ran::Answered(answer, None),
         None => match state.decide(command, now) {
             Decision::Answer(outcome) => {
                 // A SKU that is sold out and asked for all the time stays.
                 state.note_use(command);
-                (ShardAnswer::Outcome(outcome), None)
+                match is_told && outcome.is_ok() {
+                    // A repeat is answered when everything is true that it tells.
+                    true => Ran::Decided(outcome, None),
+                    false => Ran::Answered(ShardAnswer::Outcome(outcome), None),
+                }
             }
-            Decision::Elsewhere => (ShardAnswer::NotHere(Box::new(command.clone())), None),
+            Decision::HoldFirst(_) if is_reserve(command) && parts.flushers.is_journal_full() => {
+                refused(Refusal::JournalFull)
+            }
+            Decision::HoldFirst(first) => match too_old(parts, state, command, now) {
+                Some(order_no) => refused(Refusal::OrderTooOld { order_no }),
+                None => Ran::HoldFirst(first),
+            },
             Decision::Log(Event { change: Change::Reserved { .. }, .. })
                 if parts.flushers.is_journal_full() =>
             {
-                (ShardAnswer::refused(Refusal::JournalFull), None)
+                refused(Refusal::JournalFull)
             }
             Decision::Log(event) => match too_old(parts, state, command, now) {
-                Some(order_no) => (ShardAnswer::refused(Refusal::OrderTooOld { order_no }), None),
+                Some(order_no) => refused(Refusal::OrderTooOld { order_no }),
                 None => {
                     apply(state, &event);
-                    (ShardAnswer::Outcome(Ok(state.answer(&event))), Some(event))
+                    let outcome = Ok(state.answer(&event));
+                    match event.pending_order() {
+                        Some(_) => Ran::Decided(outcome, Some(event)),
+                        None => Ran::Answered(ShardAnswer::Outcome(outcome), Some(event)),
+                    }
                 }
             },
         },
     };
-    // Branches have no entry in the directory.
-    if may_claim {
-        match event.as_ref().map(|event| &event.change) {
-            // The entry is the order's own from here on.
-            Some(Change::Reserved { order_no, .. } | Change::Cancelled { order_no, .. }) => {
-                parts.directory.made(order_no)
-            }
-            Some(Change::Home(change)) if claimed(command).is_some() => {
-                if matches!(**change, HomeChange::Reserved { .. }) {
-                    parts.directory.own_spanning(change.order_no(), state.shard());
-                }
-                parts.directory.give_back(change.order_no());
-            }
-            _ => give_back_claims(std::slice::from_ref(command), &parts.directory),
-        }
+    ran
+}
+
+/// The claim of a command that is answered: the entry is the order's own from here on, if it made one.
+fn settle_claim(parts: &ShardParts, command: &InnerCommand, event: Option<&Event>) {
+    match event.and_then(Event::made_order) {
+        Some(order_no) => parts.directory.made(order_no),
+        None => give_back_claims(std::slice::from_ref(command), &parts.directory),
     }
-    (answer, event)
+}
+
+fn is_reserve(command: &InnerCommand) -> bool {
+    matches!(command, InnerCommand::Public(Command { action: Action::Reserve(_), .. }))
 }
 
 /// The order that a caller's command would change, if its rows may go before the change is flushed.
