@@ -10,6 +10,7 @@ mod memory_identity;
 mod memory_journal;
 mod memory_store;
 pub mod samples;
+#[cfg(any())]
 pub mod store_suite;
 
 pub use manual_clock::ManualClock;

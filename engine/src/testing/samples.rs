@@ -2,21 +2,23 @@
 
 use smallvec::SmallVec;
 
-use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase, RequestImage, StockImage};
+use crate::checkpoint::{
+    Decision, HoldImage, HoldLineImage, LineImage, LineSerials, OrderImage, Phase, RequestImage, Span,
+    StockImage,
+};
 use crate::clock::Timestamp;
 use crate::command::{ChangeKind, Mode, StockStatus};
 use crate::event::{
-    Change, ConfirmedLine, Event, ForgottenSold, LineCounts, MovedLine, OrderAfter, OrderRequest,
-    ReservedLine,
+    Acknowledged, Change, ConfirmedLine, Event, ForgottenSold, HeldLine, HoldMove, HoldMovedLine, HoldPurpose,
+    LineCounts, MovedLine, OrderAfter, OrderRequest, ReservedLine,
 };
-use crate::home::{Decided, DecidedLine, DecisionKind, HeldLine, HomeChange, HomeImage, Share};
 use crate::ids::{
-    AttemptId, Branch, BuyerId, Epoch, Lsn, OrderNo, Reason, RequestId, SkuId, TraceId, WarehouseId,
+    AttemptId, BuyerId, Epoch, Lsn, OrderNo, Reason, RequestId, ShardId, SkuId, TraceId, WarehouseId,
 };
 use crate::outcome::{Levels, OrderStatus, Serials};
 
 /// Kinds of events that [`event`] goes through.
-pub const KINDS: u64 = 25;
+pub const KINDS: u64 = 24;
 
 /// An event that differs from that of any other `seed`; [`KINDS`] in a row are of every kind.
 #[must_use]
@@ -45,6 +47,7 @@ pub fn large_event(seed: u64, lines: usize) -> Event {
         ttl_seconds: 60,
         lines: (0..lines).map(line).collect(),
         asked: None,
+        attempt: None,
     };
     Event { change, ..event(seed) }
 }
@@ -76,6 +79,7 @@ fn change(seed: u64) -> Change {
         5 => Change::Confirmed {
             order_no: order_no(seed),
             request: order_request(seed),
+            attempt: None,
             lines: lines(seed, confirmed_line),
             after: order_after(seed),
         },
@@ -96,6 +100,7 @@ fn change(seed: u64) -> Change {
         10 => Change::Returned {
             order_no: order_no(seed),
             request: OrderRequest { request_id: Some(request_id(seed)), fingerprint: u64::MAX - seed },
+            attempt: seed.is_multiple_of(4).then_some(AttemptId(seed)),
             lines: lines(seed, moved_line),
             after: order_after(seed),
         },
@@ -127,71 +132,122 @@ fn change(seed: u64) -> Change {
         },
         18 => chosen(seed),
         19 => Change::Confirmed {
-            order_no: branch_no(seed),
+            order_no: order_no(seed),
             request: order_request(seed),
+            attempt: seed.is_multiple_of(2).then_some(AttemptId(seed << 40)),
             lines: lines(seed, |seed| ConfirmedLine {
                 serial: (!seed.is_multiple_of(3)).then_some(u64::MAX >> (seed % 64)),
+                after: elsewhere(seed),
                 ..confirmed_line(seed)
             }),
-            after: order_after(seed),
+            after: OrderAfter { span: Some(Box::new(span(seed))), ..order_after(seed) },
         },
-        kind => Change::Home(Box::new(home_change(kind, seed))),
-    }
-}
-
-fn home_change(kind: u64, seed: u64) -> HomeChange {
-    let order_no = order_no(seed);
-    match kind {
-        20 => HomeChange::Reserved {
-            order_no,
-            buyer_id: BuyerId::new(&format!("u{seed}")).ok().filter(|_| seed.is_multiple_of(2)),
-            mode: [Mode::AllOrNothing, Mode::BestEffort][(seed % 2) as usize],
+        20 => Change::Reserved {
+            order_no: order_no(seed),
+            buyer_id: None,
+            mode: Mode::BestEffort,
             ttl_seconds: 1 + u32::from(low(seed)),
             asked: seed.is_multiple_of(3).then_some(u64::MAX - seed),
-            attempt: AttemptId(u64::MAX / (seed + 1)),
-            lines: (0..=seed % 3).map(|place| held_line(seed + place)).collect(),
+            attempt: Some(AttemptId(u64::MAX / (seed + 1))),
+            lines: lines(seed, |seed| ReservedLine { after: elsewhere(seed), ..reserved_line(seed) }),
         },
-        21 => HomeChange::Decided {
-            order_no,
-            kind: decision(seed),
-            request: order_request(seed),
+        21 => Change::Acknowledged {
+            orders: (0..=seed % 3).map(|place| acknowledged(seed + place)).collect(),
+        },
+        22 => Change::Held {
+            order_no: order_no(seed),
+            attempt: AttemptId(u64::MAX - seed),
+            coordinator: ShardId(low(seed)),
+            purpose: purpose(seed),
+            lines: lines(seed, held_line),
+        },
+        _ => Change::HoldChanged {
+            order_no: order_no(seed),
+            attempt: AttemptId(seed << 21),
+            seq: low(seed).into(),
+            kind: hold_move(seed),
             reason: reason(seed),
-            attempt: seed.is_multiple_of(2).then_some(AttemptId(seed << 40)),
-            lines: (0..=seed % 3).map(|place| decided_line(seed + place)).collect(),
+            lines: lines(seed, hold_moved_line),
+            is_over: seed.is_multiple_of(2),
         },
-        22 => HomeChange::Extended { order_no, ttl_seconds: 604_800 },
-        23 => HomeChange::Carried {
-            order_no,
-            through: seed,
-            serials: (0..seed % 3).map(|place| line_serials(seed + place)).collect(),
-        },
-        _ => HomeChange::Loaded(Box::new(home_image(seed))),
     }
 }
 
-/// An order over several places, as a checkpoint or the store holds it, that differs from that of any other `seed`.
+fn acknowledged(seed: u64) -> Acknowledged {
+    Acknowledged {
+        order_no: order_no(seed),
+        serials: (0..seed % 3).map(|place| line_serials(seed + place)).collect(),
+        after: OrderAfter { span: Some(Box::new(span(seed))), ..order_after(seed) },
+    }
+}
+
+/// Levels of a line that may lie in another shard.
+fn elsewhere(seed: u64) -> Option<Levels> {
+    seed.is_multiple_of(2).then(|| levels(seed))
+}
+
+fn held_line(seed: u64) -> HeldLine {
+    HeldLine { sku_id: sku(seed), warehouse_id: warehouse(seed), units: low(seed).into(), after: levels(seed) }
+}
+
+fn hold_moved_line(seed: u64) -> HoldMovedLine {
+    HoldMovedLine {
+        sku_id: sku(seed),
+        warehouse_id: warehouse(seed),
+        units: low(seed).into(),
+        after: levels(seed),
+        serial: seed.is_multiple_of(3).then_some(seed << 30),
+        left: low(seed / 2).into(),
+        sold: [seed.cast_signed(), -seed.cast_signed()][(seed % 2) as usize],
+        unheard: (0..seed % 3).map(|place| line_serials(seed + place).serials).collect(),
+    }
+}
+
+fn purpose(seed: u64) -> HoldPurpose {
+    [HoldPurpose::Units, HoldPurpose::Return][(seed % 2) as usize]
+}
+
+fn hold_move(seed: u64) -> HoldMove {
+    [HoldMove::Sold, HoldMove::Released, HoldMove::Expired, HoldMove::Returned, HoldMove::Over]
+        [(seed % 5) as usize]
+}
+
+/// What the coordinator of an order over several shards keeps of it.
 #[must_use]
-pub fn home_image(seed: u64) -> HomeImage {
-    let share = |place: u64| Share {
+pub fn span(seed: u64) -> Span {
+    let decision = |place: u64| Decision {
+        seq: low(place).into(),
         attempt: AttemptId(place << 33),
-        line: low(place),
-        held: low(place).into(),
-        confirmed: low(place / 2).into(),
-        released: low(place / 3).into(),
-        returned: low(place / 5).into(),
-    };
-    let decided = |place: u64| Decided {
-        number: place,
-        kind: decision(place),
+        kind: hold_move(place),
         reason: reason(place),
-        shares: (0..place % 3).map(|share| (low(share), 1_000_000_000)).collect(),
-        whole: place.is_multiple_of(2),
+        lines: (0..place % 3).map(|line| (low(line), 1_000_000_000)).collect(),
+        waiting: (0..place % 4).map(|shard| ShardId(low(shard))).collect(),
     };
-    HomeImage {
-        order: OrderImage { serials: vec![line_serials(seed)], ..order_image(seed) },
-        shares: (0..seed % 4).map(|place| share(seed + place)).collect(),
-        decisions: seed,
-        pending: (0..seed % 3).map(|place| decided(seed + place)).collect(),
+    Span {
+        attempt: AttemptId(u64::MAX - seed),
+        decisions: low(seed).into(),
+        pending: (0..seed % 3).map(|place| decision(seed + place)).collect(),
+    }
+}
+
+/// What a participant holds, as a checkpoint or the store has it, that differs from that of any other `seed`.
+#[must_use]
+pub fn hold_image(seed: u64) -> HoldImage {
+    let line = |place: u64| HoldLineImage {
+        sku_id: sku(place),
+        warehouse_id: warehouse(place),
+        units: low(place).into(),
+        sold: -place.cast_signed(),
+        serials: (0..place % 3).map(|serial| line_serials(place + serial).serials).collect(),
+    };
+    HoldImage {
+        order_no: order_no(seed),
+        attempt: AttemptId(seed << 17),
+        coordinator: ShardId(low(seed)),
+        purpose: purpose(seed),
+        seq: low(seed / 2).into(),
+        lsn: Lsn(seed),
+        lines: (0..=seed % 3).map(|place| line(seed + place)).collect(),
     }
 }
 
@@ -199,35 +255,12 @@ fn chosen(seed: u64) -> Change {
     let Change::Reserved { order_no, buyer_id, mode, ttl_seconds, lines, .. } = reserved(seed, 2) else {
         unreachable!("it reserves")
     };
-    Change::Reserved { order_no, buyer_id, mode, ttl_seconds, lines, asked: Some(u64::MAX - seed) }
-}
-
-fn held_line(seed: u64) -> HeldLine {
-    HeldLine {
-        sku_id: sku(seed),
-        warehouse_id: warehouse(seed),
-        quantity: 1_000_000_000,
-        held: low(seed).into(),
-    }
-}
-
-fn decided_line(seed: u64) -> DecidedLine {
-    DecidedLine { line: low(seed), units: low(seed / 2).into(), late: low(seed / 3).into() }
-}
-
-fn decision(seed: u64) -> DecisionKind {
-    [DecisionKind::Confirm, DecisionKind::Release, DecisionKind::Expire, DecisionKind::Return]
-        [(seed % 4) as usize]
+    let asked = Some(u64::MAX - seed);
+    Change::Reserved { order_no, buyer_id, mode, ttl_seconds, lines, asked, attempt: None }
 }
 
 fn line_serials(seed: u64) -> LineSerials {
     LineSerials { line: low(seed), serials: Serials { from: seed + 1, to: (seed + 1) << 20 } }
-}
-
-/// The longest number that is stored, but for a few bytes.
-fn branch_no(seed: u64) -> OrderNo {
-    let sku_id = SkuId::new(&format!("{seed:064}")).expect("64 digits are a SKU");
-    Branch { order_no: order_no(seed), sku_id, attempt: AttemptId(u64::MAX - seed) }.number()
 }
 
 /// A stock, as a checkpoint or a load holds it, that differs from that of any other `seed`.
@@ -272,6 +305,7 @@ pub fn order_image(seed: u64) -> OrderImage {
         lines: (0..seed % 4).map(|place| line(seed + place)).collect(),
         requests: (0..seed % 3).filter_map(|place| order_request(seed + place)).collect(),
         serials: (0..seed % 5).filter(|_| seed.is_multiple_of(2)).map(line_serials).collect(),
+        span: seed.is_multiple_of(5).then(|| Box::new(span(seed))),
     }
 }
 
@@ -297,6 +331,7 @@ fn reserved(seed: u64, count: u64) -> Change {
         ttl_seconds: 900,
         lines: (0..count).map(|place| reserved_line(seed + place)).collect(),
         asked: None,
+        attempt: None,
     }
 }
 
@@ -310,7 +345,7 @@ fn reserved_line(seed: u64) -> ReservedLine {
         warehouse_id: warehouse(seed),
         quantity: 1_000_000_000,
         held: low(seed).into(),
-        after: levels(seed),
+        after: Some(levels(seed)),
     }
 }
 
@@ -321,7 +356,7 @@ fn confirmed_line(seed: u64) -> ConfirmedLine {
         warehouse_id: warehouse(seed),
         held: low(seed).into(),
         late: low(seed / 2).into(),
-        after: levels(seed),
+        after: Some(levels(seed)),
         counts: counts(seed),
         serial: None,
     }
@@ -333,7 +368,7 @@ fn moved_line(seed: u64) -> MovedLine {
         sku_id: sku(seed),
         warehouse_id: warehouse(seed),
         quantity: low(seed).into(),
-        after: levels(seed),
+        after: Some(levels(seed)),
         counts: counts(seed),
     }
 }
@@ -360,6 +395,7 @@ fn order_after(seed: u64) -> OrderAfter {
         status: STATUS[(seed % 8) as usize],
         requests: low(seed / 13).into(),
         serials: low(seed / 17).into(),
+        span: None,
     }
 }
 

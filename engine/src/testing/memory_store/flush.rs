@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tables::{Place, StockRow, Tables};
-use crate::checkpoint::{LineImage, LineSerials, OrderImage, Phase, StockImage};
+use crate::checkpoint::{
+    HoldImage, HoldLineImage, LineImage, LineSerials, OrderImage, Phase, Span, StockImage,
+};
 use crate::clock::Timestamp;
 use crate::command::{Mode, StockStatus};
 use crate::event::{Change, Event, LineCounts, MovedLine, OrderAfter, OrderRequest, StockMove};
-use crate::home::{HomeChange, apply_to_image};
 use crate::ids::{Lsn, OrderNo, ShardId, SkuId};
 use crate::outcome::Levels;
 use crate::state::Delta;
 use crate::store::{
-    Anomaly, FlushBatch, Flushed, JournalRow, Parked, PrunedSums, StoreError, StoredOrder, StoredOrderKind,
-    Watermark,
+    Anomaly, FlushBatch, Flushed, JournalRow, Parked, PrunedSums, StoreError, StoredHold, StoredOrder, Watermark,
 };
 
 /// An event and where it was logged.
@@ -95,7 +95,7 @@ impl Tables {
                     self.requests.insert((image.sku_id.clone(), image.request_id.clone()), image);
                 }
             }
-            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, lines } => {
+            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, attempt, lines } => {
                 let asked = asked.map(|fingerprint| OrderRequest { request_id: None, fingerprint });
                 let line = |line: &crate::event::ReservedLine| LineImage {
                     sku_id: line.sku_id.clone(),
@@ -113,15 +113,16 @@ impl Tables {
                     expires_at: at.plus_seconds(u64::from(*ttl_seconds)),
                     lines: lines.iter().map(line).collect(),
                     requests: asked.into_iter().collect(),
+                    span: attempt.map(|attempt| Box::new(Span::new(attempt))),
                     ..new_order(order_no, at, lsn)
                 };
-                self.make_order(source, StoredOrderKind::Plain(image));
+                self.make_order(source, image);
             }
             Change::Cancelled { order_no, .. } => {
                 let image = OrderImage { phase: Phase::Cancelled, ..new_order(order_no, at, lsn) };
-                self.make_order(source, StoredOrderKind::Plain(image));
+                self.make_order(source, image);
             }
-            Change::Confirmed { order_no, request, lines, after } => {
+            Change::Confirmed { order_no, request, lines, after, .. } => {
                 let counts = lines.iter().map(|line| (line.line, line.counts)).collect();
                 let serials = lines
                     .iter()
@@ -134,19 +135,66 @@ impl Tables {
             Change::Expired { order_no, lines, after } => {
                 self.count_order(source, order_no, moved(lines), None, Vec::new(), Some(after));
             }
-            Change::Returned { order_no, request, lines, after } => {
+            Change::Returned { order_no, request, lines, after, .. } => {
                 self.count_order(source, order_no, moved(lines), Some(request), Vec::new(), Some(after));
             }
             Change::Extended { order_no, ttl_seconds } => {
                 let expires_at = at.plus_seconds(u64::from(*ttl_seconds));
-                self.change_order(source, order_no, |image| image.expires_at = expires_at);
+                self.change_order(source, order_no, true, |image| image.expires_at = expires_at);
             }
             Change::Pinned { skus, hot } => {
                 for row in self.stocks.values_mut().filter(|row| skus.contains(&row.image.sku_id)) {
                     row.image.hot = *hot;
                 }
             }
-            Change::Home(change) => self.change_home(source, change),
+            Change::Acknowledged { orders } => {
+                for order in orders {
+                    let (serials, after) = (order.serials.clone(), &order.after);
+                    self.change_order(source, &order.order_no, false, |image| {
+                        image.serials.extend(serials);
+                        image.span.clone_from(&after.span);
+                    });
+                }
+            }
+            Change::Held { order_no, attempt, coordinator, purpose, lines } => {
+                let line = |line: &crate::event::HeldLine| HoldLineImage {
+                    sku_id: line.sku_id.clone(),
+                    warehouse_id: line.warehouse_id,
+                    units: line.units,
+                    sold: 0,
+                    serials: Vec::new(),
+                };
+                let image = HoldImage {
+                    order_no: order_no.clone(),
+                    attempt: *attempt,
+                    coordinator: *coordinator,
+                    purpose: *purpose,
+                    seq: 0,
+                    lsn,
+                    lines: lines.iter().map(line).collect(),
+                };
+                self.holds.insert((order_no.clone(), *attempt, shard), StoredHold { shard, image });
+            }
+            Change::HoldChanged { order_no, attempt, seq, lines, is_over, .. } => {
+                let key = (order_no.clone(), *attempt, shard);
+                if let Some(StoredHold { image, .. }) = self.holds.get_mut(&key) {
+                    (image.seq, image.lsn) = (*seq, lsn);
+                    for moved in lines {
+                        let is_it = |line: &&mut HoldLineImage| {
+                            line.sku_id == moved.sku_id && line.warehouse_id == moved.warehouse_id
+                        };
+                        if let Some(line) = image.lines.iter_mut().find(is_it) {
+                            (line.units, line.sold) = (moved.left, moved.sold);
+                            line.serials.clone_from(&moved.unheard);
+                        }
+                    }
+                    // What was sold counts until its order goes.
+                    image.lines.retain(|line| !is_over || line.sold != 0);
+                    if image.lines.is_empty() {
+                        self.holds.remove(&key);
+                    }
+                }
+            }
             Change::StockCreated { .. }
             | Change::StatusChanged { .. }
             | Change::Forgotten { .. }
@@ -193,9 +241,9 @@ impl Tables {
         }
     }
 
-    fn make_order(&mut self, source: Source<'_>, kind: StoredOrderKind) {
-        let order = StoredOrder { shard: source.shard, kind };
-        let order_no = order.image().order_no.clone();
+    fn make_order(&mut self, source: Source<'_>, image: OrderImage) {
+        let order_no = image.order_no.clone();
+        let order = StoredOrder { shard: source.shard, image };
         if self.orders.insert(order_no.clone(), order).is_some() {
             let detail = "the store had an order with this number".to_owned();
             self.note_order(source, "order_exists", &order_no, detail);
@@ -211,7 +259,7 @@ impl Tables {
         serials: Vec<LineSerials>,
         after: Option<&OrderAfter>,
     ) {
-        self.change_order(source, order_no, |image| {
+        self.change_order(source, order_no, true, |image| {
             for (line, counts) in counts {
                 let Some(line) = image.lines.get_mut(usize::from(line)) else { continue };
                 let LineCounts { held, confirmed, released, returned, lapsed } = counts;
@@ -222,39 +270,28 @@ impl Tables {
             image.serials.extend(serials);
             if let Some(after) = after {
                 image.phase = after.phase;
+                image.span.clone_from(&after.span);
             }
         });
     }
 
-    fn change_order(&mut self, source: Source<'_>, order_no: &OrderNo, change: impl FnOnce(&mut OrderImage)) {
-        let Some(StoredOrder { kind: StoredOrderKind::Plain(image), .. }) = self.orders.get_mut(order_no)
-        else {
+    /// `is_seen`: callers see it changed.
+    fn change_order(
+        &mut self,
+        source: Source<'_>,
+        order_no: &OrderNo,
+        is_seen: bool,
+        change: impl FnOnce(&mut OrderImage),
+    ) {
+        let Some(StoredOrder { image, .. }) = self.orders.get_mut(order_no) else {
             let detail = "the store does not have this order".to_owned();
             return self.note_order(source, "order_missing", order_no, detail);
         };
-        (image.changed_at, image.lsn) = (source.event.at, source.lsn);
+        image.lsn = source.lsn;
+        if is_seen {
+            image.changed_at = source.event.at;
+        }
         change(image);
-    }
-
-    fn change_home(&mut self, source: Source<'_>, change: &HomeChange) {
-        let order_no = change.order_no();
-        if matches!(change, HomeChange::Loaded(_)) {
-            return;
-        }
-        let home = match self.orders.get(order_no).map(|order| &order.kind) {
-            Some(StoredOrderKind::Home(home)) => Some(home),
-            Some(StoredOrderKind::Plain(_)) | None => None,
-        };
-        match apply_to_image(home, source.lsn, source.event.at, change) {
-            Ok(home) if matches!(change, HomeChange::Reserved { .. }) => {
-                self.make_order(source, StoredOrderKind::Home(home));
-            }
-            Ok(home) => {
-                let order = StoredOrder { shard: source.shard, kind: StoredOrderKind::Home(home) };
-                self.orders.insert(order_no.clone(), order);
-            }
-            Err(problem) => self.note_order(source, "order_missing", order_no, problem),
-        }
     }
 
     fn note_order(&mut self, source: Source<'_>, kind: &str, order_no: &OrderNo, detail: String) {
@@ -289,6 +326,7 @@ fn new_order(order_no: &OrderNo, at: Timestamp, lsn: Lsn) -> OrderImage {
         lines: Vec::new(),
         requests: Vec::new(),
         serials: Vec::new(),
+        span: None,
     }
 }
 

@@ -8,6 +8,7 @@ mod flush;
 mod tables;
 mod upkeep;
 
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -17,11 +18,11 @@ use tokio::sync::watch;
 use super::ManualClock;
 use crate::checkpoint::{OrderImage, StockImage};
 use crate::clock::{Clock, Timestamp};
-use crate::ids::{Epoch, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use crate::ids::{AttemptId, Epoch, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use crate::outcome::{OrderView, StockView};
 use crate::store::{
     Anomaly, Books, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned,
-    Repair, Repaired, Snapshot, Store, StoreError, StoredOrder, StoredOrderKind, Sums, SumsCursor, Take,
+    Repair, Repaired, Snapshot, Store, StoreError, StoredHold, StoredOrder, Sums, SumsCursor, Take,
     Wanted, Watermark,
 };
 use crate::sync::unpoisoned;
@@ -192,16 +193,13 @@ impl MemoryStore {
         self.tables().stocks.remove(&(sku_id.clone(), warehouse_id));
     }
 
-    /// Changes an order by hand; one over several places, its order.
+    /// Changes an order by hand.
     ///
     /// # Panics
     /// There is no such order.
     pub fn edit_order(&self, order_no: &OrderNo, edit: impl FnOnce(&mut OrderImage)) {
         let mut tables = self.tables();
-        match &mut tables.orders.get_mut(order_no).expect("an order to be edited").kind {
-            StoredOrderKind::Plain(image) => edit(image),
-            StoredOrderKind::Home(home) => edit(&mut home.order),
-        }
+        edit(&mut tables.orders.get_mut(order_no).expect("an order to be edited").image);
     }
 
     /// Deletes an order by hand.
@@ -383,7 +381,7 @@ impl Store for MemoryStore {
     ) -> Result<Vec<(OrderNo, Timestamp)>, StoreError> {
         self.read(|tables| {
             let orders = tables.orders_after(after).take(max);
-            orders.map(|(order_no, order)| (order_no.clone(), order.image().changed_at)).collect()
+            orders.map(|(order_no, order)| (order_no.clone(), order.image.changed_at)).collect()
         })
         .await
     }
@@ -402,8 +400,21 @@ impl Store for MemoryStore {
 
     async fn open_orders(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<StoredOrder>, StoreError> {
         self.read(|tables| {
-            let open = tables.orders_after(after).filter(|(_, order)| tables::is_open(order));
+            let open = tables.orders_after(after).filter(|(_, order)| !order.image.is_done());
             open.take(max).map(|(_, order)| order.clone()).collect()
+        })
+        .await
+    }
+
+    async fn holds(
+        &self,
+        after: Option<&(OrderNo, AttemptId, ShardId)>,
+        max: usize,
+    ) -> Result<Vec<StoredHold>, StoreError> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.read(|tables| {
+            let holds = tables.holds.range((from, Bound::Unbounded)).map(|(_, hold)| hold);
+            holds.filter(|hold| !hold.image.is_over()).take(max).cloned().collect()
         })
         .await
     }

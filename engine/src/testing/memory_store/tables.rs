@@ -7,11 +7,11 @@ use smallvec::SmallVec;
 
 use crate::checkpoint::{LineImage, OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
-use crate::ids::{Epoch, OrderNo, RequestId, ServerId, ShardId, SkuId, TakeId, WarehouseId};
+use crate::ids::{AttemptId, Epoch, OrderNo, RequestId, ServerId, ShardId, SkuId, TakeId, WarehouseId};
 use crate::outcome::{LineView, OrderStatus, OrderView, Serials, StockView};
 use crate::store::{
     Anomaly, JournalRow, Loaded, OrderFilter, Ownership, Parked, PrunedSums, Snapshot, StoreError,
-    StoredOrder, StoredOrderKind, StoredSku, Take, Wanted, Watermark,
+    StoredHold, StoredOrder, StoredSku, Take, Wanted, Watermark,
 };
 
 /// A stock.
@@ -38,6 +38,8 @@ pub struct Tables {
     pub orders: BTreeMap<OrderNo, StoredOrder>,
     /// Those of them that can't be loaded.
     pub unreadable: BTreeSet<OrderNo>,
+    /// What participants hold, and what they sold of it.
+    pub holds: BTreeMap<(OrderNo, AttemptId, ShardId), StoredHold>,
     pub requests: BTreeMap<(SkuId, RequestId), RequestImage>,
     pub parked: BTreeMap<SkuId, Parked>,
     pub anomalies: Vec<Anomaly>,
@@ -122,15 +124,11 @@ impl Tables {
     pub fn load(&self, wanted: &Wanted) -> Loaded {
         let orders: Vec<StoredOrder> =
             wanted.orders.iter().filter_map(|order_no| self.orders.get(order_no)).cloned().collect();
-        let is_unreadable = |order: &StoredOrder| self.unreadable.contains(&order.image().order_no);
+        let is_unreadable = |order: &StoredOrder| self.unreadable.contains(&order.image.order_no);
         let (unreadable, orders): (Vec<_>, Vec<_>) = orders.into_iter().partition(is_unreadable);
-        let told = |order: StoredOrder| (order.image().order_no.clone(), "column 2 is -1".to_owned());
+        let told = |order: StoredOrder| (order.image.order_no.clone(), "column 2 is -1".to_owned());
         let unreadable_orders = unreadable.into_iter().map(told).collect();
-        let plain = orders.iter().filter_map(|order| match &order.kind {
-            StoredOrderKind::Plain(image) => Some(image),
-            StoredOrderKind::Home(_) => None,
-        });
-        let of_orders = plain.flat_map(|image| image.lines.iter().map(|line| &line.sku_id));
+        let of_orders = orders.iter().flat_map(|order| order.image.lines.iter().map(|line| &line.sku_id));
         let requests: Vec<_> =
             wanted.requests.iter().filter_map(|key| self.requests.get(key)).cloned().collect();
         let of_requests = requests.iter().map(|image| &image.sku_id);
@@ -215,8 +213,7 @@ impl Tables {
     }
 
     pub fn list(&self, filter: &OrderFilter, after: Option<&OrderNo>, limit: usize) -> Vec<OrderView> {
-        let orders = self.orders_after(after).filter(|(order_no, _)| !order_no.is_branch());
-        let views = orders.map(|(_, order)| view(order.image()));
+        let views = self.orders_after(after).map(|(_, order)| view(&order.image));
         views.filter(|order| filter.takes(order)).take(limit).collect()
     }
 
@@ -237,14 +234,6 @@ impl Tables {
 
 fn lease(lease_seconds: u32, now: Timestamp) -> Option<Timestamp> {
     (lease_seconds > 0).then(|| now.plus_seconds(u64::from(lease_seconds)))
-}
-
-/// Whether an order holds units or has something pending.
-pub fn is_open(order: &StoredOrder) -> bool {
-    match &order.kind {
-        StoredOrderKind::Plain(image) => image.lines.iter().any(|line| line.held > 0),
-        StoredOrderKind::Home(home) => !home.is_done(),
-    }
 }
 
 /// An order as callers see it.

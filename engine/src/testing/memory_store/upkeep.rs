@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::tables::{StockRow, Tables, is_open};
+use super::tables::{StockRow, Tables};
 use crate::checkpoint::{LineImage, StockImage};
 use crate::command::StockStatus;
-use crate::event::MoveKind;
+use crate::event::{HoldPurpose, MoveKind};
 use crate::ids::{OrderNo, SkuId, WarehouseId, shard_of};
 use crate::store::{
     Books, JournalRow, Misfit, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError,
-    StoredOrder, StoredOrderKind, Sums, SumsCursor,
+    StoredOrder, Sums, SumsCursor,
 };
 
 impl Tables {
@@ -18,32 +18,35 @@ impl Tables {
         let mut pruned = Pruned::default();
         if let Some(before) = prune.orders_before {
             self.pruned_before = self.pruned_before.max(before);
-            // A branch goes with its order, or by itself when there is none.
-            let goes = |(order_no, order): &(&OrderNo, &StoredOrder)| {
-                let has_home = order_no.is_branch() && self.orders.contains_key(&order_no.of_caller());
-                !is_open(order) && order.image().changed_at < before && !has_home
+            let goes = |(_, order): &(&OrderNo, &StoredOrder)| {
+                order.image.is_done() && order.image.changed_at < before
             };
-            let mut old: Vec<OrderNo> = self
+            let old: Vec<OrderNo> = self
                 .orders
                 .iter()
                 .filter(goes)
                 .map(|(order_no, _)| order_no.clone())
                 .take(prune.max)
                 .collect();
-            for order_no in old.clone() {
-                if let Some(StoredOrderKind::Home(home)) = self.orders.get(&order_no).map(|order| &order.kind)
-                {
-                    old.extend(home.branches());
-                }
-            }
             for order_no in old {
-                let Some(order) = self.orders.remove(&order_no) else { continue };
+                let Some(StoredOrder { shard, image }) = self.orders.remove(&order_no) else { continue };
                 pruned.orders += 1;
-                let StoredOrderKind::Plain(image) = order.kind else { continue };
-                for line in image.lines {
-                    let net = u64::from(line.confirmed - line.returned);
-                    if let Some(row) = self.stocks.get_mut(&(line.sku_id, line.warehouse_id)) {
-                        row.pruned.sold += net;
+                // What of it lies elsewhere was sold there.
+                let shards = self.shards;
+                let here = image.lines.into_iter().filter(|line| shard_of(&line.sku_id, shards) == shard);
+                let mut sold: Vec<_> = here
+                    .map(|line| {
+                        let net = i64::from(line.confirmed) - i64::from(line.returned);
+                        ((line.sku_id, line.warehouse_id), net)
+                    })
+                    .collect();
+                let holds = self.holds.extract_if(.., |(of, ..), _| *of == order_no);
+                for line in holds.flat_map(|(_, hold)| hold.image.lines) {
+                    sold.push(((line.sku_id, line.warehouse_id), line.sold));
+                }
+                for (place, net) in sold {
+                    if let Some(row) = self.stocks.get_mut(&place) {
+                        row.pruned.sold = row.pruned.sold.saturating_add_signed(net);
                     }
                 }
             }
@@ -104,17 +107,32 @@ impl Tables {
         journal: usize,
     ) -> Sums {
         let place = (sku_id.clone(), warehouse_id);
-        let plain =
-            self.orders_after(cursor.order_no.as_ref()).filter_map(|(order_no, order)| match &order.kind {
-                StoredOrderKind::Plain(image) => Some((order_no, image)),
-                StoredOrderKind::Home(_) => None,
-            });
-        let of_stock = plain.filter_map(|(order_no, image)| {
-            let mut lines = image.lines.iter();
-            let line = lines.find(|line| line.sku_id == *sku_id && line.warehouse_id == warehouse_id)?;
-            Some((order_no.clone(), u64::from(line.held), u64::from(line.confirmed - line.returned)))
-        });
-        let lines: Vec<_> = of_stock.take(lines).collect();
+        let shard = shard_of(sku_id, self.shards);
+        let is_after = |order_no: &OrderNo| cursor.order_no.as_ref().is_none_or(|after| order_no > after);
+        // By number: of orders of its own shard their lines, of others what is held for them.
+        let mut counted: BTreeMap<OrderNo, (u64, i64)> = BTreeMap::new();
+        for (order_no, order) in self.orders_after(cursor.order_no.as_ref()) {
+            let mut lines = order.image.lines.iter().filter(|_| order.shard == shard);
+            let line = lines.find(|line| line.sku_id == *sku_id && line.warehouse_id == warehouse_id);
+            if let Some(line) = line {
+                let sold = i64::from(line.confirmed) - i64::from(line.returned);
+                counted.insert(order_no.clone(), (u64::from(line.held), sold));
+            }
+        }
+        for ((order_no, ..), hold) in self.holds.iter().filter(|((order_no, ..), _)| is_after(order_no)) {
+            let of_stock = |line: &&crate::checkpoint::HoldLineImage| {
+                line.sku_id == *sku_id && line.warehouse_id == warehouse_id
+            };
+            for line in hold.image.lines.iter().filter(of_stock) {
+                let (held, sold) = counted.entry(order_no.clone()).or_default();
+                *held += u64::from(line.units) * u64::from(hold.image.purpose == HoldPurpose::Units);
+                *sold += line.sold;
+            }
+        }
+        let line = |(order_no, (held, sold)): (OrderNo, (u64, i64))| {
+            (order_no, held, u64::try_from(sold).unwrap_or_default())
+        };
+        let lines: Vec<_> = counted.into_iter().map(line).take(lines).collect();
         let rows = self.journal.get(&place).into_iter().flat_map(|rows| rows.range(cursor.version + 1..));
         let journal: Vec<JournalRow> = rows.map(|(_, row)| row.clone()).take(journal).collect();
         let pruned = self.stocks.get(&place).map_or(PrunedSums::default(), |row| row.pruned);
@@ -127,8 +145,8 @@ impl Tables {
         for (order_no, ..) in lines {
             let Some(order) = self.orders.get(order_no) else { continue };
             let of_sku = |line: &LineImage| shard_of(&line.sku_id, self.shards);
-            let right = order.image().lines.first().map_or(order.shard, of_sku);
-            if order.shard != right {
+            let right = order.image.lines.first().map_or(order.shard, of_sku);
+            if order.shard != right && order.image.span.is_none() {
                 let (order_no, found) = (order_no.clone(), order.shard.to_string());
                 misfits.insert(Misfit::OtherShard { order_no, right, found });
             }
@@ -136,9 +154,11 @@ impl Tables {
         for JournalRow { change, .. } in journal.iter().filter(|row| row.at >= self.pruned_before) {
             match (&change.order_no, &change.request_id) {
                 (Some(order_no), _) => {
-                    let went_with_home =
-                        order_no.is_branch() && !self.orders.contains_key(&order_no.of_caller());
-                    if !self.orders.contains_key(order_no) && !went_with_home {
+                    // An attempt that came to nothing has no order; of one that came to something the row may come
+                    // later than what was held for it.
+                    let may_be_none = matches!(change.kind, MoveKind::Reserved | MoveKind::Released)
+                        || self.holds.keys().any(|(of, ..)| of == order_no);
+                    if !self.orders.contains_key(order_no) && !may_be_none {
                         misfits.insert(Misfit::NoOrder(order_no.clone()));
                     }
                 }
