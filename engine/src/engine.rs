@@ -38,9 +38,7 @@ use crate::ids::{Epoch, OrderNo, ShardId, SkuId, WarehouseId};
 use crate::inspect::Inspected;
 use crate::journal::JournalReader;
 use crate::known::{self, Known};
-use crate::limits::{
-    MAX_PAGE_ROWS, MAX_SHARDS, MAX_WAITING_SLICES, START_STORE_WAIT_MILLIS, TICK_MILLIS,
-};
+use crate::limits::{MAX_PAGE_ROWS, MAX_SHARDS, MAX_WAITING_SLICES, START_STORE_WAIT_MILLIS, TICK_MILLIS};
 use crate::list::Lists;
 use crate::loader::Loader;
 use crate::outcome::{Outcome, Refusal, StockView};

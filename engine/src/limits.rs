@@ -339,10 +339,6 @@ pub const MAX_ATTEMPTS: usize = 4_096;
 /// their units, in milliseconds. Who does not answer by then is told when it does.
 pub const ABANDON_WAIT_MILLIS: u64 = 1_000;
 
-/// Tries of a late payment or return whose units are held by the time that it needs others: each time something else
-/// happened to the order meanwhile.
-pub const MAX_HOLD_TRIES: u32 = 4;
-
 /// How long the caller of a decision waits until the participants have carried it out, in milliseconds. The decision
 /// is logged by then and the answer stands; only the levels of a shard that does not answer are behind.
 pub const PROPAGATE_WAIT_MILLIS: u64 = 3_000;

@@ -99,8 +99,7 @@ impl Lists {
         let scan = move || {
             let mut touched = Touched { orders: BTreeSet::new(), is_cut: false };
             let is_within = |order_no: &&OrderNo| {
-                Some(*order_no) > after.as_ref()
-                    && end.as_ref().is_none_or(|end| *order_no <= end)
+                Some(*order_no) > after.as_ref() && end.as_ref().is_none_or(|end| *order_no <= end)
             };
             for (shard, mark, durable) in spans {
                 let read = for_each_event(reader.as_ref(), shard, mark.next(), durable, |event| {

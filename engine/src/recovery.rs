@@ -131,8 +131,7 @@ pub struct HoldsReport {
 #[must_use]
 pub fn check_holds(states: &[State]) -> HoldsReport {
     let orders = states.iter().flat_map(State::orders).filter(|order| order.span.is_some());
-    let orders: BTreeMap<OrderNo, OrderImage> =
-        orders.map(|order| (order.order_no.clone(), order)).collect();
+    let orders: BTreeMap<OrderNo, OrderImage> = orders.map(|order| (order.order_no.clone(), order)).collect();
     let is_pending = |order: &OrderImage| order.span.as_ref().is_some_and(|span| !span.pending.is_empty());
     let mut report = HoldsReport { orders: orders.len(), ..HoldsReport::default() };
     report.pending = orders.values().filter(|order| is_pending(order)).count();

@@ -13,7 +13,8 @@ use crate::ids::{Epoch, Lsn, ShardId, SkuId, WarehouseId, shard_of};
 use crate::limits::MAX_LOADED_AT_ONCE;
 use crate::state::State;
 use crate::store::{
-    Loaded, Ownership, Repair, Repaired, Store, StoreError, StoredHold, StoredOrder, StoredSku, Wanted, Watermark,
+    Loaded, Ownership, Repair, Repaired, Store, StoreError, StoredHold, StoredOrder, StoredSku, Wanted,
+    Watermark,
 };
 
 /// What the shards begin with.

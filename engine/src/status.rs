@@ -8,8 +8,8 @@ use crate::flusher::{FlushStats, Flushers, JournalFull};
 use crate::ids::{Lsn, ShardId};
 use crate::known::{Known, KnownStats};
 use crate::loader::{Loader, get};
-use crate::shard::shared::ShardShared;
 use crate::shard::parts::CrossShardCounters;
+use crate::shard::shared::ShardShared;
 use crate::store_link::StoreLink;
 
 /// Whether orders can be taken.

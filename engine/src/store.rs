@@ -32,7 +32,8 @@ use crate::checkpoint::{HoldImage, OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::event::{Event, StockMove};
 use crate::ids::{
-    AttemptId, ChainHash, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, TakeId, TraceId, WarehouseId,
+    AttemptId, ChainHash, Epoch, Lsn, OrderNo, RequestId, ServerId, ShardId, SkuId, TakeId, TraceId,
+    WarehouseId,
 };
 use crate::outcome::{Levels, OrderStatus, OrderView, StockView};
 

@@ -356,7 +356,8 @@ pub(crate) fn judge_more(
         let of_group = group.reserve.lines.as_slice();
         match refusal {
             Refusal::InsufficientStock { lines: named } => {
-                short.extend(named.iter().filter_map(|l| Some((at(&l.sku_id, l.warehouse_id)?, l.available))));
+                short
+                    .extend(named.iter().filter_map(|l| Some((at(&l.sku_id, l.warehouse_id)?, l.available))));
             }
             _ => short.extend(of_group.iter().filter_map(|l| Some((at(&l.sku_id, l.warehouse_id)?, 0)))),
         }

@@ -41,7 +41,7 @@ use crate::command::{Action, Choice, Command, Lines, Mode, Reserve};
 use crate::event::{Event, HoldPurpose};
 use crate::ids::{AttemptId, OrderNo, ShardId, SkuId};
 use crate::inner::InnerCommand;
-use crate::limits::{ABANDON_WAIT_MILLIS, MAX_ATTEMPTS, MAX_HOLD_TRIES};
+use crate::limits::{ABANDON_WAIT_MILLIS, MAX_ATTEMPTS};
 use crate::outcome::{Outcome, Refusal};
 use crate::state::{Decision, Elsewhere, HoldFirst, State, prefer_for_all};
 
@@ -121,6 +121,8 @@ pub(crate) struct Coordinator<C> {
     wait_millis: u64,
     /// Orders whose units are being held. Bounded by [`MAX_ATTEMPTS`].
     attempts: BTreeMap<OrderNo, Attempt<C>>,
+    /// SKUs of this shard that those need: they stay in memory meanwhile. How many need each.
+    pinned: BTreeMap<SkuId, usize>,
     /// Orders with decisions that participants are told.
     propagations: BTreeMap<OrderNo, Propagation<C>>,
     /// Of those, the ones of which something was acknowledged and is not logged yet.
@@ -138,7 +140,6 @@ struct Attempt<C> {
     command: InnerCommand,
     first: HoldFirst,
     id: AttemptId,
-    tries: u32,
     until: Moment,
     groups: Vec<Group>,
     stage: Stage,
@@ -152,17 +153,8 @@ enum Stage {
     Looking { waiting: BTreeSet<ShardId>, absent: BTreeSet<SkuId> },
     /// These participants have not answered yet.
     Holding { waiting: BTreeSet<ShardId>, answers: BTreeMap<ShardId, GroupAnswer> },
-    /// These participants have not let go yet; then this is what is done.
-    Abandoning { waiting: BTreeSet<ShardId>, then: Then },
-}
-
-#[derive(Debug)]
-enum Then {
-    Answer(Outcome),
-    /// The command needs other units by now.
-    HoldOthers(HoldFirst),
-    /// The order is there by now.
-    DecideAgain,
+    /// These participants have not let go yet; then this is answered.
+    Abandoning { waiting: BTreeSet<ShardId>, outcome: Outcome },
 }
 
 impl<C> Coordinator<C> {
@@ -171,6 +163,7 @@ impl<C> Coordinator<C> {
             shard,
             wait_millis,
             attempts: BTreeMap::new(),
+            pinned: BTreeMap::new(),
             propagations: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             timers: BTreeSet::new(),
@@ -182,6 +175,11 @@ impl<C> Coordinator<C> {
     /// Whether a command about this order has to wait in its queue. Reads need not.
     pub fn is_busy(&self, order_no: &OrderNo) -> bool {
         !self.attempts.is_empty() && self.attempts.contains_key(order_no)
+    }
+
+    /// Whether an attempt needs this SKU to stay in memory.
+    pub fn is_pinned(&self, sku_id: &SkuId) -> bool {
+        self.pinned.contains_key(sku_id)
     }
 
     /// Orders under way.
@@ -221,13 +219,15 @@ impl<C> Coordinator<C> {
             command,
             first,
             id: AttemptId(0),
-            tries: 0,
             until: now.plus(self.wait_millis),
             groups: Vec::new(),
             stage,
             queue: VecDeque::new(),
         };
         self.timers.insert((attempt.until, order_no.clone()));
+        for line in attempt.wanted().into_iter().filter(|line| state.owns(&line.sku_id)) {
+            *self.pinned.entry(line.sku_id).or_default() += 1;
+        }
         self.attempts.insert(order_no.clone(), attempt);
         self.look(state, around, &order_no);
     }
@@ -290,7 +290,6 @@ impl<C> Coordinator<C> {
             return self.finish(order_no, Err(refusal));
         }
         attempt.id = around.new_attempt();
-        attempt.tries += 1;
         self.tally.attempts += 1;
         let request = match attempt.reserve() {
             Some(reserve) => hinted(reserve, state, around),
@@ -333,7 +332,7 @@ impl<C> Coordinator<C> {
                 self.on_held(state, around, from, &order_no, attempt, outcome, time, now);
             }
             Message::Abandoned { order_no, attempt } => {
-                self.on_abandoned(state, around, from, &order_no, attempt, now);
+                self.on_abandoned(from, &order_no, attempt);
             }
             Message::Done { order_no, seq, attempt, serials } => {
                 self.on_done(state, from, order_no, attempt, seq, serials);
@@ -397,7 +396,7 @@ impl<C> Coordinator<C> {
         {
             answers.insert(from, outcome);
             if waiting.is_empty() {
-                self.conclude(state, around, order_no, time, now);
+                self.conclude(state, order_no, time, now);
             }
             return;
         }
@@ -410,21 +409,11 @@ impl<C> Coordinator<C> {
     }
 
     /// Every participant has answered, or its time is over.
-    fn conclude(
-        &mut self,
-        state: &mut State,
-        around: &impl Surroundings,
-        order_no: &OrderNo,
-        time: Timestamp,
-        now: Moment,
-    ) {
+    fn conclude(&mut self, state: &mut State, order_no: &OrderNo, time: Timestamp, now: Moment) {
         let Some(attempt) = self.attempts.get_mut(order_no) else { return };
         let Stage::Holding { answers, .. } = &mut attempt.stage else { return };
         let id = attempt.id;
         if let Some(reserve) = reserve_of(&attempt.command) {
-            if state.knows_order(order_no) {
-                return self.abandon(state, around, order_no, Then::DecideAgain, now);
-            }
             if let Some(own) = attempt.groups.iter().find(|group| group.shard == self.shard) {
                 // What left memory meanwhile is not there for want of stock.
                 let skus = || own.reserve.lines.as_slice().iter().map(|line| &line.sku_id);
@@ -433,12 +422,17 @@ impl<C> Coordinator<C> {
                 answers.insert(self.shard, held);
             }
             let event = match judge_reserve(reserve, &attempt.groups, answers) {
-                Ok(lines) => {
+                Ok(mut lines) => {
+                    // What got nothing here stands with the levels as they are.
+                    let here = lines.iter_mut().filter(|line| line.after.is_none());
+                    for line in here.filter(|line| state.owns(&line.sku_id)) {
+                        line.after = state.levels_of(&line.sku_id, line.warehouse_id);
+                    }
                     let change = state.decide_reserved(reserve, id, lines);
                     Event { trace: attempt.command.trace(), ..state.event(change, time) }
                 }
                 Err(refusal) => {
-                    return self.abandon(state, around, order_no, Then::Answer(Err(refusal)), now);
+                    return self.abandon(order_no, Err(refusal), now);
                 }
             };
             let answer = apply(state, &mut self.out.events, event);
@@ -452,35 +446,29 @@ impl<C> Coordinator<C> {
                 (HoldPurpose::Return, Refusal::LatePaymentNoStock { .. }) => Refusal::Overloaded,
                 (_, refusal) => refusal,
             };
-            return self.abandon(state, around, order_no, Then::Answer(Err(refusal)), now);
+            return self.abandon(order_no, Err(refusal), now);
         }
         let lines = lines.iter().filter(|line| !state.owns(&line.sku_id)).cloned().collect();
-        let then = match state.decide_with(&attempt.command, Some(&Elsewhere { attempt: id, lines }), time) {
+        let outcome = match state.decide_with(&attempt.command, Some(&Elsewhere { attempt: id, lines }), time)
+        {
             Decision::Log(event) => {
                 let answer = apply(state, &mut self.out.events, event);
                 // Who waits for it, waits for the participants too.
                 let Some(attempt) = self.take(order_no) else { return };
                 return self.propagate(state, order_no, Some((attempt, Ok(answer))), now);
             }
-            Decision::Answer(Err(Refusal::UnknownOrder { .. })) => Then::Answer(Err(Refusal::Overloaded)),
-            Decision::Answer(outcome) => Then::Answer(outcome),
-            Decision::HoldFirst(_) if attempt.tries >= MAX_HOLD_TRIES => {
-                Then::Answer(Err(Refusal::Overloaded))
+            // It left memory meanwhile: it has to be asked for again. (That it needs other units than it did can't be:
+            // whatever changes the order waits behind this.)
+            Decision::Answer(Err(Refusal::UnknownOrder { .. })) | Decision::HoldFirst(_) => {
+                Err(Refusal::Overloaded)
             }
-            Decision::HoldFirst(first) => Then::HoldOthers(*first),
+            Decision::Answer(outcome) => outcome,
         };
-        self.abandon(state, around, order_no, then, now);
+        self.abandon(order_no, outcome, now);
     }
 
     /// Those that hold something, or may, let go; then the caller is told.
-    fn abandon(
-        &mut self,
-        state: &State,
-        around: &impl Surroundings,
-        order_no: &OrderNo,
-        then: Then,
-        now: Moment,
-    ) {
+    fn abandon(&mut self, order_no: &OrderNo, outcome: Outcome, now: Moment) {
         let Some(attempt) = self.attempts.get_mut(order_no) else { return };
         let mut holding = BTreeSet::new();
         if let Stage::Holding { waiting, answers } = &attempt.stage {
@@ -497,62 +485,54 @@ impl<C> Coordinator<C> {
             self.out.sends.push((*shard, Message::Abandon { order_no, attempt }));
         }
         self.tally.abandoned += u64::from(!holding.is_empty());
-        let is_over = holding.is_empty();
-        attempt.stage = Stage::Abandoning { waiting: holding, then };
+        if holding.is_empty() {
+            return self.finish(order_no, outcome);
+        }
+        attempt.stage = Stage::Abandoning { waiting: holding, outcome };
         self.timers.remove(&(attempt.until, order_no.clone()));
         attempt.until = now.plus(ABANDON_WAIT_MILLIS);
         self.timers.insert((attempt.until, order_no.clone()));
-        if is_over {
-            self.abandoned(state, around, order_no, now);
-        }
     }
 
-    fn on_abandoned(
-        &mut self,
-        state: &State,
-        around: &impl Surroundings,
-        from: ShardId,
-        order_no: &OrderNo,
-        id: AttemptId,
-        now: Moment,
-    ) {
-        let Some(attempt) = self.attempts.get_mut(order_no).filter(|attempt| attempt.id == id) else { return };
+    fn on_abandoned(&mut self, from: ShardId, order_no: &OrderNo, id: AttemptId) {
+        let Some(attempt) = self.attempts.get_mut(order_no).filter(|attempt| attempt.id == id) else {
+            return;
+        };
         let Stage::Abandoning { waiting, .. } = &mut attempt.stage else { return };
         if waiting.remove(&from) && waiting.is_empty() {
-            self.abandoned(state, around, order_no, now);
+            self.abandoned(order_no);
         }
     }
 
     /// Nobody holds anything for it any more, or it was waited for long enough: whoever does still is told so when it
     /// answers.
-    fn abandoned(&mut self, state: &State, around: &impl Surroundings, order_no: &OrderNo, now: Moment) {
+    fn abandoned(&mut self, order_no: &OrderNo) {
         let Some(attempt) = self.attempts.get_mut(order_no) else { return };
-        let again = Stage::Looking { waiting: BTreeSet::new(), absent: BTreeSet::new() };
-        let Stage::Abandoning { then, .. } = std::mem::replace(&mut attempt.stage, again) else { return };
-        match then {
-            Then::Answer(outcome) => self.finish(order_no, outcome),
-            Then::HoldOthers(first) => {
-                attempt.first = first;
-                self.timers.remove(&(attempt.until, order_no.clone()));
-                attempt.until = now.plus(self.wait_millis);
-                self.timers.insert((attempt.until, order_no.clone()));
-                self.look(state, around, order_no);
-            }
-            Then::DecideAgain => {
-                let Some(attempt) = self.attempts.remove(order_no) else { return };
-                self.timers.remove(&(attempt.until, order_no.clone()));
-                self.out.ready.push_back((attempt.caller, attempt.command));
-                self.out.ready.extend(attempt.queue);
-            }
+        if let Stage::Abandoning { outcome, .. } = &mut attempt.stage {
+            let outcome = std::mem::replace(outcome, Err(Refusal::Overloaded));
+            self.finish(order_no, outcome);
         }
     }
 
     /// The attempt has come to its end; gives who waits for it. Those that waited behind it come next.
     fn take(&mut self, order_no: &OrderNo) -> Option<C> {
-        let attempt = self.attempts.remove(order_no)?;
-        self.timers.remove(&(attempt.until, order_no.clone()));
+        let attempt = self.remove(order_no)?;
         self.out.ready.extend(attempt.queue);
         Some(attempt.caller)
+    }
+
+    fn remove(&mut self, order_no: &OrderNo) -> Option<Attempt<C>> {
+        let attempt = self.attempts.remove(order_no)?;
+        self.timers.remove(&(attempt.until, order_no.clone()));
+        for line in attempt.wanted() {
+            if let Some(count) = self.pinned.get_mut(&line.sku_id) {
+                *count -= 1;
+                if *count == 0 {
+                    self.pinned.remove(&line.sku_id);
+                }
+            }
+        }
+        Some(attempt)
     }
 
     fn finish(&mut self, order_no: &OrderNo, outcome: Outcome) {
@@ -563,13 +543,7 @@ impl<C> Coordinator<C> {
     }
 
     /// What is due: attempts that nobody answered, participants that were not heard of.
-    pub fn on_time(
-        &mut self,
-        state: &mut State,
-        around: &impl Surroundings,
-        time: Timestamp,
-        now: Moment,
-    ) {
+    pub fn on_time(&mut self, state: &mut State, around: &impl Surroundings, time: Timestamp, now: Moment) {
         while let Some((due, order_no)) = self.timers.first().filter(|(due, _)| *due <= now).cloned() {
             self.timers.remove(&(due, order_no.clone()));
             if self.attempts.get(&order_no).is_some_and(|attempt| attempt.until <= now) {
@@ -595,9 +569,9 @@ impl<C> Coordinator<C> {
                 for shard in std::mem::take(waiting) {
                     answers.insert(shard, Err(Refusal::ShardRestarted));
                 }
-                self.conclude(state, around, order_no, time, now);
+                self.conclude(state, order_no, time, now);
             }
-            Stage::Abandoning { .. } => self.abandoned(state, around, order_no, now),
+            Stage::Abandoning { .. } => self.abandoned(order_no),
         }
     }
 
@@ -626,6 +600,7 @@ impl<C> Coordinator<C> {
     /// Nothing can be decided any more: everybody who waits is told so.
     pub fn fail_all(&mut self, undecided: &Refusal, decided: &Refusal) {
         self.timers.clear();
+        self.pinned.clear();
         self.acknowledged.clear();
         for (_, attempt) in std::mem::take(&mut self.attempts) {
             let callers = attempt.queue.into_iter().map(|(caller, _)| caller);
@@ -692,8 +667,7 @@ fn hinted(reserve: &Reserve, state: &State, around: &impl Surroundings) -> Reser
             continue;
         }
         let is_here = state.owns(&line.sku_id);
-        let stocks =
-            if is_here { state.stocks_of_sku(&line.sku_id) } else { around.stocks(&line.sku_id) };
+        let stocks = if is_here { state.stocks_of_sku(&line.sku_id) } else { around.stocks(&line.sku_id) };
         lines.push((line.quantity, stocks));
     }
     let choice = Choice { prefer: prefer_for_all(&lines, &used, &choice.prefer), ..choice.clone() };
@@ -712,4 +686,3 @@ fn apply(state: &mut State, events: &mut Vec<Event>, event: Event) -> crate::out
     events.push(event);
     answer
 }
-

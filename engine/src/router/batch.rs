@@ -239,8 +239,7 @@ impl Router {
             known.note(&command);
             let subject = command.subject();
             let spans = matches!(subject, Subject::NewOrder { lines, .. } if self.is_over_shards(lines))
-                || known.is_kept
-                    && subject.order_no().is_some_and(|order_no| self.spans(order_no, brought));
+                || known.is_kept && subject.order_no().is_some_and(|order_no| self.spans(order_no, brought));
             if spans || careful.touches(&command, known) {
                 careful.add(index, command, known);
                 continue;

@@ -22,9 +22,7 @@ use crate::inner::{InnerCommand, Subject};
 use crate::known::Known;
 use crate::limits::{MAX_COMMANDS_PER_ENVELOPE, MAX_ELSEWHERE_TRIES, MAX_TURN_BYTES};
 use crate::outcome::{Outcome, Refusal};
-use crate::shard::shared::{
-    BatchId, Envelope, ShardAnswer, ShardShared, claimed, enter, give_back_claims,
-};
+use crate::shard::shared::{BatchId, Envelope, ShardAnswer, ShardShared, claimed, enter, give_back_claims};
 
 /// See the top of the file.
 pub(crate) struct Router {

@@ -256,7 +256,9 @@ impl Shard {
         let max = if is_crowded { 0 } else { options.remember_max };
         let events = if is_crowded { 1 } else { MAX_FORGOTTEN_EVENTS_PER_TURN };
         for _ in 0..events {
-            let Some(forget) = self.state.next_forgotten(before, max, now, self.shared.flushed_lsn()) else {
+            let is_busy = |order_no: &OrderNo| self.coordinator.is_busy(order_no);
+            let flushed = self.shared.flushed_lsn();
+            let Some(forget) = self.state.next_forgotten(before, max, now, flushed, is_busy) else {
                 return false;
             };
             let counters = &self.shared.counters;
@@ -286,9 +288,12 @@ impl Shard {
             if self.looked_at.1 >= self.state.eviction_round().saturating_mul(EVICTION_ROUNDS) {
                 return false;
             }
-            let (waiting, flushers) = (&self.work.waiting, &self.parts.flushers);
-            let may_leave = |sku_id: &SkuId| !waiting.is_pinned(sku_id) && flushers.may_leave(sku_id);
-            let Some(event) = self.state.next_eviction(flushed, may_leave, now) else {
+            let (waiting, flushers, coordinator) =
+                (&self.work.waiting, &self.parts.flushers, &self.coordinator);
+            let is_pinned = |sku_id: &SkuId| waiting.is_pinned(sku_id) || coordinator.is_pinned(sku_id);
+            let may_leave = |sku_id: &SkuId| !is_pinned(sku_id) && flushers.may_leave(sku_id);
+            let is_busy = |order_no: &OrderNo| coordinator.is_busy(order_no);
+            let Some(event) = self.state.next_eviction(flushed, may_leave, is_busy, now) else {
                 // What is there is in use or not flushed: the next turn that comes looks on.
                 self.looked_at.1 += MAX_EVICTION_LOOKS;
                 return false;

@@ -67,7 +67,10 @@ impl State {
                 let asked = asked.map(|fingerprint| OrderRequest { request_id: None, fingerprint });
                 note_request(&mut order, asked.as_ref());
                 if attempt.is_some() != lines.iter().any(|line| line.after.is_none()) {
-                    return Err(Corruption::new(lsn, "what it holds in other shards has no attempt, or nothing has"));
+                    return Err(Corruption::new(
+                        lsn,
+                        "what it holds in other shards has no attempt, or nothing has",
+                    ));
                 }
                 if let Some(attempt) = attempt {
                     order.extras_mut().span = Some(Box::new(Span::new(*attempt)));

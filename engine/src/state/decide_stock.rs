@@ -17,9 +17,7 @@ impl State {
                 return Err(Refusal::StockExists { initial: stock.initial, stock: stock.view() });
             }
             same_numbering(stock, c)?;
-            return Ok(Verdict::Nothing(
-                Answer::Stock { stock: stock.view(), effect: Effect::Replayed },
-            ));
+            return Ok(Verdict::Nothing(Answer::Stock { stock: stock.view(), effect: Effect::Replayed }));
         }
         if let Some(other) = self.stocks.of_sku(&c.sku_id).next() {
             same_numbering(other, c)?;

@@ -55,7 +55,7 @@ impl State {
     }
 
     /// The event with which a SKU leaves that was not used of late: not hot, nothing of it newer than `flushed`, no
-    /// open order on it, and `may_leave`. `None`: none was found among those that were looked at now; the next call
+    /// open or busy order on it, and `may_leave`. `None`: none was found among those that were looked at now; the next call
     /// looks at others. The caller applies it before it asks again.
     ///
     /// Which one: a clock hand goes round all SKUs; each use since it last passed lets a SKU stay for a round, up to
@@ -64,6 +64,7 @@ impl State {
         &mut self,
         flushed: Lsn,
         may_leave: impl Fn(&SkuId) -> bool,
+        is_busy: impl Fn(&OrderNo) -> bool,
         now: Timestamp,
     ) -> Option<Event> {
         let looks = MAX_EVICTION_LOOKS.min(self.eviction_round().saturating_mul(EVICTION_ROUNDS));
@@ -72,7 +73,7 @@ impl State {
             if used || self.stocks.hot_skus().contains(&sku_id) || !may_leave(&sku_id) {
                 continue;
             }
-            if let Some(change) = self.eviction_of(&sku_id, flushed) {
+            if let Some(change) = self.eviction_of(&sku_id, flushed, &is_busy) {
                 return Some(self.event(change, now));
             }
         }
@@ -87,7 +88,12 @@ impl State {
 
     /// The event with which a SKU leaves, if nothing keeps it here. One on which very much lies waits until that is
     /// forgotten.
-    fn eviction_of(&self, sku_id: &SkuId, flushed: Lsn) -> Option<Change> {
+    fn eviction_of(
+        &self,
+        sku_id: &SkuId,
+        flushed: Lsn,
+        is_busy: impl Fn(&OrderNo) -> bool,
+    ) -> Option<Change> {
         let numbers = self.stocks.numbers(sku_id);
         let mut through = Lsn::ZERO;
         let mut entries = 0;
@@ -111,7 +117,7 @@ impl State {
             let stock = self.stocks.get(*number);
             for line in stock.lines.iter() {
                 let order = self.orders.get(line.order)?;
-                if !order.is_done() || order.lsn > flushed {
+                if !order.is_done() || order.lsn > flushed || is_busy(&order.order_no) {
                     return None;
                 }
                 if slots.insert(line.order) {

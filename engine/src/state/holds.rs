@@ -398,7 +398,12 @@ impl State {
     fn move_held(&mut self, lsn: Lsn, kind: HoldMove, line: &HoldMovedLine) -> Result<(), Corruption> {
         let HoldMovedLine { sku_id, warehouse_id, units, after, .. } = line;
         let number = self.stocks.number_or_placeholder(sku_id, *warehouse_id);
-        self.check_serial(lsn, number, line.serial.filter(|_| kind == HoldMove::Sold), kind == HoldMove::Sold)?;
+        self.check_serial(
+            lsn,
+            number,
+            line.serial.filter(|_| kind == HoldMove::Sold),
+            kind == HoldMove::Sold,
+        )?;
         self.change_stock(number, lsn, *after, |stock| {
             match kind {
                 HoldMove::Sold => {
@@ -495,7 +500,11 @@ impl State {
     }
 
     /// Up to `max` images after `after`, for a checkpoint, and the last of them.
-    pub(super) fn hold_images(&self, after: Option<&HoldKey>, max: usize) -> (Vec<HoldImage>, Option<HoldKey>) {
+    pub(super) fn hold_images(
+        &self,
+        after: Option<&HoldKey>,
+        max: usize,
+    ) -> (Vec<HoldImage>, Option<HoldKey>) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let some = self.holds.entries.range((from, Bound::Unbounded)).take(max);
         let mut last = None;

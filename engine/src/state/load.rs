@@ -125,8 +125,8 @@ impl State {
         for LineSerials { line, serials } in &image.serials {
             let index = usize::from(*line);
             let line = image.lines.get(index)?;
-            let given = !self.owns(&line.sku_id)
-                || (1..self.stocks.next_serial(&line.sku_id)).contains(&serials.to);
+            let given =
+                !self.owns(&line.sku_id) || (1..self.stocks.next_serial(&line.sku_id)).contains(&serials.to);
             (given && (1..=serials.to).contains(&serials.from)).then_some(())?;
             units[index] = units[index].saturating_add(serials.count());
         }
@@ -204,7 +204,8 @@ impl State {
         let mut net = BTreeMap::<u32, u64>::new();
         for image in orders {
             if !image.is_done() {
-                let problem = format!("order {} has not come to its end and was not in memory", image.order_no);
+                let problem =
+                    format!("order {} has not come to its end and was not in memory", image.order_no);
                 return Err(Corruption::new(lsn, problem));
             }
             let order = self.order_of(image.clone(), lsn);

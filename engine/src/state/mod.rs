@@ -51,7 +51,7 @@ use crate::command::{Action, Reserve};
 use crate::event::{Acknowledged, Change, Event, ReservedLine};
 use crate::ids::{AttemptId, Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use crate::inner::InnerCommand;
-use crate::outcome::{Answer, Effect, OrderView, Outcome, Refusal, StockView};
+use crate::outcome::{Answer, Effect, Levels, OrderView, Outcome, Refusal, StockView};
 
 use holds::Holds;
 use order::{Order, Orders};
@@ -299,6 +299,12 @@ impl State {
     /// The shard that has a SKU.
     pub(crate) fn shard_of(&self, sku_id: &SkuId) -> ShardId {
         shard_of(sku_id, self.shards)
+    }
+
+    /// The levels of a stock that is here.
+    pub(crate) fn levels_of(&self, sku_id: &SkuId, warehouse_id: WarehouseId) -> Option<Levels> {
+        let stock = self.stocks.get(self.stocks.find(sku_id, warehouse_id)?);
+        (!stock.placeholder).then_some(stock.levels)
     }
 
     /// The stocks of a SKU that are here, as callers see them.

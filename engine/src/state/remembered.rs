@@ -10,7 +10,7 @@ use super::table::{Keyed, Table};
 use crate::checkpoint::RequestImage;
 use crate::clock::Timestamp;
 use crate::event::{Change, Event, ForgottenSold};
-use crate::ids::{Lsn, RequestId, SkuId, WarehouseId};
+use crate::ids::{Lsn, OrderNo, RequestId, SkuId, WarehouseId};
 use crate::limits::{MAX_FORGOTTEN_PER_EVENT, MAX_FORGOTTEN_STOCKS};
 use crate::outcome::Levels;
 
@@ -93,7 +93,7 @@ pub enum Item {
 
 impl State {
     /// The event that forgets the oldest of what was last changed before `before`, and of what is more than `max`.
-    /// `None` when nothing is to be forgotten. Nothing goes that changed after `at_most`. About
+    /// `None` when nothing is to be forgotten. Nothing goes that changed after `at_most`, nor an order that is `busy`. About
     /// [`MAX_FORGOTTEN_PER_EVENT`] go at once: what one event brought goes together, when its youngest goes.
     #[must_use]
     pub fn next_forgotten(
@@ -102,6 +102,7 @@ impl State {
         max: usize,
         now: Timestamp,
         at_most: Lsn,
+        is_busy: impl Fn(&OrderNo) -> bool,
     ) -> Option<Forget> {
         let surplus = self.remembered.len().saturating_sub(max);
         let (mut through, mut count, mut early) = (None, 0, 0);
@@ -111,6 +112,10 @@ impl State {
             let Some(lsn) = rest.peek().map(|(lsn, _)| *lsn).filter(|lsn| *lsn <= at_most) else { break };
             let together = std::iter::from_fn(|| rest.next_if(|(at, _)| *at == lsn));
             let together: SmallVec<[Item; 1]> = together.map(|(_, item)| *item).collect();
+            let busy = together.iter().any(|item| self.order_at(*item).is_some_and(&is_busy));
+            if busy {
+                break;
+            }
             let young = together.iter().filter(|item| self.changed_at(**item) >= before).count();
             if young > 0 && count >= surplus {
                 break;
@@ -128,6 +133,13 @@ impl State {
         let sold = self.forgotten_totals(sold);
         let event = self.event(Change::Forgotten { through, sold }, now);
         Some(Forget { event, count, early })
+    }
+
+    fn order_at(&self, item: Item) -> Option<&OrderNo> {
+        match item {
+            Item::Order(slot) => self.orders.get(slot).map(|order| &order.order_no),
+            Item::Request(_) => None,
+        }
     }
 
     fn changed_at(&self, item: Item) -> Timestamp {

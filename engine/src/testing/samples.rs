@@ -9,8 +9,8 @@ use crate::checkpoint::{
 use crate::clock::Timestamp;
 use crate::command::{ChangeKind, Mode, StockStatus};
 use crate::event::{
-    Acknowledged, Change, ConfirmedLine, Event, ForgottenSold, HeldLine, HoldMove, HoldMovedLine, HoldPurpose,
-    LineCounts, MovedLine, OrderAfter, OrderRequest, ReservedLine,
+    Acknowledged, Change, ConfirmedLine, Event, ForgottenSold, HeldLine, HoldMove, HoldMovedLine,
+    HoldPurpose, LineCounts, MovedLine, OrderAfter, OrderRequest, ReservedLine,
 };
 use crate::ids::{
     AttemptId, BuyerId, Epoch, Lsn, OrderNo, Reason, RequestId, ShardId, SkuId, TraceId, WarehouseId,
@@ -151,9 +151,9 @@ fn change(seed: u64) -> Change {
             attempt: Some(AttemptId(u64::MAX / (seed + 1))),
             lines: lines(seed, |seed| ReservedLine { after: elsewhere(seed), ..reserved_line(seed) }),
         },
-        21 => Change::Acknowledged {
-            orders: (0..=seed % 3).map(|place| acknowledged(seed + place)).collect(),
-        },
+        21 => {
+            Change::Acknowledged { orders: (0..=seed % 3).map(|place| acknowledged(seed + place)).collect() }
+        }
         22 => Change::Held {
             order_no: order_no(seed),
             attempt: AttemptId(u64::MAX - seed),
@@ -187,7 +187,12 @@ fn elsewhere(seed: u64) -> Option<Levels> {
 }
 
 fn held_line(seed: u64) -> HeldLine {
-    HeldLine { sku_id: sku(seed), warehouse_id: warehouse(seed), units: low(seed).into(), after: levels(seed) }
+    HeldLine {
+        sku_id: sku(seed),
+        warehouse_id: warehouse(seed),
+        units: low(seed).into(),
+        after: levels(seed),
+    }
 }
 
 fn hold_moved_line(seed: u64) -> HoldMovedLine {

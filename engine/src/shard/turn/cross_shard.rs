@@ -41,11 +41,7 @@ impl Asking {
 }
 
 /// Tells everybody how many holds were not heard of.
-fn publish(
-    holds: &BTreeMap<(OrderNo, AttemptId), ShardId>,
-    shared: &ShardShared,
-    parts: &ShardParts,
-) {
+fn publish(holds: &BTreeMap<(OrderNo, AttemptId), ShardId>, shared: &ShardShared, parts: &ShardParts) {
     let now = holds.len() as u64;
     let before = shared.asking.swap(now, Ordering::AcqRel);
     parts.unsettled.fetch_add(now, Ordering::AcqRel);

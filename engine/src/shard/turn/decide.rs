@@ -122,9 +122,8 @@ impl Shard {
         let view = view(&self.parts, &self.state, &self.absent, lessons);
         match envelope {
             Envelope::Pin { skus, hot: true, .. } => {
-                let is_needed = |sku_id: &&SkuId| {
-                    !self.state.is_resident(sku_id) && !Stored::lacks_sku(&view, sku_id)
-                };
+                let is_needed =
+                    |sku_id: &&SkuId| !self.state.is_resident(sku_id) && !Stored::lacks_sku(&view, sku_id);
                 needs.extend(skus.iter().filter(is_needed).cloned().map(Need::Sku));
             }
             Envelope::Message(_, message) => {
@@ -173,7 +172,8 @@ impl Shard {
         for index in 0..count {
             let Some((envelope, lessons)) = self.work.front() else { break };
             let command = &envelope.commands()[index];
-            let ran = run(&self.parts, &mut self.state, &self.coordinator, &self.absent, lessons, command, now);
+            let ran =
+                run(&self.parts, &mut self.state, &self.coordinator, &self.absent, lessons, command, now);
             match ran {
                 Ran::Answered(answer, event) => {
                     settle_claim(&self.parts, command, event.as_ref());

@@ -13,7 +13,8 @@ use crate::ids::{Lsn, OrderNo, ShardId, SkuId};
 use crate::outcome::Levels;
 use crate::state::Delta;
 use crate::store::{
-    Anomaly, FlushBatch, Flushed, JournalRow, Parked, PrunedSums, StoreError, StoredHold, StoredOrder, Watermark,
+    Anomaly, FlushBatch, Flushed, JournalRow, Parked, PrunedSums, StoreError, StoredHold, StoredOrder,
+    Watermark,
 };
 
 /// An event and where it was logged.

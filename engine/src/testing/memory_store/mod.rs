@@ -22,8 +22,8 @@ use crate::ids::{AttemptId, Epoch, OrderNo, RequestId, ShardId, SkuId, Warehouse
 use crate::outcome::{OrderView, StockView};
 use crate::store::{
     Anomaly, Books, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned,
-    Repair, Repaired, Snapshot, Store, StoreError, StoredHold, StoredOrder, Sums, SumsCursor, Take,
-    Wanted, Watermark,
+    Repair, Repaired, Snapshot, Store, StoreError, StoredHold, StoredOrder, Sums, SumsCursor, Take, Wanted,
+    Watermark,
 };
 use crate::sync::unpoisoned;
 use tables::Tables;
