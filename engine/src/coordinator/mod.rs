@@ -329,7 +329,7 @@ impl<C> Coordinator<C> {
         match message {
             Message::Looked { order_no, found } => self.on_looked(state, around, from, &order_no, found),
             Message::Held { order_no, attempt, outcome } => {
-                self.on_held(state, around, from, &order_no, attempt, outcome, time, now);
+                self.on_held(state, from, &order_no, attempt, outcome, time, now);
             }
             Message::Abandoned { order_no, attempt } => {
                 self.on_abandoned(from, &order_no, attempt);
@@ -382,7 +382,6 @@ impl<C> Coordinator<C> {
     fn on_held(
         &mut self,
         state: &mut State,
-        around: &impl Surroundings,
         from: ShardId,
         order_no: &OrderNo,
         id: AttemptId,
@@ -543,24 +542,17 @@ impl<C> Coordinator<C> {
     }
 
     /// What is due: attempts that nobody answered, participants that were not heard of.
-    pub fn on_time(&mut self, state: &mut State, around: &impl Surroundings, time: Timestamp, now: Moment) {
+    pub fn on_time(&mut self, state: &mut State, time: Timestamp, now: Moment) {
         while let Some((due, order_no)) = self.timers.first().filter(|(due, _)| *due <= now).cloned() {
             self.timers.remove(&(due, order_no.clone()));
             if self.attempts.get(&order_no).is_some_and(|attempt| attempt.until <= now) {
-                self.give_up(state, around, &order_no, time, now);
+                self.give_up(state, &order_no, time, now);
             }
             self.look_after(state, &order_no, now);
         }
     }
 
-    fn give_up(
-        &mut self,
-        state: &mut State,
-        around: &impl Surroundings,
-        order_no: &OrderNo,
-        time: Timestamp,
-        now: Moment,
-    ) {
+    fn give_up(&mut self, state: &mut State, order_no: &OrderNo, time: Timestamp, now: Moment) {
         let Some(attempt) = self.attempts.get_mut(order_no) else { return };
         match &mut attempt.stage {
             Stage::Looking { .. } => self.finish(order_no, Err(Refusal::Overloaded)),
@@ -576,14 +568,7 @@ impl<C> Coordinator<C> {
     }
 
     /// A shard was rebuilt: what it was about to say is lost.
-    pub fn on_rebuilt(
-        &mut self,
-        state: &mut State,
-        around: &impl Surroundings,
-        shard: ShardId,
-        time: Timestamp,
-        now: Moment,
-    ) {
+    pub fn on_rebuilt(&mut self, state: &mut State, shard: ShardId, time: Timestamp, now: Moment) {
         let waits = |attempt: &Attempt<C>| match &attempt.stage {
             Stage::Looking { waiting, .. }
             | Stage::Holding { waiting, .. }
@@ -592,7 +577,7 @@ impl<C> Coordinator<C> {
         let waiting = self.attempts.iter().filter(|(_, attempt)| waits(attempt));
         let orders: Vec<OrderNo> = waiting.map(|(order_no, _)| order_no.clone()).collect();
         for order_no in orders {
-            self.give_up(state, around, &order_no, time, now);
+            self.give_up(state, &order_no, time, now);
         }
         self.tell_again(state, shard, now);
     }

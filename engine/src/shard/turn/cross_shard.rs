@@ -75,7 +75,7 @@ impl Shard {
         let more = self.ask_after_holds() | self.tell_pending(now);
         if self.coordinator.under_way() > 0 {
             let moment = self.moment();
-            self.coordinator.on_time(&mut self.state, &Around(&self.parts), now, moment);
+            self.coordinator.on_time(&mut self.state, now, moment);
             self.take_effects(now);
         }
         more
@@ -128,7 +128,7 @@ impl Shard {
         self.asking.again = Moment::default();
         publish(&self.asking.holds, &self.shared, &self.parts);
         let moment = self.moment();
-        self.coordinator.on_rebuilt(&mut self.state, &Around(&self.parts), shard, now, moment);
+        self.coordinator.on_rebuilt(&mut self.state, shard, now, moment);
         self.take_effects(now);
     }
 
