@@ -13,7 +13,7 @@
 //!    model.
 //! 6. [`recovery`]: a shard's state from its checkpoint and its journal. [`restore`]: from the store.
 //! 7. [`engine`]: start, submit, read, stop; the one place where the parts are wired.
-//! 8. `router`, `shard`, `writer`, `views`, `replier`: the way of a command. `directory` and `known`: which shard has
+//! 8. `blocking`: where work is done that blocks its thread. `router`, `shard`, `writer`, `views`, `replier`: the way of a command. `directory` and `known`: which shard has
 //!    an order, and which numbers there may be outside memory. `loader`: what commands wait for. `pins`: what is kept
 //!    in memory.
 //! 9. `spanning`: who brings the commands of an order over several shards where they go. [`check`]: the order
@@ -28,6 +28,8 @@ pub mod sync;
 
 #[cfg(not(loom))]
 mod backoff;
+#[cfg(not(loom))]
+mod blocking;
 #[cfg(not(loom))]
 pub mod check;
 #[cfg(not(loom))]
