@@ -113,7 +113,8 @@ pub(crate) mod simulation {
 
     /// Waits for as long as this piece of work takes.
     pub async fn pause(what: &'static str) {
-        let time = PAUSES.with(|pauses| pauses.borrow().clone()).map_or(Duration::ZERO, |pauses| pauses(what));
+        let time =
+            PAUSES.with(|pauses| pauses.borrow().clone()).map_or(Duration::ZERO, |pauses| pauses(what));
         if !time.is_zero() {
             tokio::time::sleep(time).await;
         }
