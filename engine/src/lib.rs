@@ -13,8 +13,8 @@
 //!    model.
 //! 6. [`recovery`]: a shard's state from its checkpoint and its journal. [`restore`]: from the store.
 //! 7. [`engine`]: start, submit, read, stop; the one place where the parts are wired.
-//! 8. `blocking`: where work is done that blocks its thread. `router`, `shard`, `writer`, `views`, `replier`: the way of
-//!    a command. `directory` and `known`: which shard has an order, and which numbers there may be outside memory.
+//! 8. `blocking`: where work is done that blocks its thread. `router`, `shard`, `writer`, `views`, `replier`: the way
+//!    of a command. `directory` and `known`: which shard has an order, and which numbers there may be outside memory.
 //!    `loader`: what commands wait for. `pins`: what is kept in memory.
 //! 9. `spanning`: who brings the commands of an order over several shards where they go. [`check`]: the order
 //!    service, asked before an order expires.
