@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::Target;
 use crate::config::FlagValue;
+use crate::operator::ServerUrl;
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line or configuration; 3 the data directory or the \
     SQL store is in use by another server; 4 an audit found that the books don't balance; 5 the journal or a checkpoint is damaged; \
@@ -113,10 +114,10 @@ pub struct Import {
     /// Import units that the old system holds for orders as available; without it they are counted and left out
     #[arg(long)]
     pub include_reserved: bool,
-    /// A running server to import into, such as http://127.0.0.1:8080; without it the data directory is opened, which
+    /// A running server to import into, such as http://127.0.0.1:8080 or https://stock.example; without it the data directory is opened, which
     /// no server may have open then
     #[arg(long, value_name = "URL")]
-    pub url: Option<Target>,
+    pub url: Option<ServerUrl>,
     /// The data directory and its store, as the server has them
     #[command(flatten)]
     pub settings: Settings,
@@ -135,7 +136,7 @@ pub struct Pin {
     pub skus: Vec<String>,
     /// The server. Its operators' token is read from the variable HOTSTOCK_TOKEN
     #[arg(long, default_value = "http://127.0.0.1:8080")]
-    pub url: Target,
+    pub url: ServerUrl,
 }
 
 /// `hotstock reconcile`
@@ -143,7 +144,7 @@ pub struct Pin {
 pub struct Reconcile {
     /// The server. Its operators' token is read from the variable HOTSTOCK_TOKEN
     #[arg(long, default_value = "http://127.0.0.1:8080")]
-    pub url: Target,
+    pub url: ServerUrl,
     /// Put right what is derived, after telling what was found: rows of the store from its journal, the mirror from the
     /// stock
     #[arg(long)]

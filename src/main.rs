@@ -12,6 +12,8 @@ mod config;
 #[cfg(debug_assertions)]
 mod failpoint;
 mod failure;
+mod http;
+mod operator;
 mod order_check;
 mod store;
 mod wire;

@@ -24,8 +24,8 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::{Command, Settings};
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::wire::PinWay;
 use crate::wiring::TakeOver;
+use pin::PinWay;
 
 /// What the commands log that are not a server: only what needs someone's attention.
 const QUIET: &str = "warn";
