@@ -8,13 +8,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use hotstock_tools::wire::{Problem, TOKEN_VARIABLE};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use hyper::{Request, Uri};
 use hyper_util::client::legacy::Client;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::failure::Failure;
@@ -33,9 +34,6 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// Connections that are kept for the next request: as many as an import has requests under way.
 const MAX_IDLE: usize = crate::cmd::import::AT_A_TIME;
-
-/// The variable with the operators' token. Not a flag: others can read a command line.
-pub const TOKEN_VARIABLE: &str = "HOTSTOCK_TOKEN";
 
 /// The address of a server, such as `https://stock.example:8443`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +65,6 @@ impl fmt::Display for ServerUrl {
 }
 
 /// Asks one server, with the operators' token if there is one.
-#[derive(Clone)]
 pub struct Operator {
     client: Client<Connector, Full<Bytes>>,
     server: ServerUrl,
@@ -153,14 +150,6 @@ pub struct Answer {
     /// The HTTP status.
     pub status: u16,
     body: Bytes,
-}
-
-/// What is read of a problem document.
-#[derive(Deserialize)]
-struct Problem {
-    code: String,
-    #[serde(default)]
-    detail: String,
 }
 
 impl Answer {

@@ -8,8 +8,8 @@ use hotstock_engine::command::{Action, Command, CreateStock};
 use hotstock_engine::engine::Engine;
 use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal};
 use hotstock_persistence::import::{Item, ReadOptions, Reader, Report, Row, Source};
+use hotstock_tools::wire;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::cli::Import;
@@ -105,7 +105,7 @@ enum Destination {
     /// An engine in this process, on the data directory.
     DataDir(Arc<System>),
     /// A running server.
-    Server(Operator),
+    Server(Arc<Operator>),
 }
 
 /// What became of a row.
@@ -130,7 +130,7 @@ impl Destination {
     }
 
     fn server(url: &ServerUrl) -> Result<Self, Failure> {
-        Ok(Self::Server(Operator::new(url)?))
+        Ok(Self::Server(Arc::new(Operator::new(url)?)))
     }
 
     async fn create(&self, row: &Row) -> Result<Created, Failure> {
@@ -163,17 +163,13 @@ fn created(outcome: Outcome) -> Result<Created, Failure> {
     }
 }
 
-/// `POST /v1/stock`, as the HTTP contract has it.
-#[derive(Serialize)]
-struct NewStock<'a> {
-    sku_id: &'a str,
-    warehouse_id: u32,
-    quantity: u64,
-}
-
 async fn post(operator: &Operator, row: &Row) -> Result<Created, Failure> {
     let Row { sku_id, warehouse_id, available, .. } = row;
-    let stock = NewStock { sku_id: sku_id.as_str(), warehouse_id: warehouse_id.0, quantity: *available };
+    let stock = wire::CreateStock {
+        sku_id: sku_id.as_str(),
+        warehouse_id: Some(warehouse_id.0),
+        quantity: *available,
+    };
     let answer = operator.post("/v1/stock", &stock).await?;
     match answer.status {
         201 => Ok(Created::Now),

@@ -1,15 +1,11 @@
 //! `hotstock promote` and `hotstock demote`: which SKUs a running server keeps in memory.
 
-use serde::{Deserialize, Serialize};
+use hotstock_tools::wire::{SKUS_PER_REQUEST, SkuResult, SkuResults, Skus};
 
 use crate::cli::Pin;
 use crate::cmd::say;
 use crate::failure::Failure;
 use crate::operator::Operator;
-
-/// SKUs that are promoted or demoted by one request. The contract takes 10,000; a request of these is sure to be done
-/// in time.
-const SKUS_PER_REQUEST: usize = 1_000;
 
 /// What is asked for the SKUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,24 +26,6 @@ impl PinWay {
     }
 }
 
-#[derive(Serialize)]
-struct Skus<'a> {
-    sku_ids: &'a [String],
-}
-
-#[derive(Deserialize)]
-struct Results {
-    results: Vec<SkuResult>,
-}
-
-/// What became of one SKU, as it would have been answered alone.
-#[derive(Deserialize)]
-struct SkuResult {
-    sku_id: String,
-    status: u16,
-    body: serde_json::Value,
-}
-
 /// Promotes or demotes the SKUs, and tells what became of each.
 ///
 /// # Errors
@@ -60,7 +38,7 @@ pub async fn run(args: Pin, way: PinWay) -> Result<(), Failure> {
         if answer.status != 200 {
             return Err(answer.unexpected(word));
         }
-        for result in answer.json::<Results>()?.results {
+        for result in answer.json::<SkuResults>()?.results {
             refused += usize::from(result.status != 200);
             say(line(&result));
         }

@@ -1,5 +1,5 @@
-//! The operators' commands and a server that is not there, does not answer, hangs up, or shows a certificate that nobody
-//! trusts: each says what is wrong, soon, and asks once.
+//! The operators' commands and a server that is not there, does not answer, hangs up, or shows a certificate that
+//! nobody trusts: each says what is wrong, soon, and asks once.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
