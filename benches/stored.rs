@@ -108,7 +108,7 @@ async fn create(address: &str, skus: usize) {
         .map(|creator| {
             let address = address.to_owned();
             tokio::spawn(async move {
-                let mut http = Http::connect(&address).await;
+                let mut http = Http::new(&address);
                 for number in (creator..skus).step_by(CREATORS) {
                     http.ask("POST", "/v1/stock", &json!({"sku_id": sku(number), "quantity": PLENTY})).await;
                 }
@@ -134,11 +134,11 @@ async fn order(mut http: Http, order: Order, order_no: String, sku_id: &str) -> 
     let body = format!(
         r#"{{"order_no":"{order_no}","lines":[{{"sku_id":"{sku_id}","quantity":1}}],"ttl_seconds":86400}}"#
     );
-    let (status, _) = http.call("POST", "/v1/reservations", &body).await;
+    let status = http.call("POST", "/v1/reservations", &body).await;
     let mut made = status == 201;
     if made && order == Order::Sell {
         let path = format!("/v1/reservations/{order_no}/confirm");
-        made = http.call("POST", &path, "{}").await.0 == 200;
+        made = http.call("POST", &path, "{}").await == 200;
     }
     (http, made)
 }
@@ -155,7 +155,7 @@ async fn hotstock(
     drive(
         callers,
         length,
-        |caller| async move { (Http::connect(address).await, caller) },
+        |caller| async move { (Http::new(address), caller) },
         move |(http, caller): (Http, usize), number| {
             let order_no = format!("{run}-{caller}-{number}");
             async move {
@@ -336,7 +336,7 @@ async fn compare(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>)
 
 /// A figure that each shard tells of itself, summed up.
 async fn of_shards(address: &str, figure: &str) -> f64 {
-    let shards = Http::connect(address).await.ask("GET", "/v1/admin/shards", &Value::Null).await;
+    let shards = Http::new(address).ask("GET", "/v1/admin/shards", &Value::Null).await;
     shards["shards"].as_array().expect("shards").iter().filter_map(|shard| shard[figure].as_f64()).sum()
 }
 
@@ -374,8 +374,7 @@ async fn hot(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
                 let name = format!("hot-{callers}-{round}-{kind}");
                 let server = place.serve(&name, &settings);
                 create(&server.address, 1).await;
-                Http::connect(&server.address)
-                    .await
+                Http::new(&server.address)
                     .ask("POST", "/v1/admin/skus/promote", &json!({"sku_ids": [sku(0)]}))
                     .await;
                 rounds[kind].push(
@@ -404,7 +403,7 @@ async fn load(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
     for _ in 0..arguments.rounds {
         let server = place.serve("loading", &["engine.max_resident_skus=1"]);
         let ids: Vec<String> = (0..skus).map(sku).collect();
-        let mut http = Http::connect(&server.address).await;
+        let mut http = Http::new(&server.address);
         let began = Instant::now();
         http.ask("POST", "/v1/admin/skus/promote", &json!({"sku_ids": ids})).await;
         took.push(began.elapsed());
@@ -430,7 +429,7 @@ async fn memory(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) 
             "engine.max_resident_skus=100000000",
         ],
     );
-    let mut http = Http::connect(&server.address).await;
+    let mut http = Http::new(&server.address);
     create(&server.address, 1).await;
     let before = server.memory();
     create(&server.address, count).await;
@@ -476,7 +475,7 @@ async fn settle(http: &mut Http) {
 async fn start(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
     let (skus, orders) = (arguments.memory, arguments.known);
     let server = place.serve("start", &["orders.remember_seconds=1", "orders.remember_max=1000"]);
-    let mut http = Http::connect(&server.address).await;
+    let mut http = Http::new(&server.address);
     create(&server.address, skus).await;
     let all: Vec<usize> = (0..orders).collect();
     for some in all.chunks(BATCH) {
@@ -498,7 +497,7 @@ async fn start(place: &Place, arguments: &Arguments, figures: &mut Vec<Value>) {
         }
         let began = Instant::now();
         let server = place.serve("start", &[]);
-        let mut http = Http::connect(&server.address).await;
+        let mut http = Http::new(&server.address);
         let ready = began.elapsed();
         http.ask(
             "POST",

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use crate::client::CallError;
 use crate::config::ConfigError;
 
 /// Why a command did not succeed. The numbers are a promise to scripts; `hotstock --help` lists them.
@@ -59,8 +58,11 @@ impl From<ConfigError> for Failure {
     }
 }
 
-impl From<CallError> for Failure {
-    fn from(error: CallError) -> Self {
-        Self::Other(error.to_string())
+impl From<hotstock_tools::Failure> for Failure {
+    fn from(failure: hotstock_tools::Failure) -> Self {
+        match failure {
+            hotstock_tools::Failure::Other(problem) => Self::Other(problem),
+            hotstock_tools::Failure::Audit(problem) => Self::Audit(problem),
+        }
     }
 }

@@ -1,20 +1,21 @@
 //! hotstock, the program: reads the command line and hands over to one command.
 //!
 //! Read in this order: [`cli`] (what can be asked), [`config`], [`clock`], [`store`] and [`wiring`] (how engine,
-//! persistence and API become a server), [`cmd`] (one module per command), [`client`] and [`wire`] (the HTTP client of
-//! replay, demo and bench), [`failure`] (exit codes).
+//! persistence and API become a server), [`http`] (the client of whatever asks another server) with [`order_check`] and
+//! [`operator`], [`cmd`] (one module per command), [`failure`] (exit codes). Replay, demo and bench are the crate
+//! `hotstock-tools`.
 
 mod cli;
-mod client;
 mod clock;
 mod cmd;
 mod config;
 #[cfg(debug_assertions)]
 mod failpoint;
 mod failure;
+mod http;
+mod operator;
 mod order_check;
 mod store;
-mod wire;
 mod wiring;
 
 use std::process::ExitCode;

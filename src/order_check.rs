@@ -12,31 +12,25 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::time::timeout;
 
 use crate::config::Orders;
 use crate::failure::Failure;
+use crate::http::{self, ClientOptions, Connector, with_cause};
 
 /// The largest answer that is read. One has some twenty bytes; a service may say more about an order.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// How long a connection may lie idle: less than servers commonly keep one, so that no question meets one that is just
-/// being closed.
-const IDLE_SECONDS: u64 = 15;
-
 /// What is not encoded in a segment of a path: the unreserved characters of RFC 3986.
 const IN_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// See the top of the file.
+/// The order service of the configuration, asked over HTTP.
 pub struct HttpOrderCheck {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
-    /// Without a slash at its end.
+    client: Client<Connector, Empty<Bytes>>,
+    /// The address of the service, without a slash at its end.
     url: String,
     timeout: Duration,
 }
@@ -70,15 +64,12 @@ impl HttpOrderCheck {
         if parsed.host().is_none_or(str::is_empty) {
             return Err(Failure::Usage("orders.check_url: names no host".to_owned()));
         }
-        let https = HttpsConnectorBuilder::new().with_native_roots();
-        let https =
-            https.map_err(|error| Failure::other("orders.check_url: the system's certificates", error))?;
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(IDLE_SECONDS))
-            .pool_max_idle_per_host(config.check_concurrency)
-            .build(https.https_or_http().enable_http1().build());
-        Ok(Some(Self { client, url, timeout: Duration::from_millis(config.check_timeout_ms) }))
+        let timeout = Duration::from_millis(config.check_timeout_ms);
+        // A question has one bound, with the way to a connection in it.
+        let options = ClientOptions { connect_within: timeout, max_idle: config.check_concurrency };
+        let client = http::client(&parsed, options)
+            .map_err(|error| Failure::other("orders.check_url: the system's certificates", error))?;
+        Ok(Some(Self { client, url, timeout }))
     }
 
     async fn ask(&self, order_no: &OrderNo) -> Result<Payment, String> {
@@ -112,15 +103,4 @@ impl OrderCheck for HttpOrderCheck {
             Err(_) => Err(NoAnswer(format!("nothing within {:?}", self.timeout))),
         }
     }
-}
-
-/// An error with what is behind it: the client's own says only that it could not connect.
-fn with_cause(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

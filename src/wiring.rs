@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hotstock_api::limits::{MirrorCounts, MirrorLink};
 use hotstock_engine::check::{CheckOptions, Unanswered};
 use hotstock_engine::dirty::Dirty;
-use hotstock_engine::engine::{Engine, EngineOptions, Parts, ShardStats, StartError, StoreOptions};
+use hotstock_engine::engine::{Engine, EngineOptions, Parts, StartError, StoreOptions};
 use hotstock_engine::ids::WarehouseId;
 use hotstock_engine::journal::JournalError;
 use hotstock_engine::limits::MAX_DIRTY_STOCKS;
@@ -28,12 +28,6 @@ use crate::order_check::HttpOrderCheck;
 /// Connections that the kernel keeps while they wait to be accepted. The usual 128 overflow when all clients of a sale
 /// come back after a restart, and those over it wait a second for their next try. The kernel may allow less.
 const LISTEN_BACKLOG: u32 = 4_096;
-
-/// SKUs that don't leave memory for this long don't leave it at all.
-const EVICTION_PATIENCE: Duration = Duration::from_secs(60);
-
-/// How often is looked whether they have left.
-const EVICTION_POLL: Duration = Duration::from_millis(20);
 
 /// Listens on an address, also on one that a process had just now which was killed.
 ///
@@ -170,37 +164,14 @@ async fn reach(store: &SqlStore, config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The same, but every idle SKU leaves memory as soon as it is flushed: for SKUs that shall lie in the store alone.
+/// The same configuration, but every idle SKU leaves memory as soon as it is flushed: for SKUs that shall lie in the
+/// store alone.
 #[must_use]
 pub fn evicting(config: &Config) -> Config {
     let mut config = config.clone();
     config.engine.max_resident_skus = 1;
     config.store.flush_interval_ms = config.store.flush_interval_ms.min(100);
     config
-}
-
-/// Waits until the SKUs of an engine of [`evicting`] have left memory: all but one for each shard, those that hold
-/// orders and the hot ones.
-///
-/// # Errors
-/// [`Failure::Other`] when none leaves any more and too many are left.
-pub async fn all_evicted(engine: &Engine) -> Result<(), Failure> {
-    let (mut least, mut since) = (u64::MAX, Instant::now());
-    loop {
-        let shards = engine.stats().shards;
-        let sum = |of: fn(&ShardStats) -> u64| shards.iter().map(of).sum::<u64>();
-        let left = sum(|shard| shard.resident);
-        if left <= shards.len() as u64 + sum(|shard| shard.open_orders) + sum(|shard| shard.hot) {
-            return Ok(());
-        }
-        if left < least {
-            (least, since) = (left, Instant::now());
-        }
-        if since.elapsed() > EVICTION_PATIENCE {
-            return Err(Failure::Other(format!("{left} SKUs are still in memory, and none leaves any more")));
-        }
-        tokio::time::sleep(EVICTION_POLL).await;
-    }
 }
 
 impl Server {

@@ -54,6 +54,14 @@ fn an_import_can_be_tried_done_and_repeated() {
     assert_eq!((count(&text, "rows read"), count(&text, "stocks"), count(&text, "created")), (5, 3, 0));
     assert_eq!(available(&server, "1001"), Value::Null);
 
+    let nobody = ["--preset", "ymall", "--url", "http://127.0.0.1:1"];
+    let (code, text) = import(&nobody, &from);
+    assert_eq!(code, 1, "{text}");
+    assert!(
+        text.contains("can't connect to http://127.0.0.1:1") && text.contains("goes on from here"),
+        "{text}"
+    );
+
     let (code, text) = import(&plan, &from);
     assert_eq!(code, 6, "{text}");
     assert_eq!((count(&text, "created"), count(&text, "there already")), (3, 0));

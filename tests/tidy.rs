@@ -87,7 +87,7 @@ fn the_store_never_decides() {
 /// What goes between the parts of the engine alone is nothing that callers could ask or be told.
 #[test]
 fn what_is_inner_stays_in_the_engine() {
-    for folder in ["api/src", "persistence/src", "src"] {
+    for folder in ["api/src", "persistence/src", "tools/src", "src"] {
         let found = lines_with(folder, &["inner::", "InnerCommand", "InnerAnswer", "HomeStep"]);
         assert!(found.is_empty(), "{found:#?}");
     }
@@ -101,9 +101,21 @@ fn api_and_persistence_do_not_know_each_other() {
     }
 }
 
+/// The tools see a server as its callers do, so what they find is what callers would; and no server needs them.
+#[test]
+fn the_tools_know_the_contract_and_no_server() {
+    let names = |krate: &str, other: &str| read(root().join(krate).join("Cargo.toml")).contains(other);
+    for other in ["hotstock-api", "hotstock-persistence"] {
+        assert!(!names("tools", other), "tools names {other}");
+    }
+    for krate in ["engine", "persistence", "api"] {
+        assert!(!names(krate, "hotstock-tools"), "{krate} names hotstock-tools");
+    }
+}
+
 #[test]
 fn every_file_says_in_its_first_line_what_it_is_for() {
-    for folder in ["src", "engine", "persistence", "api", "loom-tests", "benches", "tests"] {
+    for folder in ["src", "engine", "persistence", "api", "tools", "loom-tests", "benches", "tests"] {
         for file in rust_files(folder) {
             assert!(read(&file).starts_with("//!"), "{} does not begin with //!", file.display());
         }
@@ -113,14 +125,15 @@ fn every_file_says_in_its_first_line_what_it_is_for() {
 #[test]
 fn the_code_map_names_every_folder() {
     let map = read(root().join("ARCHITECTURE.md"));
-    for folder in ["engine", "persistence", "api", "src", "loom-tests", "benches", "tests", "config"] {
+    for folder in ["engine", "persistence", "api", "tools", "src", "loom-tests", "benches", "tests", "config"]
+    {
         assert!(map.contains(&format!("`{folder}/`")), "ARCHITECTURE.md does not name {folder}/");
     }
 }
 
 /// All sources of the project, tests and benches included.
 fn all_rust_files() -> Vec<PathBuf> {
-    let folders = ["src", "engine", "persistence", "api", "loom-tests", "benches", "tests"];
+    let folders = ["src", "engine", "persistence", "api", "tools", "loom-tests", "benches", "tests"];
     folders.into_iter().flat_map(rust_files).collect()
 }
 
@@ -128,7 +141,7 @@ fn all_rust_files() -> Vec<PathBuf> {
 #[test]
 fn rustfmt_sees_every_module() {
     let mut hidden = Vec::new();
-    for folder in ["src", "engine/src", "persistence/src", "api/src", "loom-tests/src"] {
+    for folder in ["src", "engine/src", "persistence/src", "api/src", "tools/src", "loom-tests/src"] {
         let seen = seen_by_rustfmt(folder);
         let files = rust_files(folder).into_iter().filter(|file| !seen.contains(file));
         hidden.extend(files);

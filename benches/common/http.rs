@@ -6,9 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hotstock_tools::client::{Connection, Target};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 /// `hotstock serve` on a free port, ended when it is dropped.
 pub struct Server {
@@ -62,55 +61,24 @@ impl Drop for Server {
     }
 }
 
-/// One keep-alive connection.
-pub struct Http {
-    stream: TcpStream,
-    request: Vec<u8>,
-    answer: Vec<u8>,
-}
+/// One keep-alive connection to a server, for what must be answered.
+pub struct Http(Connection);
 
 impl Http {
-    /// Connects.
-    pub async fn connect(address: &str) -> Self {
-        let stream = TcpStream::connect(address).await.expect("it listens");
-        stream.set_nodelay(true).expect("a socket");
-        Self { stream, request: Vec::new(), answer: Vec::new() }
+    /// One that connects with its first request. `address` is `host:port`.
+    pub fn new(address: &str) -> Self {
+        Self(Connection::new(Target { authority: address.to_owned() }))
     }
 
-    /// Sends a request; the status of its answer, whose body is in the buffer until the next.
-    pub async fn call(&mut self, method: &str, path: &str, body: &str) -> (u16, &[u8]) {
-        use std::io::Write as _;
-        self.request.clear();
-        let length = body.len();
-        write!(
-            self.request,
-            "{method} {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-        )
-        .expect("memory");
-        self.stream.write_all(&self.request).await.expect("it is read");
-        self.answer.clear();
-        loop {
-            self.stream.read_buf(&mut self.answer).await.expect("it answers");
-            let mut headers = [httparse::EMPTY_HEADER; 32];
-            let mut head = httparse::Response::new(&mut headers);
-            let Ok(httparse::Status::Complete(at)) = head.parse(&self.answer) else { continue };
-            let length =
-                head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
-            let length = length.map_or(0, |header| {
-                std::str::from_utf8(header.value).ok().and_then(|text| text.parse().ok()).expect("a number")
-            });
-            let status = head.code.expect("a status");
-            while self.answer.len() < at + length {
-                self.stream.read_buf(&mut self.answer).await.expect("it answers");
-            }
-            return (status, &self.answer[at..at + length]);
-        }
+    /// Sends a request; the status of its answer.
+    pub async fn call(&mut self, method: &'static str, path: &str, body: &str) -> u16 {
+        self.0.call(method, path, body.as_bytes()).await.expect("it answers")
     }
 
     /// As [`Http::call`], for what must be answered with 2xx; the body.
-    pub async fn ask(&mut self, method: &str, path: &str, body: &Value) -> Value {
-        let (status, answer) = self.call(method, path, &body.to_string()).await;
-        let value = serde_json::from_slice(answer).unwrap_or(Value::Null);
+    pub async fn ask(&mut self, method: &'static str, path: &str, body: &Value) -> Value {
+        let status = self.call(method, path, &body.to_string()).await;
+        let value = self.0.json().unwrap_or(Value::Null);
         assert!((200..300).contains(&status), "{method} {path}: {status} {value}");
         value
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
+use crate::blocking::Loop;
 use crate::checkpoint::{CheckpointEnd, CheckpointError, CheckpointStore, CheckpointWriter, Image};
 use crate::failpoints::Failpoints;
 use crate::flusher::Flushers;
@@ -55,24 +56,55 @@ struct UnderWay {
     asked: bool,
 }
 
-/// The body of the thread: until it is told to stop.
-pub(crate) fn run(
-    store: &dyn CheckpointStore,
-    parts: &CheckpointParts,
-    mut messages: mpsc::Receiver<CheckpointMessage>,
-) {
-    let shards = &parts.shards;
-    let mut under_way: HashMap<ShardId, UnderWay> = HashMap::new();
-    while let Some(message) = messages.blocking_recv() {
+/// The loop of the thread: until it is told to stop.
+pub(crate) struct Checkpointer {
+    store: Arc<dyn CheckpointStore>,
+    parts: CheckpointParts,
+    messages: mpsc::Receiver<CheckpointMessage>,
+    /// What came last and is not carried out yet.
+    message: Option<CheckpointMessage>,
+    under_way: HashMap<ShardId, UnderWay>,
+}
+
+impl Checkpointer {
+    pub fn new(
+        store: Arc<dyn CheckpointStore>,
+        parts: CheckpointParts,
+        messages: mpsc::Receiver<CheckpointMessage>,
+    ) -> Self {
+        Self { store, parts, messages, message: None, under_way: HashMap::new() }
+    }
+
+    fn came(&mut self, message: Option<CheckpointMessage>) -> bool {
+        self.message = message.filter(|message| !matches!(message, CheckpointMessage::Stop));
+        self.message.is_some()
+    }
+}
+
+impl Loop for Checkpointer {
+    fn wait(&mut self) -> bool {
+        let message = self.messages.blocking_recv();
+        self.came(message)
+    }
+
+    #[cfg(feature = "testing")]
+    fn poll_wait(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<bool> {
+        self.messages.poll_recv(context).map(|message| self.came(message))
+    }
+
+    fn step(&mut self) {
+        let Self { store, parts, under_way, message, .. } = self;
+        let shards = &parts.shards;
+        let Some(message) = message.take() else { return };
         match message {
-            CheckpointMessage::Stop => return,
+            CheckpointMessage::Stop => {}
             CheckpointMessage::Begin { shard, begin, asked } => {
                 let writer =
                     store.create(shard, begin).map_err(|error| note_failure(shards, shard, &error)).ok();
                 under_way.insert(shard, UnderWay { writer, begin, asked });
             }
             CheckpointMessage::Slice { shard, images } => {
-                let Some(entry) = under_way.get_mut(&shard) else { continue };
+                let Some(entry) = under_way.get_mut(&shard) else { return };
                 let written = entry.writer.as_mut().map_or(Ok(()), |writer| writer.write(&images));
                 if let Err(error) = written {
                     note_failure(shards, shard, &error);
@@ -82,7 +114,7 @@ pub(crate) fn run(
             CheckpointMessage::End { shard, end } => {
                 let Some(UnderWay { writer: Some(writer), begin, asked }) = under_way.remove(&shard.id)
                 else {
-                    continue;
+                    return;
                 };
                 let failed = |problem| CheckpointError { shard: shard.id, problem };
                 let finish = || {

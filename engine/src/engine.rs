@@ -9,7 +9,6 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ractor::{Actor, ActorRef};
@@ -25,8 +24,9 @@ pub use crate::ownership::NotOurs;
 pub use crate::pins::{HotSku, Pinned};
 pub use crate::status::{CrossShardStats, Health, ShardStats, Stats, StoreStats};
 
+use crate::blocking::{self, Loop, Worker};
 use crate::check::{Checks, checker};
-use crate::checkpointer::{self, CheckpointMessage, CheckpointParts};
+use crate::checkpointer::{CheckpointMessage, CheckpointParts, Checkpointer};
 use crate::command::Command;
 use crate::directory::Directory;
 use crate::dirty::Dirty;
@@ -58,7 +58,7 @@ use crate::store::{Anomaly, JournalRow, OrderFilter, Parked};
 use crate::store_link::{StoreLink, refusal_of};
 use crate::sync::{Inbox, unpoisoned};
 use crate::views::Views;
-use crate::writer::{self, COMMIT_BUCKETS, WriterCounters, WriterMessage, WriterParts};
+use crate::writer::{COMMIT_BUCKETS, Writer, WriterCounters, WriterMessage, WriterParts};
 
 /// The steps of orders over several shards at which a test can end the process.
 pub const CROSS_SHARD_STEPS: &[&str] = crate::coordinator::Message::STEPS;
@@ -127,8 +127,8 @@ struct Stoppable {
     loops: JoinSet<()>,
     /// Until no command waits any more.
     loader: tokio::task::JoinHandle<()>,
-    writer: JoinHandle<()>,
-    checkpointer: JoinHandle<()>,
+    writer: Worker,
+    checkpointer: Worker,
     inbox: Arc<Inbox<WriterMessage>>,
     to_checkpointer: mpsc::Sender<CheckpointMessage>,
     to_replier: replier::Replier,
@@ -163,11 +163,11 @@ impl Engine {
         for id in (0..count).map(ShardId) {
             let (reader, checkpoints) = (Arc::clone(&reader), Arc::clone(&checkpoints));
             let recover = move || recover_audited(id, count, reader.as_ref(), checkpoints.as_ref());
-            let one = tokio::task::spawn_blocking(recover).await;
+            let one = blocking::run(recover).await;
             recovered.push(one.map_err(|error| spawn_error("recovery", &error))??);
         }
         let named: Vec<_> = recovered.iter_mut().filter_map(|one| one.known.take()).collect();
-        let known = tokio::task::spawn_blocking(move || Known::load(filters, named)).await;
+        let known = blocking::run(move || Known::load(filters, named)).await;
         let known = Arc::new(known.map_err(|error| spawn_error("the filter of known numbers", &error))?);
         let (directory, hot) = (Arc::new(Directory::new(count)), Arc::new(HotList::default()));
         let (unsettled, cross_shard) = (Arc::new(AtomicU64::new(0)), Arc::<CrossShardCounters>::default());
@@ -229,7 +229,7 @@ impl Engine {
                 flush_events: options.store.flush_events.max(1) as u64,
                 counters: Arc::clone(&counters),
             };
-            spawn_thread("journal writer", move || writer::run(journal, &parts))?
+            spawn_worker("journal writer", Writer::new(journal, parts))?
         };
         let flushers = {
             let (inbox, failpoints) = (Arc::clone(&inbox), failpoints.clone());
@@ -248,8 +248,7 @@ impl Engine {
             let (flushers, known) = (Arc::clone(&flushers), Arc::clone(&known));
             let failpoints = failpoints.clone();
             let parts = CheckpointParts { shards, inbox, flushers, known, failpoints };
-            let body = move || checkpointer::run(store.as_ref(), &parts, for_checkpointer);
-            spawn_thread("checkpointer", body)?
+            spawn_worker("checkpointer", Checkpointer::new(store, parts, for_checkpointer))?
         };
 
         // The shards, and what they wait for.
@@ -636,14 +635,11 @@ impl Engine {
         drop(parts.to_checkpointer.send(CheckpointMessage::Stop).await);
         parts.inbox.close();
         let (writer, checkpointer) = (parts.writer, parts.checkpointer);
-        let joined = tokio::task::spawn_blocking(move || {
-            for (name, thread) in [("journal writer", writer), ("checkpointer", checkpointer)] {
-                if thread.join().is_err() {
-                    tracing::error!(name, "a thread panicked");
-                }
+        for (name, worker) in [("journal writer", writer), ("checkpointer", checkpointer)] {
+            if !worker.ended().await {
+                tracing::error!(name, "a thread panicked");
             }
-        });
-        drop(joined.await);
+        }
         // The writer was the last to send answers.
         drop(parts.to_replier.send(None));
         drop(replier.await);
@@ -675,12 +671,8 @@ async fn tick(directory: Arc<Directory>, shards: Arc<[Arc<ShardShared>]>) {
     }
 }
 
-fn spawn_thread(
-    what: &'static str,
-    body: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, StartError> {
-    let thread = std::thread::Builder::new().name(what.into()).spawn(body);
-    thread.map_err(|error| spawn_error(what, &error))
+fn spawn_worker(what: &'static str, body: impl Loop) -> Result<Worker, StartError> {
+    Worker::spawn(what, body).map_err(|error| spawn_error(what, &error))
 }
 
 fn spawn_error(what: &'static str, problem: &dyn std::fmt::Display) -> StartError {

@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use crate::ids::{Epoch, TakeId};
@@ -20,7 +21,9 @@ use crate::sync::unpoisoned;
 #[derive(Debug)]
 pub(crate) struct Fence {
     /// The epoch that this server took; zero until it has taken one (a start without the store).
-    epoch: watch::Sender<Epoch>,
+    epoch: AtomicU64,
+    /// Told when it is taken.
+    taken: Notify,
     /// The highest epoch that it asked for. The store may name it before the answer is here.
     asked: AtomicU64,
     /// The take that it asked for last.
@@ -47,7 +50,8 @@ impl Fence {
     /// A server that has taken no epoch yet. With a lease it does not serve before [`Fence::renewed`].
     pub fn new(with_lease: bool) -> Self {
         Self {
-            epoch: watch::Sender::new(Epoch::ZERO),
+            epoch: AtomicU64::new(0),
+            taken: Notify::new(),
             asked: AtomicU64::new(0),
             take: Mutex::default(),
             closed: AtomicBool::new(false),
@@ -59,12 +63,12 @@ impl Fence {
     /// The epoch that writes to the store name. It changes when the store is taken later, or again; zero: not taken
     /// yet, nothing may be written to the store.
     pub fn epoch(&self) -> Epoch {
-        *self.epoch.borrow()
+        Epoch(self.epoch.load(Ordering::Acquire))
     }
 
-    /// Tells of each epoch that is taken.
-    pub fn epochs(&self) -> watch::Receiver<Epoch> {
-        self.epoch.subscribe()
+    /// Ready when an epoch is taken after this call, also when it is awaited only later.
+    pub fn epoch_taken(&self) -> Notified<'_> {
+        self.taken.notified()
     }
 
     /// Whether orders may be taken now. Costs one load, and with a lease a look at the monotonic clock: so a process
@@ -158,7 +162,8 @@ impl Fence {
 
     /// This epoch is ours, in the store and in the data directory.
     pub fn took(&self, epoch: Epoch) {
-        self.epoch.send_replace(epoch);
+        self.epoch.store(epoch.0, Ordering::Release);
+        self.taken.notify_waiters();
     }
 
     /// The lease runs for this long from `from` on, which is before the store was asked.

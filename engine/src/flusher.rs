@@ -21,6 +21,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::backoff::Backoff;
+use crate::blocking;
 use crate::clock::Clock;
 use crate::event::Event;
 use crate::ids::{ChainHash, Epoch, Lsn, ShardId, SkuId};
@@ -73,7 +74,8 @@ pub(crate) struct Flushers {
     journal_full: AtomicBool,
     /// When shards were last asked for a checkpoint because of that.
     checkpoints_asked: Mutex<Option<Instant>>,
-    stopping: watch::Sender<bool>,
+    stopping: AtomicBool,
+    told_to_stop: Notify,
 }
 
 /// How far a shard is flushed.
@@ -168,19 +170,20 @@ impl Flushers {
             unparked: AtomicU64::new(0),
             journal_full: AtomicBool::new(false),
             checkpoints_asked: Mutex::default(),
-            stopping: watch::Sender::new(false),
+            stopping: AtomicBool::new(false),
+            told_to_stop: Notify::new(),
         }
     }
 
     /// The loop for one shard; ends after [`Flushers::stop`], with a last flush.
     pub async fn run(&self, shard: ShardId) {
         let mut flusher = Flusher::new(self, shard);
-        let mut epochs = self.link.fence().epochs();
         let mut backoff = Backoff::default();
         while !self.is_stopping() {
-            epochs.mark_unchanged();
+            let mut epoch_taken = std::pin::pin!(self.link.fence().epoch_taken());
             // A store that hangs must not hold up the end.
             let flushed = tokio::select! {
+                biased;
                 flushed = flusher.flush_all() => flushed,
                 () = self.stopped_long_ago() => break,
             };
@@ -188,16 +191,18 @@ impl Flushers {
             if flushed.is_ok() {
                 backoff.reset();
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(self.options.interval) => {}
                     () = self.follows[shard.index()].wake.notified() => {}
                     () = flusher.shard.flush_wanted.notified() => {}
-                    _ = epochs.changed() => {}
+                    () = &mut epoch_taken => {}
                 }
             } else {
                 // Whoever wants a flush now would only hasten a store that fails.
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(backoff.next()) => {}
-                    _ = epochs.changed() => {}
+                    () = &mut epoch_taken => {}
                     () = self.stopped() => {}
                 }
             }
@@ -210,7 +215,8 @@ impl Flushers {
 
     /// Nothing more will be logged: the loops end when what is durable is flushed.
     pub fn stop(&self) {
-        self.stopping.send_replace(true);
+        self.stopping.store(true, Ordering::Release);
+        self.told_to_stop.notify_waiters();
         self.follows.iter().for_each(|follow| follow.wake.notify_one());
     }
 
@@ -329,11 +335,15 @@ impl Flushers {
     }
 
     fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        self.stopping.load(Ordering::Acquire)
     }
 
     async fn stopped(&self) {
-        drop(self.stopping.subscribe().wait_for(|stopping| *stopping).await);
+        // Before the look: what is told after it is not missed.
+        let told = self.told_to_stop.notified();
+        if !self.is_stopping() {
+            told.await;
+        }
     }
 
     async fn stopped_long_ago(&self) {
@@ -537,7 +547,7 @@ impl<'a> Flusher<'a> {
     /// Fences this server when a watermark is not of our journal.
     async fn compare(&self, mark: Watermark) -> Result<(), String> {
         let (reader, shard) = (Arc::clone(&self.all.reader), self.shard.id);
-        let compared = tokio::task::spawn_blocking(move || {
+        let compared = blocking::run(move || {
             contains(&mark, reader.bounds(shard), |shard, lsn| reader.chain(shard, lsn))
         });
         match compared.await.map_err(|error| error.to_string())? {
@@ -605,7 +615,7 @@ impl<'a> Flusher<'a> {
             };
             Ok(Batch { events, hash })
         };
-        let read = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?;
+        let read = blocking::run(read).await.map_err(|error| error.to_string())?;
         read.map_err(|error: JournalError| error.to_string())
     }
 

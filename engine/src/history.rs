@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::blocking;
 use crate::event::Event;
 use crate::fence::Fence;
 use crate::ids::{Lsn, ShardId, SkuId, WarehouseId, shard_of};
@@ -119,7 +120,7 @@ impl History {
             }
             Ok(Some(rows))
         };
-        let problem = match tokio::task::spawn_blocking(scan).await {
+        let problem = match blocking::run(scan).await {
             Ok(Ok(rows)) => return Ok(rows),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),

@@ -13,9 +13,9 @@
 //!    model.
 //! 6. [`recovery`]: a shard's state from its checkpoint and its journal. [`restore`]: from the store.
 //! 7. [`engine`]: start, submit, read, stop; the one place where the parts are wired.
-//! 8. `router`, `shard`, `writer`, `views`, `replier`: the way of a command. `directory` and `known`: which shard has
-//!    an order, and which numbers there may be outside memory. `loader`: what commands wait for. `pins`: what is kept
-//!    in memory.
+//! 8. `blocking`: where work is done that blocks its thread. `router`, `shard`, `writer`, `views`, `replier`: the way
+//!    of a command. `directory` and `known`: which shard has an order, and which numbers there may be outside memory.
+//!    `loader`: what commands wait for. `pins`: what is kept in memory.
 //! 9. [`check`]: the order service, asked before an order expires.
 //! 10. `store_link`, `fence`, [`ownership`], `owner`, `flusher`, `retention`: the side that faces the store. `reads`,
 //!     `list`, `history`: reads of both memory and store. [`dirty`], [`mirror`]: what changed since it was mirrored.
@@ -27,6 +27,8 @@ pub mod sync;
 
 #[cfg(not(loom))]
 mod backoff;
+#[cfg(not(loom))]
+mod blocking;
 #[cfg(not(loom))]
 pub mod check;
 #[cfg(not(loom))]

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::blocking;
 use crate::command::Action;
 use crate::event::{Change, Event};
 use crate::ids::{Lsn, OrderNo, ShardId};
@@ -121,7 +122,7 @@ impl Lists {
             }
             Ok(Some(touched))
         };
-        match tokio::task::spawn_blocking(scan).await {
+        match blocking::run(scan).await {
             Ok(Ok(touched)) => Ok(touched),
             Ok(Err(error)) => {
                 tracing::error!(%error, "the journal can't be read");

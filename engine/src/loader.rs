@@ -87,12 +87,13 @@ impl Loader {
                 running.spawn(batch.load());
             }
             tokio::select! {
-                () = self.wanted.notified() => {}
+                biased;
                 Some(ended) = running.join_next() => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "a load failed");
                     }
                 }
+                () = self.wanted.notified() => {}
             }
         }
     }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
+use crate::blocking;
 use crate::checkpoint::Identity;
 use crate::clock::Clock;
 use crate::flusher::Flushers;
@@ -121,6 +122,7 @@ impl Owner {
         let mut jumped = false;
         loop {
             tokio::select! {
+                biased;
                 _ = stopping.wait_for(|stopping| *stopping) => return,
                 () = sleep(Duration::from_millis(pause)) => {}
             }
@@ -250,7 +252,7 @@ impl Owner {
         write: impl FnOnce(&dyn Identity) -> Result<T, String> + Send + 'static,
     ) -> Result<T, NotTaken> {
         let identity = Arc::clone(&self.identity);
-        let written = tokio::task::spawn_blocking(move || write(&*identity)).await;
+        let written = blocking::run(move || write(&*identity)).await;
         written.map_err(|error| error.to_string()).and_then(|written| written).map_err(|problem| {
             let problem = format!("the epoch can't be written to the data directory: {problem}");
             NotTaken::Refused(NotOurs::Unavailable(problem))
@@ -288,7 +290,7 @@ impl Owner {
             take_over,
         };
         let reader = Arc::clone(&self.reader);
-        let judged = tokio::task::spawn_blocking(move || {
+        let judged = blocking::run(move || {
             judge(&mine, &store, |shard| reader.bounds(shard), |shard, lsn| reader.chain(shard, lsn))
         });
         judged.await.map_err(|error| NotTaken::Later(error.to_string()))

@@ -55,6 +55,7 @@ impl Retention {
         let mut pause = FIRST_PRUNE_MILLIS;
         loop {
             tokio::select! {
+                biased;
                 _ = stopping.wait_for(|stopping| *stopping) => return,
                 () = tokio::time::sleep(Duration::from_millis(pause)) => {}
             }

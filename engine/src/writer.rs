@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use crate::blocking::Loop;
 use crate::directory::Directory;
 use crate::dirty::Dirty;
 use crate::ids::{Lsn, OrderNo, ShardId, SkuId};
@@ -95,12 +96,34 @@ impl WriterCounters {
     }
 }
 
-/// The body of the thread: until the inbox is closed and empty.
-pub(crate) fn run(mut journal: Box<dyn Journal>, parts: &WriterParts) {
-    let _at_the_end = PoisonOnPanic(parts);
-    let mut messages = Vec::new();
-    let mut batch = Vec::new();
-    while parts.inbox.take(&mut messages) {
+/// The loop of the writer's thread: until the inbox is closed and empty.
+pub(crate) struct Writer {
+    journal: Box<dyn Journal>,
+    parts: WriterParts,
+    /// Taken from the inbox.
+    messages: Vec<WriterMessage>,
+    /// Memory for those of them that are batches.
+    batch: Vec<HandOver>,
+}
+
+impl Writer {
+    pub fn new(journal: Box<dyn Journal>, parts: WriterParts) -> Self {
+        Self { journal, parts, messages: Vec::new(), batch: Vec::new() }
+    }
+}
+
+impl Loop for Writer {
+    fn wait(&mut self) -> bool {
+        self.parts.inbox.take(&mut self.messages)
+    }
+
+    #[cfg(feature = "testing")]
+    fn poll_wait(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<bool> {
+        self.parts.inbox.poll_take(&mut self.messages, context)
+    }
+
+    fn step(&mut self) {
+        let Self { journal, parts, messages, batch } = self;
         let mut trim = None;
         for message in messages.drain(..) {
             match message {
@@ -108,7 +131,7 @@ pub(crate) fn run(mut journal: Box<dyn Journal>, parts: &WriterParts) {
                 WriterMessage::Trim(marks) => trim = Some(marks),
             }
         }
-        commit(journal.as_mut(), parts, &mut batch);
+        commit(journal.as_mut(), parts, batch);
         if let Some(marks) = trim.filter(|_| parts.poison.get().is_none())
             && let Err(error) = journal.trim(&marks)
         {
@@ -120,14 +143,12 @@ pub(crate) fn run(mut journal: Box<dyn Journal>, parts: &WriterParts) {
 
 /// A writer that panics leaves a poisoned journal behind, not callers who wait for ever: what it held is dropped
 /// (outcome unknown), what waits and what comes later is answered that nothing can be written.
-struct PoisonOnPanic<'a>(&'a WriterParts);
-
-impl Drop for PoisonOnPanic<'_> {
+impl Drop for Writer {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;
         }
-        let Self(parts) = self;
+        let parts = &self.parts;
         parts.poison.get_or_init(|| "the journal writer panicked".to_owned());
         parts.inbox.close();
         let mut waiting = Vec::new();

@@ -17,7 +17,6 @@
 //!
 //! Numbers are little-endian; entries are encoded as `codec` says.
 
-use std::fs::{self, File};
 use std::io::{BufReader, Read, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +30,7 @@ use hotstock_engine::ids::{Lsn, ShardId};
 use hotstock_engine::limits::MAX_GENERATIONS;
 
 use crate::codec::{FORMAT_VERSION, decode_image, encode_image, is_read};
+use crate::disk::{self, File};
 use crate::files::{At as _, FileError, create_dir, parent, sync_dir};
 
 const MAGIC: &[u8; 6] = b"HSCKPT";
@@ -121,12 +121,13 @@ fn file(dir: &Path, number: u64) -> PathBuf {
 
 /// The numbers of the complete checkpoints in `dir`, in order.
 fn numbers(dir: &Path) -> Result<Vec<u64>, FileError> {
-    if !dir.exists() {
+    if !disk::exists(dir) {
         return Ok(Vec::new());
     }
     let mut numbers = Vec::new();
-    for entry in fs::read_dir(dir).at(dir)? {
-        numbers.extend(entry.at(dir)?.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
+    for path in disk::entries(dir).at(dir)? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        numbers.extend(name.and_then(|name| name.parse::<u64>().ok()));
     }
     numbers.sort_unstable();
     Ok(numbers)
@@ -166,10 +167,9 @@ impl Writer {
     fn create(shard: ShardId, begin: Lsn, dir: PathBuf, number: u64) -> Result<Self, FileError> {
         create_dir(&parent(&dir))?;
         create_dir(&dir)?;
-        for entry in fs::read_dir(&dir).at(&dir)? {
-            let path = entry.at(&dir)?.path();
+        for path in disk::entries(&dir).at(&dir)? {
             if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(WRITING)) {
-                fs::remove_file(&path).at(&path)?;
+                disk::remove_file(&path).at(&path)?;
             }
         }
         let path = dir.join(format!("{WRITING}{number}"));
@@ -219,12 +219,12 @@ impl Writer {
         self.file.sync_all().at(&self.path)?;
         let older = numbers(&self.dir)?;
         let complete = file(&self.dir, older.last().map_or(1, |newest| newest + 1));
-        fs::rename(&self.path, &complete).at(&self.path)?;
+        disk::rename(&self.path, &complete).at(&self.path)?;
         self.finished = true;
         sync_dir(&self.dir)?;
         for number in older {
             let path = file(&self.dir, number);
-            fs::remove_file(&path).at(&path)?;
+            disk::remove_file(&path).at(&path)?;
         }
         Ok(())
     }
@@ -248,7 +248,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         if !self.finished {
             // What can't be removed now, the next checkpoint of the shard removes.
-            let _ = fs::remove_file(&self.path);
+            let _ = disk::remove_file(&self.path);
         }
     }
 }
@@ -276,7 +276,7 @@ struct Footer {
 impl Reader {
     fn open(shard: ShardId, path: PathBuf) -> Result<Self, FileError> {
         let mut file = File::open(&path).at(&path)?;
-        let length = file.metadata().at(&path)?.len();
+        let length = file.length().at(&path)?;
         if length < HEADER_BYTES as u64 + FOOTER_BYTES {
             return Err(FileError::damage(&path, "the file is cut short"));
         }

@@ -1,9 +1,10 @@
 //! The few things that every durable file here needs: sync of directories, files that appear whole or not at all,
 //! errors that name their path.
 
-use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+
+use crate::disk::{self, File};
 
 /// The system refused something; with the path, which begins as the user gave it.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +44,7 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
 
 /// Creates a directory, unless it is there, so that it survives power loss.
 pub(crate) fn create_dir(path: &Path) -> Result<(), FileError> {
-    match fs::create_dir(path) {
+    match disk::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         other => other.at(path)?,
     }
@@ -61,13 +62,13 @@ pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), FileError> 
     File::create(&temporary)
         .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
         .at(&temporary)?;
-    fs::rename(&temporary, path).at(path)?;
+    disk::rename(&temporary, path).at(path)?;
     sync_dir(&parent(path))
 }
 
 /// The content of a file, `None` when there is no such file.
 pub(crate) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
-    match fs::read(path) {
+    match disk::read(path) {
         Ok(content) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(FileError::new(path, error)),

@@ -8,12 +8,12 @@
 //! What the content means, the engine knows (`engine::known`), and whether it is what was saved: a checkpoint has the
 //! length and a hash of it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use hotstock_engine::checkpoint::FilterStore;
 
 use crate::codec::{FORMAT_VERSION, is_read};
+use crate::disk;
 use crate::files::{At as _, FileError, create_dir, parent, read_if_there, sync_dir, write_whole};
 
 const MAGIC: &[u8; 6] = b"HSFILT";
@@ -36,14 +36,13 @@ impl FileFilters {
 
     /// What a crash left of a file that was being written goes, too.
     fn remove_others(&self, kept: &[PathBuf]) -> Result<(), FileError> {
-        if !self.dir.exists() {
+        if !disk::exists(&self.dir) {
             return Ok(());
         }
         let mut removed = false;
-        for entry in fs::read_dir(&self.dir).at(&self.dir)? {
-            let path = entry.at(&self.dir)?.path();
+        for path in disk::entries(&self.dir).at(&self.dir)? {
             if !kept.contains(&path) && is_ours(&path) {
-                fs::remove_file(&path).at(&path)?;
+                disk::remove_file(&path).at(&path)?;
                 removed = true;
             }
         }

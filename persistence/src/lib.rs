@@ -15,6 +15,7 @@
 pub mod checkpoint;
 pub mod codec;
 pub mod data_dir;
+mod disk;
 mod files;
 pub mod filters;
 pub mod identity;

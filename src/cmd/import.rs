@@ -8,26 +8,25 @@ use hotstock_engine::command::{Action, Command, CreateStock};
 use hotstock_engine::engine::Engine;
 use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal};
 use hotstock_persistence::import::{Item, ReadOptions, Reader, Report, Row, Source};
+use hotstock_tools::wire;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::cli::Import;
-use crate::client::{Connection, Target};
 use crate::cmd::say;
 use crate::config::{Config, redacted};
 use crate::failure::Failure;
+use crate::operator::{Operator, ServerUrl};
 use crate::store;
-use crate::wire;
 use crate::wiring::{self, System, TakeOver};
 
 /// The variable with the address of the source.
 const FROM_VARIABLE: &str = "HOTSTOCK_IMPORT_FROM";
 
 /// Stocks that are created at a time: enough to share the syncs of the journal.
-const AT_A_TIME: usize = 64;
+pub const AT_A_TIME: usize = 64;
 
-/// Imports.
+/// Reads the other system's stock and creates it here.
 ///
 /// # Errors
 /// [`Failure::Incomplete`] when rows were refused or conflict with stock that is there.
@@ -48,12 +47,12 @@ pub async fn run(args: Import, config: Config) -> Result<(), Failure> {
     let mut reader = Reader::open(options).await.map_err(failed)?;
 
     let into = match &args.url {
-        Some(target) => format!("the server at {target}"),
+        Some(url) => format!("the server at {url}"),
         None => format!("{} ({})", config.data.dir.display(), store::place(&config)),
     };
     let destination = match (args.dry_run, args.url) {
         (true, _) => None,
-        (false, Some(target)) => Some(Destination::server(target)),
+        (false, Some(url)) => Some(Destination::server(&url)?),
         (false, None) => Some(Destination::data_dir(&config).await?),
     };
     let bar = ProgressBar::new(reader.expected()).with_style(
@@ -105,15 +104,17 @@ pub async fn run(args: Import, config: Config) -> Result<(), Failure> {
 enum Destination {
     /// An engine in this process, on the data directory.
     DataDir(Arc<System>),
-    /// A running server, and connections to it that are idle.
-    Server(Target, Arc<Mutex<Vec<Connection>>>),
+    /// A running server.
+    Server(Arc<Operator>),
 }
 
 /// What became of a row.
 enum Created {
+    /// Its stock was created.
     Now,
+    /// Its stock was there already, created with the same quantity.
     Before,
-    /// It is there with another quantity, or can't be: in words.
+    /// Its stock is there with another quantity, or can't be created; why, in words.
     Conflict(String),
 }
 
@@ -128,20 +129,14 @@ impl Destination {
         }
     }
 
-    fn server(target: Target) -> Self {
-        Self::Server(target, Arc::default())
+    fn server(url: &ServerUrl) -> Result<Self, Failure> {
+        Ok(Self::Server(Arc::new(Operator::new(url)?)))
     }
 
     async fn create(&self, row: &Row) -> Result<Created, Failure> {
         match self {
             Self::DataDir(system) => created(create(&system.engine, row).await),
-            Self::Server(target, idle) => {
-                let waiting = idle.lock().await.pop();
-                let mut connection = waiting.unwrap_or_else(|| Connection::new(target.clone()));
-                let created = post(&mut connection, row).await;
-                idle.lock().await.push(connection);
-                created
-            }
+            Self::Server(operator) => post(operator, row).await,
         }
     }
 }
@@ -168,18 +163,19 @@ fn created(outcome: Outcome) -> Result<Created, Failure> {
     }
 }
 
-async fn post(connection: &mut Connection, row: &Row) -> Result<Created, Failure> {
+async fn post(operator: &Operator, row: &Row) -> Result<Created, Failure> {
     let Row { sku_id, warehouse_id, available, .. } = row;
-    let body = wire::json(&wire::CreateStock {
+    let stock = wire::CreateStock {
         sku_id: sku_id.as_str(),
         warehouse_id: Some(warehouse_id.0),
         quantity: *available,
-    });
-    match connection.call_until_known("POST", "/v1/stock", &body).await? {
+    };
+    let answer = operator.post("/v1/stock", &stock).await?;
+    match answer.status {
         201 => Ok(Created::Now),
         200 => Ok(Created::Before),
-        409 | 422 => Ok(Created::Conflict(connection.json::<wire::Problem>()?.detail)),
-        status => Err(wire::unexpected("creating stock", status, connection)),
+        409 | 422 => Ok(Created::Conflict(answer.detail()?)),
+        _ => Err(answer.unexpected("creating stock")),
     }
 }
 

@@ -1,31 +1,30 @@
-//! One module per command.
+//! One module per command; [`tools`] gives replay, demo and bench the servers that they ask for.
 
-pub mod bench;
-pub mod demo;
 pub mod import;
 pub mod migrate;
 pub mod pin;
 pub mod reconcile;
 pub mod recover;
-pub mod replay;
 pub mod serve;
 pub mod token;
+pub mod tools;
 pub mod unflushed;
 pub mod verify;
 
-use std::fmt::Display;
 use std::future::Future;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, SystemTime};
 
 use hotstock_engine::clock::Timestamp;
+pub use hotstock_tools::terminal::say;
+use hotstock_tools::{bench, replay};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Command, Settings};
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::wire::PinWay;
 use crate::wiring::TakeOver;
+use pin::PinWay;
 
 /// What the commands log that are not a server: only what needs someone's attention.
 const QUIET: &str = "warn";
@@ -42,7 +41,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
             let take_over = if args.take_over { TakeOver::Yes } else { TakeOver::No };
             block_on(serve::run(config, take_over))
         }
-        Command::Replay(args) => log_to_stderr(QUIET).and_then(|()| block_on(replay::run(args))),
+        Command::Replay(args) => {
+            log_to_stderr(QUIET).and_then(|()| block_on(replay::run(args, &tools::ThisProgram)))
+        }
         Command::Verify(args) => log_to_stderr(QUIET).and_then(|()| verify::run(&args)),
         Command::Migrate(args) => {
             let config = config(&args.settings)?;
@@ -66,19 +67,16 @@ pub fn run(command: Command) -> Result<(), Failure> {
             log_to_stderr(QUIET).and_then(|()| block_on(unflushed::run(args, config)))
         }
         Command::Token => token::run(),
-        Command::Demo(args) => log_to_stderr(QUIET).and_then(|()| block_on(demo::run(args))),
-        Command::Bench(args) => log_to_stderr(QUIET).and_then(|()| block_on(bench::run(args))),
+        Command::Demo(args) => log_to_stderr(QUIET).and_then(|()| block_on(tools::demo(args))),
+        Command::Bench(args) => {
+            log_to_stderr(QUIET).and_then(|()| block_on(bench::run(args, &tools::ThisProgram)))
+        }
     }
 }
 
 /// The configuration of a command that is not a server's.
 fn config(settings: &Settings) -> Result<Config, Failure> {
     Ok(Config::load(settings.config.as_deref(), unicode_env(), &settings.flags())?)
-}
-
-/// A line on stdout. A reader who went away (`… | head`) is no reason to stop before the exit code is known.
-pub fn say(line: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// A time for people, as the HTTP contract writes it.

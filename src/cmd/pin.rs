@@ -1,28 +1,55 @@
 //! `hotstock promote` and `hotstock demote`: which SKUs a running server keeps in memory.
 
+use hotstock_tools::wire::{SKUS_PER_REQUEST, SkuResult, SkuResults, Skus};
+
 use crate::cli::Pin;
 use crate::cmd::say;
 use crate::failure::Failure;
-use crate::wire::{self, PinResult, PinWay, SKUS_PER_REQUEST};
+use crate::operator::Operator;
 
-/// Promotes or demotes them, and tells what became of each.
+/// What is asked for the SKUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PinWay {
+    /// Load them and keep them in memory.
+    Promote,
+    /// Keep them no longer than they are used.
+    Demote,
+}
+
+impl PinWay {
+    /// As the path says it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Promote => "promote",
+            Self::Demote => "demote",
+        }
+    }
+}
+
+/// Promotes or demotes the SKUs, and tells what became of each.
 ///
 /// # Errors
 /// [`Failure::Incomplete`] when one was refused.
 pub async fn run(args: Pin, way: PinWay) -> Result<(), Failure> {
-    let mut connection = wire::operator(&args.url);
-    let mut left = 0;
-    for skus in args.skus.chunks(SKUS_PER_REQUEST) {
-        for result in wire::pin_skus(&mut connection, way, skus).await? {
-            left += usize::from(result.status != 200);
+    let (operator, word) = (Operator::new(&args.url)?, way.word());
+    let mut refused = 0;
+    for sku_ids in args.skus.chunks(SKUS_PER_REQUEST) {
+        let answer = operator.post(&format!("/v1/admin/skus/{word}"), &Skus { sku_ids }).await?;
+        if answer.status != 200 {
+            return Err(answer.unexpected(word));
+        }
+        for result in answer.json::<SkuResults>()?.results {
+            refused += usize::from(result.status != 200);
             say(line(&result));
         }
     }
-    let word = way.word();
-    if left > 0 { Err(Failure::Incomplete(format!("{left} SKUs were not {word}d"))) } else { Ok(()) }
+    match refused {
+        0 => Ok(()),
+        _ => Err(Failure::Incomplete(format!("{refused} SKUs were not {word}d"))),
+    }
 }
 
-fn line(PinResult { sku_id, status, body }: &PinResult) -> String {
+fn line(SkuResult { sku_id, status, body }: &SkuResult) -> String {
     if *status != 200 {
         let text = |field: &str| body[field].as_str().unwrap_or("?").to_owned();
         return format!("{sku_id}: {status} {}: {}", text("code"), text("detail"));

@@ -4,10 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Reconcile;
-use crate::client::Connection;
 use crate::cmd::say;
 use crate::failure::Failure;
-use crate::wire;
+use crate::operator::Operator;
 
 /// SKUs that are looked at by one request: few enough for its answer to come in time.
 const PAGE: usize = 200;
@@ -57,6 +56,7 @@ struct Repair {
     after: String,
 }
 
+/// What one look at all SKUs found, summed over its pages.
 #[derive(Default)]
 struct Found {
     skus: u64,
@@ -66,18 +66,18 @@ struct Found {
     mirror_error: Option<String>,
 }
 
-/// Reconciles.
+/// Has the server compare, and with `--fix` put right; tells what it found.
 ///
 /// # Errors
 /// [`Failure::Audit`] while there are differences; [`Failure::Incomplete`] when a part could not be compared.
 pub async fn run(args: Reconcile) -> Result<(), Failure> {
-    let mut connection = wire::operator(&args.url);
-    let mut found = look(&mut connection, false).await?;
+    let operator = Operator::new(&args.url)?;
+    let mut found = look(&operator, false).await?;
     if args.fix && found.differences > 0 {
         say("\nputting right what is derived:");
-        let fixed = look(&mut connection, true).await?;
+        let fixed = look(&operator, true).await?;
         say(format_args!("{} put right; looking again:", fixed.repaired));
-        found = look(&mut connection, false).await?;
+        found = look(&operator, false).await?;
     }
     if found.differences > 0 {
         return Err(Failure::Audit(format!("{} differences", found.differences)));
@@ -92,16 +92,17 @@ pub async fn run(args: Reconcile) -> Result<(), Failure> {
     }
 }
 
-async fn look(connection: &mut Connection, fix: bool) -> Result<Found, Failure> {
+/// Has the server look at all SKUs, page by page, and tells what it finds or puts right.
+async fn look(operator: &Operator, fix: bool) -> Result<Found, Failure> {
     let mut found = Found::default();
     let mut cursor: Option<String> = None;
     loop {
-        let ask = wire::json(&Ask { fix, limit: PAGE, cursor: cursor.as_deref() });
-        let status = connection.call_until_known("POST", "/v1/admin/reconcile", &ask).await?;
-        if status != 200 {
-            return Err(wire::unexpected("reconcile", status, connection));
+        let ask = Ask { fix, limit: PAGE, cursor: cursor.as_deref() };
+        let answer = operator.post("/v1/admin/reconcile", &ask).await?;
+        if answer.status != 200 {
+            return Err(answer.unexpected("reconcile"));
         }
-        let page: Page = connection.json()?;
+        let page: Page = answer.json()?;
         tell(&page, fix);
         found.skus += page.skus;
         found.differences += page.differences.len() as u64;
@@ -121,7 +122,7 @@ fn tell(page: &Page, fix: bool) {
     for Repair { sku_id, warehouse_id, side, before, after } in &page.repaired {
         say(format_args!("  {sku_id} in warehouse {warehouse_id}: {side} was {before}; is {after}"));
     }
-    // They were told before the fix.
+    // With `fix` the differences were told before: by the look that came first.
     for Difference { sku_id, warehouse_id, check, expected, found, causes, remedy } in
         page.differences.iter().filter(|_| !fix)
     {

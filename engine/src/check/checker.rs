@@ -36,8 +36,9 @@ pub(crate) async fn run(
     loop {
         checker.start();
         tokio::select! {
-            Some(order_no) = due.recv() => checker.admit(order_no),
+            biased;
             Some(ended) = checker.running.join_next_with_id() => checker.ended(ended),
+            Some(order_no) = due.recv() => checker.admit(order_no),
             _ = tick.tick(), if !checker.known.is_empty() => checker.tick(),
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Live;
+use crate::blocking;
 use crate::checkpoint::StockImage;
 use crate::event::{Change, Event};
 use crate::ids::{Lsn, ShardId, SkuId, WarehouseId, shard_of};
@@ -100,7 +101,7 @@ async fn unwind_all(
         }
         Ok(Some(stocks))
     };
-    let problem = match tokio::task::spawn_blocking(scan).await {
+    let problem = match blocking::run(scan).await {
         Ok(Ok(stocks)) => return Ok(stocks),
         Ok(Err(error)) => error.to_string(),
         Err(error) => error.to_string(),

@@ -52,7 +52,7 @@ pub(crate) type PinAnswer = Result<Effect, Refusal>;
 pub(crate) type ImagesAnswer = Result<(Lsn, Vec<StockImage>), Refusal>;
 
 /// Tells batches apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct BatchId(pub u64);
 
 /// What a shard says to a command.

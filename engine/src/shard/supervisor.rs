@@ -4,13 +4,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::time::Instant;
 
 use super::actor::{ShardActor, ShardArguments};
 use super::parts::ShardParts;
 use super::shared::Envelope;
+use crate::blocking;
 use crate::checkpoint::CheckpointStore;
 use crate::ids::ShardId;
 use crate::journal::JournalReader;
@@ -139,7 +141,7 @@ impl Supervised {
             while shared.backlog.bytes() > 0 && poison.get().is_none() {
                 tokio::time::sleep(BACKLOG_POLL).await;
             }
-            let recovered = tokio::task::spawn_blocking(move || {
+            let recovered = blocking::run(move || {
                 let recovered = recover_audited(shard, shards, reader.as_ref(), checkpoints.as_ref());
                 let recovered = recovered.map_err(|error| error.to_string())?;
                 known.add_departed(recovered.departed, clock.now());

@@ -174,7 +174,8 @@ impl Waiting {
             all.extend(batch.into_iter().flat_map(|batch| self.follow(batch)));
         }
         // Of batches whose first envelope was about to be decided.
-        let batches: Vec<BatchId> = self.behind.keys().copied().collect();
+        let mut batches: Vec<BatchId> = self.behind.keys().copied().collect();
+        batches.sort_unstable();
         all.extend(batches.into_iter().flat_map(|batch| self.follow(batch)));
         self.asked.clear();
         all

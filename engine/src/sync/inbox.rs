@@ -14,11 +14,29 @@ pub struct Inbox<T> {
 struct Queue<T> {
     items: Vec<T>,
     closed: bool,
+    /// Of a consumer that is a task.
+    #[cfg(feature = "testing")]
+    waker: Option<std::task::Waker>,
 }
 
 impl<T> Default for Inbox<T> {
     fn default() -> Self {
-        Self { state: Mutex::new(Queue { items: Vec::new(), closed: false }), filled: Condvar::new() }
+        let queue = Queue {
+            items: Vec::new(),
+            closed: false,
+            #[cfg(feature = "testing")]
+            waker: None,
+        };
+        Self { state: Mutex::new(queue), filled: Condvar::new() }
+    }
+}
+
+impl<T> Queue<T> {
+    #[cfg(feature = "testing")]
+    fn wake_task(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
     }
 }
 
@@ -35,6 +53,8 @@ impl<T> Inbox<T> {
         queue.items.push(item);
         // The consumer sleeps only on an empty queue.
         let was_empty = queue.items.len() == 1;
+        #[cfg(feature = "testing")]
+        queue.wake_task();
         drop(queue);
         if was_empty {
             self.filled.notify_one();
@@ -57,9 +77,29 @@ impl<T> Inbox<T> {
         true
     }
 
+    /// As [`Inbox::take`], for a consumer that is a task.
+    #[cfg(feature = "testing")]
+    pub fn poll_take(
+        &self,
+        into: &mut Vec<T>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<bool> {
+        let mut queue = unpoisoned(self.state.lock());
+        if queue.items.is_empty() && !queue.closed {
+            queue.waker = Some(context.waker().clone());
+            return std::task::Poll::Pending;
+        }
+        std::mem::swap(&mut queue.items, into);
+        std::task::Poll::Ready(!into.is_empty())
+    }
+
     /// Takes nothing more; what is in it is still taken out.
     pub fn close(&self) {
-        unpoisoned(self.state.lock()).closed = true;
+        let mut queue = unpoisoned(self.state.lock());
+        queue.closed = true;
+        #[cfg(feature = "testing")]
+        queue.wake_task();
+        drop(queue);
         self.filled.notify_one();
     }
 }

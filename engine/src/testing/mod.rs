@@ -19,3 +19,5 @@ pub use memory_filters::MemoryFilters;
 pub use memory_identity::MemoryIdentity;
 pub use memory_journal::MemoryJournal;
 pub use memory_store::{MemorySnapshot, MemoryStore};
+
+pub use crate::blocking::simulation::{Pauses, Simulated, simulate};

@@ -1,7 +1,6 @@
 //! The journal's helper thread: makes the next segment ready, seals the last one, deletes trimmed ones; so that the
 //! writer does none of it between two commits. It ends when the journal is dropped.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -9,6 +8,7 @@ use std::thread::JoinHandle;
 use super::seal::{self, Range};
 use super::segment_dir;
 use super::store::Store;
+use crate::disk;
 use crate::files::FileError;
 
 /// Jobs that wait for the thread. A change of segment brings two, a trim one; when the thread is slower than that
@@ -35,6 +35,16 @@ pub(super) struct Background {
     jobs: Option<SyncSender<Job>>,
     ready: Receiver<Result<Fresh, FileError>>,
     thread: Option<JoinHandle<()>>,
+    /// On a simulated disk jobs are done at once, by whoever hands them over.
+    #[cfg(feature = "testing")]
+    at_once: Option<AtOnce>,
+}
+
+#[cfg(feature = "testing")]
+struct AtOnce {
+    dir: PathBuf,
+    zeros: u64,
+    done: SyncSender<Result<Fresh, FileError>>,
 }
 
 impl Background {
@@ -42,6 +52,11 @@ impl Background {
         let (jobs, waiting) = sync_channel(MAX_WAITING_JOBS);
         // One ahead: the writer asks for the next segment only after it took the one before.
         let (done, ready) = sync_channel(1);
+        #[cfg(feature = "testing")]
+        if disk::simulated::at(&dir).is_some() {
+            let at_once = Some(AtOnce { dir, zeros, done });
+            return Ok(Self { jobs: None, ready, thread: None, at_once });
+        }
         let path = dir.clone();
         let thread = std::thread::Builder::new()
             .name("journal-helper".to_owned())
@@ -51,11 +66,21 @@ impl Background {
                 }
             })
             .map_err(|error| FileError::new(&path, error))?;
-        Ok(Self { jobs: Some(jobs), ready, thread: Some(thread) })
+        Ok(Self {
+            jobs: Some(jobs),
+            ready,
+            thread: Some(thread),
+            #[cfg(feature = "testing")]
+            at_once: None,
+        })
     }
 
     /// Hands a job over; waits when [`MAX_WAITING_JOBS`] are waiting.
     pub fn submit(&self, job: Job) {
+        #[cfg(feature = "testing")]
+        if let Some(AtOnce { dir, zeros, done }) = &self.at_once {
+            return run(dir, *zeros, job, done);
+        }
         if let Some(jobs) = &self.jobs {
             // Only a thread that panicked takes no more jobs; the writer then finds no next segment and says so.
             let _ = jobs.send(job);
@@ -69,6 +94,10 @@ impl Background {
 
     /// The next segment, as soon as it is ready; `None` when the thread has ended.
     pub fn wait(&self) -> Option<Result<Fresh, FileError>> {
+        #[cfg(feature = "testing")]
+        if self.at_once.is_some() {
+            return self.ready();
+        }
         self.ready.recv().ok()
     }
 
@@ -101,7 +130,7 @@ fn run(dir: &Path, zeros: u64, job: Job, done: &SyncSender<Result<Fresh, FileErr
             let segment = segment_dir(dir, number);
             // Without a seal the next start looks through the segment, which takes longer and is as safe. One that
             // was trimmed meanwhile needs none.
-            if segment.exists()
+            if disk::exists(&segment)
                 && let Err(error) = seal::write(&segment, &range)
             {
                 tracing::warn!(%error, "a journal segment could not be sealed");
@@ -109,7 +138,7 @@ fn run(dir: &Path, zeros: u64, job: Job, done: &SyncSender<Result<Fresh, FileErr
         }
         Job::Delete(trash) => {
             for path in trash {
-                if let Err(error) = fs::remove_dir_all(&path) {
+                if let Err(error) = disk::remove_dir_all(&path) {
                     let path = path.display();
                     tracing::warn!(%path, %error, "a trimmed segment stays on disk until the next start");
                 }

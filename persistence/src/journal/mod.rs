@@ -28,6 +28,8 @@ mod reader;
 mod record;
 mod recover;
 mod seal;
+#[cfg(feature = "testing")]
+mod stand_in;
 mod stopped;
 mod store;
 mod tip;

@@ -16,6 +16,7 @@ use super::store::Store;
 use super::tip::Tip;
 use super::{io_error, segment_dir};
 use crate::codec::{Malformed, decode_event, link};
+use crate::disk;
 use crate::files::FileError;
 
 /// Sealed segments that stay open for their readers, besides the one that is written. Followers read in order and near
@@ -129,7 +130,7 @@ impl Shared {
         drop(store);
         if let Some(copies) = &self.copies {
             // What can't be removed now goes with all copies.
-            let _ = std::fs::remove_dir_all(segment_dir(copies, number));
+            let _ = disk::remove_dir_all(&segment_dir(copies, number));
         }
     }
 

@@ -14,9 +14,7 @@
 //! within sealed ones whoever reads them checks it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use hotstock_engine::ids::{ChainHash, Lsn, ShardId};
@@ -29,6 +27,7 @@ use super::store::{SLED_SEGMENT_BYTES, Store};
 use super::tip::{Tip, decode_tips};
 use super::{io_error, segment_dir};
 use crate::codec::{decode_event, link};
+use crate::disk::{self, File};
 use crate::files::{At as _, FileError, parent, sync_dir};
 
 pub(super) const TRASH: &str = "trash-";
@@ -128,9 +127,9 @@ fn connect(before: &mut Found, sealed: bool, after: &Range, number: u64) -> Resu
 fn look_through(dir: &Path, number: u64, shards: u16) -> Result<Option<Range>, JournalError> {
     // In the trash from the first moment on, so that a crash leaves nothing.
     let copy = dir.join(format!("{TRASH}look-{number}"));
-    fs::create_dir(&copy).at(&copy).map_err(io_error)?;
+    disk::create_dir(&copy).at(&copy).map_err(io_error)?;
     let range = look_at_copy(&segment_dir(dir, number), &copy, shards);
-    fs::remove_dir_all(&copy).at(&copy).map_err(io_error)?;
+    disk::remove_dir_all(&copy).at(&copy).map_err(io_error)?;
     range
 }
 
@@ -415,9 +414,9 @@ fn contiguous<'a>(
 /// The numbers of the segments in `dir`, in order.
 fn numbers(dir: &Path) -> Result<Vec<u64>, FileError> {
     let mut numbers = Vec::new();
-    for entry in fs::read_dir(dir).at(dir)? {
-        let name = entry.at(dir)?.file_name();
-        numbers.extend(name.to_str().and_then(|name| name.parse::<u64>().ok()));
+    for path in disk::entries(dir).at(dir)? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        numbers.extend(name.and_then(|name| name.parse::<u64>().ok()));
     }
     numbers.sort_unstable();
     Ok(numbers)
@@ -425,10 +424,10 @@ fn numbers(dir: &Path) -> Result<Vec<u64>, FileError> {
 
 /// Copies a sealed segment, so that it can be opened without a change to it.
 pub(crate) fn copy_segment(from: &Path, to: &Path) -> Result<(), FileError> {
-    if to.exists() {
-        fs::remove_dir_all(to).at(to)?;
+    if disk::exists(to) {
+        disk::remove_dir_all(to).at(to)?;
     }
-    fs::create_dir_all(to).at(to)?;
+    disk::create_dir_all(to).at(to)?;
     let (from, to) = (Store::file_of(from), Store::file_of(to));
     let file = File::open(&from).at(&from)?;
     copy_file(file, &from, &to, |_| ())
@@ -439,21 +438,20 @@ pub(crate) fn copy_segment(from: &Path, to: &Path) -> Result<(), FileError> {
 pub(crate) fn to_trash(dir: &Path, number: u64) -> Result<PathBuf, FileError> {
     let from = segment_dir(dir, number);
     let trash = dir.join(format!("{TRASH}{number}"));
-    fs::rename(&from, &trash).at(&from)?;
+    disk::rename(&from, &trash).at(&from)?;
     Ok(trash)
 }
 
 pub(crate) fn discard(dir: &Path, number: u64) -> Result<(), FileError> {
     let trash = to_trash(dir, number)?;
     sync_dir(dir)?;
-    fs::remove_dir_all(&trash).at(&trash)
+    disk::remove_dir_all(&trash).at(&trash)
 }
 
 fn empty_trash(dir: &Path) -> Result<(), FileError> {
-    for entry in fs::read_dir(dir).at(dir)? {
-        let entry = entry.at(dir)?;
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(TRASH)) {
-            fs::remove_dir_all(entry.path()).at(&entry.path())?;
+    for path in disk::entries(dir).at(dir)? {
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(TRASH)) {
+            disk::remove_dir_all(&path).at(&path)?;
         }
     }
     Ok(())

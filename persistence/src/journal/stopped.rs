@@ -13,6 +13,7 @@ use hotstock_engine::journal::{Bounds, JournalError, JournalReader};
 use super::reader::{Shared, State};
 use super::recover::{Recovered, TRASH, look};
 use super::tip::Tip;
+use crate::disk;
 
 /// Events that are read at once.
 const EVENTS_PER_READ: usize = 1_024;
@@ -31,7 +32,7 @@ struct Copies(PathBuf);
 impl Drop for Copies {
     fn drop(&mut self) {
         // What can't be removed now, the next start removes.
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = disk::remove_dir_all(&self.0);
     }
 }
 
@@ -39,7 +40,7 @@ impl StoppedJournal {
     /// Looks through the journal in `dir`. `lock` keeps the data directory from being opened by others for as long
     /// as this lives.
     pub(crate) fn open(dir: &Path, shards: u16, lock: Arc<File>) -> Result<Self, JournalError> {
-        let segments = if dir.exists() {
+        let segments = if disk::exists(dir) {
             let Recovered { segments, .. } = look(dir, shards)?;
             segments
         } else {

@@ -17,13 +17,13 @@
 //!   a fifth to a third off the time of small commits. The zeros are written once, before the first record.
 //! - It asserts more than it returns errors, above all on damaged files: opening, reading and closing catch panics.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+#[cfg(feature = "testing")]
+use super::stand_in::Log;
+use crate::disk::{self, File};
 use crate::files::{At as _, FileError, create_dir, parent, sync_dir};
 
 /// The unit in which sled lays out and frees its file. Large, so that freed parts lag far behind the last sync (see
@@ -51,9 +51,15 @@ const _: () = assert!(super::pack::MAX_BATCH_BYTES * 6 < SLED_SEGMENT_BYTES, "se
 /// An open database of one segment.
 pub(crate) struct Store {
     /// `None` only while it is being dropped.
-    db: Option<sled::Db>,
+    db: Option<Db>,
     file: File,
     path: PathBuf,
+}
+
+enum Db {
+    Sled(sled::Db),
+    #[cfg(feature = "testing")]
+    StandIn(Log),
 }
 
 impl Store {
@@ -69,7 +75,9 @@ impl Store {
         store.flush()?;
         store.write_zeros(zeros)?;
         store.file.sync_all().at(&store.path)?;
-        File::open(dir.join("conf")).and_then(|conf| conf.sync_all()).at(dir)?;
+        if let Some(Db::Sled(_)) = store.db {
+            File::open(&dir.join("conf")).and_then(|conf| conf.sync_all()).at(dir)?;
+        }
         sync_dir(dir)?;
         sync_dir(&parent(dir))?;
         Ok(store)
@@ -79,9 +87,13 @@ impl Store {
     pub fn open(dir: &Path) -> Result<Self, FileError> {
         remove_unfinished_snapshots(dir)?;
         let path = Self::file_of(dir);
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).at(&path)?;
+        let file = File::open_or_create(&path).at(&path)?;
         file.sync_all().at(&path)?;
+        #[cfg(feature = "testing")]
+        if let File::Simulated(_) = file {
+            let log = Log::open(&file, &path, &disk::read(&path).at(&path)?)?;
+            return Ok(Self { db: Some(Db::StandIn(log)), file, path });
+        }
         let config = sled::Config::new()
             .path(dir)
             .cache_capacity(SLED_CACHE_BYTES)
@@ -97,7 +109,7 @@ impl Store {
                 other => break other?,
             }
         };
-        Ok(Self { db: Some(db), file, path })
+        Ok(Self { db: Some(Db::Sled(db)), file, path })
     }
 
     /// The file, for errors.
@@ -107,22 +119,32 @@ impl Store {
 
     /// Bytes that the database in `dir` takes on disk; 0 when it is not there.
     pub fn disk_bytes(dir: &Path) -> u64 {
-        // In blocks of 512 bytes, whatever the block size of the file system: so POSIX has it.
-        fs::metadata(Self::file_of(dir)).map_or(0, |metadata| metadata.blocks() * 512)
+        disk::disk_bytes(&Self::file_of(dir))
     }
 
-    fn db(&self) -> &sled::Db {
+    fn db(&self) -> &Db {
         self.db.as_ref().expect("the database is there until drop")
     }
 
     /// Puts one record behind the others. Not durable yet.
     pub fn insert(&self, key: &[u8], record: Vec<u8>) -> Result<(), FileError> {
-        guarded(&self.path, || self.db().insert(key, record)).map(drop)
+        match self.db() {
+            Db::Sled(db) => guarded(&self.path, || db.insert(key, record)).map(drop),
+            #[cfg(feature = "testing")]
+            Db::StandIn(log) => {
+                log.insert(key, record);
+                Ok(())
+            }
+        }
     }
 
     /// Writes what was inserted to the file. Not durable yet.
     pub fn flush(&self) -> Result<(), FileError> {
-        guarded(&self.path, || self.db().flush()).map(drop)
+        match self.db() {
+            Db::Sled(db) => guarded(&self.path, || db.flush()).map(drop),
+            #[cfg(feature = "testing")]
+            Db::StandIn(log) => log.flush(&self.file, &self.path),
+        }
     }
 
     /// Makes what was flushed durable.
@@ -136,9 +158,21 @@ impl Store {
         from: &[u8],
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, E>,
     ) -> Result<(), E> {
-        let start = guarded(&self.path, || self.db().range(..=from).next_back().transpose())?;
+        let db = match self.db() {
+            Db::Sled(db) => db,
+            #[cfg(feature = "testing")]
+            Db::StandIn(log) => {
+                for (key, record) in log.from(from) {
+                    if !visit(&key, &record)? {
+                        break;
+                    }
+                }
+                return Ok(());
+            }
+        };
+        let start = guarded(&self.path, || db.range(..=from).next_back().transpose())?;
         let start = start.map_or_else(|| from.to_vec(), |(key, _)| key.to_vec());
-        let mut records = self.db().range(start..);
+        let mut records = db.range(start..);
         while let Some((key, record)) = guarded(&self.path, || records.next().transpose())? {
             if !visit(&key, &record)? {
                 break;
@@ -148,13 +182,14 @@ impl Store {
     }
 
     fn write_zeros(&self, bytes: u64) -> Result<(), FileError> {
-        let mut end = OpenOptions::new().append(true).open(&self.path).at(&self.path)?;
+        let mut end = self.file.length().at(&self.path)?;
         let piece = vec![0; ZERO_PIECE_BYTES];
         let mut left = bytes;
         while left > 0 {
             let now = usize::try_from(left).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
-            end.write_all(&piece[..now]).and_then(|()| end.sync_data()).at(&self.path)?;
-            left -= now as u64;
+            let written = self.file.write_all_at(&piece[..now], end);
+            written.and_then(|()| self.file.sync_data()).at(&self.path)?;
+            (left, end) = (left - now as u64, end + now as u64);
         }
         Ok(())
     }
@@ -189,10 +224,9 @@ fn guarded<T>(path: &Path, call: impl FnOnce() -> sled::Result<T>) -> Result<T, 
 }
 
 fn remove_unfinished_snapshots(dir: &Path) -> Result<(), FileError> {
-    for entry in fs::read_dir(dir).at(dir)? {
-        let path = entry.at(dir)?.path();
+    for path in disk::entries(dir).at(dir)? {
         if path.extension().is_some_and(|extension| extension == "generating") {
-            fs::remove_file(&path).at(&path)?;
+            disk::remove_file(&path).at(&path)?;
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The writing side of the journal.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use super::seal::{self, Range};
 use super::store::Store;
 use super::tip::Tip;
 use super::{JournalOptions, io_error, segment_dir};
+use crate::disk;
 use crate::files::{At as _, FileError, create_dir, parent, sync_dir};
 
 /// The journal of one data directory. Dropping it closes it cleanly; a process that dies instead loses nothing but the
@@ -53,7 +54,7 @@ impl SledJournal {
     /// # Errors
     /// [`JournalError::Io`], also when `dir` is there already.
     pub(crate) fn create_behind(dir: &Path, bases: &[(Lsn, ChainHash)]) -> Result<(), JournalError> {
-        fs::create_dir(dir).at(dir).map_err(io_error)?;
+        disk::create_dir(dir).at(dir).map_err(io_error)?;
         sync_dir(&parent(dir)).map_err(io_error)?;
         let tips: Vec<Tip> = bases.iter().map(|(lsn, chain)| Tip::after(*lsn, *chain)).collect();
         // The base record of its first segment holds them.

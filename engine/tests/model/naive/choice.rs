@@ -64,7 +64,7 @@ impl Naive {
         self.places_of(sku_id).iter().map(left).sum()
     }
 
-    fn refusal_of(&self, c: &Reserve, wished: &[Wished]) -> Result<(), Refusal> {
+    pub fn refusal_of(&self, c: &Reserve, wished: &[Wished]) -> Result<(), Refusal> {
         for (sku_id, id, _) in wished {
             if let Some(id) = id {
                 self.shelf(sku_id, *id)?;

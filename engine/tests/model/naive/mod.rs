@@ -7,7 +7,7 @@
 //! - this file: stocks, levels, time. [`order`]: one order and its deeds. [`protocol`]: the commands of orders.
 //!   [`choice`]: those that leave warehouses open.
 
-mod choice;
+pub mod choice;
 pub mod order;
 mod protocol;
 

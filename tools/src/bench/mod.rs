@@ -11,17 +11,16 @@ mod load;
 mod report;
 mod requests;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hotstock_engine::engine::Engine;
 
-use crate::cli::Bench;
 use crate::client::Target;
-use crate::cmd::say;
-use crate::config::Config;
 use crate::failure::Failure;
+use crate::host::{Host, Running as _, Serving as _, Setup, all_evicted, key_value};
+use crate::terminal::say;
 use crate::wire;
-use crate::wiring::{self, Server, TakeOver};
 use load::{Load, Measured, Plan};
 use report::Report;
 
@@ -37,31 +36,90 @@ const TURN: Duration = Duration::from_secs(2);
 /// What is left of the time after the last full turn is at least this long: a shorter one measures its own start.
 const SHORTEST_TURN: Duration = Duration::from_millis(100);
 
-/// Measures.
+/// The command line of `hotstock bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Submit to the engine inside this process, without HTTP
+    #[arg(long, conflicts_with_all = ["url", "connections", "echo"])]
+    pub in_process: bool,
+    /// A running server; without it one is started inside this process, in a temporary directory
+    #[arg(long)]
+    pub url: Option<Target>,
+    /// SKUs that the orders are spread over, at random; 1, the flash sale, where nothing is said, and 10,000 with
+    /// --stored
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    skus: Option<u32>,
+    /// Shards of the server or engine that is started
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_024), conflicts_with = "url")]
+    pub shards: u16,
+    /// Requests under way at once, with --in-process
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536), requires = "in_process")]
+    pub in_flight: u32,
+    /// HTTP connections, each with one request under way
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub connections: u32,
+    /// Operations in each request; more than 1 uses POST /v1/batch
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch: u32,
+    /// Seconds to measure
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub seconds: u64,
+    /// Confirm every order after it was reserved
+    #[arg(long)]
+    pub confirm: bool,
+    /// Leave the SKUs in the SQL store, from which they are loaded when they are asked for; without it they are
+    /// promoted
+    #[arg(long)]
+    pub stored: bool,
+    /// Any key of the configuration of the server or engine that is started, such as store.flush_interval_ms=3600000
+    /// (no flush) or store.url=mysql://…; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "url")]
+    set: Vec<(String, String)>,
+    /// Measure, in turns, also a server that parses and echoes the same JSON, and print the ratio
+    #[arg(long)]
+    pub echo: bool,
+    /// Write the figures to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+impl Args {
+    /// SKUs that the orders are spread over.
+    #[must_use]
+    pub fn skus(&self) -> u32 {
+        self.skus.unwrap_or(if self.stored { 10_000 } else { 1 })
+    }
+}
+
+/// Measures, prints the figures, and writes them to the file of `--json`.
 ///
 /// # Errors
-/// [`Failure`], also when a request was refused: a run with refusals measures something else.
-pub async fn run(args: Bench) -> Result<(), Failure> {
+/// [`Failure::Other`], also when a request was refused: a run with refusals measures something else. Or whatever the
+/// host says of a server that does not start.
+pub async fn run<H: Host>(args: Args, host: &H) -> Result<(), H::Failure> {
     let temporary =
         tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
-    let mut config = Config::load(None, [], &args.flags())?;
-    config.server.listen.set_port(0);
-    config.data.dir = temporary.path().to_owned();
-    config.engine.shards = args.shards;
+    let setup = Setup {
+        set: args.set.clone(),
+        data_dir: temporary.path().to_owned(),
+        shards: args.shards,
+        store: None,
+        evicting: false,
+    };
     let plan = Plan::new(&args);
 
     if plan.stored && args.url.is_none() {
         // Nothing shall be in memory when the clock starts. A restart alone does not do it: what was in memory is there
         // again.
-        let system = wiring::start(&wiring::evicting(&config), TakeOver::No).await?;
-        let stocked = requests::stock_in_process(&system.engine, plan.skus, UNITS).await;
-        let evicted = wiring::all_evicted(&system.engine).await;
+        let system = host.open(&Setup { evicting: true, ..setup.clone() }).await?;
+        let stocked = requests::stock_in_process(system.engine(), plan.skus, UNITS).await;
+        let evicted = all_evicted(system.engine()).await;
         system.stop().await;
         stocked.and(evicted)?;
     }
     let (measured, echoed) = if args.in_process {
-        let system = wiring::start(&config, TakeOver::No).await?;
-        let measured = in_process(&plan, &system.engine).await;
+        let system = host.open(&setup).await?;
+        let measured = in_process(&plan, system.engine()).await;
         system.stop().await;
         (measured?, None)
     } else if let Some(target) = &args.url {
@@ -69,7 +127,7 @@ pub async fn run(args: Bench) -> Result<(), Failure> {
         wire::create_stock(target, names.iter().map(|sku_id| (sku_id.clone(), UNITS)).collect()).await?;
         over_http(&plan, target, args.echo).await?
     } else {
-        let server = Server::start(&config, TakeOver::No).await?;
+        let server = host.serve(&setup).await?;
         let stocked = match plan.stored {
             true => Ok(()),
             false => requests::stock_in_process(server.engine(), plan.skus, UNITS).await,
@@ -93,6 +151,7 @@ pub async fn run(args: Bench) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Measures an engine of this process, without HTTP.
 async fn in_process(plan: &Plan, engine: &Engine) -> Result<Measured, Failure> {
     if !plan.stored {
         requests::stock_in_process(engine, plan.skus, UNITS).await?;

@@ -1,10 +1,18 @@
 //! The HTTP client of replay, demo and bench: one keep-alive connection, one request at a time.
 //!
 //! Written by hand, over `httparse`, because the load generator shares its cores with the server that it measures: no
-//! task per connection, no channel, no allocation per request. It speaks the part of HTTP/1.1 that our server uses
-//! (`Content-Length` bodies), and says so when it meets another part.
+//! task per connection, no channel, no allocation per request. It was measured beside hyper's on two cores, against a
+//! server that answers every reservation with the same bytes: with 64 connections a request cost 9 to 12 microseconds
+//! of a core in here, 16 to 17 over hyper's bare connection and 22 to 28 over its client with a pool; with 256
+//! connections 11, 22 and 33. Generator and server together take some 50 for a request, so hyper's client would make
+//! every figure a fifth to a third worse, and say nothing of the server by that.
+//!
+//! It speaks the part of HTTP/1.1 that our server uses (`Content-Length` bodies), and says so when it meets another
+//! part. Whoever asks without measuring, or over https, uses hyper's client, as the operators' commands do.
 
 use std::io;
+use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -33,13 +41,38 @@ const MAX_RETRY_WAIT: Duration = Duration::from_secs(2);
 /// A server: host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// `host:port`
+    /// Its host and port: `host:port`.
     pub authority: String,
 }
 
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "http://{}", self.authority)
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(url: &str) -> Result<Self, Self::Err> {
+        let authority = url.strip_prefix("http://").ok_or("must begin with http://")?;
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        if authority.is_empty() || authority.contains(['/', '?', '#', '@']) {
+            return Err("must be http://HOST or http://HOST:PORT".to_owned());
+        }
+        let has_port = authority.rsplit_once(':').is_some_and(|(host, port)| {
+            port.bytes().all(|b| b.is_ascii_digit())
+                && !port.is_empty()
+                && (!host.contains(':') || host.ends_with(']'))
+        });
+        let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+        Ok(Self { authority })
+    }
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self { authority: address.to_string() }
     }
 }
 
@@ -280,6 +313,18 @@ pub fn segment(id: &str) -> String {
 mod tests {
     use super::*;
     use tokio::net::TcpListener;
+
+    #[test]
+    fn urls_are_hosts_with_ports() {
+        let of = |url: &str| url.parse::<Target>().map(|target| target.authority);
+        assert_eq!(of("http://127.0.0.1:8080").unwrap(), "127.0.0.1:8080");
+        assert_eq!(of("http://stock.example/").unwrap(), "stock.example:80");
+        assert_eq!(of("http://[::1]:9").unwrap(), "[::1]:9");
+        assert_eq!(of("http://[::1]").unwrap(), "[::1]:80");
+        for wrong in ["https://a", "a:1", "http://", "http://a/b"] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+    }
 
     /// Answers one connection after the other with the given bytes, once it has seen the end of a request without body.
     async fn server(answers: Vec<&'static str>) -> Target {

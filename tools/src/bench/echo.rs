@@ -10,9 +10,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpSocket;
 
 use crate::client::Target;
-use crate::wiring;
+
+/// Connections that the kernel keeps while they wait to be accepted. All workers connect at once; one that finds no
+/// room waits a second for its next try.
+const LISTEN_BACKLOG: u32 = 4_096;
 
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -47,7 +51,9 @@ struct Empty {}
 
 /// Starts the server on a free port; it lives as long as the process.
 pub fn start() -> std::io::Result<Target> {
-    let listener = wiring::listener((Ipv4Addr::LOCALHOST, 0).into())?;
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+    let listener = socket.listen(LISTEN_BACKLOG)?;
     let address = listener.local_addr()?;
     let router = Router::new()
         .route("/v1/reservations", post(echo::<Reserve>))

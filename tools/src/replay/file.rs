@@ -1,6 +1,6 @@
 //! Reads a CSV file of invoices and makes of it, in time order, what a shop would ask a stock engine.
 //!
-//! An invoice is one thing wherever its rows stand: it takes the place of its first row, and its rows of one SKU are
+//! An invoice is one order wherever its rows stand: it happened when its first row did, and its rows of one SKU are
 //! summed. Rows and invoices that make no sense are named and left out; the rest goes on. The file is held in memory.
 
 use std::collections::HashMap;
@@ -20,28 +20,28 @@ const COLUMNS: [&str; 4] = ["invoice_no", "stock_code", "quantity", "customer_id
 /// What a file asks for.
 #[derive(Debug, Default)]
 pub struct OrderFile {
-    /// In time order.
+    /// What happened in the shop, in time order.
     pub documents: Vec<Document>,
-    /// What was left out: its place and why.
+    /// What was left out: where it stands in the file, and why.
     pub left_out: Vec<String>,
     /// Rows read, those left out among them.
     pub rows: usize,
 }
 
-/// One business event.
+/// One thing that happened in the shop: an order, a return, a correction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document {
-    /// Its number; for a correction the invoice's number and its place.
+    /// Its number, which is the invoice's; a correction has its row in the file behind it.
     pub number: String,
-    /// Whose, where it is known.
+    /// The customer, where the file names one.
     pub customer: Option<BuyerId>,
-    /// What it is.
+    /// What happened.
     pub kind: Kind,
     /// How much of what, each SKU once, in the order of the file. Never 0; positive but for corrections.
     pub lines: Vec<(SkuId, i64)>,
 }
 
-/// See [`Document::kind`].
+/// What happened with the units of a [`Document`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// An order, paid at once.
@@ -60,7 +60,7 @@ struct Row {
     customer: Option<BuyerId>,
 }
 
-/// Reads a file.
+/// Reads a file of orders.
 ///
 /// # Errors
 /// [`Failure`] when it can't be read at all, or lacks a column.
@@ -73,20 +73,20 @@ pub fn read(path: &Path) -> Result<OrderFile, Failure> {
 fn parse(source: impl std::io::Read) -> Result<OrderFile, String> {
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(source);
     let header = reader.byte_headers().map_err(|error| error.to_string())?.clone();
-    let place_of = |column: &str| {
+    let index_of = |column: &str| {
         // Excel begins its files with a byte order mark.
         let name =
             |field: &[u8]| String::from_utf8_lossy(field).trim_start_matches('\u{feff}').trim().to_owned();
-        let place = header.iter().position(|field| name(field) == column);
-        place.ok_or_else(|| format!("there is no column `{column}` in its first line"))
+        let index = header.iter().position(|field| name(field) == column);
+        index.ok_or_else(|| format!("there is no column `{column}` in its first line"))
     };
-    let mut places = [0; COLUMNS.len()];
-    for (place, column) in places.iter_mut().zip(COLUMNS) {
-        *place = place_of(column)?;
+    let mut columns = [0; COLUMNS.len()];
+    for (index, column) in columns.iter_mut().zip(COLUMNS) {
+        *index = index_of(column)?;
     }
 
     let mut file = OrderFile::default();
-    let mut place_of_invoice: HashMap<String, usize> = HashMap::new();
+    let mut index_of_invoice: HashMap<String, usize> = HashMap::new();
     let mut record = csv::ByteRecord::new();
     loop {
         match reader.read_byte_record(&mut record) {
@@ -95,8 +95,8 @@ fn parse(source: impl std::io::Read) -> Result<OrderFile, String> {
             Err(error) => return Err(error.to_string()),
         }
         file.rows += 1;
-        match row(&record, places) {
-            Ok(row) => file.add(row, &mut place_of_invoice),
+        match row(&record, columns) {
+            Ok(row) => file.add(row, &mut index_of_invoice),
             Err(reason) => {
                 let line = record.position().map_or(0, csv::Position::line);
                 file.left_out.push(format!("line {line}: {reason}"));
@@ -107,10 +107,11 @@ fn parse(source: impl std::io::Read) -> Result<OrderFile, String> {
     Ok(file)
 }
 
-fn row(record: &csv::ByteRecord, places: [usize; COLUMNS.len()]) -> Result<Row, String> {
+/// Reads a row, whose columns stand at these indexes; why it makes no sense, if it does not.
+fn row(record: &csv::ByteRecord, columns: [usize; COLUMNS.len()]) -> Result<Row, String> {
     let field = |index: usize| {
         let column = COLUMNS[index];
-        let bytes = record.get(places[index]).ok_or_else(|| format!("it has no {column}"))?;
+        let bytes = record.get(columns[index]).ok_or_else(|| format!("it has no {column}"))?;
         std::str::from_utf8(bytes).map_err(|_| format!("its {column} is not UTF-8"))
     };
     let invoice = field(0)?;
@@ -137,25 +138,25 @@ fn row(record: &csv::ByteRecord, places: [usize; COLUMNS.len()]) -> Result<Row, 
 }
 
 impl OrderFile {
-    fn add(&mut self, row: Row, place_of_invoice: &mut HashMap<String, usize>) {
+    fn add(&mut self, row: Row, index_of_invoice: &mut HashMap<String, usize>) {
         let Row { invoice, sku_id, quantity, customer } = row;
         let kind = match (invoice.starts_with('C'), quantity > 0) {
             (true, _) => Kind::Cancellation,
             (false, true) => Kind::Sale,
             (false, false) => {
-                // Each correction stands for itself; its place in the file tells it from others of its invoice.
+                // Each correction stands for itself; its row in the file tells it from others of its invoice.
                 let number = format!("{invoice}#{}", self.rows);
                 let lines = vec![(sku_id, quantity)];
                 self.documents.push(Document { number, customer, kind: Kind::Correction, lines });
                 return;
             }
         };
-        let place = *place_of_invoice.entry(invoice).or_insert_with_key(|invoice| {
+        let index = *index_of_invoice.entry(invoice).or_insert_with_key(|invoice| {
             let number = invoice.clone();
             self.documents.push(Document { number, customer: None, kind, lines: Vec::new() });
             self.documents.len() - 1
         });
-        let document = &mut self.documents[place];
+        let document = &mut self.documents[index];
         document.customer = document.customer.take().or(customer);
         let units = quantity.abs();
         match document.lines.iter().position(|(sku, _)| *sku == sku_id) {
@@ -185,7 +186,7 @@ impl OrderFile {
         });
     }
 
-    /// The same with every line of a sale as an order of its own, in the place of the invoice.
+    /// The same orders, with every line of a sale as an order of its own where the invoice stood.
     #[must_use]
     pub fn by_line(self) -> Self {
         let split = |document: Document| -> Vec<Document> {
@@ -193,8 +194,8 @@ impl OrderFile {
                 return vec![document];
             }
             let Document { number, customer, kind, lines } = document;
-            let of_line = |(place, line)| Document {
-                number: format!("{number}/{place}"),
+            let of_line = |(number_of_line, line)| Document {
+                number: format!("{number}/{number_of_line}"),
                 customer: customer.clone(),
                 kind,
                 lines: vec![line],

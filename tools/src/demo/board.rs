@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::buyers::Seen;
-use crate::cmd::say;
+use crate::terminal::{grouped, say};
 use crate::wire::Levels;
 
 /// Characters of the bar that burns down.
 const BAR: u64 = 24;
 
-/// What is shown, and what was shown last.
+/// What the board has to know to show its next line.
 pub struct Board {
     on_sale: u64,
     began: Instant,
@@ -99,28 +99,4 @@ impl Board {
 fn print_flushed(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-/// A number with commas between its thousands.
-pub fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::grouped;
-
-    #[test]
-    fn thousands_are_parted() {
-        let of = [0, 7, 999, 1_000, 12_345, 1_234_567].map(grouped);
-        assert_eq!(of, ["0", "7", "999", "1,000", "12,345", "1,234,567"]);
-    }
 }

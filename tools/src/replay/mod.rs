@@ -13,6 +13,7 @@ mod player;
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,13 +21,11 @@ use hotstock_engine::ids::SkuId;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinSet;
 
-use crate::cli::{Place, Replay};
 use crate::client::{Connection, Target};
-use crate::cmd::say;
-use crate::config::Config;
 use crate::failure::Failure;
+use crate::host::{Host, Running as _, Serving as _, Setup, all_evicted, key_value};
+use crate::terminal::say;
 use crate::wire;
-use crate::wiring::{self, TakeOver};
 use books::Books;
 use file::{Document, OrderFile};
 use orders::Orders;
@@ -35,53 +34,120 @@ use player::{Player, Tally};
 /// Rows that were left out and differences of the audit are listed up to here; more are counted.
 const MAX_LISTED: usize = 20;
 
-/// Plays the file.
+/// The command line of `hotstock replay`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A CSV file with the columns invoice_no, stock_code, quantity and customer_id, in time order
+    pub file: PathBuf,
+    /// A running server, such as http://127.0.0.1:8080; without it one is started inside this process
+    #[arg(long)]
+    pub url: Option<Target>,
+    /// Stock every SKU with N units, so that some orders are refused; without it with as many as the file sells
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=1_000_000_000))]
+    pub stock: Option<u64>,
+    /// The data directory of the server inside; without it a temporary one
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    pub data_dir: Option<PathBuf>,
+    /// The SQL store of the server inside, mysql://user:password@host:port/database; without it SQLite in the data
+    /// directory
+    #[arg(long, value_name = "URL", conflicts_with = "url")]
+    pub store: Option<String>,
+    /// Where the SKUs are when the orders begin
+    #[arg(long, value_enum, default_value_t = Place::Hot)]
+    pub place: Place,
+    /// Any key of the configuration of the server inside, such as engine.max_resident_skus=200; may be given several
+    /// times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "url")]
+    set: Vec<(String, String)>,
+    /// Every line of an invoice is an order of its own
+    #[arg(long)]
+    pub by_line: bool,
+    /// Shards of the server inside
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1_024), conflicts_with = "url")]
+    pub shards: u16,
+    /// Callers at the same time. What belongs to one customer is played in its order; with one caller everything is
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    pub callers: u16,
+    /// What the random choice of --place mixed follows from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// Where the SKUs are when the orders begin: see [`Args::place`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Place {
+    /// In memory to stay: all are promoted
+    Hot,
+    /// In the SQL store alone: the server starts anew after they were created, and loads what is asked for (of --url:
+    /// as they are created)
+    Stored,
+    /// As for stored, then a random two thirds of them are promoted
+    Mixed,
+}
+
+/// Plays a file against the server of `--url`, or against one that is started in this process, and audits it.
 ///
 /// # Errors
-/// [`Failure`]; [`Failure::Audit`] when the server's stock is not what its answers make it.
-pub async fn run(args: Replay) -> Result<(), Failure> {
+/// [`Failure::Audit`] when the server's stock is not what its answers make it; [`Failure::Other`], or whatever the host
+/// says of a server that does not start.
+pub async fn run<H: Host>(args: Args, host: &H) -> Result<(), H::Failure> {
     let mut file = file::read(&args.file)?;
     if args.by_line {
         file = file.by_line();
     }
     say(format_args!("{}: {} rows, {} documents", args.file.display(), file.rows, file.documents.len()));
     list("left out", &file.left_out);
-    let Some(target) = &args.url else {
-        let temporary =
-            tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
-        let mut config = Config::load(None, [], &args.flags())?;
-        config.server.listen.set_port(0);
-        config.engine.shards = args.shards;
-        config.data.dir = args.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
-        if let Some(store) = &args.store {
-            config.store.url = store.clone().into();
+    if let Some(target) = &args.url {
+        let stocked = Stocked::make(&file, target, &args).await?;
+        return Ok(play(&file, stocked, target, &args).await?);
+    }
+    match &args.data_dir {
+        Some(data_dir) => on_a_server(&file, data_dir, &args, host).await,
+        None => {
+            let temporary =
+                tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
+            on_a_server(&file, temporary.path(), &args, host).await
         }
-        let mut before = None;
-        if args.place != Place::Hot {
-            // Nothing shall be in memory when the orders begin, but what an earlier replay on this directory left open.
-            // A restart alone does not do it: what was in memory is there again.
-            let server = wiring::Server::start(&wiring::evicting(&config), TakeOver::No).await?;
-            let stocked = Stocked::make(&file, &server.address().into(), &args).await;
-            let evicted = wiring::all_evicted(server.engine()).await;
-            server.stop().await;
-            before = Some(stocked?);
-            evicted?;
-        }
-        let server = wiring::Server::start(&config, TakeOver::No).await?;
-        let target = server.address().into();
-        let stocked = match before {
-            Some(stocked) => Ok(stocked),
-            None => Stocked::make(&file, &target, &args).await,
-        };
-        let played = match stocked {
-            Ok(stocked) => play(&file, stocked, &target, &args).await,
-            Err(failure) => Err(failure),
-        };
-        server.stop().await;
-        return played;
+    }
+}
+
+/// Plays a file against a server of this process, on a data directory.
+async fn on_a_server<H: Host>(
+    file: &OrderFile,
+    data_dir: &Path,
+    args: &Args,
+    host: &H,
+) -> Result<(), H::Failure> {
+    let setup = Setup {
+        set: args.set.clone(),
+        data_dir: data_dir.to_owned(),
+        shards: args.shards,
+        store: args.store.clone(),
+        evicting: false,
     };
-    let stocked = Stocked::make(&file, target, &args).await?;
-    play(&file, stocked, target, &args).await
+    let mut stocked = None;
+    if args.place != Place::Hot {
+        // Nothing shall be in memory when the orders begin, but what an earlier replay on this directory left open.
+        // A restart alone does not do it: what was in memory is there again.
+        let server = host.serve(&Setup { evicting: true, ..setup.clone() }).await?;
+        let made = Stocked::make(file, &server.address().into(), args).await;
+        let evicted = all_evicted(server.engine()).await;
+        server.stop().await;
+        stocked = Some(made?);
+        evicted?;
+    }
+    let server = host.serve(&setup).await?;
+    let target = server.address().into();
+    let stocked = match stocked {
+        Some(stocked) => Ok(stocked),
+        None => Stocked::make(file, &target, args).await,
+    };
+    let played = match stocked {
+        Ok(stocked) => play(file, stocked, &target, args).await,
+        Err(failure) => Err(failure),
+    };
+    server.stop().await;
+    Ok(played?)
 }
 
 /// The SKUs of a file, with the units that they are stocked with.
@@ -89,13 +155,13 @@ struct Stocked {
     books: Books,
     /// Those of which there is enough for everybody.
     plenty: HashSet<SkuId>,
-    /// By name.
+    /// All of them, in the order of their names.
     names: Vec<String>,
 }
 
 impl Stocked {
-    /// Creates them; those that are there stay as they are.
-    async fn make(file: &OrderFile, target: &Target, args: &Replay) -> Result<Self, Failure> {
+    /// Creates the SKUs on a server; those that are there stay as they are.
+    async fn make(file: &OrderFile, target: &Target, args: &Args) -> Result<Self, Failure> {
         let mut books = Books::default();
         let mut plenty = HashSet::new();
         let skus: Vec<(String, u64)> = file
@@ -123,7 +189,8 @@ impl Stocked {
     }
 }
 
-async fn play(file: &OrderFile, stocked: Stocked, target: &Target, args: &Replay) -> Result<(), Failure> {
+/// Plays the documents with all callers, tells how it went, and audits the server.
+async fn play(file: &OrderFile, stocked: Stocked, target: &Target, args: &Args) -> Result<(), Failure> {
     let Stocked { mut books, plenty, mut names } = stocked;
     let promoted = match args.place {
         Place::Stored => 0,
@@ -192,6 +259,7 @@ fn shares(documents: &[Document], callers: usize) -> Vec<Vec<Document>> {
     shares
 }
 
+/// Compares every SKU and every order of the server with what it answered.
 async fn audit(books: &Books, orders: &Orders, target: &Target) -> Result<(), Failure> {
     let mut connection = Connection::new(target.clone());
     let mut differences = orders.differences(&mut connection).await?;
@@ -217,6 +285,7 @@ async fn audit(books: &Books, orders: &Orders, target: &Target) -> Result<(), Fa
     )))
 }
 
+/// Prints lines, up to a number of them.
 fn list(what: &str, lines: &[String]) {
     for line in lines.iter().take(MAX_LISTED) {
         say(format_args!("  {what}: {line}"));

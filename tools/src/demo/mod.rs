@@ -11,7 +11,7 @@ mod buyers;
 mod server;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -19,13 +19,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 
-use crate::cli::Demo;
 use crate::client::{Connection, Target};
-use crate::cmd::say;
 use crate::failure::Failure;
+use crate::terminal::{grouped, say};
 use crate::wire;
 use board::Board;
-pub use board::grouped;
 use buyers::Shop;
 use server::ChildServer;
 
@@ -56,17 +54,35 @@ const OUTAGE: Duration = Duration::from_millis(700);
 /// The demo fails when the sale is not over after this many times its length (a much slower machine than ours).
 const PATIENCE: u32 = 10;
 
-/// Runs the demo.
+/// The command line of `hotstock demo`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// How long the rush lasts, about; the stock is chosen to fit. Restart, tail and audit come on top
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(4..=600))]
+    pub seconds: u64,
+}
+
+/// The program that the demo runs as its server and as its auditor.
+#[derive(Debug, Clone, Copy)]
+pub struct Program<'a> {
+    /// Its file.
+    pub file: &'a Path,
+    /// What the line begins with that it prints when it listens; the address follows.
+    pub listens: &'a str,
+}
+
+/// Holds the sale, with the kill, and accounts for every unit.
 ///
 /// # Errors
 /// [`Failure`]; [`Failure::Audit`] when a unit was sold twice or lost.
-pub async fn run(args: Demo) -> Result<(), Failure> {
+pub async fn run(args: Args, program: Program<'_>) -> Result<(), Failure> {
     let directory =
         tempfile::tempdir().map_err(|error| Failure::other("making a temporary directory", error))?;
     let mut home = Home {
         data_dir: directory.path().join("data"),
         log: directory.path().join("server.log"),
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        program,
     };
     let server = home.start_server()?;
     // The second one must come back to where the buyers know it.
@@ -101,7 +117,7 @@ pub async fn run(args: Demo) -> Result<(), Failure> {
     let stopped = tokio::task::block_in_place(|| server.stop());
     audited?;
     stopped?;
-    audit::data_directory(&home.data_dir)?;
+    audit::data_directory(program.file, &home.data_dir)?;
     say(format_args!("\nEvery unit is accounted for."));
     Ok(())
 }
@@ -116,16 +132,19 @@ async fn stock(target: &Target, on_sale: u64) -> Result<Vec<(String, u64)>, Fail
     Ok(stocked)
 }
 
-/// What the sale needs to start a server again: its data, its log, its port.
-struct Home {
+/// What the sale needs to start a server again: the program, its data, its log, its port.
+struct Home<'a> {
+    program: Program<'a>,
     data_dir: PathBuf,
     log: PathBuf,
     address: SocketAddr,
 }
 
-impl Home {
+impl Home<'_> {
     fn start_server(&self) -> Result<ChildServer, Failure> {
-        tokio::task::block_in_place(|| ChildServer::start(&self.data_dir, &self.log, self.address))
+        tokio::task::block_in_place(|| {
+            ChildServer::start(self.program, &self.data_dir, &self.log, self.address)
+        })
     }
 }
 
@@ -135,7 +154,7 @@ async fn sale(
     places: &Arc<Semaphore>,
     board: &mut Board,
     mut server: ChildServer,
-    home: &Home,
+    home: &Home<'_>,
     patience: Duration,
 ) -> Result<ChildServer, Failure> {
     let mut watcher = Connection::new(Target::from(home.address));
@@ -183,7 +202,7 @@ async fn sale(
 
 async fn kill_and_restart(
     server: ChildServer,
-    home: &Home,
+    home: &Home<'_>,
     shop: &Shop,
     board: &mut Board,
 ) -> Result<ChildServer, Failure> {

@@ -1,7 +1,10 @@
-//! What operators do from outside: tokens, the hot list, tables, a lost data directory.
+//! What operators do from outside: tokens, the hot list, tables, a lost data directory; and what their commands say
+//! when the server that they ask is not there, or is not what it should be.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod connections;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::path::Path;

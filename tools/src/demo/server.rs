@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::cmd::serve::LISTENS;
+use super::Program;
 use crate::failure::Failure;
 
 /// A stopping server may take its grace and a sync; longer than that it hangs.
@@ -34,11 +34,16 @@ pub struct ChildServer {
 impl ChildServer {
     /// Starts a server on a data directory and waits until it listens; the wait ends when it does, or when the process
     /// does.
-    pub fn start(data_dir: &Path, log: &Path, listen: SocketAddr) -> Result<Self, Failure> {
+    pub fn start(
+        program: Program<'_>,
+        data_dir: &Path,
+        log: &Path,
+        listen: SocketAddr,
+    ) -> Result<Self, Failure> {
         let tried = "starting the server";
         let failed = |error: std::io::Error| Failure::other(tried, error);
         let log_file = File::options().create(true).append(true).open(log).map_err(failed)?;
-        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        let mut command = Command::new(program.file);
         command.arg("serve").arg("--listen").arg(listen.to_string()).arg("--data-dir").arg(data_dir);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file);
         // The demo is the same for everybody, whatever is set in the environment.
@@ -52,7 +57,7 @@ impl ChildServer {
         let mut stdout = BufReader::new(stdout);
         let mut line = String::new();
         let read = stdout.read_line(&mut line);
-        let address = line.trim().strip_prefix(LISTENS).and_then(|address| address.parse().ok());
+        let address = line.trim().strip_prefix(program.listens).and_then(|address| address.parse().ok());
         match (read, address) {
             (Ok(_), Some(address)) => Ok(Self { child, address, log: log.to_owned(), _stdout: stdout }),
             (read, _) => {

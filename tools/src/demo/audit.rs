@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::board::grouped;
 use super::buyers::{Shop, Told};
 use crate::client::{Connection, Target};
-use crate::cmd::say;
 use crate::failure::Failure;
+use crate::terminal::{grouped, say};
 use crate::wire;
 
 /// Orders that are asked for again in one request.
@@ -131,9 +130,9 @@ async fn known_again(connection: &mut Connection, told: &[Told]) -> Result<(), F
 }
 
 /// Lets `hotstock verify` look at the data directory, as an operator would.
-pub fn data_directory(data_dir: &Path) -> Result<(), Failure> {
+pub fn data_directory(program: &Path, data_dir: &Path) -> Result<(), Failure> {
     let failed = |error| Failure::other("running hotstock verify", error);
-    let mut verify = Command::new(std::env::current_exe().map_err(failed)?);
+    let mut verify = Command::new(program);
     let output =
         verify.arg("verify").arg("--summary").arg("--data-dir").arg(data_dir).output().map_err(failed)?;
     let text = String::from_utf8_lossy(&output.stdout);

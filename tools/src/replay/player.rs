@@ -25,7 +25,7 @@ use crate::wire;
 /// that it can be taken up again.
 const TTL_SECONDS: u32 = 604_800;
 
-/// The state of a replay.
+/// One caller of a replay: its connection, and what it knows from the answers so far.
 pub struct Player {
     connection: Connection,
     ledger: Ledger,
@@ -33,9 +33,9 @@ pub struct Player {
     plenty: Arc<HashSet<SkuId>>,
     /// What this caller did to the stock of the server.
     pub books: Books,
-    /// What its orders must be.
+    /// What the orders of this caller must be.
     pub orders: Orders,
-    /// What happened.
+    /// How often what happened.
     pub tally: Tally,
 }
 
@@ -58,6 +58,7 @@ impl Player {
         }
     }
 
+    /// An order that is paid at once, or refused and closed.
     async fn sale(&mut self, document: &Document) -> Result<(), Failure> {
         let number = &document.number;
         let lines = lines(&document.lines);
@@ -107,6 +108,7 @@ impl Player {
         Ok(())
     }
 
+    /// Units come back, to the orders that they were sold with.
     async fn cancellation(&mut self, document: &Document) -> Result<(), Failure> {
         // The lines that come back, by the order that they come back from.
         let mut returns: Vec<(String, Vec<(SkuId, i64)>)> = Vec::new();
@@ -151,6 +153,7 @@ impl Player {
         Ok(())
     }
 
+    /// Units went missing, outside of any order.
     async fn correction(&mut self, document: &Document) -> Result<(), Failure> {
         for (sku_id, units) in &document.lines {
             let path = format!("/v1/reservations/{}", segment(&document.number));

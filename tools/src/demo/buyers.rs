@@ -29,14 +29,14 @@ const MAX_REPEATS: u32 = 200;
 /// Latencies up to a minute, in microseconds.
 const MAX_MICROS: u64 = 60_000_000;
 
-/// A buyer who was told "confirmed".
+/// An order whose buyer was told that it is confirmed.
 #[derive(Debug, Clone)]
 pub struct Told {
-    /// The order.
+    /// The number of the order.
     pub order_no: String,
-    /// What was bought.
+    /// What was bought, by its index in [`Shop::skus`].
     pub sku: usize,
-    /// How many.
+    /// How many units.
     pub units: u64,
 }
 
@@ -57,7 +57,7 @@ pub struct Seen {
     pub refunded: AtomicU64,
 }
 
-/// The shop as the buyers know it.
+/// The shop as the buyers know it, with the connections that they share and what they saw.
 pub struct Shop {
     /// Names of the SKUs; the first is the one on sale.
     pub skus: Vec<String>,
@@ -66,7 +66,7 @@ pub struct Shop {
     told: Mutex<Vec<Told>>,
     latencies: Mutex<Histogram<u64>>,
     failure: Mutex<Option<Failure>>,
-    /// Counts.
+    /// What the buyers saw.
     pub seen: Seen,
 }
 
@@ -78,7 +78,7 @@ enum Fate {
     WalksAway,
 }
 
-/// A stream of numbers that look random and are the same in every run.
+/// Numbers that look random and are the same in every run, so that every run is the same sale.
 struct Dice(u64);
 
 impl Dice {

@@ -1,5 +1,6 @@
-//! The JSON that our own clients (replay, demo, bench) send and read. Written from the HTTP contract, not shared with
-//! the server, so that a change of the contract by mistake breaks them.
+//! The JSON that our own clients send and read: replay, demo, bench, and the operators' commands of the program.
+//! Written from the HTTP contract, not shared with the server, so that a change of the contract by mistake breaks them.
+//! An answer has more fields than are read here.
 
 use std::sync::Arc;
 
@@ -9,143 +10,175 @@ use tokio::task::JoinSet;
 use crate::client::{CallError, Connection, Target, segment};
 use crate::failure::Failure;
 
+/// The variable with the operators' token. Not a flag: others can read a command line.
+pub const TOKEN_VARIABLE: &str = "HOTSTOCK_TOKEN";
+
+/// SKUs that are promoted or demoted by one request. The contract takes 10,000; a request of these is sure to be done
+/// in time.
+pub const SKUS_PER_REQUEST: usize = 1_000;
+
 /// Connections that stock a server with many SKUs: enough to share each sync among many, few beside the server's limit.
 const STOCKING_CONNECTIONS: usize = 64;
 
 /// SKUs in one page of the stock list; the contract's largest.
 const PAGE: usize = 1_000;
 
-/// One line of an order.
+/// One line of an order, as it is asked for. The warehouse is the server's default.
 #[derive(Debug, Clone, Serialize)]
 pub struct Line<'a> {
-    /// What.
+    /// The SKU that is wanted.
     pub sku_id: &'a str,
-    /// Units.
+    /// How many units of it.
     pub quantity: u32,
 }
 
-/// `POST /v1/reservations`
+/// `POST /v1/reservations`: an order that holds units until it is paid.
 #[derive(Debug, Serialize)]
 pub struct Reserve<'a> {
-    /// The order.
+    /// The number of the order, which also makes the request known when it is repeated.
     pub order_no: &'a str,
     /// What it holds.
     pub lines: &'a [Line<'a>],
-    /// For how long.
+    /// How long it holds that, unless it is paid.
     pub ttl_seconds: u32,
-    /// Who buys.
+    /// Who buys, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub buyer_id: Option<&'a str>,
 }
 
-/// `POST /v1/reservations/{order_no}/return`
+/// `POST /v1/reservations/{order_no}/return`: sold units come back.
 #[derive(Debug, Serialize)]
 pub struct Return<'a> {
-    /// The id of this return.
+    /// Makes the request known when it is repeated.
     pub request_id: &'a str,
     /// What comes back.
     pub lines: &'a [Line<'a>],
 }
 
-/// `POST /v1/stock`
+/// `POST /v1/stock`: a SKU in a warehouse, with its first units.
 #[derive(Debug, Serialize)]
 pub struct CreateStock<'a> {
-    /// What.
+    /// The SKU.
     pub sku_id: &'a str,
-    /// Where; the server's default where missing.
+    /// The warehouse; without one the server's default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warehouse_id: Option<u32>,
     /// Units to begin with.
     pub quantity: u64,
 }
 
-/// `POST /v1/stock/{sku_id}/restock` and `/adjust`
+/// `POST /v1/stock/{sku_id}/restock` and `/adjust`: units come in, or are counted again.
 #[derive(Debug, Serialize)]
 pub struct ChangeStock<'a> {
-    /// The id of this change.
+    /// Makes the request known when it is repeated.
     pub request_id: &'a str,
-    /// Units; signed for adjust.
+    /// How many units; for an adjustment a negative number takes them away.
     pub quantity: i64,
-    /// Why.
+    /// Why, for people who read the journal of the stock.
     pub reason: &'a str,
 }
 
-/// What we read of an order.
+/// `POST /v1/admin/skus/promote` and `/demote`: which SKUs are kept in memory.
+#[derive(Debug, Serialize)]
+pub struct Skus<'a, S> {
+    /// The SKUs, at most [`SKUS_PER_REQUEST`] in ours.
+    pub sku_ids: &'a [S],
+}
+
+/// The answer to [`Skus`].
+#[derive(Debug, Deserialize)]
+pub struct SkuResults {
+    /// One for each SKU, in the order of the request.
+    pub results: Vec<SkuResult>,
+}
+
+/// What became of one SKU of a request for many.
+#[derive(Debug, Deserialize)]
+pub struct SkuResult {
+    /// The SKU.
+    pub sku_id: String,
+    /// The status that a request for this SKU alone would have been answered with.
+    pub status: u16,
+    /// The body of that answer.
+    pub body: serde_json::Value,
+}
+
+/// An order, as it is answered.
 #[derive(Debug, Deserialize)]
 pub struct Order {
-    /// Where it stands.
+    /// Its state: `reserved`, `confirmed`, `cancelled`, …
     pub status: String,
-    /// Whether the request had been answered before.
+    /// Whether the request had been answered before, and was answered the same again.
     pub replayed: bool,
-    /// What became of what it asked for.
+    /// What became of each line.
     pub lines: Vec<OrderLine>,
 }
 
-/// What we read of a line of an order.
+/// A line of an order, as it is answered.
 #[derive(Debug, Deserialize)]
 pub struct OrderLine {
-    /// What.
+    /// The SKU.
     pub sku_id: String,
-    /// Units asked for.
+    /// Units that were asked for.
     pub quantity: u32,
-    /// Units held now.
+    /// Units that are held now.
     pub held: u32,
-    /// Units confirmed so far.
+    /// Units that were confirmed so far.
     pub confirmed: u32,
-    /// Units given back without being sold.
+    /// Units that were given back without being sold.
     pub released: u32,
-    /// Units sold and returned.
+    /// Units that were sold and came back.
     pub returned: u32,
 }
 
-/// What we read of the answer to a change of stock.
+/// The answer to a change of stock.
 #[derive(Debug, Deserialize)]
 pub struct StockChanged {
-    /// Whether the request had been answered before.
+    /// Whether the request had been answered before, and was answered the same again.
     pub replayed: bool,
 }
 
-/// What we read of a problem document.
+/// A problem document: why a request was refused.
 #[derive(Debug, Default, Deserialize)]
 pub struct Problem {
-    /// Stable, from the contract.
+    /// The reason for programs, which stays the same from version to version.
     pub code: String,
-    /// For people.
+    /// The reason for people.
     #[serde(default)]
     pub detail: String,
-    /// Of a refusal for want of stock: the lines that are short.
+    /// The lines that are short, where the reason is that stock is.
     #[serde(default)]
     pub lines: Vec<ShortLine>,
 }
 
-/// A line that could not be served.
+/// A line for which there was not enough.
 #[derive(Debug, Deserialize)]
 pub struct ShortLine {
-    /// What.
+    /// The SKU.
     pub sku_id: String,
-    /// Units asked for.
+    /// Units that were asked for.
     pub requested: i64,
-    /// Units there were.
+    /// Units that there were.
     pub available: i64,
 }
 
-/// The levels of a SKU over all warehouses.
+/// The levels of a SKU, over all its warehouses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 pub struct Levels {
-    /// Can be reserved now.
+    /// Units that can be reserved now.
     pub available: i64,
-    /// Held by orders that are not paid.
+    /// Units that are held by orders that are not paid.
     pub reserved: i64,
-    /// Of confirmed orders.
+    /// Units of confirmed orders.
     pub sold: i64,
 }
 
-/// `GET /v1/stock/{sku_id}`, and an item of `GET /v1/stock`
+/// `GET /v1/stock/{sku_id}`, and an item of `GET /v1/stock`.
 #[derive(Debug, Deserialize)]
 pub struct Sku {
-    /// What.
+    /// The SKU.
     pub sku_id: String,
-    /// How much.
+    /// Its levels.
     pub total: Levels,
 }
 
@@ -156,11 +189,13 @@ struct StockPage {
 }
 
 /// A request as JSON text.
+#[must_use]
 pub fn json(request: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(request).expect("our requests are plain structs, which are always JSON")
 }
 
 /// What an answer that was not expected says.
+#[must_use]
 pub fn unexpected(what: &str, status: u16, connection: &Connection) -> Failure {
     match connection.json::<Problem>() {
         Ok(problem) => Failure::Other(format!("{what}: {status} {}: {}", problem.code, problem.detail)),
@@ -169,6 +204,9 @@ pub fn unexpected(what: &str, status: u16, connection: &Connection) -> Failure {
 }
 
 /// The levels of one SKU.
+///
+/// # Errors
+/// [`Failure`] when the server does not answer, or not with them.
 pub async fn stock_of(connection: &mut Connection, sku_id: &str) -> Result<Levels, Failure> {
     let status = connection.call_until_known("GET", &format!("/v1/stock/{}", segment(sku_id)), b"").await?;
     match status {
@@ -178,6 +216,9 @@ pub async fn stock_of(connection: &mut Connection, sku_id: &str) -> Result<Level
 }
 
 /// The levels of every SKU of the server, page by page.
+///
+/// # Errors
+/// [`Failure`] when the server does not answer, or not with them.
 pub async fn all_stock(connection: &mut Connection) -> Result<Vec<Sku>, Failure> {
     let mut all = Vec::new();
     let mut cursor = String::new();
@@ -225,91 +266,22 @@ pub async fn create_stock(target: &Target, skus: Vec<(String, u64)>) -> Result<u
     Ok(created)
 }
 
-/// The variable with the operators' token, for the commands that talk to a server. Not a flag: others could read that.
-pub const TOKEN_VARIABLE: &str = "HOTSTOCK_TOKEN";
-
-/// SKUs that are promoted or demoted by one request. The contract takes 10,000; a request of these is sure to be done
-/// in time.
-pub const SKUS_PER_REQUEST: usize = 1_000;
-
-/// A connection for what operators ask.
-pub fn operator(target: &Target) -> Connection {
-    Connection::new(target.clone()).with_token(std::env::var(TOKEN_VARIABLE).ok())
-}
-
-/// What is asked for SKUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PinWay {
-    /// Load them and keep them in memory.
-    Promote,
-    /// Keep them no longer.
-    Demote,
-}
-
-impl PinWay {
-    /// As the path says it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Promote => "promote",
-            Self::Demote => "demote",
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Skus<'a, S> {
-    sku_ids: &'a [S],
-}
-
-#[derive(Deserialize)]
-struct PinResults {
-    results: Vec<PinResult>,
-}
-
-/// What became of one SKU.
-#[derive(Debug, Deserialize)]
-pub struct PinResult {
-    /// Which.
-    pub sku_id: String,
-    /// As it would have been answered alone.
-    pub status: u16,
-    /// Likewise.
-    pub body: serde_json::Value,
-}
-
-/// Promotes or demotes up to [`SKUS_PER_REQUEST`] SKUs.
-///
-/// # Errors
-/// [`Failure`] when the request as a whole is not carried out.
-pub async fn pin_skus<S: Serialize>(
-    connection: &mut Connection,
-    way: PinWay,
-    skus: &[S],
-) -> Result<Vec<PinResult>, Failure> {
-    let path = format!("/v1/admin/skus/{}", way.word());
-    let status = connection.call_until_known("POST", &path, &json(&Skus { sku_ids: skus })).await?;
-    match status {
-        200 => Ok(connection.json::<PinResults>()?.results),
-        401 | 403 => {
-            let failure = unexpected(way.word(), status, connection);
-            Err(Failure::Other(format!("{failure} ({TOKEN_VARIABLE} is where the token belongs)")))
-        }
-        _ => Err(unexpected(way.word(), status, connection)),
-    }
-}
-
-/// Promotes any number of SKUs; tells how many were not hot before.
+/// Promotes any number of SKUs, with the token of [`TOKEN_VARIABLE`]; tells how many were not hot before.
 ///
 /// # Errors
 /// [`Failure`] at the first SKU that is refused.
 pub async fn promote_all<S: Serialize>(target: &Target, skus: &[S]) -> Result<u64, Failure> {
-    let mut connection = operator(target);
+    let mut connection = Connection::new(target.clone()).with_token(std::env::var(TOKEN_VARIABLE).ok());
     let mut new = 0;
-    for skus in skus.chunks(SKUS_PER_REQUEST) {
-        for result in pin_skus(&mut connection, PinWay::Promote, skus).await? {
+    for sku_ids in skus.chunks(SKUS_PER_REQUEST) {
+        let body = json(&Skus { sku_ids });
+        let status = connection.call_until_known("POST", "/v1/admin/skus/promote", &body).await?;
+        if status != 200 {
+            return Err(unexpected("promote", status, &connection));
+        }
+        for result in connection.json::<SkuResults>()?.results {
             if result.status != 200 {
-                let PinResult { sku_id, status, body } = result;
+                let SkuResult { sku_id, status, body } = result;
                 return Err(Failure::Other(format!("promote {sku_id}: {status} {body}")));
             }
             new += u64::from(result.body["replayed"] == false);
@@ -318,7 +290,10 @@ pub async fn promote_all<S: Serialize>(target: &Target, skus: &[S]) -> Result<u6
     Ok(new)
 }
 
-/// Asks for an order change (`confirm`, `release`, …) until the answer is known.
+/// Asks for an order change (`confirm`, `release`, …) until the answer is known; its status.
+///
+/// # Errors
+/// [`CallError::GivenUp`].
 pub async fn change_order(
     connection: &mut Connection,
     order_no: &str,

@@ -1,12 +1,14 @@
-//! The replay's own books: what every SKU's levels must be after the answers that it was given, and what was done.
+//! The replay's own books: what every SKU's levels must be after the answers that the replay was given; and how often
+//! what happened.
 
 use std::collections::BTreeMap;
 
 use hotstock_engine::ids::SkuId;
+use sha2::{Digest as _, Sha256};
 
 use crate::wire;
 
-/// What must be true of one SKU.
+/// What must be true of one SKU: available + sold = supplied, and nothing is reserved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Entry {
     /// Units it was stocked with, and all that came and went other than by orders.
@@ -43,7 +45,7 @@ impl Books {
         self.0.len()
     }
 
-    /// All SKUs together.
+    /// The sums over all SKUs.
     pub fn total(&self) -> Entry {
         let add = |sum: Entry, entry: &Entry| Entry {
             supplied: sum.supplied + entry.supplied,
@@ -58,7 +60,7 @@ impl Books {
             format!("{sku_id}\n{} {}\n", entry.supplied - entry.sold, entry.sold)
         };
         let all: String = self.0.iter().map(line).collect();
-        hotstock_api::auth::hash(&all)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        Sha256::digest(all)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Compares with what the server says; each difference is a line. SKUs that the replay never touched are not its
@@ -89,7 +91,7 @@ impl Books {
     }
 }
 
-/// What can become of a part of the file.
+/// What can become of a document of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Happened {
     /// An order was reserved and confirmed.
@@ -122,7 +124,7 @@ impl Happened {
     }
 }
 
-/// Counts of what happened.
+/// How often each of these happened.
 #[derive(Debug, Default)]
 pub struct Tally(BTreeMap<Happened, Count>);
 
@@ -130,6 +132,7 @@ pub struct Tally(BTreeMap<Happened, Count>);
 struct Count {
     times: u64,
     units: i64,
+    /// How many of them the server had done before.
     known: u64,
 }
 

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::task::JoinSet;
 
+use super::Args;
 use super::requests::Orders;
-use crate::cli::Bench;
 use crate::client::{Connection, Target};
 use crate::failure::Failure;
 use crate::wire;
@@ -20,7 +20,7 @@ use crate::wire;
 /// Latencies up to a minute, in nanoseconds, with three digits.
 const MAX_NANOS: u64 = 60_000_000_000;
 
-/// See [`Notes`]: more than the cores of the machines that this runs on, so that threads seldom meet at one.
+/// How many [`Notes`] keep: more than the cores of the machines that this runs on, so that threads seldom meet at one.
 const SHARED_NOTES: usize = 16;
 
 /// What is asked of the workers.
@@ -30,7 +30,7 @@ pub struct Plan {
     pub requests: u32,
     /// Operations in each.
     pub batch: u32,
-    /// SKUs.
+    /// SKUs that the orders are spread over.
     pub skus: u32,
     /// Whether orders are confirmed.
     pub confirm: bool,
@@ -42,7 +42,7 @@ pub struct Plan {
 
 impl Plan {
     /// The plan of a command line.
-    pub fn new(args: &Bench) -> Self {
+    pub fn new(args: &Args) -> Self {
         Self {
             requests: if args.in_process { args.in_flight } else { args.connections },
             batch: args.batch,
@@ -60,7 +60,7 @@ impl Plan {
     }
 }
 
-/// What was measured.
+/// The figures of a run, or of one turn of it.
 #[derive(Debug)]
 pub struct Measured {
     /// For how long, until the last answer.
@@ -81,7 +81,7 @@ impl Default for Measured {
 }
 
 impl Measured {
-    /// Another turn of the same, after this one.
+    /// Adds another turn of the same load, after this one.
     pub fn add(&mut self, turn: &Self) {
         self.elapsed += turn.elapsed;
         self.merge(turn);

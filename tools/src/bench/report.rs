@@ -3,9 +3,9 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::Args;
 use super::load::{Measured, Plan};
-use crate::cli::Bench;
-use crate::cmd::demo::grouped;
+use crate::terminal::grouped;
 
 const DURABLE: &str = "every answer follows the fdatasync of the events it rests on (group commit)";
 
@@ -73,7 +73,7 @@ struct Machine {
 
 impl Report {
     /// The figures with their conditions.
-    pub fn new(args: &Bench, plan: &Plan, measured: &Measured, echoed: Option<&Measured>) -> Self {
+    pub fn new(args: &Args, plan: &Plan, measured: &Measured, echoed: Option<&Measured>) -> Self {
         let operations_per_second = per_second(measured);
         let echo = echoed.map(|echoed| Echo {
             what: "axum: parses the same JSON and answers it, in turns with hotstock, same client and process",
