@@ -88,7 +88,7 @@ fn the_store_never_decides() {
 #[test]
 fn what_is_inner_stays_in_the_engine() {
     for folder in ["api/src", "persistence/src", "tools/src", "src"] {
-        let found = lines_with(folder, &["inner::", "InnerCommand", "InnerAnswer", "HomeStep"]);
+        let found = lines_with(folder, &["inner::", "InnerCommand", "coordinator::"]);
         assert!(found.is_empty(), "{found:#?}");
     }
 }

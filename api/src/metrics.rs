@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hotstock_engine::check::CheckStats;
 use hotstock_engine::engine::JournalFull;
-use hotstock_engine::engine::{Engine, ShardStats, SpanningStats, StoreStats};
+use hotstock_engine::engine::{Engine, ShardStats, CrossShardStats, StoreStats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text,
@@ -284,54 +284,54 @@ const STORE_METRICS: [StoreMetric; 22] = [
 ];
 
 /// A count of orders over several places.
-struct SpanningMetric {
+struct CrossShardMetric {
     name: &'static str,
     help: &'static str,
     kind: MetricType,
-    value: fn(&SpanningStats) -> u64,
+    value: fn(&CrossShardStats) -> u64,
 }
 
-const fn span_counter(
+const fn cross_counter(
     name: &'static str,
     help: &'static str,
-    value: fn(&SpanningStats) -> u64,
-) -> SpanningMetric {
-    SpanningMetric { name, help, kind: MetricType::Counter, value }
+    value: fn(&CrossShardStats) -> u64,
+) -> CrossShardMetric {
+    CrossShardMetric { name, help, kind: MetricType::Counter, value }
 }
 
-const fn span_gauge(
+const fn cross_gauge(
     name: &'static str,
     help: &'static str,
-    value: fn(&SpanningStats) -> u64,
-) -> SpanningMetric {
-    SpanningMetric { name, help, kind: MetricType::Gauge, value }
+    value: fn(&CrossShardStats) -> u64,
+) -> CrossShardMetric {
+    CrossShardMetric { name, help, kind: MetricType::Gauge, value }
 }
 
-/// Orders over several places.
-const SPANNING_METRICS: [SpanningMetric; 11] = [
-    span_counter("spanning_made", "Orders over several places that were made", |s| s.made),
-    span_counter("spanning_refused", "Reserves over several places that were refused", |s| s.refused),
-    span_counter(
-        "spanning_overloaded",
-        "Of their commands, those turned away because too many were under way",
+/// Orders over several shards.
+const CROSS_SHARD_METRICS: [CrossShardMetric; 11] = [
+    cross_counter("cross_shard_made", "Orders over several shards that were made", |s| s.made),
+    cross_counter("cross_shard_refused", "Commands that needed units of other shards and were refused", |s| {
+        s.refused
+    }),
+    cross_counter(
+        "cross_shard_overloaded",
+        "Of such commands, those turned away because too many were under way",
         |s| s.overloaded,
     ),
-    span_gauge("spanning_under_way", "Commands of orders over several places that are under way", |s| {
-        s.under_way
+    cross_gauge("cross_shard_under_way", "Orders over several shards with something under way", |s| s.under_way),
+    cross_counter("cross_shard_attempts", "Attempts to hold units in other shards", |s| s.attempts),
+    cross_counter("cross_shard_abandoned", "Of those, the ones given up after something was held", |s| {
+        s.abandoned
     }),
-    span_counter("spanning_attempts", "Attempts to hold their units", |s| s.attempts),
-    span_counter("spanning_branches_asked", "Branches whose home was asked after them", |s| s.branches_asked),
-    span_counter("spanning_orphans_released", "Branches that no order knew and that were released", |s| {
-        s.orphans_released
+    cross_counter("cross_shard_instructions", "Decisions that participants were told", |s| s.instructions),
+    cross_counter("cross_shard_repeated", "Orders whose participants had to be told again", |s| s.repeated),
+    cross_counter("cross_shard_asked", "Holds whose coordinators were asked, after a start or a rebuild", |s| {
+        s.asked
     }),
-    span_counter("spanning_carries", "Times that branches were told what was decided", |s| s.carries),
-    span_counter("spanning_carries_retried", "Of those in the background, the ones to be repeated", |s| {
-        s.carries_retried
+    cross_counter("cross_shard_released", "Of those, the ones that no order knew and that were released", |s| {
+        s.released
     }),
-    span_gauge("spanning_chores_waiting", "Orders and branches that the background has before it", |s| {
-        s.chores_waiting
-    }),
-    span_counter("spanning_errands_refused", "Decisions that a branch did not take", |s| s.errands_refused),
+    cross_counter("cross_shard_misfits", "Decisions that a participant could not carry out", |s| s.misfits),
 ];
 
 /// The engine's counts, read when they are asked for.
@@ -376,9 +376,9 @@ impl Collector for EngineMetrics {
             "1 while the wall clock was set far away from this server's clock, which does not follow it";
         let jumped = encoder.encode_descriptor("clock_jumped", help, None, MetricType::Gauge)?;
         encode_number(jumped, MetricType::Gauge, u64::from(stats.clock.jumped))?;
-        for metric in &SPANNING_METRICS {
+        for metric in &CROSS_SHARD_METRICS {
             let encoder = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
-            encode_number(encoder, metric.kind, (metric.value)(&stats.spanning))?;
+            encode_number(encoder, metric.kind, (metric.value)(&stats.cross_shard))?;
         }
         if let Some(checks) = &stats.checks {
             check_metrics(&mut encoder, checks)?;

@@ -158,13 +158,13 @@ fn tell(restored: &Restored, seized: &Seized) {
     if let Some(before) = seized.before {
         say(format_args!("server {before} had the store, with epoch {}", seized.epoch.0.saturating_sub(1)));
     }
-    for RestoredShard { mark, skus, open_orders, homes, .. } in &restored.shards {
+    for RestoredShard { mark, skus, open_orders, holds, .. } in &restored.shards {
         let shard = mark.shard;
         match mark.lsn {
             Lsn::ZERO => say(format_args!("shard {shard}: nothing of it was ever flushed")),
             lsn => say(format_args!(
                 "shard {shard}: everything up to LSN {lsn} is there; what was logged after that is lost. In memory: {skus} SKUs, \
-                 {open_orders} open orders, {homes} over several shards"
+                 {open_orders} open orders; held for orders of other shards: {holds}"
             )),
         }
     }

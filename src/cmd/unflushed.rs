@@ -10,9 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use hotstock_engine::event::{Change, Event, MoveKind, StockMove};
-use hotstock_engine::home::{DecisionKind, HomeChange};
-use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::event::{Change, Event, HoldMove, MoveKind, StockMove};
+use hotstock_engine::ids::{Lsn, ShardId, SkuId, WarehouseId};
 use hotstock_engine::journal::{Bounds, JournalError, JournalReader};
 use hotstock_engine::store::{Ownership, Store};
 use hotstock_persistence::data_dir::DataDir;
@@ -236,9 +235,8 @@ struct Entry {
     time: String,
     shard: u16,
     lsn: u64,
-    /// As the stock journal calls it; beside that cancelled, extended, promoted, demoted, and of orders over several
-    /// shards, at the shard that decides for them, order_reserved, order_confirmed, order_released, order_expired,
-    /// order_returned.
+    /// As the stock journal calls it; beside that cancelled, extended, promoted, demoted. What a shard holds for an
+    /// order that another one decides: held, hold_confirmed, hold_released, hold_expired, hold_returned.
     what: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     order_no: Option<String>,
@@ -297,7 +295,7 @@ impl Entry {
                 ("extended", Some(order_no))
             }
             Change::Pinned { skus, hot } => {
-                let line = |sku_id: &hotstock_engine::ids::SkuId| EntryLine {
+                let line = |sku_id: &SkuId| EntryLine {
                     sku_id: sku_id.to_string(),
                     warehouse_id: None,
                     quantity: None,
@@ -305,44 +303,52 @@ impl Entry {
                 entry.lines = skus.iter().map(line).collect();
                 (if *hot { "promoted" } else { "demoted" }, None)
             }
-            Change::Home(change) => (entry.home(change)?, Some(change.order_no())),
+            Change::Held { order_no, .. } => ("held", Some(order_no)),
+            Change::HoldChanged { order_no, kind, .. } => {
+                let what = match kind {
+                    HoldMove::Sold => "hold_confirmed",
+                    HoldMove::Released => "hold_released",
+                    HoldMove::Expired => "hold_expired",
+                    HoldMove::Returned => "hold_returned",
+                    HoldMove::Over => return None,
+                };
+                (what, Some(order_no))
+            }
             Change::Forgotten { .. }
             | Change::Loaded { .. }
             | Change::OrdersLoaded { .. }
             | Change::Evicted { .. }
+            | Change::Acknowledged { .. }
             | Change::Started { .. } => return None,
         };
         entry.what = what;
-        entry.order_no = order_no.map(|order_no| order_no.of_caller().to_string());
+        entry.order_no = order_no.map(ToString::to_string);
+        entry.lines.extend(elsewhere(&event.change));
         Some(entry)
     }
+}
 
-    /// What the coordinator of an order over several shards decided; the units are in the events of the shards that
-    /// hold them.
-    fn home(&mut self, change: &HomeChange) -> Option<&'static str> {
-        match change {
-            HomeChange::Reserved { ttl_seconds, lines, .. } => {
-                self.ttl_seconds = Some(*ttl_seconds);
-                self.lines = lines.iter().map(EntryLine::of_held).collect();
-                Some("order_reserved")
-            }
-            HomeChange::Decided { kind, request, reason, .. } => {
-                let request_id = request.as_ref().and_then(|request| request.request_id.as_ref());
-                self.request_id = request_id.map(ToString::to_string);
-                self.reason = reason.as_ref().map(ToString::to_string);
-                Some(match kind {
-                    DecisionKind::Confirm => "order_confirmed",
-                    DecisionKind::Release => "order_released",
-                    DecisionKind::Expire => "order_expired",
-                    DecisionKind::Return => "order_returned",
-                })
-            }
-            HomeChange::Extended { ttl_seconds, .. } => {
-                self.ttl_seconds = Some(*ttl_seconds);
-                Some("extended")
-            }
-            HomeChange::Carried { .. } | HomeChange::Loaded(_) => None,
+/// Units of an order that lie in other shards: what is logged there of them is told there.
+fn elsewhere(change: &Change) -> Vec<EntryLine> {
+    let line = |sku_id: &SkuId, warehouse_id: WarehouseId, units: u32| EntryLine {
+        sku_id: sku_id.to_string(),
+        warehouse_id: Some(warehouse_id.0),
+        quantity: Some(units.into()),
+    };
+    match change {
+        Change::Reserved { lines, .. } => {
+            let lines = lines.iter().filter(|l| l.after.is_none() && l.held > 0);
+            lines.map(|l| line(&l.sku_id, l.warehouse_id, l.held)).collect()
         }
+        Change::Confirmed { lines, .. } => {
+            let lines = lines.iter().filter(|l| l.after.is_none());
+            lines.map(|l| line(&l.sku_id, l.warehouse_id, l.held.saturating_add(l.late))).collect()
+        }
+        Change::Released { lines, .. } | Change::Expired { lines, .. } | Change::Returned { lines, .. } => {
+            let lines = lines.iter().filter(|l| l.after.is_none() && l.quantity > 0);
+            lines.map(|l| line(&l.sku_id, l.warehouse_id, l.quantity)).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -367,14 +373,6 @@ impl EntryLine {
             sku_id: moved.sku_id.to_string(),
             warehouse_id: Some(moved.warehouse_id.0),
             quantity: Some(quantity),
-        }
-    }
-
-    fn of_held(line: &hotstock_engine::home::HeldLine) -> Self {
-        Self {
-            sku_id: line.sku_id.to_string(),
-            warehouse_id: Some(line.warehouse_id.0),
-            quantity: Some(line.held.into()),
         }
     }
 }

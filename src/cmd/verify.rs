@@ -5,7 +5,7 @@
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::engine::StartError;
 use hotstock_engine::ids::ShardId;
-use hotstock_engine::recovery::{Recovered, check_homes, recover};
+use hotstock_engine::recovery::{Recovered, check_holds, recover};
 use hotstock_engine::state::{AuditReport, StockAudit};
 use hotstock_persistence::data_dir::DataDir;
 
@@ -50,26 +50,24 @@ pub fn run(args: &Verify) -> Result<(), Failure> {
         totals.add(&audit);
         states.push(state);
     }
-    let homes = check_homes(&states);
-    if let Some(first) = homes.violations.first() {
-        let more = homes.violations.len() - 1;
-        return Err(Failure::Audit(format!("{first} (and {more} more orders over several places)")));
+    let report = check_holds(&states);
+    if let Some(first) = report.violations.first() {
+        let more = report.violations.len() - 1;
+        return Err(Failure::Audit(format!("{first} (and {more} more orders over several shards)")));
     }
-    if homes.homes > 0 {
+    if report.orders > 0 {
         say(format_args!(
-            "{} orders over several places; {} have to be told to their places",
-            homes.homes, homes.pending
+            "{} orders over several shards; of {} it has still to be told to other shards what was decided",
+            report.orders, report.pending
         ));
     }
-    for number in homes.asking.iter().take(MAX_NAMED) {
-        let sku_id = number.branch().map(|branch| branch.sku_id.to_string()).unwrap_or_default();
+    for order_no in report.asking.iter().take(MAX_NAMED) {
         say(format_args!(
-            "order {} holds units of SKU {sku_id}, and its home is not here: it is asked for, and they are released if nobody knows it",
-            number.of_caller()
+            "units are held for order {order_no}, which does not know of it: the next start asks, and releases them if nobody does"
         ));
     }
-    if homes.asking.len() > MAX_NAMED {
-        say(format_args!("(and {} more)", homes.asking.len() - MAX_NAMED));
+    if report.asking.len() > MAX_NAMED {
+        say(format_args!("(and {} more)", report.asking.len() - MAX_NAMED));
     }
     say(totals.text());
     Ok(())
