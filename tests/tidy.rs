@@ -72,7 +72,7 @@ fn the_state_machine_is_pure() {
         "tracing",
     ];
     let mut found = lines_with("engine/src/state", &words);
-    found.extend(lines_with("engine/src/home", &words));
+    found.extend(lines_with("engine/src/coordinator", &words));
     assert!(found.is_empty(), "{found:#?}");
 }
 

@@ -30,8 +30,9 @@ pub(crate) enum Message {
     Done { order_no: OrderNo, attempt: AttemptId, seq: u32, serials: Vec<GivenSerials> },
     /// To a participant: the serial numbers that came with this decision are logged.
     Heard { order_no: OrderNo, attempt: AttemptId, seq: u32 },
-    /// To the coordinator, after one of the two began anew: is this still wanted? Answered with `Keep` or `Abandon`.
-    Ask { order_no: OrderNo, attempt: AttemptId },
+    /// To the coordinator, after one of the two began anew: is this still wanted, of which decisions were carried out up
+    /// to `seq`? Answered with `Keep` or `Abandon`; with `Heard`, if nothing more is to be told of those.
+    Ask { order_no: OrderNo, attempt: AttemptId, seq: u32 },
     /// To a participant: it is.
     Keep { order_no: OrderNo, attempt: AttemptId },
 }

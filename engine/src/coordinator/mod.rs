@@ -337,15 +337,22 @@ impl<C> Coordinator<C> {
             Message::Done { order_no, seq, attempt, serials } => {
                 self.on_done(state, from, order_no, attempt, seq, serials);
             }
-            Message::Ask { order_no, attempt } => {
+            Message::Ask { order_no, attempt, seq } => {
                 let is_known = self.attempts.get(&order_no).is_some_and(|known| known.is_wanted(attempt))
                     || state.span_of(&order_no).is_some_and(|span| span.knows(attempt));
                 let answer = match is_known {
-                    true => Message::Keep { order_no, attempt },
-                    false => Message::Abandon { order_no, attempt },
+                    true => Message::Keep { order_no: order_no.clone(), attempt },
+                    false => Message::Abandon { order_no: order_no.clone(), attempt },
                 };
                 // What it knows of the order may not be durable yet.
                 self.out.sends_behind.push((from, answer));
+                let waits = |span: &crate::checkpoint::Span| {
+                    let mut pending = span.pending.iter();
+                    pending.any(|decision| decision.attempt == attempt && decision.waiting.contains(&from))
+                };
+                if state.span_of(&order_no).is_some_and(|span| !waits(span)) {
+                    self.out.sends_behind.push((from, Message::Heard { order_no, attempt, seq }));
+                }
             }
             Message::Look { .. }
             | Message::Hold(_)

@@ -200,6 +200,11 @@ impl State {
         others.filter(|attempt| !known.contains(attempt)).collect()
     }
 
+    /// The last decision that was carried out of a hold.
+    pub(crate) fn seq_of_hold(&self, order_no: &OrderNo, attempt: AttemptId) -> u32 {
+        self.holds.entries.get(&(order_no.clone(), attempt)).map_or(0, |hold| hold.seq)
+    }
+
     /// Every hold with its coordinator: after a start, or when a coordinator was rebuilt, each is asked after.
     pub(crate) fn hold_keys(&self) -> impl Iterator<Item = (&HoldKey, ShardId)> {
         self.holds.entries.iter().map(|(key, hold)| (key, hold.coordinator))
@@ -245,6 +250,8 @@ impl State {
     pub(crate) fn decide_abandoned(&self, order_no: &OrderNo, attempt: AttemptId) -> Option<Change> {
         let hold = self.holds.entries.get(&(order_no.clone(), attempt))?;
         let kind = match hold.purpose {
+            // Only serial numbers are left, and an order that knows no more of it has logged them.
+            HoldPurpose::Units if hold.lines.iter().all(|line| line.units == 0) => HoldMove::Over,
             HoldPurpose::Units => HoldMove::Released,
             HoldPurpose::Return => HoldMove::Over,
         };

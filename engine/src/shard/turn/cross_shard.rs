@@ -100,7 +100,8 @@ impl Shard {
         self.asking.asked = some.last().filter(|_| more).map(|(key, _)| key.clone());
         self.asking.again = Moment(moment.0.saturating_add(ASK_AGAIN_MILLIS));
         for ((order_no, attempt), coordinator) in some {
-            self.work.sends.push((coordinator, Message::Ask { order_no, attempt }));
+            let seq = self.state.seq_of_hold(&order_no, attempt);
+            self.work.sends.push((coordinator, Message::Ask { order_no, attempt, seq }));
         }
         more
     }
