@@ -8,7 +8,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Action, Confirm, CreateStock, Line, Lines, Mode, Reserve};
 use hotstock_engine::ids::{OrderNo, ShardId, SkuId, WarehouseId};
-use hotstock_engine::inner::{InnerCommand, InnerOutcome};
+use hotstock_engine::inner::InnerCommand;
+use hotstock_engine::outcome::Outcome;
 use hotstock_engine::state::{Decision, State};
 
 const NOW: Timestamp = Timestamp(1_600_000_000_000);
@@ -18,14 +19,14 @@ fn sku(n: usize) -> SkuId {
 }
 
 /// As a shard does it.
-fn execute(state: &mut State, command: &InnerCommand) -> InnerOutcome {
+fn execute(state: &mut State, command: &InnerCommand) -> Outcome {
     match state.decide(command, NOW) {
         Decision::Answer(outcome) => outcome,
         Decision::Log(event) => {
             state.apply(state.applied().next(), &event).expect("it was just decided");
             Ok(state.answer(&event))
         }
-        Decision::Elsewhere => unreachable!("the orders are this shard's"),
+        Decision::HoldFirst(_) => unreachable!("the orders are this shard's"),
     }
 }
 

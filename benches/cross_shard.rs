@@ -2,7 +2,7 @@
 //! 1, 2, 8 and 50 lines, all lines in one shard, and each line's SKU in a shard chosen at random among eight. In
 //! process, every answer behind its sync, 16 and 256 callers that each send their next order when they have the answer.
 //!
-//! `cargo bench --bench spanning -- [--seconds 4] [--json FILE]`. Callers and engine share the machine. The kinds
+//! `cargo bench --bench cross_shard -- [--seconds 4] [--json FILE]`. Callers and engine share the machine. The kinds
 //! take turns in rounds, so that what the machine does besides falls on all of them alike.
 
 mod common;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use crate::shop::{SHARDS, Shop, sku_in};
+use crate::fixture::{SHARDS, Fixture, sku_in};
 use crate::support::Client;
 
 const CARTS: usize = 1_000;
@@ -45,7 +45,7 @@ fn a_thousand_large_carts_fight_for_half_of_what_they_want() {
     carts.iter().flat_map(|cart| &cart.lines).for_each(|(sku, units)| wanted[*sku] += units);
 
     let dir = tempfile::tempdir().unwrap();
-    let mut shop = Shop::open(dir.path());
+    let mut fixture = Fixture::open(dir.path());
     // Over all shards; every tenth is not hot and has to be loaded before the first cart with it is decided.
     let name = |sku: usize| {
         let shard = u16::try_from(sku).unwrap() % SHARDS;
@@ -53,10 +53,10 @@ fn a_thousand_large_carts_fight_for_half_of_what_they_want() {
     };
     let skus: Vec<String> = (0..SKUS).map(name).collect();
     for (sku, sku_id) in skus.iter().enumerate() {
-        shop.stock(sku_id, wanted[sku] / 2, !sku_id.starts_with("stored"));
+        fixture.stock(sku_id, wanted[sku] / 2, !sku_id.starts_with("stored"));
     }
 
-    let address = shop.address().to_owned();
+    let address = fixture.address().to_owned();
     let (start, refusals) = (Barrier::new(CARTS), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for cart in &carts {
@@ -85,20 +85,20 @@ fn a_thousand_large_carts_fight_for_half_of_what_they_want() {
     // One after the other: now every answer is about what is there.
     let mut held = 0;
     for cart in &carts {
-        let (status, answer) = shop.settle("/v1/reservations", &cart.body(&skus));
+        let (status, answer) = fixture.settle("/v1/reservations", &cart.body(&skus));
         if matches!(status, 200 | 201) {
             held += 1;
             for (line, (sku, units)) in answer["lines"].as_array().unwrap().iter().zip(&cart.lines) {
                 assert_eq!((&line["sku_id"], &line["held"]), (&json!(skus[*sku]), &json!(units)), "whole");
             }
             let path = format!("/v1/reservations/{}/confirm", cart.order_no);
-            assert_eq!(shop.settle(&path, &json!({})).0, 200);
+            assert_eq!(fixture.settle(&path, &json!({})).0, 200);
             continue;
         }
         assert_eq!(status, 409, "{answer}");
         explained(cart, &skus, &answer);
         for line in answer["lines"].as_array().unwrap() {
-            let (_, stock) = shop.get(&format!("/v1/stock/{}", line["sku_id"].as_str().unwrap()));
+            let (_, stock) = fixture.get(&format!("/v1/stock/{}", line["sku_id"].as_str().unwrap()));
             assert_eq!(stock["total"]["available"], line["available"], "what it was told is what there is");
         }
     }
@@ -107,8 +107,8 @@ fn a_thousand_large_carts_fight_for_half_of_what_they_want() {
         refusals.load(Ordering::Relaxed)
     );
     assert!(held > 0, "somebody gets something");
-    shop.orders = carts.iter().map(|cart| cart.order_no.clone()).collect();
-    shop.audit();
+    fixture.orders = carts.iter().map(|cart| cart.order_no.clone()).collect();
+    fixture.audit();
 }
 
 /// A refusal names lines of the cart, each asking for more than it says there was.

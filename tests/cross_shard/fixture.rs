@@ -28,11 +28,11 @@ const SETTINGS: [&str; 9] = [
     "journal.zeros_bytes=131072",
 ];
 
-/// Everything is settled within this: branches ask after three seconds, expiries come a second late at the most.
+/// Everything is settled within this: expiries come a second late at the most.
 const SETTLED_WITHIN: Duration = Duration::from_secs(40);
 
 /// A data directory, its server, and one caller.
-pub struct Shop {
+pub struct Fixture {
     data: PathBuf,
     pub client: Client,
     pub server: Option<Server>,
@@ -48,7 +48,7 @@ pub fn sku_in(shard: u16, prefix: &str) -> String {
     (0..).map(|number| format!("{prefix}{number}")).find(lies_there).unwrap()
 }
 
-impl Shop {
+impl Fixture {
     pub fn open(dir: &Path) -> Self {
         let data = dir.join("data");
         let server = Some(start(&data, None));
@@ -117,6 +117,13 @@ impl Shop {
     pub fn after_two_kills(&mut self, step: &str, hit: u32) {
         self.server.take().unwrap().until_killed();
         Server::run_until_killed(command(&self.data, Some(format!("{step}:{hit}"))));
+        self.server = Some(start(&self.data, None));
+    }
+
+    /// Starts the server again so that it is killed at a step that it reaches by itself, and then without a step.
+    pub fn killed_at_start(&mut self, step: &str) {
+        self.stop();
+        Server::run_until_killed(command(&self.data, Some(format!("{step}:1"))));
         self.server = Some(start(&self.data, None));
     }
 
