@@ -1,23 +1,26 @@
 //! Checkpoint entries as bytes.
 
 use bincode::error::{DecodeError, EncodeError};
-use hotstock_engine::checkpoint::{Image, LineImage, OrderImage, RequestImage, StockImage};
+use hotstock_engine::checkpoint::{
+    Decision, HoldImage, HoldLineImage, Image, LineImage, OrderImage, RequestImage, Span, StockImage,
+};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::event::LineCounts;
-use hotstock_engine::home::{Decided, DecisionKind, HomeImage, Share};
-use hotstock_engine::ids::{AttemptId, Lsn};
+use hotstock_engine::ids::{AttemptId, Lsn, ShardId};
+use hotstock_engine::outcome::Serials;
 
 use super::words::{
-    get, get_bool, get_counts, get_id, get_levels, get_line_serials, get_list, get_option, get_order_request,
-    get_warehouse, mode, mode_number, phase, phase_number, put, put_bool, put_counts, put_id, put_levels,
-    put_line_serials, put_list, put_option, put_order_request, put_stock, status, status_number, wrong,
+    get, get_counts, get_id, get_levels, get_line_serials, get_list, get_option, get_order_request,
+    get_serials, get_warehouse, hold_move, hold_move_number, mode, mode_number, phase, phase_number, purpose,
+    purpose_number, put, put_counts, put_id, put_levels, put_line_serials, put_list, put_option,
+    put_order_request, put_serials, put_stock, status, status_number, wrong,
 };
 use super::{Dec, Enc, FORMAT_VERSION, Malformed, append, front, is_read};
 
 const STOCK: u8 = 1;
 const ORDER: u8 = 2;
 const REQUEST: u8 = 3;
-const HOME: u8 = 4;
+const HOLD: u8 = 4;
 
 /// Set in the byte of a status when a count of serial numbers follows it, and in that of a mode when serial numbers
 /// follow the order.
@@ -25,6 +28,9 @@ const NUMBERED: u8 = 0x80;
 
 /// Set in the byte of a status when the SKU is hot.
 const HOT: u8 = 0x40;
+
+/// Set in the byte of a mode when what the coordinator of an order over several shards keeps ends the order.
+const SPANS: u8 = 0x40;
 
 /// Appends one entry.
 pub fn encode_image(image: &Image, out: &mut Vec<u8>) {
@@ -39,26 +45,53 @@ pub fn decode_image(bytes: &mut &[u8]) -> Result<Image, Malformed> {
     Ok(get_image(&mut front(bytes))?)
 }
 
-/// An order over several places as bytes of their own: the format version, then the entry.
+/// What the coordinator of an order over several shards keeps, as bytes of their own: the format version, then that.
 #[must_use]
-pub fn encode_home(home: &HomeImage) -> Vec<u8> {
+pub fn encode_span(span: &Span) -> Vec<u8> {
     let mut bytes = vec![FORMAT_VERSION];
-    append(&mut bytes, |e| put_home_image(e, home));
+    append(&mut bytes, |e| put_span(e, span));
     bytes
 }
 
-/// Reads what [`encode_home`] wrote.
+/// Reads what [`encode_span`] wrote.
 ///
 /// # Errors
 /// [`Malformed`] when the version is another one, or the bytes are cut short, too many or break the bounds of the
 /// engine's types.
-pub fn decode_home(bytes: &[u8]) -> Result<HomeImage, Malformed> {
-    let Some((version, mut rest)) = bytes.split_first() else { return Err(Malformed::new("it is empty")) };
-    if !is_read(*version) {
-        return Err(Malformed::new(format!("format version {version}")));
+pub fn decode_span(bytes: &[u8]) -> Result<Span, Malformed> {
+    let mut rest = versioned(bytes)?;
+    ended(get_span(&mut front(&mut rest))?, rest)
+}
+
+/// Ranges of serial numbers as bytes of their own: the format version, then those.
+#[must_use]
+pub fn encode_serials(serials: &[Serials]) -> Vec<u8> {
+    let mut bytes = vec![FORMAT_VERSION];
+    append(&mut bytes, |e| put_list(e, serials, put_serials));
+    bytes
+}
+
+/// Reads what [`encode_serials`] wrote.
+///
+/// # Errors
+/// As [`decode_span`].
+pub fn decode_serials(bytes: &[u8]) -> Result<Vec<Serials>, Malformed> {
+    let mut rest = versioned(bytes)?;
+    ended(get_list(&mut front(&mut rest), get_serials)?, rest)
+}
+
+/// What comes after the version, which must be one that is read.
+fn versioned(bytes: &[u8]) -> Result<&[u8], Malformed> {
+    match bytes.split_first() {
+        None => Err(Malformed::new("it is empty")),
+        Some((version, _)) if !is_read(*version) => Err(Malformed::new(format!("format version {version}"))),
+        Some((_, rest)) => Ok(rest),
     }
-    let home = get_home_image(&mut front(&mut rest))?;
-    if rest.is_empty() { Ok(home) } else { Err(Malformed::new("it is too long")) }
+}
+
+/// What was read, when nothing comes after it.
+fn ended<T>(read: T, rest: &[u8]) -> Result<T, Malformed> {
+    if rest.is_empty() { Ok(read) } else { Err(Malformed::new("it is too long")) }
 }
 
 fn put_image(e: &mut impl Enc, image: &Image) -> Result<(), EncodeError> {
@@ -75,9 +108,9 @@ fn put_image(e: &mut impl Enc, image: &Image) -> Result<(), EncodeError> {
             put(e, &REQUEST)?;
             put_request_image(e, request)
         }
-        Image::Home(home) => {
-            put(e, &HOME)?;
-            put_home_image(e, home)
+        Image::Hold(hold) => {
+            put(e, &HOLD)?;
+            put_hold_image(e, hold)
         }
     }
 }
@@ -87,7 +120,7 @@ fn get_image<'a>(d: &mut impl Dec<'a>) -> Result<Image, DecodeError> {
         STOCK => get_stock_image(d).map(Image::Stock),
         ORDER => get_order_image(d).map(Image::Order),
         REQUEST => get_request_image(d).map(Image::Request),
-        HOME => get_home_image(d).map(Image::Home),
+        HOLD => get_hold_image(d).map(Image::Hold),
         other => Err(wrong("kind of checkpoint entry", other)),
     }
 }
@@ -146,10 +179,12 @@ pub(super) fn put_order_image(e: &mut impl Enc, image: &OrderImage) -> Result<()
         lines,
         requests,
         serials,
+        span,
     } = image;
+    let marks = if serials.is_empty() { 0 } else { NUMBERED } | if span.is_some() { SPANS } else { 0 };
     put_id(e, order_no)?;
     put_option(e, buyer_id.as_ref(), put_id)?;
-    put(e, &(mode_number(*mode) | if serials.is_empty() { 0 } else { NUMBERED }))?;
+    put(e, &(mode_number(*mode) | marks))?;
     put(e, &phase_number(*phase))?;
     put(e, &created_at.0)?;
     put(e, &expires_at.0)?;
@@ -157,7 +192,10 @@ pub(super) fn put_order_image(e: &mut impl Enc, image: &OrderImage) -> Result<()
     put(e, &lsn.0)?;
     put_list(e, lines, put_line_image)?;
     put_list(e, requests, put_order_request)?;
-    if serials.is_empty() { Ok(()) } else { put_list(e, serials, put_line_serials) }
+    if !serials.is_empty() {
+        put_list(e, serials, put_line_serials)?;
+    }
+    span.as_ref().map_or(Ok(()), |span| put_span(e, span))
 }
 
 pub(super) fn get_order_image<'a>(d: &mut impl Dec<'a>) -> Result<OrderImage, DecodeError> {
@@ -165,7 +203,7 @@ pub(super) fn get_order_image<'a>(d: &mut impl Dec<'a>) -> Result<OrderImage, De
     let image = OrderImage {
         order_no,
         buyer_id,
-        mode: mode(number & !NUMBERED)?,
+        mode: mode(number & !(NUMBERED | SPANS))?,
         phase: phase(get(d)?)?,
         created_at: Timestamp(get(d)?),
         expires_at: Timestamp(get(d)?),
@@ -174,79 +212,83 @@ pub(super) fn get_order_image<'a>(d: &mut impl Dec<'a>) -> Result<OrderImage, De
         lines: get_list(d, get_line_image)?,
         requests: get_list(d, get_order_request)?,
         serials: Vec::new(),
+        span: None,
     };
     let serials = if number & NUMBERED == 0 { Vec::new() } else { get_list(d, get_line_serials)? };
-    Ok(OrderImage { serials, ..image })
+    let span = if number & SPANS == 0 { None } else { Some(Box::new(get_span(d)?)) };
+    Ok(OrderImage { serials, span, ..image })
 }
 
-/// An order over several places.
-pub(super) fn put_home_image(e: &mut impl Enc, image: &HomeImage) -> Result<(), EncodeError> {
-    let HomeImage { order, shares, decisions, pending } = image;
-    put_order_image(e, order)?;
-    put_list(e, shares, |e, share| {
-        let Share { attempt, line, held, confirmed, released, returned } = share;
-        put(e, &attempt.0)?;
-        put(e, line)?;
-        [held, confirmed, released, returned].into_iter().try_for_each(|units| put(e, units))
-    })?;
+pub(super) fn put_span(e: &mut impl Enc, span: &Span) -> Result<(), EncodeError> {
+    let Span { attempt, decisions, pending } = span;
+    put(e, &attempt.0)?;
     put(e, decisions)?;
-    put_list(e, pending, |e, decided| {
-        let Decided { number, kind, reason, shares, whole } = decided;
-        put(e, number)?;
-        put(e, &decision_number(*kind))?;
+    put_list(e, pending, |e, decision| {
+        let Decision { seq, attempt, kind, reason, lines, waiting } = decision;
+        put(e, seq)?;
+        put(e, &attempt.0)?;
+        put(e, &hold_move_number(*kind))?;
         put_option(e, reason.as_ref(), put_id)?;
-        put_list(e, shares, |e, (share, units)| {
-            put(e, share)?;
+        put_list(e, lines, |e, (line, units)| {
+            put(e, line)?;
             put(e, units)
         })?;
-        put_bool(e, *whole)
+        put_list(e, waiting, |e, shard| put(e, &shard.0))
     })
 }
 
-/// See [`put_home_image`].
-pub(super) fn get_home_image<'a>(d: &mut impl Dec<'a>) -> Result<HomeImage, DecodeError> {
-    Ok(HomeImage {
-        order: get_order_image(d)?,
-        shares: get_list(d, |d| {
-            Ok(Share {
-                attempt: AttemptId(get(d)?),
-                line: get(d)?,
-                held: get(d)?,
-                confirmed: get(d)?,
-                released: get(d)?,
-                returned: get(d)?,
-            })
-        })?,
+pub(super) fn get_span<'a>(d: &mut impl Dec<'a>) -> Result<Span, DecodeError> {
+    Ok(Span {
+        attempt: AttemptId(get(d)?),
         decisions: get(d)?,
         pending: get_list(d, |d| {
-            Ok(Decided {
-                number: get(d)?,
-                kind: decision(get(d)?)?,
+            Ok(Decision {
+                seq: get(d)?,
+                attempt: AttemptId(get(d)?),
+                kind: hold_move(get(d)?)?,
                 reason: get_option(d, get_id)?,
-                shares: get_list(d, |d| Ok((get(d)?, get(d)?)))?,
-                whole: get_bool(d)?,
+                lines: get_list(d, |d| Ok((get(d)?, get(d)?)))?,
+                waiting: get_list(d, |d| Ok(ShardId(get(d)?)))?,
             })
         })?,
     })
 }
 
-pub(super) fn decision_number(kind: DecisionKind) -> u8 {
-    match kind {
-        DecisionKind::Confirm => 1,
-        DecisionKind::Release => 2,
-        DecisionKind::Expire => 3,
-        DecisionKind::Return => 4,
-    }
+fn put_hold_image(e: &mut impl Enc, image: &HoldImage) -> Result<(), EncodeError> {
+    let HoldImage { order_no, attempt, coordinator, purpose, seq, lsn, lines } = image;
+    put_id(e, order_no)?;
+    put(e, &attempt.0)?;
+    put(e, &coordinator.0)?;
+    put(e, &purpose_number(*purpose))?;
+    put(e, seq)?;
+    put(e, &lsn.0)?;
+    put_list(e, lines, |e, line| {
+        let HoldLineImage { sku_id, warehouse_id, units, sold, serials } = line;
+        put_stock(e, sku_id, *warehouse_id)?;
+        put(e, units)?;
+        put(e, sold)?;
+        put_list(e, serials, put_serials)
+    })
 }
 
-pub(super) fn decision(number: u8) -> Result<DecisionKind, DecodeError> {
-    match number {
-        1 => Ok(DecisionKind::Confirm),
-        2 => Ok(DecisionKind::Release),
-        3 => Ok(DecisionKind::Expire),
-        4 => Ok(DecisionKind::Return),
-        other => Err(wrong("kind of decision", other)),
-    }
+fn get_hold_image<'a>(d: &mut impl Dec<'a>) -> Result<HoldImage, DecodeError> {
+    Ok(HoldImage {
+        order_no: get_id(d)?,
+        attempt: AttemptId(get(d)?),
+        coordinator: ShardId(get(d)?),
+        purpose: purpose(get(d)?)?,
+        seq: get(d)?,
+        lsn: Lsn(get(d)?),
+        lines: get_list(d, |d| {
+            Ok(HoldLineImage {
+                sku_id: get_id(d)?,
+                warehouse_id: get_warehouse(d)?,
+                units: get(d)?,
+                sold: get(d)?,
+                serials: get_list(d, get_serials)?,
+            })
+        })?,
+    })
 }
 
 fn put_line_image(e: &mut impl Enc, image: &LineImage) -> Result<(), EncodeError> {

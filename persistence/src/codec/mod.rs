@@ -13,7 +13,7 @@ mod words;
 
 pub use chain::link;
 pub use event::{decode_event, encode_event};
-pub use image::{decode_home, decode_image, encode_home, encode_image};
+pub use image::{decode_image, decode_serials, decode_span, encode_image, encode_serials, encode_span};
 
 use bincode::config::{Configuration, standard};
 use bincode::de::read::{BorrowReader, Reader};

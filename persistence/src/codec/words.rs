@@ -4,7 +4,7 @@ use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Decode, Encode};
 use hotstock_engine::checkpoint::{LineSerials, Phase};
 use hotstock_engine::command::{ChangeKind, Mode, StockStatus};
-use hotstock_engine::event::{LineCounts, OrderAfter, OrderRequest};
+use hotstock_engine::event::{HoldMove, HoldPurpose, LineCounts, OrderAfter, OrderRequest};
 use hotstock_engine::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{Levels, OrderStatus, Serials};
 
@@ -45,17 +45,7 @@ macro_rules! text_ids {
         }
     )*};
 }
-text_ids!(SkuId, RequestId, BuyerId, Reason);
-
-/// A caller's number or that of a branch.
-impl TextId for OrderNo {
-    fn text(&self) -> &str {
-        self.as_str()
-    }
-    fn parse(text: &str) -> Result<Self, hotstock_engine::ids::InvalidId> {
-        Self::stored(text)
-    }
-}
+text_ids!(SkuId, OrderNo, RequestId, BuyerId, Reason);
 
 #[inline]
 pub(super) fn put_id(e: &mut impl Enc, id: &impl TextId) -> Result<(), EncodeError> {
@@ -208,14 +198,59 @@ pub(super) fn status(number: u8) -> Result<StockStatus, DecodeError> {
 }
 
 pub(super) fn put_line_serials(e: &mut impl Enc, serials: &LineSerials) -> Result<(), EncodeError> {
-    let LineSerials { line, serials: Serials { from, to } } = serials;
+    let LineSerials { line, serials } = serials;
     put(e, line)?;
+    put_serials(e, serials)
+}
+
+pub(super) fn get_line_serials<'a>(d: &mut impl Dec<'a>) -> Result<LineSerials, DecodeError> {
+    Ok(LineSerials { line: get(d)?, serials: get_serials(d)? })
+}
+
+pub(super) fn put_serials(e: &mut impl Enc, serials: &Serials) -> Result<(), EncodeError> {
+    let Serials { from, to } = serials;
     put(e, from)?;
     put(e, to)
 }
 
-pub(super) fn get_line_serials<'a>(d: &mut impl Dec<'a>) -> Result<LineSerials, DecodeError> {
-    Ok(LineSerials { line: get(d)?, serials: Serials { from: get(d)?, to: get(d)? } })
+pub(super) fn get_serials<'a>(d: &mut impl Dec<'a>) -> Result<Serials, DecodeError> {
+    Ok(Serials { from: get(d)?, to: get(d)? })
+}
+
+pub(super) fn purpose_number(purpose: HoldPurpose) -> u8 {
+    match purpose {
+        HoldPurpose::Units => 0,
+        HoldPurpose::Return => 1,
+    }
+}
+
+pub(super) fn purpose(number: u8) -> Result<HoldPurpose, DecodeError> {
+    match number {
+        0 => Ok(HoldPurpose::Units),
+        1 => Ok(HoldPurpose::Return),
+        other => Err(wrong("purpose of a hold", other)),
+    }
+}
+
+pub(super) fn hold_move_number(kind: HoldMove) -> u8 {
+    match kind {
+        HoldMove::Sold => 0,
+        HoldMove::Released => 1,
+        HoldMove::Expired => 2,
+        HoldMove::Returned => 3,
+        HoldMove::Over => 4,
+    }
+}
+
+pub(super) fn hold_move(number: u8) -> Result<HoldMove, DecodeError> {
+    match number {
+        0 => Ok(HoldMove::Sold),
+        1 => Ok(HoldMove::Released),
+        2 => Ok(HoldMove::Expired),
+        3 => Ok(HoldMove::Returned),
+        4 => Ok(HoldMove::Over),
+        other => Err(wrong("change of a hold", other)),
+    }
 }
 
 pub(super) fn put_bool(e: &mut impl Enc, value: bool) -> Result<(), EncodeError> {
@@ -261,13 +296,14 @@ const HAS_REQUESTS: u8 = 0x40;
 /// … and when that of ranges of serial numbers does.
 const HAS_SERIALS: u8 = 0x80;
 
-/// Set when the order still holds units.
+/// Set when the order still holds units, or has something pending.
 const IS_OPEN: u8 = 0x20;
 
-/// Two bits of phase, three of status, one of the units that it holds, two that tell which counts follow.
+/// Two bits of phase, three of status, one whether it is open, two that tell which counts follow. Without what the
+/// coordinator of an order over several shards keeps.
 #[inline]
 pub(super) fn put_after(e: &mut impl Enc, after: &OrderAfter) -> Result<(), EncodeError> {
-    let OrderAfter { phase, status, open, requests, serials } = *after;
+    let OrderAfter { phase, status, open, requests, serials, span: _ } = *after;
     let mark = |count: u32, mark: u8| if count > 0 { mark } else { 0 };
     let marks = mark(open.into(), IS_OPEN) | mark(requests, HAS_REQUESTS) | mark(serials, HAS_SERIALS);
     put(e, &(phase_number(phase) | order_status_number(status) << 2 | marks))?;
@@ -279,7 +315,7 @@ pub(super) fn get_after<'a>(d: &mut impl Dec<'a>) -> Result<OrderAfter, DecodeEr
     let (phase, status) = (phase(number & 3)?, order_status(number >> 2 & 7)?);
     let requests = if number & HAS_REQUESTS == 0 { 0 } else { get(d)? };
     let serials = if number & HAS_SERIALS == 0 { 0 } else { get(d)? };
-    Ok(OrderAfter { phase, status, open: number & IS_OPEN != 0, requests, serials })
+    Ok(OrderAfter { phase, status, open: number & IS_OPEN != 0, requests, serials, span: None })
 }
 
 pub(super) fn phase_number(phase: Phase) -> u8 {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hotstock_engine::checkpoint::StockImage;
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::event::MoveKind;
-use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
+use hotstock_engine::ids::{OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use hotstock_engine::store::{
     Anomaly, Books, JournalRow, Parked, PrunedSums, Repair, Repaired, Snapshot, StockBooks, StoreError, Sums,
     SumsCursor,
@@ -16,14 +16,14 @@ use super::dialect::{Access, Arg, Existing, Fields, Row, Table, Tx};
 use super::error::{SqlError, problem_of};
 use super::guards::read_watermarks;
 use super::load::{Whole, select_whole, whole_or_broken};
-use super::owner::check_epoch;
+use super::owner::{check_epoch, shard_count};
 use super::reads::{after_text, page_of_skus};
 use super::rows::{
-    ANOMALIES, PRUNED_COLUMNS, STOCK_JOURNAL, anomaly_row, journal_entry, pruned_sums, select, status_after,
-    stock_row, words,
+    ANOMALIES, PRUNED_COLUMNS, STOCK_JOURNAL, UNITS, anomaly_row, journal_entry, pruned_sums, select,
+    status_after, stock_row, words,
 };
 use super::statements::insert;
-use super::strays::{Piece, misfits, without_row};
+use super::strays::{NamedOrder, Piece, misfits, without_row};
 
 /// See [`Store::books`](hotstock_engine::store::Store::books).
 pub(super) struct BooksOf<'a> {
@@ -92,23 +92,7 @@ impl Work for SumsOf<'_> {
         {
             sums.pruned = sums_before(&first);
         }
-        let mut orders = Vec::new();
-        if self.lines > 0 {
-            let sql = "SELECT l.order_no, CAST(SUM(l.held) AS SIGNED), CAST(SUM(l.confirmed - l.returned) AS SIGNED), \
-                 COUNT(o.order_no), MIN(o.shard) FROM order_lines l LEFT JOIN orders o ON o.order_no = l.order_no \
-                 WHERE l.sku_id = ? AND l.warehouse_id = ? AND l.order_no > ? GROUP BY l.order_no ORDER BY l.order_no LIMIT ?";
-            let after = after_text(self.cursor.order_no.as_ref(), OrderNo::as_str);
-            let args: Vec<_> = stock().into_iter().chain([after, self.lines.into()]).collect();
-            for row in tx.rows(sql, &args).await? {
-                let f = &mut row.fields();
-                let order_no = f.order_no()?;
-                // Less than nothing, or no number, is written by hand: the sum tells that it is wrong.
-                let [held, sold] = std::array::from_fn(|_| f.count().unwrap_or_default());
-                let has_row = f.int()? > 0;
-                orders.push((order_no.clone(), has_row.then(|| f.shard())));
-                sums.lines.push((order_no, held, sold));
-            }
-        }
+        let orders = if self.lines > 0 { self.lines_of_orders(tx, &mut sums).await? } else { Vec::new() };
         if self.journal > 0 {
             let sql = format!(
                 "{} sku_id = ? AND warehouse_id = ? AND version > ? ORDER BY version LIMIT ?",
@@ -130,8 +114,60 @@ impl Work for SumsOf<'_> {
         let last = sums.journal.last().map_or(0, |row| row.change.after.version);
         let versions = (self.cursor.version, last);
         let (sku_id, warehouse_id) = (self.sku_id, self.warehouse_id);
-        sums.misfits = misfits(tx, &Piece { sku_id, warehouse_id, lines: &orders, versions }).await?;
+        sums.misfits = misfits(tx, &Piece { sku_id, warehouse_id, orders: &orders, versions }).await?;
         Ok(Snapshot { watermarks, rows: sums })
+    }
+}
+
+impl SumsOf<'_> {
+    /// Adds up the lines of orders of the stock's own shard, and what is held here for orders of others: of each the
+    /// first after the cursor, so that together they are the first of all. What their orders must be like.
+    async fn lines_of_orders(&self, tx: &mut dyn Tx, sums: &mut Sums) -> Result<Vec<NamedOrder>, SqlError> {
+        let own = shard_of(self.sku_id, shard_count(tx).await?);
+        let of_orders = "SELECT l.order_no, CAST(SUM(l.held) AS SIGNED), CAST(SUM(l.confirmed - l.returned) AS SIGNED), \
+             1, -1, COUNT(o.order_no), MIN(o.shard) \
+             FROM order_lines l LEFT JOIN orders o ON o.order_no = l.order_no WHERE l.sku_id = ? AND l.warehouse_id = ? \
+             AND l.order_no > ? AND (o.span IS NULL OR o.shard = ?) GROUP BY l.order_no ORDER BY l.order_no LIMIT ?";
+        // What only is held may be for an order that is on its way, or that is never made.
+        let of_holds = "SELECT h.order_no, CAST(SUM(CASE WHEN h.purpose = ? THEN h.units ELSE 0 END) AS SIGNED), \
+             CAST(SUM(h.sold) AS SIGNED), 0, COALESCE(MIN(CASE WHEN h.sold = 0 THEN NULL ELSE h.coordinator END), -1), \
+             COUNT(o.order_no), MIN(o.shard) \
+             FROM holds h LEFT JOIN orders o ON o.order_no = h.order_no WHERE h.sku_id = ? AND h.warehouse_id = ? \
+             AND h.order_no > ? GROUP BY h.order_no ORDER BY h.order_no LIMIT ?";
+        let stock = || [Arg::from(self.sku_id), self.warehouse_id.into()];
+        let after = || after_text(self.cursor.order_no.as_ref(), OrderNo::as_str);
+        let args_of_orders = stock().into_iter().chain([after(), own.into(), self.lines.into()]).collect();
+        let args_of_holds =
+            [UNITS.into()].into_iter().chain(stock()).chain([after(), self.lines.into()]).collect();
+        let queries: [(_, Vec<Arg>); 2] = [(of_orders, args_of_orders), (of_holds, args_of_holds)];
+        let mut counted: BTreeMap<OrderNo, (i64, i64, Vec<NamedOrder>)> = BTreeMap::new();
+        for (sql, args) in queries {
+            for row in tx.rows(sql, &args).await? {
+                let f = &mut row.fields();
+                let order_no = f.order_no()?;
+                // What is no number was written by hand: the sum tells that it is wrong.
+                let [held, sold] = std::array::from_fn(|_| f.int().unwrap_or_default());
+                let is_of_order = f.flag()?;
+                let right = f.int()?;
+                let shard = (f.int()? > 0).then(|| f.shard());
+                let entry = counted.entry(order_no.clone()).or_default();
+                (entry.0, entry.1) = (entry.0.saturating_add(held), entry.1.saturating_add(sold));
+                // An order in one shard lies where its SKUs do; of another the holds name the shard.
+                let right = match (is_of_order, u16::try_from(right)) {
+                    (true, _) => Some(own),
+                    (false, right) => right.ok().map(ShardId).filter(|_| shard.is_some()),
+                };
+                entry.2.extend(right.map(|right| NamedOrder { order_no, shard, right }));
+            }
+        }
+        let mut orders = Vec::new();
+        for (order_no, (held, sold, named)) in counted.into_iter().take(self.lines) {
+            // Less than nothing is written by hand too.
+            let [held, sold] = [held, sold].map(|units| u64::try_from(units).unwrap_or_default());
+            sums.lines.push((order_no, held, sold));
+            orders.extend(named);
+        }
+        Ok(orders)
     }
 }
 
@@ -379,7 +415,7 @@ fn anomaly(row: &Row) -> Anomaly {
     let shard = f.shard_or_null().ok().flatten();
     let lsn = f.count_or_null().ok().flatten().map(hotstock_engine::ids::Lsn);
     let (sku_id, order_no) =
-        (f.id_or_null(SkuId::new).ok().flatten(), f.id_or_null(OrderNo::stored).ok().flatten());
+        (f.id_or_null(SkuId::new).ok().flatten(), f.id_or_null(OrderNo::new).ok().flatten());
     Anomaly { at, kind, source: shard.zip(lsn), order_no, sku_id, detail: words_in(f) }
 }
 

@@ -9,8 +9,8 @@ use sqlx::{Row as _, ValueRef as _};
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{
-    BuyerId, Epoch, InvalidId, Lsn, OrderNo, Reason, RequestId, ServerId, ShardId, SkuId, TakeId, TraceId,
-    WarehouseId,
+    AttemptId, BuyerId, Epoch, InvalidId, Lsn, OrderNo, Reason, RequestId, ServerId, ShardId, SkuId, TakeId,
+    TraceId, WarehouseId,
 };
 use hotstock_engine::store::StoreError;
 
@@ -113,6 +113,13 @@ impl From<Epoch> for Arg {
 impl From<ServerId> for Arg {
     fn from(id: ServerId) -> Self {
         Self::Text(id.to_string().into())
+    }
+}
+
+/// In digits whose order as text is that of the numbers.
+impl From<AttemptId> for Arg {
+    fn from(id: AttemptId) -> Self {
+        Self::Text(format!("{:016x}", id.0).into())
     }
 }
 
@@ -244,9 +251,8 @@ impl Fields<'_> {
         }
     }
 
-    /// The number of an order: a caller's or a branch's.
     pub fn order_no(&mut self) -> Result<OrderNo, StoreError> {
-        self.id(OrderNo::stored)
+        self.id(OrderNo::new)
     }
 
     /// A text id; `new` checks its bounds.
@@ -278,6 +284,10 @@ impl Fields<'_> {
     pub fn take_or_null(&mut self) -> Result<Option<TakeId>, StoreError> {
         let id = self.text_or_null()?.map(|text| u128::from_str_radix(text, 16).map(TakeId));
         id.transpose().map_err(broken)
+    }
+
+    pub fn attempt(&mut self) -> Result<AttemptId, StoreError> {
+        u64::from_str_radix(self.text()?, 16).map(AttemptId).map_err(broken)
     }
 
     pub fn epoch(&mut self) -> Result<Epoch, StoreError> {
@@ -391,14 +401,6 @@ impl Dialect {
                 row: format!(" UNION ALL SELECT {}", vec!["?"; values.len()].join(", ")),
                 tail: format!(") v ON {fits} SET {sets}"),
             },
-        }
-    }
-
-    /// The number that the caller gave, of the number of an order or a branch.
-    pub fn of_caller(self, column: &str) -> String {
-        match self {
-            Self::Sqlite => format!("substr({column}, 1, instr({column} || char(31), char(31)) - 1)"),
-            Self::MySql => format!("SUBSTRING_INDEX({column}, CHAR(31), 1)"),
         }
     }
 

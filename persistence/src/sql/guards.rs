@@ -58,8 +58,8 @@ const GUARDS: [Guard; 8] = [
         is: "order_no = ?",
         lsn: "lsn",
         // Neither open nor ended.
-        insert: "INSERT INTO orders (order_no, kind, mode, phase, open, created_at, expires_at, changed_at, shard, lsn) \
-                 VALUES (?, 2, 'guard', 'guard', 2, 0, 0, 0, ?, ?)",
+        insert: "INSERT INTO orders (order_no, mode, phase, status, open, created_at, expires_at, changed_at, shard, lsn) \
+                 VALUES (?, 'guard', 'guard', 'guard', 2, 0, 0, 0, ?, ?)",
         key: Key::Behind,
     },
     Guard {
@@ -72,11 +72,12 @@ const GUARDS: [Guard; 8] = [
         key: Key::Number,
     },
     Guard {
-        table: "home_lines",
-        read: "SELECT guard_shard, guard_lsn FROM home_lines WHERE sku_id = X'FF'",
-        is: "sku_id = X'FF' AND order_no = ?",
-        lsn: "guard_lsn",
-        insert: "INSERT INTO home_lines (sku_id, order_no, guard_shard, guard_lsn) VALUES (X'FF', ?, ?, ?)",
+        table: "holds",
+        read: "SELECT shard, lsn FROM holds WHERE order_no = X'FF'",
+        is: "order_no = X'FF' AND attempt = ?",
+        lsn: "lsn",
+        insert: "INSERT INTO holds (order_no, sku_id, warehouse_id, coordinator, purpose, seq, units, sold, attempt, shard, lsn) \
+                 VALUES (X'FF', X'FF', 0, 0, 'guard', 0, 0, 0, ?, ?, ?)",
         key: Key::Text,
     },
     Guard {

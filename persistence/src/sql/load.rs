@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::checkpoint::StockImage;
 use hotstock_engine::ids::{OrderNo, RequestId, SkuId, WarehouseId};
-use hotstock_engine::store::{
-    JournalRow, Loaded, PrunedSums, StoreError, StoredOrderKind, StoredSku, Wanted,
-};
+use hotstock_engine::store::{JournalRow, Loaded, PrunedSums, StoreError, StoredSku, Wanted};
 
 use super::dialect::{Access, Arg, Fields, Row, Tx};
 use super::error::{SqlError, broken, problem_of};
@@ -68,16 +66,14 @@ impl Work for Wanted {
         let watermarks = read_watermarks(tx).await?;
         let order_nos: Vec<_> = self.orders.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
         let FoundOrders { orders, mut unreadable } = find_orders(tx, &order_nos, "").await?;
-        let found: BTreeSet<_> = orders.iter().map(|order| &order.image().order_no).collect();
+        let found: BTreeSet<_> = orders.iter().map(|order| &order.image.order_no).collect();
         let is_absent =
             |order_no: &&OrderNo| !found.contains(order_no) && !unreadable.contains_key(*order_no);
         let absent: Vec<_> = order_nos.iter().filter(is_absent).cloned().collect();
         unreadable.extend(deleted_orders(tx, &absent).await?);
         let mut wanted: BTreeSet<SkuId> = self.skus.iter().cloned().collect();
         for order in &orders {
-            if let StoredOrderKind::Plain(image) = &order.kind {
-                wanted.extend(image.lines.iter().map(|line| line.sku_id.clone()));
-            }
+            wanted.extend(order.image.lines.iter().map(|line| line.sku_id.clone()));
         }
         let (mut requests, mut unreadable_requests) = (Vec::new(), Vec::new());
         let mut absent: BTreeSet<_> = self.requests.iter().cloned().collect();

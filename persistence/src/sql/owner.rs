@@ -39,6 +39,12 @@ async fn read_server(tx: &mut dyn Tx, lock: &str) -> Result<Server, SqlError> {
     })
 }
 
+/// The number of shards of the data directory; 1 when none took the store.
+pub(super) async fn shard_count(tx: &mut dyn Tx) -> Result<u16, SqlError> {
+    let rows = tx.rows("SELECT shards FROM server WHERE id = 1", &[]).await?;
+    Ok(rows.first().map_or(Ok(1), |row| row.fields().small())?)
+}
+
 /// Checks that no newer epoch was taken, and keeps it so until the end of the transaction. Any number may do so at
 /// once.
 pub(super) async fn check_epoch(tx: &mut dyn Tx, ours: Epoch) -> Result<(), SqlError> {

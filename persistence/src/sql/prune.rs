@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
-use hotstock_engine::store::{Prune, Pruned, StoreError, StoredOrderKind};
+use hotstock_engine::ids::{OrderNo, ShardId, SkuId, WarehouseId, shard_of};
+use hotstock_engine::store::{Prune, Pruned, StoreError};
 
 use super::dialect::{Access, Arg, Dialect, Tx, Update};
 use super::error::SqlError;
 use super::guards::read_watermarks;
-use super::owner::check_epoch;
-use super::rows::{HOME, StockKey, find_orders};
-use super::statements::{execute_in, marks, rows_in, update};
+use super::owner::{check_epoch, shard_count};
+use super::rows::StockKey;
+use super::statements::{execute_in, rows_in, update};
 use super::strays::note_pruned;
 use super::{SqlStore, Work};
 
@@ -55,7 +55,7 @@ impl Work for OldOrders<'_> {
         read_watermarks(tx).await?;
         let order_nos = self.find(tx).await?;
         self.keep_sums(tx, &order_nos).await?;
-        for part in ["order_lines", "order_requests", "order_serials"] {
+        for part in ["order_lines", "order_requests", "order_serials", "holds"] {
             execute_in(tx, &format!("DELETE FROM {part} WHERE"), "order_no", &order_nos).await?;
         }
         let orders = execute_in(tx, "DELETE FROM orders WHERE", "order_no", &order_nos).await?;
@@ -75,50 +75,42 @@ impl Work for OldOrders<'_> {
 }
 
 impl OldOrders<'_> {
-    /// Orders that go. A branch goes with its order, so that the order finds it for as long as it can be returned;
-    /// one without an order goes by itself.
+    /// Orders that go. One that a participant has not finished with, as far as the store has it, stays for that long:
+    /// what is still to come changes rows that must be there.
     async fn find(&self, tx: &mut dyn Tx) -> Result<Vec<OrderNo>, SqlError> {
-        let (caller, lock) = (tx.dialect().of_caller("o.order_no"), tx.dialect().for_update());
+        let lock = tx.dialect().for_update();
         let sql = format!(
-            "SELECT o.order_no, o.kind FROM orders o WHERE o.created_at < ? AND o.changed_at < ? AND o.open = 0 \
-             AND (o.kind <> 2 OR NOT EXISTS (SELECT 1 FROM orders h WHERE h.order_no = {caller})) \
+            "SELECT o.order_no FROM orders o WHERE o.created_at < ? AND o.changed_at < ? AND o.open = 0 \
+             AND NOT EXISTS (SELECT 1 FROM holds h WHERE h.order_no = o.order_no AND (h.units > 0 OR h.serials IS NOT NULL)) \
              ORDER BY o.created_at LIMIT ?{lock}"
         );
         let args = [self.before.into(), self.before.into(), self.prune.max.into()];
-        let (mut order_nos, mut homes) = (Vec::new(), Vec::new());
-        for row in tx.rows(&sql, &args).await? {
-            let f = &mut row.fields();
-            let order_no = f.order_no()?;
-            if f.int()? == HOME {
-                homes.push(order_no.clone());
-            }
-            order_nos.push(order_no);
-        }
-        let found = find_orders(tx, &homes, "").await?;
-        // What goes with one that can't be read can't be told: it stays.
-        order_nos.retain(|order_no| !found.unreadable.contains_key(order_no));
-        for home in found.readable() {
-            let StoredOrderKind::Home(image) = home.kind else { continue };
-            order_nos.extend(image.branches());
-            let skus: Vec<_> = image.order.lines.iter().map(|line| Arg::from(&line.sku_id)).collect();
-            let sql =
-                format!("DELETE FROM home_lines WHERE order_no = ? AND sku_id IN ({})", marks(skus.len()));
-            let args: Vec<_> = [Arg::from(&image.order.order_no)].into_iter().chain(skus).collect();
-            tx.execute(&sql, &args).await?;
-        }
+        let rows = tx.rows(&sql, &args).await?;
+        let mut order_nos =
+            rows.iter().map(|row| row.fields().order_no()).collect::<Result<Vec<_>, StoreError>>()?;
         order_nos.sort_unstable();
-        order_nos.dedup();
         Ok(order_nos)
     }
 
+    /// What they sold stays in the stock rows: of each the lines in its own shard, and what others hold for it.
     async fn keep_sums(&self, tx: &mut dyn Tx, order_nos: &[OrderNo]) -> Result<(), SqlError> {
-        let head =
-            "SELECT sku_id, warehouse_id, CAST(SUM(confirmed - returned) AS SIGNED) FROM order_lines WHERE";
+        let shards = shard_count(tx).await?;
         let mut sold: BTreeMap<StockKey, i64> = BTreeMap::new();
+        let head = "SELECT l.sku_id, l.warehouse_id, CAST(SUM(l.confirmed - l.returned) AS SIGNED), o.span IS NULL, o.shard \
+                    FROM order_lines l JOIN orders o ON o.order_no = l.order_no WHERE";
+        let tail = " GROUP BY l.sku_id, l.warehouse_id, o.span IS NULL, o.shard";
+        for row in rows_in(tx, head, "l.order_no", order_nos, tail).await? {
+            let f = &mut row.fields();
+            let (key, units) = ((f.id(SkuId::new)?, f.warehouse()?), f.int()?);
+            let (is_in_one_shard, shard): (_, ShardId) = (f.flag()?, f.shard()?);
+            if is_in_one_shard || shard_of(&key.0, shards) == shard {
+                *sold.entry(key).or_default() += units;
+            }
+        }
+        let head = "SELECT sku_id, warehouse_id, CAST(SUM(sold) AS SIGNED) FROM holds WHERE";
         for row in rows_in(tx, head, "order_no", order_nos, " GROUP BY sku_id, warehouse_id").await? {
             let f = &mut row.fields();
-            let key = (f.id(SkuId::new)?, f.warehouse()?);
-            let units = f.int()?;
+            let (key, units) = ((f.id(SkuId::new)?, f.warehouse()?), f.int()?);
             *sold.entry(key).or_default() += units;
         }
         let keep = Update {

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{OrderNo, RequestId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{OrderView, StockView};
-use hotstock_engine::store::{JournalRow, OrderFilter, Snapshot, StoreError, StoredOrder};
+use hotstock_engine::store::{JournalRow, OrderFilter, Snapshot, StoreError, StoredHold, StoredOrder};
 
 use super::Work;
 use super::dialect::{Access, Arg, Row, Tx};
 use super::error::{SqlError, broken};
 use super::guards::{BEFORE_GUARDS, read_watermarks};
 use super::rows::{
-    STATUSES, STOCK, STOCK_JOURNAL, columns_of, find_orders, journal_entry, order_status_name, select,
-    stock_image, stock_view,
+    HoldKey, STATUSES, STOCK, STOCK_JOURNAL, columns_of, find_orders, journal_entry, order_status_name,
+    select, stock_image, stock_view, stored_holds,
 };
 use super::statements::marks;
 use crate::limits::MAX_WAREHOUSES_PER_STATEMENT;
@@ -148,7 +148,7 @@ impl Work for List<'_> {
             let mut order_nos: Vec<_> = self.numbers(tx, after.as_ref(), wanted).await?.into_iter().collect();
             order_nos.truncate(wanted);
             let found = find_orders(tx, &order_nos, "").await?;
-            orders.extend(found.readable().iter().map(|order| order.image().view()));
+            orders.extend(found.readable().iter().map(|order| order.image.view()));
             if order_nos.len() < wanted || orders.len() >= self.limit {
                 return Ok(Snapshot { watermarks, rows: orders });
             }
@@ -170,30 +170,24 @@ impl List<'_> {
         let (after, limit) = (after_text(after, OrderNo::as_str), Arg::from(limit));
         let Some(sku_id) = &self.filter.sku_id else {
             if statuses.is_empty() {
-                let sql =
-                    "SELECT order_no FROM orders WHERE order_no > ? AND kind <> 2 ORDER BY order_no LIMIT ?";
-                return Ok(read(tx, sql, &[after, limit], number).await?.into_iter().collect());
+                let sql = format!(
+                    "SELECT order_no FROM orders WHERE order_no > ? AND order_no {BEFORE_GUARDS} ORDER BY order_no LIMIT ?"
+                );
+                return Ok(read(tx, &sql, &[after, limit], number).await?.into_iter().collect());
             }
-            let ranges =
-                statuses.into_iter().flat_map(|status| [(false, Some(status.clone())), (true, Some(status))]);
+            let ranges = statuses.into_iter().flat_map(|status| [(false, status.clone()), (true, status)]);
             return numbers_in(tx, ranges.collect(), &after, &limit).await;
         };
-        let mut numbers = BTreeSet::new();
         let status = match statuses.len() {
             0 => String::new(),
             count => format!("AND o.status IN ({}) ", marks(count)),
         };
-        for table in ["order_lines", "home_lines"] {
-            let sql = format!(
-                "SELECT l.order_no FROM {table} l JOIN orders o ON o.order_no = l.order_no \
-                 WHERE l.sku_id = ? AND l.order_no > ? AND o.kind <> 2 {status}\
-                 GROUP BY l.order_no ORDER BY l.order_no LIMIT ?"
-            );
-            let args = [sku_id.into(), after.clone()].into_iter().chain(statuses.iter().cloned());
-            let args: Vec<_> = args.chain([limit.clone()]).collect();
-            numbers.extend(read(tx, &sql, &args, number).await?);
-        }
-        Ok(numbers)
+        let sql = format!(
+            "SELECT l.order_no FROM order_lines l JOIN orders o ON o.order_no = l.order_no \
+             WHERE l.sku_id = ? AND l.order_no > ? {status}GROUP BY l.order_no ORDER BY l.order_no LIMIT ?"
+        );
+        let args = [sku_id.into(), after].into_iter().chain(statuses).chain([limit]);
+        Ok(read(tx, &sql, &args.collect::<Vec<_>>(), number).await?.into_iter().collect())
     }
 }
 
@@ -201,22 +195,18 @@ fn number(row: &Row) -> Result<OrderNo, StoreError> {
     row.fields().order_no()
 }
 
-/// Numbers of orders that are open or not and have a status (`None`: branches), up to `limit` of each after `after`.
-/// Each is a range of an index, read from its place on.
+/// Numbers of orders that are open or not and have a status, up to `limit` of each after `after`. Each is a range of an index, read from its place on.
 async fn numbers_in(
     tx: &mut dyn Tx,
-    ranges: Vec<(bool, Option<Arg>)>,
+    ranges: Vec<(bool, Arg)>,
     after: &Arg,
     limit: &Arg,
 ) -> Result<BTreeSet<OrderNo>, SqlError> {
     let mut numbers = BTreeSet::new();
     for (open, status) in ranges {
-        let is = if status.is_some() { "= ?" } else { "IS NULL" };
-        let sql = format!(
-            "SELECT order_no FROM orders WHERE open = ? AND status {is} AND order_no > ? ORDER BY order_no LIMIT ?"
-        );
-        let args = [Arg::from(open)].into_iter().chain(status).chain([after.clone(), limit.clone()]);
-        numbers.extend(read(tx, &sql, &args.collect::<Vec<_>>(), number).await?);
+        let sql = "SELECT order_no FROM orders WHERE open = ? AND status = ? AND order_no > ? ORDER BY order_no LIMIT ?";
+        let args = [open.into(), status, after.clone(), limit.clone()];
+        numbers.extend(read(tx, sql, &args, number).await?);
     }
     Ok(numbers)
 }
@@ -235,8 +225,7 @@ impl Work for OpenOrders<'_> {
     async fn run(&self, tx: &mut dyn Tx) -> Result<Vec<StoredOrder>, SqlError> {
         read_watermarks(tx).await?;
         let (after, limit) = (after_text(self.after, OrderNo::as_str), Arg::from(self.max));
-        let ranges = STATUSES.iter().map(|status| (true, Some(Arg::from(order_status_name(*status)))));
-        let ranges = ranges.chain([(true, None)]).collect();
+        let ranges = STATUSES.iter().map(|status| (true, Arg::from(order_status_name(*status)))).collect();
         let mut order_nos: Vec<_> = numbers_in(tx, ranges, &after, &limit).await?.into_iter().collect();
         order_nos.truncate(self.max);
         let found = find_orders(tx, &order_nos, "").await?;
@@ -246,6 +235,45 @@ impl Work for OpenOrders<'_> {
         }
         Ok(found.orders)
     }
+}
+
+/// See [`Store::holds`](hotstock_engine::store::Store::holds).
+pub(super) struct Holds<'a> {
+    pub after: Option<&'a HoldKey>,
+    pub max: usize,
+}
+
+impl Work for Holds<'_> {
+    type Done = Vec<StoredHold>;
+
+    const ACCESS: Access = Access::Read;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Vec<StoredHold>, SqlError> {
+        read_watermarks(tx).await?;
+        // The rest of the order, then the orders after it.
+        let select =
+            "SELECT order_no, attempt, shard FROM holds WHERE (units > 0 OR serials IS NOT NULL) AND";
+        let tail = "GROUP BY order_no, attempt, shard ORDER BY order_no, attempt, shard";
+        let mut keys = Vec::new();
+        if let Some((order_no, ..)) = self.after {
+            let sql = format!("{select} order_no = ? {tail}");
+            keys = read(tx, &sql, &[order_no.into()], hold_key).await?;
+            keys.retain(|key| Some(key) > self.after);
+            keys.truncate(self.max);
+        }
+        if keys.len() < self.max {
+            let sql = format!("{select} order_no > ? AND order_no {BEFORE_GUARDS} {tail} LIMIT ?");
+            let after = after_text(self.after.map(|(order_no, ..)| order_no), OrderNo::as_str);
+            keys.extend(read(tx, &sql, &[after, (self.max - keys.len()).into()], hold_key).await?);
+        }
+        // One that can't be read is no reason to go on: a directory without it would sell these units.
+        stored_holds(tx, &keys).await
+    }
+}
+
+fn hold_key(row: &Row) -> Result<HoldKey, StoreError> {
+    let f = &mut row.fields();
+    Ok((f.order_no()?, f.attempt()?, f.shard()?))
 }
 
 /// See [`Store::stock_journal`](hotstock_engine::store::Store::stock_journal).

@@ -130,6 +130,24 @@ where
     Ok(count)
 }
 
+/// Changes or deletes rows that fit one of `keys`, each with values for `one`, a condition, and tells how many:
+/// `{head} ({one} OR …)`. Done again to a row it must do no harm.
+pub(super) async fn execute_any(
+    tx: &mut dyn Tx,
+    head: &str,
+    one: &str,
+    keys: Vec<Vec<Arg>>,
+) -> Result<u64, SqlError> {
+    let mut count = 0;
+    for keys in keys.chunks(MAX_KEYS_PER_STATEMENT) {
+        let args = padded(keys.to_vec());
+        let sql = format!("{head} ({})", vec![one; args.len()].join(" OR "));
+        let args: Vec<Arg> = args.into_iter().flatten().collect();
+        count += tx.execute(&sql, &args).await?;
+    }
+    Ok(count)
+}
+
 /// Gives rows to statements whose text is made for a number of rows.
 async fn in_parts(
     tx: &mut dyn Tx,

@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::ids::{Epoch, OrderNo, RequestId, SkuId, WarehouseId};
+use hotstock_engine::ids::{AttemptId, Epoch, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{OrderView, StockView};
 use hotstock_engine::store::{
     Anomaly, Books, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned,
-    Repair, Repaired, Snapshot, Store, StoreError, StoredOrder, Sums, SumsCursor, Take, Wanted,
+    Repair, Repaired, Snapshot, Store, StoreError, StoredHold, StoredOrder, Sums, SumsCursor, Take, Wanted,
 };
 
 use super::{SqlStore, audit, flush, load, owner, prune, reads};
@@ -90,6 +90,14 @@ impl Store for SqlStore {
 
     async fn open_orders(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<StoredOrder>, StoreError> {
         self.run(&reads::OpenOrders { after, max }).await
+    }
+
+    async fn holds(
+        &self,
+        after: Option<&(OrderNo, AttemptId, ShardId)>,
+        max: usize,
+    ) -> Result<Vec<StoredHold>, StoreError> {
+        self.run(&reads::Holds { after, max }).await
     }
 
     async fn hot_skus(&self, after: Option<&SkuId>, max: usize) -> Result<Vec<SkuId>, StoreError> {

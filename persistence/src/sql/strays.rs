@@ -1,5 +1,6 @@
 //! Rows that somebody deleted by hand, or gave to another shard, as far as other rows tell of them: a stock that has a
-//! journal, an order that has lines or that a journal names, a stock request that a journal names.
+//! journal, an order that has lines, for which something was sold or that a journal names, a stock request that a
+//! journal names.
 //!
 //! Pruning deletes whatever is looked at here together, but for the journal, which is kept longer. So the time before
 //! which orders and requests were pruned stands in `meta`, and a younger row of a journal names none that was.
@@ -10,14 +11,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::ids::{OrderNo, RequestId, ShardId, SkuId, WarehouseId, shard_of, shard_of_order};
+use hotstock_engine::ids::{OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::store::{Misfit, StoreError};
 
 use super::META;
 use super::dialect::{Arg, Existing, Fields, Row, Tx};
 use super::error::{SqlError, problem_of};
-use super::rows::{HOME, StockKey};
-use super::statements::{firsts, insert, rows_in, rows_of_any};
+use super::rows::StockKey;
+use super::statements::{firsts, insert};
 use crate::limits::{MAX_MISFITS, MAX_VERSIONS_LOOKED_AT};
 
 /// The name in `meta`.
@@ -143,53 +144,36 @@ fn stock_key(sku_id: &str, warehouse: i64) -> Option<StockKey> {
 pub(super) struct Piece<'a> {
     pub sku_id: &'a SkuId,
     pub warehouse_id: WarehouseId,
-    /// Its lines: their orders, each with the shard that its row names, if there is one.
-    pub lines: &'a [(OrderNo, Option<Result<ShardId, StoreError>>)],
+    /// Orders of its lines, and of what is held for others.
+    pub orders: &'a [NamedOrder],
     /// Versions of its journal, above the first and up to the last.
     pub versions: (u64, u64),
+}
+
+/// An order that a row of a piece names.
+pub(super) struct NamedOrder {
+    pub order_no: OrderNo,
+    /// The shard that its own row names; `None`: it has none.
+    pub shard: Option<Result<ShardId, StoreError>>,
+    /// The shard that it must be.
+    pub right: ShardId,
 }
 
 /// Orders and stock requests that a piece of a history names and whose own rows are not there, or are of another
 /// shard; at most [`MAX_MISFITS`].
 pub(super) async fn misfits(tx: &mut dyn Tx, piece: &Piece<'_>) -> Result<BTreeSet<Misfit>, SqlError> {
-    let rows = tx.rows("SELECT shards FROM server WHERE id = 1", &[]).await?;
-    let shards: u16 = rows.first().map_or(Ok(1), |row| row.fields().small())?;
     let mut found = BTreeSet::new();
-    let mut branches = BTreeSet::new();
-    for (order_no, shard) in piece.lines {
-        branches.extend(order_no.is_branch().then(|| order_no.clone()));
+    for NamedOrder { order_no, shard, right } in piece.orders {
         match shard {
             None => {
                 found.insert(Misfit::NoOrder(order_no.clone()));
             }
-            Some(shard) => found.extend(elsewhere(order_no, shard, shard_of(piece.sku_id, shards))),
+            Some(shard) => found.extend(elsewhere(order_no, shard, *right)),
         }
     }
     let (orders, requests) = named_in_vain(tx, piece).await?;
     found.extend(requests.into_iter().map(Misfit::NoRequest));
-    let (of_homes, plain): (Vec<_>, Vec<_>) = orders.into_iter().partition(OrderNo::is_branch);
-    found.extend(plain.into_iter().map(Misfit::NoOrder));
-    branches.extend(of_homes.iter().cloned());
-    let homes: Vec<OrderNo> =
-        branches.iter().map(OrderNo::of_caller).collect::<BTreeSet<_>>().into_iter().collect();
-    let mut there = BTreeSet::new();
-    for row in rows_in(tx, "SELECT order_no, kind, shard FROM orders WHERE", "order_no", &homes, "").await? {
-        let f = &mut row.fields();
-        let (order_no, kind, shard) = (f.order_no()?, f.int(), f.shard());
-        if matches!(kind, Ok(HOME)) {
-            found.extend(elsewhere(&order_no, &shard, shard_of_order(&order_no, shards)));
-            there.insert(order_no);
-        }
-    }
-    // A branch goes with its order, whenever it changed itself.
-    let deleted = of_homes.into_iter().filter(|branch| there.contains(&branch.of_caller()));
-    found.extend(deleted.map(Misfit::NoOrder));
-    let keys = homes.iter().filter(|home| !there.contains(*home));
-    let keys = keys.map(|home| vec![piece.sku_id.into(), home.into()]).collect();
-    let one = "(sku_id = ? AND order_no = ?)";
-    for row in rows_of_any(tx, "SELECT order_no FROM home_lines WHERE", one, keys, "").await? {
-        found.insert(Misfit::NoOrder(row.fields().order_no()?));
-    }
+    found.extend(orders.into_iter().map(Misfit::NoOrder));
     Ok(found.into_iter().take(MAX_MISFITS).collect())
 }
 
@@ -202,8 +186,9 @@ fn elsewhere(order_no: &OrderNo, shard: &Result<ShardId, StoreError>, right: Sha
     Some(Misfit::OtherShard { order_no: order_no.clone(), right, found })
 }
 
-/// Orders and stock requests that a journal names, that have no row and were not pruned. (Of branches: that were not,
-/// unless their order was.)
+/// Orders and stock requests that a journal names, that have no row and were not pruned. What was held and given back
+/// again tells of no order: it may have been an attempt that came to nothing. One for which something is held, or was
+/// sold, may be on its way: another shard flushes it.
 async fn named_in_vain(
     tx: &mut dyn Tx,
     piece: &Piece<'_>,
@@ -215,7 +200,9 @@ async fn named_in_vain(
     }
     let sql = "SELECT j.order_no, j.request_id FROM stock_journal j \
          WHERE j.sku_id = ? AND j.warehouse_id = ? AND j.version > ? AND j.version <= ? AND j.at >= ? AND ( \
-         j.order_no IS NOT NULL AND NOT EXISTS (SELECT 1 FROM orders o WHERE o.order_no = j.order_no) OR \
+         j.order_no IS NOT NULL AND j.kind NOT IN ('reserved', 'released') \
+         AND NOT EXISTS (SELECT 1 FROM orders o WHERE o.order_no = j.order_no) \
+         AND NOT EXISTS (SELECT 1 FROM holds h WHERE h.order_no = j.order_no) OR \
          j.order_no IS NULL AND j.request_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM stock_requests r \
          WHERE r.sku_id = j.sku_id AND r.request_id = j.request_id)) LIMIT ?";
     let args = [
@@ -230,7 +217,7 @@ async fn named_in_vain(
     for row in tx.rows(sql, &args).await? {
         let f = &mut row.fields();
         // An id that can't be read is no order's: its row is told as one that can't be.
-        match (f.id_or_null(OrderNo::stored), f.id_or_null(RequestId::new)) {
+        match (f.id_or_null(OrderNo::new), f.id_or_null(RequestId::new)) {
             (Ok(Some(order_no)), _) => drop(orders.insert(order_no)),
             (Ok(None), Ok(Some(request_id))) => drop(requests.insert(request_id)),
             _ => {}
@@ -239,24 +226,23 @@ async fn named_in_vain(
     Ok((orders, requests))
 }
 
-/// Of orders that are not in `orders`: those of which there are lines, and what that means. Their numbers are taken.
-///
-/// One over several shards has branches, whose numbers begin with its own, and stands in the list of their SKUs. A
-/// branch that was confirmed had an order; another may be left of an attempt that came to nothing.
+/// Of orders that are not in `orders`: those of which there are lines, or for which other shards have sold something,
+/// and what that means. Their numbers are taken. (What is only held may be for an attempt that comes to nothing.)
 pub(super) async fn deleted_orders(
     tx: &mut dyn Tx,
     absent: &[OrderNo],
 ) -> Result<BTreeMap<OrderNo, String>, SqlError> {
-    let sql = "l.order_no FROM order_lines l LEFT JOIN home_lines h ON h.sku_id = l.sku_id AND h.order_no = ? \
-         WHERE l.order_no >= ? AND l.order_no < ? AND (l.order_no = ? OR h.order_no IS NOT NULL OR l.confirmed > 0)";
-    let of_one = |order_no: &OrderNo| {
-        // No number has a byte below that of a space, but for those of its branches.
-        let end = format!("{order_no} ");
-        vec![order_no.into(), order_no.into(), end.as_str().into(), order_no.into()]
-    };
-    let found = firsts(tx, sql, absent.iter().map(of_one).collect()).await?;
-    let problem = "its row of orders was deleted by hand; order_lines still has lines of it";
-    Ok(found.into_iter().map(|(n, _)| (absent[n].clone(), problem.to_owned())).collect())
+    let mut deleted = BTreeMap::new();
+    for (sql, rest) in [
+        ("order_no FROM holds WHERE order_no = ? AND sold <> 0", "holds still has what was sold for it"),
+        ("order_no FROM order_lines WHERE order_no = ?", "order_lines still has lines of it"),
+    ] {
+        let queries = absent.iter().map(|order_no| vec![order_no.into()]).collect();
+        let problem = format!("its row of orders was deleted by hand; {rest}");
+        let found = firsts(tx, sql, queries).await?;
+        deleted.extend(found.into_iter().map(|(n, _)| (absent[n].clone(), problem.clone())));
+    }
+    Ok(deleted)
 }
 
 /// Of stock requests that are not in `stock_requests`: those that a journal names in its newest rows and that were not

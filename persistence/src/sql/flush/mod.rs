@@ -1,7 +1,7 @@
 //! Events of a shard come in, exactly once: one transaction with the watermark of the shard.
 //!
 //! - [`rows`]: what the events do to the tables, from the events alone.
-//! - [`orders`], [`stocks`]: the rows written, and what the store has otherwise than it should be.
+//! - [`orders`], [`holds`], [`stocks`]: the rows written, and what the store has otherwise than it should be.
 //! - Here: the transaction. The epoch is checked and the watermark locked, all tables, the watermark and
 //!   the guards of the tables are written;
 //!   a commit that is lost is found out by the watermark.
@@ -9,6 +9,7 @@
 //! New rows are inserted without a look. When one is there already, the transaction starts again *carefully*: what
 //! should not be there is looked for and recorded. So the usual flush reads nothing, and the unusual one is right.
 
+mod holds;
 mod orders;
 mod rows;
 mod stocks;
@@ -58,7 +59,7 @@ pub(super) async fn flush(store: &SqlStore, batch: FlushBatch<'_>) -> Result<Flu
 
 struct Flush<'a> {
     batch: FlushBatch<'a>,
-    rows: Rows<'a>,
+    rows: Rows,
     last: &'a (Lsn, Event),
     /// An insert met a row: look for what is there.
     careful: AtomicBool,
@@ -123,11 +124,11 @@ impl<'a> Writing<'a> {
         Self { tx, shard, last: (last.0, last.1.at), careful, count: 0, anomalies, parked, refused: 0 }
     }
 
-    async fn write(&mut self, rows: &Rows<'_>) -> Result<(), SqlError> {
+    async fn write(&mut self, rows: &Rows) -> Result<(), SqlError> {
         self.made_orders(&rows.made).await?;
         self.changed_orders(&rows.changed).await?;
         self.orders_again(&rows.again);
-        self.homes(&rows.homes).await?;
+        self.holds(rows).await?;
         self.stocks(rows).await?;
         let parked = self.parked.iter();
         let parked = parked

@@ -1,24 +1,22 @@
-//! The rows of orders: those that a batch makes, those that it changes, and those over several shards, which are
-//! read, changed and written back whole.
+//! The rows of orders: those that a batch makes, and those that it changes.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use hotstock_engine::checkpoint::OrderImage;
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::event::LineCounts;
-use hotstock_engine::home::{HomeChange, HomeImage, apply_to_image};
-use hotstock_engine::ids::{Lsn, OrderNo, SkuId};
-use hotstock_engine::store::StoredOrderKind;
+use hotstock_engine::ids::{Lsn, OrderNo};
 
 use super::super::dialect::{Arg, Existing, Update};
 use super::super::error::SqlError;
 use super::super::rows::{
-    HOME_LINES, ORDER_LINES, ORDER_REQUESTS, ORDER_SERIALS, ORDERS, find_orders, home_line_rows, home_row,
-    line_rows, order_row, order_status_name, phase_name, request_row, request_rows, serial_row,
+    ORDER_LINES, ORDER_REQUESTS, ORDER_SERIALS, ORDERS, find_orders, line_rows, order_row, order_status_name,
+    phase_name, request_row, request_rows, serial_row,
 };
 use super::super::statements::{rows_in, update};
 use super::Writing;
 use super::rows::ChangedOrder;
+use crate::codec::encode_span;
 
 /// An order that the store had already when a shard made it. Its rows are left alone.
 const ORDER_EXISTS: &str = "order_exists";
@@ -34,10 +32,11 @@ const CHANGE_ORDERS: Update = Update {
         "status = COALESCE(v.n_status, status)",
         "open = COALESCE(v.n_open, open)",
         "expires_at = COALESCE(v.n_expires_at, expires_at)",
-        "changed_at = v.n_changed_at",
+        "changed_at = COALESCE(v.n_changed_at, changed_at)",
         "lsn = v.n_lsn",
+        "span = COALESCE(v.n_span, span)",
     ],
-    values: &["order_no", "phase", "status", "open", "expires_at", "changed_at", "lsn"],
+    values: &["order_no", "phase", "status", "open", "expires_at", "changed_at", "lsn", "span"],
 };
 
 const CHANGE_LINES: Update = Update {
@@ -68,7 +67,7 @@ impl Writing<'_> {
         }
     }
 
-    /// Orders in one shard, and branches, that the batch makes.
+    /// Orders that the batch makes.
     pub(super) async fn made_orders(&mut self, made: &[OrderImage]) -> Result<(), SqlError> {
         let mut there = HashSet::new();
         if self.careful {
@@ -82,14 +81,14 @@ impl Writing<'_> {
                 there.insert(order_no);
             }
             for known in found.orders {
-                let image = known.image();
+                let image = &known.image;
                 let detail = format!(
                     "the store has it, made at {} with {} lines and {}; the shard makes it too. The store's rows are left as they are",
                     image.created_at.0,
                     image.lines.len(),
                     order_status_name(image.status())
                 );
-                self.anomaly(ORDER_EXISTS, self.last, Some(&image.order_no.clone()), None, detail);
+                self.anomaly(ORDER_EXISTS, self.last, Some(&image.order_no), None, detail);
                 there.insert(image.order_no.clone());
             }
         }
@@ -110,7 +109,7 @@ impl Writing<'_> {
         self.insert(&ORDER_SERIALS, parts, serials.collect(), &|_| None).await
     }
 
-    /// Orders in one shard, and branches, that were there.
+    /// Orders that were there.
     pub(super) async fn changed_orders(&mut self, changed: &[ChangedOrder]) -> Result<(), SqlError> {
         let conflicts = self.known_conflicts(changed).await?;
         let mut changed: Vec<_> =
@@ -193,103 +192,26 @@ impl Writing<'_> {
         let mut missing = HashSet::new();
         for order in changed.iter().filter(|order| !there.contains(&order.order_no)) {
             let detail = "the shard changes it, and the store does not have it".to_owned();
-            self.anomaly(ORDER_MISSING, (order.lsn, order.changed_at), Some(&order.order_no), None, detail);
+            let source = (order.lsn, order.changed_at.unwrap_or(self.last.1));
+            self.anomaly(ORDER_MISSING, source, Some(&order.order_no), None, detail);
             missing.insert(order.order_no.clone());
         }
         Ok(missing)
     }
-
-    /// Orders over several shards.
-    pub(super) async fn homes(
-        &mut self,
-        homes: &BTreeMap<OrderNo, Vec<(Lsn, Timestamp, &HomeChange)>>,
-    ) -> Result<(), SqlError> {
-        let makes = |changes: &[(Lsn, Timestamp, &HomeChange)]| {
-            changes.first().is_some_and(|(_, _, change)| matches!(change, HomeChange::Reserved { .. }))
-        };
-        let wanted: Vec<_> = homes
-            .iter()
-            .filter(|(_, changes)| self.careful || !makes(changes))
-            .map(|(number, _)| number.clone())
-            .collect();
-        let lock = self.tx.dialect().for_update();
-        let found = find_orders(self.tx, &wanted, lock).await?;
-        let unreadable = found.unreadable;
-        let mut known: BTreeMap<OrderNo, StoredOrderKind> =
-            found.orders.into_iter().map(|order| (order.image().order_no.clone(), order.kind)).collect();
-        let (mut made, mut changed) = (Vec::new(), Vec::new());
-        for (order_no, changes) in homes {
-            let is_made = makes(changes);
-            if let Some(problem) = unreadable.get(order_no) {
-                let (lsn, at, _) = changes[0];
-                let kind = if is_made { ORDER_EXISTS } else { "order_changed" };
-                let detail = format!("the store's rows can't be read and are left as they are: {problem}");
-                self.anomaly(kind, (lsn, at), Some(order_no), None, detail);
-                continue;
-            }
-            let mut image = match known.remove(order_no) {
-                Some(StoredOrderKind::Home(image)) if !is_made => Some(image),
-                None if is_made => None,
-                there => {
-                    let (kind, detail) = match there {
-                        Some(_) => (
-                            ORDER_EXISTS,
-                            "the store has an order of this number; its rows are left as they are",
-                        ),
-                        None => (ORDER_MISSING, "the shard changes it, and the store does not have it"),
-                    };
-                    let (lsn, at, _) = changes[0];
-                    self.anomaly(kind, (lsn, at), Some(order_no), None, detail.to_owned());
-                    continue;
-                }
-            };
-            let mut problem = None;
-            for (lsn, at, change) in changes {
-                match apply_to_image(image.as_ref(), *lsn, *at, change) {
-                    Ok(after) => image = Some(after),
-                    Err(misfit) => problem = problem.or(Some((*lsn, *at, misfit))),
-                }
-            }
-            if let Some((lsn, at, problem)) = problem {
-                self.anomaly("order_changed", (lsn, at), Some(order_no), None, problem);
-            } else if let Some(image) = image {
-                let images = if is_made { &mut made } else { &mut changed };
-                images.push(image);
-            }
-        }
-        self.write_homes(&made, Existing::Refused).await?;
-        self.write_homes(&changed, Existing::Replaced).await?;
-        let lines = made.iter().flat_map(home_line_rows).collect();
-        self.insert(&HOME_LINES, Existing::Kept, lines, &|_| None).await
-    }
-
-    async fn write_homes(&mut self, homes: &[HomeImage], existing: Existing) -> Result<(), SqlError> {
-        let rows: Vec<_> = homes.iter().map(|home| home_row(home, self.shard)).collect();
-        self.count += rows.len() as u64;
-        let written = super::super::statements::insert(self.tx, &ORDERS, existing, rows).await?;
-        // A record that does not fit: all its SKUs are parked, since what the order holds of them can't be told.
-        let skus: BTreeSet<SkuId> = written
-            .refused
-            .iter()
-            .flat_map(|(place, _)| homes[*place].order.lines.iter().map(|line| line.sku_id.clone()))
-            .collect();
-        self.refused(ORDERS.name, written, &|_| None)?;
-        let reason = "the record of an order over several shards does not fit";
-        self.parked.extend(skus.into_iter().map(|sku_id| (sku_id, reason.to_owned())));
-        Ok(())
-    }
 }
 
 fn changed_row(order: &ChangedOrder) -> Vec<Arg> {
-    let is_branch = order.order_no.is_branch();
+    let after = order.after.as_ref();
+    let span = after.and_then(|after| after.span.as_deref());
     vec![
         (&order.order_no).into(),
-        order.after.map(|after| phase_name(after.phase)).into(),
-        order.after.filter(|_| !is_branch).map(|after| order_status_name(after.status)).into(),
-        order.after.map(|after| after.open).into(),
+        after.map(|after| phase_name(after.phase)).into(),
+        after.map(|after| order_status_name(after.status)).into(),
+        after.map(|after| after.open).into(),
         order.expires_at.into(),
         order.changed_at.into(),
         order.lsn.into(),
+        span.map(encode_span).into(),
     ]
 }
 

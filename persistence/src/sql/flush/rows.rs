@@ -7,14 +7,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use hotstock_engine::checkpoint::{LineImage, LineSerials, OrderImage, Phase, RequestImage};
+use hotstock_engine::checkpoint::{
+    HoldImage, HoldLineImage, LineImage, LineSerials, OrderImage, Phase, RequestImage, Span,
+};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Mode, StockStatus};
 use hotstock_engine::event::{
-    Change, ConfirmedLine, Event, LineCounts, OrderAfter, OrderRequest, ReservedLine, StockMove,
+    Change, ConfirmedLine, Event, HeldLine, HoldMovedLine, LineCounts, OrderAfter, OrderRequest,
+    ReservedLine, StockMove,
 };
-use hotstock_engine::home::HomeChange;
-use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::ids::{AttemptId, BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{Levels, Serials};
 use hotstock_engine::store::JournalRow;
 
@@ -22,7 +24,7 @@ use super::super::rows::StockKey;
 
 /// What a batch does to the tables. Lists are sorted by the keys of their tables.
 #[derive(Debug, Default)]
-pub(super) struct Rows<'a> {
+pub(super) struct Rows {
     /// Orders that are new.
     pub made: Vec<OrderImage>,
     /// Orders that are made once more, though the batch has them already: at some time the store had lost what had
@@ -30,8 +32,10 @@ pub(super) struct Rows<'a> {
     pub again: BTreeMap<OrderNo, (Lsn, Timestamp)>,
     /// Orders that were there.
     pub changed: Vec<ChangedOrder>,
-    /// What happened to orders over several shards, each in its order.
-    pub homes: BTreeMap<OrderNo, Vec<(Lsn, Timestamp, &'a HomeChange)>>,
+    /// Holds for orders of other shards that are new; those that sold nothing and are over already are left out.
+    pub held: BTreeMap<(OrderNo, AttemptId), HoldImage>,
+    /// Holds that were there.
+    pub changed_holds: BTreeMap<(OrderNo, AttemptId), ChangedHold>,
     /// Stocks.
     pub stocks: BTreeMap<StockKey, ChangedStock>,
     /// SKUs that are hot from here on, or no longer.
@@ -47,7 +51,8 @@ pub(super) struct Rows<'a> {
 pub(super) struct ChangedOrder {
     pub order_no: OrderNo,
     pub lsn: Lsn,
-    pub changed_at: Timestamp,
+    /// `None`: as it was, for callers see no change.
+    pub changed_at: Option<Timestamp>,
     /// `None`: as it was.
     pub after: Option<OrderAfter>,
     /// `None`: as it was.
@@ -57,6 +62,17 @@ pub(super) struct ChangedOrder {
     pub requests: Vec<(usize, OrderRequest)>,
     /// Likewise.
     pub serials: Vec<(usize, LineSerials)>,
+}
+
+/// What changed of a hold that was made before the batch.
+#[derive(Debug, PartialEq)]
+pub(super) struct ChangedHold {
+    pub seq: u32,
+    pub lsn: Lsn,
+    /// Those that changed.
+    pub lines: BTreeMap<StockKey, HoldLineImage>,
+    /// Nothing is left of it but what it sold.
+    pub is_over: bool,
 }
 
 /// A stock after the batch.
@@ -78,7 +94,7 @@ pub(super) struct ChangedStock {
 /// Rows in the making.
 pub(super) struct Fold<'a> {
     shard: ShardId,
-    rows: Rows<'a>,
+    rows: Rows,
     /// The places of orders in the lists.
     made: HashMap<&'a OrderNo, usize>,
     changed: HashMap<&'a OrderNo, usize>,
@@ -86,6 +102,8 @@ pub(super) struct Fold<'a> {
 
 /// What an event says of an order that exists.
 struct OrderChange<'a> {
+    /// `None`: callers see no change.
+    at: Option<Timestamp>,
     after: Option<OrderAfter>,
     expires_at: Option<Timestamp>,
     request: Option<&'a OrderRequest>,
@@ -109,7 +127,7 @@ impl<'a> Fold<'a> {
         })
     }
 
-    pub fn finish(self) -> Rows<'a> {
+    pub fn finish(self) -> Rows {
         let mut rows = self.rows;
         rows.made.sort_unstable_by(|one, other| one.order_no.cmp(&other.order_no));
         rows.changed.sort_unstable_by(|one, other| one.order_no.cmp(&other.order_no));
@@ -121,62 +139,68 @@ impl<'a> Fold<'a> {
         let at = event.at;
         match &event.change {
             Change::StockCreated { .. } | Change::StockChanged { .. } | Change::StatusChanged { .. } => {}
-            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, lines } => {
+            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, attempt, lines } => {
                 let expires_at = at.plus_seconds(u64::from(*ttl_seconds));
                 let order = new_order(order_no, lsn, at, expires_at, buyer_id.as_ref(), *mode);
                 let requests = asked.map(|fingerprint| OrderRequest { request_id: None, fingerprint });
                 let (lines, requests) =
                     (lines.iter().map(line_image).collect(), requests.into_iter().collect());
-                self.make(order_no, OrderImage { lines, requests, ..order });
+                let span = attempt.map(|attempt| Box::new(Span::new(attempt)));
+                self.make(order_no, OrderImage { lines, requests, span, ..order });
             }
             Change::Cancelled { order_no, .. } => {
                 let order = new_order(order_no, lsn, at, at, None, Mode::AllOrNothing);
                 self.make(order_no, OrderImage { phase: Phase::Cancelled, ..order });
             }
-            Change::Confirmed { order_no, request, lines, after } => {
+            Change::Confirmed { order_no, request, lines, after, .. } => {
                 let given =
                     |line: &ConfirmedLine| Some(LineSerials { line: line.line, serials: line.serials()? });
                 let serials = lines.iter().filter_map(given).collect();
                 let lines = lines.iter().map(|line| (line.line, line.counts)).collect();
-                let change = OrderChange {
-                    after: Some(*after),
-                    expires_at: None,
-                    request: request.as_ref(),
-                    lines,
-                    serials,
-                };
-                self.change(order_no, lsn, at, change)?;
+                let change =
+                    OrderChange { serials, ..OrderChange::moved(at, after, request.as_ref(), lines) };
+                self.change(order_no, lsn, change)?;
             }
             Change::Released { order_no, request, lines, after, .. } => {
                 let lines = lines.iter().map(|line| (line.line, line.counts)).collect();
-                self.change(order_no, lsn, at, OrderChange::moved(*after, request.as_ref(), lines))?;
+                self.change(order_no, lsn, OrderChange::moved(at, after, request.as_ref(), lines))?;
             }
             Change::Expired { order_no, lines, after } => {
                 let lines = lines.iter().map(|line| (line.line, line.counts)).collect();
-                self.change(order_no, lsn, at, OrderChange::moved(*after, None, lines))?;
+                self.change(order_no, lsn, OrderChange::moved(at, after, None, lines))?;
             }
-            Change::Returned { order_no, request, lines, after } => {
+            Change::Returned { order_no, request, lines, after, .. } => {
                 let lines = lines.iter().map(|line| (line.line, line.counts)).collect();
-                self.change(order_no, lsn, at, OrderChange::moved(*after, Some(request), lines))?;
+                self.change(order_no, lsn, OrderChange::moved(at, after, Some(request), lines))?;
             }
             Change::Extended { order_no, ttl_seconds } => {
                 let expires_at = Some(at.plus_seconds(u64::from(*ttl_seconds)));
                 let (lines, serials) = (Vec::new(), Vec::new());
-                self.change(
-                    order_no,
-                    lsn,
-                    at,
-                    OrderChange { after: None, expires_at, request: None, lines, serials },
-                )?;
+                let at = Some(at);
+                let change = OrderChange { at, after: None, expires_at, request: None, lines, serials };
+                self.change(order_no, lsn, change)?;
             }
             Change::Pinned { skus, hot } => {
                 self.rows.pins.extend(skus.iter().map(|sku_id| (sku_id.clone(), (*hot, lsn))));
             }
-            Change::Home(change) => {
-                if !matches!(**change, HomeChange::Loaded(_)) {
-                    let changes = self.rows.homes.entry(change.order_no().clone()).or_default();
-                    changes.push((lsn, at, &**change));
+            Change::Acknowledged { orders } => {
+                for order in orders {
+                    let (lines, serials) = (Vec::new(), order.serials.clone());
+                    let after = Some(order.after.clone());
+                    let change =
+                        OrderChange { at: None, after, expires_at: None, request: None, lines, serials };
+                    self.change(&order.order_no, lsn, change)?;
                 }
+            }
+            Change::Held { order_no, attempt, coordinator, purpose, lines } => {
+                let (order_no, attempt) = (order_no.clone(), *attempt);
+                let lines = lines.iter().map(held_line).collect();
+                let (coordinator, purpose) = (*coordinator, *purpose);
+                let hold = HoldImage { order_no, attempt, coordinator, purpose, seq: 0, lsn, lines };
+                self.rows.held.insert((hold.order_no.clone(), attempt), hold);
+            }
+            Change::HoldChanged { order_no, attempt, seq, lines, is_over, .. } => {
+                self.change_hold((order_no.clone(), *attempt), *seq, lsn, lines, *is_over)?;
             }
             // What is in memory is no matter of the store.
             Change::Forgotten { .. }
@@ -239,22 +263,49 @@ impl<'a> Fold<'a> {
         self.rows.made.push(image);
     }
 
-    fn change(
+    fn change_hold(
         &mut self,
-        order_no: &'a OrderNo,
+        key: (OrderNo, AttemptId),
+        seq: u32,
         lsn: Lsn,
-        at: Timestamp,
-        change: OrderChange<'_>,
+        lines: &[HoldMovedLine],
+        is_over: bool,
     ) -> Result<(), String> {
-        let OrderChange { after, expires_at, request, lines, serials } = change;
+        if let Some(hold) = self.rows.held.get_mut(&key) {
+            (hold.seq, hold.lsn) = (seq, lsn);
+            for moved in lines {
+                let is_it = |line: &&mut HoldLineImage| {
+                    line.sku_id == moved.sku_id && line.warehouse_id == moved.warehouse_id
+                };
+                let line = hold.lines.iter_mut().find(is_it).ok_or("a line that the hold has not")?;
+                *line = moved_line(moved);
+            }
+            hold.lines.retain(|line| !is_over || line.sold != 0);
+            if hold.lines.is_empty() {
+                self.rows.held.remove(&key);
+            }
+            return Ok(());
+        }
+        let new = || ChangedHold { seq, lsn, lines: BTreeMap::new(), is_over };
+        let hold = self.rows.changed_holds.entry(key).or_insert_with(new);
+        (hold.seq, hold.lsn, hold.is_over) = (seq, lsn, is_over);
+        let of_line = |line: &HoldMovedLine| ((line.sku_id.clone(), line.warehouse_id), moved_line(line));
+        hold.lines.extend(lines.iter().map(of_line));
+        Ok(())
+    }
+
+    fn change(&mut self, order_no: &'a OrderNo, lsn: Lsn, change: OrderChange<'_>) -> Result<(), String> {
+        let OrderChange { at, after, expires_at, request, lines, serials } = change;
         if self.rows.again.contains_key(order_no) {
             return Ok(());
         }
         if let Some(place) = self.made.get(order_no) {
             let order = &mut self.rows.made[*place];
-            (order.lsn, order.changed_at) = (lsn, at);
+            (order.lsn, order.changed_at) = (lsn, at.unwrap_or(order.changed_at));
             order.expires_at = expires_at.unwrap_or(order.expires_at);
-            order.phase = after.map_or(order.phase, |after| after.phase);
+            if let Some(after) = after {
+                (order.phase, order.span) = (after.phase, after.span);
+            }
             order.requests.extend(request.cloned());
             order.serials.extend(serials);
             for (line, counts) in lines {
@@ -268,7 +319,7 @@ impl<'a> Fold<'a> {
             self.rows.changed.push(ChangedOrder {
                 order_no: order_no.clone(),
                 lsn,
-                changed_at: at,
+                changed_at: None,
                 after: None,
                 expires_at: None,
                 lines: BTreeMap::new(),
@@ -278,11 +329,10 @@ impl<'a> Fold<'a> {
             self.rows.changed.len() - 1
         });
         let order = &mut self.rows.changed[place];
-        (order.lsn, order.changed_at) = (lsn, at);
+        (order.lsn, order.changed_at) = (lsn, at.or(order.changed_at));
         order.expires_at = expires_at.or(order.expires_at);
         order.lines.extend(lines);
         if let Some(after) = after {
-            order.after = Some(after);
             // The event tells how many there are with its own.
             let place = |count: u32, own: usize| {
                 (count as usize).checked_sub(own).ok_or("it has more than there are")
@@ -292,14 +342,21 @@ impl<'a> Fold<'a> {
             }
             let first = place(after.serials, serials.len())?;
             order.serials.extend((first..).zip(serials));
+            order.after = Some(after);
         }
         Ok(())
     }
 }
 
 impl<'a> OrderChange<'a> {
-    fn moved(after: OrderAfter, request: Option<&'a OrderRequest>, lines: Vec<(u16, LineCounts)>) -> Self {
-        Self { after: Some(after), expires_at: None, request, lines, serials: Vec::new() }
+    fn moved(
+        at: Timestamp,
+        after: &OrderAfter,
+        request: Option<&'a OrderRequest>,
+        lines: Vec<(u16, LineCounts)>,
+    ) -> Self {
+        let (at, after) = (Some(at), Some(after.clone()));
+        Self { at, after, expires_at: None, request, lines, serials: Vec::new() }
     }
 }
 
@@ -323,7 +380,20 @@ fn new_order(
         lines: Vec::new(),
         requests: Vec::new(),
         serials: Vec::new(),
+        span: None,
     }
+}
+
+fn held_line(line: &HeldLine) -> HoldLineImage {
+    let HeldLine { sku_id, warehouse_id, units, .. } = line;
+    let (sku_id, warehouse_id) = (sku_id.clone(), *warehouse_id);
+    HoldLineImage { sku_id, warehouse_id, units: *units, sold: 0, serials: Vec::new() }
+}
+
+fn moved_line(line: &HoldMovedLine) -> HoldLineImage {
+    let HoldMovedLine { sku_id, warehouse_id, left, sold, unheard, .. } = line;
+    let (sku_id, warehouse_id) = (sku_id.clone(), *warehouse_id);
+    HoldLineImage { sku_id, warehouse_id, units: *left, sold: *sold, serials: unheard.clone() }
 }
 
 fn line_image(line: &ReservedLine) -> LineImage {

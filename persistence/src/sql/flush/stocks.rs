@@ -67,7 +67,7 @@ const PIN: Update = Update {
 };
 
 impl Writing<'_> {
-    pub(super) async fn stocks(&mut self, rows: &Rows<'_>) -> Result<(), SqlError> {
+    pub(super) async fn stocks(&mut self, rows: &Rows) -> Result<(), SqlError> {
         let parked = self.parked_before(rows).await?;
         let live = |(key, _): &(&StockKey, &ChangedStock)| !parked.contains(&key.0);
         let created = rows.stocks.iter().filter(|(_, stock)| stock.created.is_some()).filter(live).collect();
@@ -98,7 +98,7 @@ impl Writing<'_> {
     }
 
     /// SKUs of the batch that are parked.
-    async fn parked_before(&mut self, rows: &Rows<'_>) -> Result<BTreeSet<SkuId>, SqlError> {
+    async fn parked_before(&mut self, rows: &Rows) -> Result<BTreeSet<SkuId>, SqlError> {
         let mut parked = BTreeSet::new();
         if self.tx.rows("SELECT sku_id FROM parked LIMIT 1", &[]).await?.is_empty() {
             return Ok(parked);
@@ -207,7 +207,7 @@ impl Writing<'_> {
     }
 
     /// Rows of the journal that nobody logged, of stocks of the batch. They are written over.
-    async fn strange_journal(&mut self, rows: &Rows<'_>) -> Result<(), SqlError> {
+    async fn strange_journal(&mut self, rows: &Rows) -> Result<(), SqlError> {
         let keys = rows.stocks.iter().map(|((sku_id, warehouse_id), stock)| {
             let before = stock.before.map_or(0, |levels| levels.version);
             vec![sku_id.into(), (*warehouse_id).into(), before.into()]

@@ -1,5 +1,6 @@
 //! Stocks, orders, requests and journal entries as rows and back.
 
+mod holds;
 mod names;
 mod orders;
 
@@ -14,11 +15,11 @@ use hotstock_engine::store::{Anomaly, JournalRow, PrunedSums, StoreError, Waterm
 use super::dialect::{Arg, Fields, Row, Table};
 use super::error::{broken, problem_of};
 
-pub(in crate::sql) use names::{STATUSES, order_status_name, phase_name, status_name};
-use names::{mode, mode_name, phase, status};
+pub(in crate::sql) use holds::{HoldKey, hold_rows, serials_arg, stored_holds};
+pub(in crate::sql) use names::{STATUSES, UNITS, order_status_name, phase_name, status_name};
+use names::{mode, mode_name, phase, purpose, purpose_name, status};
 pub(in crate::sql) use orders::{
-    FoundOrders, HOME, find_orders, home_line_rows, home_row, line_rows, order_row, request_row,
-    request_rows, serial_row,
+    FoundOrders, find_orders, line_rows, order_row, request_row, request_rows, serial_row,
 };
 
 /// The name of a stock.
@@ -41,7 +42,6 @@ table!(
     "orders",
     1,
     "order_no",
-    "kind",
     "shard",
     "buyer_id",
     "mode",
@@ -53,7 +53,7 @@ table!(
     "changed_at",
     "lsn",
     "asked",
-    "record"
+    "span"
 );
 table!(
     ORDER_LINES,
@@ -70,7 +70,23 @@ table!(
     "returned",
     "lapsed"
 );
-table!(HOME_LINES, "home_lines", 2, "sku_id", "order_no");
+table!(
+    HOLDS,
+    "holds",
+    4,
+    "order_no",
+    "attempt",
+    "sku_id",
+    "warehouse_id",
+    "shard",
+    "coordinator",
+    "purpose",
+    "seq",
+    "units",
+    "sold",
+    "serials",
+    "lsn"
+);
 table!(ORDER_REQUESTS, "order_requests", 2, "order_no", "seq", "request_id", "fingerprint");
 table!(ORDER_SERIALS, "order_serials", 2, "order_no", "seq", "line", "serial_from", "serial_to");
 table!(
@@ -267,7 +283,7 @@ fn journal_entry_of(
     let at = f.time()?;
     let kind = f.text()?;
     let kind = MoveKind::named(kind).ok_or_else(|| broken(format!("a journal row of kind {kind}")))?;
-    let (order_no, request_id) = (f.id_or_null(OrderNo::stored)?, f.id_or_null(RequestId::new)?);
+    let (order_no, request_id) = (f.id_or_null(OrderNo::new)?, f.id_or_null(RequestId::new)?);
     let reason = f.id_or_null(Reason::new)?;
     let delta = Delta { available: f.int()?, reserved: f.int()?, sold: f.int()? };
     let after = Levels { available: f.count()?, reserved: f.count()?, sold: f.count()?, version };

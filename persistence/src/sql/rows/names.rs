@@ -2,6 +2,7 @@
 
 use hotstock_engine::checkpoint::Phase;
 use hotstock_engine::command::{Mode, StockStatus};
+use hotstock_engine::event::HoldPurpose;
 use hotstock_engine::outcome::OrderStatus;
 use hotstock_engine::store::StoreError;
 
@@ -39,6 +40,14 @@ named!(phase_name, phase, Phase, "phase", {
     Phase::Expired => "expired",
     Phase::Cancelled => "cancelled",
 });
+
+named!(purpose_name, purpose, HoldPurpose, "hold for", {
+    HoldPurpose::Units => "units",
+    HoldPurpose::Return => "return",
+});
+
+/// The name of [`HoldPurpose::Units`], whose units count as held.
+pub(in crate::sql) const UNITS: &str = "units";
 
 /// The name of a state, as the list is asked for it.
 pub(in crate::sql) fn order_status_name(status: OrderStatus) -> &'static str {

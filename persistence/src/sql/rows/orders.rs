@@ -1,30 +1,24 @@
-//! Orders in one shard, branches and orders over several shards, with their lines, requests and serial numbers.
+//! Orders, with their lines, requests and serial numbers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use hotstock_engine::checkpoint::{LineImage, LineSerials, OrderImage};
 use hotstock_engine::event::OrderRequest;
-use hotstock_engine::home::HomeImage;
 use hotstock_engine::ids::{BuyerId, OrderNo, RequestId, ShardId, SkuId};
 use hotstock_engine::outcome::Serials;
-use hotstock_engine::store::{StoreError, StoredOrder, StoredOrderKind};
+use hotstock_engine::store::{StoreError, StoredOrder};
 
 use super::{
     ORDER_LINES, ORDER_REQUESTS, ORDER_SERIALS, ORDERS, mode, mode_name, order_status_name, phase,
     phase_name, select,
 };
-use crate::codec::{decode_home, encode_home};
+use crate::codec::{decode_span, encode_span};
 use crate::sql::dialect::{Arg, Fields, Row, Tx};
 use crate::sql::error::{SqlError, broken, problem_of};
 use crate::sql::statements::rows_in;
 
 /// Adds a part of an order, whose other columns come next, to its image.
 type ReadPart = fn(&mut OrderImage, &mut Fields<'_>) -> Result<(), StoreError>;
-
-/// The kinds of rows of `orders`.
-const PLAIN: i64 = 0;
-pub(in crate::sql) const HOME: i64 = 1;
-const BRANCH: i64 = 2;
 
 /// What was found of orders.
 #[derive(Default)]
@@ -45,7 +39,7 @@ impl FoundOrders {
     }
 }
 
-/// These orders of any kind, whole; `lock` is the end of the statement that reads them. Those that are not there are
+/// These orders, whole; `lock` is the end of the statement that reads them. Those that are not there are
 /// left out.
 pub(in crate::sql) async fn find_orders(
     tx: &mut dyn Tx,
@@ -68,13 +62,13 @@ pub(in crate::sql) async fn find_orders(
     add_parts(tx, &mut found).await?;
     let FoundOrders { orders, unreadable } = &mut found;
     for order in &*orders {
-        let StoredOrderKind::Plain(image) = &order.kind else { continue };
+        let image = &order.image;
         if let Some(problem) = said.get(&image.order_no).and_then(|says| says.differs_from(image)) {
             unreadable.entry(image.order_no.clone()).or_insert(problem);
         }
     }
-    orders.retain(|order| !unreadable.contains_key(&order.image().order_no));
-    orders.sort_by(|one, other| one.image().order_no.cmp(&other.image().order_no));
+    orders.retain(|order| !unreadable.contains_key(&order.image.order_no));
+    orders.sort_by(|one, other| one.image.order_no.cmp(&other.image.order_no));
     Ok(found)
 }
 
@@ -87,33 +81,25 @@ impl FoundOrders {
 
 /// What the row of an order says of its lines.
 struct Says {
-    /// `None`: it is a branch, which no list shows.
-    status: Option<String>,
+    status: String,
     open: bool,
 }
 
 impl Says {
     /// Why the lines can't be all that there were.
     fn differs_from(&self, image: &OrderImage) -> Option<String> {
-        let status = order_status_name(image.status());
-        let is_it = self.status.as_deref().is_none_or(|said| said == status) && self.open == image.is_open();
-        let said = self.status.as_deref().unwrap_or(if self.open { "open" } else { "not open" });
+        let (said, status) = (&self.status, order_status_name(image.status()));
+        let is_it = said == status && self.open != image.is_done();
         (!is_it).then(|| format!("its row of orders says {said}; its lines make it {status}"))
     }
 }
 
-type Plain<'a> = HashMap<OrderNo, &'a mut OrderImage>;
-
 /// Reads what orders have in other tables.
 async fn add_parts(tx: &mut dyn Tx, found: &mut FoundOrders) -> Result<(), SqlError> {
     let mut orders = std::mem::take(&mut found.orders);
-    let mut plain = Plain::new();
-    for order in &mut orders {
-        if let StoredOrderKind::Plain(image) = &mut order.kind {
-            plain.insert(image.order_no.clone(), image);
-        }
-    }
-    let order_nos: Vec<OrderNo> = plain.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+    let mut images: BTreeMap<OrderNo, &mut OrderImage> =
+        orders.iter_mut().map(|order| (order.image.order_no.clone(), &mut order.image)).collect();
+    let order_nos: Vec<OrderNo> = images.keys().cloned().collect();
     let parts: [(_, _, ReadPart); 3] = [
         (ORDER_LINES, "line", add_line),
         (ORDER_REQUESTS, "seq", add_request),
@@ -124,7 +110,7 @@ async fn add_parts(tx: &mut dyn Tx, found: &mut FoundOrders) -> Result<(), SqlEr
         for row in &rows_in(tx, &select(&table), "order_no", &order_nos, &tail).await? {
             let f = &mut row.fields();
             let order_no = f.order_no()?;
-            let Some(image) = plain.get_mut(&order_no) else { continue };
+            let Some(image) = images.get_mut(&order_no) else { continue };
             if let Err(error) = add(image, f) {
                 found.is_unreadable(order_no, table.name, error);
             }
@@ -159,25 +145,15 @@ fn add_serials(image: &mut OrderImage, f: &mut Fields<'_>) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Reads a row with the columns of [`ORDERS`]; of an order in one shard without what stands in other tables.
+/// Reads a row with the columns of [`ORDERS`], without what stands in other tables.
 fn stored_order(row: &Row) -> Result<(StoredOrder, Says), StoreError> {
     let f = &mut row.fields();
-    let (order_no, kind, shard) = (f.order_no()?, f.int()?, f.shard()?);
+    let (order_no, shard) = (f.order_no()?, f.shard()?);
     let (buyer_id, mode, phase) = (f.id_or_null(BuyerId::new)?, mode(f.text()?)?, phase(f.text()?)?);
-    let says = Says { status: f.text_or_null()?.map(str::to_owned), open: f.flag()? };
+    let says = Says { status: f.text()?.to_owned(), open: f.flag()? };
     let (created_at, expires_at, changed_at, lsn) = (f.time()?, f.time()?, f.time()?, f.lsn()?);
     let asked = f.int_or_null()?;
-    if kind == HOME {
-        let record = f.bytes_or_null()?.ok_or_else(|| broken(format!("order {order_no} has no record")))?;
-        let home = decode_home(record).map_err(|problem| broken(format!("order {order_no}: {problem}")))?;
-        if home.order.order_no != order_no {
-            return Err(broken(format!(
-                "the record of order {order_no} is that of order {}",
-                home.order.order_no
-            )));
-        }
-        return Ok((StoredOrder { shard, kind: StoredOrderKind::Home(home) }, says));
-    }
+    let span = f.bytes_or_null()?.map(decode_span).transpose().map_err(broken)?.map(Box::new);
     let first = |asked: i64| OrderRequest { request_id: None, fingerprint: asked.cast_unsigned() };
     let requests = asked.map(first).into_iter().collect();
     let (lines, serials) = (Vec::new(), Vec::new());
@@ -193,8 +169,9 @@ fn stored_order(row: &Row) -> Result<(StoredOrder, Says), StoreError> {
         lines,
         requests,
         serials,
+        span,
     };
-    Ok((StoredOrder { shard, kind: StoredOrderKind::Plain(image) }, says))
+    Ok((StoredOrder { shard, image }, says))
 }
 
 /// Reads the columns of [`ORDER_LINES`] after the first two.
@@ -205,35 +182,22 @@ fn line_image(f: &mut Fields<'_>) -> Result<LineImage, StoreError> {
     Ok(LineImage { sku_id, warehouse_id, quantity, held, confirmed, released, returned, lapsed })
 }
 
-/// A row for [`ORDERS`], of an order in one shard or a branch.
+/// A row for [`ORDERS`].
 pub(in crate::sql) fn order_row(image: &OrderImage, shard: ShardId) -> Vec<Arg> {
-    let is_branch = image.order_no.is_branch();
-    let kind = if is_branch { BRANCH } else { PLAIN };
-    row(image, shard, kind, !is_branch, image.is_open(), Arg::Null)
-}
-
-/// A row for [`ORDERS`], of an order over several shards.
-pub(in crate::sql) fn home_row(home: &HomeImage, shard: ShardId) -> Vec<Arg> {
-    let record = encode_home(home).into();
-    row(&home.order, shard, HOME, true, !home.is_done(), record)
-}
-
-fn row(image: &OrderImage, shard: ShardId, kind: i64, is_listed: bool, open: bool, record: Arg) -> Vec<Arg> {
     vec![
         (&image.order_no).into(),
-        kind.into(),
         shard.into(),
         image.buyer_id.as_ref().into(),
         mode_name(image.mode).into(),
         phase_name(image.phase).into(),
-        is_listed.then(|| order_status_name(image.status())).into(),
-        open.into(),
+        order_status_name(image.status()).into(),
+        (!image.is_done()).into(),
         image.created_at.into(),
         image.expires_at.into(),
         image.changed_at.into(),
         image.lsn.into(),
         asked(image).map(u64::cast_signed).into(),
-        record,
+        image.span.as_deref().map(encode_span).into(),
     ]
 }
 
@@ -260,12 +224,6 @@ pub(in crate::sql) fn line_rows(image: &OrderImage) -> impl Iterator<Item = Vec<
             line.lapsed.into(),
         ]
     })
-}
-
-/// The rows of an order over several shards for [`HOME_LINES`](super::HOME_LINES): one for each SKU.
-pub(in crate::sql) fn home_line_rows(home: &HomeImage) -> impl Iterator<Item = Vec<Arg>> + '_ {
-    let skus: BTreeSet<_> = home.order.lines.iter().map(|line| &line.sku_id).collect();
-    skus.into_iter().map(|sku_id| vec![sku_id.into(), (&home.order.order_no).into()])
 }
 
 /// The rows of an order for [`ORDER_REQUESTS`]: all of its requests but one that stands in its own row.

@@ -58,26 +58,25 @@ CREATE TABLE IF NOT EXISTS parked (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
 CREATE TABLE IF NOT EXISTS orders (
-    order_no VARBINARY(146) NOT NULL PRIMARY KEY,
-    kind BIGINT NOT NULL,
+    order_no VARBINARY(64) NOT NULL PRIMARY KEY,
     shard BIGINT NOT NULL,
     buyer_id VARBINARY(64),
     mode VARBINARY(16) NOT NULL,
     phase VARBINARY(16) NOT NULL,
-    status VARBINARY(32),
+    status VARBINARY(32) NOT NULL,
     open BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
     changed_at BIGINT NOT NULL,
     lsn BIGINT NOT NULL,
     asked BIGINT,
-    record MEDIUMBLOB,
+    span MEDIUMBLOB,
     INDEX orders_status (open, status, order_no),
     INDEX orders_created (created_at)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
 CREATE TABLE IF NOT EXISTS order_lines (
-    order_no VARBINARY(146) NOT NULL,
+    order_no VARBINARY(64) NOT NULL,
     line BIGINT NOT NULL,
     sku_id VARBINARY(64) NOT NULL,
     warehouse_id BIGINT NOT NULL,
@@ -91,16 +90,25 @@ CREATE TABLE IF NOT EXISTS order_lines (
     INDEX order_lines_sku (sku_id, order_no)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
-CREATE TABLE IF NOT EXISTS home_lines (
+CREATE TABLE IF NOT EXISTS holds (
+    order_no VARBINARY(64) NOT NULL,
+    attempt VARBINARY(16) NOT NULL,
     sku_id VARBINARY(64) NOT NULL,
-    order_no VARBINARY(146) NOT NULL,
-    guard_shard BIGINT,
-    guard_lsn BIGINT,
-    PRIMARY KEY (sku_id, order_no)
+    warehouse_id BIGINT NOT NULL,
+    shard BIGINT NOT NULL,
+    coordinator BIGINT NOT NULL,
+    purpose VARBINARY(16) NOT NULL,
+    seq BIGINT NOT NULL,
+    units BIGINT NOT NULL,
+    sold BIGINT NOT NULL,
+    serials MEDIUMBLOB,
+    lsn BIGINT NOT NULL,
+    PRIMARY KEY (order_no, attempt, sku_id, warehouse_id),
+    INDEX holds_sku (sku_id, order_no)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
 CREATE TABLE IF NOT EXISTS order_requests (
-    order_no VARBINARY(146) NOT NULL,
+    order_no VARBINARY(64) NOT NULL,
     seq BIGINT NOT NULL,
     request_id VARBINARY(64),
     fingerprint BIGINT NOT NULL,
@@ -108,7 +116,7 @@ CREATE TABLE IF NOT EXISTS order_requests (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 
 CREATE TABLE IF NOT EXISTS order_serials (
-    order_no VARBINARY(146) NOT NULL,
+    order_no VARBINARY(64) NOT NULL,
     seq BIGINT NOT NULL,
     line BIGINT NOT NULL,
     serial_from BIGINT NOT NULL,
@@ -137,7 +145,7 @@ CREATE TABLE IF NOT EXISTS stock_journal (
     version BIGINT NOT NULL,
     at BIGINT NOT NULL,
     kind VARBINARY(32) NOT NULL,
-    order_no VARBINARY(146),
+    order_no VARBINARY(64),
     request_id VARBINARY(64),
     reason VARBINARY(256),
     d_available BIGINT NOT NULL,
@@ -160,7 +168,7 @@ CREATE TABLE IF NOT EXISTS anomalies (
     shard BIGINT,
     lsn BIGINT,
     sku_id VARBINARY(64),
-    order_no VARBINARY(146),
+    order_no VARBINARY(64),
     detail VARBINARY(1024) NOT NULL,
     INDEX anomalies_order (kind, order_no)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;

@@ -1,8 +1,8 @@
 -- Ids are TEXT with the BINARY collation, which compares bytes. Times are unix milliseconds. An index costs every flush, so there is
 -- none that nothing reads.
 --
--- Behind the rows of stock, orders, order_lines, home_lines, order_requests, order_serials, stock_requests and stock_journal stands
--- one more for each shard, whose key begins with the byte FF: the guard, with the LSN that the table goes up to. See sql/guards.rs.
+-- Behind the rows of stock, orders, order_lines, holds, order_requests, order_serials, stock_requests and stock_journal stands one
+-- more for each shard, whose key begins with the byte FF: the guard, with the LSN that the table goes up to. See sql/guards.rs.
 CREATE TABLE meta (
     name  TEXT NOT NULL PRIMARY KEY,
     value TEXT NOT NULL
@@ -66,24 +66,22 @@ CREATE TABLE parked (
     reason TEXT    NOT NULL
 ) WITHOUT ROWID;
 
--- kind: 0 an order in one shard; 1 one over several shards, whole in `record`; 2 what such an order holds in one shard (a branch).
--- shard: who decides for it. status: NULL of a branch, which no list shows. open: it holds units or has something pending.
--- asked: the fingerprint of the request that made it.
+-- shard: who decides for it. open: it holds units or has something pending. asked: the fingerprint of the request that made it.
+-- span: of an order over several shards, what its coordinator keeps of it beside the counts (codec); of any other NULL.
 CREATE TABLE orders (
     order_no   TEXT    NOT NULL PRIMARY KEY,
-    kind       INTEGER NOT NULL,
     shard      INTEGER NOT NULL,
     buyer_id   TEXT,
     mode       TEXT    NOT NULL,
     phase      TEXT    NOT NULL,
-    status     TEXT,
+    status     TEXT    NOT NULL,
     open       INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
     changed_at INTEGER NOT NULL,
     lsn        INTEGER NOT NULL,
     asked      INTEGER,
-    record     BLOB
+    span       BLOB
 ) WITHOUT ROWID;
 -- The list by status, and what is open.
 CREATE INDEX orders_status ON orders (open, status, order_no);
@@ -106,14 +104,28 @@ CREATE TABLE order_lines (
 -- The list by SKU, and the sums of a stock's orders.
 CREATE INDEX order_lines_sku ON order_lines (sku_id, order_no);
 
--- The SKUs of orders over several shards, for the list. What they hold stands in the lines of their branches.
-CREATE TABLE home_lines (
-    sku_id      TEXT NOT NULL,
-    order_no    TEXT NOT NULL,
-    guard_shard INTEGER,
-    guard_lsn   INTEGER,
-    PRIMARY KEY (sku_id, order_no)
+-- What a shard holds, or sold, for an order that another shard decides (coordinator): one row for each stock of an attempt (16 hex
+-- digits) to hold units (purpose units) or to take sold ones back (return). Of an order over several shards the lines in its own
+-- shard alone count for their stocks; the others count by these rows, which the stock's own shard flushes. sold: net, of a return
+-- below nothing. serials: ranges that the coordinator may not have logged (codec). seq, lsn: the largest of a hold's rows count. A
+-- hold is over when no row has units or serials: rows that sold nothing go then, the others stay until their order goes.
+CREATE TABLE holds (
+    order_no     TEXT    NOT NULL,
+    attempt      TEXT    NOT NULL,
+    sku_id       TEXT    NOT NULL,
+    warehouse_id INTEGER NOT NULL,
+    shard        INTEGER NOT NULL,
+    coordinator  INTEGER NOT NULL,
+    purpose      TEXT    NOT NULL,
+    seq          INTEGER NOT NULL,
+    units        INTEGER NOT NULL,
+    sold         INTEGER NOT NULL,
+    serials      BLOB,
+    lsn          INTEGER NOT NULL,
+    PRIMARY KEY (order_no, attempt, sku_id, warehouse_id)
 ) WITHOUT ROWID;
+-- The sums of a stock's orders.
+CREATE INDEX holds_sku ON holds (sku_id, order_no);
 
 -- The other requests that an order answered, in their order. Fingerprints are 64 bits, kept as signed numbers.
 CREATE TABLE order_requests (
