@@ -18,7 +18,12 @@ pub fn reserved(number: u64, lines: usize) -> Event {
         warehouse_id: WarehouseId(1),
         quantity: 1,
         held: 1,
-        after: Levels { available: 10_000_000 - number, reserved: number, sold: 0, version: number + 1 },
+        after: Some(Levels {
+            available: 10_000_000 - number,
+            reserved: number,
+            sold: 0,
+            version: number + 1,
+        }),
     };
     Event {
         at: Timestamp(1_760_000_000_000 + number / 300),
@@ -30,6 +35,7 @@ pub fn reserved(number: u64, lines: usize) -> Event {
             ttl_seconds: 900,
             lines: (0..lines).map(line).collect(),
             asked: None,
+            attempt: None,
         },
     }
 }
