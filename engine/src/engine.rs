@@ -173,6 +173,7 @@ impl Engine {
         let (unsettled, cross_shard) = (Arc::new(AtomicU64::new(0)), Arc::<CrossShardCounters>::default());
         let mut shards = Vec::new();
         let mut states = Vec::new();
+        let mut newest_attempt = 0;
         for Recovered { state, checkpoint, replayed, departed, .. } in recovered {
             let id = state.shard();
             let shared = ShardShared::new(id, options.gate_permits);
@@ -184,6 +185,7 @@ impl Engine {
                     false => directory.own(order_no, id),
                 }
             }
+            newest_attempt = newest_attempt.max(state.newest_attempt());
             let holds = state.hold_keys().count() as u64;
             shared.asking.store(holds, Ordering::Release);
             unsettled.fetch_add(holds, Ordering::AcqRel);
@@ -275,6 +277,7 @@ impl Engine {
             poison: Arc::clone(&poison),
             checkpointer: to_checkpointer.clone(),
             unsettled,
+            attempts: Arc::new(AtomicU64::new(first_attempt(newest_attempt, clock.now()))),
             cross_shard: Arc::clone(&cross_shard),
             checks: checks.clone(),
             before_decide,
@@ -673,6 +676,11 @@ async fn tick(directory: Arc<Directory>, shards: Arc<[Arc<ShardShared>]>) {
 
 fn spawn_worker(what: &'static str, body: impl Loop) -> Result<Worker, StartError> {
     Worker::spawn(what, body).map_err(|error| spawn_error(what, &error))
+}
+
+/// The number of the first attempt of this run: above those before it, also when the clock was put back.
+fn first_attempt(newest_held: u64, now: crate::clock::Timestamp) -> u64 {
+    (now.0 << 20).max(newest_held.saturating_add(1))
 }
 
 fn spawn_error(what: &'static str, problem: &dyn std::fmt::Display) -> StartError {

@@ -98,8 +98,8 @@ impl WarehouseId {
     pub const ANY: Self = Self(u32::MAX);
 }
 
-/// Tells the tries of a coordinator to hold units of an order in other shards apart: random, so that none is used
-/// twice, also not after a crash.
+/// Tells the tries of coordinators to hold units of an order in other shards apart. A later one is higher, whichever
+/// shard's it is, also after a start: so a participant knows which of two came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AttemptId(pub u64);
 

@@ -67,7 +67,7 @@ pub(crate) trait Surroundings {
     /// left of an attempt of its own.
     fn is_settled(&self) -> bool;
 
-    /// A number that no attempt has had.
+    /// A number that is higher than that of any attempt before, whichever shard's.
     fn new_attempt(&self) -> AttemptId;
 }
 
@@ -128,9 +128,16 @@ pub(crate) struct Coordinator<C> {
     /// Of those, the ones of which something was acknowledged and is not logged yet.
     acknowledged: BTreeSet<OrderNo>,
     /// When to look after which of them.
-    timers: BTreeSet<(Moment, OrderNo)>,
+    timers: BTreeSet<(Moment, OrderNo, Timer)>,
     pub out: Effects<C>,
     pub tally: Tally,
+}
+
+/// What is looked after: an order can have both, due at the same moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Attempt,
+    Propagation,
 }
 
 /// Units of an order are being held.
@@ -224,7 +231,7 @@ impl<C> Coordinator<C> {
             stage,
             queue: VecDeque::new(),
         };
-        self.timers.insert((attempt.until, order_no.clone()));
+        self.timers.insert((attempt.until, order_no.clone(), Timer::Attempt));
         for line in attempt.wanted().into_iter().filter(|line| state.owns(&line.sku_id)) {
             *self.pinned.entry(line.sku_id).or_default() += 1;
         }
@@ -335,7 +342,7 @@ impl<C> Coordinator<C> {
                 self.on_abandoned(from, &order_no, attempt);
             }
             Message::Done { order_no, seq, attempt, serials } => {
-                self.on_done(state, from, order_no, attempt, seq, serials);
+                self.on_done(state, from, order_no, attempt, seq, serials, now);
             }
             Message::Ask { order_no, attempt, seq } => {
                 let is_known = self.attempts.get(&order_no).is_some_and(|known| known.is_wanted(attempt))
@@ -495,9 +502,9 @@ impl<C> Coordinator<C> {
             return self.finish(order_no, outcome);
         }
         attempt.stage = Stage::Abandoning { waiting: holding, outcome };
-        self.timers.remove(&(attempt.until, order_no.clone()));
+        self.timers.remove(&(attempt.until, order_no.clone(), Timer::Attempt));
         attempt.until = now.plus(ABANDON_WAIT_MILLIS);
-        self.timers.insert((attempt.until, order_no.clone()));
+        self.timers.insert((attempt.until, order_no.clone(), Timer::Attempt));
     }
 
     fn on_abandoned(&mut self, from: ShardId, order_no: &OrderNo, id: AttemptId) {
@@ -529,7 +536,7 @@ impl<C> Coordinator<C> {
 
     fn remove(&mut self, order_no: &OrderNo) -> Option<Attempt<C>> {
         let attempt = self.attempts.remove(order_no)?;
-        self.timers.remove(&(attempt.until, order_no.clone()));
+        self.timers.remove(&(attempt.until, order_no.clone(), Timer::Attempt));
         for line in attempt.wanted() {
             if let Some(count) = self.pinned.get_mut(&line.sku_id) {
                 *count -= 1;
@@ -550,12 +557,13 @@ impl<C> Coordinator<C> {
 
     /// What is due: attempts that nobody answered, participants that were not heard of.
     pub fn on_time(&mut self, state: &mut State, time: Timestamp, now: Moment) {
-        while let Some((due, order_no)) = self.timers.first().filter(|(due, _)| *due <= now).cloned() {
-            self.timers.remove(&(due, order_no.clone()));
-            if self.attempts.get(&order_no).is_some_and(|attempt| attempt.until <= now) {
-                self.give_up(state, &order_no, time, now);
+        while let Some((due, order_no, timer)) = self.timers.first().filter(|(due, ..)| *due <= now).cloned()
+        {
+            self.timers.remove(&(due, order_no.clone(), timer));
+            match timer {
+                Timer::Attempt => self.give_up(state, &order_no, time, now),
+                Timer::Propagation => self.look_after(state, &order_no, now),
             }
-            self.look_after(state, &order_no, now);
         }
     }
 

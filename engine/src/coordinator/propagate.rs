@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Coordinator, Instruction, Message, Moment};
-use crate::checkpoint::{Decision, LineSerials};
+use super::{Coordinator, Instruction, Message, Moment, Timer};
+use crate::checkpoint::{Decision, LineSerials, Span};
 use crate::clock::Timestamp;
 use crate::command::Line;
 use crate::event::Change;
@@ -27,6 +27,8 @@ pub(super) struct Propagation<C> {
     /// When everything that was sent is sent again, and how long after that.
     again: Moment,
     pause: u64,
+    /// The last decision that it knows of.
+    newest: u32,
     /// When it is looked after.
     timer: Moment,
 }
@@ -37,6 +39,8 @@ struct Waiter<C> {
     outcome: Outcome,
     /// The last decision that its answer tells of.
     seq: u32,
+    /// It asked for that decision, so its answer tells of nothing that is newer.
+    is_its_own: bool,
     /// It is answered then, whoever has not been heard of.
     until: Moment,
 }
@@ -73,7 +77,7 @@ impl<C> Coordinator<C> {
         let again = now.plus(PROPAGATE_AGAIN_MILLIS);
         let timers = &mut self.timers;
         let propagation = self.propagations.entry(order_no.clone()).or_insert_with(|| {
-            timers.insert((again, order_no.clone()));
+            timers.insert((again, order_no.clone(), Timer::Propagation));
             Propagation {
                 waiters: Vec::new(),
                 sent: BTreeSet::new(),
@@ -81,13 +85,17 @@ impl<C> Coordinator<C> {
                 serials: Vec::new(),
                 again,
                 pause: PROPAGATE_AGAIN_MILLIS,
+                newest: 0,
                 timer: again,
             }
         });
+        let is_its_own = span.decisions > propagation.newest;
+        propagation.newest = span.decisions;
         let waiter = |(caller, outcome)| Waiter {
             caller,
             outcome,
             seq: span.decisions,
+            is_its_own,
             until: now.plus(PROPAGATE_WAIT_MILLIS),
         };
         propagation.waiters.extend(answer.map(waiter));
@@ -99,10 +107,10 @@ impl<C> Coordinator<C> {
         let Some(propagation) = self.propagations.get_mut(order_no) else { return };
         let next = propagation.next_timer();
         if next != propagation.timer {
-            self.timers.remove(&(propagation.timer, order_no.clone()));
+            self.timers.remove(&(propagation.timer, order_no.clone(), Timer::Propagation));
             propagation.timer = next;
         }
-        self.timers.insert((next, order_no.clone()));
+        self.timers.insert((next, order_no.clone(), Timer::Propagation));
     }
 
     /// Tells each participant the oldest decision that it has not carried out.
@@ -144,6 +152,7 @@ impl<C> Coordinator<C> {
     }
 
     /// A participant has carried out a decision.
+    #[expect(clippy::too_many_arguments, reason = "a message, and all that it is decided with")]
     pub(super) fn on_done(
         &mut self,
         state: &State,
@@ -152,7 +161,15 @@ impl<C> Coordinator<C> {
         attempt: AttemptId,
         seq: u32,
         serials: Vec<GivenSerials>,
+        now: Moment,
     ) {
+        let is_waited_for = |span: &Span| {
+            span.pending.iter().any(|decision| decision.seq == seq && decision.waiting.contains(&from))
+        };
+        if !self.is_propagating(&order_no) && state.span_of(&order_no).is_some_and(is_waited_for) {
+            // From before a rebuild, and what was decided then is not told again yet.
+            self.propagate(state, &order_no, None, now);
+        }
         let Some(propagation) = self.propagations.get_mut(&order_no) else {
             // It is logged already, with the numbers.
             if !serials.is_empty() {
@@ -220,15 +237,16 @@ impl<C> Coordinator<C> {
         for mut waiter in propagation.waiters.extract_if(.., is_told) {
             let shows_serials = show_serials(state, order_no, &mut waiter.outcome);
             let answer = (waiter.caller, waiter.outcome);
-            // The decision is durable, or no participant would know it. Serial numbers are when they are logged.
-            match shows_serials {
-                true => self.out.answers.push(answer),
-                false => self.out.answers_now.push(answer),
+            // The decision is durable, or no participant would know it. Serial numbers are when they are logged; and what
+            // a repeat tells may be newer.
+            match waiter.is_its_own && !shows_serials {
+                true => self.out.answers_now.push(answer),
+                false => self.out.answers.push(answer),
             }
         }
         if first.is_none() {
             if let Some(propagation) = self.propagations.remove(order_no) {
-                self.timers.remove(&(propagation.timer, order_no.clone()));
+                self.timers.remove(&(propagation.timer, order_no.clone(), Timer::Propagation));
             }
             return;
         }

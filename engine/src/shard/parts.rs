@@ -82,6 +82,8 @@ pub(crate) struct ShardParts {
     pub checkpointer: mpsc::Sender<CheckpointMessage>,
     /// Holds of all shards of which they have not heard since a start.
     pub unsettled: Arc<AtomicU64>,
+    /// The number of the next attempt to hold units, of whichever shard.
+    pub attempts: Arc<AtomicU64>,
     /// Counts of orders over several shards.
     pub cross_shard: Arc<CrossShardCounters>,
     /// With an order service: what is due is asked about before it expires.

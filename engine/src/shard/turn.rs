@@ -632,7 +632,7 @@ impl Event {
     }
 
     /// The order over several shards whose participants are to be told what was decided.
-    fn pending_order(&self) -> Option<&OrderNo> {
+    pub(crate) fn pending_order(&self) -> Option<&OrderNo> {
         let is_pending =
             |after: &OrderAfter| after.span.as_ref().is_some_and(|span| !span.pending.is_empty());
         match &self.change {

@@ -45,6 +45,12 @@ struct HoldLine {
     serials: Vec<Serials>,
 }
 
+impl Hold {
+    fn has_units(&self) -> bool {
+        self.lines.iter().any(|line| line.units > 0)
+    }
+}
+
 impl HoldLine {
     /// What a change makes of it; `None` when it has not so much.
     fn after(&self, purpose: HoldPurpose, kind: HoldMove, moved: &HoldMovedLine) -> Option<Self> {
@@ -193,11 +199,25 @@ impl State {
         self.holds.entries.contains_key(&(order_no.clone(), attempt))
     }
 
-    /// Attempts that hold something here for an order, but for these: what is left of them came to nothing.
-    pub(crate) fn other_holds(&self, order_no: &OrderNo, known: &[AttemptId]) -> Vec<AttemptId> {
+    /// Attempts whose units are left here and came to nothing, as a request to hold others for the same order says.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`]: a later attempt holds some, so the request was late and came to nothing itself.
+    pub(crate) fn leftovers(&self, request: &HoldRequest) -> Result<Vec<AttemptId>, Refusal> {
+        let order_no = &request.reserve.order_no;
         let of_order = (order_no.clone(), AttemptId(0))..=(order_no.clone(), AttemptId(u64::MAX));
-        let others = self.holds.entries.range(of_order).map(|((_, attempt), _)| *attempt);
-        others.filter(|attempt| !known.contains(attempt)).collect()
+        let holding = self.holds.entries.range(of_order).filter(|(_, hold)| hold.has_units());
+        let others = holding.map(|((_, attempt), _)| *attempt).filter(|other| !request.known.contains(other));
+        let others: Vec<_> = others.collect();
+        match others.iter().any(|other| *other > request.attempt) {
+            true => Err(Refusal::Overloaded),
+            false => Ok(others),
+        }
+    }
+
+    /// The highest number of an attempt that holds something here.
+    pub(crate) fn newest_attempt(&self) -> u64 {
+        self.holds.entries.keys().map(|(_, attempt)| attempt.0).max().unwrap_or(0)
     }
 
     /// The last decision that was carried out of a hold.

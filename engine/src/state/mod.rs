@@ -38,7 +38,7 @@ pub(crate) use decide_choice::too_many_stocks;
 pub(crate) use decide_order::{Elsewhere, HoldFirst};
 pub(crate) use decide_stock::change_fingerprint;
 pub use evict::Departed;
-pub(crate) use holds::{GivenSerials, Obeyed};
+pub(crate) use holds::{GivenSerials, HoldKey, Obeyed};
 pub use needs::{Need, Stored};
 pub use remembered::Forget;
 pub use stock::{Delta, LeftStock};
@@ -342,7 +342,14 @@ impl State {
             changed |= order::acknowledge(&mut span, *seq, *shard);
         }
         let known = order.serials();
-        let serials: Vec<_> = serials.into_iter().filter(|given| !known.contains(given)).collect();
+        // One who is told twice says twice what it did.
+        let mut new: Vec<LineSerials> = Vec::new();
+        for given in serials {
+            if !known.contains(&given) && !new.contains(&given) {
+                new.push(given);
+            }
+        }
+        let serials = new;
         if !changed && serials.is_empty() {
             return None;
         }

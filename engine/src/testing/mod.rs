@@ -9,6 +9,8 @@ mod memory_filters;
 mod memory_identity;
 mod memory_journal;
 mod memory_store;
+mod pure_shards;
+mod pure_store;
 pub mod samples;
 #[cfg(any())]
 pub mod store_suite;
@@ -19,5 +21,7 @@ pub use memory_filters::MemoryFilters;
 pub use memory_identity::MemoryIdentity;
 pub use memory_journal::MemoryJournal;
 pub use memory_store::{MemorySnapshot, MemoryStore};
+pub use pure_shards::{Fate, Letter, PureShards, Ticket, WAIT_MILLIS};
+pub use pure_store::{NoStore, PureStore};
 
 pub use crate::blocking::simulation::{Pauses, Simulated, simulate};

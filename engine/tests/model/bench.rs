@@ -189,7 +189,9 @@ impl Bench {
     fn evict(&mut self, at_most: usize) {
         for _ in 0..at_most {
             let (may_leave, clock) = (|sku_id: &SkuId| *sku_id != sku_named("S1"), self.clock);
-            let Some(event) = self.state.next_eviction(self.rows.flushed, may_leave, clock) else { return };
+            let Some(event) = self.state.next_eviction(self.rows.flushed, may_leave, |_| false, clock) else {
+                return;
+            };
             let Change::Evicted { sku_id, through, orders, .. } = &event.change else {
                 panic!("{event:?} instead of an eviction")
             };
@@ -290,7 +292,8 @@ impl Bench {
             (through, early) = (Some(event), early + young);
             goes.extend(entries.into_iter().map(|(_, entry)| entry));
         }
-        let Some(forget) = self.state.next_forgotten(before, max, self.clock, self.rows.flushed) else {
+        let Some(forget) = self.state.next_forgotten(before, max, self.clock, self.rows.flushed, |_| false)
+        else {
             assert_eq!(through, None);
             return;
         };

@@ -121,7 +121,7 @@ fn hand_over(steps: Vec<Step>, changes: &[Change1]) {
         }
     }
     // And it goes again.
-    while let Some(event) = state.next_eviction(Lsn(u64::MAX), |_| true, Timestamp(1)) {
+    while let Some(event) = state.next_eviction(Lsn(u64::MAX), |_| true, |_| false, Timestamp(1)) {
         state.apply(state.applied().next(), &event).expect("what was decided can be applied");
         assert_eq!(state.audit().violations, []);
     }

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hotstock_engine::checkpoint::{LineImage, LineSerials, OrderImage, Phase, RequestImage, StockImage};
+use hotstock_engine::checkpoint::{
+    LineImage, LineSerials, OrderImage, Phase, RequestImage, Span, StockImage,
+};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::event::{Change, Event, LineCounts, MoveKind, OrderAfter, OrderRequest};
-use hotstock_engine::home::{HomeImage, apply_to_image};
 use hotstock_engine::ids::{Lsn, OrderNo, RequestId, SkuId, WarehouseId};
 use hotstock_engine::outcome::Levels;
 use hotstock_engine::state::{Departed, Need, State, Stored};
@@ -18,7 +19,6 @@ pub struct Rows {
     pub flushed: Lsn,
     pub stocks: BTreeMap<SkuId, BTreeMap<WarehouseId, StockImage>>,
     pub orders: BTreeMap<OrderNo, OrderImage>,
-    pub homes: BTreeMap<OrderNo, HomeImage>,
     pub requests: BTreeMap<(SkuId, RequestId), RequestImage>,
 }
 
@@ -71,7 +71,7 @@ impl Rows {
                     stocks.values_mut().for_each(|stock| (stock.hot, stock.lsn) = (*hot, lsn));
                 }
             }
-            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, lines } => {
+            Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, attempt, lines } => {
                 let line = |line: &hotstock_engine::event::ReservedLine| LineImage {
                     sku_id: line.sku_id.clone(),
                     warehouse_id: line.warehouse_id,
@@ -89,13 +89,14 @@ impl Rows {
                     expires_at: event.at.plus_seconds(u64::from(*ttl_seconds)),
                     lines: lines.iter().map(line).collect(),
                     requests: asked.into_iter().collect(),
+                    span: attempt.map(|attempt| Box::new(Span::new(attempt))),
                     ..bare_order(order_no, event.at, lsn)
                 });
             }
             Change::Cancelled { order_no, .. } => {
                 self.insert(OrderImage { phase: Phase::Cancelled, ..bare_order(order_no, event.at, lsn) });
             }
-            Change::Confirmed { order_no, request, lines, after } => {
+            Change::Confirmed { order_no, request, lines, after, .. } => {
                 let given = |line: &hotstock_engine::event::ConfirmedLine| {
                     Some(LineSerials { line: line.line, serials: line.serials()? })
                 };
@@ -111,7 +112,7 @@ impl Rows {
                 let counts = lines.iter().map(|line| (line.line, line.counts));
                 self.change(order_no, (event.at, lsn), counts, None, &[], after);
             }
-            Change::Returned { order_no, request, lines, after } => {
+            Change::Returned { order_no, request, lines, after, .. } => {
                 let counts = lines.iter().map(|line| (line.line, line.counts));
                 self.change(order_no, (event.at, lsn), counts, Some(request), &[], after);
             }
@@ -120,17 +121,21 @@ impl Rows {
                 order.expires_at = event.at.plus_seconds(u64::from(*ttl_seconds));
                 (order.changed_at, order.lsn) = (event.at, lsn);
             }
-            Change::Home(change) => {
-                let order_no = change.order_no();
-                let image = apply_to_image(self.homes.get(order_no), lsn, event.at, change).unwrap();
-                self.homes.insert(order_no.clone(), image);
+            Change::Acknowledged { orders } => {
+                for order in orders {
+                    let (order_no, serials) = (&order.order_no, &order.serials);
+                    let at = self.orders.get(order_no).expect("its row is there").changed_at;
+                    self.change(order_no, (at, lsn), std::iter::empty(), None, serials, &order.after);
+                }
             }
-            // These change what is in memory, and no row.
+            // These change what is in memory, or levels alone.
             Change::StockChanged { .. }
             | Change::Forgotten { .. }
             | Change::Loaded { .. }
             | Change::OrdersLoaded { .. }
             | Change::Evicted { .. }
+            | Change::Held { .. }
+            | Change::HoldChanged { .. }
             | Change::Started { .. } => {}
         }
     }
@@ -163,9 +168,10 @@ impl Rows {
         order.phase = after.phase;
         order.requests.extend(request.cloned());
         order.serials.extend(serials);
+        order.span.clone_from(&after.span);
         (order.changed_at, order.lsn) = (at, lsn);
         let says = (after.status, after.open, after.requests as usize, after.serials as usize);
-        let is = (order.status(), order.is_open(), order.requests.len(), order.serials.len());
+        let is = (order.status(), !order.is_done(), order.requests.len(), order.serials.len());
         assert_eq!(says, is, "what the event says of order {order_no}");
     }
 
@@ -188,6 +194,7 @@ fn bare_order(order_no: &OrderNo, at: Timestamp, lsn: Lsn) -> OrderImage {
         lines: Vec::new(),
         requests: Vec::new(),
         serials: Vec::new(),
+        span: None,
     }
 }
 
@@ -233,15 +240,11 @@ pub fn next_load(state: &State, rows: &Rows, known: &mut Known, needs: &[Need]) 
     for need in needs {
         let change = match need {
             Need::Sku(sku_id) if rows.stocks.contains_key(sku_id) => loaded(sku_id),
-            Need::Order(order_no) if rows.homes.contains_key(order_no) => {
-                let change =
-                    hotstock_engine::home::HomeChange::Loaded(Box::new(rows.homes[order_no].clone()));
-                (!state.knows_order(order_no)).then(|| Change::Home(Box::new(change)))
-            }
             Need::Order(order_no) if rows.orders.contains_key(order_no) => {
                 let order = &rows.orders[order_no];
                 let skus = order.lines.iter().map(|line| &line.sku_id);
-                let mut skus = skus.filter(|sku_id| !state.is_resident(sku_id));
+                let is_here = |sku_id: &SkuId| state.is_resident(sku_id) || !rows.stocks.contains_key(sku_id);
+                let mut skus = skus.filter(|sku_id| !is_here(sku_id));
                 match skus.next() {
                     Some(sku_id) => loaded(sku_id),
                     None => state

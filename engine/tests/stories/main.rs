@@ -6,28 +6,25 @@
 //!   effort. [`limits`]: the bounds. [`memory`]: what is forgotten and what is not. [`checkpoints`]: what a restart
 //!   finds. [`residency`]: SKUs, orders and requests leave memory and come back. [`serials`]: serial numbers.
 //!   [`choice`]: lines that may lie in any warehouse.
-//! - [`mall`]: several shops and the orders over them. [`spanning`]: every command on such orders. [`doubt`]: what a
-//!   crash or a place that does not answer leaves. [`homes`]: checkpoints, forgetting and coming back of homes.
-//!   [`same`]: nobody can tell several shops from one.
+//! - [`several`]: several shards and the orders over them. [`cross_shard`]: every command on such orders. [`doubt`]:
+//!   messages that come late, twice or not at all.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
 mod checkpoints;
 mod choice;
+mod cross_shard;
 mod doubt;
 mod expiry;
-mod homes;
 mod late;
 mod limits;
-mod mall;
 mod memory;
 mod orders;
 mod parts;
 mod residency;
-mod same;
 mod serials;
+mod several;
 mod shop;
-mod spanning;
 mod stock;
 #[path = "../model/stored.rs"]
 mod stored;

@@ -139,7 +139,7 @@ fn one_event_forgets_a_bounded_number() {
     }
     shop.tell("wait 1 ->");
     let mut counts = Vec::new();
-    while let Some(forget) = shop.state.next_forgotten(shop.clock, 1_000_000, shop.clock, ALL) {
+    while let Some(forget) = shop.state.next_forgotten(shop.clock, 1_000_000, shop.clock, ALL, |_| false) {
         assert!(matches!(forget.event.change, Change::Forgotten { .. }));
         assert_eq!(forget.early, 0);
         counts.push(forget.count);
@@ -161,7 +161,8 @@ fn what_goes_early_is_counted() {
          release O3 -> changed cancelled",
     );
     let before = shop.clock;
-    let forget = shop.state.next_forgotten(before, 1, shop.clock, ALL).expect("there are too many");
+    let forget =
+        shop.state.next_forgotten(before, 1, shop.clock, ALL, |_| false).expect("there are too many");
     assert_eq!((forget.count, forget.early), (2, 1), "O1 is old, O2 is one too many");
 }
 
@@ -175,7 +176,8 @@ fn forgetting_stops_at_what_is_flushed() {
          release O3                     -> changed cancelled
          wait 1                         ->",
     );
-    let forget = |shop: &Shop, at_most| shop.state.next_forgotten(shop.clock, 99, shop.clock, Lsn(at_most));
+    let forget =
+        |shop: &Shop, at_most| shop.state.next_forgotten(shop.clock, 99, shop.clock, Lsn(at_most), |_| false);
     assert_eq!(forget(&shop, 0), None);
     assert_eq!(forget(&shop, 2).map(|forget| forget.count), Some(2));
     shop.tell("forget 0 99 -> O1 O2 O3");

@@ -143,7 +143,7 @@ fn what_is_not_flushed_stays() {
          confirm O1                     -> changed confirmed A:1[confirmed 1]
          release O2                     -> changed cancelled",
     );
-    let mut evict = |flushed| shop.state.next_eviction(Lsn(flushed), |_| true, shop.clock);
+    let mut evict = |flushed| shop.state.next_eviction(Lsn(flushed), |_| true, |_| false, shop.clock);
     assert_eq!((evict(0), evict(1), evict(2)), (None, None, None));
     let change = evict(3).map(|event| event.change);
     let Some(Change::Evicted { through, .. }) = change else { panic!("{change:?}") };
@@ -168,7 +168,7 @@ fn the_least_used_leaves_first() {
     }
     shop.flush();
     let mut left = Vec::new();
-    while let Some(event) = shop.state.next_eviction(shop.rows.flushed, |_| true, shop.clock) {
+    while let Some(event) = shop.state.next_eviction(shop.rows.flushed, |_| true, |_| false, shop.clock) {
         let Change::Evicted { sku_id, .. } = &event.change else { panic!("{event:?}") };
         left.push(sku_id.to_string());
         shop.log(event);

@@ -5,7 +5,7 @@ use hotstock_engine::event::Change;
 use hotstock_engine::ids::{OrderNo, SkuId};
 use hotstock_engine::outcome::{Refusal, Serials};
 
-use crate::mall::mall;
+use crate::several::{Several, several};
 use crate::shop::{Shop, story};
 
 /// A unit gets its number when it is sold; what was only held never had one, and what comes back keeps its own.
@@ -227,47 +227,131 @@ fn an_event_with_another_number_is_refused() {
     before.clone().apply(before.applied().next(), &event).expect("it gives the right one");
 }
 
-/// An order over several shops: each branch gives the numbers of its SKU when it is told, the home keeps them.
+/// An order over several shards: each participant gives the numbers of its SKUs when it is told, the order keeps them.
 #[test]
-fn an_order_over_several_places_keeps_the_numbers_of_its_branches() {
-    mall(
+fn an_order_over_several_shards_keeps_the_numbers() {
+    several(
         "create A 9 serialized          -> created A 9/0/0 serialized
          create A@2 9 serialized        -> created A@2 9/0/0 serialized
          create B 9                     -> created B 9/0/0
          create N 9 serialized          -> created N 9/0/0 serialized
          reserve O0 A:1                 -> created reserved A:1[held 1]
-         reserve O1 A:3 N:2 A@2:1 B:1 ttl=60 -> created reserved A:3[held 3] N:2[held 2] A@2:1[held 1] B:1[held 1]
-         confirm O1 A:1 N:1             -> changed partially_confirmed A:3[held 2 confirmed 1 #1-1] N:2[held 1 confirmed 1 #1-1] A@2:1[held 1] B:1[held 1]
+         reserve O1 N:2 A:3 A@2:1 B:1 ttl=60 -> created reserved N:2[held 2] A:3[held 3] A@2:1[held 1] B:1[held 1]
+         confirm O1 A:1 N:1             -> changed partially_confirmed N:2[held 1 confirmed 1 #1-1] A:3[held 2 confirmed 1 #1-1] A@2:1[held 1] B:1[held 1]
          confirm O0                     -> changed confirmed A:1[confirmed 1 #2-2]
-         confirm O1 A:1 A@2:1           -> changed partially_confirmed A:3[held 1 confirmed 2 #1-1 #3-3] N:2[held 1 confirmed 1 #1-1] A@2:1[confirmed 1 #4-4] B:1[held 1]
-         return O1 R1 A:1               -> changed partially_returned A:3[held 1 confirmed 2 returned 1 #1-1 #3-3] N:2[held 1 confirmed 1 #1-1] A@2:1[confirmed 1 #4-4] B:1[held 1]
+         confirm O1 A:1 A@2:1           -> changed partially_confirmed N:2[held 1 confirmed 1 #1-1] A:3[held 1 confirmed 2 #1-1 #3-3] A@2:1[confirmed 1 #4-4] B:1[held 1]
+         return O1 R1 A:1               -> changed partially_returned N:2[held 1 confirmed 1 #1-1] A:3[held 1 confirmed 2 returned 1 #1-1 #3-3] A@2:1[confirmed 1 #4-4] B:1[held 1]
          restart                        ->
          wait 60000                     ->
          expire                         -> O1
-         carry                          -> O1
-         confirm O1                     -> changed partially_returned A:3[confirmed 3 returned 1 #1-1 #3-3 #5-5] N:2[confirmed 2 #1-1 #2-2] A@2:1[confirmed 1 #4-4] B:1[confirmed 1]
-         confirm O1 A:1 N:1             -> replayed partially_returned A:3[confirmed 3 returned 1 #1-1 #3-3 #5-5] N:2[confirmed 2 #1-1 #2-2] A@2:1[confirmed 1 #4-4] B:1[confirmed 1]
+         confirm O1                     -> changed partially_returned N:2[confirmed 2 #1-1 #2-2] A:3[confirmed 3 returned 1 #1-1 #3-3 #5-5] A@2:1[confirmed 1 #4-4] B:1[confirmed 1]
+         confirm O1 A:1 N:1             -> replayed partially_returned N:2[confirmed 2 #1-1 #2-2] A:3[confirmed 3 returned 1 #1-1 #3-3 #5-5] A@2:1[confirmed 1 #4-4] B:1[confirmed 1]
          reserve O2 A@2:1 N:1           -> created reserved A@2:1[held 1] N:1[held 1]
          confirm O2                     -> changed confirmed A@2:1[confirmed 1 #6-6] N:1[confirmed 1 #3-3]",
     );
 }
 
-/// What a place was told while its answer was lost: the number was given, and the home learns of it.
+const SOLD: &str = "
+    create A 9                     -> created A 9/0/0
+    create N 9 serialized          -> created N 9/0/0 serialized
+    reserve O1 A:2 N:2             -> created reserved A:2[held 2] N:2[held 2]";
+
+/// What a participant was told while its answer was lost: the number was given, and the coordinator learns of it.
 #[test]
 fn a_number_that_was_given_is_told_again() {
-    mall(
-        "create A 9 serialized          -> created A 9/0/0 serialized
-         create N 9                     -> created N 9/0/0
-         reserve O1 A:2 N:2             -> created reserved A:2[held 2] N:2[held 2]
-         mute 0                         ->
+    several(&format!(
+        "{SOLD}
+         mute 1                         ->
          confirm O1                     -> changed confirmed A:2[confirmed 2] N:2[confirmed 2]
-         hears 0                        ->
-         reserve O2 A:1                 -> created reserved A:1[held 1]
-         confirm O2                     -> changed confirmed A:1[confirmed 1 #3-3]
-         restart                        ->
-         carry                          -> O1
-         get O1                         -> replayed confirmed A:2[confirmed 2 #1-2] N:2[confirmed 2]
-         evict A                        -> left O1/A O2
-         get O1                         -> replayed confirmed A:2[confirmed 2 #1-2] N:2[confirmed 2]",
+         reserve O2 N:1                 -> created reserved N:1[held 1]
+         confirm O2                     -> changed confirmed N:1[confirmed 1 #3-3]
+         crash                          ->
+         hears 1                        ->
+         settle                         ->
+         get O1                         -> replayed confirmed A:2[confirmed 2] N:2[confirmed 2 #1-2]
+         evict N                        -> left O2
+         get O1                         -> replayed confirmed A:2[confirmed 2] N:2[confirmed 2 #1-2]"
+    ));
+}
+
+/// The coordinator says when it has logged the numbers; if that does not come, the participant keeps them until it has
+/// asked, and no longer: a SKU with a hold does not leave memory.
+#[test]
+fn numbers_that_were_logged_and_not_heard_of_are_let_go() {
+    for fault in ["crash ->", "rebuild 1 heard -> \n settle ->"] {
+        several(&format!(
+            "{SOLD}
+             start confirm O1               ->
+             deliver command                ->
+             deliver instruct               ->
+             deliver done                   ->
+             on its way                     -> heard
+             {fault}
+             settle                         ->
+             get O1                         -> replayed confirmed A:2[confirmed 2] N:2[confirmed 2 #1-2]
+             evict N                        -> left"
+        ));
+    }
+}
+
+/// Of a late payment, whose attempt the order knows no longer when it is carried out.
+#[test]
+fn numbers_of_a_late_payment_are_let_go() {
+    several(&format!(
+        "{SOLD}
+         release O1                     -> changed released A:2[released 2] N:2[released 2]
+         start confirm O1               ->
+         deliver command                ->
+         deliver hold                   ->
+         deliver held                   ->
+         deliver instruct               ->
+         deliver done                   ->
+         on its way                     -> heard
+         crash                          ->
+         settle                         ->
+         get O1                         -> replayed confirmed A:2[confirmed 2] N:2[confirmed 2 #1-2]
+         evict N                        -> left"
+    ));
+}
+
+/// A participant that says twice what it did, in one turn of the coordinator.
+#[test]
+fn numbers_that_are_told_twice_are_logged_once() {
+    let mut several = Several::default();
+    several.tell(&format!(
+        "{SOLD}
+         start confirm O1               ->
+         deliver command                ->
+         deliver instruct               ->
+         twice done                     ->
+         on its way                     -> done done"
+    ));
+    several.shards.deliver_together(vec![0, 1]);
+    several.tell(
+        "settle                         ->
+         answers                        -> changed confirmed A:2[confirmed 2] N:2[confirmed 2 #1-2]
+         get O1                         -> replayed confirmed A:2[confirmed 2] N:2[confirmed 2 #1-2]",
     );
+    several.check();
+}
+
+/// A coordinator that began anew and has not come to tell everything again hears of what it told before.
+#[test]
+fn numbers_from_before_a_rebuild_are_logged() {
+    let mut several = Several::default();
+    several.shards.told_per_turn = 0;
+    several.tell(&format!(
+        "{SOLD}
+         start confirm O1               ->
+         deliver command                ->
+         deliver instruct               ->
+         rebuild 0                      ->
+         linger 1                       ->"
+    ));
+    several.shards.told_per_turn = 1;
+    several.tell(
+        "settle                         ->
+         get O1                         -> replayed confirmed A:2[confirmed 2] N:2[confirmed 2 #1-2]",
+    );
+    several.check();
 }

@@ -14,9 +14,8 @@
 //! available/reserved/sold; `#1-3` in an order are the serial numbers 1 to 3. `wait` moves the clock by milliseconds;
 //! `expire` names the orders that expired, `forget` (window in milliseconds, max) those that left memory; `evict A`
 //! names what left with the SKU, if it could; `pin A` and `unpin A` keep SKUs in memory, or no longer; `here A` tells
-//! whether it is. Whatever leaves memory was flushed before, and comes back when it is asked for. A branch of an
-//! order over several places is written `O1/A`. At its end a story is replayed from its journal, and must leave the
-//! same behind.
+//! whether it is. Whatever leaves memory was flushed before, and comes back when it is asked for. At its end a story is
+//! replayed from its journal, and must leave the same behind.
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{
@@ -25,9 +24,9 @@ use hotstock_engine::command::{
 };
 use hotstock_engine::event::{Change, Event};
 use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
-use hotstock_engine::inner::{InnerAnswer, InnerCommand, InnerOutcome};
+use hotstock_engine::inner::InnerCommand;
 use hotstock_engine::outcome::{
-    Answer, Effect, LineView, OrderStatus, OrderView, Refusal, ShortLine, StockView,
+    Answer, Effect, LineView, OrderStatus, OrderView, Outcome, Refusal, ShortLine, StockView,
 };
 use hotstock_engine::state::{Decision, Departed, Need, State};
 
@@ -110,7 +109,7 @@ impl Shop {
     }
 
     /// Carries out one command as a shard does: decide, apply, answer.
-    pub fn send(&mut self, command: impl Into<InnerCommand>) -> InnerOutcome {
+    pub fn send(&mut self, command: impl Into<InnerCommand>) -> Outcome {
         let command = command.into();
         if let InnerCommand::Public(command) = &command {
             command.validate()?;
@@ -122,7 +121,7 @@ impl Shop {
                 self.log(event.clone());
                 Ok(self.state.answer(&event))
             }
-            Decision::Elsewhere => panic!("{command:?} is for another shard"),
+            Decision::HoldFirst(_) => panic!("{command:?} is for several shards"),
         }
     }
 
@@ -159,7 +158,7 @@ impl Shop {
         let departed = self.state.take_departed();
         self.known.add(departed.clone());
         let name = |departed: &Departed| match departed {
-            Departed::Order(order_no) => name_of(order_no),
+            Departed::Order(order_no) => order_no.to_string(),
             Departed::Request(sku_id, request_id) => format!("{sku_id}.{request_id}"),
         };
         let mut names: Vec<_> = departed.iter().map(name).collect();
@@ -172,7 +171,7 @@ impl Shop {
         self.flush();
         let wanted = SkuId::new(sku).unwrap();
         let flushed = self.rows.flushed;
-        match self.state.next_eviction(flushed, |sku_id| *sku_id == wanted, self.clock) {
+        match self.state.next_eviction(flushed, |sku_id| *sku_id == wanted, |_| false, self.clock) {
             None => "stays".to_owned(),
             Some(event) => {
                 self.log(event);
@@ -205,7 +204,6 @@ impl Shop {
         while let Some(event) = self.state.next_expiry(self.clock) {
             expired.push(match &event.change {
                 Change::Expired { order_no, .. } => order_no.to_string(),
-                Change::Home(change) => change.order_no().to_string(),
                 other => panic!("{other:?} expires nothing"),
             });
             self.log(event);
@@ -218,12 +216,12 @@ impl Shop {
         self.flush();
         let before = self.clock.minus_millis(window_millis);
         let max = usize::try_from(max).expect("a small number");
-        while let Some(forget) = self.state.next_forgotten(before, max, self.clock, Lsn(u64::MAX)) {
+        while let Some(forget) = self.state.next_forgotten(before, max, self.clock, Lsn(u64::MAX), |_| false)
+        {
             self.log(forget.event);
         }
-        // Orders by the numbers of their callers, without their branches.
         let departed = self.departed();
-        let is_order = |name: &&String| !name.contains(['/', '.']);
+        let is_order = |name: &&String| !name.contains('.');
         departed.iter().filter(is_order).cloned().collect::<Vec<_>>().join(" ")
     }
 
@@ -243,9 +241,8 @@ impl Shop {
         assert_eq!(audit.violations, []);
         let replayed = self.replayed();
         assert_eq!(replayed.audit(), audit);
-        for order_no in self.state.order_numbers() {
-            assert_eq!(replayed.order(order_no), self.state.order(order_no));
-            assert_eq!(replayed.image_of_home(order_no), self.state.image_of_home(order_no));
+        for (order_no, _) in self.state.order_numbers() {
+            assert_eq!(replayed.image_of_order(order_no), self.state.image_of_order(order_no));
         }
     }
 }
@@ -357,23 +354,10 @@ pub fn number(word: &str) -> u64 {
     word.parse().expect("a number")
 }
 
-/// The number of an order; of a branch, its order and its SKU: `O1/A`.
-pub fn name_of(order_no: &OrderNo) -> String {
-    match order_no.branch() {
-        Some(branch) => format!("{}/{}", branch.order_no, branch.sku_id),
-        None => order_no.to_string(),
-    }
-}
-
 /// An outcome as it stands in a table.
-pub fn text_of(outcome: InnerOutcome) -> String {
+pub fn text_of(outcome: Outcome) -> String {
     match outcome {
-        Ok(InnerAnswer::Public(answer)) => answer_text(answer),
-        Ok(InnerAnswer::Decided { order, effect, errands }) => {
-            let numbers: Vec<_> = errands.iter().map(|errand| errand.number.to_string()).collect();
-            format!("{} {} (to tell: {})", effect_text(effect), order_text(&order), numbers.join(" "))
-        }
-        Ok(InnerAnswer::HoldFirst { lines, .. }) => format!("hold first {lines:?}"),
+        Ok(answer) => answer_text(answer),
         Err(refusal) => refusal_text(refusal),
     }
 }

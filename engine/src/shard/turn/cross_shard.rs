@@ -61,7 +61,7 @@ impl Surroundings for Around<'_> {
     }
 
     fn new_attempt(&self) -> AttemptId {
-        AttemptId(fastrand::u64(1..))
+        AttemptId(self.0.attempts.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -301,8 +301,10 @@ impl Shard {
     fn take_hold(&mut self, from: ShardId, request: &HoldRequest, refused: Option<Refusal>, now: Timestamp) {
         let HoldRequest { reserve, attempt, known, .. } = request;
         let order_no = &reserve.order_no;
-        // Left of attempts that came to nothing: the order must not be short of its own units.
-        for other in self.state.other_holds(order_no, known) {
+        let leftovers = self.state.leftovers(request);
+        let refused = leftovers.as_ref().err().cloned().or(refused);
+        // The order must not be short of its own units.
+        for other in leftovers.unwrap_or_default() {
             if let Some(change) = self.state.decide_abandoned(order_no, other) {
                 self.apply(self.state.event(change, now));
                 add(&self.parts.cross_shard.released, 1);

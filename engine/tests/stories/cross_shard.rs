@@ -1,6 +1,6 @@
-//! Every command on an order over two shops (A to M here, N to Z there), answered as one shop would.
+//! Every command on an order over two shards (A to M here, N to Y there), answered as one shard would.
 
-use crate::mall::mall;
+use crate::several::several;
 
 const STOCK: &str = "
     create A 10                    -> created A 10/0/0
@@ -9,7 +9,7 @@ const STOCK: &str = "
 
 #[track_caller]
 fn with_stock(table: &str) {
-    mall(&format!("{STOCK}\n{table}"));
+    several(&format!("{STOCK}\n{table}"));
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn released_as_a_whole() {
 }
 
 #[test]
-fn several_skus_in_one_shop() {
+fn several_skus_in_one_shard() {
     with_stock(
         "reserve O1 N:2 A:3 B:4 A@1:1   -> created reserved N:2[held 2] A:4[held 4] B:4[held 4]
          confirm O1 B:1 N:1             -> changed partially_confirmed N:2[held 1 confirmed 1] A:4[held 4] B:4[held 3 confirmed 1]
@@ -98,9 +98,9 @@ fn in_parts() {
     );
 }
 
-/// A caller's own ids are not those of the decisions that branches are told.
+/// Whatever a caller calls its requests.
 #[test]
-fn ids_that_look_like_ours() {
+fn in_parts_with_ids() {
     with_stock(
         "reserve O1 A:4 N:4             -> created reserved A:4[held 4] N:4[held 4]
          confirm O1 A:1 id=d2           -> changed partially_confirmed A:4[held 3 confirmed 1] N:4[held 4]
@@ -179,21 +179,19 @@ fn a_tombstone() {
 }
 
 #[test]
-fn expired_by_the_home_alone() {
+fn expired_by_the_coordinator_alone() {
     with_stock(
         "reserve O1 A:3 N:2 ttl=5       -> created reserved A:3[held 3] N:2[held 2]
          confirm O1 A:1                 -> changed partially_confirmed A:3[held 2 confirmed 1] N:2[held 2]
-         wait 3100                      ->
-         ask                            ->
-         wait 1800                      ->
+         wait 4900                      ->
          expire                         ->
          wait 100                       ->
+         deaf 1                         ->
          expire                         -> O1
          get O1                         -> replayed partially_confirmed A:3[confirmed 1 released 2] N:2[released 2]
-         levels A                       -> 7/2/1
-         carry                          -> O1
-         carry                          ->
          levels A                       -> 9/0/1
+         levels N                       -> 8/2/0
+         hears 1                        ->
          levels N                       -> 10/0/0",
     );
 }
@@ -208,7 +206,6 @@ fn extended() {
          wait 100                       ->
          expire                         -> O1
          extend O1 60                   -> order_ended
-         carry                          -> O1
          levels N                       -> 10/0/0",
     );
 }
@@ -223,8 +220,6 @@ fn a_late_payment_with_stock() {
          levels A                       -> 7/0/3
          levels N                       -> 8/0/2
          confirm O1                     -> replayed confirmed A:3[confirmed 3] N:2[confirmed 2]
-         wait 3000                      ->
-         ask                            ->
          return O1 R1                   -> changed returned A:3[confirmed 3 returned 3] N:2[confirmed 2 returned 2]
          levels A                       -> 10/0/0",
     );
@@ -257,7 +252,7 @@ fn a_late_payment_in_parts_and_without_stock() {
     );
 }
 
-/// As in one shop, when the whole order went back part by part.
+/// As in one shard, when the whole order went back part by part.
 #[test]
 fn a_late_payment_after_a_release_in_parts() {
     with_stock(

@@ -1,0 +1,411 @@
+//! Several shards without threads, clock or disk: their states and coordinators, and the messages between them in a
+//! list. A test delivers them in whatever order, twice, or not at all where a shard fails; and moves the time. It does
+//! what the driver (`shard/turn`) does, in the same order, one letter a turn or several.
+//!
+//! What a shard logs is durable when [`sync`](PureShards::sync) says so, or at the end of each turn
+//! ([`syncs_at_once`](PureShards::syncs_at_once)). Answers and messages that rest on it wait for that.
+
+mod faults;
+mod turn;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::pure_store::{NoStore, PureStore};
+use crate::checkpoint::{CheckpointEnd, Image};
+use crate::clock::Timestamp;
+use crate::coordinator::{Coordinator, Message, Moment, Surroundings};
+use crate::event::{Change, Event};
+use crate::ids::{AttemptId, Lsn, OrderNo, ShardId, SkuId, shard_of, shard_of_order};
+use crate::inner::{InnerCommand, Subject};
+use crate::limits::ASK_AGAIN_MILLIS;
+use crate::outcome::{Outcome, StockView};
+use crate::state::{Capture, HoldKey, State};
+
+/// How long units are waited for.
+pub const WAIT_MILLIS: u64 = 5_000;
+
+/// Who waits for an answer.
+pub type Ticket = usize;
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fate {
+    /// It was not answered yet.
+    Waiting,
+    /// It was answered.
+    Answered(Outcome),
+    /// The shard failed that worked on it: what became of it is unknown.
+    Lost,
+}
+
+/// Something on its way to a shard.
+#[derive(Debug, Clone)]
+pub struct Letter {
+    /// Who gets it.
+    pub to: ShardId,
+    /// The shard that sent it; `None`: a caller.
+    pub from: Option<ShardId>,
+    /// What is in it.
+    content: Content,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    Command(Ticket, InnerCommand),
+    Message(Message),
+    Rebuilt(ShardId),
+}
+
+impl Letter {
+    /// In words, for a test that fails.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let to = self.to;
+        match &self.content {
+            Content::Command(ticket, command) => format!("to {to}: command {ticket} {command:?}"),
+            Content::Message(message) => format!("to {to}: {message:?}"),
+            Content::Rebuilt(shard) => format!("to {to}: {shard} was rebuilt"),
+        }
+    }
+
+    /// The step of an order over several shards that it is (`hold`, `held`, …); of a command, `command`.
+    #[must_use]
+    pub fn step(&self) -> &'static str {
+        match &self.content {
+            Content::Command(..) => "command",
+            Content::Message(message) => message.step().trim_start_matches("span."),
+            Content::Rebuilt(_) => "rebuilt",
+        }
+    }
+}
+
+/// What waits until the events of a shard are durable.
+#[derive(Debug)]
+enum Behind {
+    Answer(Ticket, Outcome),
+    Send(ShardId, Message),
+}
+
+struct OneShard {
+    state: State,
+    coordinator: Coordinator<Ticket>,
+    asking: BTreeMap<HoldKey, ShardId>,
+    again: Moment,
+    pending: Vec<OrderNo>,
+    log: Vec<Event>,
+    /// Events of `log` that survive a crash.
+    durable: usize,
+    behind: Vec<Behind>,
+    /// As everybody sees them: durable stocks.
+    views: BTreeMap<SkuId, Vec<StockView>>,
+    /// A checkpoint that is being written, and the newest one that is complete.
+    writing: Option<(Capture, Lsn, Vec<Image>)>,
+    checkpoint: Option<(Lsn, CheckpointEnd, Vec<Image>)>,
+}
+
+/// See the top of the file.
+pub struct PureShards<S = NoStore> {
+    shards: Vec<OneShard>,
+    /// Requests under way for orders that are not there, as in the directory.
+    claims: BTreeMap<OrderNo, (ShardId, BTreeSet<Ticket>)>,
+    mail: Vec<Letter>,
+    /// The wall clock, by which orders expire.
+    pub time: Timestamp,
+    /// By which things that are under way are timed.
+    now: Moment,
+    fates: Vec<Fate>,
+    attempts: u64,
+    /// Everything is durable at the end of each turn.
+    pub syncs_at_once: bool,
+    /// Orders that are told again in one turn after a start.
+    pub told_per_turn: usize,
+    /// What left memory is in it, and comes from it.
+    pub store: S,
+}
+
+/// What a coordinator sees of the others.
+struct Around {
+    views: BTreeMap<SkuId, Vec<StockView>>,
+    is_settled: bool,
+    attempts: std::cell::Cell<u64>,
+}
+
+impl Surroundings for Around {
+    fn stocks(&self, sku_id: &SkuId) -> Vec<StockView> {
+        self.views.get(sku_id).cloned().unwrap_or_default()
+    }
+
+    fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
+    fn new_attempt(&self) -> AttemptId {
+        self.attempts.set(self.attempts.get() + 1);
+        AttemptId(self.attempts.get())
+    }
+}
+
+impl PureShards {
+    /// So many shards that have nothing.
+    #[must_use]
+    pub fn new(shards: u16) -> Self {
+        Self::with_store(shards, NoStore)
+    }
+}
+
+impl<S: PureStore> PureShards<S> {
+    /// As [`PureShards::new`], with a store.
+    #[must_use]
+    pub fn with_store(shards: u16, store: S) -> Self {
+        let shard = |id| OneShard {
+            state: State::with_few(ShardId(id), shards),
+            coordinator: Coordinator::new(ShardId(id), WAIT_MILLIS),
+            asking: BTreeMap::new(),
+            again: Moment::default(),
+            pending: Vec::new(),
+            log: Vec::new(),
+            durable: 0,
+            behind: Vec::new(),
+            views: BTreeMap::new(),
+            writing: None,
+            checkpoint: None,
+        };
+        Self {
+            shards: (0..shards).map(shard).collect(),
+            claims: BTreeMap::new(),
+            mail: Vec::new(),
+            time: Timestamp(1_000_000),
+            now: Moment(1),
+            fates: Vec::new(),
+            attempts: 0,
+            syncs_at_once: true,
+            told_per_turn: usize::MAX,
+            store,
+        }
+    }
+
+    fn count(&self) -> u16 {
+        u16::try_from(self.shards.len()).unwrap_or(u16::MAX)
+    }
+
+    /// All shards.
+    pub fn ids(&self) -> impl Iterator<Item = ShardId> + use<S> {
+        (0..self.count()).map(ShardId)
+    }
+
+    /// The state of a shard.
+    #[must_use]
+    pub fn state(&self, shard: ShardId) -> &State {
+        &self.shards[shard.index()].state
+    }
+
+    /// Events that a shard logged.
+    #[must_use]
+    pub fn log(&self, shard: ShardId) -> &[Event] {
+        &self.shards[shard.index()].log
+    }
+
+    /// What is on its way, oldest first.
+    #[must_use]
+    pub fn mail(&self) -> &[Letter] {
+        &self.mail
+    }
+
+    /// Orders that a shard has under way.
+    #[must_use]
+    pub fn under_way(&self, shard: ShardId) -> usize {
+        self.shards[shard.index()].coordinator.under_way()
+    }
+
+    /// Holds that a shard has not heard of since it, or their coordinator, began anew.
+    #[must_use]
+    pub fn asking(&self, shard: ShardId) -> usize {
+        self.shards[shard.index()].asking.len()
+    }
+
+    /// What became of a command.
+    #[must_use]
+    pub fn fate(&self, ticket: Ticket) -> &Fate {
+        &self.fates[ticket]
+    }
+
+    /// The shard that decides for an order, if it is in memory or about to be made.
+    #[must_use]
+    pub fn coordinator_of(&self, order_no: &OrderNo) -> Option<ShardId> {
+        let there = self.shards.iter().map(|shard| &shard.state).find(|state| state.knows_order(order_no));
+        there.map(State::shard).or_else(|| Some(self.claims.get(order_no)?.0))
+    }
+
+    /// Sends a command to the shard where it is asked first.
+    pub fn send(&mut self, command: impl Into<InnerCommand>) -> Ticket {
+        let command = command.into();
+        let ticket = self.fates.len();
+        self.fates.push(Fate::Waiting);
+        if let InnerCommand::Public(public) = &command
+            && let Err(invalid) = public.validate()
+        {
+            self.fates[ticket] = Fate::Answered(Err(invalid.into()));
+            return ticket;
+        }
+        let at_first = match command.subject() {
+            Subject::Sku { sku_id, .. } => shard_of(sku_id, self.count()),
+            Subject::NewOrder { lines, .. } => shard_of(&lines.first().sku_id, self.count()),
+            Subject::AnyOrder(order_no) | Subject::Order(order_no) => shard_of_order(order_no, self.count()),
+        };
+        let known = command.order_no().and_then(|order_no| {
+            self.coordinator_of(order_no).or_else(|| self.store.shard_of_order(order_no))
+        });
+        let to = known.unwrap_or(at_first);
+        if let Some(order_no) = command.subject().may_make() {
+            self.claims.entry(order_no.clone()).or_insert((to, BTreeSet::new())).1.insert(ticket);
+        }
+        self.mail.push(Letter { to, from: None, content: Content::Command(ticket, command) });
+        ticket
+    }
+
+    /// Delivers one letter, in a turn of its own.
+    pub fn deliver(&mut self, index: usize) {
+        let letter = self.mail.remove(index);
+        self.turn(letter.to, vec![letter]);
+    }
+
+    /// Delivers letters for one shard in one turn.
+    ///
+    /// # Panics
+    /// When they are for several.
+    pub fn deliver_together(&mut self, mut indexes: Vec<usize>) {
+        indexes.sort_unstable();
+        let mut letters: Vec<_> = indexes.into_iter().rev().map(|index| self.mail.remove(index)).collect();
+        letters.reverse();
+        let Some(to) = letters.first().map(|letter| letter.to) else { return };
+        assert!(letters.iter().all(|letter| letter.to == to), "letters for one shard");
+        self.turn(to, letters);
+    }
+
+    /// Delivers everything, oldest first, until nothing is on its way.
+    pub fn deliver_all(&mut self) {
+        while !self.mail.is_empty() {
+            self.deliver(0);
+        }
+    }
+
+    /// A message of a shard comes twice.
+    pub fn duplicate(&mut self, index: usize) {
+        if matches!(self.mail[index].content, Content::Message(_)) {
+            let copy = self.mail[index].clone();
+            self.mail.push(copy);
+        }
+    }
+
+    /// What a shard logged is durable: what waited for that leaves.
+    pub fn sync(&mut self, shard: ShardId) {
+        let one = &mut self.shards[shard.index()];
+        one.durable = one.log.len();
+        for left in one.state.take_left() {
+            if let Some(views) = one.views.get_mut(&left.sku_id) {
+                views.retain(|view| view.warehouse_id != left.warehouse_id);
+            }
+        }
+        for number in one.state.take_touched() {
+            let view = one.state.stock_view(number);
+            let views = one.views.entry(view.sku_id.clone()).or_default();
+            views.retain(|known| known.warehouse_id != view.warehouse_id);
+            views.push(view);
+            views.sort_by_key(|view| view.warehouse_id);
+        }
+        for behind in std::mem::take(&mut one.behind) {
+            match behind {
+                Behind::Answer(ticket, outcome) => self.answer(ticket, outcome),
+                Behind::Send(to, message) => {
+                    self.mail.push(Letter { to, from: Some(shard), content: Content::Message(message) });
+                }
+            }
+        }
+    }
+
+    /// Time goes by: everything that is due is done, in every shard.
+    pub fn tick(&mut self, millis: u64) {
+        self.time = self.time.plus_millis(millis);
+        self.linger(millis);
+        self.expire();
+    }
+
+    /// Time goes by for what is under way alone.
+    pub fn linger(&mut self, millis: u64) {
+        self.now = Moment(self.now.0.saturating_add(millis));
+        for shard in self.ids() {
+            self.look_after(shard);
+        }
+    }
+
+    /// Orders whose time is over expire; gives them.
+    pub fn expire(&mut self) -> Vec<OrderNo> {
+        let mut expired = Vec::new();
+        for shard in self.ids() {
+            while let Some(event) = self.state(shard).next_expiry(self.time) {
+                if let Change::Expired { order_no, .. } = &event.change {
+                    expired.push(order_no.clone());
+                }
+                let pending = event.pending_order().cloned();
+                let one = &mut self.shards[shard.index()];
+                apply(&mut one.state, &mut one.log, event);
+                if let Some(order_no) = pending {
+                    self.propagate(shard, &order_no);
+                }
+            }
+            self.end_turn(shard);
+        }
+        expired
+    }
+
+    fn propagate(&mut self, shard: ShardId, order_no: &OrderNo) {
+        let around = self.around(shard);
+        let now = self.now;
+        let OneShard { state, coordinator, .. } = &mut self.shards[shard.index()];
+        coordinator.propagate(state, order_no, None, now);
+        self.take_effects(shard, around);
+    }
+
+    fn look_after(&mut self, shard: ShardId) {
+        let (time, now) = (self.time, self.now);
+        let one = &mut self.shards[shard.index()];
+        if one.again <= now && !one.asking.is_empty() {
+            one.again = Moment(now.0.saturating_add(ASK_AGAIN_MILLIS));
+            for ((order_no, attempt), to) in one.asking.clone() {
+                let seq = one.state.seq_of_hold(&order_no, attempt);
+                let content = Content::Message(Message::Ask { order_no, attempt, seq });
+                self.mail.push(Letter { to, from: Some(shard), content });
+            }
+        }
+        for _ in 0..self.told_per_turn {
+            let Some(order_no) = self.shards[shard.index()].pending.pop() else { break };
+            self.propagate(shard, &order_no);
+        }
+        let around = self.around(shard);
+        let OneShard { state, coordinator, .. } = &mut self.shards[shard.index()];
+        coordinator.on_time(state, time, now);
+        self.take_effects(shard, around);
+        self.end_turn(shard);
+    }
+
+    fn on_rebuilt(&mut self, shard: ShardId, other: ShardId) {
+        let around = self.around(shard);
+        let (time, now) = (self.time, self.now);
+        let OneShard { state, coordinator, asking, again, .. } = &mut self.shards[shard.index()];
+        let of_it = state.hold_keys().filter(|(_, coordinator)| *coordinator == other);
+        asking.extend(of_it.map(|(key, coordinator)| (key.clone(), coordinator)));
+        *again = Moment::default();
+        let around = Around { is_settled: around.is_settled && asking.is_empty(), ..around };
+        coordinator.on_rebuilt(state, other, time, now);
+        self.take_effects(shard, around);
+    }
+}
+
+fn apply(state: &mut State, log: &mut Vec<Event>, event: Event) {
+    state.apply(state.applied().next(), &event).expect("what was just decided can be applied");
+    log.push(event);
+}
+
+fn replay(state: &mut State, event: &Event) {
+    state.apply(state.applied().next(), event).expect("what was applied can be replayed");
+}
