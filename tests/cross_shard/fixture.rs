@@ -159,7 +159,12 @@ impl Fixture {
         let orders = self.orders.clone();
         let deadline = Instant::now() + SETTLED_WITHIN;
         loop {
-            let wrong = self.differences(&orders);
+            let mut wrong = self.differences(&orders);
+            let address = self.address().to_owned();
+            let metrics = self.client.text(&address, "/metrics").unwrap();
+            if !metrics.lines().any(|line| line == "hotstock_cross_shard_under_way 0") {
+                wrong.push("something is still on its way between shards".to_owned());
+            }
             if wrong.is_empty() {
                 break;
             }

@@ -104,6 +104,8 @@ fn kill_at(step: &str, hits: u32, play: Play, then: Then) {
             Play::LatePayment => {
                 assert_eq!(fixture.settle("/v1/reservations", &reserve).0, 201, "{about}");
                 fixture.until_status(&order_no, "expired");
+                // Or the next start would go on with that.
+                fixture.until_settled();
                 killed(&mut fixture, step, hit, &path("confirm"), &json!({}));
                 expect(&mut fixture, &path("confirm"), &json!({}), 200, then, &about);
                 assert_eq!(fixture.status_of(&order_no), "confirmed", "{about}");
