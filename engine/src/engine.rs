@@ -15,6 +15,7 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub use crate::counters::{ShardStats, SpanningStats, Stats, StoreStats};
 pub use crate::flusher::{FlushStats, JournalFull};
 pub use crate::known::KnownStats;
 pub use crate::list::OrderPage;
@@ -23,7 +24,7 @@ use crate::options::{flush_options, shard_options};
 pub use crate::ownership::NotOurs;
 pub use crate::pins::{HotSku, Pinned};
 pub use crate::spanning::SPANNING_STEPS;
-pub use crate::status::{Health, ShardStats, SpanningStats, Stats, StoreStats};
+pub use crate::status::Health;
 
 use crate::blocking::{self, Loop, Worker};
 use crate::check::{Checks, checker};
@@ -57,7 +58,7 @@ use crate::shard::parts::{Poison, ShardParts};
 use crate::shard::shared::ShardShared;
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::spanning::Spanning;
-use crate::status::{spanning_stats, store_stats};
+use crate::status::{shard_stats, spanning_stats, store_stats};
 use crate::store::{Anomaly, JournalRow, OrderFilter, Parked};
 use crate::store_link::{StoreLink, refusal_of};
 use crate::sync::{Inbox, unpoisoned};
@@ -587,11 +588,8 @@ impl Engine {
                 .shards
                 .iter()
                 .zip(&flushes)
-                .map(|(shard, flush)| ShardStats::of(shard, flush))
+                .map(|(shard, flush)| shard_stats(shard, flush))
                 .collect(),
-            commits: counters.commits.load(Ordering::Relaxed),
-            committed_events: counters.events.load(Ordering::Relaxed),
-            commit_micros: counters.micros.load(Ordering::Relaxed),
             commit_histogram: histogram.collect(),
             journal_disk_bytes: running.reader.disk_bytes(),
             directory_orders: running.router.directory.len() as u64,
@@ -599,6 +597,7 @@ impl Engine {
             checks: running.checks.as_ref().map(|checks| checks.stats()),
             spanning: spanning_stats(&running.router.spanning),
             clock: running.owner.clock.status(),
+            ..counters.journal.counted()
         }
     }
 

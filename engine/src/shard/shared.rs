@@ -8,6 +8,7 @@ use ractor::ActorRef;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::checkpoint::StockImage;
+use crate::counters::ShardCounters;
 use crate::directory::Directory;
 use crate::ids::{Lsn, OrderNo, ShardId, SkuId};
 use crate::inner::{InnerAnswer, InnerCommand, InnerOutcome};
@@ -277,7 +278,9 @@ pub(crate) struct ShardShared {
     pub departed: AtomicU64,
     /// Told when the flusher should not wait for its interval.
     pub flush_wanted: Notify,
-    pub counters: Counters,
+    pub counters: ShardCounters,
+    /// Begin of the last checkpoint that was begun.
+    pub checkpoint_begun: AtomicU64,
     /// A checkpoint is asked for, whatever the number of events.
     checkpoint_asked: AtomicBool,
     /// The shard was given up.
@@ -287,42 +290,6 @@ pub(crate) struct ShardShared {
     /// Told when the last command leaves the closed gate.
     emptied: Notify,
     actor: Mutex<Option<ActorRef<ShardMessage>>>,
-}
-
-/// Counts of a shard, written by its actor once a turn.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub applied: AtomicU64,
-    /// Begin of the last checkpoint that is complete.
-    pub checkpoint: AtomicU64,
-    /// Begin of the last checkpoint that was begun.
-    pub checkpoint_begun: AtomicU64,
-    pub checkpoint_failures: AtomicU64,
-    pub commands: AtomicU64,
-    pub turns: AtomicU64,
-    pub refusals: AtomicU64,
-    pub overloaded: AtomicU64,
-    pub expired: AtomicU64,
-    pub forgotten: AtomicU64,
-    pub forgotten_early: AtomicU64,
-    pub open_orders: AtomicU64,
-    pub orders: AtomicU64,
-    pub stocks: AtomicU64,
-    pub resident: AtomicU64,
-    pub hot: AtomicU64,
-    pub bytes: AtomicU64,
-    pub evicted: AtomicU64,
-    pub loaded_skus: AtomicU64,
-    pub loaded_orders: AtomicU64,
-    pub loaded_requests: AtomicU64,
-    /// Commands that were answered by what was just found not to be in the store.
-    pub absent_hits: AtomicU64,
-    /// Commands that wait for something from the store.
-    pub waiting: AtomicU64,
-    /// Envelopes that waited, and for how long in all, in microseconds.
-    pub waits: AtomicU64,
-    pub wait_micros: AtomicU64,
-    pub rebuilds: AtomicU64,
 }
 
 impl ShardShared {
@@ -336,7 +303,8 @@ impl ShardShared {
             flushed: AtomicU64::new(0),
             departed: AtomicU64::new(0),
             flush_wanted: Notify::new(),
-            counters: Counters::default(),
+            counters: ShardCounters::default(),
+            checkpoint_begun: AtomicU64::new(0),
             checkpoint_asked: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             rebuilding: AtomicBool::new(false),
@@ -408,7 +376,7 @@ impl ShardShared {
     /// Takes over what was recovered.
     pub fn recovered(&self, state: &State, checkpoint: Lsn) {
         self.counters.checkpoint.store(checkpoint.0, Ordering::Relaxed);
-        self.counters.checkpoint_begun.store(checkpoint.0, Ordering::Relaxed);
+        self.checkpoint_begun.store(checkpoint.0, Ordering::Relaxed);
         self.departed.store(state.departed().0, Ordering::Release);
     }
 

@@ -116,7 +116,7 @@ impl Router {
                 });
                 at.insert(task.id(), chore);
             }
-            self.spanning.counters.chores.store(chores.known.len() as u64, Ordering::Relaxed);
+            self.spanning.counters.chores_waiting.store(chores.known.len() as u64, Ordering::Relaxed);
             let next = chores.next_due().filter(|_| running.len() < MAX_CARRIED_AT_ONCE);
             let rest = async {
                 match next {
@@ -162,7 +162,7 @@ impl Router {
         if self.spanning.is_under_way(&order_no, attempt) {
             return Kept::Later;
         }
-        add(&self.spanning.counters.asked, 1);
+        add(&self.spanning.counters.branches_asked, 1);
         self.before(STEP_ASK);
         let home = self.home_of(&order_no);
         let asked = Asked { order_no: order_no.clone(), attempt };

@@ -29,6 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::counters::SpanningCounters;
 use crate::directory::{Claimed, Directory};
 use crate::ids::{AttemptId, OrderNo, ShardId};
 use crate::limits::{MAX_SPANNING_UNDER_WAY, SPANNING_STOP_MILLIS};
@@ -79,22 +80,6 @@ pub(crate) struct Spanning {
     tasks: Mutex<Option<JoinSet<()>>>,
     stopping: AtomicBool,
     pub counters: SpanningCounters,
-}
-
-/// Counts of orders over several places.
-#[derive(Debug, Default)]
-pub(crate) struct SpanningCounters {
-    pub made: AtomicU64,
-    pub refused: AtomicU64,
-    pub overloaded: AtomicU64,
-    pub attempts: AtomicU64,
-    pub asked: AtomicU64,
-    pub orphans_released: AtomicU64,
-    pub carries: AtomicU64,
-    pub carries_retried: AtomicU64,
-    pub errands_refused: AtomicU64,
-    /// What the keeper has before it.
-    pub chores: AtomicU64,
 }
 
 /// An order with something under way.
