@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotstock_api::limits::{MirrorCounts, MirrorLink};
+use hotstock_api::limits::MirrorLink;
 use hotstock_engine::check::{CheckOptions, Unanswered};
 use hotstock_engine::dirty::Dirty;
 use hotstock_engine::engine::{Engine, EngineOptions, Parts, StartError, StoreOptions};
@@ -68,20 +68,7 @@ impl System {
     fn mirror_link(&self) -> Option<MirrorLink> {
         let (mirror, access) = self.mirror.as_ref()?;
         let (mirror, access) = (Arc::clone(mirror), Arc::clone(access) as Arc<dyn Mirror>);
-        let counts = move || {
-            let stats = mirror.stats();
-            MirrorCounts {
-                connected: stats.connected,
-                lag: stats.lag as u64,
-                resyncing: stats.resyncing,
-                resyncs: stats.resyncs,
-                written: stats.written,
-                batches: stats.batches,
-                errors: stats.errors + stats.source_errors,
-                last_error: stats.last_error,
-            }
-        };
-        Some(MirrorLink { mirror: access, counts: Arc::new(counts) })
+        Some(MirrorLink { mirror: access, stats: Arc::new(move || mirror.stats()) })
     }
 
     /// Stops in order: the engine, with its last flush to the store; then who follows it; then the store.

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -298,4 +299,28 @@ fn bench_writes_its_figures_with_their_conditions() {
         let place = if args.contains(&"--stored") { "stored SKUs" } else { "hot SKUs" };
         assert!(report["place"].as_str().unwrap().starts_with(place), "{report}");
     }
+}
+
+/// Dashboards and alerts rest on the names, types, units, help texts and labels of the metrics, so they change only on
+/// purpose: then in `tests/metrics.txt` as well. Of HTTP's own, only what is there before the first request.
+#[test]
+fn the_metrics_are_those_that_were_promised() {
+    let dir = tempfile::tempdir().unwrap();
+    // Neither the order service nor Redis is there; their metrics are.
+    let settings = ["orders.check_url=http://127.0.0.1:1/orders", "mirror.redis_url=redis://127.0.0.1:1/0"];
+    let server = Server::start(dir.path(), &settings);
+    let (status, text) = Client::default().text(&server.address, "GET", "/metrics", "").unwrap();
+    assert_eq!(status, 200, "{text}");
+    let line = |line: &str| match line.starts_with("# ") {
+        true => (line != "# EOF").then(|| line.to_owned()),
+        false if ["hotstock_http_", "hotstock_problems"].iter().any(|http| line.starts_with(http)) => None,
+        false => line.rsplit_once(' ').map(|(name_and_labels, _)| name_and_labels.to_owned()),
+    };
+    let served: BTreeSet<String> = text.lines().filter_map(line).collect();
+    let promised: BTreeSet<String> = include_str!("metrics.txt").lines().map(str::to_owned).collect();
+    let difference = |these: &BTreeSet<String>, those: &BTreeSet<String>| -> Vec<String> {
+        these.difference(those).cloned().collect()
+    };
+    assert_eq!(difference(&promised, &served), Vec::<String>::new(), "promised and not served");
+    assert_eq!(difference(&served, &promised), Vec::<String>::new(), "served and not promised");
 }

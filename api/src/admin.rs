@@ -172,7 +172,7 @@ pub async fn reconcile(call: Call) -> Result<Reply, Problem> {
 fn shards_now(call: &Call) -> ShardsBody {
     let stats = call.app.engine.stats();
     let shards = stats.shards.iter().enumerate().map(|(shard, stats)| ShardBody::new(shard, stats)).collect();
-    let mirror = call.app.options.mirror.as_ref().map(|mirror| (mirror.counts)().into());
+    let mirror = call.app.options.mirror.as_ref().map(|mirror| (mirror.stats)().into());
     ShardsBody { shards, store: stats.store.into(), mirror }
 }
 

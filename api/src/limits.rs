@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hotstock_engine::counters::MirrorStats;
 use hotstock_engine::ids::WarehouseId;
 use hotstock_engine::limits::{DEFAULT_GATE_PERMITS, MAX_TTL_SECONDS};
 use hotstock_engine::mirror::Mirror;
@@ -42,34 +43,13 @@ pub struct MirrorLink {
     /// For reconcile.
     pub mirror: Arc<dyn Mirror>,
     /// For metrics and `GET /v1/admin/shards`.
-    pub counts: Arc<dyn Fn() -> MirrorCounts + Send + Sync>,
+    pub stats: Arc<dyn Fn() -> MirrorStats + Send + Sync>,
 }
 
 impl fmt::Debug for MirrorLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("MirrorLink")
     }
-}
-
-/// Where the mirror stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MirrorCounts {
-    /// Whether Redis answers.
-    pub connected: bool,
-    /// Stocks that changed and are not there yet.
-    pub lag: u64,
-    /// All stocks are being mirrored again, or will be.
-    pub resyncing: bool,
-    /// Times that all stocks were mirrored.
-    pub resyncs: u64,
-    /// Stocks sent.
-    pub written: u64,
-    /// Round trips with stocks.
-    pub batches: u64,
-    /// Connections and reads that failed.
-    pub errors: u64,
-    /// The last error of a connection.
-    pub last_error: Option<String>,
 }
 
 /// How the server is set up. [`Options::default`] has the values that the reasons speak of.

@@ -147,7 +147,7 @@ fn finished(parts: &CheckpointParts, asked: bool) {
     }
     for shard in parts.shards.iter() {
         let counters = &shard.counters;
-        if counters.applied.load(Ordering::Relaxed) > counters.checkpoint_begun.load(Ordering::Relaxed) {
+        if counters.applied.load(Ordering::Relaxed) > shard.checkpoint_begun.load(Ordering::Relaxed) {
             shard.ask_checkpoint();
         }
     }

@@ -15,6 +15,8 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::counters::CrossShardCounters;
+pub use crate::counters::{CrossShardStats, ShardStats, Stats, StoreStats};
 pub use crate::flusher::{FlushStats, JournalFull};
 pub use crate::known::KnownStats;
 pub use crate::list::OrderPage;
@@ -22,7 +24,7 @@ pub use crate::options::{EngineOptions, Parts, StartError, StoreOptions};
 use crate::options::{flush_options, shard_options};
 pub use crate::ownership::NotOurs;
 pub use crate::pins::{HotSku, Pinned};
-pub use crate::status::{CrossShardStats, Health, ShardStats, Stats, StoreStats};
+pub use crate::status::Health;
 
 use crate::blocking::{self, Loop, Worker};
 use crate::check::{Checks, checker};
@@ -50,10 +52,10 @@ use crate::recovery::{Recovered, recover_audited};
 use crate::replier;
 use crate::retention::Retention;
 use crate::router::Router;
-use crate::shard::parts::{CrossShardCounters, Poison, ShardParts};
+use crate::shard::parts::{Poison, ShardParts};
 use crate::shard::shared::ShardShared;
 use crate::shard::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
-use crate::status::{cross_shard_stats, store_stats};
+use crate::status::{cross_shard_stats, shard_stats, store_stats};
 use crate::store::{Anomaly, JournalRow, OrderFilter, Parked};
 use crate::store_link::{StoreLink, refusal_of};
 use crate::sync::{Inbox, unpoisoned};
@@ -585,11 +587,8 @@ impl Engine {
                 .shards
                 .iter()
                 .zip(&flushes)
-                .map(|(shard, flush)| ShardStats::of(shard, flush))
+                .map(|(shard, flush)| shard_stats(shard, flush))
                 .collect(),
-            commits: counters.commits.load(Ordering::Relaxed),
-            committed_events: counters.events.load(Ordering::Relaxed),
-            commit_micros: counters.micros.load(Ordering::Relaxed),
             commit_histogram: histogram.collect(),
             journal_disk_bytes: running.reader.disk_bytes(),
             directory_orders: running.router.directory.len() as u64,
@@ -597,6 +596,7 @@ impl Engine {
             checks: running.checks.as_ref().map(|checks| checks.stats()),
             cross_shard: cross_shard_stats(&running.cross_shard, &running.shards),
             clock: running.owner.clock.status(),
+            ..counters.journal.counted()
         }
     }
 

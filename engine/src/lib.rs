@@ -12,7 +12,7 @@
 //! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom
 //!    model.
 //! 6. [`recovery`]: a shard's state from its checkpoint and its journal. [`restore`]: from the store.
-//! 7. [`engine`]: start, submit, read, stop; the one place where the parts are wired.
+//! 7. [`engine`]: start, submit, read, stop; the one place where the parts are wired. [`counters`]: what it counts.
 //! 8. `blocking`: where work is done that blocks its thread. `router`, `shard`, `writer`, `views`, `replier`: the way
 //!    of a command. `directory` and `known`: which shard has an order, and which numbers there may be outside memory.
 //!    `loader`: what commands wait for. `pins`: what is kept in memory.
@@ -41,6 +41,8 @@ pub mod clock;
 pub mod command;
 #[cfg(not(loom))]
 mod coordinator;
+#[cfg(not(loom))]
+pub mod counters;
 #[cfg(not(loom))]
 mod directory;
 #[cfg(not(loom))]

@@ -8,7 +8,6 @@
 //! Every want is answered, also when the store fails or a call panics: then with the refusal for those that wait.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,8 +33,6 @@ pub(crate) struct Loader {
     failpoints: Failpoints,
     queue: Mutex<VecDeque<(ShardId, Need)>>,
     wanted: Notify,
-    /// Wants of orders and requests whose answer was that the store has no such thing.
-    pub not_found: AtomicU64,
 }
 
 /// What a shard wanted, and the one snapshot of the store in which it was looked for.
@@ -54,7 +51,7 @@ struct Batch {
 impl Loader {
     pub fn new(link: Arc<StoreLink>, shards: Vec<Arc<ShardShared>>, failpoints: Failpoints) -> Self {
         let (queue, wanted) = (Mutex::default(), Notify::new());
-        Self { link, shards, failpoints, queue, wanted, not_found: AtomicU64::new(0) }
+        Self { link, shards, failpoints, queue, wanted }
     }
 
     /// A shard wants these, each of which it waits for only once.
@@ -130,7 +127,7 @@ impl Batch {
 
     /// Asks the store; once more when it fails, unless it was known to be away.
     async fn found(&self) -> Result<Arc<Loaded>, Refusal> {
-        let Loader { link, failpoints, not_found, .. } = self.loader.as_ref();
+        let Loader { link, failpoints, .. } = self.loader.as_ref();
         let wanted = self.wanted();
         let mut backoff = Backoff::default();
         let mut tries = 0;
@@ -147,9 +144,6 @@ impl Batch {
                     let counters = &link.counters;
                     add(&counters.loads, 1);
                     add(&counters.load_micros, micros(began.elapsed()));
-                    add(&counters.loaded_skus, loaded.skus.len() as u64);
-                    add(&counters.loaded_orders, loaded.orders.len() as u64);
-                    add(&counters.loaded_requests, loaded.requests.len() as u64);
                     // Another server took the store, or somebody wrote into the row: the store says which.
                     if loaded.watermarks.iter().any(|mark| link.fence().is_beyond(mark.epoch)) {
                         let store = link.noted(link.store().ownership().await).map_err(refusal_of)?;
@@ -157,7 +151,7 @@ impl Batch {
                     }
                     let missing = wanted.orders.len() + wanted.requests.len();
                     let found = loaded.orders.len() + loaded.requests.len();
-                    add(not_found, missing.saturating_sub(found) as u64);
+                    add(&counters.not_found, missing.saturating_sub(found) as u64);
                     return Ok(Arc::new(loaded));
                 }
                 Err(error) => {
@@ -213,9 +207,4 @@ impl Drop for Batch {
 
 pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Reads a count that only metrics read.
-pub(crate) fn get(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::clock::Timestamp;
+pub(crate) use crate::counters::StoreCounters;
 use crate::fence::Fence;
 use crate::outcome::Refusal;
 use crate::store::{Store, StoreError};
@@ -21,37 +22,6 @@ pub(crate) struct StoreLink {
     down: AtomicBool,
     /// The store's clock less ours, in milliseconds, when it was last asked.
     clock_offset: AtomicI64,
-}
-
-/// Counts since the start, for metrics.
-#[derive(Debug, Default)]
-pub(crate) struct StoreCounters {
-    /// Calls of [`Store::load`].
-    pub loads: AtomicU64,
-    /// Time spent in them, in microseconds.
-    pub load_micros: AtomicU64,
-    /// SKUs, orders and requests that they found.
-    pub loaded_skus: AtomicU64,
-    pub loaded_orders: AtomicU64,
-    pub loaded_requests: AtomicU64,
-    /// Flush transactions.
-    pub flushes: AtomicU64,
-    /// Events in them.
-    pub flushed_events: AtomicU64,
-    /// Rows that they wrote.
-    pub flushed_rows: AtomicU64,
-    /// Time spent in them, in microseconds.
-    pub flush_micros: AtomicU64,
-    /// Conflicts that they found and recorded.
-    pub anomalies: AtomicU64,
-    /// Times that a shard found the store further back than it had been flushed.
-    pub went_back: AtomicU64,
-    /// Calls that failed.
-    pub store_errors: AtomicU64,
-    /// Rows that were pruned.
-    pub pruned_orders: AtomicU64,
-    pub pruned_requests: AtomicU64,
-    pub pruned_journal: AtomicU64,
 }
 
 /// Adds to a count that only metrics read.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::blocking::Loop;
+use crate::counters::JournalCounters;
 use crate::directory::Directory;
 use crate::dirty::Dirty;
 use crate::ids::{Lsn, OrderNo, ShardId, SkuId};
@@ -79,18 +80,17 @@ pub(crate) const COMMIT_BUCKETS: [u64; 12] =
 /// Counts of the writer.
 #[derive(Debug, Default)]
 pub(crate) struct WriterCounters {
-    pub commits: AtomicU64,
-    pub events: AtomicU64,
-    pub micros: AtomicU64,
+    pub journal: JournalCounters,
     /// Commits by duration; the last is for those above all bounds.
     pub histogram: [AtomicU64; COMMIT_BUCKETS.len() + 1],
 }
 
 impl WriterCounters {
     fn count(&self, events: usize, micros: u64) {
-        self.commits.fetch_add(1, Ordering::Relaxed);
-        self.events.fetch_add(events as u64, Ordering::Relaxed);
-        self.micros.fetch_add(micros, Ordering::Relaxed);
+        let JournalCounters { commits, committed_events, commit_micros } = &self.journal;
+        commits.fetch_add(1, Ordering::Relaxed);
+        committed_events.fetch_add(events as u64, Ordering::Relaxed);
+        commit_micros.fetch_add(micros, Ordering::Relaxed);
         let bucket = COMMIT_BUCKETS.partition_point(|bound| *bound < micros);
         self.histogram[bucket].fetch_add(1, Ordering::Relaxed);
     }

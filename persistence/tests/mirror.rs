@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hotstock_engine::command::StockStatus;
+use hotstock_engine::counters::MirrorStats;
 use hotstock_engine::dirty::Dirty;
 use hotstock_engine::ids::{SkuId, WarehouseId};
 use hotstock_engine::mirror::{Mirror, MirrorSource, Mirrored, Put};
 use hotstock_engine::outcome::{Levels, Refusal, StockView};
-use hotstock_persistence::mirror::{MirrorAccess, MirrorOptions, MirrorStats, RedisMirror};
+use hotstock_persistence::mirror::{MirrorAccess, MirrorOptions, RedisMirror};
 use hotstock_persistence::testing::RedisServer;
 
 /// Longer than any of this takes; a test that waits so long has failed.

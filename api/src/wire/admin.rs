@@ -1,7 +1,8 @@
 //! The bodies of what operators ask.
 
 use hotstock_engine::command::InvalidField;
-use hotstock_engine::engine::{HotSku, Pinned, ShardStats, StoreStats};
+use hotstock_engine::counters::{MirrorStats, ShardStats, StoreStats};
+use hotstock_engine::engine::{HotSku, Pinned};
 use hotstock_engine::ids::SkuId;
 use hotstock_engine::outcome::Effect;
 use hotstock_engine::store::{Anomaly, Parked};
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::values::{Number, SkuText, Time, id};
-use crate::limits::{MAX_PINNED_SKUS, MirrorCounts};
+use crate::limits::MAX_PINNED_SKUS;
 use crate::problem::ProblemBody;
 
 /// `POST /v1/admin/skus/promote` and `demote`, `PUT /v1/admin/skus/hot`.
@@ -307,9 +308,9 @@ pub struct MirrorBody {
     last_error: Option<String>,
 }
 
-impl From<MirrorCounts> for MirrorBody {
-    fn from(counts: MirrorCounts) -> Self {
-        let MirrorCounts { connected, lag, resyncing, last_error, .. } = counts;
+impl From<MirrorStats> for MirrorBody {
+    fn from(stats: MirrorStats) -> Self {
+        let MirrorStats { connected, lag, resyncing, last_error, .. } = stats;
         Self { connected, lag, resyncing, last_error }
     }
 }

@@ -15,11 +15,12 @@
 pub(crate) mod checker;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::counters::CheckCounters;
+pub use crate::counters::CheckStats;
 use crate::ids::OrderNo;
 use crate::limits::{DEFAULT_CHECK_CONCURRENCY, DEFAULT_CHECK_GRACE_SECONDS, MAX_WAITING_CHECKS};
 
@@ -92,42 +93,6 @@ pub(crate) struct Checks {
     pub counters: CheckCounters,
 }
 
-/// Counts of the checks.
-#[derive(Debug, Default)]
-pub(crate) struct CheckCounters {
-    pub asked: AtomicU64,
-    pub failed: AtomicU64,
-    pub paid: AtomicU64,
-    pub unpaid: AtomicU64,
-    pub cancelled: AtomicU64,
-    pub released: AtomicU64,
-    pub kept: AtomicU64,
-    pub refused: AtomicU64,
-}
-
-/// Counts of the checks since the start, for metrics.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CheckStats {
-    /// Orders that are due and wait for an answer, or for what follows from it.
-    pub waiting: u64,
-    /// Questions.
-    pub asked: u64,
-    /// Of those, the ones without an answer.
-    pub failed: u64,
-    /// Orders that were said to be paid.
-    pub paid: u64,
-    /// Orders that were said to be unpaid.
-    pub unpaid: u64,
-    /// Orders that were said to be cancelled.
-    pub cancelled: u64,
-    /// Orders without an answer in time that expired.
-    pub released: u64,
-    /// Orders without an answer in time that were kept.
-    pub kept: u64,
-    /// Paid orders that could not be confirmed any more.
-    pub refused: u64,
-}
-
 /// Places in the queue; those that are not used come back on drop.
 pub(crate) struct Places<'a> {
     checks: &'a Checks,
@@ -154,19 +119,8 @@ impl Checks {
 
     /// Counts, for metrics.
     pub fn stats(&self) -> CheckStats {
-        let get = |counter: &AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
-        let counters = &self.counters;
-        CheckStats {
-            waiting: MAX_WAITING_CHECKS.saturating_sub(self.room.available_permits()) as u64,
-            asked: get(&counters.asked),
-            failed: get(&counters.failed),
-            paid: get(&counters.paid),
-            unpaid: get(&counters.unpaid),
-            cancelled: get(&counters.cancelled),
-            released: get(&counters.released),
-            kept: get(&counters.kept),
-            refused: get(&counters.refused),
-        }
+        let waiting = MAX_WAITING_CHECKS.saturating_sub(self.room.available_permits()) as u64;
+        CheckStats { waiting, ..self.counters.counted() }
     }
 }
 

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::shared::Counters;
 use super::turn::Shard;
 use super::waiting::Learned;
 use crate::clock::Timestamp;
+use crate::counters::ShardCounters;
 use crate::event::Change;
 use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId};
 use crate::limits::LOAD_AGAIN_MILLIS;
@@ -171,7 +171,7 @@ impl Shard {
         &mut self,
         decided: Result<Option<Change>, Refusal>,
         now: Timestamp,
-        counter: fn(&Counters) -> &AtomicU64,
+        counter: fn(&ShardCounters) -> &AtomicU64,
     ) -> Took {
         match decided {
             Ok(None) => Took::Here,

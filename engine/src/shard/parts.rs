@@ -10,6 +10,7 @@ use crate::check::Checks;
 use crate::checkpoint::Identity;
 use crate::checkpointer::CheckpointMessage;
 use crate::clock::Clock;
+use crate::counters::CrossShardCounters;
 use crate::directory::Directory;
 use crate::failpoints::Failpoints;
 use crate::fence::Fence;
@@ -28,21 +29,6 @@ pub(crate) type BeforeDecide = Arc<dyn Fn(&InnerCommand) + Send + Sync>;
 
 /// Why the journal can't be written any more. Set once, by the writer.
 pub(crate) type Poison = Arc<OnceLock<String>>;
-
-/// Counts of orders over several shards, of all coordinators and participants.
-#[derive(Debug, Default)]
-pub(crate) struct CrossShardCounters {
-    pub made: AtomicU64,
-    pub refused: AtomicU64,
-    pub overloaded: AtomicU64,
-    pub attempts: AtomicU64,
-    pub abandoned: AtomicU64,
-    pub instructions: AtomicU64,
-    pub repeated: AtomicU64,
-    pub asked: AtomicU64,
-    pub released: AtomicU64,
-    pub misfits: AtomicU64,
-}
 
 /// How a shard works; bounds of the whole engine are divided by its shards.
 #[derive(Debug, Clone, Copy)]

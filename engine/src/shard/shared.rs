@@ -9,6 +9,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::checkpoint::StockImage;
 use crate::coordinator::Message;
+use crate::counters::ShardCounters;
 use crate::directory::Directory;
 use crate::ids::{Lsn, OrderNo, ShardId, SkuId};
 use crate::inner::InnerCommand;
@@ -234,7 +235,9 @@ pub(crate) struct ShardShared {
     pub departed: AtomicU64,
     /// Told when the flusher should not wait for its interval.
     pub flush_wanted: Notify,
-    pub counters: Counters,
+    pub counters: ShardCounters,
+    /// Begin of the last checkpoint that was begun.
+    pub checkpoint_begun: AtomicU64,
     /// A checkpoint is asked for, whatever the number of events.
     checkpoint_asked: AtomicBool,
     /// The shard was given up.
@@ -248,46 +251,6 @@ pub(crate) struct ShardShared {
     actor: Mutex<Option<ActorRef<ShardMessage>>>,
 }
 
-/// Counts of a shard, written by its actor once a turn.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub applied: AtomicU64,
-    /// Begin of the last checkpoint that is complete.
-    pub checkpoint: AtomicU64,
-    /// Begin of the last checkpoint that was begun.
-    pub checkpoint_begun: AtomicU64,
-    pub checkpoint_failures: AtomicU64,
-    pub commands: AtomicU64,
-    pub turns: AtomicU64,
-    pub refusals: AtomicU64,
-    pub overloaded: AtomicU64,
-    pub expired: AtomicU64,
-    pub forgotten: AtomicU64,
-    pub forgotten_early: AtomicU64,
-    pub open_orders: AtomicU64,
-    pub orders: AtomicU64,
-    pub stocks: AtomicU64,
-    pub resident: AtomicU64,
-    pub hot: AtomicU64,
-    pub bytes: AtomicU64,
-    pub evicted: AtomicU64,
-    pub loaded_skus: AtomicU64,
-    pub loaded_orders: AtomicU64,
-    pub loaded_requests: AtomicU64,
-    /// Commands that were answered by what was just found not to be in the store.
-    pub absent_hits: AtomicU64,
-    /// Commands that wait for something from the store.
-    pub waiting: AtomicU64,
-    /// Envelopes that waited, and for how long in all, in microseconds.
-    pub waits: AtomicU64,
-    pub wait_micros: AtomicU64,
-    pub rebuilds: AtomicU64,
-    /// What is held for orders that other shards decide.
-    pub holds: AtomicU64,
-    /// Orders over several shards with something under way.
-    pub cross_shard: AtomicU64,
-}
-
 impl ShardShared {
     pub fn new(id: ShardId, gate_permits: u32) -> Self {
         Self {
@@ -299,7 +262,8 @@ impl ShardShared {
             flushed: AtomicU64::new(0),
             departed: AtomicU64::new(0),
             flush_wanted: Notify::new(),
-            counters: Counters::default(),
+            counters: ShardCounters::default(),
+            checkpoint_begun: AtomicU64::new(0),
             checkpoint_asked: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             rebuilding: AtomicBool::new(false),
@@ -378,7 +342,7 @@ impl ShardShared {
     /// Takes over what was recovered.
     pub fn recovered(&self, state: &State, checkpoint: Lsn) {
         self.counters.checkpoint.store(checkpoint.0, Ordering::Relaxed);
-        self.counters.checkpoint_begun.store(checkpoint.0, Ordering::Relaxed);
+        self.checkpoint_begun.store(checkpoint.0, Ordering::Relaxed);
         self.departed.store(state.departed().0, Ordering::Release);
     }
 

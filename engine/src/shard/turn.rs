@@ -505,7 +505,7 @@ impl Shard {
     /// Whether to begin a checkpoint; `Some(true)` when it was asked for.
     fn checkpoint_due(&self, now_at: Lsn) -> Option<bool> {
         let counters = &self.shared.counters;
-        let events = now_at.0.saturating_sub(counters.checkpoint_begun.load(Ordering::Relaxed));
+        let events = now_at.0.saturating_sub(self.shared.checkpoint_begun.load(Ordering::Relaxed));
         // A large state is written less often, so that checkpoints never write much more than the journal does.
         let sizes = self.state.sizes();
         let due = self.parts.options.checkpoint_events.max((sizes.orders + sizes.stocks) as u64);
@@ -517,7 +517,7 @@ impl Shard {
         if !is_due && !asked {
             return None;
         }
-        counters.checkpoint_begun.store(now_at.0, Ordering::Relaxed);
+        self.shared.checkpoint_begun.store(now_at.0, Ordering::Relaxed);
         Some(!is_due)
     }
 

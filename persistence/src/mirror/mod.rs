@@ -27,14 +27,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hotstock_engine::counters::MirrorStats;
 use hotstock_engine::dirty::Dirty;
 use hotstock_engine::ids::{SkuId, WarehouseId};
 use hotstock_engine::mirror::{Mirror, MirrorError, MirrorSource, Mirrored, Put};
 use redis::{Client, RedisResult};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-
-pub use self::stats::MirrorStats;
 
 use self::follow::Follower;
 use self::keys::Keys;

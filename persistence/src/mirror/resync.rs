@@ -63,7 +63,7 @@ async fn read(source: Arc<dyn MirrorSource>, shared: Arc<Shared>, to: mpsc::Send
             Err(problem) => problem,
         };
         failures += 1;
-        shared.source_errors.fetch_add(1, Ordering::Relaxed);
+        shared.counters.source_errors.fetch_add(1, Ordering::Relaxed);
         if failures == 1 {
             tracing::warn!(
                 problem,
