@@ -414,7 +414,8 @@ impl<C> Coordinator<C> {
             return;
         }
         // It came too late, or twice.
-        let is_known = state.span_of(order_no).is_some_and(|span| span.knows(id));
+        let is_wanted = self.attempts.get(order_no).is_some_and(|attempt| attempt.is_wanted(id));
+        let is_known = is_wanted || state.span_of(order_no).is_some_and(|span| span.knows(id));
         if outcome.is_ok() && !is_known {
             let order_no = order_no.clone();
             self.out.sends.push((from, Message::Abandon { order_no, attempt: id }));

@@ -28,3 +28,4 @@ mod shop;
 mod stock;
 #[path = "../model/stored.rs"]
 mod stored;
+mod stores;

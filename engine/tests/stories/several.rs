@@ -23,63 +23,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hotstock_engine::event::{Change, Event};
+use hotstock_engine::event::Event;
 use hotstock_engine::ids::{OrderNo, ShardId, SkuId, shard_of};
 use hotstock_engine::inner::InnerCommand;
 use hotstock_engine::outcome::Outcome;
-use hotstock_engine::state::{Departed, Need, State, Stored};
-use hotstock_engine::testing::{Fate, PureShards, PureStore, Ticket};
+use hotstock_engine::testing::{Fate, PureShards, Ticket};
 
 use crate::shop::{action_of, number, place_of, text_of};
-use crate::stored::{Known, Rows, next_load};
+use crate::stores::Stores;
 
 const SHARDS: u16 = 3;
-
-/// The rows of each shard, and what left it.
-#[derive(Default)]
-pub struct Stores {
-    pub rows: [Rows; SHARDS as usize],
-    known: [Known; SHARDS as usize],
-    left: Vec<String>,
-}
-
-impl PureStore for Stores {
-    fn stored(&self, shard: ShardId) -> &dyn Stored {
-        &self.known[shard.index()]
-    }
-
-    fn shard_of_order(&self, order_no: &OrderNo) -> Option<ShardId> {
-        let shard = self.known.iter().position(|known| known.orders.contains(order_no))?;
-        Some(ShardId(u16::try_from(shard).unwrap()))
-    }
-
-    fn begin(&mut self, shard: ShardId) {
-        self.known[shard.index()].missing.clear();
-    }
-
-    fn has(&self, shard: ShardId, need: &Need) -> bool {
-        match need {
-            Need::Sku(sku_id) => self.rows[shard.index()].stocks.contains_key(sku_id),
-            Need::Order(_) | Need::Request(..) => true,
-        }
-    }
-
-    fn next_load(&mut self, shard: ShardId, state: &State, log: &[Event], needs: &[Need]) -> Option<Change> {
-        let rows = &mut self.rows[shard.index()];
-        let flushed = usize::try_from(rows.flushed.0).unwrap();
-        log[flushed.min(log.len())..].iter().for_each(|event| rows.flush(rows.flushed.next(), event));
-        next_load(state, rows, &mut self.known[shard.index()], needs)
-    }
-
-    fn departed(&mut self, shard: ShardId, departed: Vec<Departed>) {
-        let name = |departed: &Departed| match departed {
-            Departed::Order(order_no) => order_no.to_string(),
-            Departed::Request(sku_id, request_id) => format!("{sku_id}.{request_id}"),
-        };
-        self.left.extend(departed.iter().map(name));
-        self.known[shard.index()].add(departed);
-    }
-}
 
 pub struct Several {
     pub shards: PureShards<Stores>,
@@ -95,7 +48,7 @@ pub struct Several {
 impl Default for Several {
     fn default() -> Self {
         let names = ('A'..='Z').map(|name| (name.to_string(), sku_named(name)));
-        let shards = PureShards::with_store(SHARDS, Stores::default());
+        let shards = PureShards::with_store(SHARDS, Stores::new(SHARDS));
         let (deaf, mute, started) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         Self { shards, deaf, mute, started, told: vec![0; SHARDS.into()], names: names.collect() }
     }

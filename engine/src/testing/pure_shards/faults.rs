@@ -13,9 +13,11 @@ use crate::state::{Capture, State};
 impl<S: PureStore> PureShards<S> {
     /// A shard fails while it works on these letters, and is rebuilt from what it logged. The others are told.
     pub fn rebuild(&mut self, shard: ShardId, mut lost: Vec<usize>) {
+        self.tell(|| format!("{shard} is rebuilt"));
         lost.sort_unstable();
         for index in lost.into_iter().rev() {
             if self.mail.get(index).is_some_and(|letter| letter.to == shard) {
+                self.tell(|| format!("lost: {}", self.mail[index].describe()));
                 self.lose(index);
             }
         }
@@ -35,6 +37,7 @@ impl<S: PureStore> PureShards<S> {
 
     /// The process ends and starts again: messages are lost, and what was not durable.
     pub fn restart(&mut self) {
+        self.tell(|| "all begin anew".to_owned());
         while !self.mail.is_empty() {
             self.lose(0);
         }
@@ -145,7 +148,8 @@ impl<S: PureStore> PureShards<S> {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let quiet = |shard: &OneShard| {
-            shard.coordinator.under_way() == 0 && shard.asking.is_empty() && shard.pending.is_empty()
+            let waits = !shard.asking.is_empty() || !shard.pending.is_empty() || !shard.behind.is_empty();
+            shard.coordinator.under_way() == 0 && !waits
         };
         self.mail.is_empty() && self.shards.iter().all(quiet)
     }
@@ -158,7 +162,7 @@ impl<S: PureStore> PureShards<S> {
         for _ in 0..100 {
             self.ids().for_each(|shard| self.sync(shard));
             self.deliver_all();
-            if self.is_quiet() && self.shards.iter().all(|shard| shard.behind.is_empty()) {
+            if self.is_quiet() {
                 return;
             }
             self.linger(1_000);

@@ -119,6 +119,8 @@ pub struct PureShards<S = NoStore> {
     pub syncs_at_once: bool,
     /// Orders that are told again in one turn after a start.
     pub told_per_turn: usize,
+    /// Writes what happens to the standard error.
+    pub tells: bool,
     /// What left memory is in it, and comes from it.
     pub store: S,
 }
@@ -180,12 +182,19 @@ impl<S: PureStore> PureShards<S> {
             attempts: 0,
             syncs_at_once: true,
             told_per_turn: usize::MAX,
+            tells: false,
             store,
         }
     }
 
     fn count(&self) -> u16 {
         u16::try_from(self.shards.len()).unwrap_or(u16::MAX)
+    }
+
+    fn tell(&self, what: impl FnOnce() -> String) {
+        if self.tells {
+            eprintln!("{}", what());
+        }
     }
 
     /// All shards.

@@ -22,6 +22,7 @@ impl<S: PureStore> PureShards<S> {
     /// One turn of a shard.
     pub(super) fn turn(&mut self, shard: ShardId, letters: Vec<Letter>) {
         for letter in letters {
+            self.tell(|| letter.describe());
             match letter.content {
                 Content::Command(ticket, command) => self.take_command(shard, ticket, command),
                 Content::Message(message) => {
