@@ -18,11 +18,8 @@ impl Tables {
         let mut pruned = Pruned::default();
         if let Some(before) = prune.orders_before {
             self.pruned_before = self.pruned_before.max(before);
-            // One that a participant has not finished with, as far as it has flushed, stays for that long.
-            let unfinished = self.holds.values().filter(|hold| !hold.image.is_over());
-            let unfinished: BTreeSet<&OrderNo> = unfinished.map(|hold| &hold.image.order_no).collect();
-            let goes = |(order_no, order): &(&OrderNo, &StoredOrder)| {
-                order.image.is_done() && order.image.changed_at < before && !unfinished.contains(*order_no)
+            let goes = |(_, order): &(&OrderNo, &StoredOrder)| {
+                order.image.is_done() && order.image.changed_at < before && self.is_flushed(order)
             };
             let old: Vec<OrderNo> = self
                 .orders
@@ -78,6 +75,22 @@ impl Tables {
             }
         }
         Ok(pruned)
+    }
+
+    /// Whether all shards have flushed what an ended order came to.
+    fn is_flushed(&self, StoredOrder { shard, image }: &StoredOrder) -> bool {
+        let holds = || self.holds.values().filter(|hold| hold.image.order_no == image.order_no);
+        let sold_elsewhere = |line: &LineImage| -> i64 {
+            let lines = holds().flat_map(|hold| &hold.image.lines);
+            let of_line =
+                lines.filter(|held| held.sku_id == line.sku_id && held.warehouse_id == line.warehouse_id);
+            of_line.map(|held| held.sold).sum()
+        };
+        let mut elsewhere = image.lines.iter().filter(|line| shard_of(&line.sku_id, self.shards) != *shard);
+        image.span.is_none()
+            || holds().all(|hold| hold.image.is_over())
+                && elsewhere
+                    .all(|line| i64::from(line.confirmed) - i64::from(line.returned) == sold_elsewhere(line))
     }
 
     pub fn books(&self, after: Option<&SkuId>, limit: usize) -> Books {
