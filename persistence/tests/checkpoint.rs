@@ -115,6 +115,7 @@ fn image(seed: u32) -> Image {
                 })
                 .collect(),
             serials: Vec::new(),
+            span: None,
         }),
         _ => Image::Request(RequestImage {
             sku_id,

@@ -7,10 +7,11 @@ use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::Mode;
 use hotstock_engine::event::{Change, ConfirmedLine, Event, LineCounts, MovedLine, OrderAfter, ReservedLine};
 use hotstock_engine::ids::{ChainHash, Lsn, OrderNo, SkuId, WarehouseId};
-use hotstock_engine::outcome::{Levels, OrderStatus};
+use hotstock_engine::outcome::{Levels, OrderStatus, Serials};
 use hotstock_engine::testing::samples;
 use hotstock_persistence::codec::{
-    FORMAT_VERSION, decode_event, decode_home, decode_image, encode_event, encode_home, encode_image, link,
+    FORMAT_VERSION, decode_event, decode_image, decode_serials, decode_span, encode_event, encode_image,
+    encode_serials, encode_span, link,
 };
 use proptest::prelude::*;
 use smallvec::smallvec;
@@ -74,8 +75,8 @@ fn small_events_are_small() {
 fn small(step: u64) -> Event {
     let (order_no, sku_id) = (OrderNo::new("ORD-2026-11-27-0001").unwrap(), SkuId::new("1001").unwrap());
     let warehouse_id = WarehouseId(1);
-    let after = Levels { available: 99_000, reserved: 700, sold: 300, version: 1_500 };
-    let order = |phase, status, open| OrderAfter { phase, status, open, requests: 0, serials: 0 };
+    let after = Some(Levels { available: 99_000, reserved: 700, sold: 300, version: 1_500 });
+    let order = |phase, status, open| OrderAfter { phase, status, open, requests: 0, serials: 0, span: None };
     let change = match step {
         0 => Change::Reserved {
             order_no,
@@ -83,11 +84,13 @@ fn small(step: u64) -> Event {
             mode: Mode::AllOrNothing,
             ttl_seconds: 900,
             asked: None,
+            attempt: None,
             lines: smallvec![ReservedLine { sku_id, warehouse_id, quantity: 1, held: 1, after }],
         },
         1 => Change::Confirmed {
             order_no,
             request: None,
+            attempt: None,
             lines: smallvec![ConfirmedLine {
                 line: 0,
                 sku_id,
@@ -145,15 +148,15 @@ proptest! {
     fn noise_is_refused_or_read_but_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode_event(&mut &bytes[..], BASE);
         let _ = decode_image(&mut &bytes[..]);
-        let _ = decode_home(&bytes);
+        let _ = (decode_span(&bytes), decode_serials(&bytes));
     }
 
     #[test]
-    fn changed_homes_are_refused_or_read_but_never_a_panic(seed in 0..500_u64, at in any::<prop::sample::Index>(), byte: u8) {
-        let mut bytes = encode_home(&samples::home_image(seed));
+    fn changed_spans_are_refused_or_read_but_never_a_panic(seed in 0..500_u64, at in any::<prop::sample::Index>(), byte: u8) {
+        let mut bytes = encode_span(&samples::span(seed));
         let at = at.index(bytes.len());
         bytes[at] = byte;
-        let _ = decode_home(&bytes);
+        let _ = decode_span(&bytes);
     }
 
     #[test]
@@ -162,7 +165,7 @@ proptest! {
             Image::Stock(samples::stock_image(seed)),
             Image::Order(samples::order_image(seed)),
             Image::Request(samples::request_image(seed)),
-            Image::Home(samples::home_image(seed)),
+            Image::Hold(samples::hold_image(seed)),
         ];
         let mut bytes = Vec::new();
         images.iter().for_each(|image| encode_image(image, &mut bytes));
@@ -174,19 +177,27 @@ proptest! {
     }
 
     #[test]
-    fn an_order_over_several_places_comes_back_whole_or_not_at_all(seed in 0..1_000_000_u64) {
-        let home = samples::home_image(seed);
-        let mut bytes = encode_home(&home);
-        prop_assert_eq!(decode_home(&bytes), Ok(home));
-        for length in 0..bytes.len() {
-            prop_assert!(decode_home(&bytes[..length]).is_err());
-        }
-        bytes.push(0);
-        prop_assert!(decode_home(&bytes).is_err());
-        bytes.pop();
-        for version in [0, FORMAT_VERSION + 1] {
-            bytes[0] = version;
-            prop_assert!(decode_home(&bytes).is_err());
+    fn what_stands_in_columns_comes_back_whole_or_not_at_all(seed in 0..1_000_000_u64) {
+        let span = samples::span(seed);
+        let serials: Vec<Serials> = samples::hold_image(seed).lines.into_iter().flat_map(|line| line.serials).collect();
+        let (mut of_span, mut of_serials) = (encode_span(&span), encode_serials(&serials));
+        prop_assert_eq!(decode_span(&of_span), Ok(span));
+        prop_assert_eq!(decode_serials(&of_serials), Ok(serials));
+        let refuses_span = |bytes: &[u8]| decode_span(bytes).is_err();
+        let refuses_serials = |bytes: &[u8]| decode_serials(bytes).is_err();
+        for (bytes, refuses) in
+            [(&mut of_span, &refuses_span as &dyn Fn(&[u8]) -> bool), (&mut of_serials, &refuses_serials)]
+        {
+            for length in 0..bytes.len() {
+                prop_assert!(refuses(&bytes[..length]));
+            }
+            bytes.push(0);
+            prop_assert!(refuses(bytes));
+            bytes.pop();
+            for version in [0, FORMAT_VERSION + 1] {
+                bytes[0] = version;
+                prop_assert!(refuses(bytes));
+            }
         }
     }
 

@@ -118,8 +118,8 @@ fn write_the_fixture() {
     let mut checkpoint = data.checkpoints().create(ShardId(1), Lsn(3)).unwrap();
     let images = (0..6).flat_map(|seed| {
         let (stock, order) = (samples::stock_image(seed), samples::order_image(seed));
-        let home = Image::Home(samples::home_image(seed));
-        [Image::Stock(stock), Image::Order(order), Image::Request(samples::request_image(seed)), home]
+        let hold = Image::Hold(samples::hold_image(seed));
+        [Image::Stock(stock), Image::Order(order), Image::Request(samples::request_image(seed)), hold]
     });
     checkpoint.write(&images.collect::<Vec<_>>()).unwrap();
     data.filters().save(3, b"what was known").unwrap();

@@ -17,7 +17,7 @@ use sqlx::Connection as _;
 
 /// Those that something is decided on, in the order of a dump.
 const TABLES: [&str; 9] = [
-    "home_lines",
+    "holds",
     "order_lines",
     "order_requests",
     "order_serials",
@@ -73,6 +73,7 @@ async fn nothing_is_decided_on(store: &SqlStore, shard: &TestShard, at: &str) {
     is_away(at, store.order_numbers(None, 10).await);
     is_away(at, store.request_ids(None, 10).await);
     is_away(at, store.open_orders(None, 10).await);
+    is_away(at, store.holds(None, 10).await);
     is_away(at, store.hot_skus(None, 10).await);
     is_away(at, store.books(None, 10).await);
     is_away(at, store.sums(&sku("a"), W1, &SumsCursor::default(), 10, 10).await);

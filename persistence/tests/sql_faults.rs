@@ -94,7 +94,7 @@ async fn check(server: &MariaDb, store: &SqlStore, shard: &TestShard) {
     }
     let numbers: Vec<_> = (0..ORDERS).step_by(97).map(|n| order(&format!("o-{n}"))).collect();
     for stored in store.load(&Wanted { orders: numbers, ..Wanted::default() }).await.unwrap().orders {
-        assert_eq!(Some(stored.image()), shard.made.orders.get(&stored.image().order_no));
+        assert_eq!(Some(&stored.image), shard.made.orders.get(&stored.image.order_no));
     }
     assert_eq!(store.anomalies(1).await.unwrap().0, 0);
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use hotstock_engine::ids::{OrderNo, SkuId};
 use hotstock_engine::store::{FlushBatch, Store, StoreError};
 use hotstock_engine::testing::store_suite::{
-    Subject, TestShard, W1, confirm, create, hash_at, reserve, restock, sku,
+    Shards, Subject, TestShard, W1, confirm, create, hash_at, order, reserve, restock, sku,
 };
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
 use sqlx::Connection as _;
@@ -54,6 +54,43 @@ impl Subject for OnSqlite {
 }
 
 hotstock_engine::store_suite!(OnSqlite::new());
+
+/// Rows of holds that somebody deleted or made by hand.
+#[tokio::test]
+async fn a_hold_that_is_there_or_missing_is_noted() {
+    let subject = OnSqlite::new();
+    let store = &*subject.open();
+    let take = hotstock_engine::store::Take {
+        id: hotstock_engine::ids::TakeId(1),
+        server: hotstock_engine::ids::ServerId(1),
+        shards: 2,
+        after: hotstock_engine::ids::Epoch(0),
+        epoch: hotstock_engine::ids::Epoch(1),
+        lease_seconds: 0,
+        over: false,
+        judged: None,
+    };
+    store.take(&take).await.unwrap();
+    let mut shards = Shards::new(2);
+    let name = shards.names("sku", 1).concat().remove(1);
+    shards.all[1].must(create(&name, W1, 100));
+    let gone = shards.hold_only(store, 0, "gone", &[(&name, 1)]).await.unwrap();
+    shards.flush_all(store).await;
+    subject.by_hand("DELETE FROM holds WHERE order_no = ?", &["gone"]).await;
+    shards.let_go("gone", gone);
+    assert_eq!(shards.flush_all(store).await, 1);
+    let there = shards.hold_only(store, 0, "there", &[(&name, 2)]).await.unwrap();
+    let row = "INSERT INTO holds (order_no, attempt, sku_id, warehouse_id, shard, coordinator, purpose, seq, units, sold, lsn) \
+               VALUES (?, ?, ?, 1, 1, 0, 'units', 0, 7, 7, 1)";
+    subject.by_hand(row, &["there", &format!("{:016x}", there.0), &name]).await;
+    assert_eq!(shards.flush_all(store).await, 1);
+    let kinds: Vec<_> =
+        store.anomalies(10).await.unwrap().1.into_iter().map(|one| (one.kind, one.order_no)).collect();
+    let expected = [("hold_exists", "there"), ("hold_missing", "gone")];
+    assert_eq!(kinds, expected.map(|(kind, number)| (kind.to_owned(), Some(order(number)))));
+    assert_eq!(store.holds(None, 10).await.unwrap(), shards.all[1].holds());
+    assert_eq!(store.parked(10).await.unwrap().0, 0);
+}
 
 #[tokio::test]
 async fn one_in_memory_lives_as_long_as_it_is_open() {

@@ -12,7 +12,6 @@ mod memory_store;
 mod pure_shards;
 mod pure_store;
 pub mod samples;
-#[cfg(any())]
 pub mod store_suite;
 
 pub use manual_clock::ManualClock;

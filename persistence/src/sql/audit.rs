@@ -124,10 +124,15 @@ impl SumsOf<'_> {
     /// first after the cursor, so that together they are the first of all. What their orders must be like.
     async fn lines_of_orders(&self, tx: &mut dyn Tx, sums: &mut Sums) -> Result<Vec<NamedOrder>, SqlError> {
         let own = shard_of(self.sku_id, shard_count(tx).await?);
-        let of_orders = "SELECT l.order_no, CAST(SUM(l.held) AS SIGNED), CAST(SUM(l.confirmed - l.returned) AS SIGNED), \
+        // Of an order whose row somebody deleted, what is sold of a hold counts by that alone.
+        let counts = "CASE WHEN o.order_no IS NULL AND EXISTS (SELECT 1 FROM holds h WHERE h.order_no = l.order_no \
+             AND h.sku_id = l.sku_id AND h.warehouse_id = l.warehouse_id) THEN 0 ELSE 1 END";
+        let of_orders = format!(
+            "SELECT l.order_no, CAST(SUM(l.held * {counts}) AS SIGNED), CAST(SUM((l.confirmed - l.returned) * {counts}) AS SIGNED), \
              1, -1, COUNT(o.order_no), MIN(o.shard) \
              FROM order_lines l LEFT JOIN orders o ON o.order_no = l.order_no WHERE l.sku_id = ? AND l.warehouse_id = ? \
-             AND l.order_no > ? AND (o.span IS NULL OR o.shard = ?) GROUP BY l.order_no ORDER BY l.order_no LIMIT ?";
+             AND l.order_no > ? AND (o.span IS NULL OR o.shard = ?) GROUP BY l.order_no ORDER BY l.order_no LIMIT ?"
+        );
         // What only is held may be for an order that is on its way, or that is never made.
         let of_holds = "SELECT h.order_no, CAST(SUM(CASE WHEN h.purpose = ? THEN h.units ELSE 0 END) AS SIGNED), \
              CAST(SUM(h.sold) AS SIGNED), 0, COALESCE(MIN(CASE WHEN h.sold = 0 THEN NULL ELSE h.coordinator END), -1), \
@@ -139,7 +144,7 @@ impl SumsOf<'_> {
         let args_of_orders = stock().into_iter().chain([after(), own.into(), self.lines.into()]).collect();
         let args_of_holds =
             [UNITS.into()].into_iter().chain(stock()).chain([after(), self.lines.into()]).collect();
-        let queries: [(_, Vec<Arg>); 2] = [(of_orders, args_of_orders), (of_holds, args_of_holds)];
+        let queries: [(&str, Vec<Arg>); 2] = [(&of_orders, args_of_orders), (of_holds, args_of_holds)];
         let mut counted: BTreeMap<OrderNo, (i64, i64, Vec<NamedOrder>)> = BTreeMap::new();
         for (sql, args) in queries {
             for row in tx.rows(sql, &args).await? {

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::ids::{OrderNo, ShardId, SkuId, WarehouseId, shard_of};
+use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
 use hotstock_engine::store::{Prune, Pruned, StoreError};
 
 use super::dialect::{Access, Arg, Dialect, Tx, Update};
 use super::error::SqlError;
 use super::guards::read_watermarks;
-use super::owner::{check_epoch, shard_count};
+use super::owner::check_epoch;
 use super::rows::StockKey;
 use super::statements::{execute_in, rows_in, update};
 use super::strays::note_pruned;
@@ -75,14 +75,17 @@ impl Work for OldOrders<'_> {
 }
 
 impl OldOrders<'_> {
-    /// Orders that go. One that a participant has not finished with, as far as the store has it, stays for that long:
-    /// what is still to come changes rows that must be there.
+    /// Orders that go. One over several shards stays until all of them have flushed what it came to: nothing is held
+    /// for it any more, and they sold what its lines say. What is still to come changes rows that must be there.
     async fn find(&self, tx: &mut dyn Tx) -> Result<Vec<OrderNo>, SqlError> {
         let lock = tx.dialect().for_update();
         let sql = format!(
-            "SELECT o.order_no FROM orders o WHERE o.created_at < ? AND o.changed_at < ? AND o.open = 0 \
-             AND NOT EXISTS (SELECT 1 FROM holds h WHERE h.order_no = o.order_no AND (h.units > 0 OR h.serials IS NOT NULL)) \
-             ORDER BY o.created_at LIMIT ?{lock}"
+            "SELECT o.order_no FROM orders o WHERE o.created_at < ? AND o.changed_at < ? AND o.open = 0 AND (o.span IS NULL OR \
+             NOT EXISTS (SELECT 1 FROM holds h WHERE h.order_no = o.order_no AND (h.units > 0 OR h.serials IS NOT NULL)) \
+             AND NOT EXISTS (SELECT 1 FROM order_lines l JOIN stock s ON s.sku_id = l.sku_id AND s.warehouse_id = l.warehouse_id \
+             WHERE l.order_no = o.order_no AND s.shard <> o.shard AND l.confirmed - l.returned <> \
+             (SELECT COALESCE(SUM(h.sold), 0) FROM holds h WHERE h.order_no = l.order_no AND h.sku_id = l.sku_id \
+             AND h.warehouse_id = l.warehouse_id))) ORDER BY o.created_at LIMIT ?{lock}"
         );
         let args = [self.before.into(), self.before.into(), self.prune.max.into()];
         let rows = tx.rows(&sql, &args).await?;
@@ -94,24 +97,19 @@ impl OldOrders<'_> {
 
     /// What they sold stays in the stock rows: of each the lines in its own shard, and what others hold for it.
     async fn keep_sums(&self, tx: &mut dyn Tx, order_nos: &[OrderNo]) -> Result<(), SqlError> {
-        let shards = shard_count(tx).await?;
         let mut sold: BTreeMap<StockKey, i64> = BTreeMap::new();
-        let head = "SELECT l.sku_id, l.warehouse_id, CAST(SUM(l.confirmed - l.returned) AS SIGNED), o.span IS NULL, o.shard \
-                    FROM order_lines l JOIN orders o ON o.order_no = l.order_no WHERE";
-        let tail = " GROUP BY l.sku_id, l.warehouse_id, o.span IS NULL, o.shard";
-        for row in rows_in(tx, head, "l.order_no", order_nos, tail).await? {
-            let f = &mut row.fields();
-            let (key, units) = ((f.id(SkuId::new)?, f.warehouse()?), f.int()?);
-            let (is_in_one_shard, shard): (_, ShardId) = (f.flag()?, f.shard()?);
-            if is_in_one_shard || shard_of(&key.0, shards) == shard {
+        let of_lines = "SELECT l.sku_id, l.warehouse_id, CAST(SUM(l.confirmed - l.returned) AS SIGNED) FROM order_lines l \
+                        JOIN orders o ON o.order_no = l.order_no \
+                        JOIN stock s ON s.sku_id = l.sku_id AND s.warehouse_id = l.warehouse_id \
+                        WHERE (o.span IS NULL OR o.shard = s.shard) AND";
+        let of_holds = "SELECT l.sku_id, l.warehouse_id, CAST(SUM(l.sold) AS SIGNED) FROM holds l WHERE";
+        for head in [of_lines, of_holds] {
+            let tail = " GROUP BY l.sku_id, l.warehouse_id";
+            for row in rows_in(tx, head, "l.order_no", order_nos, tail).await? {
+                let f = &mut row.fields();
+                let (key, units) = ((f.id(SkuId::new)?, f.warehouse()?), f.int()?);
                 *sold.entry(key).or_default() += units;
             }
-        }
-        let head = "SELECT sku_id, warehouse_id, CAST(SUM(sold) AS SIGNED) FROM holds WHERE";
-        for row in rows_in(tx, head, "order_no", order_nos, " GROUP BY sku_id, warehouse_id").await? {
-            let f = &mut row.fields();
-            let (key, units) = ((f.id(SkuId::new)?, f.warehouse()?), f.int()?);
-            *sold.entry(key).or_default() += units;
         }
         let keep = Update {
             table: "stock",

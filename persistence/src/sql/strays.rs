@@ -187,8 +187,8 @@ fn elsewhere(order_no: &OrderNo, shard: &Result<ShardId, StoreError>, right: Sha
 }
 
 /// Orders and stock requests that a journal names, that have no row and were not pruned. What was held and given back
-/// again tells of no order: it may have been an attempt that came to nothing. One for which something is held, or was
-/// sold, may be on its way: another shard flushes it.
+/// again tells of no order: it may have been an attempt that came to nothing. One for which there are holds may be on
+/// its way: another shard flushes it.
 async fn named_in_vain(
     tx: &mut dyn Tx,
     piece: &Piece<'_>,
@@ -200,7 +200,7 @@ async fn named_in_vain(
     }
     let sql = "SELECT j.order_no, j.request_id FROM stock_journal j \
          WHERE j.sku_id = ? AND j.warehouse_id = ? AND j.version > ? AND j.version <= ? AND j.at >= ? AND ( \
-         j.order_no IS NOT NULL AND j.kind NOT IN ('reserved', 'released') \
+         j.order_no IS NOT NULL AND j.kind IN ('confirmed', 'returned') \
          AND NOT EXISTS (SELECT 1 FROM orders o WHERE o.order_no = j.order_no) \
          AND NOT EXISTS (SELECT 1 FROM holds h WHERE h.order_no = j.order_no) OR \
          j.order_no IS NULL AND j.request_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM stock_requests r \

@@ -19,7 +19,7 @@ impl Tables {
         if let Some(before) = prune.orders_before {
             self.pruned_before = self.pruned_before.max(before);
             let goes = |(_, order): &(&OrderNo, &StoredOrder)| {
-                order.image.is_done() && order.image.changed_at < before
+                order.image.is_done() && order.image.changed_at < before && self.is_flushed(order)
             };
             let old: Vec<OrderNo> = self
                 .orders
@@ -33,7 +33,9 @@ impl Tables {
                 pruned.orders += 1;
                 // What of it lies elsewhere was sold there.
                 let shards = self.shards;
-                let here = image.lines.into_iter().filter(|line| shard_of(&line.sku_id, shards) == shard);
+                let spans = image.span.is_some();
+                let is_here = |line: &LineImage| !spans || shard_of(&line.sku_id, shards) == shard;
+                let here = image.lines.into_iter().filter(is_here);
                 let mut sold: Vec<_> = here
                     .map(|line| {
                         let net = i64::from(line.confirmed) - i64::from(line.returned);
@@ -75,6 +77,22 @@ impl Tables {
         Ok(pruned)
     }
 
+    /// Whether all shards have flushed what an ended order came to.
+    fn is_flushed(&self, StoredOrder { shard, image }: &StoredOrder) -> bool {
+        let holds = || self.holds.values().filter(|hold| hold.image.order_no == image.order_no);
+        let sold_elsewhere = |line: &LineImage| -> i64 {
+            let lines = holds().flat_map(|hold| &hold.image.lines);
+            let of_line =
+                lines.filter(|held| held.sku_id == line.sku_id && held.warehouse_id == line.warehouse_id);
+            of_line.map(|held| held.sold).sum()
+        };
+        let mut elsewhere = image.lines.iter().filter(|line| shard_of(&line.sku_id, self.shards) != *shard);
+        image.span.is_none()
+            || holds().all(|hold| hold.image.is_over())
+                && elsewhere
+                    .all(|line| i64::from(line.confirmed) - i64::from(line.returned) == sold_elsewhere(line))
+    }
+
     pub fn books(&self, after: Option<&SkuId>, limit: usize) -> Books {
         let mut books = Books::default();
         let mut names: BTreeSet<SkuId> = self.skus_after(after, limit).into_iter().collect();
@@ -112,7 +130,8 @@ impl Tables {
         // By number: of orders of its own shard their lines, of others what is held for them.
         let mut counted: BTreeMap<OrderNo, (u64, i64)> = BTreeMap::new();
         for (order_no, order) in self.orders_after(cursor.order_no.as_ref()) {
-            let mut lines = order.image.lines.iter().filter(|_| order.shard == shard);
+            let is_here = order.image.span.is_none() || order.shard == shard;
+            let mut lines = order.image.lines.iter().filter(|_| is_here);
             let line = lines.find(|line| line.sku_id == *sku_id && line.warehouse_id == warehouse_id);
             if let Some(line) = line {
                 let sold = i64::from(line.confirmed) - i64::from(line.returned);
@@ -156,7 +175,7 @@ impl Tables {
                 (Some(order_no), _) => {
                     // An attempt that came to nothing has no order; of one that came to something the row may come
                     // later than what was held for it.
-                    let may_be_none = matches!(change.kind, MoveKind::Reserved | MoveKind::Released)
+                    let may_be_none = !matches!(change.kind, MoveKind::Confirmed | MoveKind::Returned)
                         || self.holds.keys().any(|(of, ..)| of == order_no);
                     if !self.orders.contains_key(order_no) && !may_be_none {
                         misfits.insert(Misfit::NoOrder(order_no.clone()));

@@ -2,29 +2,26 @@
 //! rows.
 
 use super::{
-    Subject, TestShard, W1, W2, bare, confirm, create, extend, give_back, lines, load, order, part, release,
+    Subject, TestShard, W1, W2, bare, confirm, create, extend, give_back, load, order, part, release,
     reserve, restock, set_status, sku, taken,
 };
 use std::collections::BTreeSet;
 
-use crate::command::{Action, CreateStock, Mode, Reserve, StockStatus};
-use crate::home::HomeImage;
+use crate::command::{Action, CreateStock, StockStatus};
 use crate::ids::{Lsn, OrderNo, SkuId};
 use crate::outcome::Levels;
-use crate::store::{
-    FlushBatch, JournalRow, Misfit, Store, StoreError, StoredOrderKind, StoredSku, Sums, SumsCursor, Wanted,
-};
+use crate::store::{FlushBatch, JournalRow, Misfit, Store, StoreError, StoredSku, Sums, SumsCursor, Wanted};
 
 /// The store has what the events made, and every count adds up.
 pub(super) async fn check(store: &dyn Store, shard: &TestShard) {
     let made = &shard.made;
     let skus: Vec<SkuId> = made.stocks.keys().map(|(sku_id, _)| sku_id.clone()).collect();
-    let orders: Vec<OrderNo> = made.orders.keys().chain(made.homes.keys()).cloned().collect();
+    let orders: Vec<OrderNo> = made.orders.keys().cloned().collect();
     let loaded = load(store, &skus, &orders).await;
     let flushed = loaded.watermarks.iter().find(|mark| mark.shard == shard.shard).map(|mark| mark.lsn);
     assert_eq!(flushed, Some(shard.flushed));
     let mut stocks = made.stocks.clone();
-    for (sku_id, stored) in loaded.skus {
+    for (sku_id, stored) in loaded.skus.into_iter().filter(|(sku_id, _)| shard.state.owns(sku_id)) {
         let StoredSku::Sound(images) = stored else { panic!("SKU {sku_id}: {stored:?}") };
         for image in images {
             assert_eq!(image.forgotten_sold, image.levels.sold);
@@ -37,16 +34,8 @@ pub(super) async fn check(store: &dyn Store, shard: &TestShard) {
     for stored in loaded.orders {
         known += 1;
         assert_eq!(stored.shard, shard.shard);
-        match stored.kind {
-            StoredOrderKind::Plain(image) => {
-                let order_no = image.order_no.clone();
-                assert_eq!(Some(&image), made.orders.get(&order_no), "order {order_no}");
-            }
-            StoredOrderKind::Home(image) => {
-                let order_no = image.order.order_no.clone();
-                assert_eq!(Some(&image), made.homes.get(&order_no), "order {order_no}");
-            }
-        }
+        let order_no = &stored.image.order_no;
+        assert_eq!(Some(&stored.image), made.orders.get(order_no), "order {order_no}");
     }
     assert_eq!(known, orders.len(), "orders that are stored");
     let wanted = Wanted { requests: made.requests.keys().cloned().collect(), ..Wanted::default() };
@@ -57,6 +46,9 @@ pub(super) async fn check(store: &dyn Store, shard: &TestShard) {
         let expected: Vec<_> = requests.iter().filter_map(|key| made.requests.get(key)).cloned().collect();
         assert_eq!(found, expected);
     }
+    let holds = store.holds(None, usize::from(u16::MAX)).await.expect("it reads");
+    let holds: Vec<_> = holds.into_iter().filter(|hold| hold.shard == shard.shard).collect();
+    assert_eq!(holds, shard.holds());
     balance(store).await;
 }
 
@@ -149,7 +141,7 @@ pub(super) fn one_of_everything(shard: &mut TestShard) {
     shard.must(confirm("o-4", None));
 }
 
-fn numbered(name: &str, quantity: u64) -> Action {
+pub(super) fn numbered(name: &str, quantity: u64) -> Action {
     Action::CreateStock(CreateStock { sku_id: sku(name), warehouse_id: W1, quantity, serialized: true })
 }
 
@@ -233,11 +225,6 @@ pub async fn a_batch_that_begins_elsewhere_is_told_where(subject: &dyn Subject) 
     check(&*store, &shard).await;
 }
 
-fn spanning(number: &str, of: &[(&str, u32)]) -> Reserve {
-    let (order_no, lines) = (order(number), lines(of));
-    Reserve { order_no, lines, ttl_seconds: 600, buyer_id: None, mode: Mode::AllOrNothing, choice: None }
-}
-
 /// Random events in random batches, some of them repeated, with SKUs that leave and come back, give the rows that the
 /// shard has.
 pub async fn any_batches_give_the_same_rows(subject: &dyn Subject) {
@@ -251,7 +238,6 @@ pub async fn any_batches_give_the_same_rows(subject: &dyn Subject) {
         let name = |kind: &str, n: usize| format!("{seed}-{kind}-{n}");
         let skus: Vec<_> = (0..12).map(|n| name("sku", n)).collect();
         let orders: Vec<_> = (0..60).map(|n| name("order", n)).collect();
-        let homes: Vec<_> = (0..12).map(|n| name("home", n)).collect();
         for (n, sku) in skus.iter().enumerate() {
             shard.must(if n % 4 == 3 { numbered(sku, 300) } else { create(sku, W1, 300) });
         }
@@ -260,10 +246,8 @@ pub async fn any_batches_give_the_same_rows(subject: &dyn Subject) {
             let number = &orders[dice.below(60)];
             let (some, few) = (1 + dice.units(5), 1 + dice.units(2));
             let request = name("request", step);
-            let home = &homes[dice.below(12)];
-            let attempt = 1_000 + step as u64;
             // Refusals are part of it.
-            match dice.below(30) {
+            match dice.below(24) {
                 0..=5 if sku != other => {
                     let _ = shard.run_with(store, reserve(number, &[(sku, some), (other, few)])).await;
                 }
@@ -282,27 +266,20 @@ pub async fn any_batches_give_the_same_rows(subject: &dyn Subject) {
                     let status = [StockStatus::OnSale, StockStatus::Suspended][dice.below(2)];
                     drop(shard.run_with(store, set_status(sku, status)).await);
                 }
-                17 if sku != other => {
-                    drop(shard.span(store, spanning(home, &[(sku, some), (other, few)]), attempt).await)
-                }
-                18 | 19 => drop(shard.decide(store, confirm(home, None), attempt).await),
-                20 => drop(shard.decide(store, release(home, None), attempt).await),
-                21 => drop(shard.decide(store, give_back(home, &[(sku, few)], &request), attempt).await),
-                22 | 23 => shard.carry(store, home).await,
-                24 => {
+                17 => {
                     let (names, hot) = ([sku.as_str()], dice.below(2) == 0);
                     if shard.state.is_resident(&super::sku(sku)) {
                         shard.pin(&names, hot);
                     }
                 }
-                25..=27 => {
+                18..=20 => {
                     if dice.below(3) == 0 {
                         shard.expire_after(700);
                         shard.flush_all(store).await;
                     }
                     evicted += shard.evict(1 + dice.below(5));
                 }
-                28 => shard.expire_after(u64::from(20 * some)),
+                21 => shard.expire_after(u64::from(20 * some)),
                 _ => {
                     let most = [3, 40, 200][dice.below(3)];
                     let size = 1 + dice.below(most);
@@ -321,7 +298,6 @@ pub async fn any_batches_give_the_same_rows(subject: &dyn Subject) {
         assert_eq!(shard.flush_all(store).await.anomalies, 0);
         assert!(shard.state.audit().violations.is_empty(), "{:?}", shard.state.audit().violations);
         check(store, &shard).await;
-        assert!(shard.made.homes.values().any(|home: &HomeImage| home.decisions > 0));
     }
     assert!(evicted > 20, "{evicted}");
     assert_eq!(store.anomalies(10).await.expect("it reads").0, 0);
@@ -370,7 +346,7 @@ pub async fn a_row_changed_by_hand_parks_its_sku_alone(subject: &dyn Subject) {
     assert!(matches!(loaded.skus[&sku("a")], StoredSku::Sound(_)));
     assert!(matches!(loaded.skus[&sku("b")], StoredSku::Unsound(_)));
     for stored in loaded.orders {
-        assert_eq!(Some(stored.image()), shard.made.orders.get(&stored.image().order_no));
+        assert_eq!(Some(&stored.image), shard.made.orders.get(&stored.image.order_no));
     }
 }
 
@@ -417,7 +393,7 @@ pub async fn an_order_that_is_there_or_missing_is_noted(subject: &dyn Subject) {
     let loaded = load(&*store, &[sku("a")], &[order("o-1"), order("o-2"), order("o-3")]).await;
     assert_eq!(loaded.orders.len(), 2);
     for stored in loaded.orders {
-        assert_eq!(Some(stored.image()), shard.made.orders.get(&stored.image().order_no));
+        assert_eq!(Some(&stored.image), shard.made.orders.get(&stored.image.order_no));
     }
     assert!(matches!(loaded.skus[&sku("a")], StoredSku::Sound(_)));
 
@@ -470,10 +446,10 @@ pub async fn shards_do_not_touch_each_other(subject: &dyn Subject) {
 }
 
 /// Numbers from a seed.
-struct Dice(u64);
+pub(super) struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         // The step and output of splitmix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -481,7 +457,7 @@ impl Dice {
         usize::try_from((mixed ^ (mixed >> 31)) % n as u64).expect("below n")
     }
 
-    fn units(&mut self, n: u32) -> u32 {
+    pub fn units(&mut self, n: u32) -> u32 {
         u32::try_from(self.below(n as usize)).expect("below n")
     }
 }

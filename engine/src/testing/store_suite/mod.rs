@@ -2,14 +2,16 @@
 //! is opened and changed by hand ([`Subject`]) and calls [`store_suite!`](crate::store_suite), which makes one test
 //! of every function here.
 //!
-//! - [`TestShard`]: a shard whose events are flushed.
-//! - [`owners`]: who may write. [`flushes`]: events come in. [`reads`]: what is read and loaded. [`upkeep`]: what is
-//!   old goes, what is wrong is put right.
+//! - [`TestShard`]: a shard whose events are flushed. [`Shards`]: several, with orders that lie in more than one.
+//! - [`owners`]: who may write. [`flushes`]: events come in. [`spans`]: those of orders over several shards. [`reads`]:
+//!   what is read and loaded. [`upkeep`]: what is old goes, what is wrong is put right.
 
 mod flushes;
 mod owners;
 mod reads;
 mod shard;
+mod shards;
+mod spans;
 mod upkeep;
 
 use std::sync::Arc;
@@ -23,6 +25,8 @@ pub use flushes::*;
 pub use owners::*;
 pub use reads::*;
 pub use shard::*;
+pub use shards::*;
+pub use spans::*;
 pub use upkeep::*;
 
 /// A store under test: one database, which nobody else uses.
@@ -60,6 +64,12 @@ macro_rules! store_suite {
             a_stock_that_is_there_parks_its_sku
             an_order_that_is_there_or_missing_is_noted
             shards_do_not_touch_each_other
+            orders_over_several_shards_are_taken_in
+            any_batches_of_shards_give_the_same_rows
+            holds_come_page_by_page
+            counts_fit_whatever_each_shard_has_flushed
+            new_directories_begin_with_what_is_held
+            an_order_over_several_shards_goes_with_its_holds
             what_is_wanted_is_loaded
             what_is_unsound_is_named
             stocks_are_read_page_by_page
@@ -68,7 +78,6 @@ macro_rules! store_suite {
             a_new_directory_finds_what_is_open_and_hot
             the_journal_comes_in_pages
             what_is_old_goes_and_sums_stay
-            an_order_over_several_shards_goes_with_its_branches
             a_parked_sku_is_repaired
             a_closed_store_says_so
         );
@@ -112,8 +121,13 @@ fn taking(server: u128, after: u64) -> Take {
 
 /// A store that was taken in epoch 1.
 async fn taken(subject: &dyn Subject) -> Arc<dyn Store> {
+    taken_by(subject, 1).await
+}
+
+/// Likewise, by a server with so many shards.
+async fn taken_by(subject: &dyn Subject, shards: u16) -> Arc<dyn Store> {
     let store = subject.open();
-    store.take(&taking(1, 0)).await.expect("it is new");
+    store.take(&Take { shards, ..taking(1, 0) }).await.expect("it is new");
     store
 }
 

@@ -1,15 +1,16 @@
 //! What is read and loaded.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::flushes::one_of_everything;
 use super::{
-    Subject, TestShard, W1, W2, confirm, create, lines, load, order, release, reserve, restock, sku, taken,
+    Shards, Subject, TestShard, W1, W2, confirm, create, load, order, release, reserve, restock, sku, taken,
+    taken_by,
 };
-use crate::command::{Mode, Reserve};
+use crate::clock::Timestamp;
 use crate::ids::{Lsn, OrderNo, RequestId, SkuId};
 use crate::outcome::OrderStatus;
-use crate::store::{OrderFilter, Store, StoreError, StoredOrderKind, StoredSku, Wanted};
+use crate::store::{OrderFilter, Store, StoreError, StoredOrder, StoredSku, Wanted};
 
 /// SKUs with all their warehouses, orders with the SKUs of their lines, requests; what is not there is left out.
 pub async fn what_is_wanted_is_loaded(subject: &dyn Subject) {
@@ -30,7 +31,7 @@ pub async fn what_is_wanted_is_loaded(subject: &dyn Subject) {
     let StoredSku::Sound(stocks) = &loaded.skus[&sku("a")] else { panic!("it is sound") };
     assert_eq!(stocks.iter().map(|image| image.warehouse_id.0).collect::<Vec<_>>(), [1, 2, 3]);
     assert!(stocks.iter().all(|image| image.hot), "a warehouse that was added later too");
-    let numbers: Vec<_> = loaded.orders.iter().map(|order| order.image().order_no.as_str()).collect();
+    let numbers: Vec<_> = loaded.orders.iter().map(|order| order.image.order_no.as_str()).collect();
     assert_eq!(numbers, ["o-1", "o-9"]);
     assert_eq!(loaded.requests.len(), 1);
     let empty = store.load(&Wanted::default()).await.expect("it loads");
@@ -87,52 +88,47 @@ pub async fn stocks_are_read_page_by_page(subject: &dyn Subject) {
     assert_eq!(names, ["B", "a", "a b", "b", "Ä"]);
 }
 
-fn spanning(number: &str, of: &[(&str, u32)]) -> Reserve {
-    let (order_no, lines) = (order(number), lines(of));
-    Reserve { order_no, lines, ttl_seconds: 600, buyer_id: None, mode: Mode::AllOrNothing, choice: None }
-}
-
-/// Orders in one shard and over several, without branches.
-async fn some_orders(store: &dyn Store) -> TestShard {
-    let mut shard = TestShard::new(1);
-    for name in ["a", "b"] {
-        shard.must(create(name, W1, 1_000));
-    }
+/// Orders in one shard and over two, of which the second has `b`.
+async fn some_orders(store: &dyn Store) -> (Shards, [String; 2]) {
+    let mut shards = Shards::new(2);
+    let names = shards.names("sku", 1).concat();
+    let [a, b] = [names[0].as_str(), names[1].as_str()];
+    shards.all[0].must(create(a, W1, 1_000));
+    shards.all[1].must(create(b, W1, 1_000));
     for n in 0..20 {
-        let of = if n % 2 == 0 { [("a", 1)] } else { [("b", 1)] };
-        shard.must(reserve(&format!("o-{n:02}"), &of));
+        let shard = &mut shards.all[n % 2];
+        shard.must(reserve(&format!("o-{n:02}"), &[([a, b][n % 2], 1)]));
         if n % 5 == 0 {
             shard.must(confirm(&format!("o-{n:02}"), None));
         }
     }
     for n in 0..4_u64 {
         let number = format!("s-{n}");
-        shard.span(store, spanning(&number, &[("a", 2), ("b", 1)]), n + 1).await.expect("there is plenty");
+        shards.reserve(store, 0, &number, &[(a, 2), (b, 1)]).await.expect("there is plenty");
         if n > 1 {
-            shard.decide(store, confirm(&number, None), 0).await.expect("it is held");
+            shards.act(store, 0, confirm(&number, None)).await.expect("it is held");
         }
         if n > 2 {
-            shard.carry(store, &number).await;
+            shards.tell(0, &number, 1);
         }
     }
-    shard.must(release("t", None));
-    shard.flush_all(store).await;
-    shard
+    shards.all[0].must(release("t", None));
+    shards.flush_all(store).await;
+    (shards, names.try_into().expect("two"))
 }
 
 /// By number, by state, by SKU.
 pub async fn orders_are_listed_page_by_page(subject: &dyn Subject) {
-    let store = taken(subject).await;
-    let shard = some_orders(&*store).await;
+    let store = taken_by(subject, 2).await;
+    let (shards, [a, b]) = some_orders(&*store).await;
     let mut filters = vec![OrderFilter::default()];
     for status in [vec![OrderStatus::Reserved], vec![OrderStatus::Confirmed, OrderStatus::Cancelled]] {
         filters.push(OrderFilter { status: status.clone(), sku_id: None });
-        filters.push(OrderFilter { status, sku_id: Some(sku("b")) });
+        filters.push(OrderFilter { status, sku_id: Some(sku(&b)) });
     }
-    filters.push(OrderFilter { status: Vec::new(), sku_id: Some(sku("a")) });
-    let plain = shard.made.orders.values().filter(|image| !image.order_no.is_branch());
-    let mut all: Vec<_> =
-        plain.chain(shard.made.homes.values().map(|home| &home.order)).map(|image| image.view()).collect();
+    filters.push(OrderFilter { status: Vec::new(), sku_id: Some(sku(&a)) });
+    let orders = shards.all.iter().flat_map(|shard| shard.made.orders.values());
+    let mut all: Vec<_> = orders.map(|image| image.view()).collect();
     all.sort_by(|one, other| one.order_no.cmp(&other.order_no));
     for filter in filters {
         let expected: Vec<_> = all.iter().filter(|view| filter.takes(view)).cloned().collect();
@@ -153,29 +149,27 @@ pub async fn orders_are_listed_page_by_page(subject: &dyn Subject) {
 
 /// All that a filter of known numbers is made from.
 pub async fn numbers_are_told_page_by_page(subject: &dyn Subject) {
-    let store = taken(subject).await;
-    let mut shard = some_orders(&*store).await;
+    let store = taken_by(subject, 2).await;
+    let (mut shards, names) = some_orders(&*store).await;
     for n in 0..10 {
-        let name = ["a", "b"][n % 2];
-        shard.must(restock(name, 1, &format!("r-{n}")));
+        shards.all[n % 2].must(restock(&names[n % 2], 1, &format!("r-{n}")));
     }
-    shard.flush_all(&*store).await;
-    let made = &shard.made;
-    let changed = |order_no: &OrderNo| {
-        let home = made.homes.get(order_no).map(|home| home.order.changed_at);
-        home.or_else(|| made.orders.get(order_no).map(|image| image.changed_at))
-    };
+    shards.flush_all(&*store).await;
+    let made = || shards.all.iter().map(|shard| &shard.made);
+    let changed: BTreeMap<OrderNo, Timestamp> = made()
+        .flat_map(|made| made.orders.iter().map(|(order_no, image)| (order_no.clone(), image.changed_at)))
+        .collect();
     let (mut numbers, mut after) = (BTreeSet::new(), None);
     loop {
         let page = store.order_numbers(after.as_ref(), 7).await.expect("it reads");
         let Some((last, _)) = page.last() else { break };
         after = Some(last.clone());
         for (order_no, at) in page {
-            assert_eq!(Some(at), changed(&order_no), "{order_no}");
+            assert_eq!(Some(&at), changed.get(&order_no), "{order_no}");
             assert!(numbers.insert(order_no));
         }
     }
-    assert_eq!(numbers, made.orders.keys().chain(made.homes.keys()).cloned().collect());
+    assert_eq!(numbers, changed.keys().cloned().collect());
     let (mut ids, mut after) = (Vec::new(), None);
     loop {
         let page = store.request_ids(after.as_ref(), 3).await.expect("it reads");
@@ -183,39 +177,40 @@ pub async fn numbers_are_told_page_by_page(subject: &dyn Subject) {
         after = Some((sku_id.clone(), request_id.clone()));
         ids.extend(page.into_iter().map(|(sku_id, request_id, at)| ((sku_id, request_id), at)));
     }
-    let expected: Vec<_> = made.requests.iter().map(|(key, request)| (key.clone(), request.at)).collect();
+    let requests = made().flat_map(|made| &made.requests);
+    let mut expected: Vec<_> = requests.map(|(key, request)| (key.clone(), request.at)).collect();
+    expected.sort();
     assert_eq!(ids, expected);
 }
 
 /// What holds units or has something pending, and what is kept in memory.
 pub async fn a_new_directory_finds_what_is_open_and_hot(subject: &dyn Subject) {
-    let store = taken(subject).await;
-    let mut shard = some_orders(&*store).await;
-    shard.pin(&["b"], true);
-    shard.must(create("b", W2, 1));
-    shard.flush_all(&*store).await;
-    assert_eq!(store.hot_skus(None, 10).await.expect("it reads"), [sku("b")]);
-    assert!(store.hot_skus(Some(&sku("b")), 10).await.expect("it reads").is_empty());
-    let made = &shard.made;
-    let open = made.orders.values().filter(|image| image.is_open()).map(|image| image.order_no.clone());
-    let homes = made.homes.values().filter(|home| !home.is_done()).map(|home| home.order.order_no.clone());
-    let expected: BTreeSet<_> = open.chain(homes).collect();
-    assert!(expected.contains(&order("s-2")), "it is confirmed, and its branches don't know");
-    let (mut found, mut after) = (BTreeSet::new(), None);
+    let store = taken_by(subject, 2).await;
+    let (mut shards, [_, b]) = some_orders(&*store).await;
+    shards.all[1].pin(&[&b], true);
+    shards.all[1].must(create(&b, W2, 1));
+    shards.flush_all(&*store).await;
+    assert_eq!(store.hot_skus(None, 10).await.expect("it reads"), [sku(&b)]);
+    assert!(store.hot_skus(Some(&sku(&b)), 10).await.expect("it reads").is_empty());
+    let orders =
+        shards.all.iter().flat_map(|shard| shard.made.orders.values().map(move |image| (shard.shard, image)));
+    let mut expected: BTreeMap<OrderNo, StoredOrder> = orders
+        .filter(|(_, image)| !image.is_done())
+        .map(|(shard, image)| (image.order_no.clone(), StoredOrder { shard, image: image.clone() }))
+        .collect();
+    assert!(expected.contains_key(&order("s-2")), "it is confirmed, and the other shard does not know");
+    assert!(!expected.contains_key(&order("s-3")), "it knows");
+    let mut after = None;
     loop {
         let page = store.open_orders(after.as_ref(), 4).await.expect("it reads");
         let Some(last) = page.last() else { break };
-        after = Some(last.image().order_no.clone());
+        after = Some(last.image.order_no.clone());
         for stored in page {
-            let order_no = stored.image().order_no.clone();
-            match &stored.kind {
-                StoredOrderKind::Plain(image) => assert_eq!(Some(image), made.orders.get(&order_no)),
-                StoredOrderKind::Home(home) => assert_eq!(Some(home), made.homes.get(&order_no)),
-            }
-            assert!(found.insert(order_no));
+            let order_no = stored.image.order_no.clone();
+            assert_eq!(Some(stored), expected.remove(&order_no), "{order_no}");
         }
     }
-    assert_eq!(found, expected);
+    assert_eq!(expected, BTreeMap::new());
 }
 
 /// From any version of each warehouse.

@@ -3,19 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint::{OrderImage, RequestImage, StockImage};
+use crate::checkpoint::{HoldImage, OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{
     Action, ChangeKind, ChangeStock, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release, Reserve,
     Return, SetStatus, StockStatus,
 };
 use crate::event::{Change, Event};
-use crate::home::attempt::{Judged, branches_of, branches_of_late, judge_late, judge_reserve};
-use crate::home::{HomeImage, HomeStep};
-use crate::ids::{AttemptId, ChainHash, Epoch, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
-use crate::inner::{InnerAnswer, InnerCommand, InnerOutcome};
+use crate::ids::{ChainHash, Epoch, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use crate::inner::InnerCommand;
+use crate::outcome::{Answer, Outcome};
 use crate::state::{Decision, Departed, Need, State, Stored};
-use crate::store::{FlushBatch, Flushed, Store, StoreError, StoredOrderKind, StoredSku, Wanted};
+use crate::store::{FlushBatch, Flushed, Store, StoreError, StoredHold, StoredSku, Wanted};
 
 /// A shard without journal: its events wait in memory until they are flushed.
 pub struct TestShard {
@@ -42,10 +41,8 @@ pub struct TestShard {
 pub struct Made {
     /// Stocks; where they were logged last does not count.
     pub stocks: BTreeMap<(SkuId, WarehouseId), StockImage>,
-    /// Orders in one shard, and branches.
+    /// Orders that it decides.
     pub orders: BTreeMap<OrderNo, OrderImage>,
-    /// Orders over several shards.
-    pub homes: BTreeMap<OrderNo, HomeImage>,
     /// Stock requests.
     pub requests: BTreeMap<(SkuId, RequestId), RequestImage>,
 }
@@ -89,10 +86,16 @@ impl TestShard {
     /// The shard of a server that has one, empty, in an epoch.
     #[must_use]
     pub fn new(epoch: u64) -> Self {
+        Self { epoch: Epoch(epoch), ..Self::of(0, 1) }
+    }
+
+    /// A shard of a server that has several, empty, in epoch 1.
+    #[must_use]
+    pub fn of(number: u16, shards: u16) -> Self {
         Self {
-            epoch: Epoch(epoch),
-            shard: ShardId(0),
-            state: State::new(ShardId(0), 1),
+            epoch: Epoch(1),
+            shard: ShardId(number),
+            state: State::new(ShardId(number), shards),
             now: Timestamp(1_800_000_000_000),
             flushed: Lsn::ZERO,
             events: Vec::new(),
@@ -105,20 +108,23 @@ impl TestShard {
     /// Carries out a command and keeps its event. Everything that it is about is in memory.
     ///
     /// # Panics
-    /// When the event does not fit its own state.
-    pub fn run(&mut self, command: impl Into<InnerCommand>) -> InnerOutcome {
+    /// When the event does not fit its own state, or units of other shards are needed.
+    pub fn run(&mut self, command: impl Into<InnerCommand>) -> Outcome {
         self.now = self.now.plus_millis(1);
         match self.state.decide(&command.into(), self.now) {
             Decision::Answer(outcome) => outcome,
-            Decision::Elsewhere => panic!("it belongs to another shard"),
-            Decision::Log(event) => {
-                let lsn = self.last().next();
-                self.state.apply(lsn, &event).expect("its own event fits");
-                let answer = self.state.answer(&event);
-                self.note(lsn, event);
-                Ok(answer)
-            }
+            Decision::HoldFirst(first) => panic!("it needs units of other shards: {first:?}"),
+            Decision::Log(event) => Ok(self.carry_out(event)),
         }
+    }
+
+    /// Applies and keeps the event of a command; its answer.
+    pub(super) fn carry_out(&mut self, event: Event) -> Answer {
+        let lsn = self.last().next();
+        self.state.apply(lsn, &event).expect("its own event fits");
+        let answer = self.state.answer(&event);
+        self.note(lsn, event);
+        answer
     }
 
     /// Carries out a command that is not refused.
@@ -167,7 +173,7 @@ impl TestShard {
         // A SKU that was used may stay for some rounds.
         for _ in 0..20 {
             while count < max
-                && let Some(event) = self.state.next_eviction(self.flushed, |_| true, self.now)
+                && let Some(event) = self.state.next_eviction(self.flushed, |_| true, |_| false, self.now)
             {
                 self.log(event.change);
                 count += 1;
@@ -199,24 +205,18 @@ impl TestShard {
                 }
             }
             let loaded = store.load(&wanted).await.expect("it loads");
-            for (sku_id, stored) in loaded.skus {
+            // With an order come those of its SKUs that lie in other shards.
+            let mut skus = loaded.skus;
+            skus.retain(|sku_id, _| self.state.owns(sku_id));
+            for (sku_id, stored) in skus {
                 let StoredSku::Sound(stocks) = stored else { panic!("SKU {sku_id}: {stored:?}") };
                 if let Some(change) = self.state.decide_loaded(&sku_id, &stocks).expect("it can be loaded") {
                     self.log(change);
                 }
             }
-            let mut orders = Vec::new();
-            for order in loaded.orders {
-                self.departed.remove(&order.image().order_no);
-                match order.kind {
-                    StoredOrderKind::Plain(image) => orders.push(image),
-                    StoredOrderKind::Home(home) => {
-                        if let Some(change) = self.state.decide_home_loaded(&home).expect("it can be loaded")
-                        {
-                            self.log(change);
-                        }
-                    }
-                }
+            let orders: Vec<_> = loaded.orders.into_iter().map(|order| order.image).collect();
+            for order in &orders {
+                self.departed.remove(&order.order_no);
             }
             for request in &loaded.requests {
                 self.departed_requests.remove(&(request.sku_id.clone(), request.request_id.clone()));
@@ -230,68 +230,21 @@ impl TestShard {
     }
 
     /// Carries out a command, with what the store has of it.
-    pub async fn run_with(&mut self, store: &dyn Store, command: impl Into<InnerCommand>) -> InnerOutcome {
+    pub async fn run_with(&mut self, store: &dyn Store, command: impl Into<InnerCommand>) -> Outcome {
         let command = command.into();
         self.load_for(store, &command).await;
         self.run(command)
     }
 
-    /// Reserves an order over several shards: its branches here, and at its home when all of them hold. Decides
-    /// nothing when one does not.
-    pub async fn span(&mut self, store: &dyn Store, reserve: Reserve, attempt: u64) -> InnerOutcome {
-        let attempt = AttemptId(attempt);
-        let mut answers = Vec::new();
-        for branch in branches_of(&reserve, attempt) {
-            answers.push(self.run_with(store, branch.command).await);
-        }
-        match judge_reserve(&reserve, attempt, &answers) {
-            Judged::Held(lines) => self.run_with(store, HomeStep::Reserve { reserve, attempt, lines }).await,
-            Judged::Refused { refusal, releases } => {
-                for branch in releases {
-                    let _ = self.run_with(store, branch.command).await;
-                }
-                Err(refusal)
-            }
-        }
-    }
-
-    /// Has the home of an order decide, and holds the units of a late payment before that; `attempt` is for these.
-    pub async fn decide(&mut self, store: &dyn Store, action: Action, attempt: u64) -> InnerOutcome {
-        let (confirm, lines) = match self.run_with(store, action).await {
-            Ok(InnerAnswer::HoldFirst { confirm, lines }) => (confirm, lines),
-            outcome => return outcome,
+    /// What it holds for orders of other shards, as the store must have it when everything is flushed.
+    pub fn holds(&self) -> Vec<StoredHold> {
+        let stored = |mut image: HoldImage| {
+            image.lines.sort_by(|one, other| {
+                (&one.sku_id, one.warehouse_id).cmp(&(&other.sku_id, other.warehouse_id))
+            });
+            StoredHold { shard: self.shard, image }
         };
-        let (order_no, attempt) = (confirm.order_no.clone(), AttemptId(attempt));
-        let mut answers = Vec::new();
-        for branch in branches_of_late(&order_no, &lines, attempt) {
-            answers.push(self.run_with(store, branch.command).await);
-        }
-        match judge_late(&order_no, &lines, attempt, &answers) {
-            Judged::Held(_) => self.run_with(store, HomeStep::Late { confirm, attempt, lines }).await,
-            Judged::Refused { refusal, releases } => {
-                for branch in releases {
-                    let _ = self.run_with(store, branch.command).await;
-                }
-                Err(refusal)
-            }
-        }
-    }
-
-    /// Tells the branches of an order what is pending.
-    pub async fn carry(&mut self, store: &dyn Store, number: &str) {
-        let pending = self.run_with(store, HomeStep::Pending(order(number))).await;
-        let Ok(InnerAnswer::Decided { errands, .. }) = pending else { return };
-        for errand in errands {
-            for branch in errand.commands {
-                let said = format!("{:?}", branch.command);
-                self.run_with(store, branch.command)
-                    .await
-                    .unwrap_or_else(|refusal| panic!("{said}: {refusal}"));
-            }
-            let carried =
-                HomeStep::Carried { order_no: order(number), through: errand.number, serials: Vec::new() };
-            self.must(carried);
-        }
+        self.state.holds().map(stored).collect()
     }
 
     /// Keeps an event, and what it made.
@@ -306,9 +259,8 @@ impl TestShard {
             let of_skus = made.stocks.values_mut().filter(|image| skus.contains(&image.sku_id));
             of_skus.for_each(|image| image.hot = *hot);
         }
-        if let Some(order_no) = order_of(&event.change) {
+        for order_no in orders_of(&event.change) {
             made.orders.extend(self.state.image_of_order(order_no).map(|image| (order_no.clone(), image)));
-            made.homes.extend(self.state.image_of_home(order_no).map(|image| (order_no.clone(), image)));
         }
         if let Some(request) = event.stock_request(lsn) {
             made.requests.insert((request.sku_id.clone(), request.request_id.clone()), request);
@@ -376,8 +328,8 @@ impl TestShard {
     }
 }
 
-/// The order that a change makes or changes.
-fn order_of(change: &Change) -> Option<&OrderNo> {
+/// The orders that a change makes or changes.
+fn orders_of(change: &Change) -> Vec<&OrderNo> {
     match change {
         Change::Reserved { order_no, .. }
         | Change::Confirmed { order_no, .. }
@@ -385,8 +337,8 @@ fn order_of(change: &Change) -> Option<&OrderNo> {
         | Change::Cancelled { order_no, .. }
         | Change::Expired { order_no, .. }
         | Change::Extended { order_no, .. }
-        | Change::Returned { order_no, .. } => Some(order_no),
-        Change::Home(change) => Some(change.order_no()),
+        | Change::Returned { order_no, .. } => vec![order_no],
+        Change::Acknowledged { orders } => orders.iter().map(|order| &order.order_no).collect(),
         Change::StockCreated { .. }
         | Change::StockChanged { .. }
         | Change::StatusChanged { .. }
@@ -395,7 +347,9 @@ fn order_of(change: &Change) -> Option<&OrderNo> {
         | Change::OrdersLoaded { .. }
         | Change::Evicted { .. }
         | Change::Pinned { .. }
-        | Change::Started { .. } => None,
+        | Change::Started { .. }
+        | Change::Held { .. }
+        | Change::HoldChanged { .. } => Vec::new(),
     }
 }
 

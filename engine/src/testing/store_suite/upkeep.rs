@@ -2,14 +2,14 @@
 
 use super::flushes::{balance, check, sums};
 use super::{
-    Subject, TestShard, W1, confirm, create, give_back, lines, load, order, release, reserve, restock,
-    set_status, sku, taken,
+    Subject, TestShard, W1, confirm, create, give_back, load, order, release, reserve, restock, set_status,
+    sku, taken,
 };
-use crate::command::{Mode, Reserve, StockStatus};
+use crate::command::StockStatus;
 use crate::ids::Epoch;
 use crate::store::{Prune, Pruned, Repair, Store, StoredSku};
 
-async fn prune_all(store: &dyn Store, prune: &Prune) -> Pruned {
+pub(super) async fn prune_all(store: &dyn Store, prune: &Prune) -> Pruned {
     let mut all = Pruned::default();
     loop {
         let pruned = store.prune(prune).await.expect("it prunes");
@@ -80,45 +80,6 @@ pub async fn what_is_old_goes_and_sums_stay(subject: &dyn Subject) {
     shard.flush_all(store).await;
     balance(store).await;
     assert!(prune_all(store, &prune).await.journal > 0, "what was the newest is not any more");
-    balance(store).await;
-}
-
-/// What it is stored in goes together, so that it can be returned until then.
-pub async fn an_order_over_several_shards_goes_with_its_branches(subject: &dyn Subject) {
-    let store = taken(subject).await;
-    let store = &*store;
-    let mut shard = TestShard::new(1);
-    for name in ["a", "b"] {
-        shard.must(create(name, W1, 1_000));
-    }
-    let spanning = |number: &str| Reserve {
-        order_no: order(number),
-        lines: lines(&[("a", 2), ("b", 3)]),
-        ttl_seconds: 600,
-        buyer_id: None,
-        mode: Mode::AllOrNothing,
-        choice: None,
-    };
-    for (attempt, number) in (1..).zip(["old", "back", "open"]) {
-        shard.span(store, spanning(number), attempt).await.expect("there is plenty");
-        if number != "open" {
-            shard.decide(store, confirm(number, None), 0).await.expect("it is held");
-            shard.carry(store, number).await;
-        }
-    }
-    shard.now = shard.now.plus_seconds(60);
-    let old = shard.now;
-    shard.decide(store, give_back("back", &[("a", 1)], "back"), 0).await.expect("it was sold");
-    shard.carry(store, "back").await;
-    shard.flush_all(store).await;
-    check(store, &shard).await;
-    let prune = Prune { epoch: Epoch(1), orders_before: Some(old), journal_before: None, max: 2 };
-    prune_all(store, &prune).await;
-    let numbers = store.order_numbers(None, 100).await.expect("it reads");
-    let callers: Vec<_> = numbers.iter().map(|(order_no, _)| order_no.of_caller()).collect();
-    assert!(!callers.contains(&order("old")));
-    assert_eq!(callers.iter().filter(|number| **number == order("back")).count(), 3, "with both branches");
-    assert_eq!(callers.iter().filter(|number| **number == order("open")).count(), 3);
     balance(store).await;
 }
 
