@@ -106,7 +106,7 @@ macro_rules! read {
 /// missing but the first, and each of which is a list of fields:
 ///
 /// - `counted`: counted, and shown as a metric.
-/// - `labelled NAME, HELP, LABEL`: likewise, as one metric with a label for each field.
+/// - `labelled NAME, HELP, LABEL`: likewise, as one metric; the name of each field is the value of its label.
 /// - `kept`: counted, and not shown as a metric of its own.
 /// - `read`: read when the stats are made, and shown as a metric.
 /// - `told`: read when the stats are made, and not shown as a metric of its own.
