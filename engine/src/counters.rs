@@ -1,7 +1,7 @@
 //! Everything that the engine and the mirror count, and every other number that they tell of themselves: each written
 //! once, here.
 //!
-//! A declaration of [`counters!`] gives three things: the counters themselves (atomics, added to where something
+//! A declaration of `counters!` gives three things: the counters themselves (atomics, added to where something
 //! happens), the copy of them that is told at one moment (`…Stats`, with what is read at that moment beside what was
 //! counted), and the list of metrics that `/metrics` prints (`…Stats::METRICS`). Names and help texts are a promise to
 //! those who watch a server; `tests/metrics.txt` holds it.
