@@ -1,7 +1,7 @@
-//! SIGKILL at random moments under concurrent load. Every worker keeps a ledger of what it was told; an unknown outcome
-//! is settled by repeating the same request. Afterwards nothing that was acknowledged may be lost, and nothing applied
-//! twice: on hot SKUs, and on SKUs, orders and requests that leave memory as soon as they may and come back from the
-//! store.
+//! SIGKILL at random moments under concurrent load; an unknown outcome is settled by repeating the same request. All
+//! that the workers saw is checked for linearizability (`hotstock-histories`): nothing that was acknowledged is lost,
+//! and nothing applied twice: on hot SKUs, and on SKUs, orders and requests that leave memory as soon as they may and
+//! come back from the store.
 //!
 //! `HOTSTOCK_KILLS=200 HOTSTOCK_SEED=… cargo test --test kill -- --nocapture` runs more, or one run again;
 //! `HOTSTOCK_BIN` names another build of the program. (The seed fixes what the workers ask and when the kills come; how
@@ -11,20 +11,23 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use hotstock_engine::ids::{SkuId, shard_of};
+use hotstock_histories::Recorder;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use support::{Client, Server, StopOnDrop, encoded, number, verify};
+use support::{Client, Server, StopOnDrop, encoded, levels, number, recorded, until, verify};
 
 const WORKERS: u64 = 8;
 const SKUS: [&str; 4] = ["hot", "warm", "85123A", "BANK CHARGES"];
 const INITIAL: i64 = 300;
+const SHARDS: u16 = 2;
 
 /// Small segments and checkpoints, so that changing over and trimming are among what is killed.
 const SETTINGS: [&str; 6] = [
@@ -40,24 +43,21 @@ const SETTINGS: [&str; 6] = [
 const FORGETFUL: [&str; 3] =
     ["engine.max_resident_skus=1", "orders.remember_seconds=1", "orders.remember_max=1"];
 
-/// What one order has come to, by the answers.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// What can still be done with an order.
+#[derive(Debug, Clone, Default)]
 struct Order {
     sku: usize,
     held: i64,
-    confirmed: i64,
-    released: i64,
-    returned: i64,
-    /// Reserved for one second and left alone: it must have expired by the end.
-    abandoned: bool,
+    /// Sold and not returned.
+    sold: i64,
 }
 
-/// What a worker knows.
+/// What a worker has done.
 #[derive(Debug, Default)]
 struct Ledger {
     orders: BTreeMap<String, Order>,
-    /// Units restocked and deducted, by SKU.
-    supplied: [i64; SKUS.len()],
+    /// Reserved for one second and left alone, with the time from which they may have expired.
+    abandoned: VecDeque<(String, Instant)>,
     acknowledged: u64,
     repeated: u64,
     replayed: u64,
@@ -69,6 +69,7 @@ struct Arena {
     address: RwLock<String>,
     stop: AtomicBool,
     answered: AtomicU64,
+    history: Recorder,
 }
 
 struct Worker<'a> {
@@ -90,7 +91,7 @@ impl Worker<'_> {
         let body = body.to_string();
         for attempt in 0.. {
             let address = self.arena.address.read().unwrap().clone();
-            match self.client.call(&address, method, path, &body) {
+            match recorded(&self.arena.history, &mut self.client, &address, method, path, &body) {
                 Ok((status, answer)) if status < 500 => {
                     self.ledger.acknowledged += 1;
                     self.ledger.replayed += u64::from(answer["replayed"] == true);
@@ -114,8 +115,9 @@ impl Worker<'_> {
             65..75 => self.release(),
             75..82 => self.give_back(),
             82..90 => self.change_stock(),
-            _ => self.check_one(),
+            _ => self.look(),
         }
+        self.look_after_abandoned();
     }
 
     fn reserve(&mut self) {
@@ -131,25 +133,20 @@ impl Worker<'_> {
         let ttl = if abandoned { 1 } else { 3_600 };
         let body = json!({ "order_no": order_no, "lines": lines, "ttl_seconds": ttl });
         match self.settle("POST", "/v1/reservations", &body) {
-            (200 | 201, answer) => {
-                // An abandoned one may have expired before the repeat of its request.
-                let order = Order { sku, held: one + two, abandoned, ..Order::default() };
-                if !abandoned {
-                    check(&order_no, &order, &answer);
-                }
-                self.ledger.orders.insert(order_no, order);
+            (200 | 201, _) if abandoned => {
+                self.ledger.abandoned.push_back((order_no, Instant::now() + Duration::from_secs(1)));
             }
-            (409, answer) => {
-                assert_eq!(answer["code"], "insufficient_stock", "{answer}");
-                self.ledger.refused += 1;
+            (200 | 201, _) => {
+                self.ledger.orders.insert(order_no, Order { sku, held: one + two, sold: 0 });
             }
+            (409, _) => self.ledger.refused += 1,
             other => panic!("{body}: {other:?}"),
         }
     }
 
     /// A random order of this worker that fits.
     fn pick(&mut self, fits: impl Fn(&Order) -> bool) -> Option<(String, Order)> {
-        let fitting: Vec<_> = self.ledger.orders.iter().filter(|(_, o)| !o.abandoned && fits(o)).collect();
+        let fitting: Vec<_> = self.ledger.orders.iter().filter(|(_, order)| fits(order)).collect();
         let recent = fitting.len().saturating_sub(20);
         let (order_no, order) = fitting.get(self.rng.usize(recent..fitting.len().max(recent + 1)))?;
         Some(((*order_no).clone(), (*order).clone()))
@@ -165,88 +162,78 @@ impl Worker<'_> {
             body =
                 json!({ "lines": [{ "sku_id": SKUS[order.sku], "quantity": 1 }], "request_id": request_id });
         }
-        let (status, answer) = self.settle("POST", &format!("/v1/reservations/{order_no}/confirm"), &body);
-        assert_eq!(status, 200, "{order_no} {body}: {answer}");
+        self.done(&format!("/v1/reservations/{order_no}/confirm"), &body);
         order.held -= quantity;
-        order.confirmed += quantity;
-        self.changed(order_no, order, &answer);
+        order.sold += quantity;
+        self.ledger.orders.insert(order_no, order);
     }
 
     fn release(&mut self) {
         let Some((order_no, mut order)) = self.pick(|order| order.held > 0) else {
             return self.cancel();
         };
-        let path = format!("/v1/reservations/{order_no}/release");
-        let (status, answer) = self.settle("POST", &path, &json!({ "reason": "test" }));
-        assert_eq!(status, 200, "{order_no}: {answer}");
-        order.released += order.held;
+        self.done(&format!("/v1/reservations/{order_no}/release"), &json!({ "reason": "test" }));
         order.held = 0;
-        self.changed(order_no, order, &answer);
+        self.ledger.orders.insert(order_no, order);
     }
 
     /// A release that comes before its reserve.
     fn cancel(&mut self) {
         self.next += 1;
         let order_no = format!("w{}-{}", self.id, self.next);
-        let (status, answer) =
-            self.settle("POST", &format!("/v1/reservations/{order_no}/release"), &json!({}));
-        assert_eq!((status, &answer["status"]), (200, &json!("cancelled")), "{answer}");
+        self.done(&format!("/v1/reservations/{order_no}/release"), &json!({}));
         let body = json!({ "order_no": order_no, "lines": [{ "sku_id": SKUS[0], "quantity": 1 }] });
-        let (status, answer) = self.settle("POST", "/v1/reservations", &body);
-        assert_eq!((status, &answer["code"]), (409, &json!("order_cancelled")), "{answer}");
+        assert_eq!(self.settle("POST", "/v1/reservations", &body).0, 409);
     }
 
     fn give_back(&mut self) {
-        let Some((order_no, mut order)) = self.pick(|order| order.confirmed > order.returned) else { return };
+        let Some((order_no, mut order)) = self.pick(|order| order.sold > 0) else { return };
         let request_id = self.request_id();
         let body =
             json!({ "request_id": request_id, "lines": [{ "sku_id": SKUS[order.sku], "quantity": 1 }] });
-        let (status, answer) = self.settle("POST", &format!("/v1/reservations/{order_no}/return"), &body);
-        assert_eq!(status, 200, "{order_no}: {answer}");
-        order.returned += 1;
-        self.changed(order_no, order, &answer);
+        self.done(&format!("/v1/reservations/{order_no}/return"), &body);
+        order.sold -= 1;
+        self.ledger.orders.insert(order_no, order);
     }
 
     fn change_stock(&mut self) {
         let (sku, quantity) = (self.rng.usize(0..SKUS.len()), self.rng.i64(1..9));
-        let (kind, sign) = if self.rng.u8(0..3) == 0 { ("deduct", -1) } else { ("restock", 1) };
+        let kind = if self.rng.u8(0..3) == 0 { "deduct" } else { "restock" };
         let body = json!({ "request_id": self.request_id(), "quantity": quantity, "reason": "test" });
-        match self.settle("POST", &format!("/v1/stock/{}/{kind}", path_of(sku)), &body) {
-            (200, _) => self.ledger.supplied[sku] += sign * quantity,
-            (409, answer) => assert_eq!(answer["code"], "insufficient_stock", "{answer}"),
-            other => panic!("{kind} {body}: {other:?}"),
+        let (status, answer) = self.settle("POST", &format!("/v1/stock/{}/{kind}", path_of(sku)), &body);
+        assert!(matches!(status, 200 | 409), "{kind} {body}: {answer}");
+    }
+
+    /// What was acknowledged is still there; the history knows what that is.
+    fn look(&mut self) {
+        let path = match self.rng.choice(self.ledger.orders.keys()) {
+            Some(order_no) if self.rng.bool() => format!("/v1/reservations/{order_no}"),
+            _ => format!("/v1/stock/{}", path_of(self.rng.usize(0..SKUS.len()))),
+        };
+        assert_eq!(self.settle("GET", &path, &Value::Null).0, 200, "{path}");
+    }
+
+    /// Looks at the oldest of the orders that expire by themselves. The sooner somebody sees that, the less the history
+    /// leaves open.
+    fn look_after_abandoned(&mut self) {
+        let due = |(order_no, at): &(String, Instant)| (Instant::now() > *at).then(|| order_no.clone());
+        let Some(order_no) = self.ledger.abandoned.front().and_then(due) else { return };
+        let (_, answer) = self.settle("GET", &format!("/v1/reservations/{order_no}"), &Value::Null);
+        if answer["expires_at"].is_null() {
+            self.ledger.abandoned.pop_front();
         }
     }
 
-    /// What was acknowledged is still there.
-    fn check_one(&mut self) {
-        let orders: Vec<_> = self.ledger.orders.iter().filter(|(_, order)| !order.abandoned).collect();
-        let Some((order_no, order)) = self.rng.choice(orders).map(|(no, order)| (no.clone(), order.clone()))
-        else {
-            return;
-        };
-        let (status, answer) = self.settle("GET", &format!("/v1/reservations/{order_no}"), &Value::Null);
-        assert_eq!(status, 200, "{order_no} was acknowledged and is lost: {answer}");
-        check(&order_no, &order, &answer);
-    }
-
-    fn changed(&mut self, order_no: String, order: Order, answer: &Value) {
-        check(&order_no, &order, answer);
-        self.ledger.orders.insert(order_no, order);
+    /// A request that can't be refused.
+    fn done(&mut self, path: &str, body: &Value) {
+        let (status, answer) = self.settle("POST", path, body);
+        assert_eq!(status, 200, "{path} {body}: {answer}");
     }
 
     fn request_id(&mut self) -> String {
         self.next += 1;
         format!("r{}-{}", self.id, self.next)
     }
-}
-
-/// An answer says what the ledger says.
-fn check(order_no: &str, order: &Order, answer: &Value) {
-    let line = &answer["lines"][0];
-    let got = ["held", "confirmed", "released", "returned"].map(|count| line[count].as_i64().unwrap_or(-1));
-    let told = [order.held, order.confirmed, order.released, order.returned];
-    assert_eq!(got, told, "order {order_no}: the server says {got:?}, the ledger {told:?}: {answer}");
 }
 
 #[test]
@@ -267,15 +254,17 @@ fn kill_again_and_again(hot: bool, settings: &[&str]) {
     let data_dir = dir.path().join("data");
     let mut server = Server::start(&data_dir, settings);
     let mut client = Client::default();
-    for sku in SKUS {
-        let body = json!({ "sku_id": sku, "quantity": INITIAL, "hot": hot }).to_string();
-        assert_eq!(client.call(&server.address, "POST", "/v1/stock", &body).unwrap().0, 201);
-    }
     let arena = Arena {
         address: RwLock::new(server.address.clone()),
         stop: AtomicBool::new(false),
         answered: AtomicU64::new(0),
+        history: Recorder::default(),
     };
+    for sku in SKUS {
+        let body = json!({ "sku_id": sku, "quantity": INITIAL, "hot": hot }).to_string();
+        let created = recorded(&arena.history, &mut client, &server.address, "POST", "/v1/stock", &body);
+        assert_eq!(created.unwrap().0, 201);
+    }
     let mut rng = Rng::with_seed(seed);
     let (ledgers, server): (Vec<Ledger>, Server) = std::thread::scope(|scope| {
         let stop_on_panic = StopOnDrop(&arena.stop);
@@ -287,6 +276,11 @@ fn kill_again_and_again(hot: bool, settings: &[&str]) {
                 scope.spawn(move || {
                     while !worker.arena.stop.load(Ordering::Relaxed) {
                         worker.step();
+                    }
+                    // Those that are left expire now.
+                    while !worker.ledger.abandoned.is_empty() {
+                        worker.look_after_abandoned();
+                        std::thread::sleep(Duration::from_millis(5));
                     }
                     worker.ledger
                 })
@@ -300,7 +294,9 @@ fn kill_again_and_again(hot: bool, settings: &[&str]) {
                 std::thread::sleep(Duration::from_micros(200));
             }
             std::thread::sleep(Duration::from_micros(rng.u64(0..3_000)));
+            let address = server.address.clone();
             server.end(Signal::KILL);
+            arena.history.ended(&address);
             if kill % 10 == 0 {
                 verify(&data_dir);
             }
@@ -310,29 +306,16 @@ fn kill_again_and_again(hot: bool, settings: &[&str]) {
         drop(stop_on_panic);
         (workers.into_iter().map(|worker| worker.join().unwrap()).collect(), server)
     });
-    // Orders that were left alone expire by themselves; then the levels are those of all ledgers together.
-    let address = server.address.clone();
-    for (sku, name) in SKUS.iter().enumerate() {
-        let orders =
-            || ledgers.iter().flat_map(|ledger| ledger.orders.values()).filter(|order| order.sku == sku);
-        let held: i64 = orders().filter(|order| !order.abandoned).map(|order| order.held).sum();
-        let sold: i64 = orders().map(|order| order.confirmed - order.returned).sum();
-        let supplied: i64 = INITIAL + ledgers.iter().map(|ledger| ledger.supplied[sku]).sum::<i64>();
-        let told = [supplied - held - sold, held, sold];
-        for attempt in 0.. {
-            let path = format!("/v1/stock/{}", path_of(sku));
-            let (_, answer) = client.call(&address, "GET", &path, "").unwrap();
-            let got = ["available", "reserved", "sold"].map(|level| answer["total"][level].as_i64().unwrap());
-            if got == told {
-                break;
-            }
-            assert!(attempt < 1_000, "{name}: the server has {got:?}, the ledgers {told:?} (seed {seed})");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    let shard = |sku: &str| shard_of(&SkuId::new(sku).unwrap(), SHARDS).0;
+    let checked = arena.history.must_be_explained(&format!("kill-{seed}"), shard);
+    for name in SKUS {
+        let told = checked.sku(name);
+        until(&format!("{name} has {told:?} (seed {seed})"), || levels(&server.address, name) == told);
     }
     assert_eq!(server.end(Signal::TERM), Some(0));
     verify(&data_dir);
     let sum = |count: fn(&Ledger) -> u64| ledgers.iter().map(count).sum::<u64>();
+    println!("{checked:?}");
     println!(
         "{} acknowledged, {} of them after an unknown outcome ({} replayed), {} refused",
         sum(|l| l.acknowledged),

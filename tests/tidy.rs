@@ -76,6 +76,14 @@ fn the_state_machine_is_pure() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
+/// Histories are checked against the contract: a rule that the models shared with the engine would be checked against
+/// itself.
+#[test]
+fn the_checker_of_histories_does_not_know_the_engine() {
+    let manifest = read(root().join("histories/Cargo.toml"));
+    assert!(!manifest.contains("hotstock-engine"), "histories/Cargo.toml names the engine");
+}
+
 /// SQL is loaded from and flushed to. It knows images and events; rules about stock and orders it does not know.
 #[test]
 fn the_store_never_decides() {
@@ -115,7 +123,9 @@ fn the_tools_know_the_contract_and_no_server() {
 
 #[test]
 fn every_file_says_in_its_first_line_what_it_is_for() {
-    for folder in ["src", "engine", "persistence", "api", "tools", "loom-tests", "benches", "tests"] {
+    for folder in
+        ["src", "engine", "persistence", "api", "tools", "loom-tests", "histories", "benches", "tests"]
+    {
         for file in rust_files(folder) {
             assert!(read(&file).starts_with("//!"), "{} does not begin with //!", file.display());
         }
@@ -125,15 +135,26 @@ fn every_file_says_in_its_first_line_what_it_is_for() {
 #[test]
 fn the_code_map_names_every_folder() {
     let map = read(root().join("ARCHITECTURE.md"));
-    for folder in ["engine", "persistence", "api", "tools", "src", "loom-tests", "benches", "tests", "config"]
-    {
+    for folder in [
+        "engine",
+        "persistence",
+        "api",
+        "tools",
+        "src",
+        "loom-tests",
+        "histories",
+        "benches",
+        "tests",
+        "config",
+    ] {
         assert!(map.contains(&format!("`{folder}/`")), "ARCHITECTURE.md does not name {folder}/");
     }
 }
 
 /// All sources of the project, tests and benches included.
 fn all_rust_files() -> Vec<PathBuf> {
-    let folders = ["src", "engine", "persistence", "api", "tools", "loom-tests", "benches", "tests"];
+    let folders =
+        ["src", "engine", "persistence", "api", "tools", "loom-tests", "histories", "benches", "tests"];
     folders.into_iter().flat_map(rust_files).collect()
 }
 
@@ -141,7 +162,9 @@ fn all_rust_files() -> Vec<PathBuf> {
 #[test]
 fn rustfmt_sees_every_module() {
     let mut hidden = Vec::new();
-    for folder in ["src", "engine/src", "persistence/src", "api/src", "tools/src", "loom-tests/src"] {
+    for folder in
+        ["src", "engine/src", "persistence/src", "api/src", "tools/src", "loom-tests/src", "histories/src"]
+    {
         let seen = seen_by_rustfmt(folder);
         let files = rust_files(folder).into_iter().filter(|file| !seen.contains(file));
         hidden.extend(files);

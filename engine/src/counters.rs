@@ -1,7 +1,7 @@
 //! Everything that the engine and the mirror count, and every other number that they tell of themselves: each written
 //! once, here.
 //!
-//! A declaration of [`counters!`] gives three things: the counters themselves (atomics, added to where something
+//! A declaration of `counters!` gives three things: the counters themselves (atomics, added to where something
 //! happens), the copy of them that is told at one moment (`…Stats`, with what is read at that moment beside what was
 //! counted), and the list of metrics that `/metrics` prints (`…Stats::METRICS`). Names and help texts are a promise to
 //! those who watch a server; `tests/metrics.txt` holds it.
@@ -106,7 +106,7 @@ macro_rules! read {
 /// missing but the first, and each of which is a list of fields:
 ///
 /// - `counted`: counted, and shown as a metric.
-/// - `labelled NAME, HELP, LABEL`: likewise, as one metric with a label for each field.
+/// - `labelled NAME, HELP, LABEL`: likewise, as one metric; the name of each field is the value of its label.
 /// - `kept`: counted, and not shown as a metric of its own.
 /// - `read`: read when the stats are made, and shown as a metric.
 /// - `told`: read when the stats are made, and not shown as a metric of its own.

@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use hotstock_histories::Recorder;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -224,6 +225,18 @@ fn read_answer(stream: &mut BufReader<TcpStream>) -> std::io::Result<(u16, Strin
     stream.read_exact(&mut body)?;
     let text = String::from_utf8(body).map_err(|_| bad("no UTF-8"))?;
     Ok((status.ok_or_else(|| bad("no status"))?, text))
+}
+
+/// One request that a history takes down, with what comes of it.
+pub fn recorded(
+    history: &Recorder,
+    client: &mut Client,
+    address: &str,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> std::io::Result<(u16, Value)> {
+    history.call(address, method, path, body, || client.call(address, method, path, body))
 }
 
 /// One request over a connection of its own.

@@ -22,6 +22,10 @@ use tokio::net::TcpStream;
 /// An answer that takes longer is an unknown outcome. Above the server's own timeout, so that its answer comes first.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// A connection that takes longer to be made is given up. TCP repeats its first packet after one second, so a single
+/// lost one is survived.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The largest answer that is read: a page of 1,000 SKUs or a batch of 10,000 operations stays well below.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -152,7 +156,9 @@ impl Connection {
         let stream = match self.stream.take() {
             Some(stream) => stream,
             None => {
-                let stream = TcpStream::connect(&self.target.authority).await;
+                let connecting = TcpStream::connect(&self.target.authority);
+                let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+                let stream = stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
                 let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
                 stream.map_err(|error| CallError::NotConnected(self.target.clone(), error))?
             }
@@ -381,6 +387,24 @@ mod tests {
         let target = socket.local_addr().unwrap().into();
         let called = Connection::new(target).call("GET", "/", b"").await;
         assert!(matches!(called, Err(CallError::NotConnected(..))));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_accepts_no_connection_is_given_up() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Until the queue of the socket is full: from then on the kernel drops who knocks.
+        let mut queued = Vec::new();
+        let knock = || tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address));
+        while let Ok(stream) = knock().await {
+            queued.push(stream.unwrap());
+        }
+        let called = Connection::new(address.into()).call("GET", "/", b"").await;
+        assert!(
+            matches!(called, Err(CallError::NotConnected(_, error)) if error.kind() == io::ErrorKind::TimedOut)
+        );
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! `hotstock bench`: closed-loop load, measured from outside. Every request waits for its answer before the next is
 //! sent.
 //!
-//! - [`requests`]: what is sent.
-//! - [`load`]: the workers and their clock.
-//! - [`echo`]: the server that only parses and answers the same JSON, as a yardstick.
-//! - [`report`]: the figures, for people and as JSON.
+//! - `requests`: what is sent.
+//! - `load`: the workers and their clock.
+//! - `echo`: the server that only parses and answers the same JSON, as a yardstick.
+//! - `report`: the figures, for people and as JSON.
 
 mod echo;
 mod load;

@@ -1,9 +1,9 @@
 //! `hotstock demo`: a flash sale in half a minute, against a real server that is killed in the middle.
 //!
-//! - [`server`]: the server, a process of its own.
-//! - [`buyers`]: the thousands who want the same thing.
-//! - [`board`]: the line that shows how it goes.
-//! - [`audit`]: what must be true when it is over.
+//! - `server`: the server, a process of its own.
+//! - `buyers`: the thousands who want the same thing.
+//! - `board`: the line that shows how it goes.
+//! - `audit`: what must be true when it is over.
 
 mod audit;
 mod board;

@@ -1,9 +1,9 @@
 //! `hotstock replay`: plays a CSV file of real orders against a server through HTTP, then audits every unit.
 //!
-//! - [`file`]: what the file asks for, in time order.
-//! - [`player`]: how each part is played, and why a second replay changes nothing.
-//! - [`ledger`]: which order a cancellation belongs to.
-//! - [`books`], [`orders`]: what must be true of the stock and of every order afterwards.
+//! - `file`: what the file asks for, in time order.
+//! - `player`: how each part is played, and why a second replay changes nothing.
+//! - `ledger`: which order a cancellation belongs to.
+//! - `books`, `orders`: what must be true of the stock and of every order afterwards.
 
 mod books;
 mod file;
