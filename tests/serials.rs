@@ -76,14 +76,14 @@ struct Order {
 }
 
 impl Order {
-    /// Takes note of the numbers in an answer. One that was given is in every later answer, but for the moment after a
-    /// crash in which the order's home has not asked for it again.
+    /// Takes note of the numbers in an answer. One that was told is in every later answer.
     fn note(&mut self, answer: &Value) {
         for (line, told) in self.told.iter_mut().enumerate() {
             let (units, ranges) = (counts(answer, line)[1], ranges(answer, line));
             let numbers: u64 = ranges.iter().map(|(from, to)| to - from + 1).sum();
             assert!(numbers <= units, "more numbers than units: {answer}");
             assert!(ranges.is_empty() || is_numbered(&self.lines[line].0), "{answer}");
+            assert!(told.iter().all(|known| ranges.contains(known)), "{told:?} were told before: {answer}");
             told.extend(ranges);
         }
     }

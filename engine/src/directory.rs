@@ -97,7 +97,7 @@ impl Directory {
     }
 
     /// The order lies in several shards and this one decides for it.
-    pub fn own_spanning(&self, order_no: &OrderNo, shard: ShardId) {
+    pub fn own_cross_shard(&self, order_no: &OrderNo, shard: ShardId) {
         self.put(order_no, shard, true);
     }
 
@@ -188,7 +188,7 @@ mod tests {
         let order = OrderNo::new("o").unwrap();
         assert_eq!(directory.claim(&order, at(0)), at(0));
         assert_eq!(directory.there(&order), None);
-        directory.own_spanning(&order, at(0));
+        directory.own_cross_shard(&order, at(0));
         directory.give_back(&order);
         assert!(directory.spans(&order));
         assert_eq!(directory.claim(&order, at(1)), at(0));

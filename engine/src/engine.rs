@@ -183,7 +183,7 @@ impl Engine {
             known.add_departed(departed, clock.now());
             for (order_no, spans) in state.order_numbers() {
                 match spans {
-                    true => directory.own_spanning(order_no, id),
+                    true => directory.own_cross_shard(order_no, id),
                     false => directory.own(order_no, id),
                 }
             }

@@ -1,4 +1,4 @@
-//! The filter of known numbers: all order numbers, branch numbers and stock request ids that have *left memory* and
+//! The filter of known numbers: all order numbers and stock request ids that have *left memory* and
 //! may be in the store. It answers "surely new" in some nanoseconds; on "maybe known" the order is read from the
 //! store before anything is decided.
 //!
@@ -126,7 +126,7 @@ impl Known {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Whether the store may have this order, or branch.
+    /// Whether the store may have this order.
     pub fn may_have_order(&self, order_no: &OrderNo) -> bool {
         self.may_have(order_key(order_no))
     }
@@ -136,7 +136,7 @@ impl Known {
         self.may_have(request_key(sku_id, request_id))
     }
 
-    /// An order, or branch, leaves memory.
+    /// An order leaves memory.
     pub fn add_order(&self, order_no: &OrderNo, at: Timestamp) {
         self.add(order_key(order_no), at);
     }

@@ -182,7 +182,7 @@ impl Parts {
     }
 
     /// Runs when a step of a load, of a flush or of an order over several shards is reached, with its name:
-    /// [`RESIDENCY_STEPS`](crate::engine::RESIDENCY_STEPS) and [`SPANNING_STEPS`](crate::engine::SPANNING_STEPS).
+    /// [`RESIDENCY_STEPS`](crate::engine::RESIDENCY_STEPS) and [`CROSS_SHARD_STEPS`](crate::engine::CROSS_SHARD_STEPS).
     /// A test ends the process there. Release builds have no such steps.
     #[cfg(any(debug_assertions, feature = "testing"))]
     #[must_use]

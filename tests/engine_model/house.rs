@@ -108,8 +108,8 @@ impl House {
         }
     }
 
-    /// Whether an order lies in one shard. Those over several have tests of their own (`engine/tests/cross_shard`): their
-    /// branches count as orders, and their versions tell of attempts, which this model knows nothing of.
+    /// Whether an order lies in one shard. Those over several have tests of their own (`engine/tests/cross_shard`): the
+    /// versions of their stocks tell of attempts, which this model knows nothing of.
     fn is_in_one_shard(&self, action: &Action) -> bool {
         let Action::Reserve(c) = action else { return true };
         let mut shards = c.lines.as_slice().iter().map(|line| shard_of(&line.sku_id, self.shards));

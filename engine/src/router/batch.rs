@@ -48,7 +48,7 @@ struct Brought {
     /// Where they are.
     shards: HashMap<OrderNo, ShardId>,
     /// Of those, the ones over several shards.
-    spanning: HashSet<OrderNo>,
+    cross_shard: HashSet<OrderNo>,
     /// As they were read, those that had left memory.
     read: Vec<OrderView>,
 }
@@ -115,7 +115,7 @@ impl Router {
             if let Some((shard, spans)) = self.directory.there(order_no) {
                 brought.shards.insert(order_no.clone(), shard);
                 if spans {
-                    brought.spanning.insert(order_no.clone());
+                    brought.cross_shard.insert(order_no.clone());
                 }
             } else if self.known.may_have_order(order_no) {
                 let shard = shard_of_order(order_no, self.shard_count());
@@ -134,7 +134,7 @@ impl Router {
                         let shards: HashSet<ShardId> =
                             order.lines.iter().map(|line| self.shard_of(&line.sku_id)).collect();
                         if shards.len() > 1 || !shards.contains(&asked) {
-                            brought.spanning.insert(order.order_no.clone());
+                            brought.cross_shard.insert(order.order_no.clone());
                         }
                         brought.shards.insert(order.order_no.clone(), asked);
                         brought.read.push(order);
@@ -177,7 +177,7 @@ impl Router {
     }
 
     fn spans(&self, order_no: &OrderNo, brought: &Brought) -> bool {
-        self.directory.spans(order_no) || brought.spanning.contains(order_no)
+        self.directory.spans(order_no) || brought.cross_shard.contains(order_no)
     }
 
     /// Asks shards, all at the same time, commands without claims. Answers in no order, each with who gave it.

@@ -352,13 +352,13 @@ impl Shard {
             Change::OrdersLoaded { orders, .. } => {
                 for order in orders {
                     match order.span {
-                        Some(_) => self.parts.directory.own_spanning(&order.order_no, self.shared.id),
+                        Some(_) => self.parts.directory.own_cross_shard(&order.order_no, self.shared.id),
                         None => self.parts.directory.own(&order.order_no, self.shared.id),
                     }
                 }
             }
             Change::Reserved { order_no, attempt: Some(_), .. } => {
-                self.parts.directory.own_spanning(order_no, self.shared.id);
+                self.parts.directory.own_cross_shard(order_no, self.shared.id);
             }
             Change::Pinned { skus, hot } => {
                 self.work.pinned.extend(skus.iter().map(|sku_id| (sku_id.clone(), *hot)))

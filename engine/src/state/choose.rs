@@ -67,7 +67,7 @@ pub(super) fn choose(
 }
 
 /// The warehouses that an order whose SKUs lie in several places had best use, if its open lines were decided
-/// together: for the branches, which are decided apart. Each line with its units and the stocks of its SKU. A guess:
+/// together: for its shards, which decide apart. Each line with its units and the stocks of its SKU. A guess:
 /// the levels may have changed since.
 #[must_use]
 pub fn prefer_for_all(
