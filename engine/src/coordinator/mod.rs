@@ -28,8 +28,6 @@
 mod judge;
 mod message;
 mod propagate;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use judge::Seen;
 pub(crate) use message::{HoldRequest, Instruction, Message};

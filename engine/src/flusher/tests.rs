@@ -4,9 +4,9 @@ use super::*;
 use crate::command::{Action, ChangeKind, ChangeStock, Confirm, CreateStock, Line, Lines, Mode, Reserve};
 use crate::fence::Fence;
 use crate::ids::{OrderNo, RequestId, WarehouseId};
-use crate::inner::InnerOutcome;
 use crate::journal::{Group, Journal};
 use crate::known::Known;
+use crate::outcome::Outcome;
 use crate::retention::Retention;
 use crate::state::{Decision, State};
 use crate::store::{Store, Take};
@@ -98,7 +98,7 @@ impl Fixture {
     }
 
     /// Decides, logs, makes durable.
-    pub fn run(&mut self, action: Action) -> InnerOutcome {
+    pub fn run(&mut self, action: Action) -> Outcome {
         match self.state.decide(&action.into(), self.clock.now()) {
             Decision::Log(event) => {
                 let lsn = self.state.applied().next();
@@ -109,7 +109,7 @@ impl Fixture {
                 Ok(answer)
             }
             Decision::Answer(outcome) => outcome,
-            Decision::Elsewhere => panic!("nothing is over several shards here"),
+            Decision::HoldFirst(_) => panic!("nothing is over several shards here"),
         }
     }
 

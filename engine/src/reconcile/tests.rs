@@ -71,7 +71,7 @@ impl Shard {
                 pinned.ok().flatten().into_iter().for_each(|change| self.change(change));
             }
             2 => {
-                let evicted = self.state.next_eviction(self.flushed, |_| true, self.now);
+                let evicted = self.state.next_eviction(self.flushed, |_| true, |_| false, self.now);
                 evicted.into_iter().for_each(|event| self.log(event));
             }
             3..10 if self.state.knows_order(&known) => {

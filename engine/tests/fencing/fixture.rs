@@ -8,7 +8,6 @@ use hotstock_engine::checkpoint::{CheckpointStore, FilterManifest};
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Reserve};
 use hotstock_engine::engine::{Engine, EngineOptions, Health, Parts, StartError, StoreOptions};
 use hotstock_engine::event::{Change, Event};
-use hotstock_engine::home::HomeChange;
 use hotstock_engine::ids::{Lsn, OrderNo, ServerId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::journal::JournalReader;
 use hotstock_engine::outcome::{Outcome, Refusal};
@@ -78,14 +77,8 @@ impl Directory {
     pub async fn unflushed(&self, store: &MemoryStore) -> BTreeSet<OrderNo> {
         let mut orders = BTreeSet::new();
         for (_, event) in self.beyond(store).await {
-            match event.change {
-                Change::Reserved { order_no, .. } if !order_no.is_branch() => drop(orders.insert(order_no)),
-                Change::Home(change) => {
-                    if let HomeChange::Reserved { order_no, .. } = *change {
-                        orders.insert(order_no);
-                    }
-                }
-                _ => {}
+            if let Change::Reserved { order_no, .. } = event.change {
+                orders.insert(order_no);
             }
         }
         orders

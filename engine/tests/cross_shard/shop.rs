@@ -88,9 +88,9 @@ pub async fn check_rest(engine: &Engine, supplied: &BTreeMap<String, u64>, order
             break;
         }
         tries += 1;
-        assert!(tries < 20_000, "{what}: {wrong:?}\n{:#?}", engine.stats().spanning);
+        assert!(tries < 20_000, "{what}: {wrong:?}\n{:#?}", engine.stats().cross_shard);
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
-    until(|| engine.stats().spanning.under_way == 0 && engine.stats().spanning.chores_waiting == 0).await;
-    assert_eq!(engine.stats().spanning.errands_refused, 0, "{what}");
+    until(|| engine.stats().cross_shard.under_way == 0).await;
+    assert_eq!(engine.stats().cross_shard.misfits, 0, "{what}");
 }

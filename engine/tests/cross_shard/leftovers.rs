@@ -1,15 +1,13 @@
-//! What a failure leaves behind, and how soon it is gone: branches without an order, decisions that nobody carried,
-//! expiries, places that are away, shards that panic.
+//! What a failure leaves behind, and how soon it is gone: holds without an order, decisions that nobody was told,
+//! expiries, a store that is away, shards that panic.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use hotstock_engine::command::{Action, Command, Mode};
+use hotstock_engine::command::{Command, Mode};
 use hotstock_engine::engine::{Engine, EngineOptions};
-use hotstock_engine::home::HomeStep;
-use hotstock_engine::inner::InnerCommand;
 use hotstock_engine::outcome::{OrderStatus, Refusal};
 
 use crate::shop::{cart, check_rest, is_unknown, read, skus, until_asked};
@@ -23,60 +21,49 @@ fn of(names: &[String]) -> Vec<(&str, u32)> {
     names.iter().map(|name| (name.as_str(), 1)).collect()
 }
 
-/// What a command is, for a fault that is to meet one.
-fn kind(command: &InnerCommand) -> &'static str {
-    let is_branch = command.order_no().is_some_and(hotstock_engine::ids::OrderNo::is_branch);
-    match command {
-        InnerCommand::Public(command) => match &command.action {
-            Action::Reserve(_) if is_branch => "hold",
-            Action::Confirm(_) if is_branch => "carry confirm",
-            Action::Release(_) if is_branch => "carry release",
-            Action::Confirm(_) => "confirm",
-            Action::Release(_) => "release",
-            _ => "other",
-        },
-        InnerCommand::Expire(_) => "expire",
-        InnerCommand::Home(step) => match &**step {
-            HomeStep::Reserve { .. } => "home",
-            HomeStep::Late { .. } => "late",
-            HomeStep::Carried { .. } => "carried",
-            HomeStep::Ask(_) => "ask",
-            HomeStep::Pending(_) => "pending",
-        },
-    }
-}
-
 #[tokio::test]
 async fn a_shard_that_panics_at_any_step_leaves_nothing_behind() {
-    for step in ["hold", "home", "confirm", "carry confirm", "carried", "release", "carry release", "pending"]
-    {
+    for step in ["span.hold", "span.held", "span.instruct", "span.done", "span.abandon", "span.abandoned"] {
         let world = World::new();
         let left = Arc::new(AtomicU32::new(0));
         let faults = Arc::clone(&left);
-        let parts = world.parts().before_decide(move |command| {
+        let failpoint = move |reached: &'static str| {
             let one_less = |left: u32| left.checked_sub(1);
-            let hit = kind(command) == step
-                && faults.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
+            let hit =
+                reached == step && faults.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
             assert!(!hit, "a fault on demand");
-        });
-        let engine =
-            Engine::start(EngineOptions { shards: 3, ..EngineOptions::default() }, parts).await.unwrap();
+        };
+        let options = EngineOptions { shards: 3, ..EngineOptions::default() };
+        let engine = Engine::start(options, world.parts().failpoint(Arc::new(failpoint))).await.unwrap();
         let names = skus(3, 3);
         for name in &names {
             engine.submit(create(name, 10)).await.unwrap();
         }
         left.store(1, Ordering::SeqCst);
-        let mut tries = 0;
         // A caller repeats what it got no answer for.
         let repeat = async |command: Command| {
             let mut outcome = engine.submit(command.clone()).await;
             let mut again = 0;
-            while is_unknown(&outcome) && again < 100 {
+            while (is_unknown(&outcome) || outcome == Err(Refusal::Overloaded)) && again < 100 {
                 again += 1;
                 outcome = engine.submit(command.clone()).await;
             }
             outcome
         };
+        // Two want the same: one of them is refused by a participant.
+        let all = [(names[0].as_str(), 1), (names[1].as_str(), 9), (names[2].as_str(), 1)];
+        let other = [(names[0].as_str(), 1), (names[1].as_str(), 8), (names[2].as_str(), 1)];
+        let two =
+            (cart("one", &all, Mode::AllOrNothing, 900), cart("other", &other, Mode::AllOrNothing, 900));
+        let two = tokio::join!(repeat(two.0), repeat(two.1));
+        for (name, outcome) in [("one", two.0), ("other", two.1)] {
+            match outcome {
+                Ok(_) => assert!(repeat(release(name)).await.is_ok(), "{step}"),
+                Err(refusal) => {
+                    assert!(matches!(refusal, Refusal::InsufficientStock { .. }), "{step} {refusal}")
+                }
+            }
+        }
         for command in [
             cart("sold", &of(&names), Mode::AllOrNothing, 900),
             cart("left", &of(&names), Mode::AllOrNothing, 900),
@@ -85,28 +72,23 @@ async fn a_shard_that_panics_at_any_step_leaves_nothing_behind() {
         ] {
             let outcome = repeat(command).await;
             assert!(outcome.is_ok(), "{step}: {outcome:?}");
-            tries += 1;
-        }
-        assert_eq!(tries, 4);
-        if left.load(Ordering::SeqCst) > 0 {
-            assert_eq!(step, "pending", "the fault came");
         }
         left.store(0, Ordering::SeqCst);
-        world.clock.advance(Duration::from_secs(4));
-        check_rest(&engine, &supplied(&names, 10), &["sold".into(), "left".into()], step).await;
+        let orders = ["sold", "left", "one", "other"].map(String::from);
+        check_rest(&engine, &supplied(&names, 10), &orders, step).await;
         assert_eq!(levels(&engine, &names[0]).await, (9, 0, 1), "{step}");
         engine.stop().await;
     }
 }
 
 #[tokio::test]
-async fn branches_without_an_order_are_released_when_they_ask() {
+async fn holds_without_an_order_are_released_after_a_start() {
     let world = World::new();
     let names = skus(3, 3);
-    // The process ends when the branches hold and before the home logs.
+    // The process ends when the participants hold and before the order is logged.
     let journal = world.journal.clone();
     let failpoint = move |step: &'static str| {
-        if step == "span.home.before" {
+        if step == "span.held" {
             journal.fail_next();
         }
     };
@@ -121,29 +103,30 @@ async fn branches_without_an_order_are_released_when_they_ask() {
 
     world.journal.mend();
     let engine = world.start(options).await;
-    assert_eq!(levels(&engine, &names[0]).await, (9, 1, 0), "the branch holds");
-    world.clock.advance(Duration::from_secs(4));
-    until(|| engine.stats().spanning.orphans_released == 3).await;
-    check_rest(&engine, &supplied(&names, 10), &["lost".into()], "orphans").await;
+    until(|| engine.stats().cross_shard.released > 0).await;
+    check_rest(&engine, &supplied(&names, 10), &["lost".into()], "left over").await;
     assert_eq!(read(&engine, "lost").await, None);
     engine.stop().await;
 }
 
 #[tokio::test]
-async fn a_branch_that_asks_is_left_alone_when_its_order_knows_it() {
+async fn a_hold_that_is_asked_after_is_left_alone_when_its_order_knows_it() {
     let world = World::new();
     let names = skus(3, 3);
-    let engine = world.start(EngineOptions { shards: 3, ..EngineOptions::default() }).await;
+    let options = EngineOptions { shards: 3, ..EngineOptions::default() };
+    let engine = world.start(options.clone()).await;
     for name in &names {
         engine.submit(create(name, 10)).await.unwrap();
     }
     order(engine.submit(cart("kept", &of(&names), Mode::AllOrNothing, 900)).await);
-    world.clock.advance(Duration::from_secs(4));
-    until(|| engine.stats().spanning.branches_asked == 3).await;
+    engine.stop().await;
+    let engine = world.start(options).await;
+    until(|| engine.stats().cross_shard.asked >= 2).await;
     check_rest(&engine, &supplied(&names, 10), &["kept".into()], "kept").await;
     assert_eq!(levels(&engine, &names[2]).await, (9, 1, 0));
-    // Then it expires, in all its places.
-    world.clock.advance(Duration::from_secs(900));
+    assert_eq!(engine.stats().cross_shard.released, 0);
+    // Then it expires, in all its shards.
+    world.clock.advance(Duration::from_secs(901));
     until_asked(|| async { levels(&engine, &names[2]).await == (10, 0, 0) }).await;
     assert_eq!(read(&engine, "kept").await.unwrap().status, OrderStatus::Expired);
     check_rest(&engine, &supplied(&names, 10), &["kept".into()], "expired").await;

@@ -262,7 +262,7 @@ async fn run(seed: u64, shards: u16, is_tight: bool, steps: u32) {
         );
     }
     until_asked(|| async { is_alike(&pair.one.1, &pair.other.1, &skus).await }).await;
-    assert_eq!(pair.other.1.stats().spanning.errands_refused, 0);
+    assert_eq!(pair.other.1.stats().cross_shard.misfits, 0);
     if is_tight {
         let stats = pair.other.1.stats();
         let evicted: u64 = stats.shards.iter().map(|shard| shard.evicted).sum();

@@ -30,7 +30,7 @@ fn places(outcome: Outcome) -> Vec<(u32, u32)> {
 }
 
 #[tokio::test]
-async fn one_warehouse_that_can_serve_all_branches_comes_first() {
+async fn one_warehouse_that_can_serve_all_shards_comes_first() {
     let world = World::new();
     let engine = world.start(EngineOptions { shards: 2, ..EngineOptions::default() }).await;
     let (a, b) = (sku_in(0, 2, 0), sku_in(1, 2, 0));
