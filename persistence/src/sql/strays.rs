@@ -17,6 +17,7 @@ use hotstock_engine::store::{Misfit, StoreError};
 use super::META;
 use super::dialect::{Arg, Existing, Fields, Row, Tx};
 use super::error::{SqlError, problem_of};
+use super::owner::shard_count;
 use super::rows::StockKey;
 use super::statements::{firsts, insert};
 use crate::limits::{MAX_MISFITS, MAX_VERSIONS_LOOKED_AT};
@@ -186,9 +187,9 @@ fn elsewhere(order_no: &OrderNo, shard: &Result<ShardId, StoreError>, right: Sha
     Some(Misfit::OtherShard { order_no: order_no.clone(), right, found })
 }
 
-/// Orders and stock requests that a journal names, that have no row and were not pruned. What was held and given back
-/// again tells of no order: it may have been an attempt that came to nothing. One for which there are holds may be on
-/// its way: another shard flushes it.
+/// Orders and stock requests that a journal names, that have no row and were not pruned. Where there are several shards,
+/// what was held and given back again tells of no order: it may have been an attempt that came to nothing. One for
+/// which there are holds may be on its way: another shard flushes it.
 async fn named_in_vain(
     tx: &mut dyn Tx,
     piece: &Piece<'_>,
@@ -198,13 +199,15 @@ async fn named_in_vain(
     if after >= last {
         return Ok((orders, requests));
     }
-    let sql = "SELECT j.order_no, j.request_id FROM stock_journal j \
+    let kinds = if shard_count(tx).await? > 1 { "AND j.kind IN ('confirmed', 'returned') " } else { "" };
+    let sql = format!(
+        "SELECT j.order_no, j.request_id FROM stock_journal j \
          WHERE j.sku_id = ? AND j.warehouse_id = ? AND j.version > ? AND j.version <= ? AND j.at >= ? AND ( \
-         j.order_no IS NOT NULL AND j.kind IN ('confirmed', 'returned') \
-         AND NOT EXISTS (SELECT 1 FROM orders o WHERE o.order_no = j.order_no) \
+         j.order_no IS NOT NULL {kinds}AND NOT EXISTS (SELECT 1 FROM orders o WHERE o.order_no = j.order_no) \
          AND NOT EXISTS (SELECT 1 FROM holds h WHERE h.order_no = j.order_no) OR \
          j.order_no IS NULL AND j.request_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM stock_requests r \
-         WHERE r.sku_id = j.sku_id AND r.request_id = j.request_id)) LIMIT ?";
+         WHERE r.sku_id = j.sku_id AND r.request_id = j.request_id)) LIMIT ?"
+    );
     let args = [
         piece.sku_id.into(),
         piece.warehouse_id.into(),
@@ -214,7 +217,7 @@ async fn named_in_vain(
         // An order has some rows.
         (MAX_MISFITS * 4).into(),
     ];
-    for row in tx.rows(sql, &args).await? {
+    for row in tx.rows(&sql, &args).await? {
         let f = &mut row.fields();
         // An id that can't be read is no order's: its row is told as one that can't be.
         match (f.id_or_null(OrderNo::new), f.id_or_null(RequestId::new)) {

@@ -66,6 +66,7 @@ macro_rules! store_suite {
             shards_do_not_touch_each_other
             orders_over_several_shards_are_taken_in
             any_batches_of_shards_give_the_same_rows
+            what_is_pending_is_kept_however_long_it_is
             holds_come_page_by_page
             counts_fit_whatever_each_shard_has_flushed
             new_directories_begin_with_what_is_held

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::flushes::{Dice, balance, check, numbered, sums};
 use super::upkeep::prune_all;
 use super::{
-    Shards, Subject, W1, confirm, create, extend, give_back, load, order, part, release, restock, sku,
-    taken_by,
+    Shards, Subject, W1, confirm, create, extend, give_back, load, order, part, release, reserve, restock,
+    sku, taken_by,
 };
 use crate::ids::{Epoch, OrderNo, ShardId};
 use crate::recovery::check_holds;
@@ -170,7 +170,13 @@ pub async fn any_batches_of_shards_give_the_same_rows(subject: &dyn Subject) {
                     }
                 }
                 17 => shards.all[at].expire_after(u64::from(100 * some)),
-                18..=20 => evicted += shards.all[place].evict(1 + dice.below(5)),
+                18..=20 => {
+                    if dice.below(3) == 0 {
+                        shards.all[at].expire_after(700);
+                        shards.flush_all(store).await;
+                    }
+                    evicted += shards.all[place].evict(1 + dice.below(5));
+                }
                 _ => {
                     let shard = &mut shards.all[pair[dice.below(2)]];
                     let most = [3, 40, 200][dice.below(3)];
@@ -200,6 +206,36 @@ pub async fn any_batches_of_shards_give_the_same_rows(subject: &dyn Subject) {
     }
     assert!(evicted > 20 && spanning > 10, "{evicted} {spanning}");
     assert_eq!(store.anomalies(10).await.expect("it reads").0, 0);
+}
+
+/// Of an order with many lines of whose decisions its participants know nothing; in one batch with others.
+pub async fn what_is_pending_is_kept_however_long_it_is(subject: &dyn Subject) {
+    let store = taken_by(subject, 2).await;
+    let store = &*store;
+    let mut shards = Shards::new(2);
+    let names = shards.names("sku", 300);
+    let own = names[0][0].as_str();
+    shards.all[0].must(create(own, W1, 1_000));
+    let mut of = vec![(own, 1)];
+    for name in &names[1] {
+        shards.all[1].must(create(name, W1, 100));
+        of.push((name, 100));
+    }
+    for number in ["before", "behind"] {
+        shards.all[0].must(reserve(number, &[(own, 1)]));
+    }
+    shards.reserve(store, 0, "between", &of).await.expect("there is plenty");
+    shards.flush_all(store).await;
+    for number in ["before", "behind"] {
+        shards.all[0].must(confirm(number, None));
+    }
+    let some: Vec<(&str, u32)> = names[1].iter().map(|name| (name.as_str(), 1)).collect();
+    for n in 0..90 {
+        let some = part(&some, &format!("request-{n}"));
+        shards.act(store, 0, confirm("between", some)).await.expect("it is held");
+    }
+    assert_eq!(shards.flush_all(store).await, 0);
+    check(store, &shards.all[0]).await;
 }
 
 /// Of each stock what its own shard has flushed counts.

@@ -88,9 +88,12 @@ struct Says {
 impl Says {
     /// Why the lines can't be all that there were.
     fn differs_from(&self, image: &OrderImage) -> Option<String> {
-        let (said, status) = (&self.status, order_status_name(image.status()));
-        let is_it = said == status && self.open != image.is_done();
-        (!is_it).then(|| format!("its row of orders says {said}; its lines make it {status}"))
+        let open = |open| if open { "open" } else { "not open" };
+        let said = (self.status.as_str(), open(self.open));
+        let right = (order_status_name(image.status()), open(!image.is_done()));
+        let words = |(status, open): (&str, &str)| format!("{status} and {open}");
+        (said != right)
+            .then(|| format!("its row of orders says {}; its lines make it {}", words(said), words(right)))
     }
 }
 
