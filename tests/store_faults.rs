@@ -1,7 +1,7 @@
 //! Faults of the store in the middle of flushes and loads: the server killed, MariaDB killed, stopped, its connections
 //! cut, its lag filled. Afterwards the rows in SQL are those of the shards, one by one, and the journal is gapless and
 //! unique. What SQL holds is read by the database's own client, not by the code under test. Meanwhile whatever is in
-//! memory goes on as if nothing were.
+//! memory goes on as if nothing were. All that the callers saw is checked (`hotstock-histories`), and makes the levels.
 //!
 //! `HOTSTOCK_STALL_SECONDS=60 cargo test --test store_faults -- --nocapture` stops the database for a minute.
 
@@ -16,12 +16,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use hotstock_engine::ids::{SkuId, shard_of};
+use hotstock_histories::Recorder;
 use hotstock_persistence::testing::MariaDb;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use support::{
-    Client, Server, StopOnDrop, create, get, lag, levels, number, post, reconciled, until, until_within,
+    Client, Server, StopOnDrop, create, get, lag, levels, number, post, reconciled, recorded, until,
+    until_within,
 };
 
 const WORKERS: u64 = 6;
@@ -60,15 +63,9 @@ struct Arena {
     address: RwLock<String>,
     stop: AtomicBool,
     answered: AtomicU64,
+    history: Recorder,
     /// New orders are made; off while the backlog is at its cap, where only the others go on.
     reserve: AtomicBool,
-}
-
-/// Units of one SKU by what became of them.
-#[derive(Debug, Default, Clone, Copy)]
-struct Ledger {
-    held: i64,
-    sold: i64,
 }
 
 struct Worker<'a> {
@@ -77,7 +74,6 @@ struct Worker<'a> {
     rng: Rng,
     id: u64,
     made: u64,
-    ledgers: [Ledger; HOT + STORED],
 }
 
 impl Worker<'_> {
@@ -87,7 +83,7 @@ impl Worker<'_> {
         let began = Instant::now();
         loop {
             let address = self.arena.address.read().unwrap().clone();
-            match self.client.call(&address, method, path, &body) {
+            match recorded(&self.arena.history, &mut self.client, &address, method, path, &body) {
                 Ok((status, answer)) if status < 500 => {
                     self.arena.answered.fetch_add(1, Ordering::Relaxed);
                     return (status, answer);
@@ -124,14 +120,13 @@ impl Worker<'_> {
         let (status, answer) = self.settle("POST", "/v1/reservations", &body);
         assert!(matches!(status, 200 | 201), "{answer}");
         let what = ["release", "confirm", "confirm", "keep"][self.rng.usize(0..4)];
-        match what {
-            "keep" => self.ledgers[number].held += quantity,
-            _ => {
-                let (status, answer) =
-                    self.settle("POST", &format!("/v1/reservations/{order_no}/{what}"), &json!({}));
-                assert_eq!(status, 200, "{answer}");
-                self.ledgers[number].sold += if what == "confirm" { quantity } else { 0 };
-            }
+        if what != "keep" {
+            let path = format!("/v1/reservations/{order_no}/{what}");
+            let (status, answer) = self.settle("POST", &path, &json!({}));
+            assert_eq!(status, 200, "{answer}");
+        }
+        if self.rng.u8(0..8) == 0 {
+            self.settle("GET", &format!("/v1/stock/{}", sku(number)), &Value::Null);
         }
     }
 }
@@ -150,37 +145,32 @@ fn after_every_fault_sql_is_what_the_shards_are() {
     let store = store(&database);
     let server = start(&data, &store, &[]);
     let mut client = Client::default();
+    let history = Recorder::default();
     for number in 0..HOT + STORED {
         let body = json!({ "sku_id": sku(number), "quantity": UNITS, "hot": number < HOT }).to_string();
-        let (status, answer) = client.call(&server.address, "POST", "/v1/stock", &body).unwrap();
+        let made = recorded(&history, &mut client, &server.address, "POST", "/v1/stock", &body);
+        let (status, answer) = made.unwrap();
         assert_eq!(status, 201, "{answer}");
     }
     let arena = Arena {
         address: RwLock::new(server.address.clone()),
         stop: AtomicBool::new(false),
         answered: AtomicU64::new(0),
+        history,
         reserve: AtomicBool::new(true),
     };
     let mut rng = Rng::with_seed(11);
-    let (ledgers, server): (Vec<[Ledger; HOT + STORED]>, Server) = std::thread::scope(|scope| {
+    let server = std::thread::scope(|scope| {
         let mut server = server;
         let stop_on_panic = StopOnDrop(&arena.stop);
         let workers: Vec<_> = (0..WORKERS)
             .map(|id| {
                 let rng = Rng::with_seed(id);
-                let mut worker = Worker {
-                    arena: &arena,
-                    client: Client::default(),
-                    rng,
-                    id,
-                    made: 0,
-                    ledgers: Default::default(),
-                };
+                let mut worker = Worker { arena: &arena, client: Client::default(), rng, id, made: 0 };
                 scope.spawn(move || {
                     while !worker.arena.stop.load(Ordering::Relaxed) {
                         worker.step();
                     }
-                    worker.ledgers
                 })
             })
             .collect();
@@ -196,23 +186,27 @@ fn after_every_fault_sql_is_what_the_shards_are() {
             match round % 5 {
                 0 => drop(database.cut_connections()),
                 1 => {
+                    let address = server.address.clone();
                     server.end(Signal::KILL);
+                    arena.history.ended(&address);
                     server = start(&data, &store, &[]);
                     *arena.address.write().unwrap() = server.address.clone();
                 }
                 2 => {
                     database.kill();
                     // Hot orders go on without it, and so does a server that starts without it.
-                    some_hot_order(&server.address, round);
+                    some_hot_order(&arena.history, &server.address, round);
+                    let address = server.address.clone();
                     server.end(Signal::KILL);
+                    arena.history.ended(&address);
                     server = start(&data, &store, &[]);
                     *arena.address.write().unwrap() = server.address.clone();
-                    some_hot_order(&server.address, round + 100);
+                    some_hot_order(&arena.history, &server.address, round + 100);
                     database.restart();
                 }
                 3 => {
                     database.stop_signal();
-                    some_hot_order(&server.address, round);
+                    some_hot_order(&arena.history, &server.address, round);
                     std::thread::sleep(Duration::from_secs(1));
                     database.continue_signal();
                 }
@@ -229,18 +223,13 @@ fn after_every_fault_sql_is_what_the_shards_are() {
         }
         some_work(200);
         drop(stop_on_panic);
-        (workers.into_iter().map(|worker| worker.join().unwrap()).collect(), server)
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        server
     });
     until("the store has caught up", || lag(&server.address) == 0);
-    let sum =
-        |which: usize, of: fn(&Ledger) -> i64| ledgers.iter().map(|ledger| of(&ledger[which])).sum::<i64>();
-    let mut told = BTreeMap::new();
-    for number in 0..HOT + STORED {
-        // The single orders between the faults are confirmed ones of hot-0.
-        let extra = if number == 0 { extra_sold(&server.address) } else { 0 };
-        let (held, sold) = (sum(number, |l| l.held), sum(number, |l| l.sold) + extra);
-        told.insert(sku(number), [UNITS - held - sold, held, sold]);
-    }
+    let shard = |sku: &str| shard_of(&SkuId::new(sku).unwrap(), 2).0;
+    let checked = arena.history.must_be_explained("store-faults", shard);
+    let told = (0..HOT + STORED).map(sku).map(|sku| (sku.clone(), checked.sku(&sku))).collect();
     compare(&server, &database, &told);
     compare_lines(&database, &told);
     reconciled(&server.address);
@@ -248,23 +237,19 @@ fn after_every_fault_sql_is_what_the_shards_are() {
 }
 
 /// A hot order is served whatever the store does.
-fn some_hot_order(address: &str, number: usize) {
+fn some_hot_order(history: &Recorder, address: &str, number: usize) {
     let mut client = Client::default();
     let order_no = format!("single-{number}");
     let body = json!({ "order_no": order_no, "lines": [{ "sku_id": sku(0), "quantity": 1 }] }).to_string();
-    let (status, answer) = client.call(address, "POST", "/v1/reservations", &body).unwrap();
+    let made = recorded(history, &mut client, address, "POST", "/v1/reservations", &body);
+    let (status, answer) = made.unwrap();
     assert!(matches!(status, 200 | 201), "a hot order must not need the store: {status} {answer}");
     let path = format!("/v1/reservations/{order_no}/confirm");
-    let (status, answer) = client.call(address, "POST", &path, "{}").unwrap();
+    let (status, answer) = recorded(history, &mut client, address, "POST", &path, "{}").unwrap();
     assert_eq!(status, 200, "{answer}");
 }
 
-fn extra_sold(address: &str) -> i64 {
-    let known = |number: usize| get(address, &format!("/v1/reservations/single-{number}")).0 == 200;
-    (0..200).filter(|number| known(*number)).count().try_into().unwrap()
-}
-
-/// The ledgers, what the server says, the rows, and the sums of the journal: all the same.
+/// What the callers were told, what the server says, the rows, and the sums of the journal: all the same.
 fn compare(server: &Server, database: &MariaDb, told: &BTreeMap<String, [i64; 3]>) {
     let mut rows = BTreeMap::new();
     for row in
@@ -391,7 +376,7 @@ fn a_start_without_the_store_serves_what_is_in_memory() {
     assert_eq!(server.end(Signal::TERM), Some(0));
     database.kill();
     let server = start(&data, &store, &tight);
-    some_hot_order(&server.address, 1);
+    some_hot_order(&Recorder::default(), &server.address, 1);
     assert_eq!(levels(&server.address, "hot-0"), [9, 0, 1]);
     assert_eq!(get(&server.address, "/readyz").0, 200, "what is in memory is served, so it is ready");
     // At least two of the three are not in memory.

@@ -141,7 +141,7 @@ fn what_of(step: &Step, all: bool, order: u32) -> What {
         Kind::Hold => What::Hold { units, all },
         Kind::Sell => What::Sell { units, order },
         Kind::SellLate => What::SellLate { units },
-        Kind::GiveBack => What::GiveBack { units },
+        Kind::GiveBack => What::GiveBack { units, order },
         Kind::TakeBack => What::TakeBack { units },
     }
 }
@@ -178,6 +178,10 @@ impl Effects<'_> {
             effects.push(Effect { stock: stock.clone(), what, span, told_by, maybe: step.maybe });
         }
         for line in 0..wish.lines.len() {
+            for call in self.history.calls.iter().filter(|call| call.is_unknown()) {
+                let early = self.early(line, call, &effects);
+                effects.extend(early);
+            }
             let lapse = self.lapse(line, &effects);
             effects.extend(lapse);
         }
@@ -286,6 +290,36 @@ impl Effects<'_> {
                 }
         };
         self.steps.iter().filter(counts).map(|other| other.units).sum::<u64>() - step.units
+    }
+
+    /// A request for a part that was cut off may have done a part of what was seen to be done later.
+    fn early(&self, line: usize, call: &Call, effects: &[Effect]) -> Option<Effect> {
+        let (part, kind) = match about(call) {
+            OrderAsk::Confirm(part) => (part, Kind::Sell),
+            OrderAsk::Release(part) => (part, Kind::GiveBack),
+            _ => return None,
+        };
+        let stock = self.history.stocks(self.live).nth(line)?;
+        let units = *part.lines.as_ref()?.get(stock)?;
+        let did = |step: &Step| self.call(step).is_some_and(|by| is_same(by, call));
+        let own = || self.steps.iter().enumerate().filter(|(_, step)| step.line == line);
+        if own().any(|(_, step)| did(step) && !step.maybe) {
+            return None;
+        }
+        let is_later = |(index, step): &(usize, &Step)| {
+            let over = matches!(effects[*index].span.end, End::Answered(at) if at < call.sent);
+            step.kind == kind && step.units >= units && !over
+        };
+        let (target, _) = own().find(is_later)?;
+        let until = match call.end {
+            Told::Unknown(until) if !self.spread => until,
+            _ => None,
+        };
+        let mut span = Span::new(call.sent, End::Open(until));
+        span.after = own().filter(|(_, step)| step.kind == Kind::Hold).map(|(index, _)| index).collect();
+        span.not_after = vec![target];
+        let what = What::Early { units: signed(units), order: self.id, sale: kind == Kind::Sell };
+        Some(Effect { stock: stock.clone(), what, span, told_by: None, maybe: true })
     }
 
     /// A sale after the hold may have ended unseen may have been a late one: nobody can tell by the order.

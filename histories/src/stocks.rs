@@ -1,7 +1,7 @@
 //! The model of one stock, a SKU in a warehouse: three levels. Orders and requests, which are checked by themselves,
 //! come as what they did to it; refusals and reads as what they say of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::linear::{Model, Span};
 
@@ -65,8 +65,10 @@ pub enum What {
     Sell { units: i64, order: u32 },
     /// Units whose hold had ended are taken again and sold.
     SellLate { units: i64 },
-    /// The caller gives held units back, or the hold is over.
-    GiveBack { units: i64 },
+    /// The caller gives held units back, or the hold is over; less what was given back before unseen.
+    GiveBack { units: i64, order: u32 },
+    /// A part of what is sold, or given back, later may have been before: whose request that was, nobody saw.
+    Early { units: i64, order: u32, sale: bool },
     /// The hold of an order that was sold may have been over before; nobody saw it.
     Lapse { units: i64, order: u32 },
     /// Sold units come back.
@@ -94,6 +96,8 @@ pub struct State {
     uncounted: i64,
     /// Orders that lapsed unseen.
     lapsed: BTreeSet<u32>,
+    /// Units of orders that were sold (`true`) or given back before it was seen.
+    early: BTreeMap<(u32, bool), i64>,
 }
 
 impl State {
@@ -103,6 +107,13 @@ impl State {
         after.changes += i64::from(by != [0; 3]);
         after.levels.iter_mut().zip(by).for_each(|(level, by)| *level += by);
         after.levels.iter().all(|level| *level >= 0).then_some(after)
+    }
+
+    /// What is left to do of something that was done in part before.
+    fn less_early(&self, units: i64, order: u32, sale: bool) -> Option<(i64, Self)> {
+        let mut after = self.clone();
+        let early = after.early.remove(&(order, sale)).unwrap_or(0);
+        (early <= units).then_some((units - early, after))
     }
 
     /// Whether somebody can have been shown these levels while units are held in passing.
@@ -123,7 +134,9 @@ impl What {
             Self::Hold { units, .. } => [-units, units, 0],
             Self::Sell { units, .. } => [0, -units, units],
             Self::SellLate { units } => [-units, 0, units],
-            Self::GiveBack { units } | Self::Lapse { units, .. } => [units, -units, 0],
+            Self::GiveBack { units, .. } | Self::Lapse { units, .. } => [units, -units, 0],
+            Self::Early { units, sale: false, .. } => [units, -units, 0],
+            Self::Early { units, sale: true, .. } => [0, -units, units],
             Self::TakeBack { units } => [units, 0, -units],
             Self::Change { delta, .. } => [delta, 0, 0],
             Self::Short { .. } | Self::Enough { .. } | Self::Lost | Self::Read { .. } => [0; 3],
@@ -135,7 +148,13 @@ impl Model for StockHistory {
     type State = State;
 
     fn first(&self) -> State {
-        State { levels: [self.quantity, 0, 0], changes: 0, uncounted: 1, lapsed: BTreeSet::new() }
+        State {
+            levels: [self.quantity, 0, 0],
+            changes: 0,
+            uncounted: 1,
+            lapsed: BTreeSet::new(),
+            early: BTreeMap::new(),
+        }
     }
 
     fn step(&self, state: &State, operation: usize) -> Option<State> {
@@ -148,6 +167,19 @@ impl Model for StockHistory {
             What::Hold { .. } => None,
             What::Sell { units, order } if state.lapsed.contains(&order) => {
                 state.moved(What::SellLate { units }.moves())
+            }
+            What::Early { units, order, sale } => {
+                let mut after = state.moved(what.moves())?;
+                *after.early.entry((order, sale)).or_default() += units;
+                Some(after)
+            }
+            What::Sell { units, order } if state.early.contains_key(&(order, true)) => {
+                let (left, state) = state.less_early(units, order, true)?;
+                state.moved(What::Sell { units: left, order }.moves())
+            }
+            What::GiveBack { units, order } if state.early.contains_key(&(order, false)) => {
+                let (left, state) = state.less_early(units, order, false)?;
+                state.moved(What::GiveBack { units: left, order }.moves())
             }
             What::Lapse { order, .. } => {
                 let mut after = state.moved(what.moves())?;
@@ -182,7 +214,7 @@ impl Model for StockHistory {
         let (number, units) = match self.deeds[operation].what {
             What::Hold { units, all: true } => (0, units),
             What::SellLate { units } => (1, units),
-            What::GiveBack { units } => (2, units),
+            What::GiveBack { units, .. } => (2, units),
             What::TakeBack { units } => (3, units),
             _ => return None,
         };

@@ -1,14 +1,16 @@
-//! The process is ended as hard as by a power cut at each step, and started again. Whoever asked repeats the request.
+//! The process is ended as hard as by a power cut at each step, and started again. Whoever asked repeats the request;
+//! all that it saw is checked (`hotstock-histories`).
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use hotstock_engine::ids::{SkuId, shard_of};
+use hotstock_histories::Recorder;
 use hotstock_persistence::testing::MariaDb;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Server, create, lag, levels, number, reconciled, until, verify};
+use crate::support::{Client, Server, create, lag, levels, number, reconciled, recorded, until, verify};
 
 /// Room for one SKU and one ended order, small checkpoints and segments: every step is reached within a few requests.
 const SETTINGS: [&str; 9] = [
@@ -34,6 +36,7 @@ struct Story<'a> {
     server: Option<Server>,
     client: Client,
     starts: usize,
+    history: Recorder,
 }
 
 impl Story<'_> {
@@ -42,12 +45,13 @@ impl Story<'_> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         for _ in 0..20_000 {
             let address = self.server.as_ref().unwrap().address.clone();
-            match self.client.call(&address, method, path, &body) {
+            match recorded(&self.history, &mut self.client, &address, method, path, &body) {
                 Ok((status, answer)) if status < 500 => return (status, answer),
                 Ok(_) => std::thread::sleep(Duration::from_millis(2)),
                 // Killed at its step: it is started again, without one.
                 Err(_) => {
                     self.server.take().unwrap().until_killed();
+                    self.history.ended(&address);
                     self.server = Some(Server::start(self.data, &self.settings));
                     self.starts += 1;
                 }
@@ -77,11 +81,16 @@ impl Story<'_> {
 fn kill_at(step: &str, hit: u64, shards: u16) {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let (about, shards) = (format!("{step}:{hit}, {shards} shards"), format!("engine.shards={shards}"));
+    let about = format!("{step}:{hit}, {shards} shards");
+    let shard = |sku: &str| shard_of(&SkuId::new(sku).unwrap(), shards).0;
+    let shards = format!("engine.shards={shards}");
     let settings: Vec<&str> = SETTINGS.into_iter().chain([shards.as_str()]).collect();
     let server = Server::start(&data, &settings);
+    let history = Recorder::default();
     for sku in SKUS {
-        create(&server.address, sku, UNITS, false);
+        let body = json!({ "sku_id": sku, "quantity": UNITS }).to_string();
+        let made = recorded(&history, &mut Client::default(), &server.address, "POST", "/v1/stock", &body);
+        assert_eq!(made.unwrap().0, 201);
     }
     assert_eq!(server.end(Signal::TERM), Some(0));
     // A step may be reached by what a start itself flushes, before anybody is told where it listens.
@@ -91,18 +100,15 @@ fn kill_at(step: &str, hit: u64, shards: u16) {
         None => (1, Server::start(&data, &settings)),
     };
     let (settings, client) = (settings.clone(), Client::default());
-    let mut story = Story { data: &data, settings, server: Some(server), client, starts };
-    let mut sold = BTreeMap::from(SKUS.map(|sku| (sku, 0)));
-    let mut supplied = sold.clone();
+    let mut story = Story { data: &data, settings, server: Some(server), client, starts, history };
     for round in 0..ROUNDS {
         let order_no = format!("o{round}");
         let (one, other) = (SKUS[round % SKUS.len()], SKUS[(round + 2) % SKUS.len()]);
         let skus: Vec<&str> = if round % 3 == 0 { vec![one, other] } else { vec![one] };
         story.reserve(&order_no, &skus);
         story.order(&order_no, "confirm", &json!({}));
-        skus.iter().for_each(|sku| *sold.get_mut(sku).unwrap() += 2);
         story.post(&format!("/v1/stock/{one}/restock"), &json!({ "request_id": order_no, "quantity": 3 }));
-        *supplied.get_mut(one).unwrap() += 3;
+        story.settle("GET", &format!("/v1/stock/{other}"), &Value::Null);
         std::thread::sleep(Duration::from_millis(15));
         if round >= 3 {
             // Long gone: it comes back for its return, and for the repeat of everything that it was asked.
@@ -110,7 +116,6 @@ fn kill_at(step: &str, hit: u64, shards: u16) {
             let sku = SKUS[(round - 3) % SKUS.len()];
             let part = json!({ "request_id": "R", "lines": [{ "sku_id": sku, "quantity": 1 }] });
             story.order(&old, "return", &part);
-            *sold.get_mut(sku).unwrap() -= 1;
             assert_eq!(story.order(&old, "return", &part)["replayed"], true, "{about}: {old}");
             let again = json!({ "request_id": old, "quantity": 3 });
             let answer = story.post(&format!("/v1/stock/{sku}/restock"), &again);
@@ -126,9 +131,9 @@ fn kill_at(step: &str, hit: u64, shards: u16) {
     assert_eq!(story.starts, 1, "{about}: it was to be killed there, once");
     let server = story.server.take().unwrap();
     until("everything is flushed", || lag(&server.address) == 0);
+    let checked = story.history.must_be_explained(step, shard);
     for sku in SKUS {
-        let (sold, supplied) = (sold[sku], supplied[sku]);
-        assert_eq!(levels(&server.address, sku), [UNITS + supplied - sold, 0, sold], "{about}: {sku}");
+        assert_eq!(levels(&server.address, sku), checked.sku(sku), "{about}: {sku}");
     }
     reconciled(&server.address);
     assert_eq!(server.end(Signal::TERM), Some(0), "{about}");
@@ -199,6 +204,7 @@ fn prune_and_kill(step: &str) {
         server: Some(server),
         client: Client::default(),
         starts: 0,
+        history: Recorder::default(),
     };
     for round in 0..50 {
         let (order_no, sku) = (format!("o{round}"), SKUS[round % SKUS.len()]);

@@ -87,6 +87,26 @@ fn an_expiry_of_an_order_that_either_of_two_made() {
     }
 }
 
+/// A part was given back, or sold, by a request that was cut off, and the rest later. Nobody can tell by the order.
+#[test]
+fn a_part_that_nobody_saw() {
+    for (what, counts, levels) in
+        [("release", [0, 0, 3, 0], [4, 1, 0, 3]), ("confirm", [0, 3, 0, 0], [2, 1, 2, 3])]
+    {
+        let path = format!("/v1/reservations/x/{what}");
+        let part = json!({ "request_id": "P", "lines": [{ "sku_id": "a", "quantity": 2 }] });
+        let status = if what == "release" { "released" } else { "confirmed" };
+        let mut answer = view_of("x", false, &[("a", 3, counts)]);
+        answer["status"] = json!(status);
+        let script = Script::with(5).patient().reserve([1, 2], "x", 3, 201, [3, 0, 0, 0]);
+        script
+            .told([3, 4], "POST", &path, part, 504, json!({}))
+            .read([5, 6], levels)
+            .told([7, 8], "POST", &path, json!({}), 200, answer)
+            .explained();
+    }
+}
+
 /// Likewise a release that was cut off, before a payment that may have been a late one.
 #[test]
 fn a_release_that_nobody_saw() {
