@@ -36,15 +36,15 @@ impl Tables {
                 let spans = image.span.is_some();
                 let is_here = |line: &LineImage| !spans || shard_of(&line.sku_id, shards) == shard;
                 let here = image.lines.into_iter().filter(is_here);
-                let mut sold: Vec<_> = here
-                    .map(|line| {
-                        let net = i64::from(line.confirmed) - i64::from(line.returned);
-                        ((line.sku_id, line.warehouse_id), net)
-                    })
-                    .collect();
+                // Of one order in sum: what came back is less than nothing by itself.
+                let mut sold: BTreeMap<_, i64> = BTreeMap::new();
+                for line in here {
+                    let net = i64::from(line.confirmed) - i64::from(line.returned);
+                    *sold.entry((line.sku_id, line.warehouse_id)).or_default() += net;
+                }
                 let holds = self.holds.extract_if(.., |(of, ..), _| *of == order_no);
                 for line in holds.flat_map(|(_, hold)| hold.image.lines) {
-                    sold.push(((line.sku_id, line.warehouse_id), line.sold));
+                    *sold.entry((line.sku_id, line.warehouse_id)).or_default() += line.sold;
                 }
                 for (place, net) in sold {
                     if let Some(row) = self.stocks.get_mut(&place) {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint::{HoldImage, OrderImage, RequestImage, StockImage};
+use crate::checkpoint::{HoldLineImage, OrderImage, RequestImage, StockImage};
 use crate::clock::Timestamp;
 use crate::command::{
     Action, ChangeKind, ChangeStock, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release, Reserve,
@@ -52,6 +52,13 @@ pub struct Made {
 #[must_use]
 pub fn bare(image: StockImage) -> StockImage {
     StockImage { lsn: Lsn::ZERO, forgotten_sold: 0, ..image }
+}
+
+/// A hold with its lines in the order of their stocks.
+pub(super) fn sorted(mut hold: StoredHold) -> StoredHold {
+    let stock = |line: &HoldLineImage| (line.sku_id.clone(), line.warehouse_id);
+    hold.image.lines.sort_by_key(stock);
+    hold
 }
 
 /// The hash that the suites give to an event.
@@ -238,13 +245,7 @@ impl TestShard {
 
     /// What it holds for orders of other shards, as the store must have it when everything is flushed.
     pub fn holds(&self) -> Vec<StoredHold> {
-        let stored = |mut image: HoldImage| {
-            image.lines.sort_by(|one, other| {
-                (&one.sku_id, one.warehouse_id).cmp(&(&other.sku_id, other.warehouse_id))
-            });
-            StoredHold { shard: self.shard, image }
-        };
-        self.state.holds().map(stored).collect()
+        self.state.holds().map(|image| sorted(StoredHold { shard: self.shard, image })).collect()
     }
 
     /// Keeps an event, and what it made.
