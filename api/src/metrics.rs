@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use hotstock_engine::counters::{
-    CheckStats, Metric, MetricKind, MirrorStats, Read, ShardStats, CrossShardStats, Stats, StoreStats,
+    CheckStats, CrossShardStats, Metric, MetricKind, MirrorStats, Read, ShardStats, Stats, StoreStats,
 };
 use hotstock_engine::engine::Engine;
 use prometheus_client::collector::Collector;

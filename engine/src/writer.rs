@@ -35,6 +35,8 @@ pub(crate) struct HandOver {
     pub group: Option<Group>,
     /// Everything that the replies rest on is at or before this.
     pub last: Lsn,
+    /// And on what other shards handed over before: nothing of that is durable when the journal fails.
+    pub rests_on_others: bool,
     /// Stocks that left, to be taken out of the views before the others are published.
     pub left: Vec<LeftStock>,
     pub views: Vec<ViewUpdate>,
@@ -176,7 +178,8 @@ fn commit(journal: &mut dyn Journal, parts: &WriterParts, batch: &mut Vec<HandOv
     // The flag is looked at here, behind the place in the queue: whatever comes after a failure fails.
     let poisoned = parts.poison.get().is_some();
     for hand_over in batch.iter_mut() {
-        let is_durable = !poisoned || hand_over.last <= hand_over.shared.durable_lsn();
+        let is_known_durable = !hand_over.rests_on_others && hand_over.last <= hand_over.shared.durable_lsn();
+        let is_durable = !poisoned || is_known_durable;
         if !is_durable {
             std::mem::take(&mut hand_over.replies).into_iter().for_each(Reply::send_unavailable);
             continue;

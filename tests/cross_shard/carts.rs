@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use crate::fixture::{SHARDS, Fixture, sku_in};
+use crate::fixture::{Fixture, SHARDS, sku_in};
 use crate::support::Client;
 
 const CARTS: usize = 1_000;

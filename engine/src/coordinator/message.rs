@@ -1,5 +1,9 @@
 //! What the shards say to each other about orders over several of them. A message lies in the mailbox of the shard that
 //! it is for; it is lost only when that shard fails, or the process ends. Each can come twice.
+//!
+//! It need not wait until what it rests on is durable: it leaves behind the events that it rests on, on their way to the
+//! one journal of all shards. So whatever is logged because of it stands behind them there, and a crash that loses them
+//! loses that too. Callers alone wait for the disk, once.
 
 use smallvec::SmallVec;
 
@@ -26,7 +30,7 @@ pub(crate) enum Message {
     Abandoned { order_no: OrderNo, attempt: AttemptId },
     /// To a participant: carry out a decision.
     Instruct(Box<Instruction>),
-    /// To the coordinator: it is carried out, durably, and gave these serial numbers.
+    /// To the coordinator: it is carried out, and gave these serial numbers.
     Done { order_no: OrderNo, attempt: AttemptId, seq: u32, serials: Vec<GivenSerials> },
     /// To a participant: the serial numbers that came with this decision are logged.
     Heard { order_no: OrderNo, attempt: AttemptId, seq: u32 },
@@ -65,8 +69,7 @@ pub(crate) struct Instruction {
 }
 
 impl Message {
-    /// The steps of orders over several shards at which a test can end the process: this message has come, and what it
-    /// rests on is durable.
+    /// The steps of orders over several shards at which a test can end the process: this message has come.
     pub const STEPS: &[&str] = &[
         "span.look",
         "span.looked",

@@ -74,28 +74,17 @@ pub(crate) trait Surroundings {
 pub(crate) struct Effects<C> {
     /// To be logged.
     pub events: Vec<Event>,
-    /// These rest on nothing that is not durable.
+    /// To be sent behind the events.
     pub sends: Vec<(ShardId, Message)>,
-    /// To be sent when everything applied so far is durable.
-    pub sends_behind: Vec<(ShardId, Message)>,
-    /// To be answered when everything applied so far is durable.
+    /// To be answered when everything is durable that any shard has logged so far.
     pub answers: Vec<(C, Outcome)>,
-    /// What these rest on is durable.
-    pub answers_now: Vec<(C, Outcome)>,
     /// Commands that waited for others about their order: to be decided now, in this order.
     pub ready: VecDeque<(C, InnerCommand)>,
 }
 
 impl<C> Default for Effects<C> {
     fn default() -> Self {
-        Self {
-            events: Vec::new(),
-            sends: Vec::new(),
-            sends_behind: Vec::new(),
-            answers: Vec::new(),
-            answers_now: Vec::new(),
-            ready: VecDeque::new(),
-        }
+        Self { events: Vec::new(), sends: Vec::new(), answers: Vec::new(), ready: VecDeque::new() }
     }
 }
 
@@ -349,14 +338,13 @@ impl<C> Coordinator<C> {
                     true => Message::Keep { order_no: order_no.clone(), attempt },
                     false => Message::Abandon { order_no: order_no.clone(), attempt },
                 };
-                // What it knows of the order may not be durable yet.
-                self.out.sends_behind.push((from, answer));
+                self.out.sends.push((from, answer));
                 let waits = |span: &crate::checkpoint::Span| {
                     let mut pending = span.pending.iter();
                     pending.any(|decision| decision.attempt == attempt && decision.waiting.contains(&from))
                 };
                 if state.span_of(&order_no).is_some_and(|span| !waits(span)) {
-                    self.out.sends_behind.push((from, Message::Heard { order_no, attempt, seq }));
+                    self.out.sends.push((from, Message::Heard { order_no, attempt, seq }));
                 }
             }
             Message::Look { .. }
@@ -604,13 +592,13 @@ impl<C> Coordinator<C> {
         for (_, attempt) in std::mem::take(&mut self.attempts) {
             let callers = attempt.queue.into_iter().map(|(caller, _)| caller);
             let callers = [attempt.caller].into_iter().chain(callers);
-            self.out.answers_now.extend(callers.map(|caller| (caller, Err(undecided.clone()))));
+            self.out.answers.extend(callers.map(|caller| (caller, Err(undecided.clone()))));
         }
         let ready = std::mem::take(&mut self.out.ready).into_iter();
-        self.out.answers_now.extend(ready.map(|(caller, _)| (caller, Err(undecided.clone()))));
+        self.out.answers.extend(ready.map(|(caller, _)| (caller, Err(undecided.clone()))));
         for (_, propagation) in std::mem::take(&mut self.propagations) {
             let callers = propagation.into_callers();
-            self.out.answers_now.extend(callers.map(|caller| (caller, Err(decided.clone()))));
+            self.out.answers.extend(callers.map(|caller| (caller, Err(decided.clone()))));
         }
     }
 }

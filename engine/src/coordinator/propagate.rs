@@ -27,8 +27,6 @@ pub(super) struct Propagation<C> {
     /// When everything that was sent is sent again, and how long after that.
     again: Moment,
     pause: u64,
-    /// The last decision that it knows of.
-    newest: u32,
     /// When it is looked after.
     timer: Moment,
 }
@@ -39,8 +37,6 @@ struct Waiter<C> {
     outcome: Outcome,
     /// The last decision that its answer tells of.
     seq: u32,
-    /// It asked for that decision, so its answer tells of nothing that is newer.
-    is_its_own: bool,
     /// It is answered then, whoever has not been heard of.
     until: Moment,
 }
@@ -85,17 +81,13 @@ impl<C> Coordinator<C> {
                 serials: Vec::new(),
                 again,
                 pause: PROPAGATE_AGAIN_MILLIS,
-                newest: 0,
                 timer: again,
             }
         });
-        let is_its_own = span.decisions > propagation.newest;
-        propagation.newest = span.decisions;
         let waiter = |(caller, outcome)| Waiter {
             caller,
             outcome,
             seq: span.decisions,
-            is_its_own,
             until: now.plus(PROPAGATE_WAIT_MILLIS),
         };
         propagation.waiters.extend(answer.map(waiter));
@@ -146,7 +138,7 @@ impl<C> Coordinator<C> {
                     lines: of_shard.collect(),
                 };
                 self.tally.instructions += 1;
-                self.out.sends_behind.push((*shard, Message::Instruct(Box::new(instruction))));
+                self.out.sends.push((*shard, Message::Instruct(Box::new(instruction))));
             }
         }
     }
@@ -173,7 +165,7 @@ impl<C> Coordinator<C> {
         let Some(propagation) = self.propagations.get_mut(&order_no) else {
             // It is logged already, with the numbers.
             if !serials.is_empty() {
-                self.out.sends_behind.push((from, Message::Heard { order_no, attempt, seq }));
+                self.out.sends.push((from, Message::Heard { order_no, attempt, seq }));
             }
             return;
         };
@@ -226,7 +218,7 @@ impl<C> Coordinator<C> {
         if has_serials {
             for (seq, shard, attempt) in acknowledged {
                 let heard = Message::Heard { order_no: order_no.clone(), attempt, seq };
-                self.out.sends_behind.push((shard, heard));
+                self.out.sends.push((shard, heard));
             }
         }
         let Some(propagation) = self.propagations.get_mut(order_no) else { return };
@@ -235,14 +227,8 @@ impl<C> Coordinator<C> {
         let first = state.span_of(order_no).and_then(|span| span.pending.first()).map(|first| first.seq);
         let is_told = |waiter: &mut Waiter<C>| first.is_none_or(|first| waiter.seq < first);
         for mut waiter in propagation.waiters.extract_if(.., is_told) {
-            let shows_serials = show_serials(state, order_no, &mut waiter.outcome);
-            let answer = (waiter.caller, waiter.outcome);
-            // The decision is durable, or no participant would know it. Serial numbers are when they are logged; and what
-            // a repeat tells may be newer.
-            match waiter.is_its_own && !shows_serials {
-                true => self.out.answers_now.push(answer),
-                false => self.out.answers.push(answer),
-            }
+            show_serials(state, order_no, &mut waiter.outcome);
+            self.out.answers.push((waiter.caller, waiter.outcome));
         }
         if first.is_none() {
             if let Some(propagation) = self.propagations.remove(order_no) {
@@ -290,16 +276,13 @@ struct Told {
     has_serials: bool,
 }
 
-/// Gives an answer the serial numbers that its lines have got meanwhile. `false`: there are none.
-fn show_serials(state: &State, order_no: &OrderNo, outcome: &mut Outcome) -> bool {
-    let Ok(Answer::Order { order, .. }) = outcome else { return false };
-    let Some((_, known)) = state.order(order_no) else { return false };
-    let mut some = false;
+/// Gives an answer the serial numbers that its lines have got meanwhile.
+fn show_serials(state: &State, order_no: &OrderNo, outcome: &mut Outcome) {
+    let Ok(Answer::Order { order, .. }) = outcome else { return };
+    let Some((_, known)) = state.order(order_no) else { return };
     for (line, known) in order.lines.iter_mut().zip(known.lines) {
         if known.serials.is_some() {
             line.serials = known.serials;
-            some = true;
         }
     }
-    some
 }

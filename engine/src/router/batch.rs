@@ -59,6 +59,9 @@ struct Careful {
     commands: Vec<Placed>,
     orders: HashSet<OrderNo>,
     skus: HashSet<SkuId>,
+    /// One of them changes an order that nobody knew when the batch came: it may be about any SKU. Whatever comes after
+    /// it waits for it.
+    may_be_any: bool,
 }
 
 impl Router {
@@ -94,9 +97,9 @@ impl Router {
                 }
             }
         }
-        let Careful { mut commands, .. } = careful;
+        let Careful { mut commands, may_be_any, .. } = careful;
         commands.sort_by_key(|(index, _)| *index);
-        self.settle_all(commands, &known, &mut outcomes).await;
+        self.settle_all(commands, &known, may_be_any, &mut outcomes).await;
         outcomes
     }
 
@@ -288,11 +291,18 @@ impl Router {
     }
 
     /// Carries out commands, sorted by place, those of one chain one after the other.
-    async fn settle_all(&self, commands: Vec<Placed>, known: &OrderSkus, outcomes: &mut [Outcome]) {
+    async fn settle_all(
+        &self,
+        commands: Vec<Placed>,
+        known: &OrderSkus,
+        in_one_chain: bool,
+        outcomes: &mut [Outcome],
+    ) {
         if commands.is_empty() {
             return;
         }
-        let mut chains = chains(commands, known).into_iter();
+        let chains = if in_one_chain { vec![commands] } else { chains(commands, known) };
+        let mut chains = chains.into_iter();
         let mut running: JoinSet<Vec<(usize, Outcome)>> = JoinSet::new();
         loop {
             while running.len() < MAX_BATCH_CHAINS
@@ -334,11 +344,17 @@ fn changes_an_order(action: &Action) -> bool {
 impl Careful {
     /// Whether a command is about what one of these is about: it must not overtake it.
     fn touches(&self, command: &InnerCommand, known: &OrderSkus) -> bool {
-        command.order_no().is_some_and(|order_no| self.orders.contains(order_no))
+        if self.commands.is_empty() {
+            return false;
+        }
+        self.may_be_any
+            || known.is_unknown(command)
+            || command.order_no().is_some_and(|order_no| self.orders.contains(order_no))
             || (!self.skus.is_empty() && known.skus_of(command).any(|sku_id| self.skus.contains(sku_id)))
     }
 
     fn add(&mut self, index: usize, command: InnerCommand, known: &OrderSkus) {
+        self.may_be_any |= known.is_unknown(&command);
         self.orders.extend(command.order_no().cloned());
         self.skus.extend(known.skus_of(&command).cloned());
         self.commands.push((index, command));
@@ -360,6 +376,13 @@ impl OrderSkus {
         {
             self.orders.entry(order_no.clone()).or_insert_with(|| subject.skus().cloned().collect());
         }
+    }
+
+    /// Whether a command changes an order of which nobody knows the SKUs: somebody else may be making it just now.
+    fn is_unknown(&self, command: &InnerCommand) -> bool {
+        let InnerCommand::Public(public) = command else { return false };
+        let changes = changes_an_order(&public.action);
+        self.is_kept && changes && command.order_no().is_some_and(|no| !self.orders.contains_key(no))
     }
 
     /// The SKUs that a command names, and those of its order.

@@ -137,7 +137,7 @@ pub(crate) fn claimed(command: &InnerCommand) -> Option<&OrderNo> {
     command.subject().may_make()
 }
 
-/// What waits for its durability: an answer, or a message to another shard.
+/// An answer that waits for its durability.
 #[derive(Debug)]
 pub(crate) enum Reply {
     One(oneshot::Sender<ShardAnswer>, ShardAnswer),
@@ -148,8 +148,6 @@ pub(crate) enum Reply {
     Deferred(Caller, ShardAnswer),
     /// Some answers of an envelope of which others come later.
     Slots(Arc<Slots>, Vec<(usize, ShardAnswer)>),
-    /// To another shard.
-    Mail(Arc<ShardShared>, Vec<Envelope>),
     Pinned(oneshot::Sender<Vec<PinAnswer>>, Vec<PinAnswer>),
     Images(oneshot::Sender<ImagesAnswer>, ImagesAnswer),
 }
@@ -163,7 +161,6 @@ impl Reply {
             Self::Caller(caller, outcome) => caller.answer(outcome),
             Self::Deferred(caller, answer) => caller.send(answer),
             Self::Slots(slots, answers) => slots.fill(answers),
-            Self::Mail(to, envelopes) => to.deliver(envelopes),
             Self::Pinned(to, answers) => drop(to.send(answers)),
             Self::Images(to, images) => drop(to.send(images)),
         }
@@ -181,8 +178,6 @@ impl Reply {
             Self::Slots(slots, answers) => {
                 slots.fill(answers.into_iter().map(|(index, _)| (index, unavailable())).collect());
             }
-            // What it says is not durable.
-            Self::Mail(..) => {}
             Self::Pinned(to, answers) => {
                 drop(to.send(answers.iter().map(|_| Err(Refusal::JournalUnavailable)).collect()));
             }

@@ -87,11 +87,10 @@ pub(super) struct Work {
     /// Applied in this turn, not handed over yet.
     events: Vec<Event>,
     replies: Vec<Reply>,
-    /// What these rest on is durable already.
-    replies_now: Vec<Reply>,
-    /// Messages to other shards, likewise; and those that rest on what is not durable yet.
+    /// Some of them rest on what other shards have logged.
+    rests_on_others: bool,
+    /// Messages to other shards; they rest on the events.
     sends: Vec<(ShardId, Message)>,
-    sends_behind: Vec<(ShardId, Message)>,
     /// Permits of `replies`.
     decided: u64,
     /// Orders that left memory with these events.
@@ -140,9 +139,8 @@ impl Shard {
             spare: Vec::new(),
             events: Vec::new(),
             replies: Vec::new(),
-            replies_now: Vec::new(),
+            rests_on_others: false,
             sends: Vec::new(),
-            sends_behind: Vec::new(),
             decided: 0,
             departed: Vec::new(),
             pinned: Vec::new(),
@@ -396,22 +394,24 @@ impl Shard {
         }
     }
 
-    /// Gives everything that was decided to the journal writer; answers at once what rests on nothing new.
+    /// Gives everything that was decided to the journal writer; answers at once what rests on nothing new. Messages to
+    /// other shards leave behind that: what they cause is handed over later, and so is durable later or not at all.
     fn hand_over(&mut self, first: Lsn) {
+        self.give_to_writer(first);
+        for (to, envelopes) in by_shard(self.shared.id, &mut self.work.sends) {
+            self.parts.shards[to.index()].deliver(envelopes);
+        }
+    }
+
+    fn give_to_writer(&mut self, first: Lsn) {
         let last = self.state.applied();
         self.shared.counters.applied.store(last.0, Ordering::Relaxed);
         self.publish_sizes();
         let permits = Permits::new(Arc::clone(&self.shared), std::mem::take(&mut self.work.decided));
-        for (to, envelopes) in by_shard(self.shared.id, &mut self.work.sends) {
-            self.parts.shards[to.index()].deliver(envelopes);
-        }
-        self.work.replies_now.drain(..).for_each(Reply::send);
-        for (to, envelopes) in by_shard(self.shared.id, &mut self.work.sends_behind) {
-            self.work.replies.push(Reply::Mail(Arc::clone(&self.parts.shards[to.index()]), envelopes));
-        }
         let replies = std::mem::take(&mut self.work.replies);
         let events = std::mem::take(&mut self.work.events);
-        if events.is_empty() && self.shared.durable_lsn() >= last {
+        let rests_on_others = std::mem::take(&mut self.work.rests_on_others);
+        if events.is_empty() && !rests_on_others && self.shared.durable_lsn() >= last {
             drop(permits);
             replies.into_iter().for_each(Reply::send);
             return;
@@ -434,8 +434,19 @@ impl Shard {
         let group = (!events.is_empty()).then_some(Group { shard: self.shared.id, first, events });
         let shared = Arc::clone(&self.shared);
         shared.backlog.add(bytes);
-        let hand_over =
-            HandOver { shared, group, last, left, views, departed, pinned, replies, permits, bytes };
+        let hand_over = HandOver {
+            shared,
+            group,
+            last,
+            rests_on_others,
+            left,
+            views,
+            departed,
+            pinned,
+            replies,
+            permits,
+            bytes,
+        };
         if let Err(refused) = self.parts.inbox.put(WriterMessage::HandOver(hand_over)) {
             // The writer is gone, which happens only behind a panic of its own: nothing more can be made durable.
             refused.fail();

@@ -1,5 +1,5 @@
 //! Orders over several shards in the turn of a shard: runs the [`Coordinator`] of those that are decided here, and does
-//! what the coordinators of others ask ([`Message`]). What a message rests on is durable before it leaves.
+//! what the coordinators of others ask ([`Message`]).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -155,7 +155,10 @@ impl Shard {
                     Some(order_no) => {
                         self.coordinator.propagate(&self.state, order_no, Some((caller, outcome)), moment);
                     }
-                    None => self.work.replies.push(Reply::Caller(caller, outcome)),
+                    None => {
+                        self.work.rests_on_others = true;
+                        self.work.replies.push(Reply::Caller(caller, outcome));
+                    }
                 }
             }
             Ran::Answered(answer, event) => {
@@ -166,6 +169,7 @@ impl Shard {
                     self.note(&event);
                     self.work.events.push(event);
                 }
+                self.work.rests_on_others = true;
                 self.work.replies.push(Reply::Deferred(caller, answer));
             }
         }
@@ -195,17 +199,15 @@ impl Shard {
     /// Does what the coordinator wants done.
     fn take_effects(&mut self, now: Timestamp) {
         loop {
-            let Effects { events, sends, sends_behind, answers, answers_now, ready } =
-                std::mem::take(&mut self.coordinator.out);
+            let Effects { events, sends, answers, ready } = std::mem::take(&mut self.coordinator.out);
             for event in events {
                 self.note(&event);
                 self.work.events.push(event);
             }
             self.work.sends.extend(sends);
-            self.work.sends_behind.extend(sends_behind);
+            self.work.rests_on_others |= !answers.is_empty();
             let reply = |(caller, outcome)| Reply::Caller(caller, outcome);
             self.work.replies.extend(answers.into_iter().map(reply));
-            self.work.replies_now.extend(answers_now.into_iter().map(reply));
             if ready.is_empty() {
                 break;
             }
@@ -242,9 +244,8 @@ impl Shard {
             _ => (Refusal::JournalUnavailable, Refusal::JournalUnavailable),
         };
         self.coordinator.fail_all(&undecided, &decided);
-        let Effects { answers_now, answers, .. } = std::mem::take(&mut self.coordinator.out);
-        answers_now.into_iter().for_each(|(caller, outcome)| caller.answer(outcome));
-        answers.into_iter().for_each(|(caller, _)| caller.answer(Err(decided.clone())));
+        let Effects { answers, .. } = std::mem::take(&mut self.coordinator.out);
+        answers.into_iter().for_each(|(caller, outcome)| caller.answer(outcome));
     }
 
     /// The claim that a command came with.
@@ -265,7 +266,7 @@ impl Shard {
             Message::Look { order_no, skus } => {
                 let absent = skus.into_iter().filter(|sku_id| !self.state.is_resident(sku_id)).collect();
                 let found = refused.map_or(Ok(absent), Err);
-                self.work.sends_behind.push((from, Message::Looked { order_no, found }));
+                self.work.sends.push((from, Message::Looked { order_no, found }));
             }
             Message::Hold(request) => self.take_hold(from, &request, refused, now),
             Message::Abandon { order_no, attempt } => {
@@ -277,7 +278,7 @@ impl Shard {
                     }
                 }
                 self.is_heard_of(&order_no, attempt);
-                self.work.sends_behind.push((from, Message::Abandoned { order_no, attempt }));
+                self.work.sends.push((from, Message::Abandoned { order_no, attempt }));
             }
             Message::Instruct(instruction) => self.obey(from, *instruction, now),
             Message::Heard { order_no, attempt, seq } => {
@@ -329,7 +330,7 @@ impl Shard {
             self.state.note_uses(reserve.lines.as_slice().iter().map(|line| &line.sku_id));
         }
         let held = Message::Held { order_no: order_no.clone(), attempt: *attempt, outcome };
-        self.work.sends_behind.push((from, held));
+        self.work.sends.push((from, held));
     }
 
     fn obey(&mut self, from: ShardId, instruction: Instruction, now: Timestamp) {
@@ -347,7 +348,7 @@ impl Shard {
         let Instruction { order_no, attempt, seq, .. } = instruction;
         self.is_heard_of(&order_no, attempt);
         let serials = self.state.serials_of_hold(&order_no, attempt);
-        self.work.sends_behind.push((from, Message::Done { order_no, attempt, seq, serials }));
+        self.work.sends.push((from, Message::Done { order_no, attempt, seq, serials }));
     }
 }
 

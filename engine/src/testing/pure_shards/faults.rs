@@ -1,7 +1,7 @@
 //! What happens to the shards: failures and starts, checkpoints, what leaves memory; and what must be true of them.
 
 use super::super::pure_store::PureStore;
-use super::{Behind, Content, Fate, Letter, OneShard, PureShards, WAIT_MILLIS, replay};
+use super::{Content, Fate, Letter, OneShard, PureShards, WAIT_MILLIS, replay};
 use crate::checkpoint::CheckpointEnd;
 use crate::clock::Timestamp;
 use crate::coordinator::{Coordinator, Moment};
@@ -41,15 +41,13 @@ impl<S: PureStore> PureShards<S> {
         while !self.mail.is_empty() {
             self.lose(0);
         }
+        let lost = std::mem::take(&mut self.journal);
+        lost.into_iter().flat_map(|lost| lost.answers).for_each(|(ticket, _)| self.end(ticket, Fate::Lost));
         for shard in self.ids() {
             let one = &mut self.shards[shard.index()];
             one.log.truncate(one.durable);
-            let answers = std::mem::take(&mut one.behind).into_iter().filter_map(|behind| match behind {
-                Behind::Answer(ticket, _) => Some(ticket),
-                Behind::Send(..) => None,
-            });
-            let answers: Vec<_> = answers.collect();
-            answers.into_iter().for_each(|ticket| self.end(ticket, Fate::Lost));
+            let answers = std::mem::take(&mut one.answers);
+            answers.into_iter().for_each(|(ticket, _)| self.end(ticket, Fate::Lost));
             self.begin(shard);
         }
     }
@@ -59,7 +57,7 @@ impl<S: PureStore> PureShards<S> {
         let mut coordinator = Coordinator::new(shard, WAIT_MILLIS);
         std::mem::swap(&mut coordinator, &mut self.shards[shard.index()].coordinator);
         coordinator.fail_all(&Refusal::ShardRestarted, &Refusal::ShardRestarted);
-        for (ticket, _) in std::mem::take(&mut coordinator.out.answers_now) {
+        for (ticket, _) in std::mem::take(&mut coordinator.out.answers) {
             self.end(ticket, Fate::Lost);
         }
         let state = self.recovered(shard);
@@ -70,10 +68,16 @@ impl<S: PureStore> PureShards<S> {
         one.state = state;
         one.writing = None;
         one.views.clear();
+        // Whatever was recovered is durable.
+        (one.durable, one.handed) = (one.log.len(), one.log.len());
         drop(one.state.take_left());
+        for number in one.state.take_touched() {
+            let view = one.state.stock_view(number);
+            one.views.entry(view.sku_id.clone()).or_default().push(view);
+        }
+        one.views.values_mut().for_each(|views| views.sort_by_key(|view| view.warehouse_id));
         let departed = one.state.take_departed();
         self.store.departed(shard, departed);
-        self.sync(shard);
     }
 
     /// The state that recovery finds: from the checkpoint, if there is one that counts, and what was logged since.
@@ -148,10 +152,10 @@ impl<S: PureStore> PureShards<S> {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let quiet = |shard: &OneShard| {
-            let waits = !shard.asking.is_empty() || !shard.pending.is_empty() || !shard.behind.is_empty();
+            let waits = !shard.asking.is_empty() || !shard.pending.is_empty() || !shard.answers.is_empty();
             shard.coordinator.under_way() == 0 && !waits
         };
-        self.mail.is_empty() && self.shards.iter().all(quiet)
+        self.mail.is_empty() && self.journal.is_empty() && self.shards.iter().all(quiet)
     }
 
     /// Delivers everything and lets time go by for what is under way, until all is quiet.

@@ -8,7 +8,7 @@
 mod faults;
 mod turn;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::pure_store::{NoStore, PureStore};
 use crate::checkpoint::{CheckpointEnd, Image};
@@ -19,7 +19,7 @@ use crate::ids::{AttemptId, Lsn, OrderNo, ShardId, SkuId, shard_of, shard_of_ord
 use crate::inner::{InnerCommand, Subject};
 use crate::limits::ASK_AGAIN_MILLIS;
 use crate::outcome::{Outcome, StockView};
-use crate::state::{Capture, HoldKey, State};
+use crate::state::{Capture, HoldKey, LeftStock, State};
 
 /// How long units are waited for.
 pub const WAIT_MILLIS: u64 = 5_000;
@@ -79,11 +79,15 @@ impl Letter {
     }
 }
 
-/// What waits until the events of a shard are durable.
+/// What a shard handed over to the one journal of all, and what waits until that is durable.
 #[derive(Debug)]
-enum Behind {
-    Answer(Ticket, Outcome),
-    Send(ShardId, Message),
+struct HandOver {
+    shard: ShardId,
+    /// Events of its log up to here.
+    logged: usize,
+    left: Vec<LeftStock>,
+    views: Vec<StockView>,
+    answers: Vec<(Ticket, Outcome)>,
 }
 
 struct OneShard {
@@ -95,7 +99,11 @@ struct OneShard {
     log: Vec<Event>,
     /// Events of `log` that survive a crash.
     durable: usize,
-    behind: Vec<Behind>,
+    /// Events of `log` that were handed over.
+    handed: usize,
+    /// Answers of this turn, and messages to other shards.
+    answers: Vec<(Ticket, Outcome)>,
+    sends: Vec<(ShardId, Message)>,
     /// As everybody sees them: durable stocks.
     views: BTreeMap<SkuId, Vec<StockView>>,
     /// A checkpoint that is being written, and the newest one that is complete.
@@ -109,6 +117,8 @@ pub struct PureShards<S = NoStore> {
     /// Requests under way for orders that are not there, as in the directory.
     claims: BTreeMap<OrderNo, (ShardId, BTreeSet<Ticket>)>,
     mail: Vec<Letter>,
+    /// What was handed over and is not durable, in its order.
+    journal: VecDeque<HandOver>,
     /// The wall clock, by which orders expire.
     pub time: Timestamp,
     /// By which things that are under way are timed.
@@ -167,7 +177,9 @@ impl<S: PureStore> PureShards<S> {
             pending: Vec::new(),
             log: Vec::new(),
             durable: 0,
-            behind: Vec::new(),
+            handed: 0,
+            answers: Vec::new(),
+            sends: Vec::new(),
             views: BTreeMap::new(),
             writing: None,
             checkpoint: None,
@@ -176,6 +188,7 @@ impl<S: PureStore> PureShards<S> {
             shards: (0..shards).map(shard).collect(),
             claims: BTreeMap::new(),
             mail: Vec::new(),
+            journal: VecDeque::new(),
             time: Timestamp(1_000_000),
             now: Moment(1),
             fates: Vec::new(),
@@ -306,30 +319,44 @@ impl<S: PureStore> PureShards<S> {
         }
     }
 
-    /// What a shard logged is durable: what waited for that leaves.
+    /// What a shard logged is durable, with everything that was handed over before that; and what waited for it is
+    /// answered.
     pub fn sync(&mut self, shard: ShardId) {
-        let one = &mut self.shards[shard.index()];
-        one.durable = one.log.len();
-        for left in one.state.take_left() {
-            if let Some(views) = one.views.get_mut(&left.sku_id) {
-                views.retain(|view| view.warehouse_id != left.warehouse_id);
-            }
-        }
-        for number in one.state.take_touched() {
-            let view = one.state.stock_view(number);
-            let views = one.views.entry(view.sku_id.clone()).or_default();
-            views.retain(|known| known.warehouse_id != view.warehouse_id);
-            views.push(view);
-            views.sort_by_key(|view| view.warehouse_id);
-        }
-        for behind in std::mem::take(&mut one.behind) {
-            match behind {
-                Behind::Answer(ticket, outcome) => self.answer(ticket, outcome),
-                Behind::Send(to, message) => {
-                    self.mail.push(Letter { to, from: Some(shard), content: Content::Message(message) });
+        self.hand_over(shard);
+        while self.journal.iter().any(|waiting| waiting.shard == shard) {
+            let Some(first) = self.journal.pop_front() else { return };
+            let HandOver { shard, logged, left, views, answers } = first;
+            let one = &mut self.shards[shard.index()];
+            one.durable = logged;
+            for left in left {
+                if let Some(views) = one.views.get_mut(&left.sku_id) {
+                    views.retain(|view| view.warehouse_id != left.warehouse_id);
                 }
             }
+            for view in views {
+                let views = one.views.entry(view.sku_id.clone()).or_default();
+                views.retain(|known| known.warehouse_id != view.warehouse_id);
+                views.push(view);
+                views.sort_by_key(|view| view.warehouse_id);
+            }
+            for (ticket, outcome) in answers {
+                self.answer(ticket, outcome);
+            }
         }
+    }
+
+    /// Gives what a shard has logged, and what it answers, to the journal.
+    fn hand_over(&mut self, shard: ShardId) {
+        let one = &mut self.shards[shard.index()];
+        if one.handed == one.log.len() && one.answers.is_empty() {
+            return;
+        }
+        one.handed = one.log.len();
+        let left = one.state.take_left();
+        let touched = one.state.take_touched();
+        let views = touched.into_iter().map(|number| one.state.stock_view(number)).collect();
+        let answers = std::mem::take(&mut one.answers);
+        self.journal.push_back(HandOver { shard, logged: one.handed, left, views, answers });
     }
 
     /// Time goes by: everything that is due is done, in every shard.

@@ -1,14 +1,14 @@
 //! A turn of one of the shards: as the driver's (`shard/turn`), without what that does for callers.
 
 use super::super::pure_store::{PureStore, StoredBy};
-use super::{Around, Behind, Content, Fate, Letter, OneShard, PureShards, Ticket, apply, replay};
+use super::{Around, Content, Fate, Letter, OneShard, PureShards, Ticket, apply};
 use crate::command::{Action, Command};
 use crate::coordinator::{Effects, HoldRequest, Instruction, Message};
 use crate::event::Change;
 use crate::ids::{AttemptId, OrderNo, ShardId};
 use crate::inner::InnerCommand;
-use crate::outcome::{Answer, Outcome, Refusal};
-use crate::state::{Decision, HoldFirst, Need, Obeyed, State};
+use crate::outcome::{Outcome, Refusal};
+use crate::state::{Decision, HoldFirst, Need, Obeyed};
 
 /// As in the driver.
 pub(super) enum Ran {
@@ -103,7 +103,7 @@ impl<S: PureStore> PureShards<S> {
     pub(super) fn defer(&mut self, shard: ShardId, ticket: Ticket, command: InnerCommand, ran: Ran) {
         let around = self.around(shard);
         let now = self.now;
-        let OneShard { state, coordinator, behind, .. } = &mut self.shards[shard.index()];
+        let OneShard { state, coordinator, answers, .. } = &mut self.shards[shard.index()];
         match (ran, command.order_no().cloned()) {
             (Ran::Busy, Some(order_no)) => coordinator.enqueue(&order_no, ticket, command),
             (Ran::HoldFirst(first), _) => coordinator.begin(state, &around, ticket, command, *first, now),
@@ -111,7 +111,7 @@ impl<S: PureStore> PureShards<S> {
                 coordinator.propagate(state, &order_no, Some((ticket, outcome)), now);
             }
             (Ran::Answered(outcome) | Ran::Decided(outcome), _) => {
-                behind.push(Behind::Answer(ticket, outcome));
+                answers.push((ticket, outcome));
             }
             (Ran::Busy, None) => unreachable!("only orders are busy"),
         }
@@ -130,19 +130,12 @@ impl<S: PureStore> PureShards<S> {
     pub(super) fn take_effects(&mut self, shard: ShardId, around: Around) {
         self.attempts = around.attempts.get();
         loop {
-            let Effects { events, sends, sends_behind, answers, answers_now, ready } =
+            let Effects { events, sends, answers, ready } =
                 std::mem::take(&mut self.shards[shard.index()].coordinator.out);
             let one = &mut self.shards[shard.index()];
             one.log.extend(events);
-            one.behind.extend(sends_behind.into_iter().map(|(to, message)| Behind::Send(to, message)));
-            one.behind.extend(answers.into_iter().map(|(ticket, outcome)| Behind::Answer(ticket, outcome)));
-            for (to, message) in sends {
-                self.mail.push(Letter { to, from: Some(shard), content: Content::Message(message) });
-            }
-            for (ticket, outcome) in answers_now {
-                self.check_durable(shard, &outcome);
-                self.answer(ticket, outcome);
-            }
+            one.answers.extend(answers);
+            one.sends.extend(sends);
             if ready.is_empty() {
                 return;
             }
@@ -154,22 +147,6 @@ impl<S: PureStore> PureShards<S> {
                 self.defer(shard, ticket, command, ran);
             }
         }
-    }
-
-    /// An answer that leaves at once tells of nothing that a crash could take back.
-    pub(super) fn check_durable(&self, shard: ShardId, outcome: &Outcome) {
-        let Ok(Answer::Order { order, .. }) = outcome else { return };
-        let one = &self.shards[shard.index()];
-        if one.state.order(&order.order_no).is_some_and(|(lsn, _)| lsn.0 <= one.durable as u64) {
-            return;
-        }
-        let mut state = State::with_few(shard, self.count());
-        let mut was = false;
-        for event in &one.log[..one.durable] {
-            replay(&mut state, event);
-            was |= state.order(&order.order_no).is_some_and(|(_, known)| known == *order);
-        }
-        assert!(was, "{order:?} was told and is not durable");
     }
 
     pub(super) fn answer(&mut self, ticket: Ticket, outcome: Outcome) {
@@ -191,7 +168,7 @@ impl<S: PureStore> PureShards<S> {
             Message::Look { order_no, skus } => {
                 let state = &self.shards[shard.index()].state;
                 let absent = skus.into_iter().filter(|sku_id| !state.is_resident(sku_id)).collect();
-                self.send_behind(shard, from, Message::Looked { order_no, found: Ok(absent) });
+                self.send_message(shard, from, Message::Looked { order_no, found: Ok(absent) });
             }
             Message::Hold(request) => self.take_hold(shard, from, &request),
             Message::Abandon { order_no, attempt } => {
@@ -199,7 +176,7 @@ impl<S: PureStore> PureShards<S> {
                     self.log_change(shard, change);
                 }
                 self.is_heard_of(shard, &order_no, attempt);
-                self.send_behind(shard, from, Message::Abandoned { order_no, attempt });
+                self.send_message(shard, from, Message::Abandoned { order_no, attempt });
             }
             Message::Instruct(instruction) => self.obey(shard, from, *instruction),
             Message::Heard { order_no, attempt, seq } => {
@@ -221,8 +198,8 @@ impl<S: PureStore> PureShards<S> {
         }
     }
 
-    pub(super) fn send_behind(&mut self, shard: ShardId, to: ShardId, message: Message) {
-        self.shards[shard.index()].behind.push(Behind::Send(to, message));
+    pub(super) fn send_message(&mut self, shard: ShardId, to: ShardId, message: Message) {
+        self.shards[shard.index()].sends.push((to, message));
     }
 
     pub(super) fn is_heard_of(&mut self, shard: ShardId, order_no: &OrderNo, attempt: AttemptId) {
@@ -249,7 +226,7 @@ impl<S: PureStore> PureShards<S> {
             lines
         });
         let held = Message::Held { order_no: order_no.clone(), attempt: *attempt, outcome };
-        self.send_behind(shard, from, held);
+        self.send_message(shard, from, held);
     }
 
     pub(super) fn obey(&mut self, shard: ShardId, from: ShardId, instruction: Instruction) {
@@ -261,7 +238,7 @@ impl<S: PureStore> PureShards<S> {
         let Instruction { order_no, attempt, seq, .. } = instruction;
         self.is_heard_of(shard, &order_no, attempt);
         let serials = self.state(shard).serials_of_hold(&order_no, attempt);
-        self.send_behind(shard, from, Message::Done { order_no, attempt, seq, serials });
+        self.send_message(shard, from, Message::Done { order_no, attempt, seq, serials });
     }
 
     /// Logs something that no command asked for.
@@ -281,7 +258,13 @@ impl<S: PureStore> PureShards<S> {
         let departed = self.shards[shard.index()].state.take_departed();
         self.store.departed(shard, departed);
         let one = &self.shards[shard.index()];
-        if self.syncs_at_once || one.durable == one.log.len() {
+        let rests_on_nothing_new = one.durable == one.log.len() && self.journal.is_empty();
+        self.hand_over(shard);
+        // Behind that: what they cause is handed over later.
+        for (to, message) in std::mem::take(&mut self.shards[shard.index()].sends) {
+            self.mail.push(Letter { to, from: Some(shard), content: Content::Message(message) });
+        }
+        if self.syncs_at_once || rests_on_nothing_new {
             self.sync(shard);
         }
     }
