@@ -87,6 +87,7 @@ pub(crate) fn judge_reserve(
     reserve: &Reserve,
     groups: &[Group],
     answers: &BTreeMap<ShardId, GroupAnswer>,
+    nowhere: impl Fn(&SkuId) -> WarehouseId,
 ) -> GroupAnswer {
     let answer = |group: &Group| answers.get(&group.shard).unwrap_or(&Err(Refusal::Overloaded)).as_ref();
     let all: Vec<(&Group, Result<&SmallVec<[ReservedLine; 1]>, &Refusal>)> =
@@ -118,7 +119,7 @@ pub(crate) fn judge_reserve(
         }
         return Err(Refusal::InsufficientStock { lines: short_lines(reserve, &all) });
     }
-    let lines = held_lines(reserve, &all);
+    let lines = held_lines(reserve, &all, nowhere);
     // Open lines were cut into pieces, each group by itself.
     if lines.len() <= MAX_ORDER_LINES { Ok(lines) } else { Err(too_many_stocks()) }
 }
@@ -197,11 +198,20 @@ fn short_line(line: &Line, available: u64) -> ShortLine {
 }
 
 /// What is held, in the order of the request; with the warehouses that were chosen.
-fn held_lines(reserve: &Reserve, all: &[Answered<'_>]) -> SmallVec<[ReservedLine; 1]> {
+/// `nowhere`: where an open line is said to be that got nothing.
+fn held_lines(
+    reserve: &Reserve,
+    all: &[Answered<'_>],
+    nowhere: impl Fn(&SkuId) -> WarehouseId,
+) -> SmallVec<[ReservedLine; 1]> {
     let mut held: BTreeMap<usize, Vec<ReservedLine>> = BTreeMap::new();
+    let place = |line: &Line| match line.warehouse_id {
+        WarehouseId::ANY => nowhere(&line.sku_id),
+        named => named,
+    };
     let nothing = |line: &Line| ReservedLine {
         sku_id: line.sku_id.clone(),
-        warehouse_id: line.warehouse_id,
+        warehouse_id: place(line),
         quantity: line.quantity,
         held: 0,
         after: None,
@@ -232,7 +242,18 @@ fn held_lines(reserve: &Reserve, all: &[Answered<'_>]) -> SmallVec<[ReservedLine
             }
         }
     }
-    held.into_values().flatten().collect()
+    let mut lines: SmallVec<[ReservedLine; 1]> = SmallVec::new();
+    for line in held.into_values().flatten() {
+        let is_it = |known: &&mut ReservedLine| {
+            known.sku_id == line.sku_id && known.warehouse_id == line.warehouse_id
+        };
+        // Each stock stands in it once.
+        match lines.iter_mut().find(is_it).filter(|_| line.held == 0) {
+            Some(known) => known.quantity = known.quantity.saturating_add(line.quantity),
+            None => lines.push(line),
+        }
+    }
+    lines
 }
 
 /// What can be seen of a SKU without asking anybody.

@@ -37,10 +37,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::clock::Timestamp;
 use crate::command::{Action, Choice, Command, Lines, Mode, Reserve};
 use crate::event::{Event, HoldPurpose};
-use crate::ids::{AttemptId, OrderNo, ShardId, SkuId};
+use crate::ids::{AttemptId, OrderNo, ShardId, SkuId, WarehouseId};
 use crate::inner::InnerCommand;
 use crate::limits::{ABANDON_WAIT_MILLIS, MAX_ATTEMPTS};
-use crate::outcome::{Outcome, Refusal};
+use crate::outcome::{Outcome, Refusal, StockView};
 use crate::state::{Decision, Elsewhere, HoldFirst, State, prefer_for_all};
 
 use judge::{Group, GroupAnswer, groups, judge_more, judge_reserve, refused_at_sight, short_at_sight};
@@ -59,7 +59,7 @@ impl Moment {
 /// What the machine asks of the world around it.
 pub(crate) trait Surroundings {
     /// The stocks of a SKU of another shard, as they are published; none when it is not in memory.
-    fn stocks(&self, sku_id: &SkuId) -> Vec<crate::outcome::StockView>;
+    fn stocks(&self, sku_id: &SkuId) -> Vec<StockView>;
 
     /// Whether no participant waits to hear of holds from before a start. Until then an order may be short of what is
     /// left of an attempt of its own.
@@ -136,6 +136,8 @@ struct Attempt<C> {
     id: AttemptId,
     until: Moment,
     groups: Vec<Group>,
+    /// Where lines are said to be that may lie anywhere in other shards, if they get nothing.
+    nowhere: BTreeMap<SkuId, WarehouseId>,
     stage: Stage,
     /// Commands about the same order, which wait.
     queue: VecDeque<(C, InnerCommand)>,
@@ -215,6 +217,7 @@ impl<C> Coordinator<C> {
             id: AttemptId(0),
             until: now.plus(self.wait_millis),
             groups: Vec::new(),
+            nowhere: BTreeMap::new(),
             stage,
             queue: VecDeque::new(),
         };
@@ -290,6 +293,12 @@ impl<C> Coordinator<C> {
             None => attempt.more(order_no, |sku_id| !state.owns(sku_id)),
         };
         attempt.groups = groups(&request, |sku_id| state.shard_of(sku_id));
+        if let Some(reserve) = reserve_of(&attempt.command).filter(|reserve| reserve.choice.is_some()) {
+            let skus = reserve.lines.as_slice().iter().map(|line| &line.sku_id);
+            let foreign = skus.filter(|sku_id| !state.owns(sku_id));
+            let place = |sku_id: &SkuId| (sku_id.clone(), first_place(reserve, &around.stocks(sku_id)));
+            attempt.nowhere = foreign.map(place).collect();
+        }
         let mut known = vec![attempt.id];
         if let Some(span) = state.span_of(order_no) {
             known.push(span.attempt);
@@ -421,7 +430,11 @@ impl<C> Coordinator<C> {
                 let held = if is_here { state.hold_lines(&own.reserve) } else { Err(Refusal::Overloaded) };
                 answers.insert(self.shard, held);
             }
-            let event = match judge_reserve(reserve, &attempt.groups, answers) {
+            let nowhere = |sku_id: &SkuId| match state.owns(sku_id) {
+                true => first_place(reserve, &state.stocks_of_sku(sku_id)),
+                false => attempt.nowhere.get(sku_id).copied().unwrap_or(first_place(reserve, &[])),
+            };
+            let event = match judge_reserve(reserve, &attempt.groups, answers, nowhere) {
                 Ok(mut lines) => {
                     // What got nothing here stands with the levels as they are.
                     let here = lines.iter_mut().filter(|line| line.after.is_none());
@@ -659,6 +672,14 @@ fn hinted(reserve: &Reserve, state: &State, around: &impl Surroundings) -> Reser
     }
     let choice = Choice { prefer: prefer_for_all(&lines, &used, &choice.prefer), ..choice.clone() };
     Reserve { choice: Some(Box::new(choice)), ..reserve.clone() }
+}
+
+/// Where an open line is said to be that got nothing: as one shard says it, the first that is preferred, or the first.
+fn first_place(reserve: &Reserve, stocks: &[StockView]) -> WarehouseId {
+    let prefer = reserve.choice.as_deref().map_or(&[][..], |choice| &choice.prefer);
+    let rank = |id: &WarehouseId| (prefer.iter().position(|known| known == id).unwrap_or(usize::MAX), *id);
+    let first = stocks.iter().map(|stock| stock.warehouse_id).min_by_key(rank);
+    first.or(prefer.first().copied()).unwrap_or(WarehouseId(1))
 }
 
 /// Applies an event that was just decided, and gives what is said of it.

@@ -351,3 +351,51 @@ fn any_warehouse() {
          reserve O3 A@any:99 N@any:1 best_effort -> created reserved A:99[held 4] N@3:1[held 1]",
     );
 }
+
+/// A line that may lie anywhere and gets nothing stands in one place all the same, here and elsewhere.
+#[test]
+fn any_warehouse_that_has_nothing() {
+    with_stock(
+        "create A@2 1                   -> created A@2 1/0/0
+         create B@2 0                   -> created B@2 0/0/0
+         create O@3 0                   -> created O@3 0/0/0
+         create C@2 9                   -> created C@2 9/0/0
+         suspend C                      -> changed C@2 9/0/0 suspended
+         reserve O1 B@any:1 N:1 best_effort -> created reserved B@2:1[] N:1[held 1]
+         reserve O2 N:1 B@2:3 B@any:2 best_effort -> created reserved N:1[held 1] B@2:5[]
+         reserve O3 A:1 O@any:1 best_effort -> created reserved A:1[held 1] O@3:1[]
+         reserve O4 C@any:1 N:1 best_effort -> created reserved C@2:1[] N:1[held 1]
+         reserve O5 N:1 C@any:1 best_effort -> created reserved N:1[held 1] C@2:1[]
+         confirm O2                     -> changed confirmed N:1[confirmed 1] B@2:5[]",
+    );
+}
+
+/// Whatever happens while checkpoints are written, slice by slice, a start from them finds what there is: also holds and
+/// decisions on their way.
+#[test]
+fn checkpoints_may_be_fuzzy() {
+    const STORY: &str = "
+        create A 90 | create B 90 serialized | create N 90 serialized | create O 90
+        start reserve O1 A:1 N:2 | deliver command | deliver hold | deliver held | reserve O2 N:1 A:1 B:1 | reserve O3 A:1 O:3
+        start confirm O1 N:1 | deliver command | deliver instruct | deliver done | deliver heard | release O2 | confirm O3 O:1
+        wait 1 | forget 0 99 | evict A | evict N | get O2 | start confirm O1 | deliver command | deliver instruct | start release O3
+        deliver command | deliver instruct | deliver done | deliver done | settle | start return O1 R1 | deliver command | deliver hold
+        deliver held | deliver instruct | deliver done | settle | wait 1 | forget 0 99 | evict N | evict O | confirm O2 | reserve O4 A:2 N:2 O:1
+        return O2 R2 N:1 | evict B | settle | start reserve O5 A:500 N:1 | start reserve O6 N:1 A:1 | deliver command | deliver command
+        deliver hold | deliver held | settle | release O4 | wait 1 | forget 0 99 | evict A | evict N | evict O | get O1";
+    let steps: Vec<_> = STORY.split(['|', '\n']).map(str::trim).filter(|step| !step.is_empty()).collect();
+    for begin in 0..steps.len() {
+        for places in [1, 2, 5] {
+            let mut several = Several::default();
+            steps[..begin].iter().for_each(|step| drop(several.say(step)));
+            let mut rest = steps[begin..].iter();
+            let mut running: Vec<_> = several.shards.ids().collect();
+            while !running.is_empty() {
+                running.retain(|shard| !several.shards.checkpoint(*shard, places));
+                rest.next().into_iter().for_each(|step| drop(several.say(step)));
+            }
+            rest.for_each(|step| drop(several.say(step)));
+            several.shards.ids().for_each(|shard| several.shards.check_recovered(shard));
+        }
+    }
+}

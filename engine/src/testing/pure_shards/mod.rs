@@ -311,9 +311,11 @@ impl<S: PureStore> PureShards<S> {
         }
     }
 
-    /// A message of a shard comes twice.
+    /// A message of a shard comes twice, as those can that are sent again: no coordinator asks twice for the units of one
+    /// attempt.
     pub fn duplicate(&mut self, index: usize) {
-        if matches!(self.mail[index].content, Content::Message(_)) {
+        if matches!(&self.mail[index].content, Content::Message(message) if !matches!(message, Message::Hold(_)))
+        {
             let copy = self.mail[index].clone();
             self.mail.push(copy);
         }
