@@ -67,7 +67,8 @@ pub fn encode_event(event: &Event, base: Timestamp, out: &mut Vec<u8>) -> usize 
     let body = out.len();
     append(out, |e| {
         let (spans, has_trace) = (spans(change), trace.is_some());
-        put(e, &(kind(change) | u8::from(has_trace) * HAS_TRACE | u8::from(spans) * SPANS))?;
+        let marks = if has_trace { HAS_TRACE } else { 0 } | if spans { SPANS } else { 0 };
+        put(e, &(kind(change) | marks))?;
         if let Some(trace) = trace {
             put(e, &trace.0)?;
         }
@@ -257,7 +258,7 @@ fn put_change(e: &mut impl Enc, change: &Change, spans: bool) -> Result<(), Enco
             put_id(e, order_no)?;
             put(e, &attempt.0)?;
             put(e, seq)?;
-            put(e, &(hold_move_number(*kind) | u8::from(*is_over) * IS_OVER))?;
+            put(e, &(hold_move_number(*kind) | if *is_over { IS_OVER } else { 0 }))?;
             put_option(e, reason.as_ref(), put_id)?;
             put_list(e, lines, put_hold_moved_line)
         }
