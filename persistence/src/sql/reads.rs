@@ -195,7 +195,8 @@ fn number(row: &Row) -> Result<OrderNo, StoreError> {
     row.fields().order_no()
 }
 
-/// Numbers of orders that are open or not and have a status, up to `limit` of each after `after`. Each is a range of an index, read from its place on.
+/// Numbers of orders that are open or not and have a status, up to `limit` of each after `after`. Each is a range of an
+/// index, read from its place on.
 async fn numbers_in(
     tx: &mut dyn Tx,
     ranges: Vec<(bool, Arg)>,

@@ -187,9 +187,9 @@ fn elsewhere(order_no: &OrderNo, shard: &Result<ShardId, StoreError>, right: Sha
     Some(Misfit::OtherShard { order_no: order_no.clone(), right, found })
 }
 
-/// Orders and stock requests that a journal names, that have no row and were not pruned. Where there are several shards,
-/// what was held and given back again tells of no order: it may have been an attempt that came to nothing. One for
-/// which there are holds may be on its way: another shard flushes it.
+/// Orders and stock requests that a journal names, that have no row and were not pruned. Where there are several
+/// shards, what was held and given back again tells of no order: it may have been an attempt that came to nothing. One
+/// for which there are holds may be on its way: another shard flushes it.
 async fn named_in_vain(
     tx: &mut dyn Tx,
     piece: &Piece<'_>,
