@@ -263,8 +263,10 @@ pub(crate) enum Seen {
     Absent,
     /// It can't be seen.
     Nothing,
-    /// Its stocks.
+    /// Its stocks, all of them.
     Stocks(Vec<StockView>),
+    /// Stocks of it that are published. While it comes into memory or leaves it, that need not be all.
+    Published(Vec<StockView>),
 }
 
 /// Why a reserve is refused, as far as that can be seen: an order that is plainly short, of a SKU that is not there or
@@ -278,18 +280,23 @@ pub(crate) fn refused_at_sight(reserve: &Reserve, see: impl Fn(&SkuId) -> Seen) 
         let is_open = reserve.choice.as_deref().is_some_and(|choice| choice.is_open(index));
         let unknown = |warehouse_id| Refusal::UnknownSku { sku_id: line.sku_id.clone(), warehouse_id };
         let named = Some(line.warehouse_id).filter(|_| !is_open);
-        let stocks = match see(&line.sku_id) {
+        let (stocks, are_all) = match see(&line.sku_id) {
             Seen::Absent => return Some(unknown(named)),
             Seen::Nothing => {
                 is_all_seen = false;
                 continue;
             }
-            Seen::Stocks(stocks) => stocks,
+            Seen::Stocks(stocks) => (stocks, true),
+            Seen::Published(stocks) => (stocks, false),
         };
         let mine: Vec<&StockView> =
             stocks.iter().filter(|stock| named.is_none_or(|named| stock.warehouse_id == named)).collect();
-        if mine.is_empty() {
+        if mine.is_empty() && are_all {
             return Some(unknown(named));
+        }
+        if mine.is_empty() {
+            is_all_seen = false;
+            continue;
         }
         let on_sale = || mine.iter().filter(|stock| stock.status == StockStatus::OnSale);
         if on_sale().next().is_none() {
@@ -315,7 +322,9 @@ pub(crate) fn refused_at_sight(reserve: &Reserve, see: impl Fn(&SkuId) -> Seen) 
         };
         let free: u64 = on_sale().map(|stock| stock.levels.available - taken(stock)).sum();
         is_any_free |= free > 0;
-        if free < u64::from(line.quantity) {
+        if free < u64::from(line.quantity) && is_open && !are_all {
+            is_all_seen = false;
+        } else if free < u64::from(line.quantity) {
             short.push(short_line(line, free));
         }
     }
@@ -345,7 +354,10 @@ pub(crate) fn short_at_sight(
         let free = match see(&line.sku_id) {
             Seen::Absent => 0,
             Seen::Nothing => return None,
-            Seen::Stocks(stocks) => stocks
+            Seen::Published(stocks) if stocks.iter().all(|stock| stock.warehouse_id != line.warehouse_id) => {
+                return None;
+            }
+            Seen::Stocks(stocks) | Seen::Published(stocks) => stocks
                 .iter()
                 .find(|stock| stock.warehouse_id == line.warehouse_id)
                 .filter(|stock| stock.status == StockStatus::OnSale)

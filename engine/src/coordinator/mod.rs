@@ -271,7 +271,7 @@ impl<C> Coordinator<C> {
                 return Seen::Absent;
             }
             let stocks = around.stocks(sku_id);
-            if stocks.is_empty() { Seen::Nothing } else { Seen::Stocks(stocks) }
+            if stocks.is_empty() { Seen::Nothing } else { Seen::Published(stocks) }
         };
         let refusal = match (around.is_settled(), attempt.reserve()) {
             (false, _) => None,

@@ -56,7 +56,7 @@ async fn fight(engine: &Engine, names: &[String], least: u32, what: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_carts_fight_over_shards() {
     let engine = World::new().start(EngineOptions { shards: 8, ..EngineOptions::default() }).await;
-    fight(&engine, &skus(30, 8), 60, "8 shards").await;
+    fight(&engine, &skus(30, 8), 30, "8 shards").await;
     engine.stop().await;
 }
 
