@@ -1,6 +1,6 @@
 //! What the shards say to each other about orders over several of them. A message lies in the mailbox of the shard that
-//! it is for; it is lost only when that shard fails, or the process ends. Each can come twice, but for `Hold`: units of an
-//! attempt are asked for once.
+//! it is for; it is lost only when that shard fails, or the process ends. Each can come twice, but for `Hold`: units of
+//! an attempt are asked for once.
 //!
 //! It need not wait until what it rests on is durable: it leaves behind the events that it rests on, on their way to the
 //! one journal of all shards. So whatever is logged because of it stands behind them there, and a crash that loses them

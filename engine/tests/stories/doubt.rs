@@ -370,8 +370,8 @@ fn any_warehouse_that_has_nothing() {
     );
 }
 
-/// Whatever happens while checkpoints are written, slice by slice, a start from them finds what there is: also holds and
-/// decisions on their way.
+/// Whatever happens while checkpoints are written, slice by slice, a start from them finds what there is: also holds
+/// and decisions on their way.
 #[test]
 fn checkpoints_may_be_fuzzy() {
     const STORY: &str = "

@@ -311,8 +311,8 @@ impl<S: PureStore> PureShards<S> {
         }
     }
 
-    /// A message of a shard comes twice, as those can that are sent again: no coordinator asks twice for the units of one
-    /// attempt.
+    /// A message of a shard comes twice, as those can that are sent again: no coordinator asks twice for the units of
+    /// one attempt.
     pub fn duplicate(&mut self, index: usize) {
         if matches!(&self.mail[index].content, Content::Message(message) if !matches!(message, Message::Hold(_)))
         {
