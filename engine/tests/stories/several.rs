@@ -13,8 +13,8 @@
 //! on its way               -> held             what is on its way
 //! answers                  -> replayed …       of those that were started; `…` for one that was not answered
 //! rebuild 0 held           ->                  shard 0 fails over that message; without one: between two messages
-//! crash                    ->                  all of them begin anew; what was on its way is lost. `restart`: likewise,
-//!                                              and all is delivered
+//! crash                    ->                  all of them begin anew; what was on its way is lost. `restart`:
+//!                                              likewise, and all is delivered
 //! linger 1000              ->                  time goes by for what is under way, not for orders
 //! logged                   -> 0 Held           what was logged since this was asked last, and where
 //! settle                   ->                  everything is delivered and waited for
