@@ -106,6 +106,12 @@ impl Fixture {
         self.server = Some(start(&self.data, Some(format!("{step}:{hit}"))));
     }
 
+    /// As [`Fixture::arm`], with the time that the disk needs for what was on its way to it.
+    pub fn arm_late(&mut self, step: &str, hit: u32) {
+        self.stop();
+        self.server = Some(start(&self.data, Some(format!("{step}:{hit}:100"))));
+    }
+
     /// The server was killed, or will be; starts it again without a step.
     pub fn after_the_kill(&mut self) {
         self.server.take().unwrap().until_killed();

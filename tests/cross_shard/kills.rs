@@ -111,7 +111,8 @@ fn kill_at(step: &str, hits: u32, play: Play, then: Then) {
                 assert_eq!(fixture.status_of(&order_no), "confirmed", "{about}");
             }
             Play::Ask => {
-                fixture.arm("span.held", 1 + round % 3);
+                // Late enough for what is held to be on the disk.
+                fixture.arm_late("span.held", 1 + round % 3);
                 fixture.ask_in_vain("/v1/reservations", &reserve);
                 // Nobody asks for anything: the participants do.
                 fixture.after_two_kills(step, hit);

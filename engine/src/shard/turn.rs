@@ -318,7 +318,7 @@ impl Shard {
 
     /// Those that waited long enough are decided as far as they can be; what has to be asked for again is.
     fn take_late(&mut self) {
-        if self.work.waiting.commands() == 0 {
+        if self.work.waiting.is_empty() {
             self.again.clear();
             return;
         }

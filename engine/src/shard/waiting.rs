@@ -202,6 +202,11 @@ impl Waiting {
         self.pins.contains_key(sku_id)
     }
 
+    /// Whether nothing waits: no command, and no message of another shard.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
     /// Commands that wait.
     pub fn commands(&self) -> u64 {
         self.permits
@@ -304,6 +309,8 @@ impl Stored for View<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coordinator::Message;
+    use crate::ids::ShardId;
     use std::time::Duration;
 
     fn sku(n: usize) -> SkuId {
@@ -325,5 +332,17 @@ mod tests {
         assert!(!absent.contains(&sku(101), || later));
         absent.insert(sku(1), later);
         assert_eq!((absent.skus.len(), absent.by_time.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_message_that_waits_is_looked_after_though_nobody_is_counted_for_it() {
+        let (mut waiting, start) = (Waiting::default(), Instant::now());
+        let order_no = crate::ids::OrderNo::new("o1").unwrap();
+        let look = Message::Look { order_no, skus: vec![sku(1)] };
+        let held = Held::new(Envelope::Message(ShardId(1), look), start, start + Duration::from_secs(5));
+        assert_eq!(waiting.put(held, vec![Need::Sku(sku(1))], Vec::new()), [Need::Sku(sku(1))]);
+        assert!(waiting.commands() == 0 && !waiting.is_empty());
+        let late = waiting.take_late(start + Duration::from_secs(5), || Refusal::Overloaded);
+        assert!(late.len() == 1 && waiting.is_empty());
     }
 }

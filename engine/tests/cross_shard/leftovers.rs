@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use hotstock_engine::command::{Command, Mode};
 use hotstock_engine::engine::{Engine, EngineOptions};
+use hotstock_engine::event::Change;
+use hotstock_engine::ids::ShardId;
+use hotstock_engine::journal::Journal as _;
 use hotstock_engine::outcome::{OrderStatus, Refusal};
 
 use crate::shop::{cart, check_rest, is_unknown, read, skus, until_asked};
@@ -85,10 +88,18 @@ async fn a_shard_that_panics_at_any_step_leaves_nothing_behind() {
 async fn holds_without_an_order_are_released_after_a_start() {
     let world = World::new();
     let names = skus(3, 3);
-    // The process ends when the participants hold and before the order is logged.
-    let journal = world.journal.clone();
+    // The process ends when what a participant holds is on the disk, and before the order is logged.
+    let (journal, reader) = (world.journal.clone(), world.journal.open().reader());
+    let holds = move |shard: u16| {
+        let (shard, last) = (ShardId(shard), reader.bounds(ShardId(shard)).last);
+        let read = reader.read(shard, last, 1).unwrap();
+        read.iter().any(|(_, event)| matches!(event.change, Change::Held { .. }))
+    };
     let failpoint = move |step: &'static str| {
         if step == "span.held" {
+            while !(0..3).any(&holds) {
+                std::thread::yield_now();
+            }
             journal.fail_next();
         }
     };
