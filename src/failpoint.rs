@@ -23,7 +23,9 @@ pub fn set(parts: Parts) -> Result<Parts, Failure> {
         Some((name.to_owned(), times.parse::<u64>().ok()?, rests.parse().ok()?))
     });
     let Some((name, times, rests)) = named else {
-        return Err(Failure::Usage(format!("{VARIABLE} is {text:?}, but must be NAME:N or NAME:N:MILLISECONDS")));
+        return Err(Failure::Usage(format!(
+            "{VARIABLE} is {text:?}, but must be NAME:N or NAME:N:MILLISECONDS"
+        )));
     };
     let left = AtomicU64::new(times);
     Ok(parts.failpoint(Arc::new(move |step| {

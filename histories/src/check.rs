@@ -9,7 +9,6 @@ use serde_json::Value;
 use crate::calls::{Ask, Call, OrderAsk, Stock, Told, calls_of, stock_of};
 use crate::changes::{ChangeHistory, levels_of};
 use crate::effects::{Effect, Passing, effects_of, passing_of, signed};
-use crate::known::{OWN_HOLDS_REFUSE, SPREAD_BATCHES_OVERTAKE};
 use crate::linear::{self, End, Span};
 use crate::orders::{OrderHistory, about};
 use crate::print;
@@ -118,12 +117,6 @@ pub fn check(recorder: &Recorder, shard_of: impl Fn(&str) -> u16) -> Result<Chec
     checked.unknown = calls.iter().filter(|call| call.is_unknown()).count();
     let spread = spread_orders(&calls, shard_of);
     let mut stocks = Stocks::created_by(&calls);
-    if SPREAD_BATCHES_OVERTAKE {
-        stocks.unordered.extend(calls.iter().filter_map(|call| match &call.ask {
-            Ask::Order(number, _) if spread.contains(number.as_str()) => Some(call.request),
-            _ => None,
-        }));
-    }
     let mut orders: BTreeMap<&str, Vec<&Call>> = BTreeMap::new();
     let mut changes: BTreeMap<(&str, &str), Vec<&Call>> = BTreeMap::new();
     for call in &calls {
@@ -138,7 +131,7 @@ pub fn check(recorder: &Recorder, shard_of: impl Fn(&str) -> u16) -> Result<Chec
         }
     }
     for (id, (number, calls)) in (0..).zip(&orders) {
-        let mut history = OrderHistory::new(number, calls, history_ends, &stocks.unordered);
+        let mut history = OrderHistory::new(number, calls, history_ends);
         history.expires = false;
         history.expires = linear::check(&history, &history.spans, BUDGET).is_err();
         let line = |index: usize| operation_line(&history, index);
@@ -202,6 +195,11 @@ fn operation_line(history: &OrderHistory<'_>, index: usize) -> String {
 /// Which call, told what happened, did a thing: its request and its place in a batch.
 type Source = Option<(usize, usize)>;
 
+/// Where a call stands in a batch.
+fn source_of(call: &Call) -> Source {
+    call.part.map(|part| (call.request, part))
+}
+
 /// The deeds of one stock, while they are gathered.
 struct Builder {
     quantity: i64,
@@ -217,8 +215,6 @@ struct Stocks {
     by_stock: BTreeMap<Stock, Builder>,
     /// With the number of the order.
     passing: Vec<(u32, Passing)>,
-    /// Batches that are not held to their order.
-    unordered: HashSet<usize>,
 }
 
 impl Stocks {
@@ -235,7 +231,7 @@ impl Stocks {
                 });
             }
         }
-        Self { by_stock, passing: Vec::new(), unordered: HashSet::new() }
+        Self { by_stock, passing: Vec::new() }
     }
 
     fn add(&mut self, stock: &Stock, what: What, call: &Call, order: Option<u32>, source: Source) {
@@ -269,7 +265,7 @@ impl Stocks {
         match call.code() {
             Some("insufficient_stock") => {
                 let (wanted, available) = named(&body["lines"][0]);
-                self.add(stock, What::Short { wanted, available }, call, None, self.source_of(call));
+                self.add(stock, What::Short { wanted, available }, call, None, source_of(call));
             }
             Some("unknown_sku") => self.lost(stock, call),
             _ => {}
@@ -296,7 +292,7 @@ impl Stocks {
             }
             return;
         }
-        let source = self.source_of(call).filter(|_| !spread);
+        let source = source_of(call).filter(|_| !spread);
         let empty = Vec::new();
         let lines = body["lines"].as_array().unwrap_or(&empty);
         for line in lines {
@@ -327,7 +323,7 @@ impl Stocks {
         let mut places: Vec<(Stock, usize)> = Vec::new();
         for effect in effects {
             let told_by = effect.told_by.map(|call| history.calls[call]);
-            let source = told_by.and_then(|call| self.source_of(call)).filter(|_| !spread);
+            let source = told_by.and_then(source_of).filter(|_| !spread);
             let builder = self.builder(&effect.stock)?;
             places.push((effect.stock.clone(), builder.deeds.len()));
             let who = told_by.map_or_else(|| format!("of {}", history.number), print::call);
@@ -370,7 +366,7 @@ impl Stocks {
         let to = same().filter_map(|call| call.success()).map(|(at, ..)| at).min();
         let span = Span::new(from.unwrap_or(call.sent), to.map_or(End::Open(None), End::Answered));
         let what = What::Change { delta: own.delta(), levels: history.levels(content) };
-        let source = self.source_of(call);
+        let source = source_of(call);
         let (stock, moves) = (own.stock.clone(), what.moves());
         let builder = self.builder(&stock)?;
         builder.push(Deed { what, who: print::call(call) }, span, None, source);
@@ -388,12 +384,6 @@ impl Stocks {
             builder.push(Deed { what, who: print::call(call) }, span, None, None);
         }
         Ok(())
-    }
-
-    /// Where a call stands in a batch that is held to its order.
-    fn source_of(&self, call: &Call) -> Source {
-        let part = call.part.filter(|_| !self.unordered.contains(&call.request));
-        part.map(|part| (call.request, part))
     }
 
     fn builder(&mut self, stock: &Stock) -> Result<&mut Builder, Failure> {
@@ -428,7 +418,7 @@ impl Builder {
                 End::Open(None) => u64::MAX,
             };
             let may_count = |(by, passing): &&&(u32, Passing)| {
-                let own = is_refusal && *order == Some(*by) && !OWN_HOLDS_REFUSE;
+                let own = is_refusal && *order == Some(*by);
                 looks && !own && passing.from <= until && passing.to.is_none_or(|to| to >= span.from)
             };
             sums_of(own.iter().filter(may_count).map(|(_, passing)| passing))

@@ -35,7 +35,6 @@ pub mod calls;
 pub mod changes;
 mod check;
 pub mod effects;
-pub mod known;
 pub mod linear;
 pub mod orders;
 mod print;

@@ -4,7 +4,7 @@
 //! Today's contract: a confirm after the hold ended, by expiry or by a release of everything, takes again what went
 //! back then.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -106,8 +106,8 @@ enum Expected {
 const FOR_STOCK: [&str; 4] = ["insufficient_stock", "unknown_sku", "sku_suspended", "late_payment_no_stock"];
 
 impl<'a> OrderHistory<'a> {
-    /// Of all calls about one number. `unordered`: batches that are not held to their order.
-    pub fn new(number: &str, all: &[&'a Call], history_ends: u64, unordered: &HashSet<usize>) -> Self {
+    /// Of all calls about one number.
+    pub fn new(number: &str, all: &[&'a Call], history_ends: u64) -> Self {
         let calls: Vec<&Call> =
             all.iter().copied().filter(|call| !matches!(call.end, Told::NotDone(_))).collect();
         let (mut wishes, mut parts): (Vec<Wish>, Vec<Identity>) = (Vec::new(), Vec::new());
@@ -137,7 +137,7 @@ impl<'a> OrderHistory<'a> {
             calls,
         };
         history.add_expiries(history_ends);
-        history.add_batch_order(unordered);
+        history.add_batch_order();
         history
     }
 
@@ -158,11 +158,11 @@ impl<'a> OrderHistory<'a> {
     }
 
     /// Operations of one batch take effect in their order.
-    fn add_batch_order(&mut self, unordered: &HashSet<usize>) {
+    fn add_batch_order(&mut self) {
         for index in 1..self.calls.len() {
             let (before, call) = (&self.calls[index - 1], &self.calls[index]);
             let same = before.request == call.request && before.part.is_some();
-            if same && !unordered.contains(&call.request) && !before.is_unknown() && !call.is_unknown() {
+            if same && !before.is_unknown() && !call.is_unknown() {
                 self.spans[index].after.push(index - 1);
             }
         }

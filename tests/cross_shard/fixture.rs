@@ -9,7 +9,7 @@ use hotstock_engine::ids::{SkuId, shard_of};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Server, hotstock, reconciled, verify};
+use crate::support::{Client, Server, hotstock, metric, reconciled, verify};
 
 pub const SHARDS: u16 = 8;
 
@@ -167,8 +167,7 @@ impl Fixture {
         loop {
             let mut wrong = self.differences(&orders);
             let address = self.address().to_owned();
-            let metrics = self.client.text(&address, "/metrics").unwrap();
-            if !metrics.lines().any(|line| line == "hotstock_cross_shard_under_way 0") {
+            if metric(&address, "hotstock_cross_shard_under_way") != Some(0.0) {
                 wrong.push("something is still on its way between shards".to_owned());
             }
             if wrong.is_empty() {

@@ -60,13 +60,13 @@ fn choice_of(choice: &Choice, indexes: &[usize]) -> Option<Choice> {
 
 /// Whether a refusal says nothing about the order itself: the same may be carried out later.
 fn is_transient(refusal: &Refusal) -> bool {
-    match refusal {
+    !matches!(
+        refusal,
         Refusal::UnknownSku { .. }
-        | Refusal::SkuSuspended { .. }
-        | Refusal::InsufficientStock { .. }
-        | Refusal::InvalidField(_) => false,
-        _ => true,
-    }
+            | Refusal::SkuSuspended { .. }
+            | Refusal::InsufficientStock { .. }
+            | Refusal::InvalidField(_)
+    )
 }
 
 /// What callers are told when a part of the order could not be asked for. The attempt is given up, so nothing
@@ -90,8 +90,7 @@ pub(crate) fn judge_reserve(
     nowhere: impl Fn(&SkuId) -> WarehouseId,
 ) -> GroupAnswer {
     let answer = |group: &Group| answers.get(&group.shard).unwrap_or(&Err(Refusal::Overloaded)).as_ref();
-    let all: Vec<(&Group, Result<&SmallVec<[ReservedLine; 1]>, &Refusal>)> =
-        groups.iter().map(|group| (group, answer(group))).collect();
+    let all: Vec<Answered<'_>> = groups.iter().map(|group| (group, answer(group))).collect();
     if let Some(refusal) = all.iter().find_map(|(_, answer)| answer.err().filter(|r| is_transient(r))) {
         return Err(told(refusal));
     }

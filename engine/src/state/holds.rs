@@ -75,17 +75,6 @@ impl HoldLine {
     }
 }
 
-/// What a participant says to an instruction.
-#[derive(Debug, PartialEq)]
-pub enum Obeyed {
-    /// It had carried it out before, or there is nothing (more) to carry out.
-    Before,
-    /// This carries it out.
-    Change(Change),
-    /// It can't be: in words. Somebody changed what was stored.
-    Misfit(String),
-}
-
 impl State {
     /// The lines of a reserve with what can be held of each, all of whose stocks are here; best effort holds what it
     /// can.
@@ -241,19 +230,22 @@ impl State {
         hold.lines.iter().flat_map(of_line).collect()
     }
 
-    /// Carries out what the coordinator of a hold decided.
-    pub(crate) fn decide_instructed(&self, instruction: &Instruction) -> Obeyed {
+    /// Carries out what the coordinator of a hold decided; `None`: it had before, or there is nothing (more) to do.
+    ///
+    /// # Errors
+    /// In words, why it can't be: somebody changed what was stored.
+    pub(crate) fn decide_instructed(&self, instruction: &Instruction) -> Result<Option<Change>, String> {
         let Instruction { order_no, attempt, seq, kind, reason, lines } = instruction;
-        let Some(hold) = self.holds.entries.get(&(order_no.clone(), *attempt)) else { return Obeyed::Before };
+        let Some(hold) = self.holds.entries.get(&(order_no.clone(), *attempt)) else { return Ok(None) };
         if *seq <= hold.seq {
-            return Obeyed::Before;
+            return Ok(None);
         }
         let mut units = Vec::with_capacity(lines.len());
         for line in lines {
             let number = self.stocks.find(&line.sku_id, line.warehouse_id);
             match hold.lines.iter().position(|known| Some(known.stock) == number) {
                 Some(index) if hold.lines[index].units >= line.quantity => units.push((index, line.quantity)),
-                _ => return Obeyed::Misfit(format!("it does not hold {line:?}")),
+                _ => return Err(format!("it does not hold {line:?}")),
             }
         }
         let fits = match hold.purpose {
@@ -261,9 +253,9 @@ impl State {
             HoldPurpose::Return => *kind == HoldMove::Returned,
         };
         if !fits {
-            return Obeyed::Misfit(format!("units of a hold for {:?} can't be {kind:?}", hold.purpose));
+            return Err(format!("units of a hold for {:?} can't be {kind:?}", hold.purpose));
         }
-        Obeyed::Change(self.moved_hold(order_no, *attempt, hold, *seq, *kind, reason.clone(), &units))
+        Ok(Some(self.moved_hold(order_no, *attempt, hold, *seq, *kind, reason.clone(), &units)))
     }
 
     /// A hold that its order knows nothing of is over, with all that it holds.
@@ -370,7 +362,6 @@ impl State {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what one event says of a hold")]
     pub(super) fn apply_hold_changed(
         &mut self,
         lsn: Lsn,

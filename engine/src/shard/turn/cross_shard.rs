@@ -16,7 +16,7 @@ use crate::ids::{AttemptId, OrderNo, ShardId, SkuId};
 use crate::inner::InnerCommand;
 use crate::limits::{ASK_AGAIN_MILLIS, MAX_ASKS_PER_TURN};
 use crate::outcome::{Outcome, Refusal, StockView};
-use crate::state::{Need, Obeyed, State};
+use crate::state::{Need, State};
 use crate::store_link::add;
 
 /// Holds whose coordinators are asked whether they know them, because one of the two shards began anew; and orders
@@ -335,9 +335,9 @@ impl Shard {
 
     fn obey(&mut self, from: ShardId, instruction: Instruction, now: Timestamp) {
         match self.state.decide_instructed(&instruction) {
-            Obeyed::Before => {}
-            Obeyed::Change(change) => self.apply(self.state.event(change, now)),
-            Obeyed::Misfit(problem) => {
+            Ok(None) => {}
+            Ok(Some(change)) => self.apply(self.state.event(change, now)),
+            Err(problem) => {
                 // It can't be while nobody changes what is stored; going on with the others is the best that can be
                 // done.
                 add(&self.parts.cross_shard.misfits, 1);

@@ -390,7 +390,7 @@ fn run(
     }
     let is_told = order_no.is_some_and(|order_no| coordinator.is_propagating(order_no));
     let refused = |refusal| Ran::Answered(ShardAnswer::refused(refusal), None);
-    let ran = match undecidable(parts, state, absent, lessons, command) {
+    match undecidable(parts, state, absent, lessons, command) {
         Some(answer) => Ran::Answered(answer, None),
         None => match state.decide(command, now) {
             Decision::Answer(outcome) => {
@@ -426,8 +426,7 @@ fn run(
                 }
             },
         },
-    };
-    ran
+    }
 }
 
 /// The claim of a command that is answered: the entry is the order's own from here on, if it made one.

@@ -8,7 +8,7 @@ use crate::event::Change;
 use crate::ids::{AttemptId, OrderNo, ShardId};
 use crate::inner::InnerCommand;
 use crate::outcome::{Outcome, Refusal};
-use crate::state::{Decision, HoldFirst, Need, Obeyed};
+use crate::state::{Decision, HoldFirst, Need};
 
 /// As in the driver.
 pub(super) enum Ran {
@@ -231,9 +231,9 @@ impl<S: PureStore> PureShards<S> {
 
     pub(super) fn obey(&mut self, shard: ShardId, from: ShardId, instruction: Instruction) {
         match self.state(shard).decide_instructed(&instruction) {
-            Obeyed::Before => {}
-            Obeyed::Change(change) => self.log_change(shard, change),
-            Obeyed::Misfit(problem) => panic!("{instruction:?} can't be carried out: {problem}"),
+            Ok(None) => {}
+            Ok(Some(change)) => self.log_change(shard, change),
+            Err(problem) => panic!("{instruction:?} can't be carried out: {problem}"),
         }
         let Instruction { order_no, attempt, seq, .. } = instruction;
         self.is_heard_of(shard, &order_no, attempt);

@@ -9,7 +9,7 @@ use crate::event::{Change, HoldPurpose, ReservedLine};
 use crate::ids::{AttemptId, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use crate::inner::InnerCommand;
 use crate::outcome::{Outcome, Refusal};
-use crate::state::{Decision, Elsewhere, Obeyed};
+use crate::state::{Decision, Elsewhere};
 use crate::store::Store;
 
 /// What a participant answers.
@@ -247,9 +247,9 @@ impl Shards {
         let instruction = Instruction { order_no: order_no.clone(), attempt, seq, kind, reason, lines };
         let participant = &mut self.all[shard.index()];
         match participant.state.decide_instructed(&instruction) {
-            Obeyed::Change(change) => participant.log(change),
-            Obeyed::Before => {}
-            Obeyed::Misfit(problem) => panic!("{problem}"),
+            Ok(Some(change)) => participant.log(change),
+            Ok(None) => {}
+            Err(problem) => panic!("{problem}"),
         }
         let given = participant.state.serials_of_hold(&order_no, attempt).into_iter();
         let serials = given.map(|(sku_id, warehouse_id, serials)| {
