@@ -2,9 +2,9 @@
 //! it is for; it is lost only when that shard fails, or the process ends. Each can come twice, but for `Hold`: units of
 //! an attempt are asked for once.
 //!
-//! It need not wait until what it rests on is durable: it leaves behind the events that it rests on, on their way to the
-//! one journal of all shards. So whatever is logged because of it stands behind them there, and a crash that loses them
-//! loses that too. Callers alone wait for the disk, once.
+//! It need not wait until what it rests on is durable: it leaves behind the events that it rests on, on their way to
+//! the one journal of all shards. So whatever is logged because of it stands behind them there, and a crash that loses
+//! them loses that too. Callers alone wait for the disk, once.
 
 use smallvec::SmallVec;
 
@@ -35,8 +35,8 @@ pub(crate) enum Message {
     Done { order_no: OrderNo, attempt: AttemptId, seq: u32, serials: Vec<GivenSerials> },
     /// To a participant: the serial numbers that came with this decision are logged.
     Heard { order_no: OrderNo, attempt: AttemptId, seq: u32 },
-    /// To the coordinator, after one of the two began anew: is this still wanted, of which decisions were carried out up
-    /// to `seq`? Answered with `Keep` or `Abandon`; with `Heard`, if nothing more is to be told of those.
+    /// To the coordinator, after one of the two began anew: is this still wanted, of which decisions were carried out
+    /// up to `seq`? Answered with `Keep` or `Abandon`; with `Heard`, if nothing more is to be told of those.
     Ask { order_no: OrderNo, attempt: AttemptId, seq: u32 },
     /// To a participant: it is.
     Keep { order_no: OrderNo, attempt: AttemptId },
