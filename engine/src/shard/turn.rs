@@ -382,7 +382,7 @@ impl Shard {
         let permits = Permits::new(Arc::clone(&self.shared), std::mem::take(&mut self.work.decided));
         let replies = std::mem::take(&mut self.work.replies);
         let events = std::mem::take(&mut self.work.events);
-        if events.is_empty() && self.shared.durable_lsn() >= last {
+        if events.is_empty() && planted!("refusal-before-sync", true, self.shared.durable_lsn() >= last) {
             drop(permits);
             replies.into_iter().for_each(|reply| reply.send(&self.parts.chores));
             return;
@@ -403,6 +403,7 @@ impl Shard {
         let departed = std::mem::take(&mut self.work.departed);
         let pinned = std::mem::take(&mut self.work.pinned);
         let group = (!events.is_empty()).then_some(Group { shard: self.shared.id, first, events });
+        let replies = planted!("answer-before-sync", self.answer_at_once(replies), replies);
         let shared = Arc::clone(&self.shared);
         shared.backlog.add(bytes);
         let hand_over =
@@ -411,6 +412,12 @@ impl Shard {
             // The writer is gone, which happens only behind a panic of its own: nothing more can be made durable.
             refused.fail();
         }
+    }
+
+    #[cfg(feature = "planted")]
+    fn answer_at_once(&self, replies: Vec<Reply>) -> Vec<Reply> {
+        replies.into_iter().for_each(|reply| reply.send(&self.parts.chores));
+        Vec::new()
     }
 
     fn view_updates(&mut self) -> Vec<ViewUpdate> {
