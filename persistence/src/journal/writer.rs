@@ -176,6 +176,13 @@ impl SledJournal {
                 Fresh { number, store }
             }
         };
+        // Before readers find it among the sealed ones: sled opens a database only once, and who tried to in between
+        // would wait for a lock that nobody gives back.
+        let (old_number, old_store) = {
+            let state = self.shared.state();
+            (state.written().number, Arc::clone(&state.written().store))
+        };
+        self.shared.keep_open(old_number, old_store);
         let (old, range) = {
             let mut state = self.shared.state_mut();
             let active = Active { number, base: self.tips.clone(), store: Arc::new(store) };
@@ -187,7 +194,6 @@ impl SledJournal {
         self.written = 0;
         self.batch = 0;
         self.background.submit(Job::Seal(old.number, range));
-        self.shared.keep_open(old.number, old.store);
         Ok(())
     }
 
