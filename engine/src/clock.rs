@@ -86,6 +86,7 @@ impl SteadyClock {
         let off = i128::from(wall.0) - i128::from(time.0);
         let off_millis = i64::try_from(off).unwrap_or(i64::MAX);
         let status = ClockStatus { off_millis, jumped: off_millis.unsigned_abs() > MAX_CLOCK_OFF_MILLIS };
+        let time = planted!("jump-followed", wall, time);
         *steady = Steady { monotonic, time, status };
         status
     }

@@ -483,6 +483,11 @@ impl<'a> Flusher<'a> {
         let turn = all.turns.acquire().await.map_err(|error| error.to_string())?;
         (all.step)("flush.before");
         let began = Instant::now();
+        planted!(
+            "watermark-before-rows",
+            self.shard.flushed.store(mark.lsn.0 + events.len() as u64, Ordering::Release),
+            ()
+        );
         let batch = FlushBatch { epoch, shard: self.shard.id, after: mark.lsn, hash: *hash, events };
         let flushed = link.noted(link.store().flush(batch).await).map_err(|error| error.to_string())?;
         drop(turn);

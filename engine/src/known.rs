@@ -128,7 +128,8 @@ impl Known {
 
     /// Whether the store may have this order.
     pub fn may_have_order(&self, order_no: &OrderNo) -> bool {
-        self.may_have(order_key(order_no))
+        let key = order_key(order_no);
+        planted!("filter-forgets", !key.is_multiple_of(8) && self.may_have(key), self.may_have(key))
     }
 
     /// Whether the store may have this request of a SKU.

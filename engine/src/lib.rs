@@ -25,6 +25,10 @@
 pub mod limits;
 pub mod sync;
 
+// Before all others, which use its macro.
+#[macro_use]
+pub mod planted;
+
 #[cfg(not(loom))]
 mod backoff;
 #[cfg(not(loom))]

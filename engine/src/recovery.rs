@@ -61,7 +61,13 @@ pub fn recover(
     let broken = |problem: String| RecoveryError::Inconsistent { shard, problem };
     let (mut state, mut known) = (State::new(shard, shards), None);
     if let Some(mut checkpoint) = checkpoints.newest(shard)? {
-        state = State::restoring(shard, shards, checkpoint.begin(), checkpoint.end());
+        let end = checkpoint.end();
+        let end = planted!(
+            "departed-forgotten",
+            crate::checkpoint::CheckpointEnd { departed: Lsn::ZERO, ..end },
+            end
+        );
+        state = State::restoring(shard, shards, checkpoint.begin(), end);
         while let Some(slice) = checkpoint.next_slice()? {
             state.restore(slice).map_err(|corruption| broken(format!("the checkpoint: {corruption}")))?;
         }

@@ -72,7 +72,10 @@ impl Retention {
         if epoch == Epoch::ZERO || link.fence().fenced().is_some() || !flushers.is_keeping_up() {
             return false;
         }
-        let (orders_before, journal_before) = (self.orders_before(now), before(self.keep_journal_days, now));
+        let (orders_before, journal_before) = (
+            planted!("retention-too-early", Some(now), self.orders_before(now)),
+            before(self.keep_journal_days, now),
+        );
         let prune = Prune { epoch, orders_before, journal_before, max: PRUNE_BATCH };
         let Ok(pruned) = link.noted(link.store().prune(&prune).await) else { return false };
         let counters = &link.counters;

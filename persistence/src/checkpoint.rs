@@ -28,6 +28,7 @@ use hotstock_engine::checkpoint::{
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{Lsn, ShardId};
 use hotstock_engine::limits::MAX_GENERATIONS;
+use hotstock_engine::planted;
 
 use crate::codec::{FORMAT_VERSION, decode_image, encode_image, is_read};
 use crate::disk::{self, File};
@@ -66,7 +67,9 @@ pub struct FileCheckpoints {
 }
 
 impl FileCheckpoints {
-    pub(crate) fn new(dir: PathBuf) -> Self {
+    /// In this directory, which is made when there is none.
+    #[must_use]
+    pub fn new(dir: PathBuf) -> Self {
         Self { dir, started: AtomicU64::new(0) }
     }
 
@@ -216,7 +219,7 @@ impl Writer {
         self.append(&filter)?;
         let footer = [end.end.0, end.time.0, end.departed.0, self.blocks, self.entries, filter.len() as u64];
         self.append(&block(FOOTER, 0, &to_bytes(footer)))?;
-        self.file.sync_all().at(&self.path)?;
+        planted!("checkpoint-not-synced", (), self.file.sync_all().at(&self.path)?);
         let older = numbers(&self.dir)?;
         let complete = file(&self.dir, older.last().map_or(1, |newest| newest + 1));
         disk::rename(&self.path, &complete).at(&self.path)?;

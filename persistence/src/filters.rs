@@ -26,7 +26,9 @@ pub struct FileFilters {
 }
 
 impl FileFilters {
-    pub(crate) fn new(dir: PathBuf) -> Self {
+    /// In this directory, which is made when there is none.
+    #[must_use]
+    pub fn new(dir: PathBuf) -> Self {
         Self { dir }
     }
 

@@ -20,32 +20,30 @@ mod with_tiny_segments {
 }
 
 mod on_a_simulated_disk {
-    use std::path::Path;
-
     use hotstock_engine::journal::{Journal, JournalError};
     use hotstock_engine::testing::journal_suite::{SHARDS, Subject};
     use hotstock_persistence::journal::SledJournal;
-    use hotstock_persistence::testing::{DiskFault, Mounted, ROOT_PATH, SimulatedDisk};
+    use hotstock_persistence::testing::{DiskFault, Mounted, SimulatedDisk};
 
     use super::support::SMALL;
 
     /// A crash takes the power away, with all that was not synced.
     struct Simulated {
         disk: SimulatedDisk,
-        _mounted: Mounted,
+        mounted: Mounted,
     }
 
     impl Simulated {
         fn new() -> Self {
             let disk = SimulatedDisk::new(7);
-            let mounted = disk.mount();
-            Self { disk, _mounted: mounted }
+            let mounted = disk.mount("disk");
+            Self { disk, mounted }
         }
     }
 
     impl Subject for Simulated {
         fn open(&mut self) -> Result<Box<dyn Journal>, JournalError> {
-            let journal = SledJournal::open(&Path::new(ROOT_PATH).join("journal"), SHARDS, SMALL)?;
+            let journal = SledJournal::open(&self.mounted.root().join("journal"), SHARDS, SMALL)?;
             Ok(Box::new(journal))
         }
 

@@ -76,7 +76,7 @@ impl Shard {
 
     /// Whether what the store says of this shard counts.
     fn counts(&self, loaded: &Loaded) -> bool {
-        flushed(loaded, self.shared.id) >= self.state.departed()
+        planted!("version-not-compared", true, flushed(loaded, self.shared.id) >= self.state.departed())
     }
 
     fn take_sku(&mut self, sku_id: &SkuId, loaded: &Loaded, now: Timestamp) -> Took {

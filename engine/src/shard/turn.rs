@@ -411,7 +411,8 @@ impl Shard {
         let replies = std::mem::take(&mut self.work.replies);
         let events = std::mem::take(&mut self.work.events);
         let rests_on_others = std::mem::take(&mut self.work.rests_on_others);
-        if events.is_empty() && !rests_on_others && self.shared.durable_lsn() >= last {
+        let is_durable = || !rests_on_others && self.shared.durable_lsn() >= last;
+        if events.is_empty() && planted!("refusal-before-sync", true, is_durable()) {
             drop(permits);
             replies.into_iter().for_each(Reply::send);
             return;
@@ -432,6 +433,7 @@ impl Shard {
         let departed = std::mem::take(&mut self.work.departed);
         let pinned = std::mem::take(&mut self.work.pinned);
         let group = (!events.is_empty()).then_some(Group { shard: self.shared.id, first, events });
+        let replies = planted!("answer-before-sync", self.answer_at_once(replies), replies);
         let shared = Arc::clone(&self.shared);
         shared.backlog.add(bytes);
         let hand_over = HandOver {
@@ -451,6 +453,12 @@ impl Shard {
             // The writer is gone, which happens only behind a panic of its own: nothing more can be made durable.
             refused.fail();
         }
+    }
+
+    #[cfg(feature = "planted")]
+    fn answer_at_once(&self, replies: Vec<Reply>) -> Vec<Reply> {
+        replies.into_iter().for_each(Reply::send);
+        Vec::new()
     }
 
     fn view_updates(&mut self) -> Vec<ViewUpdate> {

@@ -17,18 +17,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// What is written at once, or torn.
 const SECTOR: usize = 512;
 
-/// What is on a simulated disk lies here.
-pub const ROOT_PATH: &str = "/simulated";
+/// Where simulated disks are mounted, each under its name.
+const ROOT_PATH: &str = "/simulated";
 
 const NO_POWER: &str = "the power is gone";
 
 thread_local! {
-    static MOUNTED: RefCell<Option<SimulatedDisk>> = const { RefCell::new(None) };
+    static MOUNTED: RefCell<Vec<(PathBuf, SimulatedDisk)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The disk on which a path lies, if that is a simulated one.
 pub(crate) fn at(path: &Path) -> Option<SimulatedDisk> {
-    MOUNTED.with(|mounted| mounted.borrow().clone()).filter(|_| path.starts_with(ROOT_PATH))
+    MOUNTED.with_borrow(|mounted| {
+        mounted.iter().find(|(root, _)| path.starts_with(root)).map(|(_, disk)| disk.clone())
+    })
 }
 
 /// See the top of the file. Clones are the same disk.
@@ -37,11 +39,19 @@ pub struct SimulatedDisk(Arc<Mutex<Medium>>);
 
 /// Takes the disk away from its thread again when it is dropped.
 #[derive(Debug)]
-pub struct Mounted(());
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// The path of what is on the disk.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        MOUNTED.with(|mounted| mounted.borrow_mut().take());
+        MOUNTED.with_borrow_mut(|mounted| mounted.retain(|(root, _)| *root != self.0));
     }
 }
 
@@ -114,6 +124,17 @@ impl Content {
         self.unsynced.push(Undo { at, written: bytes.len(), before, length });
     }
 
+    /// What was written since is on the medium; of what was lost, that which was written again.
+    fn sync(&mut self) {
+        let Self { unsynced, lost, .. } = self;
+        let is_again = |old: &Undo| {
+            let covers = |new: &Undo| new.at <= old.at && old.at + old.written <= new.at + new.written;
+            unsynced.iter().any(covers)
+        };
+        lost.retain(|old| !is_again(old));
+        unsynced.clear();
+    }
+
     /// Each sector of each write that was not synced is there, or not, or torn.
     fn lose_power(&mut self, random: &mut fastrand::Rng, keep: f64) {
         let undos: Vec<Undo> = self.lost.drain(..).chain(self.unsynced.drain(..)).collect();
@@ -158,11 +179,12 @@ impl SimulatedDisk {
         })))
     }
 
-    /// Makes paths below [`ROOT_PATH`] lie on this disk, for this thread.
+    /// Makes the paths below [`Mounted::root`] lie on this disk, for this thread. Each of its disks has another name.
     #[must_use]
-    pub fn mount(&self) -> Mounted {
-        MOUNTED.with(|mounted| *mounted.borrow_mut() = Some(self.clone()));
-        Mounted(())
+    pub fn mount(&self, name: &str) -> Mounted {
+        let root = Path::new(ROOT_PATH).join(name);
+        MOUNTED.with_borrow_mut(|mounted| mounted.push((root.clone(), self.clone())));
+        Mounted(root)
     }
 
     /// Makes something go wrong.
@@ -186,15 +208,11 @@ impl SimulatedDisk {
         self.medium().has_power = false;
     }
 
-    /// The system writes all that it has by itself, as it does in the end when a process dies.
-    pub fn write_all_back(&self) {
+    /// It can be read and written again, and nothing was lost: the process ended, and the machine did not.
+    pub fn power_on(&self) {
         let mut medium = self.medium();
-        medium.unsynced.clear();
-        for node in &mut medium.nodes {
-            if let Node::File(content) = node {
-                content.unsynced.clear();
-            }
-        }
+        medium.has_power = true;
+        medium.mend();
     }
 
     /// Whether it has power.
@@ -256,12 +274,26 @@ impl SimulatedDisk {
         true
     }
 
-    /// All files, with their length.
+    /// Takes a file away, for good.
+    pub fn lose(&self, path: &Path) {
+        let mut medium = self.medium();
+        if medium.name(path, None).is_ok() {
+            medium.unsynced.pop();
+        }
+    }
+
+    /// Bytes of a file; 0 when it is not there.
     #[must_use]
-    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+    pub fn length(&self, path: &Path) -> u64 {
+        self.bytes_of(path)
+    }
+
+    /// All files below the root at which it is mounted.
+    #[must_use]
+    pub fn files(&self, root: &Path) -> Vec<PathBuf> {
         let medium = self.medium();
         let mut files = Vec::new();
-        medium.list(ROOT, Path::new(ROOT_PATH), &mut files);
+        medium.list(ROOT, root, &mut files);
         files
     }
 
@@ -381,7 +413,8 @@ impl Medium {
         }
         let rest = path.strip_prefix(ROOT_PATH).map_err(|_| ErrorKind::NotFound)?;
         let mut inode = ROOT;
-        for name in rest.iter() {
+        // Behind the name of the disk.
+        for name in rest.iter().skip(1) {
             let Node::Dir(names) = &self.nodes[inode] else { return Err(ErrorKind::NotADirectory.into()) };
             inode = *names.get(name).ok_or(ErrorKind::NotFound)?;
         }
@@ -400,9 +433,9 @@ impl Medium {
         Ok(())
     }
 
-    fn list(&self, inode: Inode, path: &Path, into: &mut Vec<(PathBuf, u64)>) {
+    fn list(&self, inode: Inode, path: &Path, into: &mut Vec<PathBuf>) {
         match &self.nodes[inode] {
-            Node::File(content) => into.push((path.to_owned(), content.bytes.len() as u64)),
+            Node::File(_) => into.push(path.to_owned()),
             Node::Dir(names) => {
                 names.iter().for_each(|(name, inode)| self.list(*inode, &path.join(name), into));
             }
@@ -456,7 +489,7 @@ impl Handle {
         let fails = std::mem::take(fail_sync);
         match &mut nodes[self.inode] {
             Node::File(content) if fails => content.lost.append(&mut content.unsynced),
-            Node::File(content) => content.unsynced.clear(),
+            Node::File(content) => content.sync(),
             Node::Dir(_) if fails => {}
             Node::Dir(_) => unsynced.retain(|(dir, ..)| *dir != self.inode),
         }

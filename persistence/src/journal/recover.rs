@@ -50,7 +50,8 @@ pub(crate) struct Recovered {
     blank: Option<u64>,
 }
 
-/// Looks through the journal in `dir` and seals every segment that a crash left open.
+/// Looks through the journal in `dir` and seals every segment that a crash left open. What was written there and not
+/// yet synced when the process died is going to be shown, so it is made durable before.
 pub(crate) fn recover(dir: &Path, shards: u16) -> Result<Recovered, JournalError> {
     let recovered = look(dir, shards)?;
     if let Some(number) = recovered.blank {
@@ -59,10 +60,32 @@ pub(crate) fn recover(dir: &Path, shards: u16) -> Result<Recovered, JournalError
     for Found { number, range } in &recovered.segments {
         let segment = segment_dir(dir, *number);
         if seal::read(&segment, shards).map_err(io_error)?.as_ref() != Some(range) {
+            write_again(&Store::file_of(&segment)).map_err(io_error)?;
             seal::write(&segment, range).map_err(io_error)?;
         }
     }
     Ok(recovered)
+}
+
+/// Writes a file once more as it is, and syncs it. A sync that failed may have left pages marked as written that are
+/// not: they are still there to be read, also by the next process, and another sync alone would write nothing of them.
+fn write_again(path: &Path) -> Result<(), FileError> {
+    let mut file = File::open_or_create(path).at(path)?;
+    let mut piece = Vec::with_capacity(SLED_SEGMENT_BYTES);
+    let mut offset = 0;
+    loop {
+        piece.clear();
+        (&mut file).take(SLED_SEGMENT_BYTES as u64).read_to_end(&mut piece).at(path)?;
+        if piece.is_empty() {
+            break;
+        }
+        if piece.iter().any(|byte| *byte != 0) {
+            file.write_all_at(&piece, offset).at(path)?;
+        }
+        offset += piece.len() as u64;
+    }
+    file.sync_all().at(path)?;
+    sync_dir(&parent(path))
 }
 
 /// Looks through the journal in `dir` and leaves it as it is, but for its trash.
@@ -144,16 +167,13 @@ fn look_at_copy(segment: &Path, copy: &Path, shards: u16) -> Result<Option<Range
     }
 }
 
-/// Makes the file of a segment durable as it is, copies it for sled, and collects its traces on the way.
+/// Copies the file of a segment for sled, and collects its traces on the way.
 fn copy_and_trace(from: &Path, to: &Path, shards: u16) -> Result<Traces, FileError> {
     let mut traces = Traces { last_batch: None, next: BTreeMap::new(), base: None };
     let file = match File::open(from) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(traces),
         other => other.at(from)?,
     };
-    // What was written and not yet synced when the process died is going to be shown, so it must be durable before.
-    file.sync_all().at(from)?;
-    sync_dir(&parent(from))?;
     // sled never lays a record across the border of two of its segments, so each can be searched alone.
     copy_file(file, from, to, |piece| {
         for (header, payload) in record::find_all(piece) {

@@ -11,4 +11,4 @@ mod redis;
 pub use mariadb::MariaDb;
 pub use redis::RedisServer;
 
-pub use crate::disk::simulated::{DiskFault, Mounted, ROOT_PATH, SimulatedDisk};
+pub use crate::disk::simulated::{DiskFault, Mounted, SimulatedDisk};
