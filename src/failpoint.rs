@@ -1,6 +1,6 @@
 //! Ends the process at a step of a load, an eviction or a flush, so that tests can see what comes of it:
-//! `HOTSTOCK_FAILPOINT=flush.after:2` at the second time that the step is reached; `span.held:1:100` a tenth of a second
-//! after the first, in which everything is written that was on its way to the disk. Not part of release builds.
+//! `HOTSTOCK_FAILPOINT=flush.after:2` at the second time that the step is reached; `span.held:1:100` a tenth of a
+//! second after the first, in which everything is written that was on its way to the disk. Not part of release builds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

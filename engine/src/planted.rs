@@ -38,6 +38,10 @@ mod bugs {
         ("retention-too-early", "orders are pruned that are still kept"),
         ("jump-followed", "a jump of the wall clock is followed"),
         ("fence-not-checked", "a server that another one took over from goes on"),
+        ("late-hold-kept", "a participant whose hold came too late is not told to let go"),
+        ("holds-not-asked", "after a start nobody asks whether the holds are wanted"),
+        ("decisions-not-repeated", "after a start nobody is told again what was decided"),
+        ("instruction-twice", "a participant carries out again what it had carried out"),
     ];
 
     thread_local! {

@@ -1,7 +1,7 @@
 //! A new data directory's shards, from the store alone: what `hotstock recover --from-store` writes as their first
-//! checkpoints. In memory is what has to be there: hot SKUs, open orders with their SKUs, orders whose participants have
-//! not carried out everything, and what participants hold. Everything else stays stored. Each shard begins at the watermark that the store has
-//! of it; what it had logged after that is lost.
+//! checkpoints. In memory is what has to be there: hot SKUs, open orders with their SKUs, orders whose participants
+//! have not carried out everything, and what participants hold. Everything else stays stored. Each shard begins at the
+//! watermark that the store has of it; what it had logged after that is lost.
 //!
 //! The store is taken first ([`seize`](crate::ownership::seize)), so that nothing changes while it is read.
 

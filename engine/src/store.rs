@@ -190,8 +190,10 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`].
     async fn books(&self, after: Option<&SkuId>, limit: usize) -> Result<Snapshot<Books>, StoreError>;
 
-    /// The lines of a stock's orders (of those that another shard decides, what is held for them), and its journal, piece by piece: up to `lines` and `journal` rows after the cursor
-    /// (0: none are read), by number (as bytes) and by version, so that one can be counted against the other. What of it names something that is not there is told as well ([`Sums::misfits`]).
+    /// The lines of a stock's orders (of those that another shard decides, what is held for them), and its journal,
+    /// piece by piece: up to `lines` and `journal` rows after the cursor (0: none are read), by number (as bytes) and
+    /// by version, so that one can be counted against the other. What of it names something that is not there is told
+    /// as well ([`Sums::misfits`]).
     ///
     /// # Errors
     /// [`StoreError`].

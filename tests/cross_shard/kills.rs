@@ -1,6 +1,6 @@
-//! The process is ended as hard as by a power cut whenever a message between shards has come (what it rests on is
-//! durable, what it causes is not), and started again. What was logged stands, what was not never happened: the repeat
-//! of the same request tells which, at once, and in the end nothing is held by nobody.
+//! The process is ended as hard as by a power cut whenever a message between shards has come (what it rests on is on
+//! its way to the disk, or there; what it causes is not), and started again. What was logged stands, what was not never
+//! happened: the repeat of the same request tells which, at once, and in the end nothing is held by nobody.
 
 use serde_json::{Value, json};
 
@@ -37,6 +37,8 @@ enum Then {
     Done,
     /// It was logged.
     Known,
+    /// It was on its way to the disk, and nobody was told of it: one of the two.
+    Either,
 }
 
 struct Places {
@@ -144,7 +146,7 @@ fn expect(fixture: &mut Fixture, path: &str, body: &Value, made: u16, then: Then
         (status, Some(false)) if status == made => Then::Done,
         _ => panic!("{about}: {status} {answer}"),
     };
-    assert_eq!(got, then, "{about}: {answer}");
+    assert!(then == Then::Either || got == then, "{about}: {got:?} and not {then:?}: {answer}");
 }
 
 /// A test for each step: its name, how many times one request can reach it at least, what is going on, what the repeat
@@ -161,18 +163,18 @@ macro_rules! steps {
 steps! {
     before_a_participant_holds: "span.hold", 3, Reserve, Done;
     before_the_order_is_logged: "span.held", 3, Reserve, Done;
-    before_a_participant_carries_a_decision_out: "span.instruct", 3, Decide, Known;
-    before_it_is_logged_that_a_participant_did: "span.done", 3, Decide, Known;
-    before_an_expiry_is_carried_out: "span.instruct", 3, Expire, Known;
-    before_it_is_logged_that_an_expiry_was: "span.done", 3, Expire, Known;
+    before_a_participant_carries_a_decision_out: "span.instruct", 3, Decide, Either;
+    before_it_is_logged_that_a_participant_did: "span.done", 3, Decide, Either;
+    before_an_expiry_is_carried_out: "span.instruct", 3, Expire, Either;
+    before_it_is_logged_that_an_expiry_was: "span.done", 3, Expire, Either;
     before_a_participant_holds_for_a_late_payment: "span.hold", 3, LatePayment, Done;
     before_a_late_payment_is_logged: "span.held", 3, LatePayment, Done;
-    before_a_late_payment_is_carried_out: "span.instruct", 3, LatePayment, Known;
-    before_it_is_logged_that_a_late_payment_was: "span.done", 3, LatePayment, Known;
+    before_a_late_payment_is_carried_out: "span.instruct", 3, LatePayment, Either;
+    before_it_is_logged_that_a_late_payment_was: "span.done", 3, LatePayment, Either;
     before_a_participant_holds_for_a_return: "span.hold", 3, Return, Done;
     before_a_return_is_logged: "span.held", 3, Return, Done;
-    before_a_return_is_carried_out: "span.instruct", 3, Return, Known;
-    before_it_is_logged_that_a_return_was: "span.done", 3, Return, Known;
+    before_a_return_is_carried_out: "span.instruct", 3, Return, Either;
+    before_it_is_logged_that_a_return_was: "span.done", 3, Return, Either;
     before_a_coordinator_is_asked: "span.ask", 1, Ask, Done;
     before_a_participant_lets_go: "span.abandon", 1, Ask, Done;
     before_a_coordinator_hears_that: "span.abandoned", 1, Ask, Done;

@@ -411,7 +411,7 @@ impl<C> Coordinator<C> {
         // It came too late, or twice.
         let is_wanted = self.attempts.get(order_no).is_some_and(|attempt| attempt.is_wanted(id));
         let is_known = is_wanted || state.span_of(order_no).is_some_and(|span| span.knows(id));
-        if outcome.is_ok() && !is_known {
+        if outcome.is_ok() && planted!("late-hold-kept", false, !is_known) {
             let order_no = order_no.clone();
             self.out.sends.push((from, Message::Abandon { order_no, attempt: id }));
         }

@@ -55,8 +55,8 @@ impl State {
     }
 
     /// The event with which a SKU leaves that was not used of late: not hot, nothing of it newer than `flushed`, no
-    /// open or busy order on it, and `may_leave`. `None`: none was found among those that were looked at now; the next call
-    /// looks at others. The caller applies it before it asks again.
+    /// open or busy order on it, and `may_leave`. `None`: none was found among those that were looked at now; the next
+    /// call looks at others. The caller applies it before it asks again.
     ///
     /// Which one: a clock hand goes round all SKUs; each use since it last passed lets a SKU stay for a round, up to
     /// a few.

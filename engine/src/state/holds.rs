@@ -237,7 +237,7 @@ impl State {
     pub(crate) fn decide_instructed(&self, instruction: &Instruction) -> Result<Option<Change>, String> {
         let Instruction { order_no, attempt, seq, kind, reason, lines } = instruction;
         let Some(hold) = self.holds.entries.get(&(order_no.clone(), *attempt)) else { return Ok(None) };
-        if *seq <= hold.seq {
+        if planted!("instruction-twice", false, *seq <= hold.seq) {
             return Ok(None);
         }
         let mut units = Vec::with_capacity(lines.len());

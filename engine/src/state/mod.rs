@@ -366,8 +366,8 @@ impl State {
         self.orders.iter().filter(pending).map(|order| order.order_no.clone()).collect()
     }
 
-    /// Up to `max` orders whose time is over, instead of their expiry, which somebody else is to be asked about. They do
-    /// not come again before the next start, unless their expiry is moved or they are
+    /// Up to `max` orders whose time is over, instead of their expiry, which somebody else is to be asked about. They
+    /// do not come again before the next start, unless their expiry is moved or they are
     /// [given back](State::give_back_due).
     pub fn take_due_orders(&mut self, now: Timestamp, max: usize) -> Vec<OrderNo> {
         self.orders.take_due(now, max)

@@ -93,8 +93,8 @@ pub enum Item {
 
 impl State {
     /// The event that forgets the oldest of what was last changed before `before`, and of what is more than `max`.
-    /// `None` when nothing is to be forgotten. Nothing goes that changed after `at_most`, nor an order that is `busy`. About
-    /// [`MAX_FORGOTTEN_PER_EVENT`] go at once: what one event brought goes together, when its youngest goes.
+    /// `None` when nothing is to be forgotten. Nothing goes that changed after `at_most`, nor an order that is `busy`.
+    /// About [`MAX_FORGOTTEN_PER_EVENT`] go at once: what one event brought goes together, when its youngest goes.
     #[must_use]
     pub fn next_forgotten(
         &self,

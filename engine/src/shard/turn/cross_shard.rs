@@ -33,9 +33,10 @@ pub(super) struct Asking {
 impl Asking {
     /// After a start or a rebuild: everything.
     pub fn of(state: &State, shared: &ShardShared, parts: &ShardParts) -> Self {
-        let holds: BTreeMap<_, _> = state.hold_keys().map(|(key, shard)| (key.clone(), shard)).collect();
+        let keys = state.hold_keys().map(|(key, shard)| (key.clone(), shard));
+        let holds: BTreeMap<_, _> = planted!("holds-not-asked", BTreeMap::new(), keys.collect());
         publish(&holds, shared, parts);
-        let pending = state.pending_orders();
+        let pending = planted!("decisions-not-repeated", Vec::new(), state.pending_orders());
         Self { holds, again: Moment::default(), asked: None, pending }
     }
 }
