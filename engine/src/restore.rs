@@ -5,17 +5,21 @@
 //!
 //! The store is taken first ([`seize`](crate::ownership::seize)), so that nothing changes while it is read.
 
+mod whole;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::{CheckpointEnd, Image, LineImage, OrderImage, StockImage};
 use crate::clock::Timestamp;
-use crate::ids::{Epoch, Lsn, ShardId, SkuId, WarehouseId, shard_of};
+use crate::ids::{Epoch, Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use crate::limits::MAX_LOADED_AT_ONCE;
 use crate::state::State;
 use crate::store::{
     Loaded, Ownership, Repair, Repaired, Store, StoreError, StoredHold, StoredOrder, StoredSku, Wanted,
     Watermark,
 };
+
+use whole::make_whole;
 
 /// What the shards begin with.
 #[derive(Debug)]
@@ -24,6 +28,24 @@ pub struct Restored {
     pub shards: Vec<RestoredShard>,
     /// SKUs whose stock rows did not fit and were put right by their journal, with what was there.
     pub repaired: Vec<(SkuId, Vec<Repaired>)>,
+    /// Lines of orders over several shards that were flushed at another moment than what is held for them.
+    pub torn: Vec<Torn>,
+}
+
+/// A line of an order that its coordinator and its participant have of different moments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Torn {
+    /// The order.
+    pub order_no: OrderNo,
+    /// What.
+    pub sku_id: SkuId,
+    /// Where.
+    pub warehouse_id: WarehouseId,
+    /// Units that the order counts on.
+    pub wanted: u32,
+    /// Units that are held for it. Fewer: it has no more than that now, and what of the rest was sold already has to be
+    /// settled by hand. More: the rest is let go.
+    pub there: u32,
 }
 
 /// What a shard begins with.
@@ -69,9 +91,10 @@ pub async fn restore(
     owned: &Ownership,
     now: Timestamp,
 ) -> Result<Restored, RestoreError> {
-    let orders = open_orders(store).await?;
+    let mut orders = open_orders(store).await?;
     let mut skus: BTreeSet<SkuId> = hot_skus(store).await?;
     let holds = holds(store).await?;
+    let torn = make_whole(&mut orders, &holds, owned.shards);
     for order in &orders {
         skus.extend(order.image.lines.iter().map(|line| line.sku_id.clone()));
     }
@@ -89,7 +112,7 @@ pub async fn restore(
         let holds: Vec<&StoredHold> = holds.iter().filter(|hold| hold.shard == shard).collect();
         shards.push(shard_from(mark, owned.shards, stocks, &orders, &holds, now)?);
     }
-    Ok(Restored { shards, repaired })
+    Ok(Restored { shards, repaired, torn })
 }
 
 async fn open_orders(store: &dyn Store) -> Result<Vec<StoredOrder>, StoreError> {

@@ -70,6 +70,7 @@ macro_rules! store_suite {
             holds_come_page_by_page
             counts_fit_whatever_each_shard_has_flushed
             new_directories_begin_with_what_is_held
+            new_directories_begin_whole
             an_order_over_several_shards_goes_with_its_holds
             what_is_wanted_is_loaded
             what_is_unsound_is_named
