@@ -38,7 +38,9 @@ pub(crate) use decide_choice::too_many_stocks;
 pub(crate) use decide_order::{Elsewhere, HoldFirst};
 pub(crate) use decide_stock::change_fingerprint;
 pub use evict::Departed;
-pub(crate) use holds::{GivenSerials, HoldKey};
+pub(crate) use holds::GivenSerials;
+#[cfg(feature = "testing")]
+pub(crate) use holds::HoldKey;
 pub use needs::{Need, Stored};
 pub use remembered::Forget;
 pub use stock::{Delta, LeftStock};
