@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Reserve};
-use hotstock_engine::engine::{Engine, EngineOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId, shard_of};
+use hotstock_engine::options::EngineOptions;
 use hotstock_engine::outcome::Refusal;
 use serde_json::json;
 

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use hotstock_engine::clock::Clock as _;
 use hotstock_engine::command::{Action, Command, CreateStock, Line, Lines, Mode, Reserve};
-use hotstock_engine::engine::{Engine, EngineOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
+use hotstock_engine::options::EngineOptions;
 
 use engine::WallClock;
 

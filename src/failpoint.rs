@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hotstock_engine::engine::Parts;
+use hotstock_engine::options::Parts;
 
 use crate::failure::Failure;
 

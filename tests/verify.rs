@@ -8,13 +8,14 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hotstock_engine::checkpoint::{CheckpointEnd, CheckpointStore as _, FilterManifest, Image, StockImage};
+use hotstock_engine::checkpoint::{CheckpointEnd, CheckpointStore as _, FilterManifest};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::event::{Change, Event};
 use hotstock_engine::ids::{Lsn, ShardId, SkuId, WarehouseId};
+use hotstock_engine::image::{Image, StockImage};
 use hotstock_engine::journal::{Group, Journal as _};
-use hotstock_engine::outcome::Levels;
+use hotstock_engine::units::Levels;
 use hotstock_persistence::data_dir::DataDir;
 use hotstock_persistence::journal::JournalOptions;
 use rustix::process::Signal;

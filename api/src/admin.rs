@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use hotstock_engine::engine::Pinned;
 use hotstock_engine::ids::SkuId;
 use hotstock_engine::limits::MAX_PAGE_ROWS;
 use hotstock_engine::outcome::Refusal;
+use hotstock_engine::pins::Pinned;
 use hotstock_engine::reconcile::Reconcile;
 
 use crate::app::{Call, Reply};

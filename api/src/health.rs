@@ -4,13 +4,13 @@ use std::sync::OnceLock;
 
 use axum::body::Bytes;
 use axum::http::StatusCode;
-use hotstock_engine::engine::{Health, Stats};
+use hotstock_engine::counters::Stats;
+use hotstock_engine::status::Health;
 
 use crate::app::{Call, Reply};
 use crate::codes::Code;
-use crate::metrics;
-use crate::openapi;
 use crate::problem::Problem;
+use crate::{metrics, openapi};
 
 /// The process runs and answers. Says nothing about whether it takes orders: a restart would not help a full disk.
 #[utoipa::path(get, path = "/livez", tag = "operators", responses((status = 200, description = "It runs")))]

@@ -1,5 +1,5 @@
 //! `/metrics`: what HTTP counts, and what the engine and the mirror count, whose names and help texts stand in
-//! `engine/src/counters.rs`.
+//! `engine/src/contract/counters.rs`.
 
 use std::fmt;
 use std::sync::OnceLock;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hotstock_engine::clock::{Clock, Timestamp};
-use hotstock_engine::engine::{Engine, EngineOptions, Parts};
+use hotstock_engine::engine::Engine;
+use hotstock_engine::options::{EngineOptions, Parts};
 use hotstock_persistence::data_dir::DataDir;
 use hotstock_persistence::journal::JournalOptions;
 use hotstock_persistence::sql::{SqlOptions, SqlStore};

@@ -9,7 +9,7 @@ use hotstock_engine::command::Mode;
 use hotstock_engine::event::{Change, Event, ReservedLine};
 use hotstock_engine::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId};
 use hotstock_engine::journal::Group;
-use hotstock_engine::outcome::Levels;
+use hotstock_engine::units::Levels;
 
 /// The reservation that the `number`th order of a flash sale logs: a snowflake number, a short SKU, one unit per line.
 pub fn reserved(number: u64, lines: usize) -> Event {

@@ -1,122 +1,52 @@
 //! The domain and the hot path of hotstock. Knows no HTTP, no SQL, no sled and no wall clock.
 //!
-//! Read in this order:
+//! Six layers, each a folder; a file uses others of its layer and of those below, never of one above (`tests/tidy`
+//! looks it up). Read them from below:
 //!
-//! 1. [`ids`], [`limits`], [`clock`]: the words, their bounds, time.
-//! 2. [`command`], [`outcome`], [`event`]: what callers ask, what they are told, what is logged. [`inner`]: what goes
-//!    between the parts of the engine alone.
-//! 3. [`state`]: the pure state machine of one shard: decide, apply, audit. `coordinator`: orders over several shards,
-//!    pure as well.
-//! 4. [`journal`], [`checkpoint`], [`store`]: what the engine asks of durable storage (implemented in
-//!    `hotstock-persistence`).
-//! 5. [`sync`]: the concurrent primitives (gate, mailbox, inbox, backlog, durable LSN, stock cell), each with a loom
-//!    model.
-//! 6. [`recovery`]: a shard's state from its checkpoint and its journal. [`restore`]: from the store.
-//! 7. [`engine`]: start, submit, read, stop; the one place where the parts are wired. [`counters`]: what it counts.
-//! 8. `blocking`: where work is done that blocks its thread. `router`, `shard`, `writer`, `views`, `replier`: the way
-//!    of a command. `directory` and `known`: which shard has an order, and which numbers there may be outside memory.
-//!    `loader`: what commands wait for. `pins`: what is kept in memory.
-//! 9. [`check`]: the order service, asked before an order expires.
-//! 10. `store_link`, `fence`, [`ownership`], `owner`, `flusher`, `retention`: the side that faces the store. `reads`,
-//!     `list`, `history`: reads of both memory and store. [`dirty`], [`mirror`]: what changed since it was mirrored.
-//!     [`reconcile`]: every stock counted in several ways.
+//! 1. `base`: ids, limits, time, the concurrent primitives, each with a loom model. Knows nothing of stock.
+//! 2. `contract`: the words and what is asked of others. What callers ask ([`command`]) and are told ([`outcome`]),
+//!    what is logged ([`event`]) and written down ([`image`]); the traits of durable storage ([`journal`],
+//!    [`checkpoint`], [`store`]), of the mirror and of the order service. Plain data, no behaviour.
+//! 3. `machine`: the pure state machines. [`state`]: decide, apply, audit of one shard. `coordinator`: orders over
+//!    several shards.
+//! 4. `services`: what stands around the shards and serves all of them: the journal writer, views, directory, filter of
+//!    known numbers, loader, flusher, checkpointer, the fence.
+//! 5. `shard`: a running shard: its turn, its actor, its supervisor, its [`recovery`].
+//! 6. `front`: [`engine`] wires the parts and is what other crates call; the router, reads, lists, operators' work,
+//!    [`reconcile`], [`restore`].
+//!
+//! Each `mod.rs` gives its modules in reading order. Other crates see the modules below, each under one name.
 
-// Under `--cfg loom` only `limits` and `sync` are built: tokio has no net there, and ractor does not build.
-pub mod limits;
-pub mod sync;
-
-// Before all others, which use its macro.
 #[macro_use]
-pub mod planted;
-
+mod base;
 #[cfg(not(loom))]
-mod backoff;
+mod contract;
 #[cfg(not(loom))]
-mod blocking;
+mod front;
 #[cfg(not(loom))]
-pub mod check;
+mod machine;
 #[cfg(not(loom))]
-pub mod checkpoint;
-#[cfg(not(loom))]
-mod checkpointer;
-#[cfg(not(loom))]
-pub mod clock;
-#[cfg(not(loom))]
-pub mod command;
-#[cfg(not(loom))]
-mod coordinator;
-#[cfg(not(loom))]
-pub mod counters;
-#[cfg(not(loom))]
-mod directory;
-#[cfg(not(loom))]
-pub mod dirty;
-#[cfg(not(loom))]
-pub mod engine;
-#[cfg(not(loom))]
-pub mod event;
-#[cfg(not(loom))]
-mod failpoints;
-#[cfg(not(loom))]
-mod fence;
-#[cfg(not(loom))]
-mod flusher;
-#[cfg(not(loom))]
-mod history;
-#[cfg(not(loom))]
-pub mod ids;
-#[cfg(not(loom))]
-pub mod inner;
-#[cfg(not(loom))]
-mod inspect;
-#[cfg(not(loom))]
-pub mod journal;
-#[cfg(not(loom))]
-mod known;
-#[cfg(not(loom))]
-mod list;
-#[cfg(not(loom))]
-mod loader;
-#[cfg(not(loom))]
-pub mod mirror;
-#[cfg(not(loom))]
-mod options;
-#[cfg(not(loom))]
-pub mod outcome;
-#[cfg(not(loom))]
-mod owner;
-#[cfg(not(loom))]
-pub mod ownership;
-#[cfg(not(loom))]
-mod pins;
-#[cfg(not(loom))]
-mod reads;
-#[cfg(not(loom))]
-pub mod reconcile;
-#[cfg(not(loom))]
-pub mod recovery;
-#[cfg(not(loom))]
-mod replier;
-#[cfg(not(loom))]
-pub mod restore;
-#[cfg(not(loom))]
-mod retention;
-#[cfg(not(loom))]
-mod router;
+mod services;
 #[cfg(not(loom))]
 mod shard;
+
+// Under `--cfg loom` only these are built.
+pub use base::{limits, planted, sync};
+
 #[cfg(not(loom))]
-pub mod state;
+pub use base::{clock, ids};
 #[cfg(not(loom))]
-mod status;
+pub use contract::{
+    check, checkpoint, command, counters, event, hold, image, journal, mirror, order, outcome, store, units,
+};
 #[cfg(not(loom))]
-pub mod store;
+pub use front::{engine, list, options, pins, reconcile, restore, status};
 #[cfg(not(loom))]
-mod store_link;
+pub use machine::{inner, state};
 #[cfg(not(loom))]
-mod views;
+pub use services::{dirty, hot, ownership};
 #[cfg(not(loom))]
-mod writer;
+pub use shard::recovery;
 
 #[cfg(all(not(loom), feature = "testing"))]
 pub mod testing;

@@ -378,7 +378,7 @@ impl Case {
             let shard = shard_of(&stock.sku_id, u16::try_from(self.shards.ids().count()).unwrap());
             let image = self.shards.state(shard).image_of_stock(&stock.sku_id, stock.warehouse_id);
             let Some(image) = image else { continue };
-            let levels = |l: hotstock_engine::outcome::Levels| (l.available, l.reserved, l.sold);
+            let levels = |l: hotstock_engine::units::Levels| (l.available, l.reserved, l.sold);
             assert_eq!(levels(image.levels), levels(stock.levels), "{} {}", stock.sku_id, stock.warehouse_id);
         }
         for shard in self.shards.ids() {

@@ -9,7 +9,8 @@ mod support;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hotstock_engine::engine::{Engine, EngineOptions, StoreOptions};
+use hotstock_engine::engine::Engine;
+use hotstock_engine::options::{EngineOptions, StoreOptions};
 use hotstock_engine::outcome::Refusal;
 use hotstock_engine::reconcile::{Check, Reconcile, Reconciled, Remedy};
 use hotstock_engine::store::Store;

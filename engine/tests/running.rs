@@ -12,12 +12,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hotstock_engine::command::Action;
-use hotstock_engine::engine::{Engine, EngineOptions, Health};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::event::{Change, Event};
 use hotstock_engine::ids::{Lsn, ShardId, shard_of};
 use hotstock_engine::inner::InnerCommand;
 use hotstock_engine::journal::{Group, Journal, JournalError, JournalReader};
-use hotstock_engine::outcome::{Answer, Effect, OrderStatus, OrderView, Outcome, Refusal};
+use hotstock_engine::options::EngineOptions;
+use hotstock_engine::order::OrderStatus;
+use hotstock_engine::outcome::{Answer, Effect, OrderView, Outcome, Refusal};
+use hotstock_engine::status::Health;
 
 use support::{
     World, confirm, create, flushed_soon, get, lines, order_no, release, reserve, reserve_lines, sku, until,

@@ -23,10 +23,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hotstock_engine::checkpoint::{
     CheckpointEnd, CheckpointError, CheckpointReader, CheckpointStore, CheckpointWriter, FilterFile,
-    FilterManifest, Image,
+    FilterManifest,
 };
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::image::Image;
 use hotstock_engine::limits::MAX_GENERATIONS;
 use hotstock_engine::planted;
 

@@ -6,15 +6,15 @@ use std::fs;
 use std::path::PathBuf;
 
 use hotstock_engine::checkpoint::{
-    CheckpointEnd, CheckpointStore, CheckpointWriter, FilterFile, FilterManifest, Image, LineImage,
-    OrderImage, Phase, RequestImage, StockImage,
+    CheckpointEnd, CheckpointStore, CheckpointWriter, FilterFile, FilterManifest,
 };
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Mode, StockStatus};
-use hotstock_engine::event::OrderRequest;
 use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::image::{Image, LineImage, OrderImage, RequestImage, StockImage};
 use hotstock_engine::limits::MAX_GENERATIONS;
-use hotstock_engine::outcome::Levels;
+use hotstock_engine::order::{OrderRequest, Phase};
+use hotstock_engine::units::Levels;
 use hotstock_persistence::checkpoint::FileCheckpoints;
 use hotstock_persistence::data_dir::DataDir;
 

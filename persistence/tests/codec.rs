@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
 
-use hotstock_engine::checkpoint::{Image, Phase};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::Mode;
-use hotstock_engine::event::{Change, ConfirmedLine, Event, LineCounts, MovedLine, OrderAfter, ReservedLine};
+use hotstock_engine::event::{Change, ConfirmedLine, Event, MovedLine, OrderAfter, ReservedLine};
 use hotstock_engine::ids::{ChainHash, Lsn, OrderNo, SkuId, WarehouseId};
-use hotstock_engine::outcome::{Levels, OrderStatus, Serials};
+use hotstock_engine::image::Image;
+use hotstock_engine::order::{LineCounts, OrderStatus, Phase};
 use hotstock_engine::testing::samples;
+use hotstock_engine::units::{Levels, Serials};
 use hotstock_persistence::codec::{
     FORMAT_VERSION, decode_event, decode_image, decode_serials, decode_span, encode_event, encode_image,
     encode_serials, encode_span, link,

@@ -14,11 +14,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hotstock_engine::checkpoint::{
-    CheckpointEnd, CheckpointStore as _, FilterFile, FilterManifest, FilterStore as _, Identity as _, Image,
+    CheckpointEnd, CheckpointStore as _, FilterFile, FilterManifest, FilterStore as _, Identity as _,
 };
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::event::Event;
 use hotstock_engine::ids::{Epoch, Lsn, ShardId};
+use hotstock_engine::image::Image;
 use hotstock_engine::journal::{Group, Journal as _, JournalReader};
 use hotstock_engine::testing::samples;
 use hotstock_persistence::data_dir::DataDir;

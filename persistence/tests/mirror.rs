@@ -15,7 +15,8 @@ use hotstock_engine::counters::MirrorStats;
 use hotstock_engine::dirty::Dirty;
 use hotstock_engine::ids::{SkuId, WarehouseId};
 use hotstock_engine::mirror::{Mirror, MirrorSource, Mirrored, Put};
-use hotstock_engine::outcome::{Levels, Refusal, StockView};
+use hotstock_engine::outcome::{Refusal, StockView};
+use hotstock_engine::units::Levels;
 use hotstock_persistence::mirror::{MirrorAccess, MirrorOptions, RedisMirror};
 use hotstock_persistence::testing::RedisServer;
 

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use hotstock_engine::command::{Action, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
 use hotstock_engine::dirty::Dirty;
-use hotstock_engine::engine::{Engine, EngineOptions, Parts, StoreOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
 use hotstock_engine::limits::MAX_DIRTY_STOCKS;
 use hotstock_engine::mirror::Mirror;
+use hotstock_engine::options::{EngineOptions, Parts, StoreOptions};
 use hotstock_engine::reconcile::{Reconcile, Reconciled};
 use hotstock_engine::testing::{
     ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal,

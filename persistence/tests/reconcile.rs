@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hotstock_engine::command::{Action, StockStatus};
-use hotstock_engine::engine::{Engine, EngineOptions, Parts, StoreOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{OrderNo, WarehouseId};
 use hotstock_engine::mirror::{Mirror, Put};
+use hotstock_engine::options::{EngineOptions, Parts, StoreOptions};
 use hotstock_engine::outcome::Refusal;
 use hotstock_engine::reconcile::{Check, Difference, Reconcile, Reconciled, Remedy, Side};
 use hotstock_engine::store::{OrderFilter, Store};
@@ -652,7 +653,7 @@ async fn redis_is_put_right_as_callers_are_told() {
     let mut server = Server::new(format!("sqlite:{}", dir.path().join("store").display())).await;
     server.redis = Some(RedisServer::start());
     let redis = access(server.redis.as_ref().unwrap());
-    let put = async |name: &str, warehouse_id, change: fn(&mut hotstock_engine::outcome::Levels)| {
+    let put = async |name: &str, warehouse_id, change: fn(&mut hotstock_engine::units::Levels)| {
         let mut stock = server.engine.stock(&sku(name), Some(warehouse_id)).await.unwrap().remove(0);
         change(&mut stock.levels);
         redis.put(&[Put { stock, over: None }]).await.unwrap();

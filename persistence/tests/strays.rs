@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotstock_engine::command::{Action, Mode, Reserve};
-use hotstock_engine::engine::{Engine, EngineOptions, Parts, StoreOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{SkuId, shard_of};
+use hotstock_engine::options::{EngineOptions, Parts, StoreOptions};
 use hotstock_engine::outcome::Refusal;
 use hotstock_engine::reconcile::{Check, Reconcile};
 use hotstock_engine::testing::store_suite::{W1, confirm, create, release, reserve};

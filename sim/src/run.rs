@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Action, Command, Confirm, Line, Lines, Mode, Part, Release, Return};
-use hotstock_engine::engine::{Engine, Health};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{OrderNo, RequestId};
 use hotstock_engine::outcome::{Outcome, Refusal};
+use hotstock_engine::status::Health;
 use hotstock_engine::testing::{MemoryIdentity, MemorySnapshot, MemoryStore, simulate};
 use hotstock_persistence::testing::{DiskFault, Mounted, SimulatedDisk};
 use tokio::time::{Instant, sleep};

@@ -9,7 +9,8 @@ use std::hash::Hasher as _;
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Action, Confirm, Line, Lines, Release, Reserve, Return};
 use hotstock_engine::ids::{OrderNo, SkuId, shard_of};
-use hotstock_engine::outcome::{Answer, Levels, OrderView, Outcome, Refusal, StockView};
+use hotstock_engine::outcome::{Answer, OrderView, Outcome, Refusal, StockView};
+use hotstock_engine::units::Levels;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::naive::choice::wished;

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hotstock_engine::checkpoint::{CheckpointError, CheckpointStore as _, FilterManifest, Identity as _};
-use hotstock_engine::engine::StartError;
 use hotstock_engine::ids::{Epoch, Lsn, ServerId};
 use hotstock_engine::limits::TAKE_OVER_WAIT_MILLIS;
+use hotstock_engine::options::StartError;
 use hotstock_engine::ownership::{LOCKED, NotOurs, Seized, hand_over, seize};
 use hotstock_engine::restore::{Restored, RestoredShard, Torn, restore};
 use hotstock_engine::store::{Ownership, Store as _};

@@ -10,7 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use hotstock_engine::event::{Change, Event, HoldMove, MoveKind, StockMove};
+use hotstock_engine::event::{Change, Event, MoveKind, StockMove};
+use hotstock_engine::hold::HoldMove;
 use hotstock_engine::ids::{Lsn, ShardId, SkuId, WarehouseId};
 use hotstock_engine::journal::{Bounds, JournalError, JournalReader};
 use hotstock_engine::store::{Ownership, Store};
@@ -32,7 +33,7 @@ const PAGE: usize = 1_000;
 /// [`Failure`] when the directory is in use or damaged, or the store does not answer.
 pub async fn run(args: Unflushed, config: Config) -> Result<(), Failure> {
     let data_dir = DataDir::open(&config.data.dir, None)?;
-    let reader = data_dir.stopped_journal().map_err(hotstock_engine::engine::StartError::from)?;
+    let reader = data_dir.stopped_journal().map_err(hotstock_engine::options::StartError::from)?;
     let place = store::place(&config);
     let store = store::open_of(&config, &data_dir)?;
     let failed = |error| Failure::other(&format!("reading {place}"), error);
@@ -138,7 +139,7 @@ async fn has(
 }
 
 fn unreadable(error: JournalError) -> Failure {
-    hotstock_engine::engine::StartError::from(error).into()
+    hotstock_engine::options::StartError::from(error).into()
 }
 
 /// What is listed, and its sums.

@@ -3,8 +3,8 @@
 //! directory for itself.
 
 use hotstock_engine::command::StockStatus;
-use hotstock_engine::engine::StartError;
 use hotstock_engine::ids::ShardId;
+use hotstock_engine::options::StartError;
 use hotstock_engine::recovery::{Recovered, check_holds, recover};
 use hotstock_engine::state::{AuditReport, StockAudit};
 use hotstock_persistence::data_dir::DataDir;

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use hotstock_engine::clock::Clock as _;
 use hotstock_engine::command::{Action, ChangeKind, ChangeStock, Command, CreateStock};
-use hotstock_engine::engine::{Engine, EngineOptions, Health, Parts, StoreOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{OrderNo, RequestId, ShardId, SkuId, WarehouseId, shard_of};
 use hotstock_engine::inner::InnerCommand;
+use hotstock_engine::options::{EngineOptions, Parts, StoreOptions};
 use hotstock_engine::outcome::{Outcome, Refusal};
+use hotstock_engine::status::Health;
 use hotstock_engine::testing::{ManualClock, MemoryIdentity};
 use hotstock_persistence::data_dir::DataDir;
 use hotstock_persistence::journal::{Fault, Faults, JournalOptions};

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hotstock_engine::engine::{Engine, ShardStats};
+use hotstock_engine::counters::ShardStats;
+use hotstock_engine::engine::Engine;
 
 use crate::failure::Failure;
 

@@ -2,9 +2,10 @@
 
 use hotstock_engine::command::InvalidField;
 use hotstock_engine::counters::{MirrorStats, ShardStats, StoreStats};
-use hotstock_engine::engine::{HotSku, Pinned};
+use hotstock_engine::hot::HotSku;
 use hotstock_engine::ids::SkuId;
 use hotstock_engine::outcome::Effect;
+use hotstock_engine::pins::Pinned;
 use hotstock_engine::store::{Anomaly, Parked};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

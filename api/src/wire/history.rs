@@ -5,8 +5,8 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hotstock_engine::command::InvalidField;
 use hotstock_engine::ids::WarehouseId;
 use hotstock_engine::limits::MAX_WAREHOUSES_PER_SKU;
-use hotstock_engine::outcome::Serials;
 use hotstock_engine::store::JournalRow;
+use hotstock_engine::units::Serials;
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 

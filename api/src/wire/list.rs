@@ -4,7 +4,7 @@ use std::fmt;
 
 use hotstock_engine::command::InvalidField;
 use hotstock_engine::ids::SkuId;
-use hotstock_engine::outcome::OrderStatus;
+use hotstock_engine::order::OrderStatus;
 use hotstock_engine::store::OrderFilter;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::de::{Error, IntoDeserializer, MapAccess, Visitor};

@@ -1,7 +1,9 @@
 //! An order as it is answered.
 
 use hotstock_engine::ids::WarehouseId;
-use hotstock_engine::outcome::{LineView, OrderStatus, OrderView, Serials};
+use hotstock_engine::order::OrderStatus;
+use hotstock_engine::outcome::{LineView, OrderView};
+use hotstock_engine::units::Serials;
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 

@@ -5,7 +5,8 @@ use hotstock_engine::command::{
 };
 use hotstock_engine::ids::{SkuId, WarehouseId};
 use hotstock_engine::limits::MAX_STOCK_UNITS;
-use hotstock_engine::outcome::{Levels, StockView};
+use hotstock_engine::outcome::StockView;
+use hotstock_engine::units::Levels;
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 

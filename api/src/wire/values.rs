@@ -11,7 +11,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::InvalidField;
 use hotstock_engine::ids::{InvalidId, WarehouseId};
-use hotstock_engine::outcome::Serials;
+use hotstock_engine::units::Serials;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

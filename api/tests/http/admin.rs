@@ -2,8 +2,8 @@
 
 use hotstock_api::Options;
 use hotstock_api::auth::hash;
-use hotstock_engine::engine::{EngineOptions, StoreOptions};
 use hotstock_engine::ids::SkuId;
+use hotstock_engine::options::{EngineOptions, StoreOptions};
 use serde_json::{Value, json};
 
 use crate::support::{Client, Fixture, until};

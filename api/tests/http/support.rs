@@ -6,7 +6,8 @@ use std::time::Duration;
 use axum::body::Bytes;
 use hotstock_api::{Options, Server, Stopped};
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::engine::{Engine, EngineOptions, Parts};
+use hotstock_engine::engine::Engine;
+use hotstock_engine::options::{EngineOptions, Parts};
 use hotstock_engine::testing::{
     ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore,
 };

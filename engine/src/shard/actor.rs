@@ -5,9 +5,9 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::parts::ShardParts;
-use super::shared::{ShardMessage, ShardShared};
 use super::turn::Shard;
-use crate::state::State;
+use crate::machine::state::State;
+use crate::services::shared::{ShardMessage, ShardShared};
 
 pub(crate) struct ShardActor;
 

@@ -3,8 +3,8 @@
 //!
 //! What the store says of what is not in memory counts only if it had taken in everything that left memory: its
 //! watermark of the shard is not below the last change of what left
-//! ([`State::departed`](crate::state::State::departed)); for an order whose shard nobody knows, so of every shard.
-//! Otherwise the store went back in time, or is read behind a flush, and is asked again.
+//! ([`State::departed`](crate::machine::state::State::departed)); for an order whose shard nobody knows, so of every
+//! shard. Otherwise the store went back in time, or is read behind a flush, and is asked again.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -14,16 +14,16 @@ use tokio::time::Instant;
 
 use super::turn::Shard;
 use super::waiting::Learned;
-use crate::clock::Timestamp;
-use crate::counters::ShardCounters;
-use crate::event::Change;
-use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId};
-use crate::limits::LOAD_AGAIN_MILLIS;
-use crate::loader::LoadAnswer;
-use crate::outcome::Refusal;
-use crate::state::Need;
-use crate::store::{Loaded, StoredSku};
-use crate::store_link::add;
+use crate::base::clock::Timestamp;
+use crate::base::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId};
+use crate::base::limits::LOAD_AGAIN_MILLIS;
+use crate::contract::counters::ShardCounters;
+use crate::contract::event::Change;
+use crate::contract::outcome::Refusal;
+use crate::contract::store::{Loaded, StoredSku};
+use crate::machine::state::Need;
+use crate::services::shared::LoadAnswer;
+use crate::services::store_link::add;
 
 /// What came of a need.
 enum Took {
@@ -120,8 +120,9 @@ impl Shard {
             return Took::Not(Learned::Refused(Refusal::OrderInconsistent { order_no, problem }));
         }
         let Some(stored) = loaded.orders.iter().find(|stored| stored.image.order_no == *order_no) else {
-            let counts =
-                |shard: &Arc<super::shared::ShardShared>| flushed(loaded, shard.id) >= shard.departed_lsn();
+            let counts = |shard: &Arc<crate::services::shared::ShardShared>| {
+                flushed(loaded, shard.id) >= shard.departed_lsn()
+            };
             if !self.counts(loaded) || !self.parts.shards.iter().all(counts) {
                 return Took::Again;
             }
@@ -206,7 +207,7 @@ impl Shard {
                 problem,
             }));
         }
-        let is_it = |image: &&crate::checkpoint::RequestImage| {
+        let is_it = |image: &&crate::contract::image::RequestImage| {
             image.sku_id == *sku_id && image.request_id == *request_id
         };
         let Some(image) = loaded.requests.iter().find(is_it) else {

@@ -1,13 +1,12 @@
-//! A running shard: [`shared`] is what others see of it, [`parts`] what it holds of them, [`turn`] what it does when
-//! it is woken, [`waiting`] keeps the commands that wait for the store, [`load`] takes what was found there,
-//! [`callers`] who waits for an answer that comes in a later turn, [`actor`] is the ractor actor around it,
-//! [`supervisor`] starts the shards and rebuilds one that panicked.
+//! A running shard: [`parts`] is what it holds of the services, [`turn`] what it does when it is woken, [`waiting`]
+//! keeps the commands that wait for the store, [`load`] takes what was found there, [`actor`] is the ractor actor
+//! around it, [`supervisor`] starts the shards and rebuilds one that panicked, by its [`recovery`] from checkpoint and
+//! journal.
 
 pub(crate) mod actor;
-mod callers;
 mod load;
 pub(crate) mod parts;
-pub(crate) mod shared;
+pub mod recovery;
 pub(crate) mod supervisor;
-pub(crate) mod turn;
+mod turn;
 mod waiting;

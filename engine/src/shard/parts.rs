@@ -1,34 +1,31 @@
 //! What a running shard holds of the rest of the engine.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
 
-use super::shared::ShardShared;
-use crate::check::Checks;
-use crate::checkpoint::Identity;
-use crate::checkpointer::CheckpointMessage;
-use crate::clock::Clock;
-use crate::counters::CrossShardCounters;
-use crate::directory::Directory;
-use crate::failpoints::Failpoints;
-use crate::fence::Fence;
-use crate::flusher::Flushers;
-use crate::ids::Epoch;
-use crate::inner::InnerCommand;
-use crate::known::Known;
-use crate::loader::Loader;
-use crate::retention::Retention;
-use crate::sync::Inbox;
-use crate::views::Views;
-use crate::writer::WriterMessage;
+use crate::base::clock::Clock;
+use crate::base::failpoints::Failpoints;
+use crate::base::ids::Epoch;
+use crate::base::sync::Inbox;
+use crate::contract::checkpoint::Identity;
+use crate::contract::counters::CrossShardCounters;
+use crate::machine::inner::InnerCommand;
+use crate::services::checkpointer::CheckpointMessage;
+use crate::services::checks::Checks;
+use crate::services::directory::Directory;
+use crate::services::fence::Fence;
+use crate::services::flusher::Flushers;
+use crate::services::known::Known;
+use crate::services::loader::Loader;
+use crate::services::retention::Retention;
+use crate::services::shared::ShardShared;
+use crate::services::views::Views;
+use crate::services::writer::{Poison, WriterMessage};
 
 /// Runs before a command is decided; tests use it to make a shard panic.
 pub(crate) type BeforeDecide = Arc<dyn Fn(&InnerCommand) + Send + Sync>;
-
-/// Why the journal can't be written any more. Set once, by the writer.
-pub(crate) type Poison = Arc<OnceLock<String>>;
 
 /// How a shard works; bounds of the whole engine are divided by its shards.
 #[derive(Debug, Clone, Copy)]

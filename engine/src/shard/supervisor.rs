@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use super::actor::{ShardActor, ShardArguments};
 use super::parts::ShardParts;
-use super::shared::Envelope;
-use crate::blocking;
-use crate::checkpoint::CheckpointStore;
-use crate::ids::ShardId;
-use crate::journal::JournalReader;
-use crate::limits::{MAX_SHARD_REBUILDS, SHARD_REBUILD_WINDOW_SECONDS};
-use crate::recovery::recover_audited;
-use crate::state::State;
+use crate::base::blocking;
+use crate::base::ids::ShardId;
+use crate::base::limits::{MAX_SHARD_REBUILDS, SHARD_REBUILD_WINDOW_SECONDS};
+use crate::contract::checkpoint::CheckpointStore;
+use crate::contract::journal::JournalReader;
+use crate::machine::state::State;
+use crate::services::shared::Envelope;
+use crate::shard::recovery::recover_audited;
 
 /// How often a rebuild looks whether everything that the dead shard handed over is durable.
 const BACKLOG_POLL: Duration = Duration::from_millis(1);

@@ -3,8 +3,8 @@
 //! shards about orders over several in [`cross_shard`].
 //!
 //! A command about something that is not in memory and may be in the store is put aside ([`waiting`](super::waiting))
-//! until the loader ([`crate::loader`]) has looked for it; what it found is logged here before the command is decided
-//! ([`load`](super::load)).
+//! until the loader ([`crate::services::loader`]) has looked for it; what it found is logged here before the command is
+//! decided ([`load`](super::load)).
 
 mod cross_shard;
 mod decide;
@@ -16,29 +16,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::time::Instant;
 
 use self::cross_shard::Asking;
-use super::callers::Caller;
 use super::parts::ShardParts;
-use super::shared::{Envelope, Permits, Reply, ShardShared, give_back_claims};
 use super::waiting::{Absent, Held, Lessons, Waiting};
-use crate::checkpoint::CheckpointEnd;
-use crate::checkpointer::CheckpointMessage;
-use crate::clock::Timestamp;
-use crate::command::{Action, Command};
-use crate::coordinator::{Coordinator, Message};
-use crate::event::{Change, Event, OrderAfter};
-use crate::ids::{Epoch, Lsn, OrderNo, ShardId, SkuId};
-use crate::inner::InnerCommand;
-use crate::journal::Group;
-use crate::limits::{
+use crate::base::clock::Timestamp;
+use crate::base::ids::{Epoch, Lsn, OrderNo, ShardId, SkuId};
+use crate::base::limits::{
     CHECKPOINT_ENTRIES_PER_TURN, EVICTION_ROUNDS, MAX_EVICTION_LOOKS, MAX_EVICTIONS_PER_TURN,
     MAX_EXPIRIES_PER_TURN, MAX_FORGOTTEN_EVENTS_PER_TURN, MAX_UNSYNCED_BYTES,
 };
-use crate::outcome::{Answer, Effect, Outcome, Refusal};
-use crate::state::{Capture, Departed, Need, State};
-use crate::store_link::add;
-use crate::sync::StockCell;
-use crate::views::ViewUpdate;
-use crate::writer::{HandOver, WriterMessage};
+use crate::base::sync::StockCell;
+use crate::contract::checkpoint::CheckpointEnd;
+use crate::contract::command::{Action, Command};
+use crate::contract::event::{Change, Event, OrderAfter};
+use crate::contract::journal::Group;
+use crate::contract::outcome::{Answer, Effect, Outcome, Refusal};
+use crate::machine::coordinator::Coordinator;
+use crate::machine::inner::InnerCommand;
+use crate::machine::message::Message;
+use crate::machine::state::{Capture, Departed, Need, State};
+use crate::services::callers::Caller;
+use crate::services::checkpointer::CheckpointMessage;
+use crate::services::shared::{Envelope, Permits, Reply, ShardShared, give_back_claims};
+use crate::services::store_link::add;
+use crate::services::views::ViewUpdate;
+use crate::services::writer::{HandOver, WriterMessage};
 
 /// The single writer of a shard.
 pub(crate) struct Shard {

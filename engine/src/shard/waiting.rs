@@ -9,12 +9,12 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-use super::shared::{BatchId, Envelope};
-use crate::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId};
-use crate::known::Known;
-use crate::limits::{ABSENT_MILLIS, MAX_ABSENT_SKUS, MAX_WAITING_NEEDS};
-use crate::outcome::Refusal;
-use crate::state::{Need, Stored};
+use crate::base::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId};
+use crate::base::limits::{ABSENT_MILLIS, MAX_ABSENT_SKUS, MAX_WAITING_NEEDS};
+use crate::contract::outcome::Refusal;
+use crate::machine::state::{Need, Stored};
+use crate::services::known::Known;
+use crate::services::shared::{BatchId, Envelope};
 
 /// What was learned of something that is not in memory.
 #[derive(Debug, Clone)]
@@ -309,8 +309,8 @@ impl Stored for View<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coordinator::Message;
-    use crate::ids::ShardId;
+    use crate::base::ids::ShardId;
+    use crate::machine::message::Message;
     use std::time::Duration;
 
     fn sku(n: usize) -> SkuId {
@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn a_message_that_waits_is_looked_after_though_nobody_is_counted_for_it() {
         let (mut waiting, start) = (Waiting::default(), Instant::now());
-        let order_no = crate::ids::OrderNo::new("o1").unwrap();
+        let order_no = crate::base::ids::OrderNo::new("o1").unwrap();
         let look = Message::Look { order_no, skus: vec![sku(1)] };
         let held = Held::new(Envelope::Message(ShardId(1), look), start, start + Duration::from_secs(5));
         assert_eq!(waiting.put(held, vec![Need::Sku(sku(1))], Vec::new()), [Need::Sku(sku(1))]);

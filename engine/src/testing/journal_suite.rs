@@ -1,5 +1,5 @@
-//! What every journal must do, sentence by sentence of the contract in [`crate::journal`]. An implementation says
-//! how it is opened, crashed and made to fail ([`Subject`]) and calls [`journal_suite!`](crate::journal_suite),
+//! What every journal must do, sentence by sentence of the contract in [`crate::contract::journal`]. An implementation
+//! says how it is opened, crashed and made to fail ([`Subject`]) and calls [`journal_suite!`](crate::journal_suite),
 //! which makes one test of every function here.
 
 use std::collections::HashSet;
@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::samples;
-use crate::event::Event;
-use crate::ids::{ChainHash, Lsn, ShardId};
-use crate::journal::{Bounds, Group, Journal, JournalError, JournalReader};
+use crate::base::ids::{ChainHash, Lsn, ShardId};
+use crate::contract::event::Event;
+use crate::contract::journal::{Bounds, Group, Journal, JournalError, JournalReader};
 
 /// Shards of the journals under test.
 pub const SHARDS: u16 = 3;

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use crate::checkpoint::{
+use crate::base::ids::{Lsn, ShardId};
+use crate::base::sync::unpoisoned;
+use crate::contract::checkpoint::{
     CheckpointEnd, CheckpointError, CheckpointReader, CheckpointStore, CheckpointWriter, FilterManifest,
-    Image,
 };
-use crate::ids::{Lsn, ShardId};
-use crate::sync::unpoisoned;
+use crate::contract::image::Image;
 
 /// Shared by its clones, so that an engine can be started again on it.
 #[derive(Debug, Clone, Default)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::checkpoint::FilterStore;
-use crate::sync::unpoisoned;
+use crate::base::sync::unpoisoned;
+use crate::contract::checkpoint::FilterStore;
 
 /// Shared by its clones, so that an engine can be started again on it.
 #[derive(Debug, Clone, Default)]

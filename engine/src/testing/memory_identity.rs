@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::checkpoint::Identity;
-use crate::ids::{Epoch, ServerId, TakeId};
-use crate::sync::unpoisoned;
+use crate::base::ids::{Epoch, ServerId, TakeId};
+use crate::base::sync::unpoisoned;
+use crate::contract::checkpoint::Identity;
 
 /// Shared by its clones, so that an engine can be started again on it; [`MemoryIdentity::copy`] is a copy of the
 /// directory elsewhere.

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use crate::event::Event;
-use crate::ids::{ChainHash, Lsn, ShardId};
-use crate::journal::{Bounds, Group, Journal, JournalError, JournalReader};
-use crate::sync::unpoisoned;
+use crate::base::ids::{ChainHash, Lsn, ShardId};
+use crate::base::sync::unpoisoned;
+use crate::contract::event::Event;
+use crate::contract::journal::{Bounds, Group, Journal, JournalError, JournalReader};
 
 /// The "disk": shared by its clones, so that an engine can be started again on it with [`MemoryJournal::open`].
 #[derive(Debug, Clone, Default)]

@@ -23,4 +23,4 @@ pub use memory_store::{MemorySnapshot, MemoryStore};
 pub use pure_shards::{Fate, Letter, PureShards, Ticket, WAIT_MILLIS};
 pub use pure_store::{NoStore, PureStore};
 
-pub use crate::blocking::simulation::{Pauses, Simulated, simulate};
+pub use crate::base::blocking::simulation::{Pauses, Simulated, simulate};

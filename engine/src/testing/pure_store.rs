@@ -1,8 +1,8 @@
 //! What [`PureShards`](super::PureShards) needs of a store: what left memory, and how it comes back.
 
-use crate::event::{Change, Event};
-use crate::ids::{OrderNo, RequestId, ShardId, SkuId};
-use crate::state::{Departed, Need, State, Stored};
+use crate::base::ids::{OrderNo, RequestId, ShardId, SkuId};
+use crate::contract::event::{Change, Event};
+use crate::machine::state::{Departed, Need, State, Stored};
 
 /// See the top of the file.
 pub trait PureStore {

@@ -2,20 +2,21 @@
 
 use smallvec::SmallVec;
 
-use crate::checkpoint::{
-    Decision, HoldImage, HoldLineImage, LineImage, LineSerials, OrderImage, Phase, RequestImage, Span,
-    StockImage,
-};
-use crate::clock::Timestamp;
-use crate::command::{ChangeKind, Mode, StockStatus};
-use crate::event::{
-    Acknowledged, Change, ConfirmedLine, Event, ForgottenSold, HeldLine, HoldMove, HoldMovedLine,
-    HoldPurpose, LineCounts, MovedLine, OrderAfter, OrderRequest, ReservedLine,
-};
-use crate::ids::{
+use crate::base::clock::Timestamp;
+use crate::base::ids::{
     AttemptId, BuyerId, Epoch, Lsn, OrderNo, Reason, RequestId, ShardId, SkuId, TraceId, WarehouseId,
 };
-use crate::outcome::{Levels, OrderStatus, Serials};
+use crate::contract::command::{ChangeKind, Mode, StockStatus};
+use crate::contract::event::{
+    Acknowledged, Change, ConfirmedLine, Event, ForgottenSold, HeldLine, HoldMovedLine, MovedLine,
+    OrderAfter, ReservedLine,
+};
+use crate::contract::hold::{HoldMove, HoldPurpose};
+use crate::contract::image::{
+    Decision, HoldImage, HoldLineImage, LineImage, LineSerials, OrderImage, RequestImage, Span, StockImage,
+};
+use crate::contract::order::{LineCounts, OrderRequest, OrderStatus, Phase};
+use crate::contract::units::{Levels, Serials};
 
 /// Kinds of events that [`event`] goes through.
 pub const KINDS: u64 = 24;

@@ -1,8 +1,9 @@
 //! Orders over several shards that leave their warehouses open.
 
 use hotstock_engine::command::{Action, Choice, Command, CreateStock, Lines, Mode, Reserve};
-use hotstock_engine::engine::{Engine, EngineOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::WarehouseId;
+use hotstock_engine::options::EngineOptions;
 use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal};
 
 use crate::shop::sku_in;

@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hotstock_engine::command::{Command, Mode};
-use hotstock_engine::engine::{CROSS_SHARD_STEPS, Engine, EngineOptions, Health, RESIDENCY_STEPS};
-use hotstock_engine::outcome::OrderStatus;
+use hotstock_engine::engine::{CROSS_SHARD_STEPS, Engine, RESIDENCY_STEPS};
+use hotstock_engine::options::EngineOptions;
+use hotstock_engine::order::OrderStatus;
+use hotstock_engine::status::Health;
 
 use crate::shop::{cart, check_rest, confirm_part, give_back, is_unknown, read, skus};
 use crate::support::{World, confirm, create, demote, flushed_soon, promote, release, tight, until};

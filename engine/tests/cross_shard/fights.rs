@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 
 use hotstock_engine::command::Mode;
-use hotstock_engine::engine::{Engine, EngineOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::OrderNo;
-use hotstock_engine::outcome::{Answer, OrderStatus, Refusal};
+use hotstock_engine::options::EngineOptions;
+use hotstock_engine::order::OrderStatus;
+use hotstock_engine::outcome::{Answer, Refusal};
 
 use crate::shop::{cart, check_rest, read, skus, until_asked};
 use crate::support::{World, create, levels, order, tight, until};

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hotstock_engine::command::{Command, Mode};
-use hotstock_engine::engine::{Engine, EngineOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::event::Change;
 use hotstock_engine::ids::ShardId;
 use hotstock_engine::journal::Journal as _;
-use hotstock_engine::outcome::{OrderStatus, Refusal};
+use hotstock_engine::options::EngineOptions;
+use hotstock_engine::order::OrderStatus;
+use hotstock_engine::outcome::Refusal;
 
 use crate::shop::{cart, check_rest, is_unknown, read, skus, until_asked};
 use crate::support::{World, confirm, create, flushed_soon, levels, order, release, until};

@@ -6,8 +6,9 @@ use std::time::Duration;
 use hotstock_engine::command::{
     Action, ChangeKind, ChangeStock, Command, CreateStock, Extend, Line, Lines, Mode, Reserve,
 };
-use hotstock_engine::engine::{Engine, EngineOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{BuyerId, RequestId, WarehouseId};
+use hotstock_engine::options::EngineOptions;
 use hotstock_engine::outcome::{Answer, Outcome, Refusal};
 
 use crate::shop::{give_back, skus, until_asked};

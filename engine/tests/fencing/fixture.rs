@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use hotstock_engine::checkpoint::{CheckpointStore, FilterManifest};
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Reserve};
-use hotstock_engine::engine::{Engine, EngineOptions, Health, Parts, StartError, StoreOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::event::{Change, Event};
 use hotstock_engine::ids::{Lsn, OrderNo, ServerId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::journal::JournalReader;
+use hotstock_engine::options::{EngineOptions, Parts, StartError, StoreOptions};
 use hotstock_engine::outcome::{Outcome, Refusal};
 use hotstock_engine::ownership::{hand_over, seize};
 use hotstock_engine::restore::restore;
+use hotstock_engine::status::Health;
 use hotstock_engine::store::{OrderFilter, Store};
 use hotstock_engine::testing::{
     ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore,

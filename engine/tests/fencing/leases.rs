@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use hotstock_engine::engine::{EngineOptions, Health};
+use hotstock_engine::options::EngineOptions;
+use hotstock_engine::status::Health;
 
 use crate::fixture::{Directory, Ledger, World, options};
 

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Release};
-use hotstock_engine::engine::{EngineOptions, Health};
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
+use hotstock_engine::options::EngineOptions;
 use hotstock_engine::outcome::{Answer, Effect, Refusal};
+use hotstock_engine::status::Health;
 use hotstock_engine::store::{OrderFilter, Store};
 use hotstock_engine::testing::MemorySnapshot;
 use tokio::task::JoinSet;

@@ -1,8 +1,10 @@
 //! Stores that went back in time, or are away.
 
 use hotstock_engine::checkpoint::Identity;
-use hotstock_engine::engine::{EngineOptions, Health, NotOurs, StartError};
 use hotstock_engine::ids::Epoch;
+use hotstock_engine::options::{EngineOptions, StartError};
+use hotstock_engine::ownership::NotOurs;
+use hotstock_engine::status::Health;
 
 use crate::fixture::{Directory, Ledger, World, options};
 

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hotstock_engine::checkpoint::{CheckpointEnd, Image, StockImage};
+use hotstock_engine::checkpoint::CheckpointEnd;
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Action, Command, Line};
 use hotstock_engine::event::{Change, Event, ReservedLine};
 use hotstock_engine::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId};
+use hotstock_engine::image::{Image, StockImage};
 use hotstock_engine::inner::InnerCommand;
 use hotstock_engine::limits::MAX_FORGOTTEN_PER_EVENT;
-use hotstock_engine::outcome::{Levels, Refusal, StockView};
+use hotstock_engine::outcome::{Refusal, StockView};
 use hotstock_engine::state::{Capture, Decision, Departed, Need, State};
+use hotstock_engine::units::Levels;
 
 use crate::naive::{Naive, Place, plain};
 use crate::steps::Step;

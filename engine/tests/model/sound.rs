@@ -1,12 +1,13 @@
 //! Whatever the store hands over, also what somebody changed by hand, is refused or can be applied: a shard that
 //! could not read its own journal would be lost.
 
-use hotstock_engine::checkpoint::{OrderImage, Phase, StockImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::event::Change;
 use hotstock_engine::ids::{Lsn, ShardId, WarehouseId};
-use hotstock_engine::outcome::Serials;
+use hotstock_engine::image::{OrderImage, StockImage};
+use hotstock_engine::order::Phase;
 use hotstock_engine::state::State;
+use hotstock_engine::units::Serials;
 use proptest::prelude::*;
 
 use crate::bench::Bench;

@@ -2,7 +2,7 @@
 
 use hotstock_engine::check::CheckOptions;
 use hotstock_engine::ids::{ShardId, shard_of};
-use hotstock_engine::outcome::OrderStatus;
+use hotstock_engine::order::OrderStatus;
 
 use crate::service::{Say, Shop, levels, stats, until, until_idle, until_status};
 use crate::support::{create, lines, reserve, reserve_lines, sku};

@@ -1,9 +1,10 @@
 //! Orders in a shard: what each answer does, and none; what comes meanwhile; restarts; a service that is slow.
 
-use hotstock_engine::check::{CheckOptions, CheckStats, Unanswered};
+use hotstock_engine::check::{CheckOptions, Unanswered};
 use hotstock_engine::command::{Action, Extend};
+use hotstock_engine::counters::CheckStats;
 use hotstock_engine::limits::MAX_WAITING_CHECKS;
-use hotstock_engine::outcome::OrderStatus;
+use hotstock_engine::order::OrderStatus;
 
 use crate::service::{Say, Shop, levels, read, stats, until, until_idle, until_status};
 use crate::support::{confirm, create, order_no, release, reserve};
@@ -235,7 +236,7 @@ async fn a_journal_that_fails_loses_no_answer() {
     shop.world.journal.fail_next();
     shop.pass(TTL);
     until(async || stats(&engine).paid == 1).await;
-    until(async || matches!(engine.health(), hotstock_engine::engine::Health::JournalPoisoned(_))).await;
+    until(async || matches!(engine.health(), hotstock_engine::status::Health::JournalPoisoned(_))).await;
     engine.stop().await;
 
     shop.world.journal.mend();

@@ -6,10 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hotstock_engine::check::{CheckOptions, CheckStats, NoAnswer, OrderCheck, Payment};
-use hotstock_engine::engine::{Engine, EngineOptions};
+use hotstock_engine::check::{CheckOptions, NoAnswer, OrderCheck, Payment};
+use hotstock_engine::counters::CheckStats;
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::OrderNo;
-use hotstock_engine::outcome::{Answer, OrderStatus, OrderView};
+use hotstock_engine::options::EngineOptions;
+use hotstock_engine::order::OrderStatus;
+use hotstock_engine::outcome::{Answer, OrderView};
 use tokio::sync::watch;
 
 use crate::support::{World, get, sku};

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use hotstock_engine::engine::{Engine, Health, RESIDENCY_STEPS};
+use hotstock_engine::engine::{Engine, RESIDENCY_STEPS};
 use hotstock_engine::outcome::Refusal;
+use hotstock_engine::status::Health;
 
 use crate::support::{World, confirm, create, get, levels, release, reserve, tight, until_flushed};
 

@@ -63,7 +63,7 @@ async fn the_hot_list_is_replaced_as_a_whole() {
     let effects = async |numbers: &[u32]| {
         let results = engine.set_hot(names(numbers)).await.unwrap();
         let effect = |(sku_id, result): (hotstock_engine::ids::SkuId, Result<_, Refusal>)| {
-            (sku_id.to_string(), result.map(|pinned: hotstock_engine::engine::Pinned| pinned.effect).ok())
+            (sku_id.to_string(), result.map(|pinned: hotstock_engine::pins::Pinned| pinned.effect).ok())
         };
         results.into_iter().map(effect).collect::<Vec<_>>()
     };

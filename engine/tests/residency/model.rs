@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use hotstock_engine::clock::Clock as _;
 use hotstock_engine::command::{Action, Command};
-use hotstock_engine::engine::{Engine, EngineOptions, Health};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::SkuId;
+use hotstock_engine::options::EngineOptions;
 use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal, StockView};
+use hotstock_engine::status::Health;
 use hotstock_engine::store::Store;
 use hotstock_engine::testing::MemorySnapshot;
 use proptest::collection::vec;

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use hotstock_engine::clock::Clock as _;
 use hotstock_engine::command::{Action, ChangeKind, ChangeStock, Command, Return};
-use hotstock_engine::engine::{Engine, EngineOptions, StoreOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{RequestId, ShardId, WarehouseId, shard_of};
-use hotstock_engine::outcome::{Answer, Effect, OrderStatus, Outcome, Refusal};
+use hotstock_engine::options::{EngineOptions, StoreOptions};
+use hotstock_engine::order::OrderStatus;
+use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal};
 use hotstock_engine::reconcile::Reconcile;
 use hotstock_engine::store::{Prune, Store as _};
 

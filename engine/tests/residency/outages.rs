@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use hotstock_engine::engine::{Engine, EngineOptions, StoreOptions};
-use hotstock_engine::outcome::{OrderStatus, Refusal};
+use hotstock_engine::engine::Engine;
+use hotstock_engine::options::{EngineOptions, StoreOptions};
+use hotstock_engine::order::OrderStatus;
+use hotstock_engine::outcome::Refusal;
 
 use crate::support::{
     World, confirm, create, flushed_soon, get, levels, order, release, reserve, tight, until, until_gone,
@@ -184,7 +186,7 @@ async fn a_store_that_goes_back_in_time_is_not_believed() {
             engine.submit(reserve("over", "s3", 7)).await,
             Err(Refusal::InsufficientStock { .. })
         ));
-        assert_eq!(engine.health(), hotstock_engine::engine::Health::Ready);
+        assert_eq!(engine.health(), hotstock_engine::status::Health::Ready);
         engine.stop().await;
         assert_eq!(hotstock_engine::store::Store::anomalies(&world.store.session(), 9).await.unwrap().0, 0);
     }

@@ -1,8 +1,9 @@
 //! What a start from a checkpoint and from a damaged journal finds.
 
-use hotstock_engine::checkpoint::{CheckpointEnd, Image};
+use hotstock_engine::checkpoint::CheckpointEnd;
 use hotstock_engine::event::{Change, Event};
 use hotstock_engine::ids::{Lsn, ShardId};
+use hotstock_engine::image::Image;
 use hotstock_engine::state::{Capture, State};
 
 use crate::shop::Shop;

@@ -6,7 +6,8 @@ use hotstock_engine::limits::{
     MAX_LINE_QUANTITY, MAX_ORDER_LINES, MAX_REQUESTS_PER_ORDER, MAX_STOCK_UNITS, MAX_TTL_SECONDS,
     MAX_WAREHOUSES_PER_SKU,
 };
-use hotstock_engine::outcome::{Answer, Effect, OrderStatus};
+use hotstock_engine::order::OrderStatus;
+use hotstock_engine::outcome::{Answer, Effect};
 use hotstock_engine::state::{Decision, State};
 
 use crate::shop::{Shop, story};

@@ -1,12 +1,13 @@
 //! SKUs, ended orders and stock requests leave memory and come back: nobody can tell.
 
-use hotstock_engine::checkpoint::StockImage;
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::event::{Change, Event};
 use hotstock_engine::ids::{Epoch, Lsn, ShardId, SkuId, WarehouseId, shard_of};
+use hotstock_engine::image::StockImage;
 use hotstock_engine::limits::{MAX_EVICTED_ENTRIES, MAX_LOADED_PER_EVENT, MAX_PINNED_PER_EVENT};
-use hotstock_engine::outcome::{Levels, Refusal};
+use hotstock_engine::outcome::Refusal;
 use hotstock_engine::state::{Sizes, State};
+use hotstock_engine::units::Levels;
 
 use crate::shop::{Shop, story};
 
@@ -277,7 +278,7 @@ fn orders_that_make_no_sense_are_not_loaded() {
          forget 0 9                     -> O1",
     );
     let sound = shop.rows.orders.values().next().unwrap().clone();
-    let refused = |change: fn(&mut hotstock_engine::checkpoint::OrderImage)| {
+    let refused = |change: fn(&mut hotstock_engine::image::OrderImage)| {
         let mut order = sound.clone();
         change(&mut order);
         let outcome = shop.state.decide_orders_loaded(&[order], &[]);
@@ -298,7 +299,7 @@ fn orders_that_make_no_sense_are_not_loaded() {
     refused(|order| order.lines[1].sku_id = sku("C"));
     refused(|order| order.lines[1].warehouse_id = WarehouseId(9));
     refused(|order| order.lines.clear());
-    refused(|order| order.phase = hotstock_engine::checkpoint::Phase::Cancelled);
+    refused(|order| order.phase = hotstock_engine::order::Phase::Cancelled);
     // Twice as much as was ever sold.
     refused(|order| (order.lines[0].quantity, order.lines[0].confirmed) = (4, 4));
     let many = vec![sound.clone(); MAX_LOADED_PER_EVENT + 1];

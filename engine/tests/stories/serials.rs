@@ -1,9 +1,10 @@
 //! Serial numbers: which unit gets which, and that none is given twice.
 
-use hotstock_engine::checkpoint::{LineSerials, OrderImage, StockImage};
 use hotstock_engine::event::Change;
 use hotstock_engine::ids::{OrderNo, SkuId};
-use hotstock_engine::outcome::{Refusal, Serials};
+use hotstock_engine::image::{LineSerials, OrderImage, StockImage};
+use hotstock_engine::outcome::Refusal;
+use hotstock_engine::units::Serials;
 
 use crate::several::{Several, several};
 use crate::shop::{Shop, story};

@@ -25,9 +25,8 @@ use hotstock_engine::command::{
 use hotstock_engine::event::{Change, Event};
 use hotstock_engine::ids::{BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::inner::InnerCommand;
-use hotstock_engine::outcome::{
-    Answer, Effect, LineView, OrderStatus, OrderView, Outcome, Refusal, ShortLine, StockView,
-};
+use hotstock_engine::order::OrderStatus;
+use hotstock_engine::outcome::{Answer, Effect, LineView, OrderView, Outcome, Refusal, ShortLine, StockView};
 use hotstock_engine::state::{Decision, Departed, Need, State};
 
 use crate::stored::{Known, Rows, next_load};

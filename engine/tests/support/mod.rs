@@ -4,9 +4,11 @@
 use std::sync::{Arc, Mutex};
 
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve};
-use hotstock_engine::engine::{Engine, EngineOptions, Parts, Pinned, StoreOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{OrderNo, SkuId, WarehouseId};
+use hotstock_engine::options::{EngineOptions, Parts, StoreOptions};
 use hotstock_engine::outcome::{Answer, OrderView, Outcome, Refusal, StockView};
+use hotstock_engine::pins::Pinned;
 use hotstock_engine::testing::{
     ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore,
 };

@@ -9,7 +9,7 @@ use hotstock_engine::event::{
     OrderAfter, ReservedLine,
 };
 use hotstock_engine::ids::{AttemptId, Epoch, Lsn, ShardId, TraceId};
-use hotstock_engine::outcome::Levels;
+use hotstock_engine::units::Levels;
 use smallvec::SmallVec;
 
 use super::image::{

@@ -1,13 +1,13 @@
 //! Checkpoint entries as bytes.
 
 use bincode::error::{DecodeError, EncodeError};
-use hotstock_engine::checkpoint::{
+use hotstock_engine::clock::Timestamp;
+use hotstock_engine::ids::{AttemptId, Lsn, ShardId};
+use hotstock_engine::image::{
     Decision, HoldImage, HoldLineImage, Image, LineImage, OrderImage, RequestImage, Span, StockImage,
 };
-use hotstock_engine::clock::Timestamp;
-use hotstock_engine::event::LineCounts;
-use hotstock_engine::ids::{AttemptId, Lsn, ShardId};
-use hotstock_engine::outcome::Serials;
+use hotstock_engine::order::LineCounts;
+use hotstock_engine::units::Serials;
 
 use super::words::{
     get, get_counts, get_id, get_levels, get_line_serials, get_list, get_option, get_order_request,

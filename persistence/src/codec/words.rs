@@ -2,11 +2,13 @@
 
 use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Decode, Encode};
-use hotstock_engine::checkpoint::{LineSerials, Phase};
 use hotstock_engine::command::{ChangeKind, Mode, StockStatus};
-use hotstock_engine::event::{HoldMove, HoldPurpose, LineCounts, OrderAfter, OrderRequest};
+use hotstock_engine::event::OrderAfter;
+use hotstock_engine::hold::{HoldMove, HoldPurpose};
 use hotstock_engine::ids::{BuyerId, OrderNo, Reason, RequestId, SkuId, WarehouseId};
-use hotstock_engine::outcome::{Levels, OrderStatus, Serials};
+use hotstock_engine::image::LineSerials;
+use hotstock_engine::order::{LineCounts, OrderRequest, OrderStatus, Phase};
+use hotstock_engine::units::{Levels, Serials};
 
 use super::{Dec, Enc};
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::ids::{SkuId, WarehouseId};
 use hotstock_engine::mirror::Mirrored;
-use hotstock_engine::outcome::{Levels, StockView};
+use hotstock_engine::outcome::StockView;
+use hotstock_engine::units::Levels;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind};
 

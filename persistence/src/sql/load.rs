@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hotstock_engine::checkpoint::StockImage;
 use hotstock_engine::ids::{OrderNo, RequestId, SkuId, WarehouseId};
+use hotstock_engine::image::StockImage;
 use hotstock_engine::store::{JournalRow, Loaded, PrunedSums, StoreError, StoredSku, Wanted};
 
 use super::dialect::{Access, Arg, Fields, Row, Tx};

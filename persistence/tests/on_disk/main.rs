@@ -8,8 +8,8 @@ mod fixture;
 use std::fs;
 
 use fixture::{Fixture, confirm, create, fenced, flushed, is_repeat, levels, release, reserve, verify};
-use hotstock_engine::engine::NotOurs;
 use hotstock_engine::ids::Epoch;
+use hotstock_engine::ownership::NotOurs;
 
 const SKUS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
@@ -57,7 +57,7 @@ async fn a_directory_goes_on_after_each_restart_with_the_next_epoch() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn skus_and_orders_that_left_memory_come_back() {
     let fixture = Fixture::new();
-    let small = |options: &mut hotstock_engine::engine::EngineOptions| {
+    let small = |options: &mut hotstock_engine::options::EngineOptions| {
         (options.max_resident_skus, options.remember_seconds, options.checkpoint_events) = (3, 1, 50);
     };
     for round in 0..3_u64 {

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hotstock_engine::command::Action;
-use hotstock_engine::engine::{Engine, Health};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::OrderNo;
 use hotstock_engine::outcome::{Answer, OrderView, Refusal};
 use hotstock_engine::reconcile::Reconcile;
+use hotstock_engine::status::Health;
 use hotstock_engine::store::Store as _;
 use tokio::time::sleep;
 

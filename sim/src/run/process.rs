@@ -4,10 +4,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use hotstock_engine::checkpoint::Identity as _;
-use hotstock_engine::engine::{Engine, EngineOptions, Health, Parts, StartError, StoreOptions};
+use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::Epoch;
 use hotstock_engine::journal::JournalError;
+use hotstock_engine::options::{EngineOptions, Parts, StartError, StoreOptions};
 use hotstock_engine::outcome::Refusal;
+use hotstock_engine::status::Health;
 use hotstock_persistence::checkpoint::FileCheckpoints;
 use hotstock_persistence::filters::FileFilters;
 use hotstock_persistence::journal::{JournalOptions, SledJournal};

@@ -4,20 +4,21 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::callers::{Caller, Claim};
 use super::super::parts::ShardParts;
-use super::super::shared::{Envelope, Reply, ShardShared, claimed};
 use super::super::waiting::{Learned, Lessons};
 use super::Shard;
 use super::decide::Ran;
-use crate::clock::Timestamp;
-use crate::coordinator::{Effects, HoldRequest, Instruction, Message, Moment, Surroundings, Tally};
-use crate::ids::{AttemptId, OrderNo, ShardId, SkuId};
-use crate::inner::InnerCommand;
-use crate::limits::{ASK_AGAIN_MILLIS, MAX_ASKS_PER_TURN};
-use crate::outcome::{Outcome, Refusal, StockView};
-use crate::state::{Need, State};
-use crate::store_link::add;
+use crate::base::clock::Timestamp;
+use crate::base::ids::{AttemptId, OrderNo, ShardId, SkuId};
+use crate::base::limits::{ASK_AGAIN_MILLIS, MAX_ASKS_PER_TURN};
+use crate::contract::outcome::{Outcome, Refusal, StockView};
+use crate::machine::coordinator::{Effects, Moment, Surroundings, Tally};
+use crate::machine::inner::InnerCommand;
+use crate::machine::message::{HoldRequest, Instruction, Message};
+use crate::machine::state::{Need, State};
+use crate::services::callers::{Caller, Claim};
+use crate::services::shared::{Envelope, Reply, ShardShared, claimed};
+use crate::services::store_link::add;
 
 /// Holds whose coordinators are asked whether they know them, because one of the two shards began anew; and orders
 /// whose participants are told again for that reason.

@@ -7,22 +7,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::callers::{Caller, Slots};
 use super::super::parts::ShardParts;
-use super::super::shared::{Envelope, Permits, PinAnswer, Reply, ShardAnswer, give_back_claims};
 use super::super::waiting::{Absent, Held, Learned, Lessons, View};
 use super::{Shard, apply};
-use crate::clock::Timestamp;
-use crate::command::{Action, Command};
-use crate::coordinator::Coordinator;
-use crate::event::{Change, Event};
-use crate::ids::{OrderNo, SkuId};
-use crate::inner::InnerCommand;
-use crate::limits::{MAX_COMMANDS_PER_TURN, MAX_TURN_BYTES};
-use crate::loader::micros;
-use crate::outcome::{Effect, Outcome, Refusal};
-use crate::state::{Decision, HoldFirst, Need, State, Stored};
-use crate::store_link::add;
+use crate::base::clock::Timestamp;
+use crate::base::ids::{OrderNo, SkuId};
+use crate::base::limits::{MAX_COMMANDS_PER_TURN, MAX_TURN_BYTES};
+use crate::contract::command::{Action, Command};
+use crate::contract::event::{Change, Event};
+use crate::contract::outcome::{Effect, Outcome, Refusal};
+use crate::machine::coordinator::Coordinator;
+use crate::machine::inner::InnerCommand;
+use crate::machine::state::{Decision, HoldFirst, Need, State, Stored};
+use crate::services::callers::{Caller, Slots};
+use crate::services::loader::micros;
+use crate::services::shared::{Envelope, Permits, PinAnswer, Reply, ShardAnswer, give_back_claims};
+use crate::services::store_link::add;
 
 /// What the commands of one turn came to.
 #[derive(Default)]

@@ -3,19 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tables::{Place, StockRow, Tables};
-use crate::checkpoint::{
-    HoldImage, HoldLineImage, LineImage, LineSerials, OrderImage, Phase, Span, StockImage,
+use crate::base::clock::Timestamp;
+use crate::base::ids::{Lsn, OrderNo, ShardId, SkuId};
+use crate::contract::command::{Mode, StockStatus};
+use crate::contract::event::{Change, Event, MovedLine, OrderAfter, StockMove};
+use crate::contract::image::{
+    HoldImage, HoldLineImage, LineImage, LineSerials, OrderImage, Span, StockImage,
 };
-use crate::clock::Timestamp;
-use crate::command::{Mode, StockStatus};
-use crate::event::{Change, Event, LineCounts, MovedLine, OrderAfter, OrderRequest, StockMove};
-use crate::ids::{Lsn, OrderNo, ShardId, SkuId};
-use crate::outcome::Levels;
-use crate::state::Delta;
-use crate::store::{
+use crate::contract::order::{LineCounts, OrderRequest, Phase};
+use crate::contract::store::{
     Anomaly, FlushBatch, Flushed, JournalRow, Parked, PrunedSums, StoreError, StoredHold, StoredOrder,
     Watermark,
 };
+use crate::contract::units::{Delta, Levels};
 
 /// An event and where it was logged.
 #[derive(Clone, Copy)]
@@ -98,7 +98,7 @@ impl Tables {
             }
             Change::Reserved { order_no, buyer_id, mode, ttl_seconds, asked, attempt, lines } => {
                 let asked = asked.map(|fingerprint| OrderRequest { request_id: None, fingerprint });
-                let line = |line: &crate::event::ReservedLine| LineImage {
+                let line = |line: &crate::contract::event::ReservedLine| LineImage {
                     sku_id: line.sku_id.clone(),
                     warehouse_id: line.warehouse_id,
                     quantity: line.quantity,
@@ -158,7 +158,7 @@ impl Tables {
                 }
             }
             Change::Held { order_no, attempt, coordinator, purpose, lines } => {
-                let line = |line: &crate::event::HeldLine| HoldLineImage {
+                let line = |line: &crate::contract::event::HeldLine| HoldLineImage {
                     sku_id: line.sku_id.clone(),
                     warehouse_id: line.warehouse_id,
                     units: line.units,

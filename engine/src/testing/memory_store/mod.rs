@@ -16,16 +16,16 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::ManualClock;
-use crate::checkpoint::{OrderImage, StockImage};
-use crate::clock::{Clock, Timestamp};
-use crate::ids::{AttemptId, Epoch, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
-use crate::outcome::{OrderView, StockView};
-use crate::store::{
+use crate::base::clock::{Clock, Timestamp};
+use crate::base::ids::{AttemptId, Epoch, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use crate::base::sync::unpoisoned;
+use crate::contract::image::{OrderImage, StockImage};
+use crate::contract::outcome::{OrderView, StockView};
+use crate::contract::store::{
     Anomaly, Books, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned,
     Repair, Repaired, Snapshot, Store, StoreError, StoredHold, StoredOrder, Sums, SumsCursor, Take, Wanted,
     Watermark,
 };
-use crate::sync::unpoisoned;
 use tables::Tables;
 
 /// What is kept, and a session on it. Clones are the same session.

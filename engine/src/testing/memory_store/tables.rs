@@ -5,14 +5,16 @@ use std::ops::Bound;
 
 use smallvec::SmallVec;
 
-use crate::checkpoint::{LineImage, OrderImage, RequestImage, StockImage};
-use crate::clock::Timestamp;
-use crate::ids::{AttemptId, Epoch, OrderNo, RequestId, ServerId, ShardId, SkuId, TakeId, WarehouseId};
-use crate::outcome::{LineView, OrderStatus, OrderView, Serials, StockView};
-use crate::store::{
+use crate::base::clock::Timestamp;
+use crate::base::ids::{AttemptId, Epoch, OrderNo, RequestId, ServerId, ShardId, SkuId, TakeId, WarehouseId};
+use crate::contract::image::{LineImage, OrderImage, RequestImage, StockImage};
+use crate::contract::order::OrderStatus;
+use crate::contract::outcome::{LineView, OrderView, StockView};
+use crate::contract::store::{
     Anomaly, JournalRow, Loaded, OrderFilter, Ownership, Parked, PrunedSums, Snapshot, StoreError,
     StoredHold, StoredOrder, StoredSku, Take, Wanted, Watermark,
 };
+use crate::contract::units::Serials;
 
 /// A stock.
 pub type Place = (SkuId, WarehouseId);

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tables::{StockRow, Tables};
-use crate::checkpoint::{LineImage, StockImage};
-use crate::command::StockStatus;
-use crate::event::{HoldPurpose, MoveKind};
-use crate::ids::{OrderNo, SkuId, WarehouseId, shard_of};
-use crate::store::{
+use crate::base::ids::{OrderNo, SkuId, WarehouseId, shard_of};
+use crate::contract::command::StockStatus;
+use crate::contract::event::MoveKind;
+use crate::contract::hold::HoldPurpose;
+use crate::contract::image::{LineImage, StockImage};
+use crate::contract::store::{
     Books, JournalRow, Misfit, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError,
     StoredOrder, Sums, SumsCursor,
 };
@@ -139,7 +140,7 @@ impl Tables {
             }
         }
         for ((order_no, ..), hold) in self.holds.iter().filter(|((order_no, ..), _)| is_after(order_no)) {
-            let of_stock = |line: &&crate::checkpoint::HoldLineImage| {
+            let of_stock = |line: &&crate::contract::image::HoldLineImage| {
                 line.sku_id == *sku_id && line.warehouse_id == warehouse_id
             };
             for line in hold.image.lines.iter().filter(of_stock) {

@@ -2,13 +2,13 @@
 
 use super::super::pure_store::PureStore;
 use super::{Content, Fate, Letter, OneShard, PureShards, WAIT_MILLIS, replay};
-use crate::checkpoint::CheckpointEnd;
-use crate::clock::Timestamp;
-use crate::coordinator::{Coordinator, Moment};
-use crate::ids::{OrderNo, ShardId, SkuId, shard_of};
-use crate::outcome::Refusal;
-use crate::recovery::{HoldsReport, check_holds};
-use crate::state::{Capture, State};
+use crate::base::clock::Timestamp;
+use crate::base::ids::{OrderNo, ShardId, SkuId, shard_of};
+use crate::contract::checkpoint::CheckpointEnd;
+use crate::contract::outcome::Refusal;
+use crate::machine::coordinator::{Coordinator, Moment};
+use crate::machine::state::{Capture, State};
+use crate::shard::recovery::{HoldsReport, check_holds};
 
 impl<S: PureStore> PureShards<S> {
     /// A shard fails while it works on these letters, and is rebuilt from what it logged. The others are told.

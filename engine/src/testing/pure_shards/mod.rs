@@ -11,15 +11,18 @@ mod turn;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::pure_store::{NoStore, PureStore};
-use crate::checkpoint::{CheckpointEnd, Image};
-use crate::clock::Timestamp;
-use crate::coordinator::{Coordinator, Message, Moment, Surroundings};
-use crate::event::{Change, Event};
-use crate::ids::{AttemptId, Lsn, OrderNo, ShardId, SkuId, shard_of, shard_of_order};
-use crate::inner::{InnerCommand, Subject};
-use crate::limits::ASK_AGAIN_MILLIS;
-use crate::outcome::{Outcome, StockView};
-use crate::state::{Capture, HoldKey, LeftStock, State};
+use crate::base::clock::Timestamp;
+use crate::base::ids::{AttemptId, Lsn, OrderNo, ShardId, SkuId, shard_of, shard_of_order};
+use crate::base::limits::ASK_AGAIN_MILLIS;
+use crate::contract::checkpoint::CheckpointEnd;
+use crate::contract::event::{Change, Event};
+use crate::contract::image::Image;
+use crate::contract::outcome::{Outcome, StockView};
+use crate::contract::subject::Subject;
+use crate::machine::coordinator::{Coordinator, Moment, Surroundings};
+use crate::machine::inner::InnerCommand;
+use crate::machine::message::Message;
+use crate::machine::state::{Capture, HoldKey, LeftStock, State};
 
 /// How long units are waited for.
 pub const WAIT_MILLIS: u64 = 5_000;

@@ -2,13 +2,14 @@
 
 use super::super::pure_store::{PureStore, StoredBy};
 use super::{Around, Content, Fate, Letter, OneShard, PureShards, Ticket, apply};
-use crate::command::{Action, Command};
-use crate::coordinator::{Effects, HoldRequest, Instruction, Message};
-use crate::event::Change;
-use crate::ids::{AttemptId, OrderNo, ShardId};
-use crate::inner::InnerCommand;
-use crate::outcome::{Outcome, Refusal};
-use crate::state::{Decision, HoldFirst, Need};
+use crate::base::ids::{AttemptId, OrderNo, ShardId};
+use crate::contract::command::{Action, Command};
+use crate::contract::event::Change;
+use crate::contract::outcome::{Outcome, Refusal};
+use crate::machine::coordinator::Effects;
+use crate::machine::inner::InnerCommand;
+use crate::machine::message::{HoldRequest, Instruction, Message};
+use crate::machine::state::{Decision, HoldFirst, Need};
 
 /// As in the driver.
 pub(super) enum Ran {

@@ -8,10 +8,12 @@ use super::{
 };
 use std::collections::BTreeSet;
 
-use crate::command::{Action, CreateStock, StockStatus};
-use crate::ids::{Lsn, OrderNo, SkuId};
-use crate::outcome::Levels;
-use crate::store::{FlushBatch, JournalRow, Misfit, Store, StoreError, StoredSku, Sums, SumsCursor, Wanted};
+use crate::base::ids::{Lsn, OrderNo, SkuId};
+use crate::contract::command::{Action, CreateStock, StockStatus};
+use crate::contract::store::{
+    FlushBatch, JournalRow, Misfit, Store, StoreError, StoredSku, Sums, SumsCursor, Wanted,
+};
+use crate::contract::units::Levels;
 
 /// The store has what the events made, and every count adds up.
 pub(super) async fn check(store: &dyn Store, shard: &TestShard) {
@@ -54,7 +56,11 @@ pub(super) async fn check(store: &dyn Store, shard: &TestShard) {
 }
 
 /// The lines of a stock's orders and its journal, all pieces.
-pub(super) async fn sums(store: &dyn Store, sku_id: &SkuId, warehouse_id: crate::ids::WarehouseId) -> Sums {
+pub(super) async fn sums(
+    store: &dyn Store,
+    sku_id: &SkuId,
+    warehouse_id: crate::base::ids::WarehouseId,
+) -> Sums {
     let (mut all, mut cursor) = (Sums::default(), SumsCursor::default());
     loop {
         let piece = store.sums(sku_id, warehouse_id, &cursor, 7, 5).await.expect("it reads").rows;
@@ -133,7 +139,7 @@ pub(super) fn one_of_everything(shard: &mut TestShard) {
     shard.must(give_back("o-1", &[("b", 1)], "back-1"));
     shard.must(release("o-9", None));
     shard.pin(&["a"], true);
-    shard.must(create("a", crate::ids::WarehouseId(3), 7));
+    shard.must(create("a", crate::base::ids::WarehouseId(3), 7));
     shard.must(numbered("n", 50));
     shard.must(reserve("o-6", &[("n", 4), ("a", 1)]));
     shard.must(confirm("o-6", part(&[("n", 3)], "c-6")));

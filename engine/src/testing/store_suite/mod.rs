@@ -1,6 +1,6 @@
-//! What every store must do, sentence by sentence of the contract in [`crate::store`]. An implementation says how it
-//! is opened and changed by hand ([`Subject`]) and calls [`store_suite!`](crate::store_suite), which makes one test
-//! of every function here.
+//! What every store must do, sentence by sentence of the contract in [`crate::contract::store`]. An implementation says
+//! how it is opened and changed by hand ([`Subject`]) and calls [`store_suite!`](crate::store_suite), which makes one
+//! test of every function here.
 //!
 //! - [`TestShard`]: a shard whose events are flushed. [`Shards`]: several, with orders that lie in more than one.
 //! - [`owners`]: who may write. [`flushes`]: events come in. [`spans`]: those of orders over several shards. [`reads`]:
@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::ids::{Epoch, OrderNo, ServerId, SkuId, TakeId};
-use crate::store::{Loaded, Store, Take, Wanted};
+use crate::base::ids::{Epoch, OrderNo, ServerId, SkuId, TakeId};
+use crate::contract::store::{Loaded, Store, Take, Wanted};
 
 pub use flushes::*;
 pub use owners::*;
@@ -136,13 +136,13 @@ async fn taken_by(subject: &dyn Subject, shards: u16) -> Arc<dyn Store> {
 /// Everything that the store has of these SKUs and orders.
 async fn load(store: &dyn Store, skus: &[SkuId], orders: &[OrderNo]) -> Loaded {
     let mut all = Loaded::default();
-    for skus in skus.chunks(crate::limits::MAX_LOADED_AT_ONCE) {
+    for skus in skus.chunks(crate::base::limits::MAX_LOADED_AT_ONCE) {
         let wanted = Wanted { skus: skus.to_vec(), ..Wanted::default() };
         let loaded = store.load(&wanted).await.expect("it loads");
         all.watermarks = loaded.watermarks;
         all.skus.extend(loaded.skus);
     }
-    for orders in orders.chunks(crate::limits::MAX_LOADED_AT_ONCE) {
+    for orders in orders.chunks(crate::base::limits::MAX_LOADED_AT_ONCE) {
         let wanted = Wanted { orders: orders.to_vec(), ..Wanted::default() };
         let loaded = store.load(&wanted).await.expect("it loads");
         all.watermarks = loaded.watermarks;

@@ -1,8 +1,8 @@
 //! Who may write.
 
 use super::{Subject, TestShard, W1, create, sku, taking};
-use crate::ids::{Epoch, Lsn, ServerId};
-use crate::store::{Prune, Repair, StoreError, Take};
+use crate::base::ids::{Epoch, Lsn, ServerId};
+use crate::contract::store::{Prune, Repair, StoreError, Take};
 
 fn is_fenced<T>(result: &Result<T, StoreError>, ours: u64, newest: u64) -> bool {
     let epochs = (Epoch(ours), Epoch(newest));

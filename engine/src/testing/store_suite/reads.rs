@@ -7,10 +7,10 @@ use super::{
     Shards, Subject, TestShard, W1, W2, confirm, create, load, order, release, reserve, restock, sku, taken,
     taken_by,
 };
-use crate::clock::Timestamp;
-use crate::ids::{Lsn, OrderNo, RequestId, SkuId};
-use crate::outcome::OrderStatus;
-use crate::store::{OrderFilter, Store, StoreError, StoredOrder, StoredSku, Wanted};
+use crate::base::clock::Timestamp;
+use crate::base::ids::{Lsn, OrderNo, RequestId, SkuId};
+use crate::contract::order::OrderStatus;
+use crate::contract::store::{OrderFilter, Store, StoreError, StoredOrder, StoredSku, Wanted};
 
 /// SKUs with all their warehouses, orders with the SKUs of their lines, requests; what is not there is left out.
 pub async fn what_is_wanted_is_loaded(subject: &dyn Subject) {

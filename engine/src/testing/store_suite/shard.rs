@@ -3,18 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint::{HoldLineImage, OrderImage, RequestImage, StockImage};
-use crate::clock::Timestamp;
-use crate::command::{
+use crate::base::clock::Timestamp;
+use crate::base::ids::{ChainHash, Epoch, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
+use crate::contract::command::{
     Action, ChangeKind, ChangeStock, Confirm, CreateStock, Extend, Line, Lines, Mode, Part, Release, Reserve,
     Return, SetStatus, StockStatus,
 };
-use crate::event::{Change, Event};
-use crate::ids::{ChainHash, Epoch, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
-use crate::inner::InnerCommand;
-use crate::outcome::{Answer, Outcome};
-use crate::state::{Decision, Departed, Need, State, Stored};
-use crate::store::{FlushBatch, Flushed, Store, StoreError, StoredHold, StoredSku, Wanted};
+use crate::contract::event::{Change, Event};
+use crate::contract::image::{HoldLineImage, OrderImage, RequestImage, StockImage};
+use crate::contract::outcome::{Answer, Outcome};
+use crate::contract::store::{FlushBatch, Flushed, Store, StoreError, StoredHold, StoredSku, Wanted};
+use crate::machine::inner::InnerCommand;
+use crate::machine::state::{Decision, Departed, Need, State, Stored};
 
 /// A shard without journal: its events wait in memory until they are flushed.
 pub struct TestShard {

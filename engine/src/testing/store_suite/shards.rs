@@ -2,15 +2,16 @@
 //! acknowledged can be flushed at any moment between.
 
 use super::shard::{TestShard, lines, order, sku};
-use crate::checkpoint::{Decision as Decided, LineSerials};
-use crate::command::{Action, Line, Lines, Mode, Reserve};
-use crate::coordinator::{HoldRequest, Instruction};
-use crate::event::{Change, HoldPurpose, ReservedLine};
-use crate::ids::{AttemptId, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
-use crate::inner::InnerCommand;
-use crate::outcome::{Outcome, Refusal};
-use crate::state::{Decision, Elsewhere};
-use crate::store::Store;
+use crate::base::ids::{AttemptId, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
+use crate::contract::command::{Action, Line, Lines, Mode, Reserve};
+use crate::contract::event::{Change, ReservedLine};
+use crate::contract::hold::HoldPurpose;
+use crate::contract::image::{Decision as Decided, LineSerials};
+use crate::contract::outcome::{Outcome, Refusal};
+use crate::contract::store::Store;
+use crate::machine::inner::InnerCommand;
+use crate::machine::message::{HoldRequest, Instruction};
+use crate::machine::state::{Decision, Elsewhere};
 
 /// What a participant answers.
 pub(super) struct Told {

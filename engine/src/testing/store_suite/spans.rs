@@ -9,11 +9,11 @@ use super::{
     Shards, Subject, W1, confirm, create, extend, give_back, load, order, part, release, reserve, restock,
     sku, taken_by,
 };
-use crate::ids::{Epoch, OrderNo, ShardId};
-use crate::recovery::check_holds;
-use crate::restore::restore;
-use crate::state::State;
-use crate::store::{Prune, Store, StoredHold};
+use crate::base::ids::{Epoch, OrderNo, ShardId};
+use crate::contract::store::{Prune, Store, StoredHold};
+use crate::front::restore::restore;
+use crate::machine::state::State;
+use crate::shard::recovery::check_holds;
 
 /// SKUs of two shards, the second of each numbered: `a` and `m` of the shard that decides, `b` and `n` of the other.
 struct Names {
@@ -399,7 +399,7 @@ pub async fn an_order_over_several_shards_goes_with_its_holds(subject: &dyn Subj
     // The other shard is behind: what it sold is not in its rows yet.
     shards.all[0].flush_all(store).await;
     let held = shards.all[1].events.iter().position(|(_, event)| {
-        matches!(&event.change, crate::event::Change::HoldChanged { order_no, .. } if *order_no == order("x-whole"))
+        matches!(&event.change, crate::contract::event::Change::HoldChanged { order_no, .. } if *order_no == order("x-whole"))
     });
     shards.all[1].flush(store, held.expect("it sold some")).await.expect("it flushes");
     let prune = Prune { epoch: Epoch(1), orders_before: Some(old), journal_before: None, max: 2 };
@@ -442,6 +442,6 @@ pub async fn an_order_over_several_shards_goes_with_its_holds(subject: &dyn Subj
     assert!(loaded.unreadable_orders.is_empty());
 }
 
-async fn store_numbers(store: &dyn Store) -> Vec<(OrderNo, crate::clock::Timestamp)> {
+async fn store_numbers(store: &dyn Store) -> Vec<(OrderNo, crate::base::clock::Timestamp)> {
     store.order_numbers(None, 1_000).await.expect("it reads")
 }

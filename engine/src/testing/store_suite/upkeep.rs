@@ -5,9 +5,9 @@ use super::{
     Subject, TestShard, W1, confirm, create, give_back, load, order, release, reserve, restock, set_status,
     sku, taken,
 };
-use crate::command::StockStatus;
-use crate::ids::Epoch;
-use crate::store::{Prune, Pruned, Repair, Store, StoredSku};
+use crate::base::ids::Epoch;
+use crate::contract::command::StockStatus;
+use crate::contract::store::{Prune, Pruned, Repair, Store, StoredSku};
 
 pub(super) async fn prune_all(store: &dyn Store, prune: &Prune) -> Pruned {
     let mut all = Pruned::default();

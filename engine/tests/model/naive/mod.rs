@@ -19,7 +19,8 @@ use hotstock_engine::command::{
 };
 use hotstock_engine::ids::{OrderNo, RequestId, SkuId, WarehouseId};
 use hotstock_engine::limits::MAX_STOCK_UNITS;
-use hotstock_engine::outcome::{Answer, Effect, Levels, OrderView, Outcome, Refusal, ShortLine, StockView};
+use hotstock_engine::outcome::{Answer, Effect, OrderView, Outcome, Refusal, ShortLine, StockView};
+use hotstock_engine::units::Levels;
 
 use order::Order;
 

@@ -3,7 +3,9 @@
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Line, Lines, Mode};
 use hotstock_engine::ids::{BuyerId, OrderNo, RequestId, SkuId, WarehouseId};
-use hotstock_engine::outcome::{LineView, OrderStatus, OrderView, Serials};
+use hotstock_engine::order::OrderStatus;
+use hotstock_engine::outcome::{LineView, OrderView};
+use hotstock_engine::units::Serials;
 
 use super::Place;
 

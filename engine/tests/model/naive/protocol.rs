@@ -6,7 +6,8 @@ use hotstock_engine::command::{
 };
 use hotstock_engine::ids::{OrderNo, RequestId};
 use hotstock_engine::limits::MAX_REQUESTS_PER_ORDER;
-use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal, Serials, ShortLine};
+use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal, ShortLine};
+use hotstock_engine::units::Serials;
 
 use super::choice::wished;
 use super::order::{Content, Deed, Order, What};

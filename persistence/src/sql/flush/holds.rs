@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use hotstock_engine::checkpoint::HoldLineImage;
 use hotstock_engine::ids::{AttemptId, OrderNo, SkuId, WarehouseId};
+use hotstock_engine::image::HoldLineImage;
 
 use super::super::dialect::{Arg, Existing, Update};
 use super::super::error::SqlError;

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use hotstock_engine::checkpoint::OrderImage;
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::event::LineCounts;
 use hotstock_engine::ids::{Lsn, OrderNo};
+use hotstock_engine::image::OrderImage;
+use hotstock_engine::order::LineCounts;
 
 use super::super::dialect::{Arg, Existing, Update};
 use super::super::error::SqlError;

@@ -7,18 +7,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use hotstock_engine::checkpoint::{
-    HoldImage, HoldLineImage, LineImage, LineSerials, OrderImage, Phase, RequestImage, Span,
-};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Mode, StockStatus};
 use hotstock_engine::event::{
-    Change, ConfirmedLine, Event, HeldLine, HoldMovedLine, LineCounts, OrderAfter, OrderRequest,
-    ReservedLine, StockMove,
+    Change, ConfirmedLine, Event, HeldLine, HoldMovedLine, OrderAfter, ReservedLine, StockMove,
 };
 use hotstock_engine::ids::{AttemptId, BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
-use hotstock_engine::outcome::{Levels, Serials};
+use hotstock_engine::image::{
+    HoldImage, HoldLineImage, LineImage, LineSerials, OrderImage, RequestImage, Span,
+};
+use hotstock_engine::order::{LineCounts, OrderRequest, Phase};
 use hotstock_engine::store::JournalRow;
+use hotstock_engine::units::{Levels, Serials};
 
 use super::super::rows::StockKey;
 

@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use hotstock_engine::checkpoint::StockImage;
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::ids::SkuId;
-use hotstock_engine::outcome::Levels;
+use hotstock_engine::image::StockImage;
+use hotstock_engine::units::Levels;
 
 use super::super::dialect::{Arg, Existing, Row, Update};
 use super::super::error::{SqlError, problem_of};

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use hotstock_engine::checkpoint::{HoldImage, HoldLineImage};
 use hotstock_engine::ids::{AttemptId, OrderNo, ShardId, SkuId};
-use hotstock_engine::outcome::Serials;
+use hotstock_engine::image::{HoldImage, HoldLineImage};
 use hotstock_engine::store::{StoreError, StoredHold};
+use hotstock_engine::units::Serials;
 
 use super::{HOLDS, purpose, purpose_name, select};
 use crate::codec::{decode_serials, encode_serials};

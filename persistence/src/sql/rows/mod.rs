@@ -4,13 +4,14 @@ mod holds;
 mod names;
 mod orders;
 
-use hotstock_engine::checkpoint::{RequestImage, StockImage};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::StockStatus;
-use hotstock_engine::event::{Delta, MoveKind, StockMove};
+use hotstock_engine::event::{MoveKind, StockMove};
 use hotstock_engine::ids::{OrderNo, Reason, RequestId, ShardId, SkuId, WarehouseId};
-use hotstock_engine::outcome::{Levels, Serials, StockView};
+use hotstock_engine::image::{RequestImage, StockImage};
+use hotstock_engine::outcome::StockView;
 use hotstock_engine::store::{Anomaly, JournalRow, PrunedSums, StoreError, Watermark};
+use hotstock_engine::units::{Delta, Levels, Serials};
 
 use super::dialect::{Arg, Fields, Row, Table};
 use super::error::{broken, problem_of};

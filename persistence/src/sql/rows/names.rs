@@ -1,9 +1,8 @@
 //! The names of small enums, as they stand in rows.
 
-use hotstock_engine::checkpoint::Phase;
 use hotstock_engine::command::{Mode, StockStatus};
-use hotstock_engine::event::HoldPurpose;
-use hotstock_engine::outcome::OrderStatus;
+use hotstock_engine::hold::HoldPurpose;
+use hotstock_engine::order::{OrderStatus, Phase};
 use hotstock_engine::store::StoreError;
 
 use crate::sql::error::broken;

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use hotstock_engine::checkpoint::{LineImage, LineSerials, OrderImage};
-use hotstock_engine::event::OrderRequest;
 use hotstock_engine::ids::{BuyerId, OrderNo, RequestId, ShardId, SkuId};
-use hotstock_engine::outcome::Serials;
+use hotstock_engine::image::{LineImage, LineSerials, OrderImage};
+use hotstock_engine::order::OrderRequest;
 use hotstock_engine::store::{StoreError, StoredOrder};
+use hotstock_engine::units::Serials;
 
 use super::{
     ORDER_LINES, ORDER_REQUESTS, ORDER_SERIALS, ORDERS, mode, mode_name, order_status_name, phase,

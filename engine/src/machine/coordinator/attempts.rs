@@ -1,0 +1,668 @@
+//! Attempts to hold the units of orders, of one coordinator; what it has under way.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::base::clock::Timestamp;
+use crate::base::ids::{AttemptId, OrderNo, ShardId, SkuId, WarehouseId};
+use crate::base::limits::{ABANDON_WAIT_MILLIS, MAX_ATTEMPTS};
+use crate::contract::command::{Action, Choice, Command, Lines, Mode, Reserve};
+use crate::contract::event::Event;
+use crate::contract::hold::HoldPurpose;
+use crate::contract::outcome::{Outcome, Refusal, StockView};
+use crate::machine::inner::InnerCommand;
+use crate::machine::state::{Decision, Elsewhere, HoldFirst, State, prefer_for_all};
+
+use super::judge::{
+    Group, GroupAnswer, Seen, groups, judge_more, judge_reserve, refused_at_sight, short_at_sight,
+};
+use super::propagate::Propagation;
+use crate::machine::message::{HoldRequest, Message};
+
+/// Milliseconds since some moment: deadlines of what is under way. (What expires has a [`Timestamp`].)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Moment(pub u64);
+
+impl Moment {
+    pub(super) fn plus(self, millis: u64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+}
+
+/// What the machine asks of the world around it.
+pub(crate) trait Surroundings {
+    /// The stocks of a SKU of another shard, as they are published; none when it is not in memory.
+    fn stocks(&self, sku_id: &SkuId) -> Vec<StockView>;
+
+    /// Whether no participant waits to hear of holds from before a start. Until then an order may be short of what is
+    /// left of an attempt of its own.
+    fn is_settled(&self) -> bool;
+
+    /// A number that is higher than that of any attempt before, whichever shard's.
+    fn new_attempt(&self) -> AttemptId;
+}
+
+/// What the machine wants done. Events are applied already, in their order.
+#[derive(Debug)]
+pub(crate) struct Effects<C> {
+    /// To be logged.
+    pub events: Vec<Event>,
+    /// To be sent behind the events.
+    pub sends: Vec<(ShardId, Message)>,
+    /// To be answered when everything is durable that any shard has logged so far.
+    pub answers: Vec<(C, Outcome)>,
+    /// Commands that waited for others about their order: to be decided now, in this order.
+    pub ready: VecDeque<(C, InnerCommand)>,
+}
+
+impl<C> Default for Effects<C> {
+    fn default() -> Self {
+        Self { events: Vec::new(), sends: Vec::new(), answers: Vec::new(), ready: VecDeque::new() }
+    }
+}
+
+/// Counts of orders over several shards.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub made: u64,
+    pub refused: u64,
+    pub overloaded: u64,
+    pub attempts: u64,
+    pub abandoned: u64,
+    pub instructions: u64,
+    pub repeated: u64,
+}
+
+/// The machine of a coordinator, see [`super`]. `C`: who waits for an answer.
+#[derive(Debug)]
+pub(crate) struct Coordinator<C> {
+    shard: ShardId,
+    /// How long units are waited for.
+    wait_millis: u64,
+    /// Orders whose units are being held. Bounded by [`MAX_ATTEMPTS`].
+    attempts: BTreeMap<OrderNo, Attempt<C>>,
+    /// SKUs of this shard that those need: they stay in memory meanwhile. How many need each.
+    pinned: BTreeMap<SkuId, usize>,
+    /// Orders with decisions that participants are told.
+    pub(super) propagations: BTreeMap<OrderNo, Propagation<C>>,
+    /// Of those, the ones of which something was acknowledged and is not logged yet.
+    pub(super) acknowledged: BTreeSet<OrderNo>,
+    /// When to look after which of them.
+    pub(super) timers: BTreeSet<(Moment, OrderNo, Timer)>,
+    pub out: Effects<C>,
+    pub tally: Tally,
+}
+
+/// What is looked after: an order can have both, due at the same moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    Attempt,
+    Propagation,
+}
+
+/// Units of an order are being held.
+#[derive(Debug)]
+struct Attempt<C> {
+    caller: C,
+    command: InnerCommand,
+    first: HoldFirst,
+    id: AttemptId,
+    until: Moment,
+    groups: Vec<Group>,
+    /// Where lines are said to be that may lie anywhere in other shards, if they get nothing.
+    nowhere: BTreeMap<SkuId, WarehouseId>,
+    stage: Stage,
+    /// Commands about the same order, which wait.
+    queue: VecDeque<(C, InnerCommand)>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// These participants look for SKUs; those that there are not.
+    Looking { waiting: BTreeSet<ShardId>, absent: BTreeSet<SkuId> },
+    /// These participants have not answered yet.
+    Holding { waiting: BTreeSet<ShardId>, answers: BTreeMap<ShardId, GroupAnswer> },
+    /// These participants have not let go yet; then this is answered.
+    Abandoning { waiting: BTreeSet<ShardId>, outcome: Outcome },
+}
+
+impl<C> Coordinator<C> {
+    pub fn new(shard: ShardId, wait_millis: u64) -> Self {
+        Self {
+            shard,
+            wait_millis,
+            attempts: BTreeMap::new(),
+            pinned: BTreeMap::new(),
+            propagations: BTreeMap::new(),
+            acknowledged: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            out: Effects::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Whether a command about this order has to wait in its queue. Reads need not.
+    pub fn is_busy(&self, order_no: &OrderNo) -> bool {
+        !self.attempts.is_empty() && self.attempts.contains_key(order_no)
+    }
+
+    /// Whether an attempt needs this SKU to stay in memory.
+    pub fn is_pinned(&self, sku_id: &SkuId) -> bool {
+        self.pinned.contains_key(sku_id)
+    }
+
+    /// Orders under way.
+    pub fn under_way(&self) -> usize {
+        self.attempts.len() + self.propagations.len()
+    }
+
+    /// A command waits behind the one whose units are being held.
+    pub fn enqueue(&mut self, order_no: &OrderNo, caller: C, command: InnerCommand) {
+        match self.attempts.get_mut(order_no) {
+            Some(attempt) => attempt.queue.push_back((caller, command)),
+            None => self.out.ready.push_back((caller, command)),
+        }
+    }
+
+    /// A command needs units of other shards.
+    pub fn begin(
+        &mut self,
+        state: &State,
+        around: &impl Surroundings,
+        caller: C,
+        command: InnerCommand,
+        first: HoldFirst,
+        now: Moment,
+    ) {
+        if self.attempts.len() >= MAX_ATTEMPTS {
+            self.tally.overloaded += 1;
+            self.out.answers.push((caller, Err(Refusal::Overloaded)));
+            return;
+        }
+        let Some(order_no) = command.order_no().cloned() else {
+            return self.out.answers.push((caller, Err(Refusal::Overloaded)));
+        };
+        let stage = Stage::Looking { waiting: BTreeSet::new(), absent: BTreeSet::new() };
+        let attempt = Attempt {
+            caller,
+            command,
+            first,
+            id: AttemptId(0),
+            until: now.plus(self.wait_millis),
+            groups: Vec::new(),
+            nowhere: BTreeMap::new(),
+            stage,
+            queue: VecDeque::new(),
+        };
+        self.timers.insert((attempt.until, order_no.clone(), Timer::Attempt));
+        for line in attempt.wanted().into_iter().filter(|line| state.owns(&line.sku_id)) {
+            *self.pinned.entry(line.sku_id).or_default() += 1;
+        }
+        self.attempts.insert(order_no.clone(), attempt);
+        self.look(state, around, &order_no);
+    }
+
+    /// SKUs of other shards that nobody has seen are looked for.
+    fn look(&mut self, state: &State, around: &impl Surroundings, order_no: &OrderNo) {
+        let Some(attempt) = self.attempts.get_mut(order_no) else { return };
+        let mut unseen: BTreeMap<ShardId, Vec<SkuId>> = BTreeMap::new();
+        if around.is_settled() && attempt.first.purpose == HoldPurpose::Units {
+            let wanted = attempt.wanted();
+            for line in wanted.iter().filter(|line| !state.owns(&line.sku_id)) {
+                if around.stocks(&line.sku_id).is_empty() {
+                    let skus = unseen.entry(state.shard_of(&line.sku_id)).or_default();
+                    if !skus.contains(&line.sku_id) {
+                        skus.push(line.sku_id.clone());
+                    }
+                }
+            }
+        }
+        if unseen.is_empty() {
+            return self.hold(state, around, order_no);
+        }
+        let waiting = unseen.keys().copied().collect();
+        attempt.stage = Stage::Looking { waiting, absent: BTreeSet::new() };
+        for (shard, skus) in unseen {
+            self.out.sends.push((shard, Message::Look { order_no: order_no.clone(), skus }));
+        }
+    }
+
+    /// Refuses what can be refused at sight; else asks the participants to hold.
+    fn hold(&mut self, state: &State, around: &impl Surroundings, order_no: &OrderNo) {
+        let Some(attempt) = self.attempts.get_mut(order_no) else { return };
+        let none = BTreeSet::new();
+        let absent = match &attempt.stage {
+            Stage::Looking { absent, .. } => absent,
+            Stage::Holding { .. } | Stage::Abandoning { .. } => &none,
+        };
+        let see = |sku_id: &SkuId| {
+            if state.owns(sku_id) {
+                let stocks = state.stocks_of_sku(sku_id);
+                return if stocks.is_empty() { Seen::Absent } else { Seen::Stocks(stocks) };
+            }
+            if absent.contains(sku_id) {
+                return Seen::Absent;
+            }
+            let stocks = around.stocks(sku_id);
+            if stocks.is_empty() { Seen::Nothing } else { Seen::Published(stocks) }
+        };
+        let refusal = match (around.is_settled(), attempt.reserve()) {
+            (false, _) => None,
+            (true, Some(reserve)) => refused_at_sight(reserve, see),
+            (true, None) if attempt.first.purpose == HoldPurpose::Return => None,
+            (true, None) => {
+                let HoldFirst { lines, short, .. } = &attempt.first;
+                let short = short_at_sight(lines, short, |sku_id| state.owns(sku_id), see);
+                (!short.is_empty()).then_some(Refusal::LatePaymentNoStock { lines: short })
+            }
+        };
+        if let Some(refusal) = refusal {
+            return self.finish(order_no, Err(refusal));
+        }
+        attempt.id = around.new_attempt();
+        self.tally.attempts += 1;
+        let request = match attempt.reserve() {
+            Some(reserve) => hinted(reserve, state, around),
+            None => attempt.more(order_no, |sku_id| !state.owns(sku_id)),
+        };
+        attempt.groups = groups(&request, |sku_id| state.shard_of(sku_id));
+        if let Some(reserve) = reserve_of(&attempt.command).filter(|reserve| reserve.choice.is_some()) {
+            let skus = reserve.lines.as_slice().iter().map(|line| &line.sku_id);
+            let foreign = skus.filter(|sku_id| !state.owns(sku_id));
+            let place = |sku_id: &SkuId| (sku_id.clone(), first_place(reserve, &around.stocks(sku_id)));
+            attempt.nowhere = foreign.map(place).collect();
+        }
+        let mut known = vec![attempt.id];
+        if let Some(span) = state.span_of(order_no) {
+            known.push(span.attempt);
+            known.extend(span.pending.iter().map(|decision| decision.attempt));
+        }
+        let mut waiting = BTreeSet::new();
+        for group in attempt.groups.iter().filter(|group| group.shard != self.shard) {
+            waiting.insert(group.shard);
+            let request = HoldRequest {
+                reserve: group.reserve.clone(),
+                attempt: attempt.id,
+                coordinator: self.shard,
+                purpose: attempt.first.purpose,
+                known: known.clone(),
+            };
+            self.out.sends.push((group.shard, Message::Hold(Box::new(request))));
+        }
+        attempt.stage = Stage::Holding { waiting, answers: BTreeMap::new() };
+    }
+
+    /// A message for this coordinator.
+    pub fn on(
+        &mut self,
+        state: &mut State,
+        around: &impl Surroundings,
+        from: ShardId,
+        message: Message,
+        time: Timestamp,
+        now: Moment,
+    ) {
+        match message {
+            Message::Looked { order_no, found } => self.on_looked(state, around, from, &order_no, found),
+            Message::Held { order_no, attempt, outcome } => {
+                self.on_held(state, from, &order_no, attempt, outcome, time, now);
+            }
+            Message::Abandoned { order_no, attempt } => {
+                self.on_abandoned(from, &order_no, attempt);
+            }
+            Message::Done { order_no, seq, attempt, serials } => {
+                self.on_done(state, from, order_no, attempt, seq, serials, now);
+            }
+            Message::Ask { order_no, attempt, seq } => {
+                let is_known = self.attempts.get(&order_no).is_some_and(|known| known.is_wanted(attempt))
+                    || state.span_of(&order_no).is_some_and(|span| span.knows(attempt));
+                let answer = match is_known {
+                    true => Message::Keep { order_no: order_no.clone(), attempt },
+                    false => Message::Abandon { order_no: order_no.clone(), attempt },
+                };
+                self.out.sends.push((from, answer));
+                let waits = |span: &crate::contract::image::Span| {
+                    let mut pending = span.pending.iter();
+                    pending.any(|decision| decision.attempt == attempt && decision.waiting.contains(&from))
+                };
+                if state.span_of(&order_no).is_some_and(|span| !waits(span)) {
+                    self.out.sends.push((from, Message::Heard { order_no, attempt, seq }));
+                }
+            }
+            Message::Look { .. }
+            | Message::Hold(_)
+            | Message::Abandon { .. }
+            | Message::Instruct(_)
+            | Message::Heard { .. }
+            | Message::Keep { .. } => {}
+        }
+    }
+
+    fn on_looked(
+        &mut self,
+        state: &State,
+        around: &impl Surroundings,
+        from: ShardId,
+        order_no: &OrderNo,
+        found: Result<Vec<SkuId>, Refusal>,
+    ) {
+        let Some(attempt) = self.attempts.get_mut(order_no) else { return };
+        let Stage::Looking { waiting, absent } = &mut attempt.stage else { return };
+        if !waiting.remove(&from) {
+            return;
+        }
+        match found {
+            Ok(missing) => absent.extend(missing),
+            Err(refusal) => return self.finish(order_no, Err(refusal)),
+        }
+        if waiting.is_empty() {
+            self.hold(state, around, order_no);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a message, and all that it is decided with")]
+    fn on_held(
+        &mut self,
+        state: &mut State,
+        from: ShardId,
+        order_no: &OrderNo,
+        id: AttemptId,
+        outcome: GroupAnswer,
+        time: Timestamp,
+        now: Moment,
+    ) {
+        let attempt = self.attempts.get_mut(order_no).filter(|attempt| attempt.id == id);
+        if let Some(Stage::Holding { waiting, answers }) = attempt.map(|attempt| &mut attempt.stage)
+            && waiting.remove(&from)
+        {
+            answers.insert(from, outcome);
+            if waiting.is_empty() {
+                self.conclude(state, order_no, time, now);
+            }
+            return;
+        }
+        // It came too late, or twice.
+        let is_wanted = self.attempts.get(order_no).is_some_and(|attempt| attempt.is_wanted(id));
+        let is_known = is_wanted || state.span_of(order_no).is_some_and(|span| span.knows(id));
+        if outcome.is_ok() && planted!("late-hold-kept", false, !is_known) {
+            let order_no = order_no.clone();
+            self.out.sends.push((from, Message::Abandon { order_no, attempt: id }));
+        }
+    }
+
+    /// Every participant has answered, or its time is over.
+    fn conclude(&mut self, state: &mut State, order_no: &OrderNo, time: Timestamp, now: Moment) {
+        let Some(attempt) = self.attempts.get_mut(order_no) else { return };
+        let Stage::Holding { answers, .. } = &mut attempt.stage else { return };
+        let id = attempt.id;
+        if let Some(reserve) = reserve_of(&attempt.command) {
+            if let Some(own) = attempt.groups.iter().find(|group| group.shard == self.shard) {
+                // What left memory meanwhile is not there for want of stock.
+                let skus = || own.reserve.lines.as_slice().iter().map(|line| &line.sku_id);
+                let is_here = skus().all(|sku_id| state.is_resident(sku_id));
+                let held = if is_here { state.hold_lines(&own.reserve) } else { Err(Refusal::Overloaded) };
+                answers.insert(self.shard, held);
+            }
+            let nowhere = |sku_id: &SkuId| match state.owns(sku_id) {
+                true => first_place(reserve, &state.stocks_of_sku(sku_id)),
+                false => attempt.nowhere.get(sku_id).copied().unwrap_or(first_place(reserve, &[])),
+            };
+            let event = match judge_reserve(reserve, &attempt.groups, answers, nowhere) {
+                Ok(mut lines) => {
+                    // What got nothing here stands with the levels as they are.
+                    let here = lines.iter_mut().filter(|line| line.after.is_none());
+                    for line in here.filter(|line| state.owns(&line.sku_id)) {
+                        line.after = state.levels_of(&line.sku_id, line.warehouse_id);
+                    }
+                    let change = state.decide_reserved(reserve, id, lines);
+                    Event { trace: attempt.command.trace(), ..state.event(change, time) }
+                }
+                Err(refusal) => {
+                    return self.abandon(order_no, Err(refusal), now);
+                }
+            };
+            let answer = apply(state, &mut self.out.events, event);
+            self.tally.made += 1;
+            return self.finish(order_no, Ok(answer));
+        }
+        let HoldFirst { lines, short, purpose } = &attempt.first;
+        if let Some(refusal) = judge_more(lines, short, &attempt.groups, answers) {
+            let refusal = match (purpose, refusal) {
+                // What it sold is there, or its rows are not what they were.
+                (HoldPurpose::Return, Refusal::LatePaymentNoStock { .. }) => Refusal::Overloaded,
+                (_, refusal) => refusal,
+            };
+            return self.abandon(order_no, Err(refusal), now);
+        }
+        let lines = lines.iter().filter(|line| !state.owns(&line.sku_id)).cloned().collect();
+        let outcome = match state.decide_with(&attempt.command, Some(&Elsewhere { attempt: id, lines }), time)
+        {
+            Decision::Log(event) => {
+                let answer = apply(state, &mut self.out.events, event);
+                // Who waits for it, waits for the participants too.
+                let Some(attempt) = self.take(order_no) else { return };
+                return self.propagate(state, order_no, Some((attempt, Ok(answer))), now);
+            }
+            // It left memory meanwhile: it has to be asked for again. (That it needs other units than it did can't be:
+            // whatever changes the order waits behind this.)
+            Decision::Answer(Err(Refusal::UnknownOrder { .. })) | Decision::HoldFirst(_) => {
+                Err(Refusal::Overloaded)
+            }
+            Decision::Answer(outcome) => outcome,
+        };
+        self.abandon(order_no, outcome, now);
+    }
+
+    /// Those that hold something, or may, let go; then the caller is told.
+    fn abandon(&mut self, order_no: &OrderNo, outcome: Outcome, now: Moment) {
+        let Some(attempt) = self.attempts.get_mut(order_no) else { return };
+        let mut holding = BTreeSet::new();
+        if let Stage::Holding { waiting, answers } = &attempt.stage {
+            holding.clone_from(waiting);
+            let may_hold = |answer: &GroupAnswer| match answer {
+                Ok(_) => true,
+                Err(refusal) => matches!(refusal, Refusal::ShardRestarted),
+            };
+            let holders = answers.iter().filter(|(shard, answer)| **shard != self.shard && may_hold(answer));
+            holding.extend(holders.map(|(shard, _)| *shard));
+        }
+        for shard in &holding {
+            let (order_no, attempt) = (order_no.clone(), attempt.id);
+            self.out.sends.push((*shard, Message::Abandon { order_no, attempt }));
+        }
+        self.tally.abandoned += u64::from(!holding.is_empty());
+        if holding.is_empty() {
+            return self.finish(order_no, outcome);
+        }
+        attempt.stage = Stage::Abandoning { waiting: holding, outcome };
+        self.timers.remove(&(attempt.until, order_no.clone(), Timer::Attempt));
+        attempt.until = now.plus(ABANDON_WAIT_MILLIS);
+        self.timers.insert((attempt.until, order_no.clone(), Timer::Attempt));
+    }
+
+    fn on_abandoned(&mut self, from: ShardId, order_no: &OrderNo, id: AttemptId) {
+        let Some(attempt) = self.attempts.get_mut(order_no).filter(|attempt| attempt.id == id) else {
+            return;
+        };
+        let Stage::Abandoning { waiting, .. } = &mut attempt.stage else { return };
+        if waiting.remove(&from) && waiting.is_empty() {
+            self.abandoned(order_no);
+        }
+    }
+
+    /// Nobody holds anything for it any more, or it was waited for long enough: whoever does still is told so when it
+    /// answers.
+    fn abandoned(&mut self, order_no: &OrderNo) {
+        let Some(attempt) = self.attempts.get_mut(order_no) else { return };
+        if let Stage::Abandoning { outcome, .. } = &mut attempt.stage {
+            let outcome = std::mem::replace(outcome, Err(Refusal::Overloaded));
+            self.finish(order_no, outcome);
+        }
+    }
+
+    /// The attempt has come to its end; gives who waits for it. Those that waited behind it come next.
+    fn take(&mut self, order_no: &OrderNo) -> Option<C> {
+        let attempt = self.remove(order_no)?;
+        self.out.ready.extend(attempt.queue);
+        Some(attempt.caller)
+    }
+
+    fn remove(&mut self, order_no: &OrderNo) -> Option<Attempt<C>> {
+        let attempt = self.attempts.remove(order_no)?;
+        self.timers.remove(&(attempt.until, order_no.clone(), Timer::Attempt));
+        for line in attempt.wanted() {
+            if let Some(count) = self.pinned.get_mut(&line.sku_id) {
+                *count -= 1;
+                if *count == 0 {
+                    self.pinned.remove(&line.sku_id);
+                }
+            }
+        }
+        Some(attempt)
+    }
+
+    fn finish(&mut self, order_no: &OrderNo, outcome: Outcome) {
+        self.tally.refused += u64::from(outcome.is_err());
+        if let Some(caller) = self.take(order_no) {
+            self.out.answers.push((caller, outcome));
+        }
+    }
+
+    /// What is due: attempts that nobody answered, participants that were not heard of.
+    pub fn on_time(&mut self, state: &mut State, time: Timestamp, now: Moment) {
+        while let Some((due, order_no, timer)) = self.timers.first().filter(|(due, ..)| *due <= now).cloned()
+        {
+            self.timers.remove(&(due, order_no.clone(), timer));
+            match timer {
+                Timer::Attempt => self.give_up(state, &order_no, time, now),
+                Timer::Propagation => self.look_after(state, &order_no, now),
+            }
+        }
+    }
+
+    fn give_up(&mut self, state: &mut State, order_no: &OrderNo, time: Timestamp, now: Moment) {
+        let Some(attempt) = self.attempts.get_mut(order_no) else { return };
+        match &mut attempt.stage {
+            Stage::Looking { .. } => self.finish(order_no, Err(Refusal::Overloaded)),
+            Stage::Holding { waiting, answers } => {
+                // Each of them may hold.
+                for shard in std::mem::take(waiting) {
+                    answers.insert(shard, Err(Refusal::ShardRestarted));
+                }
+                self.conclude(state, order_no, time, now);
+            }
+            Stage::Abandoning { .. } => self.abandoned(order_no),
+        }
+    }
+
+    /// A shard was rebuilt: what it was about to say is lost.
+    pub fn on_rebuilt(&mut self, state: &mut State, shard: ShardId, time: Timestamp, now: Moment) {
+        let waits = |attempt: &Attempt<C>| match &attempt.stage {
+            Stage::Looking { waiting, .. }
+            | Stage::Holding { waiting, .. }
+            | Stage::Abandoning { waiting, .. } => waiting.contains(&shard),
+        };
+        let waiting = self.attempts.iter().filter(|(_, attempt)| waits(attempt));
+        let orders: Vec<OrderNo> = waiting.map(|(order_no, _)| order_no.clone()).collect();
+        for order_no in orders {
+            self.give_up(state, &order_no, time, now);
+        }
+        self.tell_again(state, shard, now);
+    }
+
+    /// Nothing can be decided any more: everybody who waits is told so.
+    pub fn fail_all(&mut self, undecided: &Refusal, decided: &Refusal) {
+        self.timers.clear();
+        self.pinned.clear();
+        self.acknowledged.clear();
+        for (_, attempt) in std::mem::take(&mut self.attempts) {
+            let callers = attempt.queue.into_iter().map(|(caller, _)| caller);
+            let callers = [attempt.caller].into_iter().chain(callers);
+            self.out.answers.extend(callers.map(|caller| (caller, Err(undecided.clone()))));
+        }
+        let ready = std::mem::take(&mut self.out.ready).into_iter();
+        self.out.answers.extend(ready.map(|(caller, _)| (caller, Err(undecided.clone()))));
+        for (_, propagation) in std::mem::take(&mut self.propagations) {
+            let callers = propagation.into_callers();
+            self.out.answers.extend(callers.map(|caller| (caller, Err(decided.clone()))));
+        }
+    }
+}
+
+impl<C> Attempt<C> {
+    /// The reserve, if it is one.
+    fn reserve(&self) -> Option<&Reserve> {
+        reserve_of(&self.command)
+    }
+
+    /// Every line whose units are needed.
+    fn wanted(&self) -> Vec<crate::contract::command::Line> {
+        match self.reserve() {
+            Some(reserve) => reserve.lines.as_slice().to_vec(),
+            None => self.first.lines.clone(),
+        }
+    }
+
+    /// Units that are needed beside those that the order holds, as a request: those that lie elsewhere.
+    fn more(&self, order_no: &OrderNo, is_elsewhere: impl Fn(&SkuId) -> bool) -> Reserve {
+        let lines = self.first.lines.iter().filter(|line| is_elsewhere(&line.sku_id)).cloned();
+        Reserve {
+            order_no: order_no.clone(),
+            lines: Lines::some_of(lines),
+            ttl_seconds: 1,
+            buyer_id: None,
+            mode: Mode::AllOrNothing,
+            choice: None,
+        }
+    }
+
+    /// Whether it still waits for the holds of this attempt.
+    fn is_wanted(&self, id: AttemptId) -> bool {
+        self.id == id && matches!(self.stage, Stage::Holding { .. })
+    }
+}
+
+fn reserve_of(command: &InnerCommand) -> Option<&Reserve> {
+    match command {
+        InnerCommand::Public(Command { action: Action::Reserve(reserve), .. }) => Some(reserve),
+        InnerCommand::Public(_) | InnerCommand::Expire(_) => None,
+    }
+}
+
+/// The order with a hint which warehouses would serve all its open lines: each shard chooses by itself, and so they
+/// choose alike. What the levels are by then decides; without a hint the order may only lie in more warehouses.
+fn hinted(reserve: &Reserve, state: &State, around: &impl Surroundings) -> Reserve {
+    let Some(choice) = reserve.choice.as_deref() else { return reserve.clone() };
+    let (mut used, mut lines) = (Vec::new(), Vec::new());
+    for (index, line) in reserve.lines.as_slice().iter().enumerate() {
+        if !choice.is_open(index) {
+            used.push(line.warehouse_id);
+            continue;
+        }
+        let is_here = state.owns(&line.sku_id);
+        let stocks = if is_here { state.stocks_of_sku(&line.sku_id) } else { around.stocks(&line.sku_id) };
+        lines.push((line.quantity, stocks));
+    }
+    let choice = Choice { prefer: prefer_for_all(&lines, &used, &choice.prefer), ..choice.clone() };
+    Reserve { choice: Some(Box::new(choice)), ..reserve.clone() }
+}
+
+/// Where an open line is said to be that got nothing: as one shard says it, the first that is preferred, or the first.
+fn first_place(reserve: &Reserve, stocks: &[StockView]) -> WarehouseId {
+    let prefer = reserve.choice.as_deref().map_or(&[][..], |choice| &choice.prefer);
+    let rank = |id: &WarehouseId| (prefer.iter().position(|known| known == id).unwrap_or(usize::MAX), *id);
+    let first = stocks.iter().map(|stock| stock.warehouse_id).min_by_key(rank);
+    first.or(prefer.first().copied()).unwrap_or(WarehouseId(1))
+}
+
+/// Applies an event that was just decided, and gives what is said of it.
+///
+/// # Panics
+/// When it does not fit: the program is wrong, and the shard must not go on. The supervisor rebuilds it.
+fn apply(state: &mut State, events: &mut Vec<Event>, event: Event) -> crate::contract::outcome::Answer {
+    if let Err(corruption) = state.apply(state.applied().next(), &event) {
+        panic!("shard {}: an event that was just decided does not fit: {corruption}", state.shard());
+    }
+    let answer = state.answer(&event);
+    events.push(event);
+    answer
+}
