@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hotstock_engine::command::Action;
+use hotstock_engine::command::{Action, Return};
 use hotstock_engine::engine::Engine;
 use hotstock_engine::event::{Change, Event};
-use hotstock_engine::ids::{Lsn, ShardId, shard_of};
+use hotstock_engine::ids::{Lsn, RequestId, ShardId, shard_of};
 use hotstock_engine::inner::InnerCommand;
 use hotstock_engine::journal::{Group, Journal, JournalError, JournalReader};
 use hotstock_engine::options::EngineOptions;
@@ -227,7 +227,7 @@ async fn the_gate_turns_away_at_once_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn an_order_has_one_home() {
+async fn an_order_has_one_coordinator() {
     let world = World::new();
     let engine = world.start(EngineOptions { shards: 4, ..EngineOptions::default() }).await;
     let (a, b) = (sku_in(0, 4), sku_in(3, 4));
@@ -236,17 +236,17 @@ async fn an_order_has_one_home() {
     let both = reserve_lines("both", lines(&[(&a, 1), (&b, 1)]));
     assert_eq!(order(engine.submit(both.clone()).await).status, OrderStatus::Reserved);
     assert_eq!(order(engine.submit(release("both")).await).status, OrderStatus::Released);
-    assert_eq!(available(&engine, &a).await, 1, "the branches were told before the answer");
+    assert_eq!(available(&engine, &a).await, 1, "the participants were told before the answer");
     engine.submit(reserve("o1", &a, 1)).await.unwrap();
     let elsewhere = engine.submit(reserve("o1", &b, 1)).await;
     assert!(matches!(elsewhere, Err(Refusal::OrderMismatch { .. })), "{elsewhere:?}");
-    // A refused order leaves no home behind; the same number may hold other lines.
+    // A refused order leaves nothing behind; the same number may hold other lines.
     assert!(matches!(engine.submit(reserve("o2", &a, 1)).await, Err(Refusal::InsufficientStock { .. })));
     assert!(engine.submit(reserve("o2", &b, 1)).await.is_ok());
     // A tombstone is found wherever the order goes.
     assert_eq!(order(engine.submit(release("o3")).await).status, OrderStatus::Cancelled);
     assert!(matches!(engine.submit(reserve("o3", &b, 1)).await, Err(Refusal::OrderCancelled { .. })));
-    // In a batch, operations of one order keep their order, also when its home changes in the middle.
+    // In a batch, operations of one order keep their order, also when another shard decides for it in the middle.
     let outcomes = engine
         .submit_batch(vec![
             reserve("o4", &a, 1),
@@ -263,6 +263,39 @@ async fn an_order_has_one_home() {
     assert!(matches!(outcomes[4], Ok(Answer::Order { effect: Effect::Replayed, .. })), "{:?}", outcomes[4]);
     assert!(matches!(engine.submit(get("unknown")).await, Err(Refusal::UnknownOrder { .. })));
     assert!(matches!(engine.submit(confirm("unknown")).await, Err(Refusal::UnknownOrder { .. })));
+    engine.stop().await;
+}
+
+/// A number that another shard has takes a batch longer: what comes after it must not overtake it, also where the batch
+/// names an order and not its SKU.
+#[tokio::test]
+async fn what_another_shard_answers_is_not_overtaken_in_a_batch() {
+    let world = World::new();
+    let engine = world.start(EngineOptions { shards: 4, ..EngineOptions::default() }).await;
+    let names: Vec<String> = (0..4).map(|shard| sku_in(shard, 4)).collect();
+    for name in &names {
+        engine.submit(create(name, 4)).await.unwrap();
+        engine.submit(reserve(&format!("sold-{name}"), name, 1)).await.unwrap();
+        engine.submit(confirm(&format!("sold-{name}"))).await.unwrap();
+    }
+    assert_eq!(order(engine.submit(release("gone")).await).status, OrderStatus::Cancelled);
+    // Of all shards but one the tombstone is in another one.
+    for name in &names {
+        let give_back = Action::Return(Return {
+            order_no: order_no(&format!("sold-{name}")),
+            request_id: RequestId::new("r1").unwrap(),
+            lines: None,
+        });
+        let batch = vec![reserve("gone", name, 1), create(name, 9), give_back.into(), create(name, 9)];
+        let outcomes = engine.submit_batch(batch).await;
+        assert!(matches!(outcomes[0], Err(Refusal::OrderCancelled { .. })), "{:?}", outcomes[0]);
+        assert_eq!(order(outcomes[2].clone()).status, OrderStatus::Returned);
+        let sold = |outcome: &Outcome| match outcome {
+            Err(Refusal::StockExists { stock, .. }) => stock.levels.sold,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((sold(&outcomes[1]), sold(&outcomes[3])), (1, 0), "the order of the batch, {name}");
+    }
     engine.stop().await;
 }
 

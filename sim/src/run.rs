@@ -4,7 +4,7 @@
 mod checks;
 mod process;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -99,6 +99,7 @@ pub fn run(plan: &Plan, show: bool) -> Result<Done, Failure> {
         in_order: false,
         flip_next: None,
         process_alone: false,
+        unseen: BTreeSet::new(),
         shaken: true,
         trace: Trace::new(show),
         steps: 0,
@@ -171,6 +172,8 @@ struct Run<'a> {
     flip_next: Option<(f64, f64, bool)>,
     /// The process ends, and the machine does not.
     process_alone: bool,
+    /// Expired in the model; no server was seen to have expired them.
+    unseen: BTreeSet<OrderNo>,
     /// Something broke off since all was last compared: attempts may still hold units.
     shaken: bool,
     trace: Trace,

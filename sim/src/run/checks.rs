@@ -100,24 +100,26 @@ impl Run<'_> {
                 .iter()
                 .flat_map(|world| world.due(now).map(|(order_no, _)| order_no.clone()))
                 .collect();
-            if due.is_empty() {
-                return Ok(());
-            }
             self.worlds.expire(now);
-            for order_no in due {
-                self.until_expired(engine, &order_no).await?;
+            self.unseen.extend(due);
+            let Some(order_no) = self.unseen.pop_first() else { return Ok(()) };
+            if !self.until_expired(engine, &order_no).await? {
+                // The process ended; the next one is to expire it, and is waited for.
+                self.unseen.insert(order_no);
+                return Ok(());
             }
             // Others may have become due meanwhile.
         }
     }
 
-    async fn until_expired(&mut self, engine: &Engine, order_no: &OrderNo) -> Result<(), Violation> {
+    /// Waits until the server has expired an order. `false`: it is not able to any more.
+    async fn until_expired(&mut self, engine: &Engine, order_no: &OrderNo) -> Result<bool, Violation> {
         let mut looks = 0;
         while self.is_alive() && engine.health() == Health::Ready {
             match self.read(engine, order_no).await? {
-                Some(seen) if self.worlds.clone().see_order(order_no, seen.as_ref()).is_ok() => break,
+                Some(seen) if self.worlds.clone().see_order(order_no, seen.as_ref()).is_ok() => return Ok(true),
                 // What may be in the store alone can't be read while that is away.
-                None if looks > 20 => break,
+                None if looks > 20 => return Ok(self.is_alive()),
                 seen if looks == LOOKS => {
                     let expected = self.worlds.any().order_view(order_no);
                     return Err(format!(
@@ -131,7 +133,7 @@ impl Run<'_> {
             // It is looked for ten times a second.
             self.follow_time();
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Everything that can be read is as it may be; what a server tells its shards by itself comes a moment later.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::{Router, next_envelope};
 use crate::base::ids::{OrderNo, ShardId, SkuId, shard_of_order};
 use crate::base::limits::MAX_BATCH_CHAINS;
-use crate::contract::command::{Action, Command};
+use crate::contract::command::{Action, Command, Lines};
 use crate::contract::outcome::{Answer, OrderView, Outcome, Refusal};
 use crate::contract::subject::Subject;
 use crate::machine::inner::InnerCommand;
@@ -35,8 +35,8 @@ struct Load {
 }
 
 /// The SKUs of orders that the batch names: of those that were made before, and of those that it makes. Kept only
-/// when orders over several shards are among them: their commands take longer, and what comes after them about the
-/// same SKUs must not overtake them.
+/// when orders over several shards are among them, or a number that another shard has: their commands take longer, and
+/// what comes after them about the same SKUs must not overtake them.
 #[derive(Default)]
 struct OrderSkus {
     orders: HashMap<OrderNo, Vec<SkuId>>,
@@ -153,13 +153,19 @@ impl Router {
 
     /// The SKUs of orders that were made before the batch.
     async fn skus_of_orders(&self, commands: &[(usize, Command)], brought: &mut Brought) -> OrderSkus {
-        let spans = |command: &Command| {
+        let takes_longer = |command: &Command| {
             let subject = command.action.subject();
-            matches!(subject, Subject::NewOrder { lines, .. } if self.is_over_shards(lines))
+            let is_taken = |order_no: &OrderNo, lines: &Lines| {
+                self.directory
+                    .shard(order_no)
+                    .is_some_and(|shard| shard != self.shard_of(&lines.first().sku_id))
+            };
+            matches!(subject, Subject::NewOrder { order_no, lines }
+                if self.is_over_shards(lines) || is_taken(order_no, lines))
                 || subject.order_no().is_some_and(|order_no| self.spans(order_no, brought))
         };
         let mut known = OrderSkus::default();
-        if !commands.iter().any(|(_, command)| spans(command)) {
+        if !commands.iter().any(|(_, command)| takes_longer(command)) {
             return known;
         }
         known.is_kept = true;
@@ -379,11 +385,12 @@ impl OrderSkus {
         }
     }
 
-    /// Whether a command changes an order of which nobody knows the SKUs: somebody else may be making it just now.
+    /// Whether a command changes an order of which nobody knows the SKUs: somebody else may be making it just now, or
+    /// they were not kept because nothing was expected to take longer.
     fn is_unknown(&self, command: &InnerCommand) -> bool {
         let InnerCommand::Public(public) = command else { return false };
-        let changes = changes_an_order(&public.action);
-        self.is_kept && changes && command.order_no().is_some_and(|no| !self.orders.contains_key(no))
+        let is_unknown = |order_no| !self.is_kept || !self.orders.contains_key(order_no);
+        changes_an_order(&public.action) && command.order_no().is_some_and(is_unknown)
     }
 
     /// The SKUs that a command names, and those of its order.
