@@ -90,10 +90,12 @@ impl CheckpointStore for FileCheckpoints {
     fn newest(&self, shard: ShardId) -> Result<Option<Box<dyn CheckpointReader>>, CheckpointError> {
         let dir = self.shard_dir(shard);
         let newest = || -> Result<_, FileError> {
-            match numbers(&dir)?.last() {
-                Some(number) => Reader::open(shard, file(&dir, *number)).map(Some),
-                None => Ok(None),
-            }
+            let Some(number) = numbers(&dir)?.pop() else { return Ok(None) };
+            // Its name may be of a process that ended before it was durable. Whoever starts from it lets go of the
+            // journal before it, so it must not be gone after a power loss.
+            sync_dir(&dir)?;
+            sync_dir(&parent(&dir))?;
+            Reader::open(shard, file(&dir, number)).map(Some)
         };
         let reader = newest().map_err(of_shard(shard))?;
         Ok(reader.map(|reader| Box::new(reader) as Box<dyn CheckpointReader>))

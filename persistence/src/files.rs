@@ -42,10 +42,11 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
     File::open(path).and_then(|dir| dir.sync_all()).at(path)
 }
 
-/// Creates a directory, unless it is there, so that it survives power loss.
+/// Creates a directory, unless it is there, so that it survives power loss. One that is there may be of a process that
+/// ended before it was durable.
 pub(crate) fn create_dir(path: &Path) -> Result<(), FileError> {
     match disk::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         other => other.at(path)?,
     }
     sync_dir(&parent(path))

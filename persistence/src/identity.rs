@@ -31,7 +31,7 @@ use hotstock_engine::checkpoint::Identity;
 use hotstock_engine::ids::{Epoch, ServerId, TakeId};
 use hotstock_engine::limits::MAX_TAKES_KNOWN;
 
-use crate::files::{At as _, FileError, read_if_there, write_whole};
+use crate::files::{At as _, FileError, read_if_there, sync_dir, write_whole};
 use crate::text_file;
 
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -72,6 +72,8 @@ impl DirIdentity {
         let recorded = match read_if_there(&path)? {
             None => None,
             Some(content) => {
+                // A process that ended before it was durable may have written it.
+                sync_dir(dir)?;
                 Some(parse(&content).ok_or_else(|| FileError::damage(&path, "it is not intact"))?)
             }
         };

@@ -268,3 +268,34 @@ fn a_file_of_another_shard_is_an_error() {
     fs::copy(&file, other.join(file.file_name().unwrap())).unwrap();
     assert!(home.checkpoints.newest(ShardId(0)).is_err());
 }
+
+/// What a start reads it rests on: the journal before it goes. So it is there after a power loss, also when the process
+/// that wrote it ended between giving it its name and making that durable.
+#[cfg(feature = "testing")]
+#[test]
+fn what_was_read_is_there_after_a_power_loss() {
+    use hotstock_persistence::testing::{DiskFault, SimulatedDisk};
+
+    for (operations, seed) in (0..24).flat_map(|operations| (0..8).map(move |seed| (operations, seed))) {
+        let disk = SimulatedDisk::new(seed);
+        let mounted = disk.mount("disk");
+        let checkpoints = FileCheckpoints::new(mounted.root().join("checkpoints"));
+        let write = |begin: u64| {
+            let mut writer = checkpoints.create(SHARD, Lsn(begin))?;
+            writer.write(&images(0..3))?;
+            writer.finish(END, &known())
+        };
+        let newest = || checkpoints.newest(SHARD).unwrap().map(|reader| reader.begin());
+        if operations % 2 == 0 {
+            write(10).unwrap();
+        }
+        disk.fail(DiskFault::PowerOff(operations / 2));
+        drop(write(20));
+        // The process ended, and the machine did not.
+        disk.power_off();
+        disk.power_on();
+        let read = newest();
+        disk.power_cycle();
+        assert_eq!(newest(), read, "after {operations} operations, seed {seed}");
+    }
+}

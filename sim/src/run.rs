@@ -291,8 +291,9 @@ impl Run<'_> {
                 return Ok(Some(end));
             }
             Op::Flip { file, place, crash } => {
-                self.flip_next = Some((*file, *place, *crash));
-                return if *crash { Ok(Some(End::Crash)) } else { self.stop(engine).await.map(Some) };
+                let end = if *crash { End::Crash } else { self.stop(engine).await? };
+                self.flip_next = Some((*file, *place, end == End::Crash));
+                return Ok(Some(end));
             }
             Op::CutStore => self.session().cut(),
             Op::MendStore => self.mend_store(),
@@ -317,7 +318,7 @@ impl Run<'_> {
         self.session.as_ref().expect("an engine was started")
     }
 
-    fn mend_store(&self) {
+    pub(super) fn mend_store(&self) {
         let session = self.session();
         session.mend();
         session.be_busy(0);
@@ -356,10 +357,10 @@ impl Run<'_> {
     }
 
     /// Whether the model can tell what is answered. It can't where orders over several shards may hold units for a
-    /// moment, of which best effort would get less.
-    fn can_tell(&self, action: &Action) -> bool {
+    /// moment (beside others, or of attempts that broke off), of which best effort would get less.
+    fn can_tell(&self, action: &Action, alone: bool) -> bool {
         let takes_what_is_there = matches!(action, Action::Reserve(c) if c.mode == Mode::BestEffort);
-        let is_clear = !(takes_what_is_there && self.plan.setup.spanning);
+        let is_clear = !(takes_what_is_there && self.plan.setup.spanning && (self.shaken || !alone));
         is_clear && !self.is_about_old(action)
     }
 
@@ -388,7 +389,7 @@ impl Run<'_> {
     ) -> Result<(), Violation> {
         let mut callers = Vec::new();
         for Call { what, delay, patience } in calls {
-            let Some(action) = self.action(what).filter(|action| self.can_tell(action)) else {
+            let Some(action) = self.action(what).filter(|action| self.can_tell(action, calls.len() == 1)) else {
                 continue;
             };
             let (engine, command, delay) = (engine.clone(), Command::from(action.clone()), *delay);
@@ -420,7 +421,7 @@ impl Run<'_> {
     }
 
     async fn batch(&mut self, engine: &Engine, actions: &[Action]) -> Result<(), Violation> {
-        let actions: Vec<Action> = actions.iter().filter(|action| self.can_tell(action)).cloned().collect();
+        let actions: Vec<Action> = actions.iter().filter(|action| self.can_tell(action, true)).cloned().collect();
         let commands = actions.iter().cloned().map(Command::from).collect();
         let outcomes = self.bounded("a batch", engine.submit_batch(commands)).await?;
         self.steps += actions.len() as u64;
@@ -472,7 +473,7 @@ impl Run<'_> {
             }
             seen = self.orders_of(engine, &told).await?;
         }
-        let lenient = self.plan.setup.spanning;
+        let lenient = self.plan.setup.spanning && self.shaken;
         self.worlds.take(
             &told,
             &How {

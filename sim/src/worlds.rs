@@ -9,7 +9,7 @@ use std::hash::Hasher as _;
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Action, Confirm, Line, Lines, Release, Reserve, Return};
 use hotstock_engine::ids::{OrderNo, SkuId, shard_of};
-use hotstock_engine::outcome::{Answer, OrderView, Outcome, Refusal, StockView};
+use hotstock_engine::outcome::{Answer, Effect, OrderView, Outcome, Refusal, StockView};
 use hotstock_engine::units::Levels;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -18,6 +18,9 @@ use crate::naive::{self, Naive};
 
 /// More ways than this are never followed.
 const MAX_WORLDS: usize = 512;
+
+/// As many are shown when none fits.
+const MAX_SHOWN: usize = 4;
 
 /// A command, and what its caller was told.
 #[derive(Debug, Clone)]
@@ -37,9 +40,9 @@ pub struct How<'a> {
     pub seen: &'a BTreeMap<OrderNo, Option<OrderView>>,
     /// When they were looked at.
     pub seen_at: Timestamp,
-    /// Units may be held for a moment by orders over several shards that came to nothing.
+    /// Attempts of orders over several shards broke off: they hold units until their participants have asked.
     pub lenient: bool,
-    /// There are orders over several shards, which may hold units for a moment that others see.
+    /// There are orders over several shards.
     pub spanning: bool,
     /// One caller sent them, in this order.
     pub in_order: bool,
@@ -92,9 +95,9 @@ impl Worlds {
                 let mut text = String::from("no order of these explains what was told:");
                 for one in &group {
                     let _ = write!(text, "\n    {:?}\n      told {:?}", one.action, one.answer);
-                    if group.len() == 1 {
-                        let outcome = self.any().clone().carry(&one.action, how.now, None);
-                        let _ = write!(text, "\n      must {outcome:?}");
+                    for world in self.worlds.iter().take(MAX_SHOWN) {
+                        let outcome = world.clone().carry(&one.action, how.now, None);
+                        let _ = write!(text, "\n      alone {outcome:?}");
                     }
                 }
                 return Err(text);
@@ -159,7 +162,9 @@ impl Worlds {
     }
 
     fn take_group(&self, told: &[Told], how: &How<'_>) -> Vec<Naive> {
-        let spans = how.lenient || told.len() > 1 && told.iter().any(|one| self.is_spanning(&one.action));
+        // Orders over several shards that come to nothing hold units for a moment, and others see that.
+        let spans = how.lenient
+            || !how.in_order && told.len() > 1 && told.iter().any(|one| self.is_spanning(&one.action));
         let orders: Vec<&OrderNo> = told.iter().filter_map(|one| order_of(&one.action)).collect();
         let mut after = Vec::new();
         let mut known: BTreeSet<(u32, u64)> = BTreeSet::new();
@@ -291,14 +296,18 @@ fn visible(stock: StockView, spans: bool) -> StockView {
 
 /// What server and model say alike. Of an order of several lines that can't be had for more than one reason, any of them
 /// may be told.
-fn plain(outcome: Outcome, action: &Action, spans: bool) -> Outcome {
+fn plain(outcome: Outcome, action: &Action, spanning: bool, spans: bool) -> Outcome {
     let has_lines = matches!(action, Action::Reserve(c) if c.lines.as_slice().len() > 1);
     match naive::plain(outcome) {
         Err(
             Refusal::UnknownSku { .. } | Refusal::SkuSuspended { .. } | Refusal::InsufficientStock { .. },
         ) if has_lines => Err(Refusal::InsufficientStock { lines: Vec::new() }),
-        Ok(Answer::Order { order, effect }) => Ok(Answer::Order { order: numbered(order, spans), effect }),
-        Ok(Answer::Stock { stock, effect }) => Ok(Answer::Stock { stock: visible(stock, spans), effect }),
+        Ok(Answer::Order { order, effect }) => Ok(Answer::Order { order: numbered(order, spanning), effect }),
+        Ok(Answer::Stock { stock, effect }) => {
+            // A repeat is told the levels after the change, which may not have been clear then.
+            let spans = spans || spanning && effect == Effect::Replayed;
+            Ok(Answer::Stock { stock: visible(stock, spans), effect })
+        }
         Ok(Answer::Sku { stocks, effect }) => Ok(Answer::Sku {
             stocks: stocks.into_iter().map(|stock| visible(stock, spans)).collect(),
             effect,
@@ -335,8 +344,8 @@ fn fits(world: &mut Naive, one: &Told, how: &How<'_>, spans: bool) -> Option<Out
         None => Some(outcome),
         Some(answer) => {
             let (must, told) = (
-                plain(outcome.clone(), &one.action, how.spanning),
-                plain(answer.clone(), &one.action, how.spanning),
+                plain(outcome.clone(), &one.action, how.spanning, spans),
+                plain(answer.clone(), &one.action, how.spanning, spans),
             );
             (must == told).then_some(outcome)
         }
@@ -404,7 +413,12 @@ fn print(world: &Naive) -> u64 {
             "{order_no}{buyer_id:?}{mode:?}{created_at:?}{expires_at:?}{asked:?}{wished:?}{got:?}{deeds:?}{requests:?}"
         );
     }
-    let _ = write!(print, "{:?}{:?}", world.changes.keys(), world.highest);
+    for (change, known) in &world.changes {
+        // A repeat is told them.
+        let Levels { available, reserved, sold, .. } = known.answer;
+        let _ = write!(print, "{change:?}{available} {reserved} {sold}");
+    }
+    let _ = write!(print, "{:?}", world.highest);
     print.0.finish()
 }
 

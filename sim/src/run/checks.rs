@@ -51,9 +51,18 @@ impl Run<'_> {
     ) -> Result<BTreeMap<OrderNo, Option<OrderView>>, Violation> {
         let mut seen = BTreeMap::new();
         for one in told {
-            if let Some(order_no) = order_of(&one.action)
-                && let Some(order) = self.read(engine, order_no).await?
-            {
+            let Some(order_no) = order_of(&one.action) else { continue };
+            let mut order = self.read(engine, order_no).await?;
+            // Where an order lies whose warehouses were chosen, and nobody was told, only a look can show.
+            let must_be_seen = one.answer.is_none() && matches!(&one.action, Action::Reserve(c) if c.choice.is_some());
+            let mut looks = 0;
+            while must_be_seen && order.is_none() && looks < LOOKS && self.is_alive() {
+                self.mend_store();
+                sleep(PAUSE).await;
+                order = self.read(engine, order_no).await?;
+                looks += 1;
+            }
+            if let Some(order) = order {
                 seen.insert(order_no.clone(), order);
             }
         }

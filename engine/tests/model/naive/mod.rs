@@ -57,7 +57,7 @@ pub struct Shelf {
 #[derive(Debug, Clone)]
 pub struct AnsweredChange {
     content: (ChangeKind, WarehouseId, i64),
-    answer: Levels,
+    pub answer: Levels,
     pub event: u64,
     pub at: Timestamp,
 }
