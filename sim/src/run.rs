@@ -100,6 +100,7 @@ pub fn run(plan: &Plan, show: bool) -> Result<Done, Failure> {
         flip_next: None,
         process_alone: false,
         unseen: BTreeSet::new(),
+        units_on_their_way: false,
         shaken: true,
         trace: Trace::new(show),
         steps: 0,
@@ -174,6 +175,8 @@ struct Run<'a> {
     process_alone: bool,
     /// Expired in the model; no server was seen to have expired them.
     unseen: BTreeSet<OrderNo>,
+    /// An order over several shards expired since all was last compared.
+    units_on_their_way: bool,
     /// Something broke off since all was last compared: attempts may still hold units.
     shaken: bool,
     trace: Trace,
@@ -216,10 +219,16 @@ impl Run<'_> {
             return Ok(End::Crash);
         }
         while let Some(op) = self.plan.ops.get(self.at) {
-            self.at += 1;
-            self.steps += 1;
             self.follow_time();
             self.expire(&engine).await?;
+            if std::mem::take(&mut self.units_on_their_way)
+                && !self.compare(&engine).await?
+                && !self.is_alive()
+            {
+                return Ok(End::Crash);
+            }
+            self.at += 1;
+            self.steps += 1;
             let (at, millis) = (self.at - 1, self.store_clock.millis());
             self.trace.note(format_args!("#{at} at {millis}: {op:?}"));
             if let Some(end) = self.carry_out(&engine, op).await? {
@@ -389,7 +398,8 @@ impl Run<'_> {
     ) -> Result<(), Violation> {
         let mut callers = Vec::new();
         for Call { what, delay, patience } in calls {
-            let Some(action) = self.action(what).filter(|action| self.can_tell(action, calls.len() == 1)) else {
+            let Some(action) = self.action(what).filter(|action| self.can_tell(action, calls.len() == 1))
+            else {
                 continue;
             };
             let (engine, command, delay) = (engine.clone(), Command::from(action.clone()), *delay);
@@ -421,7 +431,8 @@ impl Run<'_> {
     }
 
     async fn batch(&mut self, engine: &Engine, actions: &[Action]) -> Result<(), Violation> {
-        let actions: Vec<Action> = actions.iter().filter(|action| self.can_tell(action, true)).cloned().collect();
+        let actions: Vec<Action> =
+            actions.iter().filter(|action| self.can_tell(action, true)).cloned().collect();
         let commands = actions.iter().cloned().map(Command::from).collect();
         let outcomes = self.bounded("a batch", engine.submit_batch(commands)).await?;
         self.steps += actions.len() as u64;

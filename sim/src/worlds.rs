@@ -95,6 +95,9 @@ impl Worlds {
                 let mut text = String::from("no order of these explains what was told:");
                 for one in &group {
                     let _ = write!(text, "\n    {:?}\n      told {:?}", one.action, one.answer);
+                    if let Some(seen) = order_of(&one.action).and_then(|order_no| how.seen.get(order_no)) {
+                        let _ = write!(text, "\n      seen {seen:?}");
+                    }
                     for world in self.worlds.iter().take(MAX_SHOWN) {
                         let outcome = world.clone().carry(&one.action, how.now, None);
                         let _ = write!(text, "\n      alone {outcome:?}");
@@ -167,14 +170,14 @@ impl Worlds {
             || !how.in_order && told.len() > 1 && told.iter().any(|one| self.is_spanning(&one.action));
         let orders: Vec<&OrderNo> = told.iter().filter_map(|one| order_of(&one.action)).collect();
         let mut after = Vec::new();
-        let mut known: BTreeSet<(u32, u64)> = BTreeSet::new();
+        let mut known: BTreeSet<(u32, u64, u64)> = BTreeSet::new();
         let all = (1_u32 << told.len()) - 1;
         for world in &self.worlds {
             known.clear();
             // What may be; which commands are still to come; what those did whose answer nobody got.
             let mut open: Vec<(Naive, u32, u64)> = vec![(world.clone(), all, 0)];
             while let Some((world, left, did)) = open.pop() {
-                if !known.insert((left, did)) {
+                if !known.insert((left, did, last_words(&world, &orders))) {
                     continue;
                 }
                 let is_left = |i: &usize| left & (1 << i) != 0;
@@ -202,21 +205,22 @@ impl Worlds {
 
     /// Whether a command holds units in several shards.
     pub fn is_spanning(&self, action: &Action) -> bool {
-        let over_several = |lines: &[Line]| {
-            let shard = |line: &Line| shard_of(&line.sku_id, self.shards);
-            lines.iter().any(|line| shard(line) != shard(&lines[0]))
-        };
-        let of_order = |order_no: &OrderNo| {
-            self.worlds
-                .iter()
-                .filter_map(|world| world.orders.get(order_no))
-                .any(|order| over_several(&order.asked))
-        };
         match action {
-            Action::Reserve(c) => over_several(c.lines.as_slice()),
-            Action::Confirm(c) => of_order(&c.order_no),
+            Action::Reserve(c) => self.are_over_shards(c.lines.as_slice()),
+            Action::Confirm(c) => self.is_over_shards(&c.order_no),
             _ => false,
         }
+    }
+
+    /// Whether an order lies in several shards.
+    pub fn is_over_shards(&self, order_no: &OrderNo) -> bool {
+        let orders = self.worlds.iter().filter_map(|world| world.orders.get(order_no));
+        orders.into_iter().any(|order| self.are_over_shards(&order.asked))
+    }
+
+    fn are_over_shards(&self, lines: &[Line]) -> bool {
+        let shard = |line: &Line| shard_of(&line.sku_id, self.shards);
+        lines.iter().any(|line| shard(line) != shard(&lines[0]))
     }
 
     /// What is due ends.
@@ -386,6 +390,19 @@ impl Naive {
         }
         Some(outcome)
     }
+}
+
+/// A hash of what depends on which command came last, although all are answered alike: when orders end, and what is
+/// suspended.
+fn last_words(world: &Naive, orders: &[&OrderNo]) -> u64 {
+    let mut print = Print(Xxh3::new());
+    for order in orders.iter().filter_map(|order_no| world.orders.get(*order_no)) {
+        let _ = write!(print, "{:?}{:?}", order.expires_at, order.deeds);
+    }
+    for shelf in world.shelves.values() {
+        let _ = write!(print, "{:?}", shelf.status);
+    }
+    print.0.finish()
 }
 
 /// A hash of all that can be told of a model; what only counts is left out.

@@ -54,7 +54,8 @@ impl Run<'_> {
             let Some(order_no) = order_of(&one.action) else { continue };
             let mut order = self.read(engine, order_no).await?;
             // Where an order lies whose warehouses were chosen, and nobody was told, only a look can show.
-            let must_be_seen = one.answer.is_none() && matches!(&one.action, Action::Reserve(c) if c.choice.is_some());
+            let must_be_seen =
+                one.answer.is_none() && matches!(&one.action, Action::Reserve(c) if c.choice.is_some());
             let mut looks = 0;
             while must_be_seen && order.is_none() && looks < LOOKS && self.is_alive() {
                 self.mend_store();
@@ -112,6 +113,8 @@ impl Run<'_> {
             self.worlds.expire(now);
             self.unseen.extend(due);
             let Some(order_no) = self.unseen.pop_first() else { return Ok(()) };
+            // Its units come back a moment after it was seen to have expired.
+            self.units_on_their_way |= self.worlds.is_over_shards(&order_no);
             if !self.until_expired(engine, &order_no).await? {
                 // The process ended; the next one is to expire it, and is waited for.
                 self.unseen.insert(order_no);
@@ -126,7 +129,9 @@ impl Run<'_> {
         let mut looks = 0;
         while self.is_alive() && engine.health() == Health::Ready {
             match self.read(engine, order_no).await? {
-                Some(seen) if self.worlds.clone().see_order(order_no, seen.as_ref()).is_ok() => return Ok(true),
+                Some(seen) if self.worlds.clone().see_order(order_no, seen.as_ref()).is_ok() => {
+                    return Ok(true);
+                }
                 // What may be in the store alone can't be read while that is away.
                 None if looks > 20 => return Ok(self.is_alive()),
                 seen if looks == LOOKS => {
@@ -240,6 +245,9 @@ impl Run<'_> {
         self.follow_time();
         self.expire(engine).await?;
         if !self.compare(engine).await? {
+            if !self.is_alive() {
+                return Ok(End::Crash);
+            }
             return Err(format!("with all faults over, not everything can be read: {:?}", engine.health()));
         }
         let held = self.worlds.any().orders.values().filter(|order| order.is_open()).count();

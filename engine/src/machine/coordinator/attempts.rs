@@ -248,11 +248,14 @@ impl<C> Coordinator<C> {
         let refusal = match (around.is_settled(), attempt.reserve()) {
             (false, _) => None,
             (true, Some(reserve)) => refused_at_sight(reserve, see),
-            (true, None) if attempt.first.purpose == HoldPurpose::Return => None,
+            // A return needs nothing that could be short. What another shard lacks of a late payment only that shard
+            // can tell: units of the order itself may be on their way back, and are not published before they are
+            // durable. What is short here is certain.
+            (true, None) if attempt.first.short.is_empty() => None,
             (true, None) => {
                 let HoldFirst { lines, short, .. } = &attempt.first;
-                let short = short_at_sight(lines, short, |sku_id| state.owns(sku_id), see);
-                (!short.is_empty()).then_some(Refusal::LatePaymentNoStock { lines: short })
+                let lines = short_at_sight(lines, short, |sku_id| state.owns(sku_id), see);
+                Some(Refusal::LatePaymentNoStock { lines })
             }
         };
         if let Some(refusal) = refusal {

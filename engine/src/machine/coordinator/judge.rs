@@ -336,7 +336,7 @@ pub(crate) fn refused_at_sight(reserve: &Reserve, see: impl Fn(&SkuId) -> Seen) 
     Some(Refusal::InsufficientStock { lines: short })
 }
 
-/// Likewise of the units that a late payment needs: all that are short, in their order. `here`: those of this shard.
+/// The units that a late payment needs and that are short, in their order, when some of this shard are (`here`).
 pub(crate) fn short_at_sight(
     lines: &[Line],
     here: &[ShortLine],
