@@ -10,7 +10,7 @@ use std::path::Path;
 
 use hotstock_engine::ids::{Lsn, ShardId};
 use hotstock_engine::journal::{Group, Journal as _, JournalError};
-use hotstock_engine::testing::journal_suite::{Subject as _, assert_holds, group};
+use hotstock_engine::testing::journal_suite::{Sequence, SHARDS, Subject as _, assert_holds, group};
 use hotstock_engine::testing::samples;
 use hotstock_persistence::journal::{JournalOptions, events};
 use support::{OnSled, SMALL, edit, forge, forge_chain, raw_records};
@@ -319,6 +319,30 @@ fn an_event_larger_than_a_batch_is_there_as_a_whole_or_not() {
 }
 
 /// Each record is intact, and yet the journal is not what was written: a part of another one stands in it.
+/// A commit of several batches: what shard 0 logs there came about by what shard 2 logged before.
+#[test]
+fn of_a_commit_that_is_torn_no_effect_is_left_without_its_cause() {
+    let mut sequence = Sequence::default();
+    let turns: Vec<_> = (0..400).map(|n| if n % 2 == 0 { (2, 1, 200) } else { (0, 1, 0) }).collect();
+    let groups = sequence.groups(&turns);
+    let mut subject = OnSled::new(ONE_SEGMENT);
+    let mut journal = subject.open_sled().unwrap();
+    journal.commit(&groups).unwrap();
+    subject.crash(Box::new(journal));
+    let whole = fs::read(newest_db(&subject)).unwrap();
+    let batches = raw_records(&whole).iter().map(|record| record.batch).max().unwrap();
+    assert!(batches > 3, "{batches}");
+    for torn in 2..=batches {
+        let mut subject = OnSled::on(subject.freeze(), ONE_SEGMENT);
+        break_records(&newest_db(&subject), |record| record.batch >= torn);
+        let journal = subject.open_sled().unwrap();
+        let found: Vec<u64> =
+            (0..SHARDS).map(|shard| journal.reader().bounds(ShardId(shard)).last.0).collect();
+        let next = sequence.next(found.iter().sum::<u64>() as usize);
+        assert_eq!(found, next.map(|next| next.0 - 1), "torn at batch {torn} of {batches}");
+    }
+}
+
 #[test]
 fn a_record_that_does_not_follow_is_refused() {
     for (shard, first) in [(0, 1), (2, 51), (0, 91)] {

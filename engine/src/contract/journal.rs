@@ -14,6 +14,10 @@
 //!
 //! - **Order.** The events of one shard have the LSNs 1, 2, 3, … without gap or repeat. A group that does not follow
 //!   the last one of its shard is refused with [`JournalError::OutOfOrder`], and nothing of the call is written.
+//! - **One sequence.** The events of all shards, group after group and call after call, are one sequence, and a shard
+//!   learns of what another one logged only behind it there. What [`JournalReader::read_together`] gives is, with
+//!   everything before it, a beginning of that sequence, and so is what a restart finds: never an effect without its
+//!   cause.
 //! - **Durable.** When [`Journal::commit`] returns `Ok`, every event of every group survives power loss. Readers
 //!   see an event only from then on.
 //! - **Poison.** After a failed write or sync what reached the medium is unknown, and an fsync that failed must not
@@ -83,6 +87,21 @@ pub trait JournalReader: Send + Sync + 'static {
     /// [`JournalError::Io`].
     fn read(&self, shard: ShardId, from: Lsn, max: usize) -> Result<Vec<(Lsn, Event)>, JournalError>;
 
+    /// The events of all shards together, `next[shard]` the first of each: where an earlier answer ended, or the journal
+    /// begins. As many commits as have at most `max` events (≥ 1) and [weigh](Event::weight) at most `max_bytes`, and
+    /// one at the least: with what comes before it a beginning of the sequence. Of a commit that is written in several
+    /// pieces, since it is large, a beginning may come alone. Shards without an event are left out; none has one only
+    /// where the journal ends.
+    ///
+    /// # Errors
+    /// As of [`JournalReader::read`].
+    fn read_together(
+        &self,
+        next: &[Lsn],
+        max: usize,
+        max_bytes: u64,
+    ) -> Result<Vec<ShardEvents>, JournalError>;
+
     /// The chain hash after event `lsn`, for every `lsn` from the one before `bounds().first` to `bounds().last`.
     /// Computed from what is on the medium, never remembered from elsewhere.
     ///
@@ -93,6 +112,17 @@ pub trait JournalReader: Send + Sync + 'static {
 
     /// Bytes that the journal takes on disk now.
     fn disk_bytes(&self) -> u64;
+}
+
+/// What [`JournalReader::read_together`] gives of a shard.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShardEvents {
+    /// Whose.
+    pub shard: ShardId,
+    /// In their order; at least one.
+    pub events: Vec<(Lsn, Event)>,
+    /// The chain hash after the last of them.
+    pub hash: ChainHash,
 }
 
 /// The events of a shard that can be read: `first..=last`, none when `last` is below `first`.

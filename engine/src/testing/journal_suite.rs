@@ -2,6 +2,8 @@
 //! says how it is opened, crashed and made to fail ([`Subject`]) and calls [`journal_suite!`](crate::journal_suite),
 //! which makes one test of every function here.
 
+mod together;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +12,8 @@ use super::samples;
 use crate::base::ids::{ChainHash, Lsn, ShardId};
 use crate::contract::event::Event;
 use crate::contract::journal::{Bounds, Group, Journal, JournalError, JournalReader};
+
+pub use together::*;
 
 /// Shards of the journals under test.
 pub const SHARDS: u16 = 3;
@@ -70,6 +74,10 @@ macro_rules! journal_suite {
             the_chain_is_of_the_events_alone
             the_chain_outlives_restarts_and_trims
             the_chain_tells_journals_apart
+            all_shards_are_read_together
+            a_large_commit_is_read_in_its_order
+            together_after_restarts_and_trims
+            together_beside_the_writer
         );
     };
     (@tests $subject:expr; $($name:ident)+) => {$(

@@ -1,12 +1,12 @@
 //! A journal in memory: the contract without a disk, with commits that can be held back or made to fail.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crate::base::ids::{ChainHash, Lsn, ShardId};
 use crate::base::sync::unpoisoned;
 use crate::contract::event::Event;
-use crate::contract::journal::{Bounds, Group, Journal, JournalError, JournalReader};
+use crate::contract::journal::{Bounds, Group, Journal, JournalError, JournalReader, ShardEvents};
 
 /// The "disk": shared by its clones, so that an engine can be started again on it with [`MemoryJournal::open`].
 #[derive(Debug, Clone, Default)]
@@ -21,6 +21,8 @@ struct Disk {
 #[derive(Debug, Default)]
 struct State {
     shards: HashMap<ShardId, Kept>,
+    /// Of each commit the last event of its shards; from the first on that is not trimmed as a whole.
+    commits: VecDeque<BTreeMap<ShardId, Lsn>>,
     held: bool,
     /// Commits that wait to be let go.
     waiting: usize,
@@ -77,8 +79,11 @@ impl MemoryJournal {
     /// A copy as it is now: what is written to one of them is not in the other.
     #[must_use]
     pub fn copy(&self) -> Self {
-        let shards = self.state().shards.clone();
-        let state = State { shards, ..State::default() };
+        let (shards, commits) = {
+            let state = self.state();
+            (state.shards.clone(), state.commits.clone())
+        };
+        let state = State { shards, commits, ..State::default() };
         Self(Arc::new(Disk { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
@@ -148,6 +153,9 @@ impl Journal for Opened {
             let kept = state.shards.entry(group.shard).or_default();
             group.events.iter().for_each(|event| kept.push(event));
         }
+        let last = groups.iter().filter(|group| !group.events.is_empty());
+        let commit: BTreeMap<_, _> = last.map(|group| (group.shard, group.last())).collect();
+        state.commits.extend((!commit.is_empty()).then_some(commit));
         Ok(())
     }
 
@@ -159,6 +167,11 @@ impl Journal for Opened {
                 let Some((_, hash)) = kept.events.pop_front() else { break };
                 (kept.trimmed, kept.base) = (kept.trimmed + 1, hash);
             }
+        }
+        let State { shards, commits, .. } = &mut *state;
+        let is_gone = |(shard, last): (&ShardId, &Lsn)| shards[shard].trimmed >= last.0;
+        while commits.front().is_some_and(|commit| commit.iter().all(is_gone)) {
+            commits.pop_front();
         }
         Ok(())
     }
@@ -183,6 +196,50 @@ impl JournalReader for MemoryJournal {
         let skip = usize::try_from(from.0 - first.0).unwrap_or(usize::MAX);
         let events = kept.events.iter().skip(skip).take(max.max(1));
         Ok(events.zip(from.0..).map(|((event, _), lsn)| (Lsn(lsn), event.clone())).collect())
+    }
+
+    fn read_together(
+        &self,
+        next: &[Lsn],
+        max: usize,
+        max_bytes: u64,
+    ) -> Result<Vec<ShardEvents>, JournalError> {
+        let (mut ends, mut given): (BTreeMap<ShardId, Lsn>, _) = (BTreeMap::new(), (0, 0));
+        let state = self.state();
+        for (shard, asked) in (0..).map(ShardId).zip(next) {
+            let first = state.shards.get(&shard).map_or(Lsn(1), |kept| kept.bounds().first);
+            if *asked < first {
+                return Err(JournalError::Trimmed { shard, asked: *asked, first });
+            }
+        }
+        let place = |shard: ShardId, lsn: Lsn| {
+            let before = lsn.0 - state.shards[&shard].trimmed - 1;
+            usize::try_from(before).unwrap_or(usize::MAX)
+        };
+        let first = |shard: &ShardId| next.get(shard.index()).copied().unwrap_or(Lsn(u64::MAX));
+        let is_before = |commit: &BTreeMap<ShardId, Lsn>| commit.iter().all(|(shard, last)| *last < first(shard));
+        for commit in state.commits.range(state.commits.partition_point(is_before)..) {
+            let (mut count, mut bytes) = given;
+            for (shard, last) in commit {
+                let from = ends.get(shard).map_or(first(shard), |end| end.next());
+                for lsn in from.0..=last.0 {
+                    let (event, _) = &state.shards[shard].events[place(*shard, Lsn(lsn))];
+                    (count, bytes) = (count + 1, bytes + event.weight());
+                }
+            }
+            if !ends.is_empty() && (count > max || bytes > max_bytes) {
+                break;
+            }
+            given = (count, bytes);
+            ends.extend(commit.iter().filter(|(shard, last)| first(shard) <= **last));
+        }
+        let events = |(shard, last): (ShardId, Lsn)| {
+            let (from, kept) = (first(&shard), &state.shards[&shard].events);
+            let some = kept.range(place(shard, from)..=place(shard, last));
+            let events = (from.0..).map(Lsn).zip(some.map(|(event, _)| event.clone())).collect();
+            ShardEvents { shard, events, hash: kept[place(shard, last)].1 }
+        };
+        Ok(ends.into_iter().map(events).collect())
     }
 
     fn chain(&self, shard: ShardId, lsn: Lsn) -> Result<ChainHash, JournalError> {

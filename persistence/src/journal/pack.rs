@@ -54,40 +54,94 @@ impl Batch {
 }
 
 /// Packs groups into batches: one, unless there is more than [`MAX_BATCH_BYTES`]. The groups follow on `tips`, which
-/// go on to what comes after them.
+/// go on to what comes after them. A batch never has an event and lacks one that came before it, of whatever shard: so
+/// what is left when the last batches did not come through is a beginning of what was committed.
 pub(crate) fn pack(groups: &[Group], tips: &mut [Tip]) -> Vec<Batch> {
-    let mut batches = Vec::new();
-    // The groups of one shard side by side, in their order, so that their events share records.
-    let mut order: Vec<&Group> = groups.iter().filter(|group| !group.events.is_empty()).collect();
-    order.sort_by_key(|group| group.shard);
-    let mut packer: Option<Packer> = None;
-    for group in order {
-        if let Some(done) = packer.take_if(|packer| packer.shard != group.shard) {
-            done.close(&mut batches);
-        }
+    let mut packing = Packing { done: Vec::new(), batch: Batch::default(), open: Vec::new(), waiting: 0 };
+    packing.open.resize_with(tips.len(), || None);
+    for group in groups.iter().filter(|group| !group.events.is_empty()) {
         let tip = &mut tips[group.shard.index()];
-        let packer = packer.get_or_insert_with(|| Packer::new(group.shard, tip.chain));
         for (place, event) in group.events.iter().enumerate() {
-            packer.add(group.first.plus(place as u64), event, &mut batches);
+            tip.chain = packing.add(group.shard, group.first.plus(place as u64), event, tip.chain);
         }
-        *tip = Tip::after(group.last(), packer.chain);
+        tip.next = group.last().next().0;
     }
-    if let Some(done) = packer {
-        done.close(&mut batches);
-    }
-    batches
+    packing.close_batch();
+    packing.done
 }
 
-/// Opens a new batch when `bytes` more would be too many for the last one.
-fn make_room(batches: &mut Vec<Batch>, bytes: usize) {
-    let full = |batch: &Batch| !batch.records.is_empty() && batch.bytes + bytes > MAX_BATCH_BYTES;
-    if batches.last().is_none_or(full) {
-        batches.push(Batch::default());
+/// Batches in the making.
+struct Packing {
+    done: Vec<Batch>,
+    /// The last, which takes more.
+    batch: Batch,
+    /// Of each shard the record that is being filled, for this batch.
+    open: Vec<Option<Packer>>,
+    /// Bytes of those records.
+    waiting: usize,
+}
+
+impl Packing {
+    /// Adds the next event of a shard, after what has the chain hash `chain`; answers the one after it.
+    fn add(&mut self, shard: ShardId, lsn: Lsn, event: &Event, chain: ChainHash) -> ChainHash {
+        self.make_room();
+        let packer = self.open[shard.index()].get_or_insert_with(|| Packer::new(shard));
+        let before = packer.bytes();
+        let (tail, chain) = packer.add(lsn, event, chain);
+        self.waiting += packer.bytes() - before;
+        if let Some(tail) = tail {
+            self.full(shard, lsn, tail, chain);
+        }
+        chain.after
+    }
+
+    /// The event did not fit: what was there before goes as it is, and the event, whose bytes stand already, begins the
+    /// next record.
+    fn full(&mut self, shard: ShardId, lsn: Lsn, tail: Vec<u8>, chain: Chain) {
+        let Some(packer) = &mut self.open[shard.index()] else { return };
+        self.waiting -= packer.bytes();
+        packer.flush(&mut self.batch);
+        if tail.len() <= MAX_PAYLOAD_BYTES {
+            packer.begin(lsn, packer.base_time, chain.before);
+            packer.record.extend_from_slice(&tail);
+            packer.count = 1;
+            self.waiting += packer.bytes();
+            return;
+        }
+        // 1,000 lines take well under 200 KB, some fifty parts; what is forgotten at once may take some megabytes.
+        let parts = u16::try_from(tail.len().div_ceil(MAX_PAYLOAD_BYTES)).expect("an event is below 256 MB");
+        packer.begin(lsn, packer.base_time, chain.before);
+        let header = packer.header(Kind::Part, parts);
+        for (part, bytes) in (0..parts).zip(tail.chunks(MAX_PAYLOAD_BYTES)) {
+            let mut record = record::blank();
+            record.extend_from_slice(bytes);
+            // The parts may fall into several batches: an event of which some are missing does not count.
+            self.make_room();
+            self.batch.push(Header { part, ..header }, record);
+        }
+    }
+
+    /// Begins a new batch when one more record would be too much for this one.
+    fn make_room(&mut self) {
+        if self.batch.bytes + self.waiting + MAX_RECORD_BYTES > MAX_BATCH_BYTES {
+            self.close_batch();
+        }
+    }
+
+    fn close_batch(&mut self) {
+        self.open.iter_mut().flatten().for_each(|packer| packer.flush(&mut self.batch));
+        self.waiting = 0;
+        if !self.batch.records.is_empty() {
+            self.done.push(std::mem::take(&mut self.batch));
+        }
     }
 }
 
-fn push(batches: &mut [Batch], header: Header, record: Vec<u8>) {
-    batches.last_mut().expect("make_room was called before").push(header, record);
+/// The chain hash before an event and after it.
+#[derive(Clone, Copy)]
+struct Chain {
+    before: ChainHash,
+    after: ChainHash,
 }
 
 /// The record of one shard that is being filled.
@@ -96,69 +150,52 @@ struct Packer {
     first: Lsn,
     count: u16,
     base_time: Timestamp,
-    /// The chain hash before the first event of the record, and after its last.
+    /// The chain hash before the first event of the record.
     before: ChainHash,
-    chain: ChainHash,
     record: Vec<u8>,
 }
 
 impl Packer {
-    fn new(shard: ShardId, chain: ChainHash) -> Self {
+    fn new(shard: ShardId) -> Self {
         let (first, base_time) = (Lsn::ZERO, Timestamp(0));
-        Self { shard, first, count: 0, base_time, before: chain, chain, record: record::blank() }
+        Self { shard, first, count: 0, base_time, before: ChainHash(0), record: record::blank() }
     }
 
-    fn add(&mut self, lsn: Lsn, event: &Event, batches: &mut Vec<Batch>) {
+    fn begin(&mut self, first: Lsn, base_time: Timestamp, before: ChainHash) {
+        (self.first, self.base_time, self.before) = (first, base_time, before);
+    }
+
+    /// Bytes of the record so far; 0 while there is no event in it.
+    fn bytes(&self) -> usize {
+        if self.count == 0 { 0 } else { self.record.len() }
+    }
+
+    /// Adds an event, or gives it back in bytes when it does not fit.
+    fn add(&mut self, lsn: Lsn, event: &Event, before: ChainHash) -> (Option<Vec<u8>>, Chain) {
         if self.count == 0 {
-            self.first = lsn;
-            self.base_time = event.at;
-            self.before = self.chain;
+            self.begin(lsn, event.at, before);
         }
         let start = self.record.len();
         let body = encode_event(event, self.base_time, &mut self.record);
-        let before = self.chain;
-        self.chain = link(before, lsn, event.at, &self.record[body..]);
+        let chain = Chain { before, after: link(before, lsn, event.at, &self.record[body..]) };
         if self.record.len() <= MAX_RECORD_BYTES {
             self.count += 1;
-            return;
+            return (None, chain);
         }
-        // It did not fit: what was there before goes as it is, and the event, whose bytes stand already, begins the
-        // next.
-        let tail = self.record.split_off(start);
-        self.flush(batches);
-        self.first = lsn;
-        self.before = before;
-        if tail.len() <= MAX_PAYLOAD_BYTES {
-            self.record.extend_from_slice(&tail);
-            self.count = 1;
-        } else {
-            self.cut(&tail, batches);
-        }
+        (Some(self.record.split_off(start)), chain)
     }
 
-    /// Writes the events collected so far; the base time stays, for the event that did not fit was encoded with it.
-    fn flush(&mut self, batches: &mut Vec<Batch>) {
+    /// Gives the events collected so far to a batch; the base time stays, for the event that did not fit was encoded
+    /// with it.
+    fn flush(&mut self, batch: &mut Batch) {
         if self.count > 0 {
             let record = std::mem::replace(&mut self.record, record::blank());
-            make_room(batches, record.len());
-            push(batches, self.header(Kind::Events, self.count, 0), record);
+            batch.push(self.header(Kind::Events, self.count), record);
             self.count = 0;
         }
     }
 
-    fn cut(&mut self, event: &[u8], batches: &mut Vec<Batch>) {
-        // 1,000 lines take well under 200 KB, some fifty parts; what is forgotten at once may take some megabytes.
-        let parts = u16::try_from(event.len().div_ceil(MAX_PAYLOAD_BYTES)).expect("an event is below 256 MB");
-        for (part, bytes) in (0..parts).zip(event.chunks(MAX_PAYLOAD_BYTES)) {
-            let mut record = record::blank();
-            record.extend_from_slice(bytes);
-            // The parts may fall into several batches: an event of which some are missing does not count.
-            make_room(batches, record.len());
-            push(batches, self.header(Kind::Part, parts, part), record);
-        }
-    }
-
-    fn header(&self, kind: Kind, count: u16, part: u16) -> Header {
+    fn header(&self, kind: Kind, count: u16) -> Header {
         Header {
             kind,
             shard: self.shard,
@@ -167,12 +204,8 @@ impl Packer {
             base_time: self.base_time,
             batch: 0,
             batch_records: 0,
-            part,
+            part: 0,
             chain: self.before,
         }
-    }
-
-    fn close(mut self, batches: &mut Vec<Batch>) {
-        self.flush(batches);
     }
 }

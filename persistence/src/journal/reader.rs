@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use hotstock_engine::event::Event;
 use hotstock_engine::ids::{ChainHash, Lsn, ShardId};
-use hotstock_engine::journal::{Bounds, JournalError, JournalReader};
+use hotstock_engine::journal::{Bounds, JournalError, JournalReader, ShardEvents};
 
 use super::record::{self, Header, Kind};
 use super::recover::{Found, copy_segment};
@@ -99,7 +99,7 @@ impl Shared {
         result
     }
 
-    fn open(&self, number: u64) -> Result<Arc<Store>, FileError> {
+    pub fn open(&self, number: u64) -> Result<Arc<Store>, FileError> {
         let mut opened = self.opened();
         if let Some(store) = opened.alive.get(&number).and_then(Weak::upgrade) {
             let closing = opened.put(number, Arc::clone(&store));
@@ -215,7 +215,7 @@ impl State {
         oldest.get(shard.index()).copied()
     }
 
-    fn bounds(&self, shard: ShardId) -> Bounds {
+    pub fn bounds(&self, shard: ShardId) -> Bounds {
         match (self.base(shard), self.tips.get(shard.index())) {
             (Some(base), Some(tip)) => Bounds { first: Lsn(base.next), last: Lsn(tip.next - 1) },
             // It never had an event.
@@ -252,6 +252,15 @@ impl JournalReader for Shared {
         Ok(self.run(shard, from, max)?.map_or_else(Vec::new, |run| run.events))
     }
 
+    fn read_together(
+        &self,
+        next: &[Lsn],
+        max: usize,
+        max_bytes: u64,
+    ) -> Result<Vec<ShardEvents>, JournalError> {
+        self.run_together(next, max, max_bytes)
+    }
+
     fn chain(&self, shard: ShardId, lsn: Lsn) -> Result<ChainHash, JournalError> {
         let base = self.state().base(shard).unwrap_or(Tip::START);
         if lsn.next().0 == base.next {
@@ -279,12 +288,12 @@ impl JournalReader for Shared {
     }
 }
 
-fn damaged_or_io(shard: ShardId, lsn: Lsn, error: FileError) -> JournalError {
+pub(super) fn damaged_or_io(shard: ShardId, lsn: Lsn, error: FileError) -> JournalError {
     if error.damage { JournalError::Damaged { shard, lsn, what: error.to_string() } } else { io_error(error) }
 }
 
 /// Why a run through the records ended early.
-enum Stop {
+pub(super) enum Stop {
     Damaged(String),
     Failed(FileError),
 }
@@ -307,24 +316,24 @@ pub(super) const BROKEN_CHAIN: &str =
 
 /// A run through the records of one shard in one segment. It begins one event early, unless that is where the
 /// segment begins, so that the chain hash before the first event asked for is known.
-struct Run {
-    shard: ShardId,
+pub(super) struct Run {
+    pub shard: ShardId,
     /// The first event that is asked for.
     from: Lsn,
     /// The event that must come next.
-    next: Lsn,
+    pub next: Lsn,
     /// Where the segment (or what is durable of it) ends.
     end: Lsn,
     max: usize,
-    events: Vec<(Lsn, Event)>,
+    pub events: Vec<(Lsn, Event)>,
     /// The chain hash before `next`; `None` until the first event was seen.
-    chain: Option<ChainHash>,
+    pub chain: Option<ChainHash>,
     /// The parts seen so far of an event that is cut.
     cut: Vec<u8>,
 }
 
 impl Run {
-    fn new(shard: ShardId, from: Lsn, max: usize, base: Tip, end: Tip) -> Self {
+    pub fn new(shard: ShardId, from: Lsn, max: usize, base: Tip, end: Tip) -> Self {
         let begins = from.0 <= base.next;
         Self {
             shard,
@@ -339,7 +348,7 @@ impl Run {
     }
 
     /// Takes the next record; answers whether to go on.
-    fn take(&mut self, key: &[u8], value: &[u8]) -> Result<bool, Stop> {
+    pub fn take(&mut self, key: &[u8], value: &[u8]) -> Result<bool, Stop> {
         if key < &record::key(self.shard, Lsn::ZERO, 0)[..] {
             // The scan begins at the record before, which may be another shard's.
             return Ok(true);

@@ -63,6 +63,13 @@ impl Log {
         Ok(())
     }
 
+    /// The first record whose key is `from` or after it.
+    pub fn first(&self, from: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let state = self.state();
+        let mut rest = state.records.range(from.to_vec()..);
+        rest.next().map(|(key, record)| (key.clone(), record.clone()))
+    }
+
     /// The records from the last key at or below `from` on.
     pub fn from(&self, from: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
         let state = self.state();

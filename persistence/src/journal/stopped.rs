@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hotstock_engine::event::Event;
 use hotstock_engine::ids::{ChainHash, Lsn, ShardId};
-use hotstock_engine::journal::{Bounds, JournalError, JournalReader};
+use hotstock_engine::journal::{Bounds, JournalError, JournalReader, ShardEvents};
 
 use super::reader::{Shared, State};
 use super::recover::{Recovered, TRASH, look};
@@ -100,6 +100,15 @@ impl JournalReader for StoppedJournal {
 
     fn read(&self, shard: ShardId, from: Lsn, max: usize) -> Result<Vec<(Lsn, Event)>, JournalError> {
         self.shared.read(shard, from, max)
+    }
+
+    fn read_together(
+        &self,
+        next: &[Lsn],
+        max: usize,
+        max_bytes: u64,
+    ) -> Result<Vec<ShardEvents>, JournalError> {
+        self.shared.read_together(next, max, max_bytes)
     }
 
     fn chain(&self, shard: ShardId, lsn: Lsn) -> Result<ChainHash, JournalError> {

@@ -181,6 +181,18 @@ impl Store {
         Ok(())
     }
 
+    /// The first record whose key is `from` or after it.
+    pub fn first(&self, from: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, FileError> {
+        match self.db() {
+            Db::Sled(db) => {
+                let first = guarded(&self.path, || db.range(from..).next().transpose())?;
+                Ok(first.map(|(key, record)| (key.to_vec(), record.to_vec())))
+            }
+            #[cfg(feature = "testing")]
+            Db::StandIn(log) => Ok(log.first(from)),
+        }
+    }
+
     fn write_zeros(&self, bytes: u64) -> Result<(), FileError> {
         let mut end = self.file.length().at(&self.path)?;
         let piece = vec![0; ZERO_PIECE_BYTES];
