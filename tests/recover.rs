@@ -117,3 +117,115 @@ fn without_anything_to_recover_it_says_so() {
     let (code, said) = recover(&data, &store);
     assert_ne!(code, 0, "{said}");
 }
+
+/// Orders over several shards while the server is killed, each time at another moment: the store, which all of them are
+/// flushed to a few events at a time, has no order in part, and the new directory goes on with it.
+#[test]
+fn a_store_that_a_kill_cut_off_is_whole() {
+    const UNITS: i64 = 10_000;
+    const CALLERS: u64 = 4;
+    let dir = tempfile::tempdir().unwrap();
+    let store = format!("store.url=sqlite://{}", dir.path().join("store.sqlite").display());
+    let settings = [
+        "log.level=error",
+        "engine.shards=4",
+        "engine.max_resident_skus=4",
+        "store.flush_interval_ms=1",
+        "store.flush_events=3",
+        "journal.zeros_bytes=131072",
+        store.as_str(),
+    ];
+    let mut random = fastrand::Rng::with_seed(support::number("HOTSTOCK_SEED").unwrap_or(7));
+    let skus: Vec<String> = (0..6).map(|n| format!("sku-{n}")).collect();
+    let mut orders: Vec<String> = Vec::new();
+    let mut data = dir.path().join("data-0");
+    let mut server = Server::start(&data, &settings);
+    skus.iter().for_each(|sku| create(&server.address, sku, UNITS, false));
+    until("all SKUs are in the store", || support::lag(&server.address) == 0);
+    for round in 1..=support::number("HOTSTOCK_KILLS").unwrap_or(5) {
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|caller| {
+                let (address, skus, seed) = (server.address.clone(), skus.clone(), random.u64(..));
+                std::thread::spawn(move || trade(&address, &skus, &format!("{round}-{caller}"), seed))
+            })
+            .collect();
+        std::thread::sleep(std::time::Duration::from_millis(random.u64(300..900)));
+        server.end(Signal::KILL);
+        orders.extend(callers.into_iter().flat_map(|caller| caller.join().unwrap()));
+        std::fs::remove_dir_all(&data).unwrap();
+
+        data = dir.path().join(format!("data-{round}"));
+        let (code, said) = recover(&data, &store);
+        assert_eq!(code, 0, "{said}");
+        support::verify(&data);
+        server = Server::start(&data, &settings);
+        let mut last = String::new();
+        until("each SKU has what the orders say", || {
+            last = differences(&server.address, &skus, &orders, UNITS).join("\n");
+            last.is_empty()
+        });
+        until("everything is flushed", || support::lag(&server.address) == 0);
+        reconciled(&server.address);
+        assert_eq!(server.end(Signal::TERM), Some(0));
+        let (code, said) = run(&["verify", "--data-dir", data.to_str().unwrap()]);
+        assert_eq!(code, 0, "{said}");
+        server = Server::start(&data, &settings);
+    }
+    assert_eq!(server.end(Signal::TERM), Some(0));
+}
+
+/// Asks for orders over some SKUs and what may become of them, until the server is gone; their numbers.
+fn trade(address: &str, skus: &[String], mark: &str, seed: u64) -> Vec<String> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut client, mut orders) = (support::Client::default(), Vec::new());
+    loop {
+        let order_no = format!("{mark}-{}", orders.len());
+        let mut some = skus.to_vec();
+        random.shuffle(&mut some);
+        some.truncate(random.usize(2..=4));
+        let lines: Vec<Value> =
+            some.iter().map(|sku| json!({ "sku_id": sku, "quantity": random.u32(1..4) })).collect();
+        let ttl = [1, 3_600][random.usize(..2)];
+        let reserve = json!({ "order_no": order_no, "lines": lines, "ttl_seconds": ttl });
+        orders.push(order_no.clone());
+        let part = json!({ "request_id": "r", "lines": [{ "sku_id": some[0], "quantity": 1 }] });
+        let then = match random.u8(..6) {
+            0 => Vec::new(),
+            1 => vec![("confirm", json!({}))],
+            2 => vec![("release", json!({}))],
+            3 => vec![("confirm", json!({})), ("return", part)],
+            4 => vec![("confirm", part), ("release", json!({}))],
+            _ => vec![("release", json!({})), ("confirm", json!({}))],
+        };
+        let mut ask =
+            |path: &str, body: &Value| client.call(address, "POST", path, &body.to_string()).is_ok();
+        let answered = ask("/v1/reservations", &reserve)
+            && then.iter().all(|(what, body)| ask(&format!("/v1/reservations/{order_no}/{what}"), body));
+        if !answered {
+            return orders;
+        }
+    }
+}
+
+/// SKUs that don't hold, or have not sold, what the orders say.
+fn differences(address: &str, skus: &[String], orders: &[String], units: i64) -> Vec<String> {
+    let (mut client, mut of_orders) = (support::Client::default(), std::collections::BTreeMap::new());
+    for order_no in orders {
+        let path = format!("/v1/reservations/{order_no}");
+        let (status, answer) = client.call(address, "GET", &path, "").unwrap();
+        assert!(matches!(status, 200 | 404), "{order_no}: {status} {answer}");
+        for line in answer["lines"].as_array().into_iter().flatten() {
+            let number = |name: &str| line[name].as_i64().unwrap();
+            let (held, sold) = of_orders.entry(line["sku_id"].as_str().unwrap().to_owned()).or_insert((0, 0));
+            *held += number("held");
+            *sold += number("confirmed") - number("returned");
+        }
+    }
+    let wanted = |sku: &String| {
+        let (held, sold) = of_orders.get(sku).copied().unwrap_or_default();
+        [units - held - sold, held, sold]
+    };
+    let found = skus.iter().map(|sku| (sku, support::levels(address, sku), wanted(sku)));
+    let differ = found.filter(|(_, found, wanted)| found != wanted);
+    differ.map(|(sku, found, wanted)| format!("{sku}: {found:?}, the orders say {wanted:?}")).collect()
+}

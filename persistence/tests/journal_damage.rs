@@ -10,7 +10,7 @@ use std::path::Path;
 
 use hotstock_engine::ids::{Lsn, ShardId};
 use hotstock_engine::journal::{Group, Journal as _, JournalError};
-use hotstock_engine::testing::journal_suite::{Sequence, SHARDS, Subject as _, assert_holds, group};
+use hotstock_engine::testing::journal_suite::{SHARDS, Sequence, Subject as _, assert_holds, group};
 use hotstock_engine::testing::samples;
 use hotstock_persistence::journal::{JournalOptions, events};
 use support::{OnSled, SMALL, edit, forge, forge_chain, raw_records};

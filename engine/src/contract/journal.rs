@@ -87,11 +87,11 @@ pub trait JournalReader: Send + Sync + 'static {
     /// [`JournalError::Io`].
     fn read(&self, shard: ShardId, from: Lsn, max: usize) -> Result<Vec<(Lsn, Event)>, JournalError>;
 
-    /// The events of all shards together, `next[shard]` the first of each: where an earlier answer ended, or the journal
-    /// begins. As many commits as have at most `max` events (≥ 1) and [weigh](Event::weight) at most `max_bytes`, and
-    /// one at the least: with what comes before it a beginning of the sequence. Of a commit that is written in several
-    /// pieces, since it is large, a beginning may come alone. Shards without an event are left out; none has one only
-    /// where the journal ends.
+    /// The events of all shards together, `next[shard]` the first of each: where an earlier answer ended, or the
+    /// journal begins. As many commits as have at most `max` events (≥ 1) and [weigh](Event::weight) at most
+    /// `max_bytes`, and one at the least: with what comes before it a beginning of the sequence. Of a commit that is
+    /// written in several pieces, since it is large, a beginning may come alone. By shard; those without an event are
+    /// left out, all of them only where the journal ends.
     ///
     /// # Errors
     /// As of [`JournalReader::read`].

@@ -10,9 +10,10 @@
 //! The contract:
 //!
 //! - **It never decides.** Rows follow from events; what is in memory of a shard is newer than its rows, never older.
-//! - **Exactly once.** [`Store::flush`] moves the watermark of its shard in the transaction that writes the rows.
-//!   Repeating it, whatever died when, has no second effect. Every value that it writes is absolute: nothing is read
-//!   back.
+//! - **Exactly once.** [`Store::flush`] moves the watermarks in the transaction that writes the rows. Repeating it,
+//!   whatever died when, has no second effect. Every value that it writes is absolute: nothing is read back.
+//! - **One beginning.** What is flushed together is there together or not at all. So a store that is fed in the order
+//!   of the one journal always has a beginning of it, over all shards.
 //! - **One writer.** Everything that writes names the epoch of its server, and is refused with [`StoreError::Fenced`]
 //!   when another one is the newest. The check and the write are one transaction.
 //! - **Snapshots.** What is read to be decided on comes with the watermarks of the same moment, so that the engine
@@ -70,11 +71,11 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`].
     async fn let_go(&self, epoch: Epoch) -> Result<(), StoreError>;
 
-    /// Takes in events of a shard, in one transaction with its watermark, which must be `batch.after`: otherwise
-    /// nothing is written and the answer tells where it is. A stock row that is not what the first event finds
-    /// (somebody changed it by hand, or it is there and should not be) parks its SKU: an anomaly is recorded, its
-    /// stock rows are left alone from then on, everything else is written. So is a SKU whose row does not fit.
-    /// Statements are bounded in rows and bytes, and halved when the server refuses their size.
+    /// Takes in events of shards, in one transaction with their watermarks. Each of `batch.parts` must find its own at
+    /// `after`: otherwise nothing is written and the answer tells where they are. A stock row that is not what the
+    /// first event finds (somebody changed it by hand, or it is there and should not be) parks its SKU: an anomaly is
+    /// recorded, its stock rows are left alone from then on, everything else is written. So is a SKU whose row does not
+    /// fit. Statements are bounded in rows and bytes, and halved when the server refuses their size.
     ///
     /// # Errors
     /// [`StoreError::Fenced`]; the others as usual. After an unknown outcome it can be repeated.
@@ -330,32 +331,68 @@ impl Take {
     }
 }
 
-/// Events of a shard on their way to the store.
-#[derive(Debug, Clone, Copy)]
+/// Events on their way to the store.
+#[derive(Debug, Clone)]
 pub struct FlushBatch<'a> {
     /// The epoch of the server.
     pub epoch: Epoch,
-    /// Of which shard.
+    /// By shard, each once; those without an event are compared alone. At least one has events.
+    pub parts: Vec<FlushPart<'a>>,
+}
+
+/// What is flushed of a shard.
+#[derive(Debug, Clone, Copy)]
+pub struct FlushPart<'a> {
+    /// Of which.
     pub shard: ShardId,
     /// Where the watermark is believed to be.
     pub after: Lsn,
-    /// The chain hash after the last event.
+    /// The chain hash after the last event; of no matter where there is none.
     pub hash: ChainHash,
-    /// The events after it, without gap; at least one.
+    /// The events after it, without gap.
     pub events: &'a [(Lsn, Event)],
+}
+
+impl FlushBatch<'_> {
+    /// Checks what every store asks of a batch.
+    ///
+    /// # Errors
+    /// [`StoreError::Inconsistent`].
+    pub fn check(&self) -> Result<(), StoreError> {
+        let mut shards = BTreeSet::new();
+        for FlushPart { shard, after, events, .. } in &self.parts {
+            let gapless = events.iter().zip(1..).all(|((lsn, _), n)| *lsn == after.plus(n));
+            if !gapless || !shards.insert(*shard) {
+                let problem = format!("a batch after {after} of shard {shard} that has a gap or comes twice");
+                return Err(StoreError::Inconsistent(problem));
+            }
+        }
+        match self.parts.iter().all(|part| part.events.is_empty()) {
+            true => Err(StoreError::Inconsistent("a batch without an event".to_owned())),
+            false => Ok(()),
+        }
+    }
 }
 
 /// See [`Store::flush`].
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Flushed {
-    /// Where the watermark is now.
-    pub watermark: Watermark,
+    /// Where the watermarks of the batch's shards are now, in its order.
+    pub watermarks: Vec<Watermark>,
     /// Rows written, of all tables.
     pub rows: u64,
     /// Anomalies found and recorded.
     pub anomalies: u64,
     /// SKUs that were parked by it.
     pub parked: Vec<SkuId>,
+}
+
+impl Flushed {
+    /// Where the watermark of a shard is now; [`Lsn::ZERO`] of one that the batch did not name.
+    #[must_use]
+    pub fn flushed(&self, shard: ShardId) -> Lsn {
+        self.watermarks.iter().find(|mark| mark.shard == shard).map_or(Lsn::ZERO, |mark| mark.lsn)
+    }
 }
 
 /// See [`Store::load`]. Each list at most [`MAX_LOADED_AT_ONCE`](crate::base::limits::MAX_LOADED_AT_ONCE).

@@ -4,7 +4,7 @@
 //! ```text
 //!   submit ─▶ router ─▶ shards ─▶ journal writer ─▶ views, directory ─▶ replier ─▶ caller, other shards
 //!                         │ ▲            │
-//!                      loader, known     └─▶ flushers ─▶ store
+//!                      loader, known     └─▶ flusher ─▶ store
 //! ```
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -53,7 +53,7 @@ use crate::services::checks::Checks;
 use crate::services::directory::Directory;
 use crate::services::dirty::Dirty;
 use crate::services::fence::Fence;
-use crate::services::flusher::Flushers;
+use crate::services::flusher::Flusher;
 use crate::services::hot::HotList;
 use crate::services::known::{self, Known};
 use crate::services::loader::Loader;
@@ -107,7 +107,7 @@ struct Running {
     fence: Arc<Fence>,
     link: Arc<StoreLink>,
     owner: Arc<Owner>,
-    flushers: Arc<Flushers>,
+    flusher: Arc<Flusher>,
     loader: Arc<Loader>,
     known: Arc<Known>,
     dirty: Option<Arc<Dirty>>,
@@ -124,8 +124,8 @@ struct Stoppable {
     supervisor: ActorRef<SupervisorMessage>,
     ticker: tokio::task::JoinHandle<()>,
     replier: tokio::task::JoinHandle<()>,
-    /// Flushers, which flush once more at the end.
-    flushers: JoinSet<()>,
+    /// The flusher, which flushes once more at the end.
+    flusher: JoinSet<()>,
     /// Heartbeat and retention: they end when they are told to.
     keepers: JoinSet<()>,
     /// Tells them.
@@ -226,23 +226,9 @@ impl Engine {
         let (to_replier, for_replier) = mpsc::unbounded_channel();
         let (to_checkpointer, for_checkpointer) = mpsc::channel(MAX_WAITING_SLICES);
         let replier = tokio::spawn(replier::run(for_replier));
-        let writer = {
-            let parts = WriterParts {
-                inbox: Arc::clone(&inbox),
-                poison: Arc::clone(&poison),
-                directory: Arc::clone(&directory),
-                views: Arc::clone(&views),
-                dirty: dirty.clone(),
-                hot: Arc::clone(&hot),
-                replier: to_replier.clone(),
-                flush_events: options.store.flush_events.max(1) as u64,
-                counters: Arc::clone(&counters),
-            };
-            spawn_worker("journal writer", Writer::new(journal, parts))?
-        };
-        let flushers = {
+        let flusher = {
             let (inbox, failpoints) = (Arc::clone(&inbox), failpoints.clone());
-            Arc::new(Flushers::new(
+            Arc::new(Flusher::new(
                 Arc::clone(&link),
                 shards.to_vec(),
                 Arc::clone(&reader),
@@ -252,11 +238,25 @@ impl Engine {
                 Box::new(move |step| failpoints.reach(step)),
             ))
         };
+        let writer = {
+            let parts = WriterParts {
+                inbox: Arc::clone(&inbox),
+                poison: Arc::clone(&poison),
+                directory: Arc::clone(&directory),
+                views: Arc::clone(&views),
+                dirty: dirty.clone(),
+                hot: Arc::clone(&hot),
+                replier: to_replier.clone(),
+                flusher: Arc::clone(&flusher),
+                counters: Arc::clone(&counters),
+            };
+            spawn_worker("journal writer", Writer::new(journal, parts))?
+        };
         let checkpointer = {
             let (shards, inbox, store) = (Arc::clone(&shards), Arc::clone(&inbox), Arc::clone(&checkpoints));
-            let (flushers, known) = (Arc::clone(&flushers), Arc::clone(&known));
+            let (flusher, known) = (Arc::clone(&flusher), Arc::clone(&known));
             let failpoints = failpoints.clone();
-            let parts = CheckpointParts { shards, inbox, flushers, known, failpoints };
+            let parts = CheckpointParts { shards, inbox, flusher, known, failpoints };
             spawn_worker("checkpointer", Checkpointer::new(store, parts, for_checkpointer))?
         };
 
@@ -277,7 +277,7 @@ impl Engine {
             directory: Arc::clone(&directory),
             known: Arc::clone(&known),
             loader: Arc::clone(&loader),
-            flushers: Arc::clone(&flushers),
+            flusher: Arc::clone(&flusher),
             retention,
             views: Arc::clone(&views),
             inbox: Arc::clone(&inbox),
@@ -327,28 +327,28 @@ impl Engine {
             reads: Arc::clone(&reads),
             reader: Arc::clone(&reader),
             fence: Arc::clone(&fence),
-            flushers: Arc::clone(&flushers),
+            flusher: Arc::clone(&flusher),
             clock: Arc::clone(&clock),
         };
 
         // The background.
         let ticker = tokio::spawn(tick(Arc::clone(&directory), Arc::clone(&shards)));
-        let mut flusher_loops = JoinSet::new();
-        for id in (0..count).map(ShardId) {
-            let flushers = Arc::clone(&flushers);
-            flusher_loops.spawn(async move { flushers.run(id).await });
+        let mut flusher_loop = JoinSet::new();
+        {
+            let flusher = Arc::clone(&flusher);
+            flusher_loop.spawn(async move { flusher.run().await });
         }
         let (keepers_stop, stopping) = watch::channel(false);
         let mut keepers = JoinSet::new();
         {
-            let (owner, flushers, stopping) = (Arc::clone(&owner), Arc::clone(&flushers), stopping.clone());
-            keepers.spawn(async move { owner.keep(&flushers, stopping).await });
+            let (owner, flusher, stopping) = (Arc::clone(&owner), Arc::clone(&flusher), stopping.clone());
+            keepers.spawn(async move { owner.keep(&flusher, stopping).await });
         }
         {
-            let (link, flushers) = (Arc::clone(&link), Arc::clone(&flushers));
+            let (link, flusher) = (Arc::clone(&link), Arc::clone(&flusher));
             let (clock, known) = (Arc::clone(&clock), Arc::clone(&known));
             keepers.spawn(async move {
-                retention.run(&link, &flushers, &known, clock.as_ref(), &failpoints, stopping).await;
+                retention.run(&link, &flusher, &known, clock.as_ref(), &failpoints, stopping).await;
             });
         }
         let mut loops = JoinSet::new();
@@ -373,7 +373,7 @@ impl Engine {
             supervisor,
             ticker,
             replier,
-            flushers: flusher_loops,
+            flusher: flusher_loop,
             keepers,
             keepers_stop,
             loops,
@@ -398,7 +398,7 @@ impl Engine {
             fence,
             link,
             owner,
-            flushers,
+            flusher,
             loader,
             known,
             dirty,
@@ -586,7 +586,7 @@ impl Engine {
             commits += count.load(Ordering::Relaxed);
             (*bound, commits)
         });
-        let flushes = running.flushers.stats();
+        let flushes = running.flusher.stats();
         Stats {
             shards: running
                 .shards
@@ -597,7 +597,7 @@ impl Engine {
             commit_histogram: histogram.collect(),
             journal_disk_bytes: running.reader.disk_bytes(),
             directory_orders: running.router.directory.len() as u64,
-            store: store_stats(&running.link, &running.flushers, &running.loader, &running.known),
+            store: store_stats(&running.link, &running.flusher, &running.loader, &running.known),
             checks: running.checks.as_ref().map(|checks| checks.stats()),
             cross_shard: cross_shard_stats(&running.cross_shard, &running.shards),
             clock: running.owner.clock.status(),
@@ -622,7 +622,7 @@ impl Engine {
             supervisor,
             ticker,
             replier,
-            mut flushers,
+            mut flusher,
             mut keepers,
             keepers_stop,
             mut loops,
@@ -653,8 +653,8 @@ impl Engine {
         drop(replier.await);
         // Nothing more will be logged: what is durable now is the last that is flushed. The heartbeat goes on until
         // then.
-        running.flushers.stop();
-        while flushers.join_next().await.is_some() {}
+        running.flusher.stop();
+        while flusher.join_next().await.is_some() {}
         keepers_stop.send_replace(true);
         while keepers.join_next().await.is_some() {}
         running.owner.let_go().await;

@@ -13,7 +13,7 @@ use crate::contract::outcome::{Refusal, StockView};
 use crate::front::reads::Reads;
 use crate::front::reconcile::Live;
 use crate::services::fence::Fence;
-use crate::services::flusher::Flushers;
+use crate::services::flusher::Flusher;
 use crate::services::shared::{Envelope, ShardShared};
 
 /// See the top of the file.
@@ -22,7 +22,7 @@ pub(crate) struct Inspected {
     pub reads: Arc<Reads>,
     pub reader: Arc<dyn JournalReader>,
     pub fence: Arc<Fence>,
-    pub flushers: Arc<Flushers>,
+    pub flusher: Arc<Flusher>,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -66,6 +66,6 @@ impl Live for Inspected {
     }
 
     fn repaired(&self, sku_id: &SkuId) {
-        self.flushers.unpark(sku_id);
+        self.flusher.unpark(sku_id);
     }
 }

@@ -14,7 +14,7 @@ use crate::base::limits::{HEARTBEAT_MILLIS, HEARTBEAT_TIMEOUT_MILLIS, TAKE_OVER_
 use crate::contract::checkpoint::Identity;
 use crate::contract::journal::JournalReader;
 use crate::contract::store::{Ownership, StoreError, Take};
-use crate::services::flusher::Flushers;
+use crate::services::flusher::Flusher;
 use crate::services::ownership::{LOCKED, Mine, NotOurs, Verdict, judge};
 use crate::services::store_link::StoreLink;
 
@@ -115,7 +115,7 @@ impl Owner {
 
     /// The heartbeat: renews the lease, takes the store when it was not there at the start or lost what we took,
     /// finds out that somebody else did. Ends when `stopping` says so.
-    pub async fn keep(&self, flushers: &Flushers, mut stopping: watch::Receiver<bool>) {
+    pub async fn keep(&self, flusher: &Flusher, mut stopping: watch::Receiver<bool>) {
         // Several in the time of a lease.
         let lease_millis = u64::from(self.lease_seconds).saturating_mul(1_000);
         let pause = if lease_millis == 0 { HEARTBEAT_MILLIS } else { HEARTBEAT_MILLIS.min(lease_millis / 8) };
@@ -138,7 +138,7 @@ impl Owner {
             if self.link.fence().is_fenced_for_good() {
                 continue;
             }
-            self.beat(flushers).await;
+            self.beat(flusher).await;
         }
     }
 
@@ -157,7 +157,7 @@ impl Owner {
     }
 
     /// One heartbeat.
-    pub(crate) async fn beat(&self, flushers: &Flushers) {
+    pub(crate) async fn beat(&self, flusher: &Flusher) {
         let fence = self.link.fence();
         let ours = fence.epoch();
         if ours == Epoch::ZERO {
@@ -180,7 +180,7 @@ impl Owner {
             Err(_) => return,
         }
         // Those flushed before the store is asked: it can't be behind them unless it went back.
-        let flushed = flushers.flushed();
+        let flushed = flusher.flushed();
         let Ok(store) = self.asked(self.link.store().ownership()).await else { return };
         if fence.epoch() != ours {
             return;
@@ -190,7 +190,7 @@ impl Owner {
         if store.epoch == ours && !is_ours {
             fence.fence("another server took the store with the same epoch, after the store was restored");
         } else if store.epoch == ours {
-            flushers.compare(&flushed, &store.watermarks);
+            flusher.compare(&flushed, &store.watermarks);
         }
     }
 

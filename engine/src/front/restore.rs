@@ -1,16 +1,17 @@
 //! A new data directory's shards, from the store alone: what `hotstock recover --from-store` writes as their first
 //! checkpoints. In memory is what has to be there: hot SKUs, open orders with their SKUs, orders whose participants
 //! have not carried out everything, and what participants hold. Everything else stays stored. Each shard begins at the
-//! watermark that the store has of it; what it had logged after that is lost.
+//! watermark that the store has of it; what it had logged after that is lost. The watermarks of all shards are of one
+//! moment: there is nothing of an order in one shard that rests on what is lost of another. What its coordinator had
+//! decided and a participant not done is told again after the start; what a participant holds and no order knows is let
+//! go.
 //!
 //! The store is taken first ([`seize`](crate::services::ownership::seize)), so that nothing changes while it is read.
-
-mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::clock::Timestamp;
-use crate::base::ids::{Epoch, Lsn, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
+use crate::base::ids::{Epoch, Lsn, ShardId, SkuId, WarehouseId, shard_of};
 use crate::base::limits::MAX_LOADED_AT_ONCE;
 use crate::contract::checkpoint::CheckpointEnd;
 use crate::contract::image::{Image, LineImage, OrderImage, StockImage};
@@ -20,8 +21,6 @@ use crate::contract::store::{
 };
 use crate::machine::state::State;
 
-use whole::make_whole;
-
 /// What the shards begin with.
 #[derive(Debug)]
 pub struct Restored {
@@ -29,24 +28,6 @@ pub struct Restored {
     pub shards: Vec<RestoredShard>,
     /// SKUs whose stock rows did not fit and were put right by their journal, with what was there.
     pub repaired: Vec<(SkuId, Vec<Repaired>)>,
-    /// Lines of orders over several shards that were flushed at another moment than what is held for them.
-    pub torn: Vec<Torn>,
-}
-
-/// A line of an order that its coordinator and its participant have of different moments.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Torn {
-    /// The order.
-    pub order_no: OrderNo,
-    /// What.
-    pub sku_id: SkuId,
-    /// Where.
-    pub warehouse_id: WarehouseId,
-    /// Units that the order counts on.
-    pub wanted: u32,
-    /// Units that are held for it. Fewer: it has no more than that now, and what of the rest was sold already has to be
-    /// settled by hand. More: the rest is let go.
-    pub there: u32,
 }
 
 /// What a shard begins with.
@@ -92,10 +73,9 @@ pub async fn restore(
     owned: &Ownership,
     now: Timestamp,
 ) -> Result<Restored, RestoreError> {
-    let mut orders = open_orders(store).await?;
+    let orders = open_orders(store).await?;
     let mut skus: BTreeSet<SkuId> = hot_skus(store).await?;
     let holds = holds(store).await?;
-    let torn = make_whole(&mut orders, &holds, owned.shards);
     for order in &orders {
         skus.extend(order.image.lines.iter().map(|line| line.sku_id.clone()));
     }
@@ -113,7 +93,7 @@ pub async fn restore(
         let holds: Vec<&StoredHold> = holds.iter().filter(|hold| hold.shard == shard).collect();
         shards.push(shard_from(mark, owned.shards, stocks, &orders, &holds, now)?);
     }
-    Ok(Restored { shards, repaired, torn })
+    Ok(Restored { shards, repaired })
 }
 
 async fn open_orders(store: &dyn Store) -> Result<Vec<StoredOrder>, StoreError> {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::base::ids::ShardId;
 use crate::contract::counters::{CrossShardCounters, CrossShardStats, FlushStats, ShardStats, StoreStats};
-use crate::services::flusher::Flushers;
+use crate::services::flusher::Flusher;
 use crate::services::known::Known;
 use crate::services::loader::Loader;
 use crate::services::shared::ShardShared;
@@ -52,19 +52,14 @@ pub(crate) fn cross_shard_stats(
 }
 
 /// Of the store.
-pub(crate) fn store_stats(
-    link: &StoreLink,
-    flushers: &Flushers,
-    loader: &Loader,
-    known: &Known,
-) -> StoreStats {
+pub(crate) fn store_stats(link: &StoreLink, flusher: &Flusher, loader: &Loader, known: &Known) -> StoreStats {
     StoreStats {
         problem: link.problem(),
         clock_offset_millis: link.clock_offset_millis(),
         epoch: link.fence().epoch().0,
         fenced: link.fence().fenced(),
-        journal_full: flushers.why_journal_full(),
-        parked: flushers.parked(),
+        journal_full: flusher.why_journal_full(),
+        parked: flusher.parked(),
         loads_waiting: loader.waiting(),
         known: known.stats(),
         ..link.counters.counted()

@@ -13,7 +13,7 @@ use crate::base::ids::{Lsn, ShardId};
 use crate::base::sync::Inbox;
 use crate::contract::checkpoint::{CheckpointEnd, CheckpointError, CheckpointStore, CheckpointWriter};
 use crate::contract::image::Image;
-use crate::services::flusher::Flushers;
+use crate::services::flusher::Flusher;
 use crate::services::known::Known;
 use crate::services::shared::ShardShared;
 use crate::services::writer::WriterMessage;
@@ -44,7 +44,7 @@ pub(crate) struct CheckpointParts {
     pub shards: Arc<[Arc<ShardShared>]>,
     pub inbox: Arc<Inbox<WriterMessage>>,
     /// Tells how far the journal may be trimmed.
-    pub flushers: Arc<Flushers>,
+    pub flusher: Arc<Flusher>,
     /// Saved before a checkpoint is finished, so that what left memory before it is known after it.
     pub known: Arc<Known>,
     pub failpoints: Failpoints,
@@ -142,7 +142,7 @@ impl Loop for Checkpointer {
 /// checkpoint would keep whole segments from being trimmed, so a checkpoint that was due by its number of events asks
 /// the others for one.
 fn finished(parts: &CheckpointParts, asked: bool) {
-    drop(parts.inbox.put(WriterMessage::Trim(parts.flushers.trim_marks())));
+    drop(parts.inbox.put(WriterMessage::Trim(parts.flusher.trim_marks())));
     if asked {
         return;
     }

@@ -1,8 +1,10 @@
-//! Brings what the shards logged to the store: one task for each shard reads its durable journal from the watermark
-//! on and flushes it, one transaction with the watermark each time. It tells the shard what may leave its memory, the
-//! journal writer how far it may trim, and everybody when the journal on the disk has reached its cap.
+//! Brings what the shards logged to the store: one task reads the durable journal of all of them from the watermarks on
+//! and flushes it, one transaction with the watermarks each time. So the store always has a beginning of the one
+//! journal, and of no order what its shards did at different moments. It tells the shards what may leave their memory,
+//! the journal writer how far it may trim, and everybody when the journal on the disk has reached its cap.
 //!
-//! Where the store says that it is, and that its events are ours, is checked whenever it is not where we left it:
+//! Where the store says that it is, and that its events are ours, is checked whenever it is not where we left it; of
+//! each shard:
 //!
 //! ```text
 //!   journal        first ······ flushed before ······ durable
@@ -17,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::base::backoff::Backoff;
@@ -25,14 +27,12 @@ use crate::base::blocking;
 use crate::base::clock::Clock;
 use crate::base::ids::{ChainHash, Epoch, Lsn, ShardId, SkuId};
 use crate::base::limits::{
-    FINAL_FLUSH_MILLIS, FULL_CHECKPOINT_MILLIS, MAX_FLUSH_BYTES, MAX_FLUSHES_AT_ONCE, MAX_PARKED_KNOWN,
-    TRIM_STEPS,
+    FINAL_FLUSH_MILLIS, FULL_CHECKPOINT_MILLIS, MAX_FLUSH_BYTES, MAX_PARKED_KNOWN, TRIM_STEPS,
 };
 use crate::base::sync::unpoisoned;
 use crate::contract::counters::{FlushStats, JournalFull};
-use crate::contract::event::Event;
-use crate::contract::journal::{JournalError, JournalReader};
-use crate::contract::store::{FlushBatch, Watermark};
+use crate::contract::journal::{JournalReader, ShardEvents};
+use crate::contract::store::{FlushBatch, FlushPart, Watermark};
 use crate::services::ownership::{NotOurs, contains};
 use crate::services::shared::ShardShared;
 use crate::services::store_link::{StoreLink, add};
@@ -55,8 +55,8 @@ pub(crate) type Trim = Box<dyn Fn(Vec<(ShardId, Lsn)>) + Send + Sync>;
 /// Runs when a step of a flush is reached.
 pub(crate) type Step = Box<dyn Fn(&'static str) + Send + Sync>;
 
-/// The flushers of all shards, and what the others ask them.
-pub(crate) struct Flushers {
+/// The flusher, as the others see it.
+pub(crate) struct Flusher {
     link: Arc<StoreLink>,
     shards: Vec<Arc<ShardShared>>,
     reader: Arc<dyn JournalReader>,
@@ -66,9 +66,11 @@ pub(crate) struct Flushers {
     step: Step,
     /// One per shard.
     follows: Vec<Follow>,
-    /// Flush transactions under way. It is fair: a shard with a long backlog takes turns with the others, also where
-    /// the store has one writer.
-    turns: Semaphore,
+    /// There is a reason not to wait for the interval.
+    wake: Notify,
+    /// The store may not be where it was left: it is to be asked.
+    recheck: AtomicBool,
+    error: Mutex<Option<String>>,
     parked: Mutex<ParkedSkus>,
     unparked: AtomicU64,
     /// New reservations stop while it is set.
@@ -80,17 +82,20 @@ pub(crate) struct Flushers {
 }
 
 /// How far a shard is flushed.
+#[derive(Default)]
 struct Follow {
-    flushed: watch::Sender<Lsn>,
-    /// There is a reason not to wait for the interval.
-    wake: Notify,
-    /// The store may not be where it was left: it is to be asked.
-    recheck: AtomicBool,
-    /// The time of the oldest event that is not flushed, or when it was last looked.
+    flushed: AtomicU64,
+    /// The time of the oldest event that is not flushed (or of a later one, while only others of its time are read), or
+    /// when it was last looked.
     oldest: AtomicU64,
     /// Up to here it was flushed at least [`FlushOptions::keep_flushed`] ago.
     settled: AtomicU64,
-    error: Mutex<Option<String>>,
+}
+
+impl Follow {
+    fn flushed(&self) -> Lsn {
+        Lsn(self.flushed.load(Ordering::Acquire))
+    }
 }
 
 /// SKUs whose stock rows are left alone.
@@ -101,7 +106,7 @@ struct ParkedSkus {
     count: u64,
 }
 
-impl Flushers {
+impl Flusher {
     pub fn new(
         link: Arc<StoreLink>,
         shards: Vec<Arc<ShardShared>>,
@@ -111,16 +116,8 @@ impl Flushers {
         trim: Trim,
         step: Step,
     ) -> Self {
-        let follow = |_: &Arc<ShardShared>| Follow {
-            flushed: watch::Sender::new(Lsn::ZERO),
-            wake: Notify::new(),
-            recheck: AtomicBool::new(false),
-            oldest: AtomicU64::new(0),
-            settled: AtomicU64::new(0),
-            error: Mutex::default(),
-        };
         Self {
-            follows: shards.iter().map(follow).collect(),
+            follows: shards.iter().map(|_| Follow::default()).collect(),
             link,
             shards,
             reader,
@@ -128,7 +125,9 @@ impl Flushers {
             options,
             trim,
             step,
-            turns: Semaphore::new(MAX_FLUSHES_AT_ONCE),
+            wake: Notify::new(),
+            recheck: AtomicBool::new(false),
+            error: Mutex::default(),
             parked: Mutex::default(),
             unparked: AtomicU64::new(0),
             journal_full: AtomicBool::new(false),
@@ -138,16 +137,16 @@ impl Flushers {
         }
     }
 
-    /// The loop for one shard; ends after [`Flushers::stop`], with a last flush.
-    pub async fn run(&self, shard: ShardId) {
-        let mut flusher = Flusher::new(self, shard);
+    /// The loop; ends after [`Flusher::stop`], with a last flush.
+    pub async fn run(&self) {
+        let mut task = Task::new(self);
         let mut backoff = Backoff::default();
         while !self.is_stopping() {
             let mut epoch_taken = std::pin::pin!(self.link.fence().epoch_taken());
             // A store that hangs must not hold up the end.
             let flushed = tokio::select! {
                 biased;
-                flushed = flusher.flush_all() => flushed,
+                flushed = task.flush_all() => flushed,
                 () = self.stopped_long_ago() => break,
             };
             self.watch_the_cap();
@@ -156,8 +155,7 @@ impl Flushers {
                 tokio::select! {
                     biased;
                     () = tokio::time::sleep(self.options.interval) => {}
-                    () = self.follows[shard.index()].wake.notified() => {}
-                    () = flusher.shard.flush_wanted.notified() => {}
+                    () = self.wake.notified() => {}
                     () = &mut epoch_taken => {}
                 }
             } else {
@@ -171,16 +169,16 @@ impl Flushers {
             }
         }
         let last = Instant::now() + Duration::from_millis(FINAL_FLUSH_MILLIS);
-        if timeout_at(last, flusher.flush_all()).await.is_err() {
-            tracing::warn!(%shard, "the last flush was not done in time; it is at the next start");
+        if timeout_at(last, task.flush_all()).await.is_err() {
+            tracing::warn!("the last flush was not done in time; it is at the next start");
         }
     }
 
-    /// Nothing more will be logged: the loops end when what is durable is flushed.
+    /// Nothing more will be logged: the loop ends when what is durable is flushed.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.told_to_stop.notify_waiters();
-        self.follows.iter().for_each(|follow| follow.wake.notify_one());
+        self.wake.notify_one();
     }
 
     /// Whether a SKU may leave memory, as far as its rows are concerned: those of a parked one are not what the shard
@@ -245,12 +243,23 @@ impl Flushers {
         }
     }
 
-    /// Whether flushes succeed and none is far behind: then there is room for other work in the store.
+    /// Whether flushes succeed and are not far behind: then there is room for other work in the store.
     pub fn is_keeping_up(&self) -> bool {
-        self.shards.iter().zip(&self.follows).all(|(shard, follow)| {
-            let lag = shard.durable_lsn().0.saturating_sub(follow.flushed.borrow().0);
-            unpoisoned(follow.error.lock()).is_none() && lag < self.options.events as u64
-        })
+        unpoisoned(self.error.lock()).is_none() && !self.is_far_behind()
+    }
+
+    /// More is durable by now. What fills a transaction does not wait for the interval.
+    pub fn look(&self) {
+        if self.is_far_behind() {
+            self.wake.notify_one();
+        }
+    }
+
+    fn is_far_behind(&self) -> bool {
+        let lag = |(shard, follow): (&Arc<ShardShared>, &Follow)| {
+            shard.durable_lsn().0.saturating_sub(follow.flushed().0)
+        };
+        self.shards.iter().zip(&self.follows).map(lag).sum::<u64>() >= self.options.events as u64
     }
 
     /// The first event of each shard that is needed: by a recovery from its checkpoint, or by a store that goes back
@@ -266,32 +275,31 @@ impl Flushers {
 
     /// How far each shard is flushed, by shard.
     pub fn flushed(&self) -> Vec<Lsn> {
-        self.follows.iter().map(|follow| *follow.flushed.borrow()).collect()
+        self.follows.iter().map(Follow::flushed).collect()
     }
 
     /// The heartbeat saw the store at these watermarks; it had been flushed up to `flushed` before that. One that is
-    /// behind went back in time: its flusher looks after it.
+    /// behind went back in time: the flusher looks after it.
     pub fn compare(&self, flushed: &[Lsn], watermarks: &[Watermark]) {
-        for (index, (follow, flushed)) in self.follows.iter().zip(flushed).enumerate() {
-            let mark = watermarks.iter().find(|mark| mark.shard.index() == index);
-            if mark.map_or(Lsn::ZERO, |mark| mark.lsn) < *flushed {
-                follow.recheck.store(true, Ordering::Release);
-                follow.wake.notify_one();
-            }
+        let at = |index| watermarks.iter().find(|mark| mark.shard.index() == index).map(|mark| mark.lsn);
+        if flushed.iter().enumerate().any(|(index, flushed)| at(index).unwrap_or_default() < *flushed) {
+            self.recheck.store(true, Ordering::Release);
+            self.wake.notify_one();
         }
     }
 
     /// How far each shard is flushed, for metrics.
     pub fn stats(&self) -> Vec<FlushStats> {
         let now = self.clock.now();
+        let last_error = unpoisoned(self.error.lock()).clone();
         let of = |(shard, follow): (&Arc<ShardShared>, &Follow)| {
             // The flushed one first: it never passes the durable one.
-            let flushed = *follow.flushed.borrow();
+            let flushed = follow.flushed();
             let durable = shard.durable_lsn();
             let lag_events = durable.0.saturating_sub(flushed.0);
             let oldest = follow.oldest.load(Ordering::Relaxed);
             let lag_millis = if lag_events == 0 || oldest == 0 { 0 } else { now.0.saturating_sub(oldest) };
-            let last_error = unpoisoned(follow.error.lock()).clone();
+            let last_error = last_error.clone();
             FlushStats { shard: shard.id, flushed, durable, lag_events, lag_millis, last_error }
         };
         self.shards.iter().zip(&self.follows).map(of).collect()
@@ -364,40 +372,30 @@ impl Flushers {
     }
 }
 
-/// Events read, with the hash after the last.
-#[derive(Default)]
-struct Batch {
-    events: Vec<(Lsn, Event)>,
-    hash: ChainHash,
+/// The task of the flusher.
+struct Task<'a> {
+    all: &'a Flusher,
+    /// Where the store is, by shard; `None`: to be asked.
+    marks: Option<Vec<Watermark>>,
+    /// Read and not flushed yet, by shard; the same is tried again.
+    waiting: Vec<ShardEvents>,
+    /// When what was flushed, oldest first; a few of each span of [`FlushOptions::keep_flushed`].
+    samples: VecDeque<(Instant, Vec<Lsn>)>,
 }
 
-/// The flusher of one shard.
-struct Flusher<'a> {
-    all: &'a Flushers,
-    shard: &'a ShardShared,
-    follow: &'a Follow,
-    /// Where the store is; `None`: to be asked.
-    mark: Option<Watermark>,
-    /// Read and not flushed yet; the same batch is tried again.
-    waiting: Batch,
-    /// When which event was flushed, oldest first; a few of each span of [`FlushOptions::keep_flushed`].
-    samples: VecDeque<(Instant, Lsn)>,
-}
-
-impl<'a> Flusher<'a> {
-    fn new(all: &'a Flushers, shard: ShardId) -> Self {
-        let (shard, follow) = (&all.shards[shard.index()], &all.follows[shard.index()]);
-        Self { all, shard, follow, mark: None, waiting: Batch::default(), samples: VecDeque::new() }
+impl<'a> Task<'a> {
+    fn new(all: &'a Flusher) -> Self {
+        Self { all, marks: None, waiting: Vec::new(), samples: VecDeque::new() }
     }
 
     /// Flushes until everything is in the store that was durable when it began. What comes meanwhile waits for its
     /// interval: to run after it would be many small transactions, each with a sync, and each writing the same pages.
     async fn flush_all(&mut self) -> Result<(), ()> {
-        let durable = self.shard.durable_lsn();
+        let durable = self.durable();
         loop {
             match self.flush_one().await {
-                Ok(true) if self.all.is_stopping() && self.is_behind() => {}
-                Ok(true) if self.mark.is_none_or(|mark| mark.lsn < durable) => {}
+                Ok(true) if self.all.is_stopping() && self.is_behind(&self.durable()) => {}
+                Ok(true) if self.is_behind(&durable) => {}
                 Ok(_) => {
                     self.settle();
                     self.note(None);
@@ -411,8 +409,13 @@ impl<'a> Flusher<'a> {
         }
     }
 
-    fn is_behind(&self) -> bool {
-        self.mark.is_none_or(|mark| mark.lsn < self.shard.durable_lsn())
+    fn durable(&self) -> Vec<Lsn> {
+        self.all.shards.iter().map(|shard| shard.durable_lsn()).collect()
+    }
+
+    fn is_behind(&self, durable: &[Lsn]) -> bool {
+        let Some(marks) = &self.marks else { return true };
+        marks.iter().zip(durable).any(|(mark, durable)| mark.lsn < *durable)
     }
 
     /// One transaction. `false`: there was nothing.
@@ -426,34 +429,25 @@ impl<'a> Flusher<'a> {
         if epoch == Epoch::ZERO {
             return Err("the store was not taken yet".into());
         }
-        if self.follow.recheck.swap(false, Ordering::AcqRel) {
-            self.mark = None;
+        if all.recheck.swap(false, Ordering::AcqRel) {
+            self.marks = None;
         }
-        let mark = match self.mark {
-            Some(mark) => mark,
+        let marks = match &self.marks {
+            Some(marks) => marks.clone(),
             None => self.ask().await?,
         };
-        if self.waiting.events.is_empty() {
-            if !self.is_behind() {
-                self.follow.oldest.store(all.clock.now().0, Ordering::Relaxed);
-                return Ok(false);
-            }
-            self.waiting = self.read(mark.lsn.next()).await?;
+        if self.waiting.is_empty() && self.is_behind(&self.durable()) {
+            self.waiting = self.read(&marks).await?;
         }
-        let Batch { events, hash } = &self.waiting;
-        let Some((_, first)) = events.first() else { return Ok(false) };
-        self.follow.oldest.store(first.at.0, Ordering::Relaxed);
-        let turn = all.turns.acquire().await.map_err(|error| error.to_string())?;
+        self.note_oldest(&marks);
+        if self.waiting.is_empty() {
+            return Ok(false);
+        }
         (all.step)("flush.before");
         let began = Instant::now();
-        planted!(
-            "watermark-before-rows",
-            self.shard.flushed.store(mark.lsn.0 + events.len() as u64, Ordering::Release),
-            ()
-        );
-        let batch = FlushBatch { epoch, shard: self.shard.id, after: mark.lsn, hash: *hash, events };
+        planted!("watermark-before-rows", self.pretend(), ());
+        let batch = FlushBatch { epoch, parts: self.parts(&marks) };
         let flushed = link.noted(link.store().flush(batch).await).map_err(|error| error.to_string())?;
-        drop(turn);
         (all.step)("flush.after");
         let counters = &link.counters;
         add(&counters.flushes, 1);
@@ -461,62 +455,108 @@ impl<'a> Flusher<'a> {
         add(&counters.flushed_rows, flushed.rows);
         add(&counters.anomalies, flushed.anomalies);
         if flushed.anomalies > 0 {
-            tracing::error!(shard = %self.shard.id, count = flushed.anomalies, "the store is not what was flushed; see its anomalies");
+            tracing::error!(
+                count = flushed.anomalies,
+                "the store is not what was flushed; see its anomalies"
+            );
         }
         all.park(flushed.parked);
-        self.reached(flushed.watermark).await?;
+        self.reached(flushed.watermarks).await?;
         Ok(true)
     }
 
-    /// Asks the store where it is.
-    async fn ask(&mut self) -> Result<Watermark, String> {
-        let (link, shard) = (&self.all.link, self.shard.id);
-        self.all.read_parked().await?;
-        let asked = link.noted(link.store().ownership().await).map_err(|error| error.to_string())?;
-        let mark = asked.watermarks.into_iter().find(|mark| mark.shard == shard);
-        let mark = mark.unwrap_or(Watermark { shard, ..Watermark::default() });
-        self.waiting = Batch::default();
-        self.reached(mark).await?;
-        Ok(mark)
+    /// What waits, beside where every shard is.
+    fn parts(&self, marks: &[Watermark]) -> Vec<FlushPart<'_>> {
+        let part = |mark: &Watermark| {
+            let (shard, after) = (mark.shard, mark.lsn);
+            match self.waiting_of(shard) {
+                Some(ShardEvents { events, hash, .. }) => FlushPart { shard, after, hash: *hash, events },
+                None => FlushPart { shard, after, hash: mark.hash, events: &[] },
+            }
+        };
+        marks.iter().map(part).collect()
     }
 
-    /// The store has everything up to `mark`, or says so.
-    async fn reached(&mut self, mark: Watermark) -> Result<(), String> {
-        let last = self.waiting.events.last().map(|(lsn, _)| *lsn);
-        // Where our own batch brought it needs no look at the journal.
-        if last != Some(mark.lsn) || self.waiting.hash != mark.hash {
-            self.compare(mark).await?;
+    fn waiting_of(&self, shard: ShardId) -> Option<&ShardEvents> {
+        let place = self.waiting.binary_search_by_key(&shard, |of| of.shard).ok()?;
+        self.waiting.get(place)
+    }
+
+    #[cfg(feature = "planted")]
+    fn pretend(&self) {
+        for ShardEvents { shard, events, .. } in &self.waiting {
+            let last = events.last().map_or(0, |(lsn, _)| lsn.0);
+            self.all.shards[shard.index()].flushed.store(last, Ordering::Release);
         }
-        let before = *self.follow.flushed.borrow();
-        if mark.lsn < before {
+    }
+
+    /// Asks the store where it is.
+    async fn ask(&mut self) -> Result<Vec<Watermark>, String> {
+        let link = &self.all.link;
+        self.all.read_parked().await?;
+        let asked = link.noted(link.store().ownership().await).map_err(|error| error.to_string())?;
+        let of = |shard: ShardId| {
+            let mark = asked.watermarks.iter().find(|mark| mark.shard == shard);
+            mark.copied().unwrap_or(Watermark { shard, ..Watermark::default() })
+        };
+        let marks: Vec<Watermark> = self.all.shards.iter().map(|shard| of(shard.id)).collect();
+        self.waiting.clear();
+        self.reached(marks.clone()).await?;
+        Ok(marks)
+    }
+
+    /// The store has everything up to `marks`, or says so.
+    async fn reached(&mut self, marks: Vec<Watermark>) -> Result<(), String> {
+        // Where our own batch brought it, or left it, needs no look at the journal.
+        let ours: Vec<(Lsn, ChainHash)> = match &self.marks {
+            Some(before) => {
+                let of = |part: FlushPart<'_>| (part.after.plus(part.events.len() as u64), part.hash);
+                self.parts(before).into_iter().map(of).collect()
+            }
+            None => Vec::new(),
+        };
+        let is_ours = |place: usize| ours.get(place) == Some(&(marks[place].lsn, marks[place].hash));
+        for place in (0..marks.len()).filter(|place| !is_ours(*place)) {
+            self.compare(marks[place]).await?;
+        }
+        let follows = &self.all.follows;
+        let back = marks.iter().zip(follows).filter(|(mark, follow)| mark.lsn < follow.flushed());
+        let back: Vec<String> = back
+            .map(|(mark, follow)| format!("{}: {} to {}", mark.shard, follow.flushed(), mark.lsn))
+            .collect();
+        if !back.is_empty() {
             add(&self.all.link.counters.went_back, 1);
-            tracing::warn!(shard = %self.shard.id, %before, now = %mark.lsn, "the store went back in time: what it lost is flushed again");
-            self.samples.retain(|(_, lsn)| *lsn <= mark.lsn);
+            let shards = back.join(", ");
+            tracing::warn!(%shards, "the store went back in time: what it lost is flushed again");
+            let is_there = |lsns: &[Lsn]| lsns.iter().zip(&marks).all(|(lsn, mark)| *lsn <= mark.lsn);
+            self.samples.retain(|(_, lsns)| is_there(lsns));
             // Rows that were parked since may not be any more.
             unpoisoned(self.all.parked.lock()).known = None;
         }
-        if self.waiting.events.first().is_some_and(|(first, _)| *first <= mark.lsn) && last == Some(mark.lsn)
-        {
-            let events = &self.waiting.events;
-            if let Some((_, last)) = events.last() {
-                self.follow.oldest.store(last.at.0, Ordering::Relaxed);
+        if (0..marks.len()).all(is_ours) {
+            for ShardEvents { shard, events, .. } in &self.waiting {
+                if let Some((_, last)) = events.last() {
+                    follows[shard.index()].oldest.store(last.at.0, Ordering::Relaxed);
+                }
+                add(&self.all.link.counters.flushed_events, events.len() as u64);
             }
-            add(&self.all.link.counters.flushed_events, events.len() as u64);
         }
         // Flushed, or not what follows where the store is.
-        self.waiting = Batch::default();
-        self.mark = Some(mark);
-        self.shard.flushed.store(mark.lsn.0, Ordering::Release);
-        self.follow.flushed.send_replace(mark.lsn);
+        self.waiting.clear();
+        for ((mark, shard), follow) in marks.iter().zip(&self.all.shards).zip(follows) {
+            shard.flushed.store(mark.lsn.0, Ordering::Release);
+            follow.flushed.store(mark.lsn.0, Ordering::Release);
+        }
+        self.marks = Some(marks);
         self.settle();
         self.all.read_parked().await
     }
 
     /// Fences this server when a watermark is not of our journal.
     async fn compare(&self, mark: Watermark) -> Result<(), String> {
-        let (reader, shard) = (Arc::clone(&self.all.reader), self.shard.id);
+        let reader = Arc::clone(&self.all.reader);
         let compared = blocking::run(move || {
-            contains(&mark, reader.bounds(shard), |shard, lsn| reader.chain(shard, lsn))
+            contains(&mark, reader.bounds(mark.shard), |shard, lsn| reader.chain(shard, lsn))
         });
         match compared.await.map_err(|error| error.to_string())? {
             Ok(()) => Ok(()),
@@ -530,69 +570,62 @@ impl<'a> Flusher<'a> {
         }
     }
 
+    /// Notes since when each shard waits: where none of its events was read, all are younger than those that were.
+    fn note_oldest(&self, marks: &[Watermark]) {
+        let newest = self.waiting.iter().flat_map(|of| of.events.last()).map(|(_, last)| last.at).max();
+        for ((shard, follow), mark) in self.all.shards.iter().zip(&self.all.follows).zip(marks) {
+            let first = self.waiting_of(shard.id).and_then(|of| of.events.first()).map(|(_, first)| first.at);
+            let waits = newest.filter(|_| mark.lsn < shard.durable_lsn());
+            let oldest = first.or(waits).unwrap_or_else(|| self.all.clock.now());
+            follow.oldest.store(oldest.0, Ordering::Relaxed);
+        }
+    }
+
     /// Notes when what was flushed, and lets the journal go of what was flushed long enough ago.
     fn settle(&mut self) {
-        let Some(mark) = self.mark else { return };
+        let Some(marks) = &self.marks else { return };
         let (now, keep) = (Instant::now(), self.all.options.keep_flushed);
         let step = (keep / TRIM_STEPS).max(Duration::from_secs(1));
-        if self.samples.back().is_none_or(|(at, lsn)| now - *at >= step && *lsn < mark.lsn) {
-            self.samples.push_back((now, mark.lsn));
+        let lsns: Vec<Lsn> = marks.iter().map(|mark| mark.lsn).collect();
+        if self.samples.back().is_none_or(|(at, before)| now - *at >= step && *before != lsns) {
+            self.samples.push_back((now, lsns.clone()));
         }
-        let mut settled = Lsn(self.follow.settled.load(Ordering::Relaxed)).min(mark.lsn);
-        while let Some((at, lsn)) = self.samples.front()
+        let mut old = None;
+        while let Some((at, _)) = self.samples.front()
             && now.saturating_duration_since(*at) >= keep
         {
-            settled = settled.max(*lsn);
-            self.samples.pop_front();
+            old = self.samples.pop_front().map(|(_, lsns)| lsns);
         }
-        if keep.is_zero() || self.all.is_crowded() {
-            settled = mark.lsn;
+        let at_once = keep.is_zero() || self.all.is_crowded();
+        let mut held_up = false;
+        for (place, follow) in self.all.follows.iter().enumerate() {
+            let before = Lsn(follow.settled.load(Ordering::Relaxed));
+            let old = old.as_ref().map_or(Lsn::ZERO, |old| old[place]);
+            let settled = if at_once { lsns[place] } else { before.min(lsns[place]).max(old) };
+            follow.settled.store(settled.0, Ordering::Relaxed);
+            let checkpoint = Lsn(self.all.shards[place].counters.checkpoint.load(Ordering::Relaxed));
+            held_up |= settled > before && before < checkpoint;
         }
-        let before = Lsn(self.follow.settled.swap(settled.0, Ordering::Relaxed));
-        let checkpoint = Lsn(self.shard.counters.checkpoint.load(Ordering::Relaxed));
-        if settled > before && before < checkpoint {
-            // It was this, and not the checkpoint, that kept the journal from being trimmed.
+        if held_up {
+            // It was this, and not a checkpoint, that kept the journal from being trimmed.
             (self.all.trim)(self.all.trim_marks());
         }
     }
 
-    /// Events from `from` on, up to the bounds of a flush.
-    async fn read(&self, from: Lsn) -> Result<Batch, String> {
-        let (reader, shard) = (Arc::clone(&self.all.reader), self.shard.id);
-        let max = self.all.options.events.max(1);
-        let read = move || {
-            let mut events: Vec<(Lsn, Event)> = Vec::new();
-            let mut bytes = 0;
-            while events.len() < max && bytes < MAX_FLUSH_BYTES {
-                let next = from.plus(events.len() as u64);
-                let some = reader.read(shard, next, max - events.len())?;
-                if some.is_empty() {
-                    break;
-                }
-                for event in some {
-                    if bytes >= MAX_FLUSH_BYTES {
-                        break;
-                    }
-                    bytes += event.1.weight();
-                    events.push(event);
-                }
-            }
-            let hash = match events.last() {
-                Some((last, _)) => reader.chain(shard, *last)?,
-                None => ChainHash::default(),
-            };
-            Ok(Batch { events, hash })
-        };
-        let read = blocking::run(read).await.map_err(|error| error.to_string())?;
-        read.map_err(|error: JournalError| error.to_string())
+    /// Events behind the marks, up to the bounds of a flush.
+    async fn read(&self, marks: &[Watermark]) -> Result<Vec<ShardEvents>, String> {
+        let (reader, max) = (Arc::clone(&self.all.reader), self.all.options.events.max(1));
+        let next: Vec<Lsn> = marks.iter().map(|mark| mark.lsn.next()).collect();
+        let read = blocking::run(move || reader.read_together(&next, max, MAX_FLUSH_BYTES));
+        read.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
     fn note(&self, problem: Option<String>) {
-        let mut error = unpoisoned(self.follow.error.lock());
+        let mut error = unpoisoned(self.all.error.lock());
         if let Some(problem) = &problem
             && error.is_none()
         {
-            tracing::warn!(shard = %self.shard.id, problem, "what the shard logged can't be flushed; it is kept and tried again");
+            tracing::warn!(problem, "what is logged can't be flushed; it is kept and tried again");
         }
         *error = problem;
     }

@@ -12,7 +12,7 @@ use crate::base::limits::{
     FIRST_PRUNE_MILLIS, PRUNE_BATCH, PRUNE_MARGIN_SECONDS, PRUNE_PAUSE_MILLIS, RETENTION_INTERVAL_MILLIS,
 };
 use crate::contract::store::Prune;
-use crate::services::flusher::Flushers;
+use crate::services::flusher::Flusher;
 use crate::services::known::Known;
 use crate::services::store_link::{StoreLink, add};
 
@@ -43,7 +43,7 @@ impl Retention {
     pub async fn run(
         self,
         link: &StoreLink,
-        flushers: &Flushers,
+        flusher: &Flusher,
         known: &Known,
         clock: &dyn Clock,
         failpoints: &Failpoints,
@@ -60,16 +60,16 @@ impl Retention {
                 () = tokio::time::sleep(Duration::from_millis(pause)) => {}
             }
             failpoints.reach("prune.before");
-            let pruned = self.prune(link, flushers, known, clock.now()).await;
+            let pruned = self.prune(link, flusher, known, clock.now()).await;
             failpoints.reach("prune.after");
             pause = if pruned { PRUNE_PAUSE_MILLIS } else { RETENTION_INTERVAL_MILLIS };
         }
     }
 
     /// One batch, if there is room for it in the store. Whether there may be more.
-    pub async fn prune(self, link: &StoreLink, flushers: &Flushers, known: &Known, now: Timestamp) -> bool {
+    pub async fn prune(self, link: &StoreLink, flusher: &Flusher, known: &Known, now: Timestamp) -> bool {
         let epoch = link.fence().epoch();
-        if epoch == Epoch::ZERO || link.fence().fenced().is_some() || !flushers.is_keeping_up() {
+        if epoch == Epoch::ZERO || link.fence().fenced().is_some() || !flusher.is_keeping_up() {
             return false;
         }
         let (orders_before, journal_before) = (

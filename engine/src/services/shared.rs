@@ -235,8 +235,6 @@ pub(crate) struct ShardShared {
     /// The last change of anything that left memory: what the store says of what is not here counts only when it has
     /// taken that in.
     pub departed: AtomicU64,
-    /// Told when the flusher should not wait for its interval.
-    pub flush_wanted: Notify,
     pub counters: ShardCounters,
     /// Begin of the last checkpoint that was begun.
     pub checkpoint_begun: AtomicU64,
@@ -263,7 +261,6 @@ impl ShardShared {
             backlog: Backlog::default(),
             flushed: AtomicU64::new(0),
             departed: AtomicU64::new(0),
-            flush_wanted: Notify::new(),
             counters: ShardCounters::default(),
             checkpoint_begun: AtomicU64::new(0),
             checkpoint_asked: AtomicBool::new(false),

@@ -14,6 +14,7 @@ use crate::contract::journal::{Group, Journal};
 use crate::machine::state::LeftStock;
 use crate::services::directory::Directory;
 use crate::services::dirty::Dirty;
+use crate::services::flusher::Flusher;
 use crate::services::hot::HotList;
 use crate::services::replier::{Answers, Replier};
 use crate::services::shared::{Permits, Reply, ShardShared};
@@ -63,8 +64,7 @@ pub(crate) struct WriterParts {
     pub hot: Arc<HotList>,
     /// The way of all answers that had to wait for the journal.
     pub replier: Replier,
-    /// So many events behind, a flush is wanted before its interval is over.
-    pub flush_events: u64,
+    pub flusher: Arc<Flusher>,
     pub counters: Arc<WriterCounters>,
 }
 
@@ -202,11 +202,8 @@ fn commit(journal: &mut dyn Journal, parts: &WriterParts, batch: &mut Vec<HandOv
         if hand_over.last > shared.durable_lsn() {
             shared.durable.publish(hand_over.last.0);
         }
-        let behind = hand_over.last.0.saturating_sub(shared.flushed_lsn().0);
-        if behind >= parts.flush_events {
-            shared.flush_wanted.notify_one();
-        }
     }
+    parts.flusher.look();
     let mut answers: Answers = Vec::with_capacity(batch.len());
     for HandOver { shared, replies, permits, bytes, .. } in batch.drain(..) {
         if shared.backlog.remove(bytes) {

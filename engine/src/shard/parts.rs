@@ -16,7 +16,7 @@ use crate::services::checkpointer::CheckpointMessage;
 use crate::services::checks::Checks;
 use crate::services::directory::Directory;
 use crate::services::fence::Fence;
-use crate::services::flusher::Flushers;
+use crate::services::flusher::Flusher;
 use crate::services::known::Known;
 use crate::services::loader::Loader;
 use crate::services::retention::Retention;
@@ -54,7 +54,7 @@ pub(crate) struct ShardParts {
     pub directory: Arc<Directory>,
     pub known: Arc<Known>,
     pub loader: Arc<Loader>,
-    pub flushers: Arc<Flushers>,
+    pub flusher: Arc<Flusher>,
     pub retention: Retention,
     /// Only what was recovered is published by a shard itself.
     pub views: Arc<Views>,

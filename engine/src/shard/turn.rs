@@ -274,7 +274,7 @@ impl Shard {
         let options = &self.parts.options;
         let (max_skus, max_bytes) = (options.max_resident_skus, options.max_bytes);
         let flushed = self.shared.flushed_lsn();
-        let since = (flushed, self.parts.flushers.unparked());
+        let since = (flushed, self.parts.flusher.unparked());
         if self.looked_at.0 != since {
             self.looked_at = (since, 0);
         }
@@ -287,10 +287,10 @@ impl Shard {
             if self.looked_at.1 >= self.state.eviction_round().saturating_mul(EVICTION_ROUNDS) {
                 return false;
             }
-            let (waiting, flushers, coordinator) =
-                (&self.work.waiting, &self.parts.flushers, &self.coordinator);
+            let (waiting, flusher, coordinator) =
+                (&self.work.waiting, &self.parts.flusher, &self.coordinator);
             let is_pinned = |sku_id: &SkuId| waiting.is_pinned(sku_id) || coordinator.is_pinned(sku_id);
-            let may_leave = |sku_id: &SkuId| !is_pinned(sku_id) && flushers.may_leave(sku_id);
+            let may_leave = |sku_id: &SkuId| !is_pinned(sku_id) && flusher.may_leave(sku_id);
             let is_busy = |order_no: &OrderNo| coordinator.is_busy(order_no);
             let Some(event) = self.state.next_eviction(flushed, may_leave, is_busy, now) else {
                 // What is there is in use or not flushed: the next turn that comes looks on.

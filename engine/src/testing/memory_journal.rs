@@ -217,7 +217,8 @@ impl JournalReader for MemoryJournal {
             usize::try_from(before).unwrap_or(usize::MAX)
         };
         let first = |shard: &ShardId| next.get(shard.index()).copied().unwrap_or(Lsn(u64::MAX));
-        let is_before = |commit: &BTreeMap<ShardId, Lsn>| commit.iter().all(|(shard, last)| *last < first(shard));
+        let is_before =
+            |commit: &BTreeMap<ShardId, Lsn>| commit.iter().all(|(shard, last)| *last < first(shard));
         for commit in state.commits.range(state.commits.partition_point(is_before)..) {
             let (mut count, mut bytes) = given;
             for (shard, last) in commit {

@@ -11,6 +11,7 @@ mod memory_journal;
 mod memory_store;
 mod pure_shards;
 mod pure_store;
+mod recovered;
 pub mod samples;
 pub mod store_suite;
 
@@ -22,5 +23,6 @@ pub use memory_journal::MemoryJournal;
 pub use memory_store::{MemorySnapshot, MemoryStore};
 pub use pure_shards::{Fate, Letter, PureShards, Ticket, WAIT_MILLIS};
 pub use pure_store::{NoStore, PureStore};
+pub use recovered::recovered;
 
 pub use crate::base::blocking::simulation::{Pauses, Simulated, simulate};

@@ -10,6 +10,7 @@ mod support;
 
 mod choice;
 mod crash;
+mod cut_off;
 mod fights;
 mod leftovers;
 mod same;

@@ -4,20 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotstock_engine::checkpoint::{CheckpointStore, FilterManifest};
 use hotstock_engine::command::{Action, Command, Confirm, CreateStock, Line, Lines, Mode, Reserve};
 use hotstock_engine::engine::Engine;
 use hotstock_engine::event::{Change, Event};
-use hotstock_engine::ids::{Lsn, OrderNo, ServerId, ShardId, SkuId, WarehouseId};
+use hotstock_engine::ids::{Lsn, OrderNo, ShardId, SkuId, WarehouseId};
 use hotstock_engine::journal::JournalReader;
 use hotstock_engine::options::{EngineOptions, Parts, StartError, StoreOptions};
 use hotstock_engine::outcome::{Outcome, Refusal};
-use hotstock_engine::ownership::{hand_over, seize};
-use hotstock_engine::restore::restore;
 use hotstock_engine::status::Health;
 use hotstock_engine::store::{OrderFilter, Store};
 use hotstock_engine::testing::{
-    ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore,
+    ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore, recovered,
 };
 
 pub const SHARDS: u16 = 2;
@@ -58,21 +55,9 @@ impl Directory {
 
     /// A new one from the store, as `hotstock recover --from-store` makes it.
     pub async fn recovered(store: &MemoryStore, server: u128, clock: &ManualClock) -> Self {
-        let store = store.session();
-        let seized = seize(&store, ServerId(server + 1_000), 0, true).await.unwrap();
         let now = hotstock_engine::clock::Clock::now(clock);
-        let restored = restore(&store, seized.epoch, &seized.owned, now).await.unwrap();
-        let bases = restored.shards.iter().map(|shard| (shard.mark.shard, shard.mark.lsn, shard.mark.hash));
-        let bases: Vec<_> = bases.collect();
-        let directory = Self { journal: MemoryJournal::behind(&bases), ..Self::new(server) };
-        for shard in restored.shards {
-            let mut writer = directory.checkpoints.create(shard.mark.shard, shard.mark.lsn).unwrap();
-            writer.write(&shard.images).unwrap();
-            writer.finish(shard.end, &FilterManifest::default()).unwrap();
-        }
-        hand_over(&store, &seized, &directory.identity).await.unwrap();
-        store.die();
-        directory
+        let (journal, checkpoints, identity) = recovered(store, server, now).await;
+        Self { journal, checkpoints, filters: MemoryFilters::default(), identity }
     }
 
     /// Orders that its journal makes after the watermarks of the store.

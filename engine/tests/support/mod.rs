@@ -10,7 +10,7 @@ use hotstock_engine::options::{EngineOptions, Parts, StoreOptions};
 use hotstock_engine::outcome::{Answer, OrderView, Outcome, Refusal, StockView};
 use hotstock_engine::pins::Pinned;
 use hotstock_engine::testing::{
-    ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore,
+    ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal, MemoryStore, recovered,
 };
 
 /// What outlives an engine: its "disk", its store and its clock.
@@ -37,6 +37,14 @@ impl World {
             clock,
             session: Mutex::default(),
         }
+    }
+
+    /// With nothing left but this store, as `hotstock recover --from-store` goes on.
+    pub async fn recovered(store: MemoryStore, clock: ManualClock) -> Self {
+        let now = hotstock_engine::clock::Clock::now(&clock);
+        let (journal, checkpoints, identity) = recovered(&store, 2, now).await;
+        let (filters, session) = (MemoryFilters::default(), Mutex::default());
+        Self { journal, checkpoints, filters, identity, store, clock, session }
     }
 
     /// For a new process: the one before is gone.

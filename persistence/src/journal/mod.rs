@@ -15,7 +15,8 @@
 //!
 //! A commit packs its events into records ([`record`], [`pack`]), inserts them into the active database, flushes, and
 //! syncs once. [`store`] says what sled 0.34.7 does and does not promise, [`recover`] how a start tells a torn tail
-//! from damage, [`reader`] how followers read a shard and [`together`] how all, [`stopped`] how a journal is read that nobody writes.
+//! from damage, [`reader`] how followers read a shard and [`together`] how all, [`stopped`] how a journal is read that
+//! nobody writes.
 //!
 //! Every record carries the *chain hash* before its first event ([`crate::codec::link`]): a hash over all events of
 //! the shard up to there. So the hash at any LSN is found by reading one record, also when everything before it was

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::store::Entry;
 use crate::disk::File;
 use crate::files::{At as _, FileError};
 
@@ -64,7 +65,7 @@ impl Log {
     }
 
     /// The first record whose key is `from` or after it.
-    pub fn first(&self, from: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    pub fn first(&self, from: &[u8]) -> Option<Entry> {
         let state = self.state();
         let mut rest = state.records.range(from.to_vec()..);
         rest.next().map(|(key, record)| (key.clone(), record.clone()))

@@ -48,6 +48,9 @@ const ZERO_PIECE_BYTES: usize = 4 << 20;
 
 const _: () = assert!(super::pack::MAX_BATCH_BYTES * 6 < SLED_SEGMENT_BYTES, "see MAX_BATCH_BYTES");
 
+/// A key and its record.
+pub(crate) type Entry = (Vec<u8>, Vec<u8>);
+
 /// An open database of one segment.
 pub(crate) struct Store {
     /// `None` only while it is being dropped.
@@ -182,7 +185,7 @@ impl Store {
     }
 
     /// The first record whose key is `from` or after it.
-    pub fn first(&self, from: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, FileError> {
+    pub fn first(&self, from: &[u8]) -> Result<Option<Entry>, FileError> {
         match self.db() {
             Db::Sled(db) => {
                 let first = guarded(&self.path, || db.range(from..).next().transpose())?;

@@ -1,6 +1,6 @@
 //! Reading the events of all shards together, commit by commit. Records lie by shard; which were written together their
-//! batch numbers say. A batch has every event that comes before one of its own, of whatever shard (see [`super::pack`]),
-//! so between two batches is where a reader may stop. Batches never reach into another segment.
+//! batch numbers say. A batch has every event that comes before one of its own, of whatever shard (see
+//! [`super::pack`]), so between two batches is where a reader may stop. Batches never reach into another segment.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,7 +11,7 @@ use hotstock_engine::journal::{JournalError, ShardEvents};
 
 use super::reader::{BROKEN_CHAIN, Run, Shared, Stop, damaged_or_io};
 use super::record::{self, Header};
-use super::store::Store;
+use super::store::{Entry, Store};
 use super::tip::Tip;
 
 /// The oldest segment with an event that is asked for: where it begins and ends.
@@ -106,12 +106,14 @@ fn read_batches(
     max: usize,
     max_bytes: u64,
 ) -> Result<(), JournalError> {
-    let ahead = |(place, cursor): (usize, &Cursor)| Some(Reverse((cursor.ahead.as_ref()?.header.batch, place)));
+    let ahead =
+        |(place, cursor): (usize, &Cursor)| Some(Reverse((cursor.ahead.as_ref()?.header.batch, place)));
     let mut heap: BinaryHeap<_> = cursors.iter().enumerate().filter_map(ahead).collect();
     let (mut count, mut bytes) = (0, 0);
     while let Some(Reverse((batch, _))) = heap.peek().copied() {
         let mut of_batch = Vec::new();
-        while let Some(Reverse((_, place))) = heap.peek().copied().filter(|Reverse((next, _))| *next == batch) {
+        while let Some(Reverse((_, place))) = heap.peek().copied().filter(|Reverse((next, _))| *next == batch)
+        {
             heap.pop();
             let cursor = &mut cursors[place];
             cursor.step(store)?;
@@ -151,7 +153,8 @@ impl Cursor {
             if key < &begin[..] {
                 return Ok(true);
             }
-            let is_it = record::parse_value(key, value).is_ok_and(|(header, _)| header.next_lsn() > from_here);
+            let is_it =
+                record::parse_value(key, value).is_ok_and(|(header, _)| header.next_lsn() > from_here);
             first = Some((key.to_vec(), value.to_vec()));
             Ok(!is_it && key < &record::key(shard, from_here, 0)[..])
         });
@@ -174,14 +177,18 @@ impl Cursor {
                 let next = store.first(&key)?;
                 return self.look_at(next);
             }
-            if self.run.chain == Some(self.end.chain) { Ok(()) } else { Err(Stop::Damaged(BROKEN_CHAIN.to_owned())) }
+            if self.run.chain == Some(self.end.chain) {
+                Ok(())
+            } else {
+                Err(Stop::Damaged(BROKEN_CHAIN.to_owned()))
+            }
         });
         next.map_err(|stop| self.error(stop))
     }
 
-    fn look_at(&mut self, record: Option<(Vec<u8>, Vec<u8>)>) -> Result<(), Stop> {
+    fn look_at(&mut self, entry: Option<Entry>) -> Result<(), Stop> {
         let end = record::key(self.run.shard, Lsn(self.end.next), 0);
-        let Some((key, record)) = record.filter(|(key, _)| key < &end.to_vec()) else {
+        let Some((key, record)) = entry.filter(|(key, _)| key < &end.to_vec()) else {
             return Err(Stop::Damaged("no record holds it".to_owned()));
         };
         let (header, _) =

@@ -152,7 +152,7 @@ async fn a_copy_that_took_over_fences_the_original() {
     let keeps = owner_of(&copied, false);
     keeps.take_at_start().await.unwrap();
     start(&copy(&copied), true).await.unwrap();
-    keeps.beat(&copied.flushers).await;
+    keeps.beat(&copied.flusher).await;
     assert!(copied.link.fence().is_fenced_for_good());
 }
 
@@ -197,10 +197,10 @@ async fn without_the_store_only_the_same_directory_starts() {
     assert_eq!(epoch(&next), 0);
     next.link.fence().check().unwrap();
     next.create("c", 1);
-    owner.beat(&next.flushers).await;
+    owner.beat(&next.flusher).await;
     assert_eq!(epoch(&next), 0);
     next.store.mend();
-    owner.beat(&next.flushers).await;
+    owner.beat(&next.flusher).await;
     assert_eq!(epoch(&next), 2);
     next.flush().await.unwrap();
 
@@ -214,7 +214,7 @@ async fn without_the_store_only_the_same_directory_starts() {
     copied.create("e", 1);
     copied.flush().await.unwrap();
     late.store.mend();
-    owner.beat(&late.flushers).await;
+    owner.beat(&late.flusher).await;
     assert!(late.link.fence().is_fenced_for_good());
 }
 
@@ -233,7 +233,7 @@ async fn a_store_that_went_back_before_our_start_is_taken_again() {
     next.create("d", 1);
     next.flush().await.unwrap_err();
     assert!(next.link.fence().fenced().is_none(), "an older epoch is no rival");
-    owner.beat(&next.flushers).await;
+    owner.beat(&next.flusher).await;
     assert_eq!(epoch(&next), 3);
     next.flush().await.unwrap();
     let mark = next.store.ownership().await.unwrap().watermarks[0];
@@ -253,7 +253,7 @@ async fn another_server_on_a_restored_store_fences_at_the_heartbeat() {
     let rival = other(&next);
     start(&rival, true).await.unwrap();
     assert_eq!(epoch(&rival), epoch(&next));
-    owner.beat(&next.flushers).await;
+    owner.beat(&next.flusher).await;
     assert!(next.link.fence().is_fenced_for_good());
 }
 
@@ -279,7 +279,7 @@ async fn an_epoch_that_nobody_took_is_told_as_what_it_is() {
         fixture.some_events();
         fixture.flush().await.unwrap();
         edit(&fixture.store);
-        owner.beat(&fixture.flushers).await;
+        owner.beat(&fixture.flusher).await;
         let why = fixture.link.fence().fenced().expect("it is fenced");
         assert!(why.contains(word) && why.contains("by hand"), "{why}");
         assert!(fixture.link.fence().is_fenced_for_good());
@@ -370,7 +370,7 @@ async fn what_was_taken_while_nobody_waited_is_taken_again() {
         fixture.store.take(&take).await.unwrap();
         fixture.identity.set_epoch(Epoch(recorded));
         fixture.flush().await.unwrap_err();
-        owner.beat(&fixture.flushers).await;
+        owner.beat(&fixture.flusher).await;
         assert_eq!(epoch(&fixture), taken + 1);
         fixture.link.fence().check().unwrap();
     }
@@ -388,6 +388,6 @@ async fn a_store_whose_own_row_cannot_be_read_is_refused_at_the_start() {
     let owner = owner_of(&next, false);
     owner.take_at_start().await.unwrap();
     next.store.spoil_server(true);
-    owner.beat(&next.flushers).await;
+    owner.beat(&next.flusher).await;
     next.link.fence().check().unwrap();
 }

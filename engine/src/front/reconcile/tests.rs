@@ -12,7 +12,7 @@ use crate::contract::event::{Change, Event};
 use crate::contract::image::StockImage;
 use crate::contract::journal::{Group, Journal, JournalReader};
 use crate::contract::outcome::{Refusal, StockView};
-use crate::contract::store::{FlushBatch, Store, StoredSku, Take, Wanted};
+use crate::contract::store::{FlushBatch, FlushPart, Store, StoredSku, Take, Wanted};
 use crate::machine::state::{Decision, State};
 use crate::services::fence::Fence;
 use crate::services::store_link::StoreLink;
@@ -173,8 +173,9 @@ impl Fixture {
         let mut events = self.reader.read(SHARD, after.next(), 1_000_000).unwrap();
         events.truncate(usize::try_from(to.0 - after.0).unwrap());
         let hash = self.reader.chain(SHARD, to).unwrap();
-        let batch = FlushBatch { epoch: EPOCH, shard: SHARD, after, hash, events: &events };
-        assert_eq!(self.store.flush(batch).await.unwrap().watermark.lsn, to);
+        let part = FlushPart { shard: SHARD, after, hash, events: &events };
+        let batch = FlushBatch { epoch: EPOCH, parts: vec![part] };
+        assert_eq!(self.store.flush(batch).await.unwrap().flushed(SHARD), to);
         self.shard.lock().unwrap().flushed = to;
     }
 

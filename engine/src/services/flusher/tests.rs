@@ -26,7 +26,7 @@ pub(crate) struct Fixture {
     pub identity: MemoryIdentity,
     pub link: Arc<StoreLink>,
     pub shard: Arc<ShardShared>,
-    pub flushers: Arc<Flushers>,
+    pub flusher: Arc<Flusher>,
     pub state: State,
     pub trims: Trims,
     /// So many events are durable as soon as a flush has begun; 0: as many as before.
@@ -68,7 +68,7 @@ impl Fixture {
                 shard_again.durable.publish(come.load(Ordering::Relaxed));
             }
         };
-        let flushers = Arc::new(Flushers::new(
+        let flusher = Arc::new(Flusher::new(
             Arc::clone(&link),
             vec![Arc::clone(&shard)],
             Arc::new(disk.clone()),
@@ -78,7 +78,7 @@ impl Fixture {
             Box::new(step),
         ));
         let journal = Box::new(disk.open());
-        Self { clock, disk, journal, store, identity, link, shard, flushers, state, trims, late }
+        Self { clock, disk, journal, store, identity, link, shard, flusher, state, trims, late }
     }
 
     /// A new one, whose store is taken with epoch 1.
@@ -164,11 +164,11 @@ impl Fixture {
 
     /// Flushes all that is durable, as a flusher that was started just now.
     pub async fn flush(&self) -> Result<(), ()> {
-        Flusher::new(&self.flushers, SHARD).flush_all().await
+        Task::new(&self.flusher).flush_all().await
     }
 
-    fn flusher(&self) -> Flusher<'_> {
-        Flusher::new(&self.flushers, SHARD)
+    fn task(&self) -> Task<'_> {
+        Task::new(&self.flusher)
     }
 
     fn count(&self, count: impl Fn(&crate::contract::counters::StoreCounters) -> &AtomicU64) -> u64 {
@@ -200,7 +200,7 @@ async fn what_is_durable_is_flushed_and_told() {
         (3, 7),
         "three at a time"
     );
-    let stats = fixture.flushers.stats();
+    let stats = fixture.flusher.stats();
     assert_eq!((stats[0].flushed, stats[0].lag_events, stats[0].last_error.clone()), (Lsn(7), 0, None));
     let stock = fixture.store.stock(&sku("a"), None).await.unwrap().rows;
     assert_eq!((stock[0].levels.available, stock[0].levels.reserved, stock[0].levels.sold), (12, 1, 2));
@@ -229,7 +229,7 @@ async fn nothing_is_flushed_before_the_store_is_taken_nor_when_fenced() {
     fixture.link.fence().fence("somebody else");
     fixture.flush().await.unwrap_err();
     assert_eq!(fixture.mark().await, 0);
-    assert_eq!(fixture.flushers.stats()[0].last_error.as_deref(), Some("somebody else"));
+    assert_eq!(fixture.flusher.stats()[0].last_error.as_deref(), Some("somebody else"));
 }
 
 #[tokio::test]
@@ -239,16 +239,16 @@ async fn a_lost_answer_is_asked_for_again_and_has_no_second_effect() {
     plain.flush().await.unwrap();
     let mut fixture = Fixture::new().await;
     fixture.some_events();
-    let mut flusher = fixture.flusher();
+    let mut task = fixture.task();
     for fault in [MemoryStore::lose_answers, MemoryStore::lose_writes, MemoryStore::be_busy] {
         fault(&fixture.store, 1);
-        flusher.flush_all().await.unwrap_err();
+        task.flush_all().await.unwrap_err();
     }
     fixture.store.cut();
-    flusher.flush_all().await.unwrap_err();
+    task.flush_all().await.unwrap_err();
     assert!(fixture.link.is_down());
     fixture.store.mend();
-    flusher.flush_all().await.unwrap();
+    task.flush_all().await.unwrap();
     assert!(!fixture.link.is_down());
     assert_eq!(fixture.count(|c| &c.anomalies), 0);
     assert_eq!(fixture.store.dump(), plain.store.dump());
@@ -257,27 +257,27 @@ async fn a_lost_answer_is_asked_for_again_and_has_no_second_effect() {
 #[tokio::test]
 async fn a_store_that_went_back_gets_again_what_it_lost() {
     let mut fixture = Fixture::new().await;
-    let flushers = Arc::clone(&fixture.flushers);
-    let mut flusher = Flusher::new(&flushers, SHARD);
+    let flusher = Arc::clone(&fixture.flusher);
+    let mut task = Task::new(&flusher);
     fixture.create("a", 10);
-    flusher.flush_all().await.unwrap();
+    task.flush_all().await.unwrap();
     let before = fixture.store.snapshot();
     fixture.create("b", 10);
     fixture.reserve("o-1", "a", 2);
-    flusher.flush_all().await.unwrap();
+    task.flush_all().await.unwrap();
     let whole = fixture.store.dump();
 
     // Nothing new is logged: the heartbeat finds it.
     fixture.store.restore(&before);
     let watermarks = fixture.store.ownership().await.unwrap().watermarks;
-    fixture.flushers.compare(&fixture.flushers.flushed(), &watermarks);
-    flusher.flush_all().await.unwrap();
+    fixture.flusher.compare(&fixture.flusher.flushed(), &watermarks);
+    task.flush_all().await.unwrap();
     assert_eq!(fixture.store.dump(), whole);
 
     // Something new is: the flush finds it.
     fixture.store.restore(&before);
     fixture.confirm("o-1");
-    flusher.flush_all().await.unwrap();
+    task.flush_all().await.unwrap();
     assert_eq!((fixture.mark().await, fixture.count(|c| &c.went_back)), (4, 2));
     assert_eq!((fixture.count(|c| &c.anomalies), fixture.fenced()), (0, String::new()));
 }
@@ -326,18 +326,18 @@ async fn events_of_somebody_else_fence() {
 #[tokio::test]
 async fn a_parked_sku_stays_and_hinders_nobody() {
     let mut fixture = Fixture::new().await;
-    let flushers = Arc::clone(&fixture.flushers);
-    let mut flusher = Flusher::new(&flushers, SHARD);
-    assert!(!flushers.may_leave(&sku("b")), "it is not known yet what is parked");
+    let flusher = Arc::clone(&fixture.flusher);
+    let mut task = Task::new(&flusher);
+    assert!(!flusher.may_leave(&sku("b")), "it is not known yet what is parked");
     fixture.create("a", 10);
     fixture.create("b", 10);
-    flusher.flush_all().await.unwrap();
+    task.flush_all().await.unwrap();
     fixture.store.spoil(&sku("a"), 3);
     fixture.reserve("o-1", "a", 2);
     fixture.reserve("o-2", "b", 2);
-    flusher.flush_all().await.unwrap();
-    assert_eq!((fixture.mark().await, fixture.flushers.parked(), fixture.count(|c| &c.anomalies)), (4, 1, 1));
-    assert!(!fixture.flushers.may_leave(&sku("a")) && fixture.flushers.may_leave(&sku("b")));
+    task.flush_all().await.unwrap();
+    assert_eq!((fixture.mark().await, fixture.flusher.parked(), fixture.count(|c| &c.anomalies)), (4, 1, 1));
+    assert!(!fixture.flusher.may_leave(&sku("a")) && fixture.flusher.may_leave(&sku("b")));
     assert_eq!(fixture.store.stock_journal(&sku("a"), &[], 9).await.unwrap().rows.len(), 2);
     let again = Fixture::on(
         fixture.disk.clone(),
@@ -347,10 +347,10 @@ async fn a_parked_sku_stays_and_hinders_nobody() {
     );
     again.link.fence().took(Epoch(1));
     again.flush().await.unwrap();
-    assert!(!again.flushers.may_leave(&sku("a")), "known after a restart");
-    again.flushers.unpark(&sku("a"));
-    assert_eq!(again.flushers.unparked(), 1, "its shard looks whether it can leave");
-    assert!(again.flushers.may_leave(&sku("a")) && again.flushers.parked() == 0);
+    assert!(!again.flusher.may_leave(&sku("a")), "known after a restart");
+    again.flusher.unpark(&sku("a"));
+    assert_eq!(again.flusher.unparked(), 1, "its shard looks whether it can leave");
+    assert!(again.flusher.may_leave(&sku("a")) && again.flusher.parked() == 0);
 }
 
 #[tokio::test]
@@ -359,47 +359,47 @@ async fn the_journal_keeps_what_was_flushed_for_a_while() {
     fixture.some_events();
     fixture.shard.counters.checkpoint.store(6, Ordering::Relaxed);
     fixture.flush().await.unwrap();
-    assert_eq!(fixture.flushers.trim_marks(), [(SHARD, Lsn(1))]);
+    assert_eq!(fixture.flusher.trim_marks(), [(SHARD, Lsn(1))]);
     assert!(fixture.trims.lock().unwrap().is_empty());
 
     let mut fixture = Fixture::with_options(|options| options.keep_flushed = Duration::ZERO).await;
     fixture.some_events();
     fixture.shard.counters.checkpoint.store(6, Ordering::Relaxed);
     fixture.flush().await.unwrap();
-    assert_eq!(fixture.flushers.trim_marks(), [(SHARD, Lsn(7))], "the checkpoint keeps the rest");
+    assert_eq!(fixture.flusher.trim_marks(), [(SHARD, Lsn(7))], "the checkpoint keeps the rest");
     assert!(!fixture.trims.lock().unwrap().is_empty());
 
     let mut crowded = Fixture::with_options(|options| options.journal_cap_bytes = 600).await;
     crowded.some_events();
     crowded.shard.counters.checkpoint.store(7, Ordering::Relaxed);
     crowded.flush().await.unwrap();
-    assert_eq!(crowded.flushers.trim_marks(), [(SHARD, Lsn(8))], "half of the cap is for the backlog");
+    assert_eq!(crowded.flusher.trim_marks(), [(SHARD, Lsn(8))], "half of the cap is for the backlog");
 }
 
 #[tokio::test]
 async fn at_its_cap_the_journal_is_full() {
     let mut fixture = Fixture::with_options(|options| options.journal_cap_bytes = 500).await;
-    fixture.flushers.watch_the_cap();
-    assert!(!fixture.flushers.is_journal_full());
+    fixture.flusher.watch_the_cap();
+    assert!(!fixture.flusher.is_journal_full());
     fixture.some_events();
-    fixture.flushers.watch_the_cap();
-    assert!(fixture.flushers.is_journal_full());
+    fixture.flusher.watch_the_cap();
+    assert!(fixture.flusher.is_journal_full());
     fixture.journal.trim(&[(SHARD, Lsn(6))]).unwrap();
-    fixture.flushers.watch_the_cap();
-    assert!(!fixture.flushers.is_journal_full());
+    fixture.flusher.watch_the_cap();
+    assert!(!fixture.flusher.is_journal_full());
 }
 
 #[tokio::test]
 async fn the_loop_ends_when_all_is_flushed() {
     let mut fixture = Fixture::new().await;
-    let flushers = Arc::clone(&fixture.flushers);
-    let looping = tokio::spawn(async move { flushers.run(SHARD).await });
+    let flusher = Arc::clone(&fixture.flusher);
+    let looping = tokio::spawn(async move { flusher.run().await });
     fixture.some_events();
-    while fixture.flushers.flushed() != [Lsn(7)] {
+    while fixture.flusher.flushed() != [Lsn(7)] {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     fixture.create("c", 1);
-    fixture.flushers.stop();
+    fixture.flusher.stop();
     looping.await.unwrap();
     assert_eq!(fixture.mark().await, 8);
 }
@@ -411,9 +411,9 @@ async fn old_orders_are_pruned_while_flushes_keep_up() {
     let retention = Retention { keep_days: 1, keep_journal_days: 1 };
     let later = fixture.clock.now().plus_seconds(3 * 86_400);
     let prune = |fixture: &Fixture| {
-        let (link, flushers) = (Arc::clone(&fixture.link), Arc::clone(&fixture.flushers));
+        let (link, flusher) = (Arc::clone(&fixture.link), Arc::clone(&fixture.flusher));
         let known = Known::load(Arc::new(MemoryFilters::default()), []);
-        async move { retention.prune(&link, &flushers, &known, later).await }
+        async move { retention.prune(&link, &flusher, &known, later).await }
     };
     fixture.shard.durable.publish(20);
     assert!(!prune(&fixture).await, "behind");

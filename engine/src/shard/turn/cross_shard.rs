@@ -320,7 +320,7 @@ impl Shard {
         let is_new = known.len() <= 1;
         let decided = match refused {
             Some(refusal) => Err(refusal),
-            None if is_new && self.parts.flushers.is_journal_full() => Err(Refusal::JournalFull),
+            None if is_new && self.parts.flusher.is_journal_full() => Err(Refusal::JournalFull),
             None => self.state.decide_hold(request),
         };
         let outcome = decided.map(|(change, lines)| {

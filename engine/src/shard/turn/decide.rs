@@ -402,7 +402,7 @@ fn run(
                     false => Ran::Answered(ShardAnswer::Outcome(outcome), None),
                 }
             }
-            Decision::HoldFirst(_) if is_reserve(command) && parts.flushers.is_journal_full() => {
+            Decision::HoldFirst(_) if is_reserve(command) && parts.flusher.is_journal_full() => {
                 refused(Refusal::JournalFull)
             }
             Decision::HoldFirst(first) => match too_old(parts, state, command, now) {
@@ -410,7 +410,7 @@ fn run(
                 None => Ran::HoldFirst(first),
             },
             Decision::Log(Event { change: Change::Reserved { .. }, .. })
-                if parts.flushers.is_journal_full() =>
+                if parts.flusher.is_journal_full() =>
             {
                 refused(Refusal::JournalFull)
             }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{PATIENCE, SHARDS, Subject, all_at, event, open};
-use crate::contract::event::Event;
 use crate::base::ids::{Lsn, ShardId};
+use crate::contract::event::Event;
 use crate::contract::journal::{Group, Journal, JournalError, JournalReader};
 use crate::testing::samples;
 
@@ -102,7 +102,7 @@ impl Sequence {
     /// When it is not.
     pub fn check(&self, reader: &dyn JournalReader, from: usize) {
         const MANY: u64 = u64::MAX;
-        for bounds in [(1, MANY), (2, MANY), (10, MANY), (100, MANY), (usize::MAX, 3_000), (usize::MAX, MANY)] {
+        for bounds in [(1, MANY), (10, MANY), (usize::MAX, 3_000), (usize::MAX, MANY)] {
             let (mut place, mut answers) = (from, 0);
             while place < self.order.len() {
                 let end = self.check_next(reader, place, bounds);
@@ -122,7 +122,7 @@ pub fn all_shards_are_read_together(subject: &mut dyn Subject) {
     let mut journal = open(subject);
     let mut sequence = Sequence::default();
     sequence.check(&*journal.reader(), 0);
-    for round in 0..4 {
+    for round in 0..2 {
         sequence.commit_some(&mut *journal, round * 10, 10);
         sequence.check(&*journal.reader(), 0);
     }
@@ -157,8 +157,8 @@ pub fn together_after_restarts_and_trims(subject: &mut dyn Subject) {
             drop(journal);
         }
         journal = open(subject);
-        sequence.check(&*journal.reader(), 0);
     }
+    sequence.check(&*journal.reader(), 0);
     let middle = sequence.commits[sequence.commits.len() / 2];
     let marks: Vec<_> = (0..).map(ShardId).zip(sequence.next(middle)).collect();
     journal.trim(&marks).expect("it trims");
@@ -187,7 +187,7 @@ pub fn together_after_restarts_and_trims(subject: &mut dyn Subject) {
 pub fn together_beside_the_writer(subject: &mut dyn Subject) {
     let mut journal = open(subject);
     let mut sequence = Sequence::default();
-    let commits: Vec<_> = (0..300_u64)
+    let commits: Vec<_> = (0..100_u64)
         .map(|n| {
             let shard = u16::try_from(n % 3).expect("it is small");
             sequence.groups(&[(2 - shard, 1 + n % 4, 0), (shard, 1 + n % 7, 0)])

@@ -12,8 +12,8 @@ use crate::contract::image::{
 };
 use crate::contract::order::{LineCounts, OrderRequest, Phase};
 use crate::contract::store::{
-    Anomaly, FlushBatch, Flushed, JournalRow, Parked, PrunedSums, StoreError, StoredHold, StoredOrder,
-    Watermark,
+    Anomaly, FlushBatch, FlushPart, Flushed, JournalRow, Parked, PrunedSums, StoreError, StoredHold,
+    StoredOrder, Watermark,
 };
 use crate::contract::units::{Delta, Levels};
 
@@ -26,28 +26,31 @@ struct Source<'a> {
 }
 
 impl Tables {
-    pub fn flush(&mut self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
-        let FlushBatch { epoch, shard, after, hash, events } = batch;
-        self.check_epoch(epoch)?;
-        let follows = |(at, (lsn, _)): (u64, &(Lsn, Event))| *lsn == after.plus(at + 1);
-        if events.is_empty() || !(0..).zip(events).all(follows) {
-            return Err(StoreError::Inconsistent("a batch with gaps".into()));
-        }
-        let unused = Watermark { shard, ..Watermark::default() };
-        let watermark = self.watermarks.get(&shard).copied().unwrap_or(unused);
-        if watermark.lsn != after {
-            return Ok(Flushed { watermark, ..Flushed::default() });
+    pub fn flush(&mut self, batch: &FlushBatch<'_>) -> Result<Flushed, StoreError> {
+        self.check_epoch(batch.epoch)?;
+        batch.check()?;
+        let unused = |shard| Watermark { shard, ..Watermark::default() };
+        let of = |shard: ShardId| self.watermarks.get(&shard).copied().unwrap_or(unused(shard));
+        let watermarks: Vec<Watermark> = batch.parts.iter().map(|part| of(part.shard)).collect();
+        if batch.parts.iter().zip(&watermarks).any(|(part, mark)| part.after != mark.lsn) {
+            return Ok(Flushed { watermarks, ..Flushed::default() });
         }
         let known = self.anomalies.len();
-        let parked = self.park_misfits(shard, events);
-        let mut rows = 0;
-        for (lsn, event) in events {
-            rows += self.take_in(Source { shard, lsn: *lsn, event });
+        let mut flushed = Flushed { watermarks, ..Flushed::default() };
+        for (part, mark) in batch.parts.iter().zip(&mut flushed.watermarks) {
+            let FlushPart { shard, after, hash, events } = *part;
+            if events.is_empty() {
+                continue;
+            }
+            flushed.parked.extend(self.park_misfits(shard, events));
+            for (lsn, event) in events {
+                flushed.rows += self.take_in(Source { shard, lsn: *lsn, event });
+            }
+            *mark = Watermark { shard, lsn: after.plus(events.len() as u64), hash, epoch: batch.epoch };
+            self.watermarks.insert(shard, *mark);
         }
-        let watermark = Watermark { shard, lsn: after.plus(events.len() as u64), hash, epoch };
-        self.watermarks.insert(shard, watermark);
-        let anomalies = (self.anomalies.len() - known) as u64;
-        Ok(Flushed { watermark, rows, anomalies, parked })
+        flushed.anomalies = (self.anomalies.len() - known) as u64;
+        Ok(flushed)
     }
 
     /// Parks the SKUs whose rows are not what the first event finds.

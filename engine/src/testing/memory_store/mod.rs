@@ -326,7 +326,7 @@ impl Store for MemoryStore {
 
     async fn flush(&self, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
         self.pass(&self.faults.flushes_held).await;
-        self.write(|tables| tables.flush(batch)).await
+        self.write(|tables| tables.flush(&batch)).await
     }
 
     async fn load(&self, wanted: &Wanted) -> Result<Loaded, StoreError> {

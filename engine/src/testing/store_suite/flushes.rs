@@ -196,14 +196,14 @@ pub async fn a_repeat_changes_nothing(subject: &dyn Subject) {
     let mut shard = TestShard::new(1);
     one_of_everything(&mut shard);
     let first = store.flush(shard.batch(7)).await.expect("it flushes");
-    assert_eq!(first.watermark.lsn, Lsn(7));
+    assert_eq!(first.flushed(shard.shard), Lsn(7));
     for _ in 0..2 {
         let again = store.flush(shard.batch(7)).await.expect("it answers");
-        assert_eq!((again.watermark, again.rows, again.anomalies), (first.watermark, 0, 0));
+        assert_eq!((&again.watermarks, again.rows, again.anomalies), (&first.watermarks, 0, 0));
     }
     // A larger one that begins where the first did.
     let again = store.flush(shard.batch(usize::MAX)).await.expect("it answers");
-    assert_eq!((again.watermark, again.rows), (first.watermark, 0));
+    assert_eq!((again.watermarks, again.rows), (first.watermarks, 0));
     shard.move_to(Lsn(7));
     shard.flush_all(&*store).await;
     check(&*store, &shard).await;
@@ -216,17 +216,22 @@ pub async fn a_batch_that_begins_elsewhere_is_told_where(subject: &dyn Subject) 
     one_of_everything(&mut shard);
     shard.flush(&*store, 3).await.expect("it flushes");
     let mut later = shard.batch(usize::MAX);
-    later.after = Lsn(5);
-    later.events = &later.events[2..];
+    later.parts[0].after = Lsn(5);
+    later.parts[0].events = &later.parts[0].events[2..];
     let told = store.flush(later).await.expect("it answers");
-    assert_eq!((told.watermark.lsn, told.rows), (Lsn(3), 0));
+    assert_eq!((told.flushed(shard.shard), told.rows), (Lsn(3), 0));
 
     // A gap, a start that is not the watermark's, and no events are refused whatever the watermark is.
     let mut wrong = shard.batch(usize::MAX);
-    wrong.after = Lsn(4);
-    assert!(matches!(store.flush(wrong).await, Err(StoreError::Inconsistent(_))));
-    let none = FlushBatch { events: &[], ..shard.batch(1) };
-    assert!(matches!(store.flush(none).await, Err(StoreError::Inconsistent(_))));
+    wrong.parts[0].after = Lsn(4);
+    let mut none = shard.batch(1);
+    none.parts[0].events = &[];
+    let empty = FlushBatch { parts: Vec::new(), ..shard.batch(1) };
+    let mut twice = shard.batch(1);
+    twice.parts.extend(shard.batch(1).parts);
+    for wrong in [wrong, none, empty, twice] {
+        assert!(matches!(store.flush(wrong).await, Err(StoreError::Inconsistent(_))));
+    }
     assert_eq!(store.ownership().await.expect("it answers").watermarks[0].lsn, Lsn(3));
     shard.flush_all(&*store).await;
     check(&*store, &shard).await;

@@ -71,6 +71,7 @@ macro_rules! store_suite {
             counts_fit_whatever_each_shard_has_flushed
             new_directories_begin_with_what_is_held
             new_directories_begin_whole
+            a_batch_of_shards_is_taken_in_as_a_whole
             an_order_over_several_shards_goes_with_its_holds
             what_is_wanted_is_loaded
             what_is_unsound_is_named

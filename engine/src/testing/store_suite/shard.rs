@@ -2,6 +2,8 @@
 //! what they made of everything, also of what has left memory since.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::clock::Timestamp;
 use crate::base::ids::{ChainHash, Epoch, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
@@ -12,7 +14,9 @@ use crate::contract::command::{
 use crate::contract::event::{Change, Event};
 use crate::contract::image::{HoldLineImage, OrderImage, RequestImage, StockImage};
 use crate::contract::outcome::{Answer, Outcome};
-use crate::contract::store::{FlushBatch, Flushed, Store, StoreError, StoredHold, StoredSku, Wanted};
+use crate::contract::store::{
+    FlushBatch, FlushPart, Flushed, Store, StoreError, StoredHold, StoredSku, Wanted,
+};
 use crate::machine::inner::InnerCommand;
 use crate::machine::state::{Decision, Departed, Need, State, Stored};
 
@@ -32,6 +36,10 @@ pub struct TestShard {
     pub events: Vec<(Lsn, Event)>,
     /// What its events made of everything.
     pub made: Made,
+    /// Counts the events of all shards of a server, which are logged in this order.
+    pub(super) logged: Arc<AtomicU64>,
+    /// When each of the events was.
+    pub(super) order: Vec<u64>,
     departed: BTreeSet<OrderNo>,
     departed_requests: BTreeSet<(SkuId, RequestId)>,
 }
@@ -107,6 +115,8 @@ impl TestShard {
             flushed: Lsn::ZERO,
             events: Vec::new(),
             made: Made::default(),
+            logged: Arc::default(),
+            order: Vec::new(),
             departed: BTreeSet::new(),
             departed_requests: BTreeSet::new(),
         }
@@ -277,6 +287,7 @@ impl TestShard {
             }
         }
         self.events.push((lsn, event));
+        self.order.push(self.logged.fetch_add(1, Ordering::Relaxed));
     }
 
     /// The last event.
@@ -288,9 +299,15 @@ impl TestShard {
     /// The next `max` events as a batch.
     #[must_use]
     pub fn batch(&self, max: usize) -> FlushBatch<'_> {
+        FlushBatch { epoch: self.epoch, parts: vec![self.part(max)] }
+    }
+
+    /// The next `max` events as a part of a batch.
+    #[must_use]
+    pub fn part(&self, max: usize) -> FlushPart<'_> {
         let events = &self.events[..self.events.len().min(max)];
         let hash = hash_at(self.flushed.plus(events.len() as u64));
-        FlushBatch { epoch: self.epoch, shard: self.shard, after: self.flushed, hash, events }
+        FlushPart { shard: self.shard, after: self.flushed, hash, events }
     }
 
     /// Flushes the next `max` events.
@@ -299,7 +316,7 @@ impl TestShard {
     /// Those of the store.
     pub async fn flush(&mut self, store: &dyn Store, max: usize) -> Result<Flushed, StoreError> {
         let flushed = store.flush(self.batch(max)).await?;
-        self.move_to(flushed.watermark.lsn);
+        self.move_to(flushed.flushed(self.shard));
         Ok(flushed)
     }
 
@@ -313,7 +330,7 @@ impl TestShard {
         }
         let last = self.last();
         let flushed = self.flush(store, usize::MAX).await.expect("it flushes");
-        assert_eq!(flushed.watermark.lsn, last);
+        assert_eq!(flushed.flushed(self.shard), last);
         flushed
     }
 
@@ -324,7 +341,9 @@ impl TestShard {
     pub fn move_to(&mut self, watermark: Lsn) {
         assert!(watermark >= self.flushed && watermark <= self.last(), "{watermark}, after {}", self.flushed);
         let gone = watermark.0 - self.flushed.0;
-        self.events.drain(..usize::try_from(gone).expect("so many are in memory"));
+        let gone = usize::try_from(gone).expect("so many are in memory");
+        self.events.drain(..gone);
+        self.order.drain(..gone);
         self.flushed = watermark;
     }
 }

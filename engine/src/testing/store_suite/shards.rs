@@ -1,14 +1,16 @@
 //! Several shards and what their coordinators say to each other, one step after the other: what is held, decided and
 //! acknowledged can be flushed at any moment between.
 
+use std::sync::Arc;
+
 use super::shard::{TestShard, lines, order, sku};
-use crate::base::ids::{AttemptId, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
+use crate::base::ids::{AttemptId, Epoch, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use crate::contract::command::{Action, Line, Lines, Mode, Reserve};
 use crate::contract::event::{Change, ReservedLine};
 use crate::contract::hold::HoldPurpose;
 use crate::contract::image::{Decision as Decided, LineSerials};
 use crate::contract::outcome::{Outcome, Refusal};
-use crate::contract::store::Store;
+use crate::contract::store::{FlushBatch, Flushed, Store};
 use crate::machine::inner::InnerCommand;
 use crate::machine::message::{HoldRequest, Instruction};
 use crate::machine::state::{Decision, Elsewhere};
@@ -33,7 +35,10 @@ impl Shards {
     /// All empty, in epoch 1.
     #[must_use]
     pub fn new(shards: u16) -> Self {
-        Self { all: (0..shards).map(|number| TestShard::of(number, shards)).collect(), attempts: 0 }
+        let mut all: Vec<_> = (0..shards).map(|number| TestShard::of(number, shards)).collect();
+        let logged = Arc::default();
+        all.iter_mut().for_each(|shard| shard.logged = Arc::clone(&logged));
+        Self { all, attempts: 0 }
     }
 
     /// Names that begin with this one, `count` of each shard in its order.
@@ -259,6 +264,40 @@ impl Shards {
             LineSerials { line, serials }
         });
         Some(Told { seq, attempt, shard, serials: serials.collect() })
+    }
+
+    /// The next `max` events of all shards, in the order in which they were logged.
+    #[must_use]
+    pub fn batch(&self, max: usize) -> FlushBatch<'_> {
+        let mut counts = vec![0; self.all.len()];
+        let next = |counts: &[usize]| {
+            let next = |place: &usize| self.all[*place].order.get(counts[*place]);
+            (0..counts.len()).filter(|place| next(place).is_some()).min_by_key(|place| next(place))
+        };
+        for _ in 0..max {
+            let Some(place) = next(&counts) else { break };
+            counts[place] += 1;
+        }
+        let parts = self.all.iter().zip(counts).map(|(shard, count)| shard.part(count)).collect();
+        FlushBatch { epoch: Epoch(1), parts }
+    }
+
+    /// Whether everything is flushed.
+    #[must_use]
+    pub fn are_flushed(&self) -> bool {
+        self.all.iter().all(|shard| shard.events.is_empty())
+    }
+
+    /// Flushes the next `max` events of all shards together.
+    ///
+    /// # Panics
+    /// When the store does not take them.
+    pub async fn flush(&mut self, store: &dyn Store, max: usize) -> Flushed {
+        let flushed = store.flush(self.batch(max)).await.expect("it flushes");
+        for shard in &mut self.all {
+            shard.move_to(flushed.flushed(shard.shard));
+        }
+        flushed
     }
 
     /// Flushes everything, each shard in one batch. Anomalies.

@@ -9,8 +9,8 @@ use super::{
     Shards, Subject, W1, confirm, create, extend, give_back, load, order, part, release, reserve, restock,
     sku, taken_by,
 };
-use crate::base::ids::{Epoch, OrderNo, ShardId};
-use crate::contract::store::{Prune, Store, StoredHold};
+use crate::base::ids::{Epoch, Lsn, OrderNo, ShardId};
+use crate::contract::store::{FlushPart, Flushed, Prune, Store, StoredHold};
 use crate::front::restore::restore;
 use crate::machine::state::State;
 use crate::shard::recovery::check_holds;
@@ -308,36 +308,78 @@ pub async fn holds_come_page_by_page(subject: &dyn Subject) {
     }
 }
 
-/// A store whose shards were flushed at different moments: a new directory has no order that counts on units which are
-/// not held for it, and holds nothing beyond that for ever.
+/// Wherever the store was cut off: what is held for an order is what it says, or it is told what is pending; and what
+/// no order knows is asked after, and let go.
 pub async fn new_directories_begin_whole(subject: &dyn Subject) {
     let store = taken_by(subject, 4).await;
     let store = &*store;
     let mut shards = Shards::new(4);
-    let (mut torn, mut told) = (0, 0);
-    for (mark, pair, first) in [("x", (0, 1), 0), ("y", (2, 3), 3)] {
+    let (mut asking, mut told) = (0, 0);
+    for (mark, pair, size) in [("x", (0, 1), 1), ("y", (2, 3), 3), ("z", (1, 0), 2)] {
         one_of_everything(&mut shards, store, mark, pair).await;
-        for shard in [first, pair.0 + pair.1 - first] {
-            while !shards.all[shard].events.is_empty() {
-                shards.all[shard].flush(store, 6).await.expect("it flushes");
-                let owned = store.ownership().await.expect("it answers");
-                let restored = restore(store, Epoch(1), &owned, shards.all[0].now).await;
-                let restored = restored.expect("it is sound");
-                torn += restored.torn.len();
-                let states = restored.shards.into_iter().map(|restored| {
-                    let lsn = restored.mark.lsn;
-                    let mut state = State::restoring(restored.mark.shard, 4, lsn, restored.end);
-                    state.restore(restored.images).expect("it fits");
-                    state
-                });
-                let states: Vec<State> = states.collect();
-                let report = check_holds(&states);
-                assert_eq!(report.violations, Vec::<String>::new());
-                told += report.pending;
-            }
+        while !shards.are_flushed() {
+            shards.flush(store, size).await;
+            let owned = store.ownership().await.expect("it answers");
+            let restored = restore(store, Epoch(1), &owned, shards.all[0].now).await.expect("it is sound");
+            assert!(restored.repaired.is_empty());
+            let states = restored.shards.into_iter().map(|restored| {
+                let lsn = restored.mark.lsn;
+                let mut state = State::restoring(restored.mark.shard, 4, lsn, restored.end);
+                state.restore(restored.images).expect("it fits");
+                state
+            });
+            let states: Vec<State> = states.collect();
+            let report = check_holds(&states);
+            assert_eq!(report.violations, Vec::<String>::new());
+            (asking, told) = (asking + report.asking.len(), told + report.pending);
         }
+        balance(store).await;
     }
-    assert!(torn > 0 && told > 0, "{torn} {told}");
+    assert!(asking > 0 && told > 0, "{asking} {told}");
+}
+
+/// A batch of several shards is there as a whole or not at all, once; also one that only looks at some of them.
+pub async fn a_batch_of_shards_is_taken_in_as_a_whole(subject: &dyn Subject) {
+    let store = taken_by(subject, 4).await;
+    let store = &*store;
+    let mut shards = Shards::new(4);
+    for (mark, pair) in [("x", (0, 1)), ("y", (2, 1))] {
+        one_of_everything(&mut shards, store, mark, pair).await;
+    }
+    let moved = |flushed: &Flushed| flushed.watermarks.iter().map(|mark| mark.lsn).collect::<Vec<_>>();
+    for size in [1, 7, 60, 3, usize::MAX] {
+        let whole: Vec<Lsn> = shards.batch(size).parts.iter().map(end_of).collect();
+        // One of them is not where it should be, with or without events of its own.
+        for wrong in [0, 3] {
+            let mut batch = shards.batch(size);
+            let part = &mut batch.parts[wrong];
+            (part.after, part.events) = (part.after.next(), &part.events[part.events.len().min(1)..]);
+            if batch.parts.iter().all(|part| part.events.is_empty()) {
+                continue;
+            }
+            let told = store.flush(batch).await.expect("it answers");
+            let here: Vec<Lsn> = shards.all.iter().map(|shard| shard.flushed).collect();
+            assert_eq!((moved(&told), told.rows, told.anomalies), (here, 0, 0), "nothing is written");
+        }
+        // The answer was lost.
+        let first = store.flush(shards.batch(size)).await.expect("it flushes");
+        assert_eq!((moved(&first), first.anomalies), (whole.clone(), 0));
+        let again = shards.flush(store, size).await;
+        assert_eq!((again.watermarks, again.rows), (first.watermarks, 0));
+        let known: Vec<Lsn> =
+            store.ownership().await.expect("it answers").watermarks.iter().map(|mark| mark.lsn).collect();
+        let flushed: Vec<Lsn> = whole.into_iter().filter(|lsn| *lsn > Lsn::ZERO).collect();
+        assert_eq!(known, flushed);
+    }
+    for shard in &shards.all[..3] {
+        check(store, shard).await;
+    }
+    balance(store).await;
+    assert_eq!(store.anomalies(10).await.expect("it reads").0, 0);
+}
+
+fn end_of(part: &FlushPart<'_>) -> Lsn {
+    part.after.plus(part.events.len() as u64)
 }
 
 /// Both the orders and what is held for them.

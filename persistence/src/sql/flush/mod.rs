@@ -1,10 +1,9 @@
-//! Events of a shard come in, exactly once: one transaction with the watermark of the shard.
+//! Events of the shards come in, exactly once: one transaction with their watermarks.
 //!
 //! - [`rows`]: what the events do to the tables, from the events alone.
 //! - [`orders`], [`holds`], [`stocks`]: the rows written, and what the store has otherwise than it should be.
-//! - Here: the transaction. The epoch is checked and the watermark locked, all tables, the watermark and
-//!   the guards of the tables are written;
-//!   a commit that is lost is found out by the watermark.
+//! - Here: the transaction. The epoch is checked and the watermarks are locked, all tables, the watermarks and the
+//!   guards of the tables are written; a commit that is lost is found out by the watermarks.
 //!
 //! New rows are inserted without a look. When one is there already, the transaction starts again *carefully*: what
 //! should not be there is looked for and recorded. So the usual flush reads nothing, and the unusual one is right.
@@ -18,9 +17,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::event::Event;
 use hotstock_engine::ids::{Lsn, OrderNo, ShardId, SkuId};
-use hotstock_engine::store::{Anomaly, FlushBatch, Flushed, StoreError, Watermark};
+use hotstock_engine::store::{Anomaly, FlushBatch, FlushPart, Flushed, StoreError, Watermark};
 
 use self::rows::{Fold, Rows};
 use super::dialect::{Access, Arg, Existing, Table, Tx};
@@ -34,21 +32,21 @@ use crate::limits::{EVENTS_WITHOUT_PAUSE, MAX_REFUSED_ROWS};
 
 /// See [`Store::flush`](hotstock_engine::store::Store::flush).
 pub(super) async fn flush(store: &SqlStore, batch: FlushBatch<'_>) -> Result<Flushed, StoreError> {
-    let gapless = batch.events.iter().zip(1..).all(|((lsn, _), n)| *lsn == batch.after.plus(n));
-    let Some(last) = batch.events.last().filter(|_| gapless) else {
-        return Err(broken(format!("a batch after {} that does not begin there or has a gap", batch.after)));
-    };
-    let mut fold = Fold::new(batch.shard);
-    for some in batch.events.chunks(EVENTS_WITHOUT_PAUSE) {
-        fold.events(some).map_err(broken)?;
-        // Others on this thread are not kept waiting by a large batch.
-        tokio::task::yield_now().await;
+    batch.check()?;
+    let mut rows = Vec::with_capacity(batch.parts.len());
+    for FlushPart { shard, events, .. } in &batch.parts {
+        let mut fold = Fold::new(*shard);
+        for some in events.chunks(EVENTS_WITHOUT_PAUSE) {
+            fold.events(some).map_err(|problem| broken(format!("shard {shard}: {problem}")))?;
+            // Others on this thread are not kept waiting by a large batch.
+            tokio::task::yield_now().await;
+        }
+        rows.push(fold.finish());
     }
-    let rows = fold.finish();
-    let flush = Flush { batch, rows, last, careful: AtomicBool::new(false) };
+    let flush = Flush { batch, rows, careful: AtomicBool::new(false) };
     let mut done = store.run(&flush).await;
     if let Err(StoreError::OutcomeUnknown(problem)) = done {
-        // The watermark tells, if it can be read.
+        // The watermarks tell, if they can be read.
         done = match store.run(&flush).await {
             Err(StoreError::Unavailable(_) | StoreError::Busy(_)) => Err(StoreError::OutcomeUnknown(problem)),
             done => done,
@@ -59,8 +57,8 @@ pub(super) async fn flush(store: &SqlStore, batch: FlushBatch<'_>) -> Result<Flu
 
 struct Flush<'a> {
     batch: FlushBatch<'a>,
-    rows: Rows,
-    last: &'a (Lsn, Event),
+    /// What comes of each part.
+    rows: Vec<Rows>,
     /// An insert met a row: look for what is there.
     careful: AtomicBool,
 }
@@ -71,18 +69,20 @@ impl Work for Flush<'_> {
     const ACCESS: Access = Access::Write;
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Flushed, SqlError> {
-        let FlushBatch { epoch, shard, after, hash, .. } = self.batch;
-        check_epoch(tx, epoch).await?;
+        let FlushBatch { epoch, parts } = &self.batch;
+        check_epoch(tx, *epoch).await?;
         let lock = tx.dialect().for_update();
-        tx.rows(&format!("SELECT shard FROM watermarks WHERE shard = ?{lock}"), &[shard.into()]).await?;
-        let found = read_watermarks(tx).await?.into_iter().find(|mark| mark.shard == shard);
-        let found = found.unwrap_or(Watermark { shard, ..Watermark::default() });
-        if found.lsn != after {
-            return Ok(Flushed { watermark: found, ..Flushed::default() });
+        tx.rows(&format!("SELECT shard FROM watermarks{lock}"), &[]).await?;
+        let known: BTreeMap<ShardId, Watermark> =
+            read_watermarks(tx).await?.into_iter().map(|mark| (mark.shard, mark)).collect();
+        let of = |shard| known.get(&shard).copied().unwrap_or(Watermark { shard, ..Watermark::default() });
+        let mut watermarks: Vec<Watermark> = parts.iter().map(|part| of(part.shard)).collect();
+        if parts.iter().zip(&watermarks).any(|(part, mark)| part.after != mark.lsn) {
+            return Ok(Flushed { watermarks, ..Flushed::default() });
         }
         let careful = self.careful.load(Ordering::Relaxed);
-        let mut writing = Writing::new(tx, shard, self.last, careful);
-        match writing.write(&self.rows).await {
+        let mut writing = Writing::new(tx, careful);
+        match writing.write(parts, &self.rows).await {
             // Everything was looked for that can be there.
             Err(SqlError::Duplicate(problem)) if careful => return Err(broken(problem).into()),
             Err(SqlError::Duplicate(problem)) => {
@@ -91,20 +91,24 @@ impl Work for Flush<'_> {
             }
             done => done?,
         }
-        let (lsn, event) = self.last;
-        let row =
-            vec![shard.into(), (*lsn).into(), hash.0.cast_signed().into(), epoch.into(), event.at.into()];
-        writing.insert(&WATERMARKS, Existing::Replaced, vec![row], &|_| None).await?;
-        move_guards(writing.tx, shard, after, *lsn).await?;
-        let watermark = Watermark { shard, lsn: *lsn, hash, epoch };
+        let mut moved = Vec::new();
+        for (part, mark) in parts.iter().zip(&mut watermarks) {
+            let Some((lsn, event)) = part.events.last() else { continue };
+            *mark = Watermark { shard: part.shard, lsn: *lsn, hash: part.hash, epoch: *epoch };
+            let hash = part.hash.0.cast_signed();
+            moved.push(vec![part.shard.into(), (*lsn).into(), hash.into(), (*epoch).into(), event.at.into()]);
+            move_guards(writing.tx, part.shard, part.after, *lsn).await?;
+        }
+        writing.insert(&WATERMARKS, Existing::Replaced, moved, &|_| None).await?;
         let (rows, anomalies) = (writing.count, writing.anomalies.len() as u64);
-        Ok(Flushed { watermark, rows, anomalies, parked: writing.parked.into_keys().collect() })
+        Ok(Flushed { watermarks, rows, anomalies, parked: writing.parked.into_keys().collect() })
     }
 }
 
 /// The writing of one batch.
 struct Writing<'a> {
     tx: &'a mut dyn Tx,
+    /// Whose events are written now.
     shard: ShardId,
     /// What anomalies that are not of one event are noted with.
     last: (Lsn, Timestamp),
@@ -113,26 +117,31 @@ struct Writing<'a> {
     /// Rows written.
     count: u64,
     anomalies: Vec<Anomaly>,
-    /// SKUs that are parked by this batch, and why.
-    parked: BTreeMap<SkuId, String>,
+    /// SKUs that are parked by this batch, since when and why.
+    parked: BTreeMap<SkuId, (Timestamp, String)>,
     refused: usize,
 }
 
 impl<'a> Writing<'a> {
-    fn new(tx: &'a mut dyn Tx, shard: ShardId, last: &(Lsn, Event), careful: bool) -> Self {
+    fn new(tx: &'a mut dyn Tx, careful: bool) -> Self {
         let (anomalies, parked) = (Vec::new(), BTreeMap::new());
-        Self { tx, shard, last: (last.0, last.1.at), careful, count: 0, anomalies, parked, refused: 0 }
+        let (shard, last) = (ShardId::default(), (Lsn::ZERO, Timestamp(0)));
+        Self { tx, shard, last, careful, count: 0, anomalies, parked, refused: 0 }
     }
 
-    async fn write(&mut self, rows: &Rows) -> Result<(), SqlError> {
-        self.made_orders(&rows.made).await?;
-        self.changed_orders(&rows.changed).await?;
-        self.orders_again(&rows.again);
-        self.holds(rows).await?;
-        self.stocks(rows).await?;
+    async fn write(&mut self, parts: &[FlushPart<'_>], rows: &[Rows]) -> Result<(), SqlError> {
+        for (FlushPart { shard, events, .. }, rows) in parts.iter().zip(rows) {
+            let Some((lsn, event)) = events.last() else { continue };
+            (self.shard, self.last) = (*shard, (*lsn, event.at));
+            self.made_orders(&rows.made).await?;
+            self.changed_orders(&rows.changed).await?;
+            self.orders_again(&rows.again);
+            self.holds(rows).await?;
+            self.stocks(rows).await?;
+        }
         let parked = self.parked.iter();
         let parked = parked
-            .map(|(sku_id, reason)| vec![sku_id.into(), self.last.1.into(), cut(reason).into()])
+            .map(|(sku_id, (at, reason))| vec![sku_id.into(), (*at).into(), cut(reason).into()])
             .collect();
         self.count += insert(self.tx, &PARKED, Existing::Kept, parked).await?.count;
         let anomalies = self.anomalies.iter().map(anomaly_row).collect();
@@ -169,7 +178,8 @@ impl<'a> Writing<'a> {
             let detail = format!("a row of {table} does not fit: {problem}");
             let sku_id = sku_of(place);
             self.anomaly("row_refused", self.last, None, sku_id.as_ref(), detail.clone());
-            self.parked.extend(sku_id.map(|sku_id| (sku_id, detail)));
+            let at = self.last.1;
+            self.parked.extend(sku_id.map(|sku_id| (sku_id, (at, detail))));
         }
         Ok(())
     }

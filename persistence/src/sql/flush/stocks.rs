@@ -203,7 +203,7 @@ impl Writing<'_> {
 
     fn park(&mut self, (sku_id, _): &StockKey, stock: &ChangedStock, detail: String) {
         self.anomaly(STOCK_CHANGED, (stock.lsn, stock.changed_at), None, Some(sku_id), detail.clone());
-        self.parked.entry(sku_id.clone()).or_insert(detail);
+        self.parked.entry(sku_id.clone()).or_insert((self.last.1, detail));
     }
 
     /// Rows of the journal that nobody logged, of stocks of the batch. They are written over.
