@@ -27,6 +27,10 @@ impl Subject for InMemory {
     async fn delete_order(&self, order_no: &OrderNo) {
         self.0.delete_order(order_no);
     }
+
+    async fn edit_holds(&self, order_no: &OrderNo, units: Option<u32>) {
+        self.0.edit_holds(order_no, units);
+    }
 }
 
 hotstock_engine::store_suite!(InMemory::default());

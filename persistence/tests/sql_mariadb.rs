@@ -35,6 +35,14 @@ impl Subject for OnMariaDb {
             self.server.sql(&format!("DELETE FROM {name}.{table} WHERE order_no = '{order_no}'"));
         }
     }
+
+    async fn edit_holds(&self, order_no: &OrderNo, units: Option<u32>) {
+        let change = match units {
+            Some(units) => format!("UPDATE {}.holds SET units = {units}", self.name),
+            None => format!("DELETE FROM {}.holds", self.name),
+        };
+        self.server.sql(&format!("{change} WHERE order_no = '{order_no}'"));
+    }
 }
 
 hotstock_engine::store_suite!(together {

@@ -51,6 +51,17 @@ impl Subject for OnSqlite {
         self.by_hand("DELETE FROM order_lines WHERE order_no = ?", &[order_no.as_str()]).await;
         self.by_hand("DELETE FROM orders WHERE order_no = ?", &[order_no.as_str()]).await;
     }
+
+    async fn edit_holds(&self, order_no: &OrderNo, units: Option<u32>) {
+        let order_no = order_no.as_str();
+        match units.map(|units| units.to_string()) {
+            Some(units) => {
+                let sql = "UPDATE holds SET units = CAST(? AS INTEGER) WHERE order_no = ?";
+                self.by_hand(sql, &[&units, order_no]).await;
+            }
+            None => self.by_hand("DELETE FROM holds WHERE order_no = ?", &[order_no]).await,
+        }
+    }
 }
 
 hotstock_engine::store_suite!(OnSqlite::new());

@@ -581,6 +581,31 @@ pub enum Misfit {
         /// What its row says.
         found: String,
     },
+    /// An order that another shard decides, and that has told its participants everything, says something else of the
+    /// stock than the rows of what is held for it.
+    OtherHold {
+        /// Which.
+        order_no: OrderNo,
+        /// What its lines say, or why they can't tell.
+        order: String,
+        /// What is held for it.
+        held: String,
+    },
+}
+
+/// Units of a stock that an order holds, and has sold less what came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Units {
+    /// Held.
+    pub held: i64,
+    /// Sold.
+    pub sold: i64,
+}
+
+impl std::fmt::Display for Units {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} held, {} sold", self.held, self.sold)
+    }
 }
 
 /// See [`Store::repair`].

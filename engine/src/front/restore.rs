@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::clock::Timestamp;
-use crate::base::ids::{Epoch, Lsn, ShardId, SkuId, WarehouseId, shard_of};
+use crate::base::ids::{Epoch, ShardId, SkuId, WarehouseId, shard_of};
 use crate::base::limits::MAX_LOADED_AT_ONCE;
 use crate::contract::checkpoint::CheckpointEnd;
 use crate::contract::image::{Image, LineImage, OrderImage, StockImage};
@@ -20,6 +20,7 @@ use crate::contract::store::{
     Watermark,
 };
 use crate::machine::state::State;
+use crate::shard::recovery::check_holds;
 
 /// What the shards begin with.
 #[derive(Debug)]
@@ -53,6 +54,11 @@ pub enum RestoreError {
     /// It can't be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// An order says something else than what is held for it. All rows are of one moment, so somebody changed them.
+    #[error(
+        "{0}: its rows in `orders`, `order_lines` or `holds` were changed by hand and have to be put back"
+    )]
+    Changed(String),
     /// What is in it makes no sense.
     #[error("shard {shard}: {problem}")]
     Inconsistent {
@@ -93,6 +99,7 @@ pub async fn restore(
         let holds: Vec<&StoredHold> = holds.iter().filter(|hold| hold.shard == shard).collect();
         shards.push(shard_from(mark, owned.shards, stocks, &orders, &holds, now)?);
     }
+    check(&shards, owned.shards)?;
     Ok(Restored { shards, repaired })
 }
 
@@ -215,16 +222,25 @@ fn shard_from(
     }
     all.extend(images);
     let end = CheckpointEnd { end: base, time, departed: base };
-    check(shard, shards, base, end, &all).map_err(wrong)?;
     Ok(RestoredShard { mark, images: all, end, skus, open_orders, holds })
 }
 
-/// Builds the shard as a start would, and audits it.
-fn check(shard: ShardId, shards: u16, base: Lsn, end: CheckpointEnd, images: &[Image]) -> Result<(), String> {
-    let mut state = State::restoring(shard, shards, base, end);
-    state.restore(images.to_vec()).map_err(|corruption| corruption.to_string())?;
-    match state.audit().violations.first() {
-        Some(violation) => Err(violation.to_string()),
-        None => Ok(()),
+/// Builds the shards as a start would, and audits them.
+fn check(restored: &[RestoredShard], shards: u16) -> Result<(), RestoreError> {
+    let mut states = Vec::with_capacity(restored.len());
+    for RestoredShard { mark, images, end, .. } in restored {
+        let mut state = State::restoring(mark.shard, shards, mark.lsn, *end);
+        let wrong = |problem: String| RestoreError::Inconsistent { shard: mark.shard, problem };
+        state.restore(images.clone()).map_err(|corruption| wrong(corruption.to_string()))?;
+        states.push(state);
     }
+    if let Some(violation) = check_holds(&states).violations.first() {
+        return Err(RestoreError::Changed(violation.clone()));
+    }
+    for state in &states {
+        if let Some(violation) = state.audit().violations.first() {
+            return Err(RestoreError::Inconsistent { shard: state.shard(), problem: violation.to_string() });
+        }
+    }
+    Ok(())
 }

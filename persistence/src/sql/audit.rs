@@ -8,12 +8,12 @@ use hotstock_engine::ids::{OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use hotstock_engine::image::StockImage;
 use hotstock_engine::store::{
     Anomaly, Books, JournalRow, Parked, PrunedSums, Repair, Repaired, Snapshot, StockBooks, StoreError, Sums,
-    SumsCursor,
+    SumsCursor, Units,
 };
 
 use super::Work;
 use super::dialect::{Access, Arg, Existing, Fields, Row, Table, Tx};
-use super::error::{SqlError, problem_of};
+use super::error::{SqlError, broken, problem_of};
 use super::guards::read_watermarks;
 use super::load::{Whole, select_whole, whole_or_broken};
 use super::owner::{check_epoch, shard_count};
@@ -23,7 +23,8 @@ use super::rows::{
     status_after, stock_row, words,
 };
 use super::statements::insert;
-use super::strays::{NamedOrder, Piece, misfits, without_row};
+use super::strays::{NamedOrder, Piece, SpanOf, misfits, other_holds, without_row};
+use crate::codec::decode_span;
 
 /// See [`Store::books`](hotstock_engine::store::Store::books).
 pub(super) struct BooksOf<'a> {
@@ -114,7 +115,7 @@ impl Work for SumsOf<'_> {
         let last = sums.journal.last().map_or(0, |row| row.change.after.version);
         let versions = (self.cursor.version, last);
         let (sku_id, warehouse_id) = (self.sku_id, self.warehouse_id);
-        sums.misfits = misfits(tx, &Piece { sku_id, warehouse_id, orders: &orders, versions }).await?;
+        sums.misfits.extend(misfits(tx, &Piece { sku_id, warehouse_id, orders: &orders, versions }).await?);
         Ok(Snapshot { watermarks, rows: sums })
     }
 }
@@ -144,6 +145,7 @@ impl SumsOf<'_> {
         let args_of_orders = stock().into_iter().chain([after(), own.into(), self.lines.into()]).collect();
         let args_of_holds =
             [UNITS.into()].into_iter().chain(stock()).chain([after(), self.lines.into()]).collect();
+        let spans = self.spans(tx, own).await?;
         let queries: [(&str, Vec<Arg>); 2] = [(&of_orders, args_of_orders), (of_holds, args_of_holds)];
         let mut counted: BTreeMap<OrderNo, (i64, i64, Vec<NamedOrder>)> = BTreeMap::new();
         for (sql, args) in queries {
@@ -165,14 +167,46 @@ impl SumsOf<'_> {
                 entry.2.extend(right.map(|right| NamedOrder { order_no, shard, right }));
             }
         }
+        // What is held for them is counted; when nothing is, that is told.
+        for order_no in spans.keys() {
+            counted.entry(order_no.clone()).or_default();
+        }
         let mut orders = Vec::new();
-        for (order_no, (held, sold, named)) in counted.into_iter().take(self.lines) {
+        let counted: Vec<_> = counted.into_iter().take(self.lines).collect();
+        let end = counted.last().map(|(order_no, _)| order_no.clone());
+        let spans = spans.into_iter().filter(|(order_no, _)| Some(order_no) <= end.as_ref()).collect();
+        sums.misfits = other_holds(tx, (self.sku_id, self.warehouse_id), spans).await?;
+        for (order_no, (held, sold, named)) in counted {
             // Less than nothing is written by hand too.
             let [held, sold] = [held, sold].map(|units| u64::try_from(units).unwrap_or_default());
             sums.lines.push((order_no, held, sold));
             orders.extend(named);
         }
         Ok(orders)
+    }
+}
+
+impl SumsOf<'_> {
+    /// The orders after the cursor that other shards decide and that have lines of the stock, as far as they can be
+    /// compared with what is held for them.
+    async fn spans(&self, tx: &mut dyn Tx, own: ShardId) -> Result<BTreeMap<OrderNo, SpanOf>, SqlError> {
+        let sql = "SELECT l.order_no, CAST(SUM(l.held) AS SIGNED), CAST(SUM(l.confirmed - l.returned) AS SIGNED), MIN(o.span) \
+             FROM order_lines l JOIN orders o ON o.order_no = l.order_no WHERE l.sku_id = ? AND l.warehouse_id = ? \
+             AND l.order_no > ? AND o.span IS NOT NULL AND o.shard <> ? GROUP BY l.order_no ORDER BY l.order_no LIMIT ?";
+        let after = after_text(self.cursor.order_no.as_ref(), OrderNo::as_str);
+        let args = [self.sku_id.into(), self.warehouse_id.into(), after, own.into(), self.lines.into()];
+        let mut spans = BTreeMap::new();
+        for row in tx.rows(sql, &args).await? {
+            let f = &mut row.fields();
+            let order_no = f.order_no()?;
+            // What is no number was written by hand, and differs.
+            let [held, sold] = std::array::from_fn(|_| f.int().unwrap_or(i64::MIN));
+            let span =
+                f.bytes_or_null().and_then(|bytes| decode_span(bytes.unwrap_or_default()).map_err(broken));
+            let span = span.map_err(problem_of);
+            spans.insert(order_no, SpanOf { units: Units { held, sold }, span });
+        }
+        Ok(spans)
     }
 }
 

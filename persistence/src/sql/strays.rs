@@ -12,14 +12,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{OrderNo, RequestId, ShardId, SkuId, WarehouseId};
-use hotstock_engine::store::{Misfit, StoreError};
+use hotstock_engine::image::Span;
+use hotstock_engine::store::{Misfit, StoreError, Units};
 
 use super::META;
 use super::dialect::{Arg, Existing, Fields, Row, Tx};
 use super::error::{SqlError, problem_of};
 use super::owner::shard_count;
-use super::rows::StockKey;
-use super::statements::{firsts, insert};
+use super::rows::{StockKey, UNITS};
+use super::statements::{firsts, insert, rows_in};
 use crate::limits::{MAX_MISFITS, MAX_VERSIONS_LOOKED_AT};
 
 /// The name in `meta`.
@@ -185,6 +186,55 @@ fn elsewhere(order_no: &OrderNo, shard: &Result<ShardId, StoreError>, right: Sha
         Err(error) => problem_of(error.clone()),
     };
     Some(Misfit::OtherShard { order_no: order_no.clone(), right, found })
+}
+
+/// An order that another shard decides, with what its lines say of a stock.
+pub(super) struct SpanOf {
+    pub units: Units,
+    /// Or why it can't be read.
+    pub span: Result<Span, String>,
+}
+
+/// Those of these orders that say something else of the stock than the rows of what is held for them; at most
+/// [`MAX_MISFITS`]. All rows are of one moment, over all shards: what is not told yet is pending.
+pub(super) async fn other_holds(
+    tx: &mut dyn Tx,
+    (sku_id, warehouse_id): (&SkuId, WarehouseId),
+    spans: BTreeMap<OrderNo, SpanOf>,
+) -> Result<BTreeSet<Misfit>, SqlError> {
+    let mut found = BTreeSet::new();
+    let mut held: BTreeMap<OrderNo, (SpanOf, Units)> = BTreeMap::new();
+    for (order_no, order) in spans {
+        if order.span.as_ref().is_ok_and(|span| !span.pending.is_empty()) {
+            continue;
+        }
+        held.insert(order_no, (order, Units::default()));
+    }
+    let names: Vec<OrderNo> = held.keys().cloned().collect();
+    let head = "SELECT order_no, attempt, sku_id, warehouse_id, purpose, units, sold FROM holds WHERE";
+    for row in rows_in(tx, head, "order_no", &names, "").await? {
+        let f = &mut row.fields();
+        let (order_no, attempt) = (f.order_no()?, f.attempt()?);
+        let is_of_sku = f.text()? == sku_id.as_str();
+        if f.int()? != i64::from(warehouse_id.0) || !is_of_sku {
+            continue;
+        }
+        let Some((SpanOf { span, .. }, units)) = held.get_mut(&order_no) else { continue };
+        let counts = f.text()? == UNITS && span.as_ref().is_ok_and(|span| span.knows(attempt));
+        // What is no number was written by hand, and differs.
+        let [of_row, sold] = std::array::from_fn(|_| f.int().unwrap_or(i64::MIN));
+        units.held = units.held.saturating_add(if counts { of_row } else { 0 });
+        units.sold = units.sold.saturating_add(sold);
+    }
+    for (order_no, (SpanOf { units, span }, held)) in held {
+        let order = match span {
+            Ok(_) if units == held => continue,
+            Ok(_) => units.to_string(),
+            Err(problem) => format!("{units}, with a `span` that can't be read ({problem})"),
+        };
+        found.insert(Misfit::OtherHold { order_no, order, held: held.to_string() });
+    }
+    Ok(found.into_iter().take(MAX_MISFITS).collect())
 }
 
 /// Orders and stock requests that a journal names, that have no row and were not pruned. Where there are several

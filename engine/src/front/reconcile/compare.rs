@@ -94,8 +94,11 @@ impl Sku {
             if !walk.misfits.is_empty() {
                 let (count, more) =
                     (walk.misfits.len(), if walk.has_more_misfits { " and more" } else { "" });
-                let expected =
-                    (Side::Orders, "each order and stock request has its row, in its shard".to_owned());
+                let expected = (
+                    Side::Orders,
+                    "each order and stock request has its row, in its shard, and what is held for it"
+                        .to_owned(),
+                );
                 let found = (Side::Orders, format!("{count}{more} do not"));
                 let causes = walk.misfits.iter().map(todo_of).collect();
                 tell(Check::Orders, expected, found, Remedy::ByHand, causes);
@@ -211,6 +214,10 @@ fn of_shard_without(walk: &Walk, tell: &mut impl FnMut(Check, Told, Told, Remedy
 /// What is wrong with an order or a request that is named, and what there is to do.
 fn todo_of(misfit: &Misfit) -> String {
     match misfit {
+        Misfit::OtherHold { order_no, order, held } => format!(
+            "order {order_no}, which another shard decides: {order} by its rows in `orders` and `order_lines`; {held} by its rows in \
+             `holds`: the rows that somebody changed have to be put back by hand"
+        ),
         Misfit::NoOrder(order_no) => {
             let todo = "its rows have to be put back, from a backup of the store";
             format!(

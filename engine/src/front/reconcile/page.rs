@@ -238,7 +238,8 @@ impl Request<'_> {
             let journal = journal[place];
             match line {
                 Some(line) => format!(
-                    "order {order_no} {has} {} units in its line and {journal} by the journal: its line has to be set by hand to {units} = {journal}",
+                    "order {order_no} {has} {} units in its line and {journal} by the journal: its line (of an order of another shard, its row of \
+                     `holds`) has to be set by hand to {units} = {journal}",
                     line[place]
                 ),
                 None => format!(

@@ -86,7 +86,8 @@ pub enum Check {
     Held,
     /// What is sold was bought by orders.
     Sold,
-    /// The orders and stock requests that lines and the journal name have their rows, in the right shard.
+    /// The orders and stock requests that lines and the journal name have their rows, in the right shard, and what is
+    /// held for an order that another shard decides is what that order says.
     Orders,
     /// Redis shows what callers are told.
     Mirror,

@@ -207,6 +207,14 @@ impl MemoryStore {
         self.tables().orders.remove(order_no);
     }
 
+    /// Changes by hand how much each row of what is held for an order holds; `None`: deletes those rows.
+    pub fn edit_holds(&self, order_no: &OrderNo, units: Option<u32>) {
+        let holds = &mut self.tables().holds;
+        let Some(units) = units else { return holds.retain(|(of, ..), _| of != order_no) };
+        let of_order = holds.iter_mut().filter(|((of, ..), _)| of == order_no);
+        of_order.flat_map(|(_, hold)| &mut hold.image.lines).for_each(|line| line.units = units);
+    }
+
     /// Sets the epoch in the row of the server by hand.
     pub fn set_epoch(&self, epoch: Epoch) {
         self.tables().epoch = epoch;

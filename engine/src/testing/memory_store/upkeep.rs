@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::tables::{StockRow, Tables};
-use crate::base::ids::{OrderNo, SkuId, WarehouseId, shard_of};
+use super::tables::{Place, StockRow, Tables};
+use crate::base::ids::{AttemptId, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use crate::contract::command::StockStatus;
 use crate::contract::event::MoveKind;
 use crate::contract::hold::HoldPurpose;
 use crate::contract::image::{LineImage, StockImage};
 use crate::contract::store::{
     Books, JournalRow, Misfit, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError,
-    StoredOrder, Sums, SumsCursor,
+    StoredOrder, Sums, SumsCursor, Units,
 };
 
 impl Tables {
@@ -137,6 +137,15 @@ impl Tables {
             if let Some(line) = line {
                 let sold = i64::from(line.confirmed) - i64::from(line.returned);
                 counted.insert(order_no.clone(), (u64::from(line.held), sold));
+            } else if !is_here
+                && order
+                    .image
+                    .lines
+                    .iter()
+                    .any(|line| (&line.sku_id, line.warehouse_id) == (sku_id, warehouse_id))
+            {
+                // What is held for it is counted.
+                counted.insert(order_no.clone(), (0, 0));
             }
         }
         for ((order_no, ..), hold) in self.holds.iter().filter(|((order_no, ..), _)| is_after(order_no)) {
@@ -156,8 +165,51 @@ impl Tables {
         let rows = self.journal.get(&place).into_iter().flat_map(|rows| rows.range(cursor.version + 1..));
         let journal: Vec<JournalRow> = rows.map(|(_, row)| row.clone()).take(journal).collect();
         let pruned = self.stocks.get(&place).map_or(PrunedSums::default(), |row| row.pruned);
-        let misfits = self.misfits(&lines, &journal);
+        let mut misfits = self.misfits(&lines, &journal);
+        misfits.extend(self.other_holds(&place, lines.iter().map(|(order_no, ..)| order_no)));
         Sums { lines, journal, pruned, misfits }
+    }
+
+    /// Orders of other shards that say something else of a stock than what is held for them.
+    fn other_holds<'a>(&self, place: &Place, orders: impl Iterator<Item = &'a OrderNo>) -> BTreeSet<Misfit> {
+        let shard = shard_of(&place.0, self.shards);
+        let mut others = BTreeSet::new();
+        for order_no in orders {
+            let Some(order) = self.orders.get(order_no).filter(|order| order.shard != shard) else {
+                continue;
+            };
+            let Some(span) = order.image.span.as_ref().filter(|span| span.pending.is_empty()) else {
+                continue;
+            };
+            let (mut said, mut held) = (Units::default(), Units::default());
+            for line in order
+                .image
+                .lines
+                .iter()
+                .filter(|line| (&line.sku_id, line.warehouse_id) == (&place.0, place.1))
+            {
+                said.held += i64::from(line.held);
+                said.sold += i64::from(line.confirmed) - i64::from(line.returned);
+            }
+            let key = |attempt, shard| (order_no.clone(), AttemptId(attempt), ShardId(shard));
+            for ((_, attempt, _), hold) in self.holds.range(key(0, 0)..=key(u64::MAX, u16::MAX)) {
+                let counts = hold.image.purpose == HoldPurpose::Units && span.knows(*attempt);
+                for line in hold
+                    .image
+                    .lines
+                    .iter()
+                    .filter(|line| (&line.sku_id, line.warehouse_id) == (&place.0, place.1))
+                {
+                    held.held += i64::from(line.units) * i64::from(counts);
+                    held.sold += line.sold;
+                }
+            }
+            if said != held {
+                let (order_no, order, held) = (order_no.clone(), said.to_string(), held.to_string());
+                others.insert(Misfit::OtherHold { order_no, order, held });
+            }
+        }
+        others
     }
 
     fn misfits(&self, lines: &[(OrderNo, u64, u64)], journal: &[JournalRow]) -> BTreeSet<Misfit> {

@@ -67,9 +67,10 @@ pub(super) async fn sums(
         let (lines, journal) = (piece.lines.len(), piece.journal.len());
         all.pruned = piece.pruned;
         all.lines.extend(piece.lines);
-        // Here, SKUs lie in any shard.
-        let is_elsewhere = |misfit: &Misfit| matches!(misfit, Misfit::OtherShard { .. });
-        all.misfits.extend(piece.misfits.into_iter().filter(|misfit| !is_elsewhere(misfit)));
+        // Here, SKUs lie in any shard, and shards are flushed at different moments: see `other_holds`.
+        let is_left_out =
+            |misfit: &Misfit| matches!(misfit, Misfit::OtherShard { .. } | Misfit::OtherHold { .. });
+        all.misfits.extend(piece.misfits.into_iter().filter(|misfit| !is_left_out(misfit)));
         all.journal.extend(piece.journal);
         cursor.order_no = all.lines.last().map(|(order_no, ..)| order_no.clone());
         cursor.version = all.journal.last().map_or(0, |row| row.change.after.version);

@@ -40,6 +40,9 @@ pub trait Subject: Send + Sync {
 
     /// Deletes the rows of an order.
     async fn delete_order(&self, order_no: &OrderNo);
+
+    /// Changes how much each row of what is held for an order holds; `None`: deletes those rows.
+    async fn edit_holds(&self, order_no: &OrderNo, units: Option<u32>);
 }
 
 /// Makes one test of every function of the suite. `$subject` is an expression for a fresh [`Subject`]. After
@@ -72,6 +75,7 @@ macro_rules! store_suite {
             new_directories_begin_with_what_is_held
             new_directories_begin_whole
             a_batch_of_shards_is_taken_in_as_a_whole
+            what_is_held_otherwise_than_an_order_says_is_named
             an_order_over_several_shards_goes_with_its_holds
             what_is_wanted_is_loaded
             what_is_unsound_is_named

@@ -10,7 +10,7 @@ use super::{
     sku, taken_by,
 };
 use crate::base::ids::{Epoch, Lsn, OrderNo, ShardId};
-use crate::contract::store::{FlushPart, Flushed, Prune, Store, StoredHold};
+use crate::contract::store::{FlushPart, Flushed, Misfit, Prune, Store, StoredHold, SumsCursor};
 use crate::front::restore::restore;
 use crate::machine::state::State;
 use crate::shard::recovery::check_holds;
@@ -376,6 +376,64 @@ pub async fn a_batch_of_shards_is_taken_in_as_a_whole(subject: &dyn Subject) {
     }
     balance(store).await;
     assert_eq!(store.anomalies(10).await.expect("it reads").0, 0);
+}
+
+/// Of each SKU and order: of which the rows of what is held say something else than the order.
+async fn other_holds(store: &dyn Store) -> Vec<(String, String, String)> {
+    let books = store.books(None, 1_000).await.expect("it reads").rows;
+    let mut found = Vec::new();
+    for stock in books.stocks {
+        let (mut cursor, sku_id) = (SumsCursor::default(), stock.row.sku_id);
+        loop {
+            let piece = store.sums(&sku_id, W1, &cursor, 3, 5).await.expect("it reads").rows;
+            for misfit in piece.misfits {
+                if let Misfit::OtherHold { order_no, order, held } = misfit {
+                    found.push((order_no.to_string(), sku_id.to_string(), format!("{order}; {held}")));
+                }
+            }
+            cursor.version = piece.journal.last().map_or(cursor.version, |row| row.change.after.version);
+            match piece.lines.last() {
+                Some((order_no, ..)) => cursor.order_no = Some(order_no.clone()),
+                None => break,
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Rows that somebody deleted or changed, of what is held or was sold; and nothing, whatever is pending, at any moment.
+pub async fn what_is_held_otherwise_than_an_order_says_is_named(subject: &dyn Subject) {
+    let store = taken_by(subject, 2).await;
+    let store = &*store;
+    let mut shards = Shards::new(2);
+    let names = one_of_everything(&mut shards, store, "x", (0, 1)).await;
+    while !shards.are_flushed() {
+        shards.flush(store, 9).await;
+        assert_eq!(other_holds(store).await, []);
+    }
+    for (number, units, said) in [
+        ("held", None, ["3 held, 0 sold; 0 held, 0 sold", "2 held, 0 sold; 0 held, 0 sold"]),
+        ("whole", None, ["0 held, 3 sold; 0 held, 0 sold", "0 held, 2 sold; 0 held, 0 sold"]),
+        ("back", Some(1), ["0 held, 0 sold; 1 held, 0 sold", "0 held, 2 sold; 1 held, 2 sold"]),
+        // It is not known yet what its participant has done.
+        ("pending", None, ["", ""]),
+    ] {
+        let order_no = order(&format!("x-{number}"));
+        let before = other_holds(store).await;
+        subject.edit_holds(&order_no, units).await;
+        let now: Vec<_> =
+            other_holds(store).await.into_iter().filter(|told| !before.contains(told)).collect();
+        let expected = [&names.b, &names.n].into_iter().zip(said).filter(|(_, said)| !said.is_empty());
+        let expected = expected.map(|(name, said)| (order_no.to_string(), name.clone(), said.to_owned()));
+        let mut expected: Vec<_> = expected.collect();
+        expected.sort();
+        assert_eq!(now, expected, "{number}");
+        // Nor is it what a new directory begins with, while units are held.
+        let owned = store.ownership().await.expect("it answers");
+        let refused = restore(store, Epoch(1), &owned, shards.all[0].now).await.expect_err("it is not sound");
+        assert!(refused.to_string().starts_with("order x-held: 0 units of SKU"), "{refused}");
+    }
 }
 
 fn end_of(part: &FlushPart<'_>) -> Lsn {
