@@ -37,10 +37,11 @@ pub use base::{limits, planted, sync};
 pub use base::{clock, ids};
 #[cfg(not(loom))]
 pub use contract::{
-    check, checkpoint, command, counters, event, hold, image, journal, mirror, order, outcome, store, units,
+    check, checkpoint, command, counters, event, hold, image, journal, mirror, moves, order, outcome, store,
+    units,
 };
 #[cfg(not(loom))]
-pub use front::{engine, list, options, pins, reconcile, restore, status};
+pub use front::{engine, list, options, pins, reconcile, restore, seize, status};
 #[cfg(not(loom))]
 pub use machine::{inner, state};
 #[cfg(not(loom))]

@@ -11,8 +11,9 @@ use hotstock_engine::checkpoint::{CheckpointError, CheckpointStore as _, FilterM
 use hotstock_engine::ids::{Epoch, Lsn, ServerId};
 use hotstock_engine::limits::TAKE_OVER_WAIT_MILLIS;
 use hotstock_engine::options::StartError;
-use hotstock_engine::ownership::{LOCKED, NotOurs, Seized, hand_over, seize};
+use hotstock_engine::ownership::{LOCKED, NotOurs};
 use hotstock_engine::restore::{Restored, RestoredShard, restore};
+use hotstock_engine::seize::{Seized, hand_over, seize};
 use hotstock_engine::store::{Ownership, Store as _};
 use hotstock_persistence::data_dir::DataDir;
 use hotstock_persistence::sql::SqlStore;

@@ -10,10 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use hotstock_engine::event::{Change, Event, MoveKind, StockMove};
+use hotstock_engine::event::{Change, Event};
 use hotstock_engine::hold::HoldMove;
 use hotstock_engine::ids::{Lsn, ShardId, SkuId, WarehouseId};
 use hotstock_engine::journal::{Bounds, JournalError, JournalReader};
+use hotstock_engine::moves::{MoveKind, StockMove};
 use hotstock_engine::store::{Ownership, Store};
 use hotstock_persistence::data_dir::DataDir;
 use serde::Serialize;

@@ -9,14 +9,13 @@
 //! Nothing waits for it: a due order holds its units a little longer, that is all. What is under way is nowhere
 //! written down: after a restart the order is due again and asked about again.
 //!
-//! - here: the [`OrderCheck`] that somebody implements, the options, the way into the queue. [`checker`]: the one
-//!   task that works on it.
+//! Here are the [`OrderCheck`] that somebody implements, and its options; the queue is `services/checks.rs`, the one
+//! task that works on it `front/checker.rs`.
 
 use async_trait::async_trait;
 
 use crate::base::ids::OrderNo;
 use crate::base::limits::{DEFAULT_CHECK_CONCURRENCY, DEFAULT_CHECK_GRACE_SECONDS};
-pub use crate::contract::counters::CheckStats;
 
 /// The order service, as the engine asks it.
 #[async_trait]

@@ -6,7 +6,7 @@
 //! decided and a participant not done is told again after the start; what a participant holds and no order knows is let
 //! go.
 //!
-//! The store is taken first ([`seize`](crate::services::ownership::seize)), so that nothing changes while it is read.
+//! The store is taken first ([`seize`](crate::front::seize::seize)), so that nothing changes while it is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -28,7 +28,7 @@ pub(crate) struct Places<'a> {
 }
 
 impl Checks {
-    /// With the other end of the queue, for [`checker`].
+    /// With the other end of the queue, for the checker.
     pub fn new(
         service: Arc<dyn OrderCheck>,
         options: CheckOptions,

@@ -1,13 +1,17 @@
 //! What a shard does when it is woken: expire, forget, take the mail, decide and apply, evict, write a slice of a
 //! running checkpoint, hand over. Never waits; each part is bounded. Deciding is in [`decide`]; what it says to other
-//! shards about orders over several in [`cross_shard`].
+//! shards about orders over several in [`cross_shard`]; its end in [`checkpoint`] and [`hand_over`]. [`work`]: what is
+//! on its way.
 //!
 //! A command about something that is not in memory and may be in the store is put aside ([`waiting`](super::waiting))
 //! until the loader ([`crate::services::loader`]) has looked for it; what it found is logged here before the command is
 //! decided ([`load`](super::load)).
 
+mod checkpoint;
 mod cross_shard;
 mod decide;
+mod hand_over;
+mod work;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,31 +19,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
+use self::checkpoint::Checkpointing;
 use self::cross_shard::Asking;
+use self::work::Work;
 use super::parts::ShardParts;
-use super::waiting::{Absent, Held, Lessons, Waiting};
+use super::waiting::Absent;
 use crate::base::clock::Timestamp;
-use crate::base::ids::{Epoch, Lsn, OrderNo, ShardId, SkuId};
+use crate::base::ids::{Epoch, Lsn, OrderNo, SkuId};
 use crate::base::limits::{
-    CHECKPOINT_ENTRIES_PER_TURN, EVICTION_ROUNDS, MAX_EVICTION_LOOKS, MAX_EVICTIONS_PER_TURN,
-    MAX_EXPIRIES_PER_TURN, MAX_FORGOTTEN_EVENTS_PER_TURN, MAX_UNSYNCED_BYTES,
+    EVICTION_ROUNDS, MAX_EVICTION_LOOKS, MAX_EVICTIONS_PER_TURN, MAX_EXPIRIES_PER_TURN,
+    MAX_FORGOTTEN_EVENTS_PER_TURN, MAX_UNSYNCED_BYTES,
 };
 use crate::base::sync::StockCell;
-use crate::contract::checkpoint::CheckpointEnd;
 use crate::contract::command::{Action, Command};
 use crate::contract::event::{Change, Event, OrderAfter};
-use crate::contract::journal::Group;
 use crate::contract::outcome::{Answer, Effect, Outcome, Refusal};
 use crate::machine::coordinator::Coordinator;
 use crate::machine::inner::InnerCommand;
-use crate::machine::message::Message;
-use crate::machine::state::{Capture, Departed, Need, State};
+use crate::machine::state::{Departed, Need, State};
 use crate::services::callers::Caller;
-use crate::services::checkpointer::CheckpointMessage;
-use crate::services::shared::{Envelope, Permits, Reply, ShardShared, give_back_claims};
+use crate::services::shared::{Permits, ShardShared, give_back_claims};
 use crate::services::store_link::add;
 use crate::services::views::ViewUpdate;
-use crate::services::writer::{HandOver, WriterMessage};
 
 /// The single writer of a shard.
 pub(crate) struct Shard {
@@ -70,48 +71,6 @@ pub(crate) struct Shard {
     looked_at: ((Lsn, u64), usize),
 }
 
-/// Commands on their way through the shard. When the shard panics its drop tells their callers: replies are
-/// dropped (outcome unknown), claims and permits come back.
-pub(super) struct Work {
-    parts: ShardParts,
-    shared: Arc<ShardShared>,
-    /// Taken from the mailbox, in order.
-    pub(super) pending: VecDeque<Envelope>,
-    /// Those that waited and wait for nothing more, before what is pending.
-    pub(super) ready: VecDeque<Held>,
-    /// Those that wait for something from the store.
-    pub(super) waiting: Waiting,
-    /// Commands of the first envelope (of those ready, or else of those pending) that are decided.
-    front_decided: usize,
-    /// Memory for the next take.
-    spare: Vec<Envelope>,
-    /// Applied in this turn, not handed over yet.
-    events: Vec<Event>,
-    replies: Vec<Reply>,
-    /// Some of them rest on what other shards have logged.
-    rests_on_others: bool,
-    /// Messages to other shards; they rest on the events.
-    sends: Vec<(ShardId, Message)>,
-    /// Permits of `replies`.
-    decided: u64,
-    /// Orders that left memory with these events.
-    departed: Vec<OrderNo>,
-    /// SKUs that are kept in memory with these events, or no longer.
-    pinned: Vec<(SkuId, bool)>,
-}
-
-/// The checkpoint of a shard, as it comes along.
-enum Checkpointing {
-    None,
-    Slices {
-        at: Capture,
-    },
-    /// All slices are written; it counts when the journal is durable up to its end.
-    Written {
-        end: CheckpointEnd,
-    },
-}
-
 impl Shard {
     pub fn new(parts: ShardParts, shared: Arc<ShardShared>, mut state: State) -> Self {
         // Whatever was recovered is durable: the views may show it.
@@ -130,22 +89,7 @@ impl Shard {
         }
         shared.durable.publish(state.applied().0);
         shared.counters.applied.store(state.applied().0, Ordering::Relaxed);
-        let work = Work {
-            parts: parts.clone(),
-            shared: Arc::clone(&shared),
-            pending: VecDeque::new(),
-            ready: VecDeque::new(),
-            waiting: Waiting::default(),
-            front_decided: 0,
-            spare: Vec::new(),
-            events: Vec::new(),
-            replies: Vec::new(),
-            rests_on_others: false,
-            sends: Vec::new(),
-            decided: 0,
-            departed: Vec::new(),
-            pinned: Vec::new(),
-        };
+        let work = Work::new(&parts, &shared);
         let coordinator = Coordinator::new(shared.id, parts.options.load_wait_ms);
         let asking = Asking::of(&state, &shared, &parts);
         let shard = Self {
@@ -395,152 +339,6 @@ impl Shard {
         }
     }
 
-    /// Gives everything that was decided to the journal writer; answers at once what rests on nothing new. Messages to
-    /// other shards leave behind that: what they cause is handed over later, and so is durable later or not at all.
-    fn hand_over(&mut self, first: Lsn) {
-        self.give_to_writer(first);
-        for (to, envelopes) in by_shard(self.shared.id, &mut self.work.sends) {
-            self.parts.shards[to.index()].deliver(envelopes);
-        }
-    }
-
-    fn give_to_writer(&mut self, first: Lsn) {
-        let last = self.state.applied();
-        self.shared.counters.applied.store(last.0, Ordering::Relaxed);
-        self.publish_sizes();
-        let permits = Permits::new(Arc::clone(&self.shared), std::mem::take(&mut self.work.decided));
-        let replies = std::mem::take(&mut self.work.replies);
-        let events = std::mem::take(&mut self.work.events);
-        let rests_on_others = std::mem::take(&mut self.work.rests_on_others);
-        let is_durable = || !rests_on_others && self.shared.durable_lsn() >= last;
-        if events.is_empty() && planted!("refusal-before-sync", true, is_durable()) {
-            drop(permits);
-            replies.into_iter().for_each(Reply::send);
-            return;
-        }
-        if events.is_empty() && replies.is_empty() {
-            return;
-        }
-        let bytes = events.iter().map(Event::weight).sum();
-        self.logged_bytes += bytes;
-        let left = self.state.take_left();
-        for stock in &left {
-            // Its number may be another stock's by now, which is new to the views.
-            if let Some(cell) = self.cells.get_mut(stock.number as usize) {
-                *cell = (Arc::default(), false);
-            }
-        }
-        let views = self.view_updates();
-        let departed = std::mem::take(&mut self.work.departed);
-        let pinned = std::mem::take(&mut self.work.pinned);
-        let group = (!events.is_empty()).then_some(Group { shard: self.shared.id, first, events });
-        let replies = planted!("answer-before-sync", self.answer_at_once(replies), replies);
-        let shared = Arc::clone(&self.shared);
-        shared.backlog.add(bytes);
-        let hand_over = HandOver {
-            shared,
-            group,
-            last,
-            rests_on_others,
-            left,
-            views,
-            departed,
-            pinned,
-            replies,
-            permits,
-            bytes,
-        };
-        if let Err(refused) = self.parts.inbox.put(WriterMessage::HandOver(hand_over)) {
-            // The writer is gone, which happens only behind a panic of its own: nothing more can be made durable.
-            refused.fail();
-        }
-    }
-
-    #[cfg(feature = "planted")]
-    fn answer_at_once(&self, replies: Vec<Reply>) -> Vec<Reply> {
-        replies.into_iter().for_each(Reply::send);
-        Vec::new()
-    }
-
-    fn view_updates(&mut self) -> Vec<ViewUpdate> {
-        let touched = self.state.take_touched();
-        let mut updates = Vec::with_capacity(touched.len());
-        for number in touched {
-            let index = number as usize;
-            if self.cells.len() <= index {
-                self.cells.resize_with(index + 1, || (Arc::default(), false));
-            }
-            let (cell, known) = &mut self.cells[index];
-            let stock = self.state.stock_view(number);
-            updates.push(ViewUpdate { cell: Arc::clone(cell), stock, new: !*known });
-            *known = true;
-        }
-        updates
-    }
-
-    /// A slice of the running checkpoint, or the begin of one that is due. `true`: go on at once.
-    fn checkpoint(&mut self) -> bool {
-        let messages = &self.parts.checkpointer;
-        match &mut self.checkpoint {
-            Checkpointing::None => {
-                let begin = self.state.applied();
-                // The place first: what is due or asked for stays so until there is one.
-                let Ok(place) = messages.try_reserve() else { return false };
-                let Some(asked) = self.checkpoint_due(begin) else { return false };
-                place.send(CheckpointMessage::Begin { shard: self.shared.id, begin, asked });
-                self.logged_bytes = 0;
-                self.checkpoint = Checkpointing::Slices { at: Capture::default() };
-                true
-            }
-            Checkpointing::Slices { at } => {
-                // A full queue: the disk is slower than we are. The next turn looks again; a tick is soon enough.
-                let Ok(place) = messages.try_reserve() else { return false };
-                match self.state.capture(at, CHECKPOINT_ENTRIES_PER_TURN) {
-                    Some(images) => place.send(CheckpointMessage::Slice { shard: self.shared.id, images }),
-                    None => {
-                        let end = CheckpointEnd {
-                            end: self.state.applied(),
-                            time: self.state.time(),
-                            departed: self.state.departed(),
-                        };
-                        self.checkpoint = Checkpointing::Written { end };
-                    }
-                }
-                true
-            }
-            Checkpointing::Written { end } => {
-                if self.shared.durable_lsn() < end.end {
-                    return false;
-                }
-                let end = *end;
-                if let Ok(place) = messages.try_reserve() {
-                    place.send(CheckpointMessage::End { shard: Arc::clone(&self.shared), end });
-                    self.checkpoint = Checkpointing::None;
-                }
-                false
-            }
-        }
-    }
-
-    /// Whether to begin a checkpoint; `Some(true)` when it was asked for.
-    fn checkpoint_due(&self, now_at: Lsn) -> Option<bool> {
-        let counters = &self.shared.counters;
-        let events = now_at.0.saturating_sub(self.shared.checkpoint_begun.load(Ordering::Relaxed));
-        // A large state is written less often, so that checkpoints never write much more than the journal does.
-        let sizes = self.state.sizes();
-        let due = self.parts.options.checkpoint_events.max((sizes.orders + sizes.stocks) as u64);
-        let is_due =
-            events > 0 && (events >= due || self.logged_bytes >= self.parts.options.checkpoint_bytes);
-        // One that was begun and failed can be asked for again.
-        let asked =
-            self.shared.take_asked_checkpoint() && now_at.0 > counters.checkpoint.load(Ordering::Relaxed);
-        if !is_due && !asked {
-            return None;
-        }
-        self.shared.checkpoint_begun.store(now_at.0, Ordering::Relaxed);
-        Some(!is_due)
-    }
-
     /// After a failed write: only what is durable may be read, everything else has an unknown outcome.
     fn answer_poisoned(&mut self) {
         let durable = self.shared.durable_lsn();
@@ -592,16 +390,6 @@ impl Shard {
     }
 }
 
-impl Work {
-    /// The envelope that is next, with what it learned if it waited.
-    fn front(&self) -> Option<(&Envelope, Option<&Lessons>)> {
-        match self.ready.front() {
-            Some(held) => Some((&held.envelope, Some(&held.lessons))),
-            None => self.pending.front().map(|envelope| (envelope, None)),
-        }
-    }
-}
-
 /// Applies an event that was just decided.
 ///
 /// # Panics
@@ -609,31 +397,6 @@ impl Work {
 fn apply(state: &mut State, event: &Event) {
     if let Err(corruption) = state.apply(state.applied().next(), event) {
         panic!("shard {}: an event that was just decided does not fit: {corruption}", state.shard());
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        // The decided ones of the first envelope gave theirs back, or made an order, whose event is below.
-        let mut skip = self.front_decided;
-        let held = self.waiting.take_all();
-        let here = self.ready.iter().map(|held| &held.envelope).chain(&self.pending);
-        let mut permits = self.decided;
-        for envelope in here {
-            let claiming = envelope.commands().get(std::mem::take(&mut skip)..).unwrap_or_default();
-            give_back_claims(claiming, &self.parts.directory);
-            permits += envelope.permits();
-        }
-        for envelope in &held {
-            give_back_claims(envelope.commands(), &self.parts.directory);
-            permits += envelope.permits();
-        }
-        for event in &self.events {
-            if let Some(order_no) = event.made_order() {
-                self.parts.directory.forget(order_no);
-            }
-        }
-        drop(Permits::new(Arc::clone(&self.shared), permits));
     }
 }
 
@@ -663,17 +426,4 @@ impl Event {
             _ => None,
         }
     }
-}
-
-/// Messages as they travel: those for one shard together, in their order.
-fn by_shard(from: ShardId, messages: &mut Vec<(ShardId, Message)>) -> Vec<(ShardId, Vec<Envelope>)> {
-    let mut by_shard: Vec<(ShardId, Vec<Envelope>)> = Vec::new();
-    for (to, message) in messages.drain(..) {
-        let envelope = Envelope::Message(from, message);
-        match by_shard.iter_mut().find(|(known, _)| *known == to) {
-            Some((_, envelopes)) => envelopes.push(envelope),
-            None => by_shard.push((to, vec![envelope])),
-        }
-    }
-    by_shard
 }

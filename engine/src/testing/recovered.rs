@@ -5,7 +5,7 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::ServerId;
 use crate::contract::checkpoint::{CheckpointStore as _, FilterManifest};
 use crate::front::restore::restore;
-use crate::services::ownership::{hand_over, seize};
+use crate::front::seize::{hand_over, seize};
 
 /// Takes the store from whoever has it.
 ///

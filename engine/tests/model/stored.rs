@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::StockStatus;
-use hotstock_engine::event::{Change, Event, MoveKind, OrderAfter};
+use hotstock_engine::event::{Change, Event, OrderAfter};
 use hotstock_engine::ids::{Lsn, OrderNo, RequestId, SkuId, WarehouseId};
 use hotstock_engine::image::{LineImage, LineSerials, OrderImage, RequestImage, Span, StockImage};
+use hotstock_engine::moves::MoveKind;
 use hotstock_engine::order::{LineCounts, OrderRequest, Phase};
 use hotstock_engine::state::{Departed, Need, State, Stored};
 use hotstock_engine::units::Levels;

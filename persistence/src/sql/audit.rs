@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::command::StockStatus;
-use hotstock_engine::event::MoveKind;
 use hotstock_engine::ids::{OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use hotstock_engine::image::StockImage;
+use hotstock_engine::moves::MoveKind;
 use hotstock_engine::store::{
     Anomaly, Books, JournalRow, Parked, PrunedSums, Repair, Repaired, Snapshot, StockBooks, StoreError, Sums,
     SumsCursor, Units,

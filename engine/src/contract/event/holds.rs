@@ -3,7 +3,7 @@
 use crate::base::ids::{SkuId, WarehouseId};
 use crate::contract::units::{Levels, Serials};
 
-/// A line of [`Change::Held`].
+/// A line of [`Change::Held`](super::Change::Held).
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldLine {
     /// What.
@@ -16,7 +16,7 @@ pub struct HeldLine {
     pub after: Levels,
 }
 
-/// A line of [`Change::HoldChanged`].
+/// A line of [`Change::HoldChanged`](super::Change::HoldChanged).
 #[derive(Debug, Clone, PartialEq)]
 pub struct HoldMovedLine {
     /// What.

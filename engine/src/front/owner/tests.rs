@@ -12,10 +12,11 @@ use crate::contract::checkpoint::Identity;
 use crate::contract::journal::JournalReader;
 use crate::contract::store::{Store, Take, Watermark};
 use crate::front::restore::restore;
+use crate::front::seize::{hand_over, seize};
 use crate::machine::state::State;
 use crate::services::fence::Fence;
 use crate::services::flusher::tests::{Fixture, SHARD};
-use crate::services::ownership::{NotOurs, hand_over, seize};
+use crate::services::ownership::NotOurs;
 use crate::testing::{ManualClock, MemoryIdentity, MemoryJournal, MemoryStore};
 
 fn owner_of(fixture: &Fixture, take_over: bool) -> Owner {

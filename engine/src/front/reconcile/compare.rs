@@ -319,7 +319,7 @@ mod tests {
     use super::*;
     use crate::base::clock::Timestamp;
     use crate::base::ids::{Lsn, ShardId};
-    use crate::contract::event::{MoveKind, StockMove};
+    use crate::contract::moves::{MoveKind, StockMove};
     use crate::contract::store::JournalRow;
     use crate::contract::units::Delta;
 

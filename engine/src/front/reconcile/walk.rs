@@ -12,7 +12,7 @@ use super::compare::words;
 use crate::base::ids::{OrderNo, SkuId, WarehouseId};
 use crate::base::limits::{MAX_RECONCILE_CAUSES, RECONCILE_JOURNAL_ROWS, RECONCILE_LINES};
 use crate::contract::command::StockStatus;
-use crate::contract::event::MoveKind;
+use crate::contract::moves::MoveKind;
 use crate::contract::store::{JournalRow, Misfit, PrunedSums, Store, StoreError, Sums, SumsCursor};
 use crate::contract::units::Levels;
 
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
     use crate::base::clock::Timestamp;
     use crate::base::ids::{Lsn, ShardId};
-    use crate::contract::event::StockMove;
+    use crate::contract::moves::StockMove;
     use crate::contract::units::Delta;
 
     /// A stock of a store, its orders (held, net sold) and its journal.

@@ -21,13 +21,17 @@
 //! first: so whatever is decided can be carried out, however long that takes.
 //!
 //! - [`Message`](crate::machine::message::Message): what is said. [`judge`]: what the answers mean together.
-//! - [`Coordinator`] (in [`attempts`]): which orders have something under way. Commands about an order whose units are
+//!   [`attempt`]: an order whose units are being held. [`effects`]: what is asked of the shard around.
+//! - [`Coordinator`] (in [`protocol`]): which orders have something under way. Commands about an order whose units are
 //!   being held wait in one queue, in their order. [`propagate`]: decisions on their way to the participants.
 //!
 //! Nothing here is remembered: what matters is in the journals of the shards.
 
-mod attempts;
+mod attempt;
+mod effects;
 mod judge;
 mod propagate;
+mod protocol;
 
-pub(crate) use attempts::{Coordinator, Effects, Moment, Surroundings, Tally};
+pub(crate) use effects::{Effects, Moment, Surroundings, Tally};
+pub(crate) use protocol::Coordinator;

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::attempts::{Coordinator, Moment, Timer};
+use super::effects::{Moment, Timer};
+use super::protocol::Coordinator;
 use crate::base::clock::Timestamp;
 use crate::base::ids::{AttemptId, OrderNo, ShardId};
 use crate::base::limits::{

@@ -1,13 +1,15 @@
 //! How ended orders and answered stock requests leave memory, oldest first, by a logged event.
 
+use std::collections::BTreeMap;
+
+use smallvec::SmallVec;
+
 use super::remembered::Item;
 use super::shard_state::State;
 use crate::base::clock::Timestamp;
 use crate::base::ids::{Lsn, OrderNo};
 use crate::base::limits::{MAX_FORGOTTEN_PER_EVENT, MAX_FORGOTTEN_STOCKS};
 use crate::contract::event::{Change, Event, ForgottenSold};
-use smallvec::SmallVec;
-use std::collections::BTreeMap;
 
 impl State {
     /// The event that forgets the oldest of what was last changed before `before`, and of what is more than `max`.

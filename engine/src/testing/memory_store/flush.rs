@@ -6,10 +6,11 @@ use super::tables::{Place, StockRow, Tables};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{Lsn, OrderNo, ShardId, SkuId};
 use crate::contract::command::{Mode, StockStatus};
-use crate::contract::event::{Change, Event, MovedLine, OrderAfter, StockMove};
+use crate::contract::event::{Change, Event, MovedLine, OrderAfter};
 use crate::contract::image::{
     HoldImage, HoldLineImage, LineImage, LineSerials, OrderImage, Span, StockImage,
 };
+use crate::contract::moves::StockMove;
 use crate::contract::order::{LineCounts, OrderRequest, Phase};
 use crate::contract::store::{
     Anomaly, FlushBatch, FlushPart, Flushed, JournalRow, Parked, PrunedSums, StoreError, StoredHold,

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::tables::{Place, StockRow, Tables};
 use crate::base::ids::{AttemptId, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use crate::contract::command::StockStatus;
-use crate::contract::event::MoveKind;
 use crate::contract::hold::HoldPurpose;
 use crate::contract::image::{LineImage, StockImage};
+use crate::contract::moves::MoveKind;
 use crate::contract::store::{
     Books, JournalRow, Misfit, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError,
     StoredOrder, Sums, SumsCursor, Units,

@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, HashMap};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::{Mode, StockStatus};
 use hotstock_engine::event::{
-    Change, ConfirmedLine, Event, HeldLine, HoldMovedLine, OrderAfter, ReservedLine, StockMove,
+    Change, ConfirmedLine, Event, HeldLine, HoldMovedLine, OrderAfter, ReservedLine,
 };
 use hotstock_engine::ids::{AttemptId, BuyerId, Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::image::{
     HoldImage, HoldLineImage, LineImage, LineSerials, OrderImage, RequestImage, Span,
 };
+use hotstock_engine::moves::StockMove;
 use hotstock_engine::order::{LineCounts, OrderRequest, Phase};
 use hotstock_engine::store::JournalRow;
 use hotstock_engine::units::{Levels, Serials};

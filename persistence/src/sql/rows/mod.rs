@@ -6,9 +6,9 @@ mod orders;
 
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::command::StockStatus;
-use hotstock_engine::event::{MoveKind, StockMove};
 use hotstock_engine::ids::{OrderNo, Reason, RequestId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::image::{RequestImage, StockImage};
+use hotstock_engine::moves::{MoveKind, StockMove};
 use hotstock_engine::outcome::StockView;
 use hotstock_engine::store::{Anomaly, JournalRow, PrunedSums, StoreError, Watermark};
 use hotstock_engine::units::{Delta, Levels, Serials};

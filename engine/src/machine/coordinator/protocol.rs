@@ -1,76 +1,20 @@
-//! Attempts to hold the units of orders, of one coordinator; what it has under way.
+//! The steps of an attempt, from the look to its end, and the coordinator that has them under way.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::attempt::{Attempt, Stage, first_place, hinted, reserve_of};
+use super::effects::{Effects, Moment, Surroundings, Tally, Timer};
+use super::judge::{GroupAnswer, Seen, groups, judge_more, judge_reserve, refused_at_sight, short_at_sight};
+use super::propagate::Propagation;
 use crate::base::clock::Timestamp;
-use crate::base::ids::{AttemptId, OrderNo, ShardId, SkuId, WarehouseId};
+use crate::base::ids::{AttemptId, OrderNo, ShardId, SkuId};
 use crate::base::limits::{ABANDON_WAIT_MILLIS, MAX_ATTEMPTS};
-use crate::contract::command::{Action, Choice, Command, Lines, Mode, Reserve};
 use crate::contract::event::Event;
 use crate::contract::hold::HoldPurpose;
-use crate::contract::outcome::{Outcome, Refusal, StockView};
+use crate::contract::outcome::{Outcome, Refusal};
 use crate::machine::inner::InnerCommand;
-use crate::machine::state::{Decision, Elsewhere, HoldFirst, State, prefer_for_all};
-
-use super::judge::{
-    Group, GroupAnswer, Seen, groups, judge_more, judge_reserve, refused_at_sight, short_at_sight,
-};
-use super::propagate::Propagation;
 use crate::machine::message::{HoldRequest, Message};
-
-/// Milliseconds since some moment: deadlines of what is under way. (What expires has a [`Timestamp`].)
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) struct Moment(pub u64);
-
-impl Moment {
-    pub(super) fn plus(self, millis: u64) -> Self {
-        Self(self.0.saturating_add(millis))
-    }
-}
-
-/// What the machine asks of the world around it.
-pub(crate) trait Surroundings {
-    /// The stocks of a SKU of another shard, as they are published; none when it is not in memory.
-    fn stocks(&self, sku_id: &SkuId) -> Vec<StockView>;
-
-    /// Whether no participant waits to hear of holds from before a start. Until then an order may be short of what is
-    /// left of an attempt of its own.
-    fn is_settled(&self) -> bool;
-
-    /// A number that is higher than that of any attempt before, whichever shard's.
-    fn new_attempt(&self) -> AttemptId;
-}
-
-/// What the machine wants done. Events are applied already, in their order.
-#[derive(Debug)]
-pub(crate) struct Effects<C> {
-    /// To be logged.
-    pub events: Vec<Event>,
-    /// To be sent behind the events.
-    pub sends: Vec<(ShardId, Message)>,
-    /// To be answered when everything is durable that any shard has logged so far.
-    pub answers: Vec<(C, Outcome)>,
-    /// Commands that waited for others about their order: to be decided now, in this order.
-    pub ready: VecDeque<(C, InnerCommand)>,
-}
-
-impl<C> Default for Effects<C> {
-    fn default() -> Self {
-        Self { events: Vec::new(), sends: Vec::new(), answers: Vec::new(), ready: VecDeque::new() }
-    }
-}
-
-/// Counts of orders over several shards.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub made: u64,
-    pub refused: u64,
-    pub overloaded: u64,
-    pub attempts: u64,
-    pub abandoned: u64,
-    pub instructions: u64,
-    pub repeated: u64,
-}
+use crate::machine::state::{Decision, Elsewhere, HoldFirst, State};
 
 /// The machine of a coordinator, see [`super`]. `C`: who waits for an answer.
 #[derive(Debug)]
@@ -90,39 +34,6 @@ pub(crate) struct Coordinator<C> {
     pub(super) timers: BTreeSet<(Moment, OrderNo, Timer)>,
     pub out: Effects<C>,
     pub tally: Tally,
-}
-
-/// What is looked after: an order can have both, due at the same moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Timer {
-    Attempt,
-    Propagation,
-}
-
-/// Units of an order are being held.
-#[derive(Debug)]
-struct Attempt<C> {
-    caller: C,
-    command: InnerCommand,
-    first: HoldFirst,
-    id: AttemptId,
-    until: Moment,
-    groups: Vec<Group>,
-    /// Where lines are said to be that may lie anywhere in other shards, if they get nothing.
-    nowhere: BTreeMap<SkuId, WarehouseId>,
-    stage: Stage,
-    /// Commands about the same order, which wait.
-    queue: VecDeque<(C, InnerCommand)>,
-}
-
-#[derive(Debug)]
-enum Stage {
-    /// These participants look for SKUs; those that there are not.
-    Looking { waiting: BTreeSet<ShardId>, absent: BTreeSet<SkuId> },
-    /// These participants have not answered yet.
-    Holding { waiting: BTreeSet<ShardId>, answers: BTreeMap<ShardId, GroupAnswer> },
-    /// These participants have not let go yet; then this is answered.
-    Abandoning { waiting: BTreeSet<ShardId>, outcome: Outcome },
 }
 
 impl<C> Coordinator<C> {
@@ -589,72 +500,6 @@ impl<C> Coordinator<C> {
             self.out.answers.extend(callers.map(|caller| (caller, Err(decided.clone()))));
         }
     }
-}
-
-impl<C> Attempt<C> {
-    /// The reserve, if it is one.
-    fn reserve(&self) -> Option<&Reserve> {
-        reserve_of(&self.command)
-    }
-
-    /// Every line whose units are needed.
-    fn wanted(&self) -> Vec<crate::contract::command::Line> {
-        match self.reserve() {
-            Some(reserve) => reserve.lines.as_slice().to_vec(),
-            None => self.first.lines.clone(),
-        }
-    }
-
-    /// Units that are needed beside those that the order holds, as a request: those that lie elsewhere.
-    fn more(&self, order_no: &OrderNo, is_elsewhere: impl Fn(&SkuId) -> bool) -> Reserve {
-        let lines = self.first.lines.iter().filter(|line| is_elsewhere(&line.sku_id)).cloned();
-        Reserve {
-            order_no: order_no.clone(),
-            lines: Lines::some_of(lines),
-            ttl_seconds: 1,
-            buyer_id: None,
-            mode: Mode::AllOrNothing,
-            choice: None,
-        }
-    }
-
-    /// Whether it still waits for the holds of this attempt.
-    fn is_wanted(&self, id: AttemptId) -> bool {
-        self.id == id && matches!(self.stage, Stage::Holding { .. })
-    }
-}
-
-fn reserve_of(command: &InnerCommand) -> Option<&Reserve> {
-    match command {
-        InnerCommand::Public(Command { action: Action::Reserve(reserve), .. }) => Some(reserve),
-        InnerCommand::Public(_) | InnerCommand::Expire(_) => None,
-    }
-}
-
-/// The order with a hint which warehouses would serve all its open lines: each shard chooses by itself, and so they
-/// choose alike. What the levels are by then decides; without a hint the order may only lie in more warehouses.
-fn hinted(reserve: &Reserve, state: &State, around: &impl Surroundings) -> Reserve {
-    let Some(choice) = reserve.choice.as_deref() else { return reserve.clone() };
-    let (mut used, mut lines) = (Vec::new(), Vec::new());
-    for (index, line) in reserve.lines.as_slice().iter().enumerate() {
-        if !choice.is_open(index) {
-            used.push(line.warehouse_id);
-            continue;
-        }
-        let is_here = state.owns(&line.sku_id);
-        let stocks = if is_here { state.stocks_of_sku(&line.sku_id) } else { around.stocks(&line.sku_id) };
-        lines.push((line.quantity, stocks));
-    }
-    let choice = Choice { prefer: prefer_for_all(&lines, &used, &choice.prefer), ..choice.clone() };
-    Reserve { choice: Some(Box::new(choice)), ..reserve.clone() }
-}
-
-/// Where an open line is said to be that got nothing: as one shard says it, the first that is preferred, or the first.
-fn first_place(reserve: &Reserve, stocks: &[StockView]) -> WarehouseId {
-    let prefer = reserve.choice.as_deref().map_or(&[][..], |choice| &choice.prefer);
-    let rank = |id: &WarehouseId| (prefer.iter().position(|known| known == id).unwrap_or(usize::MAX), *id);
-    let first = stocks.iter().map(|stock| stock.warehouse_id).min_by_key(rank);
-    first.or(prefer.first().copied()).unwrap_or(WarehouseId(1))
 }
 
 /// Applies an event that was just decided, and gives what is said of it.

@@ -3,161 +3,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use std::sync::Arc;
+mod fixture;
+mod unreadable;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hotstock_engine::command::{Action, StockStatus};
-use hotstock_engine::engine::Engine;
-use hotstock_engine::ids::{OrderNo, WarehouseId};
+use hotstock_engine::ids::OrderNo;
 use hotstock_engine::mirror::{Mirror, Put};
-use hotstock_engine::options::{EngineOptions, Parts, StoreOptions};
 use hotstock_engine::outcome::Refusal;
 use hotstock_engine::reconcile::{Check, Difference, Reconcile, Reconciled, Remedy, Side};
-use hotstock_engine::store::{OrderFilter, Store};
 use hotstock_engine::testing::store_suite::{
     W1, W2, confirm, create, give_back, release, reserve, restock, set_status, sku,
 };
-use hotstock_engine::testing::{
-    ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal,
-};
-use hotstock_persistence::mirror::{MirrorAccess, MirrorOptions};
-use hotstock_persistence::sql::{SqlOptions, SqlStore};
 use hotstock_persistence::testing::{MariaDb, RedisServer};
-use sqlx::Connection;
 
-/// A running engine, its store, perhaps a mirror.
-struct Server {
-    url: String,
-    engine: Engine,
-    redis: Option<RedisServer>,
-}
-
-impl Server {
-    /// With two stored SKUs and a resident one, each with orders of every kind that it can have.
-    async fn new(url: String) -> Self {
-        let store = Arc::new(SqlStore::open(&SqlOptions::new(url.clone())).unwrap());
-        let journal = Box::new(MemoryJournal::default().open());
-        let (checkpoints, filters) =
-            (Arc::new(MemoryCheckpoints::default()), Arc::new(MemoryFilters::default()));
-        let (identity, clock) = (Arc::new(MemoryIdentity::new(1)), Arc::new(ManualClock::default()));
-        let parts =
-            Parts::new(journal, checkpoints, filters, identity, clock, Arc::clone(&store) as Arc<dyn Store>);
-        let store_options = StoreOptions { flush_interval_ms: 10, ..StoreOptions::default() };
-        let options =
-            EngineOptions { max_resident_skus: 1, store: store_options, ..EngineOptions::default() };
-        let engine = Engine::start(options, parts).await.unwrap();
-        let server = Self { url, engine, redis: None };
-        server.trade("hot", "h").await;
-        for number in ["h-8", "h-9"] {
-            server.must(reserve(number, &[("hot", 5)])).await;
-        }
-        server.trade("cold", "c").await;
-        server.must(create("other", W1, 7)).await;
-        server
-            .until("only the SKU with open orders is in memory", |server| {
-                server.engine.stats().shards[0].resident == 1
-            })
-            .await;
-        server.flushed().await;
-        server
-    }
-
-    /// 100 units and 5 more, 6 sold and 2 of those returned, 3 released.
-    async fn trade(&self, name: &str, prefix: &str) {
-        let number = |n: u32| format!("{prefix}-{n}");
-        for action in [
-            create(name, W1, 100),
-            create(name, W2, 50),
-            restock(name, 5, "r-1"),
-            reserve(&number(3), &[(name, 6)]),
-            confirm(&number(3), None),
-            give_back(&number(3), &[(name, 2)], "back"),
-            reserve(&number(4), &[(name, 3)]),
-            release(&number(4), None),
-        ] {
-            self.must(action).await;
-        }
-    }
-
-    async fn must(&self, action: Action) {
-        self.engine.submit(action.into()).await.unwrap();
-    }
-
-    async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        for _ in 0..1_000 {
-            if is_so(self) {
-                return;
-            }
-            // Evictions wait for a turn of the shard, which comes with the next command or tick.
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("not in time: {what}");
-    }
-
-    async fn flushed(&self) {
-        let durable = self.engine.stats().shards[0].durable;
-        self.until("flushed", |server| server.engine.stats().shards[0].flushed >= durable).await;
-    }
-
-    /// What somebody does with a database client.
-    async fn tamper(&self, sql: &str) {
-        let sql = sqlx::AssertSqlSafe(sql.to_owned());
-        let changed = if self.url.starts_with("sqlite:") {
-            let mut connection = sqlx::SqliteConnection::connect(&self.url).await.unwrap();
-            sqlx::raw_sql(sql).execute(&mut connection).await.unwrap().rows_affected()
-        } else {
-            let mut connection = sqlx::MySqlConnection::connect(&self.url).await.unwrap();
-            sqlx::raw_sql(sql).execute(&mut connection).await.unwrap().rows_affected()
-        };
-        assert_eq!(changed, 1);
-    }
-
-    async fn reconcile(&self, fix: bool) -> Reconciled {
-        let mirror = self.redis.as_ref().map(|redis| -> Arc<dyn Mirror> { Arc::new(access(redis)) });
-        self.engine.reconcile(Reconcile { after: None, limit: 100, fix, mirror }).await.unwrap()
-    }
-
-    /// The one difference that is told; twice, because telling changes nothing.
-    async fn only(&self) -> Difference {
-        let found = self.reconcile(false).await;
-        assert_eq!(found.differences.len(), 1, "{:#?}", found.differences);
-        assert!(found.repaired.is_empty());
-        assert_eq!(self.reconcile(false).await, found);
-        found.differences.into_iter().next().unwrap()
-    }
-
-    async fn is_right(&self) {
-        let found = self.reconcile(false).await;
-        assert_eq!((found.skus, &found.differences[..]), (3, &[][..]));
-        assert!(found.unsettled.is_empty() && found.next.is_none() && found.mirror_error.is_none());
-    }
-
-    /// `fix` finds it as `only` did, and puts it right.
-    async fn is_fixed(&self) {
-        let before = self.only().await;
-        let fixed = self.reconcile(true).await;
-        assert_eq!(fixed.differences, [before]);
-        assert_eq!(fixed.repaired.len(), 1, "{:#?}", fixed.repaired);
-        self.is_right().await;
-    }
-
-    /// `fix` finds it as `only` did, and does nothing about it.
-    async fn is_not_fixed(&self) {
-        let before = self.only().await;
-        let fixed = self.reconcile(true).await;
-        assert_eq!((&fixed.differences[..], fixed.repaired.len()), (&[before.clone()][..], 0));
-        assert_eq!(self.only().await, before);
-    }
-}
-
-fn access(redis: &RedisServer) -> MirrorAccess {
-    MirrorAccess::new(MirrorOptions { redis_url: redis.url(), ..MirrorOptions::default() }).unwrap()
-}
-
-fn names(difference: &Difference) -> (&str, WarehouseId, Check, Remedy) {
-    (difference.sku_id.as_str(), difference.warehouse_id, difference.check, difference.remedy)
-}
+use fixture::{Server, access, names};
 
 const COLUMNS: [(&str, &str); 8] = [
     ("available = 1000", "available 1000"),
@@ -467,7 +329,7 @@ macro_rules! on_both {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
                 let dir = tempfile::tempdir().unwrap();
-                super::$name(&super::Server::new(format!("sqlite:{}", dir.path().join("store").display())).await).await;
+                super::$name(&super::fixture::Server::new(format!("sqlite:{}", dir.path().join("store").display())).await).await;
             })+
         }
 
@@ -478,7 +340,7 @@ macro_rules! on_both {
                 let server = super::MariaDb::start();
                 $(
                     println!("{}", stringify!($name));
-                    super::$name(&super::Server::new(server.url(stringify!($name))).await).await;
+                    super::$name(&super::fixture::Server::new(server.url(stringify!($name))).await).await;
                 )+
             }
         }
@@ -501,150 +363,6 @@ on_both! {
     pages_go_through_all_skus
     orders_go_on_meanwhile
     a_row_is_put_right_under_load
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_that_cant_be_read_stops_no_flush() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::new(format!("sqlite:{}", dir.path().join("store").display())).await;
-    let anomaly = async |kind: &str| {
-        let (_, anomalies) = server.engine.anomalies(10).await.unwrap();
-        assert!(anomalies.iter().any(|anomaly| anomaly.kind == kind), "{anomalies:?}");
-    };
-    server.tamper("UPDATE order_lines SET line = 1099511627776 WHERE order_no = 'h-8'").await;
-    server.must(confirm("h-8", None)).await;
-    server.must(reserve("h-10", &[("hot", 1)])).await;
-    server.flushed().await;
-    anomaly("order_missing").await;
-
-    server.tamper("UPDATE stock SET available = 'x' WHERE sku_id = 'hot' AND warehouse_id = 1").await;
-    server.must(reserve("h-11", &[("hot", 1)])).await;
-    server.must(restock("other", 1, "r-2")).await;
-    server.flushed().await;
-    anomaly("stock_changed").await;
-    assert_eq!(server.engine.parked(10).await.unwrap().0, 1);
-    let rows = async || {
-        let found = server.reconcile(true).await;
-        found.differences.into_iter().filter(|difference| difference.check == Check::Row).count()
-    };
-    assert_eq!((rows().await, rows().await), (1, 0));
-    assert_eq!(server.engine.parked(10).await.unwrap().0, 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_that_cant_be_read_hides_no_other() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::new(format!("sqlite:{}", dir.path().join("store").display())).await;
-    server.tamper("UPDATE stock SET changed_at = -1 WHERE sku_id = 'cold' AND warehouse_id = 1").await;
-    let names = async |limit| {
-        let page = server.engine.stock_page(None, limit).await.unwrap();
-        page.iter().map(|stocks| stocks[0].sku_id.to_string()).collect::<Vec<_>>()
-    };
-    assert_eq!((names(1).await, names(9).await), (vec!["hot".into()], vec!["hot".into(), "other".into()]));
-    let refused = server.engine.stock(&sku("cold"), None).await;
-    assert!(matches!(refused, Err(Refusal::StockInconsistent { .. })), "{refused:?}");
-    let some = [reserve("x", &[("cold", 1)]), reserve("y", &[("other", 1)])];
-    let answers = server.engine.submit_batch(some.map(Into::into).to_vec()).await;
-    assert!(matches!(answers[..], [Err(Refusal::StockInconsistent { .. }), Ok(_)]), "{answers:?}");
-    server.flushed().await;
-    server.is_fixed().await;
-
-    let row = "WHERE sku_id = 'cold' AND warehouse_id = 1 AND version = 2";
-    server.tamper(&format!("UPDATE stock_journal SET lsn = -lsn {row}")).await;
-    let refused = server.engine.stock_journal(&sku("cold"), &[], 100).await;
-    let told = "the row of its journal of warehouse 1, version 2, can't be read";
-    assert!(
-        matches!(&refused, Err(Refusal::StockInconsistent { problem, .. }) if problem.contains(told)),
-        "{refused:?}"
-    );
-    server.engine.stock_journal(&sku("other"), &[], 100).await.unwrap();
-    server.tamper(&format!("UPDATE stock_journal SET lsn = -lsn {row}")).await;
-    server.engine.stock_journal(&sku("cold"), &[], 100).await.unwrap();
-
-    server.tamper("UPDATE order_lines SET quantity = -1 WHERE order_no = 'c-3'").await;
-    let order = OrderNo::new("c-3").unwrap();
-    // Its number is not free.
-    for action in [Action::GetOrder(order.clone()), reserve("c-3", &[("cold", 6)]), confirm("c-3", None)] {
-        let refused = server.engine.submit(action.into()).await;
-        assert!(
-            matches!(&refused, Err(Refusal::OrderInconsistent { order_no, .. }) if *order_no == order),
-            "{refused:?}"
-        );
-    }
-    let page = server.engine.list_orders(&OrderFilter::default(), None, 1).await.unwrap();
-    assert_eq!(page.orders[0].order_no.as_str(), "c-4");
-    assert!(page.next.is_some());
-    server.is_right().await;
-}
-
-/// Rows that can be read and make no sense together: the caller is not to blame, and asking again does not help.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_order_whose_rows_do_not_fit_is_told_as_such() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::new(format!("sqlite:{}", dir.path().join("store").display())).await;
-    for (order_no, tampering) in [
-        ("c-3", "UPDATE orders SET shard = 7 WHERE order_no = 'c-3'"),
-        (
-            "c-3",
-            "UPDATE orders SET shard = 0, status = 'released', phase = 'released' WHERE order_no = 'c-3'",
-        ),
-        ("c-3", "DELETE FROM order_lines WHERE order_no = 'c-3'"),
-        ("c-4", "DELETE FROM order_lines WHERE order_no = 'c-4'"),
-    ] {
-        server.tamper(tampering).await;
-        let order = OrderNo::new(order_no).unwrap();
-        let other = [("other", 1)];
-        for action in
-            [Action::GetOrder(order.clone()), reserve(order_no, &other), give_back(order_no, &other, "new")]
-        {
-            let refused = server.engine.submit(action.into()).await;
-            let is_told =
-                matches!(&refused, Err(Refusal::OrderInconsistent { order_no, .. }) if *order_no == order);
-            assert!(is_told, "{tampering}: {refused:?}");
-        }
-    }
-}
-
-/// What no caller can give is no reason not to know the others.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn numbers_that_are_none_are_passed_over() {
-    let dir = tempfile::tempdir().unwrap();
-    let url = format!("sqlite:{}", dir.path().join("store").display());
-    let server = Server::new(url.clone()).await;
-    let store = SqlStore::open(&SqlOptions::new(url)).unwrap();
-    let read = async |max| {
-        let (mut orders, mut ids) = (Vec::new(), Vec::new());
-        loop {
-            let page = store.order_numbers(orders.last(), max).await.unwrap();
-            let end = page.is_empty();
-            orders.extend(page.into_iter().map(|(order_no, _)| order_no));
-            if end {
-                break;
-            }
-        }
-        loop {
-            let page = store.request_ids(ids.last(), max).await.unwrap();
-            let end = page.is_empty();
-            ids.extend(page.into_iter().map(|(sku_id, request_id, _)| (sku_id, request_id)));
-            if end {
-                return (orders, ids);
-            }
-        }
-    };
-    let right = read(100).await;
-    let rest = "shard, mode, phase, status, open, created_at, expires_at, changed_at, lsn";
-    let columns = format!("order_no, {rest}");
-    for name in ["char(1) || order_no", "x'ff' || order_no", "'b' || char(7) || order_no"] {
-        server
-            .tamper(&format!(
-                "INSERT INTO orders ({columns}) SELECT {name}, {rest} FROM orders WHERE order_no = 'c-3'"
-            ))
-            .await;
-    }
-    server.tamper("UPDATE orders SET changed_at = 'x', shard = -1 WHERE order_no = 'c-4'").await;
-    for max in [1, 2, 3, 100] {
-        assert_eq!(read(max).await, right, "pages of {max}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
