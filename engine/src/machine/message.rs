@@ -12,7 +12,7 @@ use crate::base::ids::{AttemptId, OrderNo, Reason, ShardId, SkuId, WarehouseId};
 use crate::contract::command::{Line, Reserve};
 use crate::contract::event::ReservedLine;
 use crate::contract::hold::{HoldMove, HoldPurpose};
-use crate::contract::outcome::Refusal;
+use crate::contract::outcome::{Refusal, StockView};
 use crate::contract::units::Serials;
 
 /// Serial numbers that units of a stock got.
@@ -21,10 +21,11 @@ pub(crate) type GivenSerials = (SkuId, WarehouseId, Serials);
 /// See the top of the file.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Message {
-    /// To a participant: have these SKUs in memory, so that what there is of them can be seen.
+    /// To a participant: what is there of these SKUs?
     Look { order_no: OrderNo, skus: Vec<SkuId> },
-    /// To the coordinator: those of them that there are not, or why it can't be said.
-    Looked { order_no: OrderNo, found: Result<Vec<SkuId>, Refusal> },
+    /// To the coordinator: each with all its stocks as they are now, none when there is no such SKU; or why it can't be
+    /// said.
+    Looked { order_no: OrderNo, found: Result<Vec<(SkuId, Vec<StockView>)>, Refusal> },
     /// To a participant: hold this.
     Hold(Box<HoldRequest>),
     /// To the coordinator: every line that was asked for with what it got; or why nothing is held.

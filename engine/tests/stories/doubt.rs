@@ -34,6 +34,24 @@ fn refused_at_sight() {
          reserve O1 A:1 O@any:6         -> insufficient_stock O@any 5 of 6
          logged                         ->",
     );
+    // A third shard, which would hold while the second one says no.
+    with_stock(
+        "create Z 10                    -> created Z 10/0/0
+         create O 5                     -> created O 5/0/0
+         create O@2 5                   -> created O@2 5/0/0
+         suspend O@2                    -> changed O@2 5/0/0 suspended
+         create P 4                     -> created P 4/0/0
+         create P@2 4                   -> created P@2 4/0/0
+         suspend P                      -> changed P 4/0/0 suspended P@2 4/0/0 suspended
+         logged                         -> 0 StockCreated, 1 StockCreated StockCreated StockCreated StatusChanged StockCreated StockCreated StatusChanged, 2 StockCreated
+         reserve O1 A:1 Z:1 O@3:1       -> unknown_sku O
+         reserve O1 Z:1 A:1 X:1         -> unknown_sku X
+         reserve O1 O@2:1 Z@9:1 A:1     -> unknown_sku Z
+         reserve O1 Z:1 P:1 A:1         -> sku_suspended P
+         reserve O1 Z:1 P@any:1 A:1     -> sku_suspended P
+         reserve O1 Z:1 O@any:6 A:1     -> insufficient_stock O@any 5 of 6
+         logged                         ->",
+    );
 }
 
 /// Likewise what a late payment would need.
@@ -327,7 +345,7 @@ fn an_expiry_and_a_late_payment_while_a_participant_is_away() {
          expire                         -> O1
          start confirm O1               ->
          deliver command                ->
-         on its way                     -> instruct hold
+         on its way                     -> instruct look
          hears 1                        ->
          settle                         ->
          answers                        -> changed confirmed A:3[confirmed 3] N:2[confirmed 2]

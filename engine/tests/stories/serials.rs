@@ -303,6 +303,8 @@ fn numbers_of_a_late_payment_are_let_go() {
          release O1                     -> changed released A:2[released 2] N:2[released 2]
          start confirm O1               ->
          deliver command                ->
+         deliver look                   ->
+         deliver looked                 ->
          deliver hold                   ->
          deliver held                   ->
          deliver instruct               ->

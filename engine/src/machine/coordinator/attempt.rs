@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::effects::{Moment, Surroundings};
-use super::judge::{Group, GroupAnswer};
+use super::judge::{Group, GroupAnswer, Seen};
 use crate::base::ids::{AttemptId, OrderNo, ShardId, SkuId, WarehouseId};
 use crate::contract::command::{Action, Choice, Command, Lines, Mode, Reserve};
 use crate::contract::outcome::{Outcome, StockView};
@@ -28,8 +28,8 @@ pub(super) struct Attempt<C> {
 
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// These participants look for SKUs; those that there are not.
-    Looking { waiting: BTreeSet<ShardId>, absent: BTreeSet<SkuId> },
+    /// These participants are asked what there is of SKUs; what was said so far.
+    Looking { waiting: BTreeSet<ShardId>, looked: BTreeMap<SkuId, Vec<StockView>>, is_asked: bool },
     /// These participants have not answered yet.
     Holding { waiting: BTreeSet<ShardId>, answers: BTreeMap<ShardId, GroupAnswer> },
     /// These participants have not let go yet; then this is answered.
@@ -94,10 +94,17 @@ pub(super) fn hinted(reserve: &Reserve, state: &State, around: &impl Surrounding
     Reserve { choice: Some(Box::new(choice)), ..reserve.clone() }
 }
 
-/// Where an open line is said to be that got nothing: as one shard says it, the first that is preferred, or the first.
-pub(super) fn first_place(reserve: &Reserve, stocks: &[StockView]) -> WarehouseId {
-    let prefer = reserve.choice.as_deref().map_or(&[][..], |choice| &choice.prefer);
-    let rank = |id: &WarehouseId| (prefer.iter().position(|known| known == id).unwrap_or(usize::MAX), *id);
-    let first = stocks.iter().map(|stock| stock.warehouse_id).min_by_key(rank);
-    first.or(prefer.first().copied()).unwrap_or(WarehouseId(1))
+/// What can be seen of a SKU: what its shard said (`looked`), what this shard has, or what is published.
+pub(super) fn see(
+    state: &State,
+    around: &impl Surroundings,
+    looked: &BTreeMap<SkuId, Vec<StockView>>,
+    sku_id: &SkuId,
+) -> Seen {
+    let published = match looked.get(sku_id) {
+        Some(stocks) => return Seen::Stocks(stocks.clone()),
+        None if state.owns(sku_id) => return Seen::Stocks(state.stocks_of_sku(sku_id)),
+        None => around.stocks(sku_id),
+    };
+    if published.is_empty() { Seen::Nothing } else { Seen::Published(published) }
 }

@@ -104,7 +104,9 @@ pub(crate) fn judge_reserve(
         let refusal = answer.err().filter(|refusal| ends_it(refusal))?;
         Some((line_of(group, reserve, refusal), refusal))
     });
-    if let Some((_, refusal)) = first.min_by_key(|(line, _)| *line) {
+    // That a stock is there which a line names is looked at before anything else.
+    let is_named = |refusal: &Refusal| matches!(refusal, Refusal::UnknownSku { warehouse_id: Some(_), .. });
+    if let Some((_, refusal)) = first.min_by_key(|(line, refusal)| (!is_named(refusal), *line)) {
         return Err(refusal.clone());
     }
     let is_short = all.iter().any(|(_, answer)| answer.is_err());
@@ -255,88 +257,144 @@ fn held_lines(
     lines
 }
 
-/// What can be seen of a SKU without asking anybody.
+/// What can be seen of a SKU.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Seen {
-    /// There is none.
-    Absent,
-    /// It can't be seen.
+    /// Nobody said anything of it yet.
     Nothing,
-    /// Its stocks, all of them.
+    /// Its stocks, all of them; none when there is no such SKU.
     Stocks(Vec<StockView>),
     /// Stocks of it that are published. While it comes into memory or leaves it, that need not be all.
     Published(Vec<StockView>),
 }
 
-/// Why a reserve is refused, as far as that can be seen: an order that is plainly short, of a SKU that is not there or
-/// is suspended, shall change nothing anywhere. `None`: whoever has the stocks has to say.
-pub(crate) fn refused_at_sight(reserve: &Reserve, see: impl Fn(&SkuId) -> Seen) -> Option<Refusal> {
-    let all_or_nothing = reserve.mode == Mode::AllOrNothing;
-    let mut short = Vec::new();
-    let (mut is_all_seen, mut suspended, mut is_any_free) = (true, 0, false);
-    let lines = reserve.lines.as_slice();
-    for (index, line) in lines.iter().enumerate() {
-        let is_open = reserve.choice.as_deref().is_some_and(|choice| choice.is_open(index));
-        let unknown = |warehouse_id| Refusal::UnknownSku { sku_id: line.sku_id.clone(), warehouse_id };
-        let named = Some(line.warehouse_id).filter(|_| !is_open);
-        let (stocks, are_all) = match see(&line.sku_id) {
-            Seen::Absent => return Some(unknown(named)),
-            Seen::Nothing => {
-                is_all_seen = false;
-                continue;
-            }
-            Seen::Stocks(stocks) => (stocks, true),
-            Seen::Published(stocks) => (stocks, false),
-        };
-        let mine: Vec<&StockView> =
-            stocks.iter().filter(|stock| named.is_none_or(|named| stock.warehouse_id == named)).collect();
-        if mine.is_empty() && are_all {
-            return Some(unknown(named));
-        }
-        if mine.is_empty() {
-            is_all_seen = false;
-            continue;
-        }
-        let on_sale = || mine.iter().filter(|stock| stock.status == StockStatus::OnSale);
-        if on_sale().next().is_none() {
-            suspended += 1;
-            // Of an open line: whoever has the stocks says where.
-            if all_or_nothing && is_open {
-                return None;
-            }
-            if all_or_nothing {
-                let (sku_id, warehouse_id) = (line.sku_id.clone(), line.warehouse_id);
-                return Some(Refusal::SkuSuspended { sku_id, warehouse_id });
-            }
-        }
-        // Named lines of the SKU take theirs first.
-        let taken = |stock: &StockView| {
-            let same = lines.iter().enumerate().filter(|(other, known)| {
-                is_open
-                    && *other != index
-                    && known.sku_id == line.sku_id
-                    && known.warehouse_id == stock.warehouse_id
-            });
-            same.map(|(_, known)| u64::from(known.quantity)).sum::<u64>().min(stock.levels.available)
-        };
-        let free: u64 = on_sale().map(|stock| stock.levels.available - taken(stock)).sum();
-        is_any_free |= free > 0;
-        if free < u64::from(line.quantity) && is_open && !are_all {
-            is_all_seen = false;
-        } else if free < u64::from(line.quantity) {
-            short.push(short_line(line, free));
-        }
-    }
-    if all_or_nothing {
-        return (is_all_seen && !short.is_empty()).then_some(Refusal::InsufficientStock { lines: short });
-    }
-    if is_any_free || !is_all_seen || suspended == lines.len() {
-        return None;
-    }
-    Some(Refusal::InsufficientStock { lines: short })
+/// A line of a reserve, with the stocks that it may be of.
+struct Sight<'a> {
+    line: &'a Line,
+    is_open: bool,
+    stocks: Vec<StockView>,
+    /// There are no others.
+    is_all: bool,
+    /// What it can have of them. Lines of its SKU that name a warehouse take theirs first.
+    free: u64,
 }
 
-/// The units that a late payment needs and that are short, in their order, when some of this shard are (`here`).
+impl Sight<'_> {
+    fn of<'a>(reserve: &'a Reserve, see: &impl Fn(&SkuId) -> Seen) -> Vec<Sight<'a>> {
+        let lines = reserve.lines.as_slice();
+        let is_open = |index: usize| reserve.choice.as_deref().is_some_and(|choice| choice.is_open(index));
+        let named = |stock: &StockView| {
+            let lines = lines.iter().enumerate().filter(|(index, line)| {
+                !is_open(*index) && line.sku_id == stock.sku_id && line.warehouse_id == stock.warehouse_id
+            });
+            lines.map(|(_, line)| u64::from(line.quantity)).sum::<u64>()
+        };
+        let sight = |(index, line): (usize, &'a Line)| {
+            let is_open = is_open(index);
+            let (mut stocks, is_all) = match see(&line.sku_id) {
+                Seen::Nothing => (Vec::new(), false),
+                Seen::Stocks(stocks) => (stocks, true),
+                Seen::Published(stocks) => (stocks, false),
+            };
+            stocks.retain(|stock| is_open || stock.warehouse_id == line.warehouse_id);
+            let on_sale = stocks.iter().filter(|stock| stock.status == StockStatus::OnSale);
+            let taken = |stock: &StockView| if is_open { named(stock) } else { 0 };
+            let free = on_sale.map(|stock| stock.levels.available.saturating_sub(taken(stock))).sum();
+            Sight { line, is_open, stocks, is_all, free }
+        };
+        lines.iter().enumerate().map(sight).collect()
+    }
+
+    /// Whether there is nothing to be said against it, or nothing more to be seen.
+    fn is_clear(&self) -> bool {
+        self.is_all || !(self.stocks.is_empty() || self.is_open && self.is_short())
+    }
+
+    fn unknown(&self) -> Refusal {
+        let warehouse_id = (!self.is_open).then_some(self.line.warehouse_id);
+        Refusal::UnknownSku { sku_id: self.line.sku_id.clone(), warehouse_id }
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.stocks.iter().all(|stock| stock.status == StockStatus::Suspended)
+    }
+
+    fn suspended(&self, reserve: &Reserve) -> Refusal {
+        let place = first_place(reserve, &self.stocks);
+        let warehouse_id = if self.is_open { place } else { self.line.warehouse_id };
+        Refusal::SkuSuspended { sku_id: self.line.sku_id.clone(), warehouse_id }
+    }
+
+    fn is_short(&self) -> bool {
+        self.free < u64::from(self.line.quantity)
+    }
+
+    fn short(&self) -> ShortLine {
+        let there = || self.stocks.iter().map(|stock| stock.levels.available).sum();
+        short_line(self.line, if self.is_open { self.free } else { there() })
+    }
+}
+
+/// What can be said of a reserve before anything is held.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Verdict {
+    /// Nothing stands against it.
+    Hold,
+    /// As one shard that had all lines would say it.
+    Refused(Refusal),
+    /// It may be refused for what can't be seen of these SKUs. Where they can't be asked for, whoever is to hold them
+    /// has to say.
+    Unclear(Vec<SkuId>),
+}
+
+/// Judges a reserve at sight: an order that is plainly short, of a SKU that is not there or is suspended, shall change
+/// nothing anywhere.
+pub(crate) fn judge_at_sight(reserve: &Reserve, see: impl Fn(&SkuId) -> Seen) -> Verdict {
+    let lines = Sight::of(reserve, &see);
+    if !lines.iter().all(Sight::is_clear) {
+        let unclear = lines.iter().filter(|line| !line.is_clear());
+        return Verdict::Unclear(unclear.map(|line| line.line.sku_id.clone()).collect());
+    }
+    refused_at_sight(reserve, &lines).map_or(Verdict::Hold, Verdict::Refused)
+}
+
+fn refused_at_sight(reserve: &Reserve, lines: &[Sight<'_>]) -> Option<Refusal> {
+    // That a stock is there which a line names is looked at before anything else.
+    if let Some(line) = lines.iter().find(|line| line.stocks.is_empty() && !line.is_open) {
+        return Some(line.unknown());
+    }
+    let all_or_nothing = reserve.mode == Mode::AllOrNothing;
+    for line in lines {
+        if line.stocks.is_empty() {
+            return Some(line.unknown());
+        }
+        if all_or_nothing && line.is_suspended() {
+            return Some(line.suspended(reserve));
+        }
+    }
+    let is_refused = match all_or_nothing {
+        true => lines.iter().any(Sight::is_short),
+        false => lines.iter().all(|line| line.free == 0),
+    };
+    match lines.first() {
+        _ if !is_refused => None,
+        Some(first) if lines.iter().all(Sight::is_suspended) => Some(first.suspended(reserve)),
+        _ => {
+            let short = lines.iter().filter(|line| line.is_short()).map(Sight::short);
+            Some(Refusal::InsufficientStock { lines: short.collect() })
+        }
+    }
+}
+
+/// Where an open line is said to be that got nothing: as one shard says it, the first that is preferred, or the first.
+pub(super) fn first_place(reserve: &Reserve, stocks: &[StockView]) -> WarehouseId {
+    let prefer = reserve.choice.as_deref().map_or(&[][..], |choice| &choice.prefer);
+    let rank = |id: &WarehouseId| (prefer.iter().position(|known| known == id).unwrap_or(usize::MAX), *id);
+    let first = stocks.iter().map(|stock| stock.warehouse_id).min_by_key(rank);
+    first.or(prefer.first().copied()).unwrap_or(WarehouseId(1))
+}
+
+/// Likewise of the units that a late payment needs: all that are short, in their order. `here`: those of this shard.
 pub(crate) fn short_at_sight(
     lines: &[Line],
     here: &[ShortLine],
@@ -351,7 +409,6 @@ pub(crate) fn short_at_sight(
             return known.cloned();
         }
         let free = match see(&line.sku_id) {
-            Seen::Absent => 0,
             Seen::Nothing => return None,
             Seen::Published(stocks) if stocks.iter().all(|stock| stock.warehouse_id != line.warehouse_id) => {
                 return None;

@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::attempt::{Attempt, Stage, first_place, hinted, reserve_of};
+use super::attempt::{Attempt, Stage, hinted, reserve_of, see};
 use super::effects::{Effects, Moment, Surroundings, Tally, Timer};
-use super::judge::{GroupAnswer, Seen, groups, judge_more, judge_reserve, refused_at_sight, short_at_sight};
+use super::judge::{
+    GroupAnswer, Verdict, first_place, groups, judge_at_sight, judge_more, judge_reserve, short_at_sight,
+};
 use super::propagate::Propagation;
 use crate::base::clock::Timestamp;
 use crate::base::ids::{AttemptId, OrderNo, ShardId, SkuId};
 use crate::base::limits::{ABANDON_WAIT_MILLIS, MAX_ATTEMPTS};
 use crate::contract::event::Event;
 use crate::contract::hold::HoldPurpose;
-use crate::contract::outcome::{Outcome, Refusal};
+use crate::contract::outcome::{Outcome, Refusal, StockView};
 use crate::machine::inner::InnerCommand;
 use crate::machine::message::{HoldRequest, Message};
 use crate::machine::state::{Decision, Elsewhere, HoldFirst, State};
@@ -92,7 +94,7 @@ impl<C> Coordinator<C> {
         let Some(order_no) = command.order_no().cloned() else {
             return self.out.answers.push((caller, Err(Refusal::Overloaded)));
         };
-        let stage = Stage::Looking { waiting: BTreeSet::new(), absent: BTreeSet::new() };
+        let stage = Stage::Looking { waiting: BTreeSet::new(), looked: BTreeMap::new(), is_asked: false };
         let attempt = Attempt {
             caller,
             command,
@@ -112,66 +114,53 @@ impl<C> Coordinator<C> {
         self.look(state, around, &order_no);
     }
 
-    /// SKUs of other shards that nobody has seen are looked for.
+    /// Refuses what can be refused at sight, and else has the units held. What can't be seen from here, and may be why
+    /// the order is refused, other shards are asked for first.
     fn look(&mut self, state: &State, around: &impl Surroundings, order_no: &OrderNo) {
         let Some(attempt) = self.attempts.get_mut(order_no) else { return };
-        let mut unseen: BTreeMap<ShardId, Vec<SkuId>> = BTreeMap::new();
-        if around.is_settled() && attempt.first.purpose == HoldPurpose::Units {
-            let wanted = attempt.wanted();
-            for line in wanted.iter().filter(|line| !state.owns(&line.sku_id)) {
-                if around.stocks(&line.sku_id).is_empty() {
-                    let skus = unseen.entry(state.shard_of(&line.sku_id)).or_default();
-                    if !skus.contains(&line.sku_id) {
-                        skus.push(line.sku_id.clone());
+        let Stage::Looking { looked, is_asked, .. } = &attempt.stage else { return };
+        let is_asked = *is_asked;
+        let see = |sku_id: &SkuId| see(state, around, looked, sku_id);
+        let HoldFirst { lines, short, purpose } = &attempt.first;
+        let verdict = match attempt.reserve() {
+            _ if !around.is_settled() || *purpose == HoldPurpose::Return => Verdict::Hold,
+            Some(reserve) => judge_at_sight(reserve, see),
+            // Units of the order itself may be on their way back, and are published when they are durable: only their
+            // shard can tell, which hears of them first.
+            None if !is_asked => Verdict::Unclear(lines.iter().map(|line| line.sku_id.clone()).collect()),
+            None => match short_at_sight(lines, short, |sku_id| state.owns(sku_id), see) {
+                short if short.is_empty() => Verdict::Hold,
+                short => Verdict::Refused(Refusal::LatePaymentNoStock { lines: short }),
+            },
+        };
+        let mut asked: BTreeMap<ShardId, Vec<SkuId>> = BTreeMap::new();
+        match verdict {
+            Verdict::Hold => {}
+            Verdict::Refused(refusal) => return self.finish(order_no, Err(refusal)),
+            // Once: what is not clear then, whoever is to hold it says.
+            Verdict::Unclear(_) if is_asked => {}
+            Verdict::Unclear(skus) => {
+                for sku_id in skus.into_iter().filter(|sku_id| !state.owns(sku_id)) {
+                    let skus = asked.entry(state.shard_of(&sku_id)).or_default();
+                    if !skus.contains(&sku_id) {
+                        skus.push(sku_id);
                     }
                 }
             }
         }
-        if unseen.is_empty() {
+        if asked.is_empty() {
             return self.hold(state, around, order_no);
         }
-        let waiting = unseen.keys().copied().collect();
-        attempt.stage = Stage::Looking { waiting, absent: BTreeSet::new() };
-        for (shard, skus) in unseen {
+        let waiting = asked.keys().copied().collect();
+        attempt.stage = Stage::Looking { waiting, looked: BTreeMap::new(), is_asked: true };
+        for (shard, skus) in asked {
             self.out.sends.push((shard, Message::Look { order_no: order_no.clone(), skus }));
         }
     }
 
-    /// Refuses what can be refused at sight; else asks the participants to hold.
+    /// Asks the participants to hold.
     fn hold(&mut self, state: &State, around: &impl Surroundings, order_no: &OrderNo) {
         let Some(attempt) = self.attempts.get_mut(order_no) else { return };
-        let none = BTreeSet::new();
-        let absent = match &attempt.stage {
-            Stage::Looking { absent, .. } => absent,
-            Stage::Holding { .. } | Stage::Abandoning { .. } => &none,
-        };
-        let see = |sku_id: &SkuId| {
-            if state.owns(sku_id) {
-                let stocks = state.stocks_of_sku(sku_id);
-                return if stocks.is_empty() { Seen::Absent } else { Seen::Stocks(stocks) };
-            }
-            if absent.contains(sku_id) {
-                return Seen::Absent;
-            }
-            let stocks = around.stocks(sku_id);
-            if stocks.is_empty() { Seen::Nothing } else { Seen::Published(stocks) }
-        };
-        let refusal = match (around.is_settled(), attempt.reserve()) {
-            (false, _) => None,
-            (true, Some(reserve)) => refused_at_sight(reserve, see),
-            // A return needs nothing that could be short. What another shard lacks of a late payment only that shard
-            // can tell: units of the order itself may be on their way back, and are not published before they are
-            // durable. What is short here is certain.
-            (true, None) if attempt.first.short.is_empty() => None,
-            (true, None) => {
-                let HoldFirst { lines, short, .. } = &attempt.first;
-                let lines = short_at_sight(lines, short, |sku_id| state.owns(sku_id), see);
-                Some(Refusal::LatePaymentNoStock { lines })
-            }
-        };
-        if let Some(refusal) = refusal {
-            return self.finish(order_no, Err(refusal));
-        }
         attempt.id = around.new_attempt();
         self.tally.attempts += 1;
         let request = match attempt.reserve() {
@@ -257,19 +246,19 @@ impl<C> Coordinator<C> {
         around: &impl Surroundings,
         from: ShardId,
         order_no: &OrderNo,
-        found: Result<Vec<SkuId>, Refusal>,
+        found: Result<Vec<(SkuId, Vec<StockView>)>, Refusal>,
     ) {
         let Some(attempt) = self.attempts.get_mut(order_no) else { return };
-        let Stage::Looking { waiting, absent } = &mut attempt.stage else { return };
+        let Stage::Looking { waiting, looked, .. } = &mut attempt.stage else { return };
         if !waiting.remove(&from) {
             return;
         }
         match found {
-            Ok(missing) => absent.extend(missing),
+            Ok(stocks) => looked.extend(stocks),
             Err(refusal) => return self.finish(order_no, Err(refusal)),
         }
         if waiting.is_empty() {
-            self.hold(state, around, order_no);
+            self.look(state, around, order_no);
         }
     }
 

@@ -266,8 +266,12 @@ impl Shard {
         self.parts.failpoints.reach(message.step());
         match message {
             Message::Look { order_no, skus } => {
-                let absent = skus.into_iter().filter(|sku_id| !self.state.is_resident(sku_id)).collect();
-                let found = refused.map_or(Ok(absent), Err);
+                let stocks = |sku_id: SkuId| {
+                    let stocks = self.state.stocks_of_sku(&sku_id);
+                    (sku_id, stocks)
+                };
+                let found = skus.into_iter().map(stocks).collect();
+                let found = refused.map_or(Ok(found), Err);
                 self.work.sends.push((from, Message::Looked { order_no, found }));
             }
             Message::Hold(request) => self.take_hold(from, &request, refused, now),

@@ -168,8 +168,12 @@ impl<S: PureStore> PureShards<S> {
         match message {
             Message::Look { order_no, skus } => {
                 let state = &self.shards[shard.index()].state;
-                let absent = skus.into_iter().filter(|sku_id| !state.is_resident(sku_id)).collect();
-                self.send_message(shard, from, Message::Looked { order_no, found: Ok(absent) });
+                let stocks = |sku_id| {
+                    let stocks = state.stocks_of_sku(&sku_id);
+                    (sku_id, stocks)
+                };
+                let found = skus.into_iter().map(stocks).collect();
+                self.send_message(shard, from, Message::Looked { order_no, found: Ok(found) });
             }
             Message::Hold(request) => self.take_hold(shard, from, &request),
             Message::Abandon { order_no, attempt } => {
