@@ -42,6 +42,12 @@ mod bugs {
         ("holds-not-asked", "after a start nobody asks whether the holds are wanted"),
         ("decisions-not-repeated", "after a start nobody is told again what was decided"),
         ("instruction-twice", "a participant carries out again what it had carried out"),
+        (
+            "attempt-forgotten",
+            "a coordinator that is asked knows nothing of the attempt whose holds its order has",
+        ),
+        ("kept-hold-let-go", "after a start a participant lets go of what it is to keep"),
+        ("torn-tail-kept", "a start keeps what it finds of a commit that did not come through"),
     ];
 
     thread_local! {

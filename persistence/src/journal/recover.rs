@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use hotstock_engine::ids::{ChainHash, Lsn, ShardId};
 use hotstock_engine::journal::JournalError;
+use hotstock_engine::planted;
 
 use super::reader::BROKEN_CHAIN;
 use super::record::{self, Header, Kind};
@@ -309,7 +310,7 @@ impl View {
             return Err(self.damaged(segment, shards, "there is no base record"));
         };
         let mut end = base.clone();
-        self.records.retain(|seen| seen.header.batch < torn);
+        planted!("torn-tail-kept", (), self.records.retain(|seen| seen.header.batch < torn));
         let nexts: Vec<u64> = base.iter().map(|tip| tip.next).collect();
         for (shard, next) in contiguous(self.records.iter().map(|seen| &seen.header), &nexts) {
             match next {

@@ -218,7 +218,7 @@ impl<C> Coordinator<C> {
             Message::Ask { order_no, attempt, seq } => {
                 let is_known = self.attempts.get(&order_no).is_some_and(|known| known.is_wanted(attempt))
                     || state.span_of(&order_no).is_some_and(|span| span.knows(attempt));
-                let answer = match is_known {
+                let answer = match planted!("attempt-forgotten", false, is_known) {
                     true => Message::Keep { order_no: order_no.clone(), attempt },
                     false => Message::Abandon { order_no: order_no.clone(), attempt },
                 };

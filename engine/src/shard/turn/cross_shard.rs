@@ -256,6 +256,16 @@ impl Shard {
         Some(Claim::new(std::sync::Arc::clone(&self.parts.directory), order_no))
     }
 
+    /// Gives back what is held for an attempt that came to nothing.
+    fn let_go(&mut self, order_no: &OrderNo, attempt: AttemptId, now: Timestamp) {
+        let Some(change) = self.state.decide_abandoned(order_no, attempt) else { return };
+        self.apply(self.state.event(change, now));
+        if self.asking.holds.contains_key(&(order_no.clone(), attempt)) {
+            add(&self.parts.cross_shard.released, 1);
+            tracing::info!(%order_no, "units that were held for an order that was not made are released");
+        }
+    }
+
     /// The first envelope is a message of another shard.
     pub(super) fn take_message(&mut self, now: Timestamp) {
         let refused = self.work.front().and_then(|(envelope, lessons)| match envelope {
@@ -276,13 +286,7 @@ impl Shard {
             }
             Message::Hold(request) => self.take_hold(from, &request, refused, now),
             Message::Abandon { order_no, attempt } => {
-                if let Some(change) = self.state.decide_abandoned(&order_no, attempt) {
-                    self.apply(self.state.event(change, now));
-                    if self.asking.holds.contains_key(&(order_no.clone(), attempt)) {
-                        add(&self.parts.cross_shard.released, 1);
-                        tracing::info!(%order_no, "units that were held for an order that was not made are released");
-                    }
-                }
+                self.let_go(&order_no, attempt, now);
                 self.is_heard_of(&order_no, attempt);
                 self.work.sends.push((from, Message::Abandoned { order_no, attempt }));
             }
@@ -292,7 +296,10 @@ impl Shard {
                     self.apply(self.state.event(change, now));
                 }
             }
-            Message::Keep { order_no, attempt } => self.is_heard_of(&order_no, attempt),
+            Message::Keep { order_no, attempt } => {
+                planted!("kept-hold-let-go", self.let_go(&order_no, attempt, now), ());
+                self.is_heard_of(&order_no, attempt);
+            }
             Message::Looked { .. }
             | Message::Held { .. }
             | Message::Abandoned { .. }
