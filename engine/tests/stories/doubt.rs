@@ -50,7 +50,9 @@ fn refused_at_sight() {
          reserve O1 Z:1 P:1 A:1         -> sku_suspended P
          reserve O1 Z:1 P@any:1 A:1     -> sku_suspended P
          reserve O1 Z:1 O@any:6 A:1     -> insufficient_stock O@any 5 of 6
-         logged                         ->",
+         suspend A                      -> changed A 10/0/0 suspended
+         reserve O1 A:3 P:1             -> sku_suspended A
+         logged                         -> 0 StatusChanged",
     );
 }
 

@@ -330,8 +330,7 @@ impl Sight<'_> {
     }
 
     fn short(&self) -> ShortLine {
-        let there = || self.stocks.iter().map(|stock| stock.levels.available).sum();
-        short_line(self.line, if self.is_open { self.free } else { there() })
+        short_line(self.line, self.free)
     }
 }
 

@@ -59,8 +59,10 @@ impl State {
                         return Err(Refusal::SkuSuspended { sku_id, warehouse_id });
                     }
                 }
-                let available = stock.levels.available;
-                if available < u64::from(line.quantity) || stock.status == StockStatus::Suspended {
+                // Of what is suspended nothing can be had, as where every line names its warehouse.
+                let is_on_sale = stock.status == StockStatus::OnSale;
+                let available = if is_on_sale { stock.levels.available } else { 0 };
+                if available < u64::from(line.quantity) {
                     short.push(short_line(line, available));
                 }
                 seen.push(Seen::Named);

@@ -92,13 +92,13 @@ impl Naive {
                 first_suspended.get_or_insert(refusal);
                 suspended += 1;
             }
-            let (free, told) = match id {
-                Some(_) => (self.free(&places[0]), self.levels(&places[0]).available),
-                None => (self.left(wished, sku_id), self.left(wished, sku_id)),
+            let free = match id {
+                Some(_) => self.free(&places[0]),
+                None => self.left(wished, sku_id),
             };
             if free < u64::from(*units) {
                 let place = (sku_id.clone(), id.unwrap_or(WarehouseId::ANY));
-                shorts.push(short(&place, u64::from(*units), told));
+                shorts.push(short(&place, u64::from(*units), free));
             }
             held += free.min(u64::from(*units));
         }
