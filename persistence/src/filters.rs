@@ -14,7 +14,7 @@ use hotstock_engine::checkpoint::FilterStore;
 
 use crate::codec::{FORMAT_VERSION, is_read};
 use crate::disk;
-use crate::files::{At as _, FileError, create_dir, parent, read_if_there, sync_dir, write_whole};
+use crate::files::{At as _, FileError, create_dir, read_if_there, sync_dir, write_whole};
 
 const MAGIC: &[u8; 6] = b"HSFILT";
 const HEADER_BYTES: usize = 8;
@@ -63,7 +63,6 @@ impl FilterStore for FileFilters {
     fn save(&self, number: u64, bytes: &[u8]) -> Result<(), String> {
         let content = [&MAGIC[..], &[FORMAT_VERSION, 0], bytes].concat();
         let save = || {
-            create_dir(&parent(&self.dir))?;
             create_dir(&self.dir)?;
             write_whole(&self.file(number), &content)
         };

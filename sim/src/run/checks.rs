@@ -266,6 +266,22 @@ impl Run<'_> {
             looks += 1;
             sleep(PAUSE).await;
         }
+        // Of what the disk did to checkpoints nothing is left by now.
+        let failures = |engine: &Engine| {
+            engine.stats().shards.iter().map(|shard| shard.checkpoint_failures).sum::<u64>()
+        };
+        let (before, asked) = (failures(engine), engine.stats().shards);
+        engine.checkpoint_now();
+        sleep(SETTLED).await;
+        if failures(engine) > before {
+            return Err("with all faults over, no checkpoint can be written".into());
+        }
+        for (shard, asked) in engine.stats().shards.iter().zip(asked) {
+            if shard.checkpoint < asked.applied {
+                let (checkpoint, applied) = (shard.checkpoint, asked.applied);
+                return Err(format!("a checkpoint was asked for at {applied}, and the last is of {checkpoint}"));
+            }
+        }
         let reconciled = engine.reconcile(Reconcile { limit: 1_000, ..Reconcile::default() });
         let Some(reconciled) = self.bounded("reconcile", reconciled).await? else { return Ok(End::Crash) };
         match reconciled {
