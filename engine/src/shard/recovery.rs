@@ -137,14 +137,28 @@ pub struct HoldsReport {
 /// order says.
 #[must_use]
 pub fn check_holds(states: &[State]) -> HoldsReport {
-    let orders = states.iter().flat_map(State::orders).filter(|order| order.span.is_some());
-    let orders: BTreeMap<OrderNo, OrderImage> = orders.map(|order| (order.order_no.clone(), order)).collect();
+    let mut report = HoldsReport::default();
+    let mut orders: BTreeMap<OrderNo, OrderImage> = BTreeMap::new();
+    for (home, order) in states.iter().flat_map(|home| home.orders().map(move |order| (home, order))) {
+        if order.span.is_some() {
+            orders.insert(order.order_no.clone(), order);
+        } else if let Some(line) = order.lines.iter().find(|line| !home.owns(&line.sku_id)) {
+            let (order_no, sku_id) = (&order.order_no, &line.sku_id);
+            report.violations.push(format!(
+                "order {order_no}: SKU {sku_id} lies in another shard than the order, which knows of no hold there"
+            ));
+        }
+    }
     let is_pending = |order: &OrderImage| order.span.as_ref().is_some_and(|span| !span.pending.is_empty());
-    let mut report = HoldsReport { orders: orders.len(), ..HoldsReport::default() };
+    report.orders = orders.len();
     report.pending = orders.values().filter(|order| is_pending(order)).count();
     let mut held: BTreeMap<(OrderNo, SkuId, WarehouseId), u32> = BTreeMap::new();
     for hold in states.iter().flat_map(State::holds) {
         report.holds += 1;
+        let decided_by = states.iter().find(|home| home.span_of(&hold.order_no).is_some());
+        if let Some(home) = decided_by {
+            report.violations.extend(misfit_of(&hold, home));
+        }
         if !is_known(&orders, &hold, hold.attempt) {
             report.asking.push(hold.order_no);
             continue;
@@ -174,6 +188,21 @@ pub fn check_holds(states: &[State]) -> HoldsReport {
     report.asking.sort();
     report.violations.sort();
     report
+}
+
+/// What a hold says that can't be, beside its units. `home`: of the shard that decides for its order.
+fn misfit_of(hold: &HoldImage, home: &State) -> Option<String> {
+    let HoldImage { order_no, coordinator, seq, .. } = hold;
+    let decisions = home.span_of(order_no).map_or(0, |span| span.decisions);
+    if *coordinator != home.shard() {
+        let home = home.shard();
+        return Some(format!(
+            "order {order_no}: a hold says that shard {coordinator} decides for it, and {home} does"
+        ));
+    }
+    (*seq > decisions).then(|| {
+        format!("order {order_no}: a hold has carried out decision {seq}, and {decisions} were made")
+    })
 }
 
 fn is_known(orders: &BTreeMap<OrderNo, OrderImage>, hold: &HoldImage, attempt: AttemptId) -> bool {

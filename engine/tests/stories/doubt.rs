@@ -46,7 +46,9 @@ fn refused_at_sight() {
          logged                         -> 0 StockCreated, 1 StockCreated StockCreated StockCreated StatusChanged StockCreated StockCreated StatusChanged, 2 StockCreated
          reserve O1 A:1 Z:1 O@3:1       -> unknown_sku O
          reserve O1 Z:1 A:1 X:1         -> unknown_sku X
-         reserve O1 O@2:1 Z@9:1 A:1     -> unknown_sku Z
+         reserve O1 O@2:1 Z@9:1 A:1     -> sku_suspended O
+         reserve O1 Z@9:1 O@2:1 A:1     -> unknown_sku Z
+         reserve O1 O@2:1 Z@9:1 A@any:1 -> unknown_sku Z
          reserve O1 Z:1 P:1 A:1         -> sku_suspended P
          reserve O1 Z:1 P@any:1 A:1     -> sku_suspended P
          reserve O1 Z:1 O@any:6 A:1     -> insufficient_stock O@any 5 of 6

@@ -279,7 +279,9 @@ impl Run<'_> {
         for (shard, asked) in engine.stats().shards.iter().zip(asked) {
             if shard.checkpoint < asked.applied {
                 let (checkpoint, applied) = (shard.checkpoint, asked.applied);
-                return Err(format!("a checkpoint was asked for at {applied}, and the last is of {checkpoint}"));
+                return Err(format!(
+                    "a checkpoint was asked for at {applied}, and the last is of {checkpoint}"
+                ));
             }
         }
         let reconciled = engine.reconcile(Reconcile { limit: 1_000, ..Reconcile::default() });

@@ -78,7 +78,7 @@ pub(super) fn reserve_of(command: &InnerCommand) -> Option<&Reserve> {
 
 /// The order with a hint which warehouses would serve all its open lines: each shard chooses by itself, and so they
 /// choose alike. What the levels are by then decides; without a hint the order may only lie in more warehouses.
-pub(super) fn hinted(reserve: &Reserve, state: &State, around: &impl Surroundings) -> Reserve {
+pub(super) fn hinted(reserve: &Reserve, stocks: impl Fn(&SkuId) -> Vec<StockView>) -> Reserve {
     let Some(choice) = reserve.choice.as_deref() else { return reserve.clone() };
     let (mut used, mut lines) = (Vec::new(), Vec::new());
     for (index, line) in reserve.lines.as_slice().iter().enumerate() {
@@ -86,9 +86,7 @@ pub(super) fn hinted(reserve: &Reserve, state: &State, around: &impl Surrounding
             used.push(line.warehouse_id);
             continue;
         }
-        let is_here = state.owns(&line.sku_id);
-        let stocks = if is_here { state.stocks_of_sku(&line.sku_id) } else { around.stocks(&line.sku_id) };
-        lines.push((line.quantity, stocks));
+        lines.push((line.quantity, stocks(&line.sku_id)));
     }
     let choice = Choice { prefer: prefer_for_all(&lines, &used, &choice.prefer), ..choice.clone() };
     Reserve { choice: Some(Box::new(choice)), ..reserve.clone() }

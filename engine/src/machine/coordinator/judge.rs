@@ -104,8 +104,10 @@ pub(crate) fn judge_reserve(
         let refusal = answer.err().filter(|refusal| ends_it(refusal))?;
         Some((line_of(group, reserve, refusal), refusal))
     });
-    // That a stock is there which a line names is looked at before anything else.
-    let is_named = |refusal: &Refusal| matches!(refusal, Refusal::UnknownSku { warehouse_id: Some(_), .. });
+    // Where lines are open, it is looked first whether the stocks are there that the others name.
+    let is_named = |refusal: &Refusal| {
+        reserve.choice.is_some() && matches!(refusal, Refusal::UnknownSku { warehouse_id: Some(_), .. })
+    };
     if let Some((_, refusal)) = first.min_by_key(|(line, refusal)| (!is_named(refusal), *line)) {
         return Err(refusal.clone());
     }
@@ -268,6 +270,16 @@ pub(crate) enum Seen {
     Published(Vec<StockView>),
 }
 
+impl Seen {
+    /// As many of its stocks as were seen.
+    pub(super) fn stocks(self) -> Vec<StockView> {
+        match self {
+            Self::Nothing => Vec::new(),
+            Self::Stocks(stocks) | Self::Published(stocks) => stocks,
+        }
+    }
+}
+
 /// A line of a reserve, with the stocks that it may be of.
 struct Sight<'a> {
     line: &'a Line,
@@ -358,8 +370,9 @@ pub(crate) fn judge_at_sight(reserve: &Reserve, see: impl Fn(&SkuId) -> Seen) ->
 }
 
 fn refused_at_sight(reserve: &Reserve, lines: &[Sight<'_>]) -> Option<Refusal> {
-    // That a stock is there which a line names is looked at before anything else.
-    if let Some(line) = lines.iter().find(|line| line.stocks.is_empty() && !line.is_open) {
+    // Where lines are open, it is looked first whether the stocks are there that the others name.
+    let has_choice = reserve.choice.is_some();
+    if let Some(line) = lines.iter().find(|line| has_choice && line.stocks.is_empty() && !line.is_open) {
         return Some(line.unknown());
     }
     let all_or_nothing = reserve.mode == Mode::AllOrNothing;

@@ -163,15 +163,20 @@ impl<C> Coordinator<C> {
         let Some(attempt) = self.attempts.get_mut(order_no) else { return };
         attempt.id = around.new_attempt();
         self.tally.attempts += 1;
+        let looked = match &mut attempt.stage {
+            Stage::Looking { looked, .. } => std::mem::take(looked),
+            Stage::Holding { .. } | Stage::Abandoning { .. } => BTreeMap::new(),
+        };
+        let stocks = |sku_id: &SkuId| see(state, around, &looked, sku_id).stocks();
         let request = match attempt.reserve() {
-            Some(reserve) => hinted(reserve, state, around),
+            Some(reserve) => hinted(reserve, stocks),
             None => attempt.more(order_no, |sku_id| !state.owns(sku_id)),
         };
         attempt.groups = groups(&request, |sku_id| state.shard_of(sku_id));
         if let Some(reserve) = reserve_of(&attempt.command).filter(|reserve| reserve.choice.is_some()) {
             let skus = reserve.lines.as_slice().iter().map(|line| &line.sku_id);
             let foreign = skus.filter(|sku_id| !state.owns(sku_id));
-            let place = |sku_id: &SkuId| (sku_id.clone(), first_place(reserve, &around.stocks(sku_id)));
+            let place = |sku_id: &SkuId| (sku_id.clone(), first_place(reserve, &stocks(sku_id)));
             attempt.nowhere = foreign.map(place).collect();
         }
         let mut known = vec![attempt.id];

@@ -10,6 +10,7 @@ use super::{
     sku, taken_by,
 };
 use crate::base::ids::{Epoch, Lsn, OrderNo, ShardId};
+use crate::contract::image::Image;
 use crate::contract::store::{FlushPart, Flushed, Misfit, Prune, Store, StoredHold, SumsCursor};
 use crate::front::restore::restore;
 use crate::machine::state::State;
@@ -452,6 +453,8 @@ pub async fn new_directories_begin_with_what_is_held(subject: &dyn Subject) {
     let restored = restore(store, Epoch(1), &owned, now).await.expect("it is sound");
     assert!(restored.repaired.is_empty());
     let mut states = Vec::new();
+    let began: Vec<_> =
+        restored.shards.iter().map(|shard| (shard.mark, shard.end, shard.images.clone())).collect();
     for (shard, restored) in shards.all.iter().zip(restored.shards) {
         assert_eq!(restored.mark.lsn, shard.flushed);
         let mut state = State::restoring(shard.shard, 2, restored.mark.lsn, restored.end);
@@ -478,6 +481,33 @@ pub async fn new_directories_begin_with_what_is_held(subject: &dyn Subject) {
     }
     let report = check_holds(&states);
     assert_eq!((report.violations, report.asking), (Vec::new(), vec![order("x-unknown")]));
+    // What nobody wrote is named, also where the units are right.
+    let edits: [fn(&mut Image); 3] = [
+        |image| {
+            if let Image::Order(order) = image {
+                order.span = None;
+            }
+        },
+        |image| {
+            if let Image::Hold(hold) = image {
+                hold.coordinator = ShardId(1 - hold.coordinator.0);
+            }
+        },
+        |image| {
+            if let Image::Hold(hold) = image {
+                hold.seq += 100;
+            }
+        },
+    ];
+    for edit in edits {
+        let states = began.iter().cloned().map(|(mark, end, mut images)| {
+            images.iter_mut().for_each(edit);
+            let mut state = State::restoring(mark.shard, 2, mark.lsn, end);
+            state.restore(images).expect("each shard by itself fits");
+            state
+        });
+        assert_ne!(check_holds(&states.collect::<Vec<_>>()).violations, Vec::<String>::new());
+    }
 }
 
 /// As soon as nothing more can come of it; what it sold stays in the sums of all its stocks.
