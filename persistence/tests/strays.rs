@@ -13,6 +13,7 @@ use hotstock_engine::ids::{SkuId, shard_of};
 use hotstock_engine::options::{EngineOptions, Parts, StoreOptions};
 use hotstock_engine::outcome::Refusal;
 use hotstock_engine::reconcile::{Check, Reconcile};
+use hotstock_engine::store::Store as _;
 use hotstock_engine::testing::store_suite::{W1, confirm, create, give_back, release, reserve};
 use hotstock_engine::testing::{
     ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal,
@@ -165,4 +166,41 @@ async fn what_was_held_for_an_order_and_is_deleted_is_named_and_its_return_is_an
         engine.submit(back.clone().into()).await.unwrap();
     }
     engine.stop().await;
+}
+
+/// A filter of known numbers that has to be made anew finds them all.
+#[tokio::test]
+async fn the_number_of_an_order_whose_row_is_deleted_stays_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("store").display());
+    let (engine, skus) = (start(&url).await, skus());
+    let [a, b] = skus.each_ref().map(String::as_str);
+    let mut numbers = Vec::new();
+    engine.submit(create(a, W1, 30).into()).await.unwrap();
+    engine.submit(create(b, W1, 30).into()).await.unwrap();
+    for n in 0..6 {
+        let number = format!("o-{n}");
+        engine.submit(reserve(&number, &[(a, 2), (b, 3)]).into()).await.unwrap();
+        engine.submit(confirm(&number, None).into()).await.unwrap();
+        numbers.push(number);
+    }
+    engine.stop().await;
+    for sql in [
+        "DELETE FROM orders WHERE order_no IN ('o-0', 'o-2', 'o-3', 'o-5')",
+        "DELETE FROM order_lines WHERE order_no = 'o-3'",
+    ] {
+        by_hand(&url, sql.to_owned()).await;
+    }
+    let store = SqlStore::open(&SqlOptions::new(&url)).unwrap();
+    for max in 1..9 {
+        let (mut known, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.order_numbers(after.as_ref(), max).await.unwrap();
+            assert!(page.len() <= max);
+            let Some((last, _)) = page.last().cloned() else { break };
+            known.extend(page.into_iter().map(|(order_no, _)| order_no.to_string()));
+            after = Some(last);
+        }
+        assert_eq!(known, numbers, "in pages of {max}");
+    }
 }

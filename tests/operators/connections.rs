@@ -96,7 +96,7 @@ struct FakeServer {
 type Script = Vec<Option<(&'static str, &'static str)>>;
 
 impl FakeServer {
-    /// Goes by the script for the requests of each connection, from its begin; behind its end it hangs up.
+    /// Goes by the script, whichever connections the requests come over; behind its end it stays with its last step.
     fn start(script: Script, tls: Option<ServerConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -123,7 +123,7 @@ impl FakeServer {
 
 fn converse(stream: impl Read + Write, script: &Script, requests: &AtomicUsize) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
-    for step in script {
+    loop {
         let mut length = 0;
         loop {
             let mut line = String::new();
@@ -139,13 +139,12 @@ fn converse(stream: impl Read + Write, script: &Script, requests: &AtomicUsize) 
             }
         }
         stream.read_exact(&mut vec![0; length])?;
-        requests.fetch_add(1, Ordering::Relaxed);
-        let Some((status, body)) = step else { return Ok(()) };
+        let came = requests.fetch_add(1, Ordering::Relaxed);
+        let Some((status, body)) = script[came.min(script.len() - 1)] else { return Ok(()) };
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
         stream.get_mut().write_all(format!("{head}{body}").as_bytes())?;
         stream.get_mut().flush()?;
     }
-    Ok(())
 }
 
 const PROMOTED: &str =

@@ -365,15 +365,31 @@ impl Work for OrderNumbers<'_> {
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
         read_watermarks(tx).await?;
-        let sql = &format!(
-            "SELECT order_no, changed_at FROM orders WHERE order_no > ? AND order_no {BEFORE_GUARDS} ORDER BY order_no"
-        );
         let entry = |row: &Row| {
             let f = &mut row.fields();
             // A number is known, whatever its row says.
             Ok((f.order_no()?, f.time().unwrap_or(UNREADABLE_TIME)))
         };
-        page_of_numbers(tx, sql, &[after_text(self.after, OrderNo::as_str)], self.max, entry).await
+        // An order whose own row somebody deleted is told of by the others (see `strays.rs`).
+        let mut numbers: BTreeMap<OrderNo, Timestamp> = BTreeMap::new();
+        let mut lasts = Vec::new();
+        for from in [
+            "order_no, changed_at FROM orders WHERE",
+            "DISTINCT order_no, NULL FROM order_lines WHERE",
+            "DISTINCT order_no, NULL FROM holds WHERE sold <> 0 AND",
+        ] {
+            let sql = format!("SELECT {from} order_no > ? AND order_no {BEFORE_GUARDS} ORDER BY order_no");
+            let args = [after_text(self.after, OrderNo::as_str)];
+            let page = page_of_numbers(tx, &sql, &args, self.max, entry).await?;
+            lasts.extend(page.last().map(|(order_no, _)| order_no.clone()));
+            for (order_no, at) in page {
+                numbers.entry(order_no).or_insert(at);
+            }
+        }
+        // Behind the first that ends there may be more of it.
+        let sure = lasts.into_iter().min();
+        numbers.retain(|order_no, _| sure.as_ref().is_some_and(|sure| order_no <= sure));
+        Ok(numbers.into_iter().take(self.max).collect())
     }
 }
 
