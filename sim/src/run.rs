@@ -240,6 +240,9 @@ impl Run<'_> {
             if engine.health() != Health::Ready && !self.mend(&engine).await? {
                 return self.stop(&engine).await;
             }
+            if !self.is_alive() {
+                return Ok(End::Crash);
+            }
             if self.at.is_multiple_of(16) && !self.compare(&engine).await? && !self.is_alive() {
                 return Ok(End::Crash);
             }

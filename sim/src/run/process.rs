@@ -142,6 +142,10 @@ impl Run<'_> {
     /// again.
     pub(super) async fn mend(&mut self, engine: &Engine) -> Result<bool, Violation> {
         for _ in 0..60 {
+            if !self.is_alive() {
+                // There is nothing to be mended any more.
+                return Ok(true);
+            }
             match engine.health() {
                 Health::Ready => {
                     self.shaken = true;
