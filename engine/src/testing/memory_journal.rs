@@ -21,8 +21,9 @@ struct Disk {
 #[derive(Debug, Default)]
 struct State {
     shards: HashMap<ShardId, Kept>,
-    /// Of each commit the last event of its shards; from the first on that is not trimmed as a whole.
-    commits: VecDeque<BTreeMap<ShardId, Lsn>>,
+    /// The last event of each group; from the first on that is not trimmed. A follower may stop behind each, also
+    /// where several came in one commit, as with a journal that wrote that commit in pieces.
+    groups: VecDeque<(ShardId, Lsn)>,
     held: bool,
     /// Commits that wait to be let go.
     waiting: usize,
@@ -79,11 +80,11 @@ impl MemoryJournal {
     /// A copy as it is now: what is written to one of them is not in the other.
     #[must_use]
     pub fn copy(&self) -> Self {
-        let (shards, commits) = {
+        let (shards, groups) = {
             let state = self.state();
-            (state.shards.clone(), state.commits.clone())
+            (state.shards.clone(), state.groups.clone())
         };
-        let state = State { shards, commits, ..State::default() };
+        let state = State { shards, groups, ..State::default() };
         Self(Arc::new(Disk { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
@@ -153,9 +154,8 @@ impl Journal for Opened {
             let kept = state.shards.entry(group.shard).or_default();
             group.events.iter().for_each(|event| kept.push(event));
         }
-        let last = groups.iter().filter(|group| !group.events.is_empty());
-        let commit: BTreeMap<_, _> = last.map(|group| (group.shard, group.last())).collect();
-        state.commits.extend((!commit.is_empty()).then_some(commit));
+        let ends = groups.iter().filter(|group| !group.events.is_empty());
+        state.groups.extend(ends.map(|group| (group.shard, group.last())));
         Ok(())
     }
 
@@ -168,10 +168,9 @@ impl Journal for Opened {
                 (kept.trimmed, kept.base) = (kept.trimmed + 1, hash);
             }
         }
-        let State { shards, commits, .. } = &mut *state;
-        let is_gone = |(shard, last): (&ShardId, &Lsn)| shards[shard].trimmed >= last.0;
-        while commits.front().is_some_and(|commit| commit.iter().all(is_gone)) {
-            commits.pop_front();
+        let State { shards, groups, .. } = &mut *state;
+        while groups.front().is_some_and(|(shard, last)| shards[shard].trimmed >= last.0) {
+            groups.pop_front();
         }
         Ok(())
     }
@@ -217,22 +216,20 @@ impl JournalReader for MemoryJournal {
             usize::try_from(before).unwrap_or(usize::MAX)
         };
         let first = |shard: &ShardId| next.get(shard.index()).copied().unwrap_or(Lsn(u64::MAX));
-        let is_before =
-            |commit: &BTreeMap<ShardId, Lsn>| commit.iter().all(|(shard, last)| *last < first(shard));
-        for commit in state.commits.range(state.commits.partition_point(is_before)..) {
+        let is_asked = |(shard, last): &&(ShardId, Lsn)| first(shard) <= *last;
+        let behind = state.groups.partition_point(|(shard, last)| *last < first(shard));
+        for (shard, last) in state.groups.range(behind..).filter(is_asked) {
             let (mut count, mut bytes) = given;
-            for (shard, last) in commit {
-                let from = ends.get(shard).map_or(first(shard), |end| end.next());
-                for lsn in from.0..=last.0 {
-                    let (event, _) = &state.shards[shard].events[place(*shard, Lsn(lsn))];
-                    (count, bytes) = (count + 1, bytes + event.weight());
-                }
+            let from = ends.get(shard).map_or(first(shard), |end| end.next());
+            for lsn in from.0..=last.0 {
+                let (event, _) = &state.shards[shard].events[place(*shard, Lsn(lsn))];
+                (count, bytes) = (count + 1, bytes + event.weight());
             }
             if !ends.is_empty() && (count > max || bytes > max_bytes) {
                 break;
             }
             given = (count, bytes);
-            ends.extend(commit.iter().filter(|(shard, last)| first(shard) <= **last));
+            ends.insert(*shard, *last);
         }
         let events = |(shard, last): (ShardId, Lsn)| {
             let (from, kept) = (first(&shard), &state.shards[&shard].events);

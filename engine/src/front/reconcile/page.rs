@@ -134,6 +134,8 @@ impl Request<'_> {
         after: Option<&SkuId>,
         limit: usize,
     ) -> Result<(BTreeMap<SkuId, Sku>, bool), Refusal> {
+        // Memory first: what leaves it between the two reads is in the store, and what comes into it was there.
+        let residents = self.live.residents(after, limit);
         let read = self.link.noted(self.link.store().books(after, limit).await).map_err(refusal_of)?;
         let mut skus: BTreeMap<SkuId, Sku> = BTreeMap::new();
         for stock in read.rows.stocks {
@@ -145,9 +147,7 @@ impl Request<'_> {
         }
         // What is in memory and has no row yet, or no more. A list that is as long as it may be ends the page.
         let rows_end = if skus.len() >= limit { skus.keys().last().cloned() } else { None };
-        let residents = self.live.residents(after, limit);
-        let residents_end =
-            residents.last().filter(|last| !self.live.residents(Some(last), 1).is_empty()).cloned();
+        let residents_end = if residents.len() >= limit { residents.last().cloned() } else { None };
         for sku_id in residents {
             skus.entry(sku_id).or_default();
         }

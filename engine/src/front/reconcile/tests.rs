@@ -195,6 +195,13 @@ impl Fixture {
     }
 }
 
+/// Runs what waits for nothing but its turn, as with a store in memory.
+fn at_once(task: impl Future<Output = ()>) {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut task = std::pin::pin!(task);
+    while task.as_mut().poll(&mut context).is_pending() {}
+}
+
 #[async_trait::async_trait]
 impl Live for Fixture {
     fn shards(&self) -> u16 {
@@ -214,6 +221,8 @@ impl Live for Fixture {
     }
 
     fn residents(&self, after: Option<&SkuId>, limit: usize) -> Vec<SkuId> {
+        // What was flushed a moment ago may have left memory by now.
+        at_once(self.go_on());
         let shard = self.shard.lock().unwrap();
         let skus = SKUS.map(|name| SkuId::new(name).unwrap()).into_iter();
         let after = skus.filter(|sku_id| after.is_none_or(|after| sku_id > after));
