@@ -7,6 +7,9 @@ use hotstock_engine::command::{
 use hotstock_engine::ids::{BuyerId, OrderNo, RequestId, SkuId, WarehouseId, shard_of};
 use hotstock_persistence::testing::DiskFault;
 
+/// In seeds from here on shards may stall. Those before were looked through, and some kept, when they could not.
+pub(crate) const STALLS_FROM: u64 = 5_000;
+
 /// A run: how the server is set up, and what happens then.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -86,6 +89,8 @@ pub(crate) enum Op {
     SlowStore(u64),
     /// The journal's writes take up to so many milliseconds.
     SlowDisk(u64),
+    /// In the next burst or batch the turns of shards begin up to so many milliseconds late: their thread gets no time.
+    Stall(u64),
     BusyStore(u32),
     /// The store does so many writes whose answers are lost.
     LoseAnswers(u32),
@@ -153,7 +158,11 @@ impl Plan {
         let mut ops = maker.first();
         let mut count = 0;
         let calm = maker.random.u8(..6) == 0;
+        let stalls = seed >= STALLS_FROM && maker.setup.spanning && maker.random.bool();
         while count < commands {
+            if stalls && maker.one_in(12) {
+                ops.extend(maker.stall());
+            }
             let op = maker.op(calm);
             // What a crash does depends on what is under way.
             if matches!(op, Op::Crash { .. } | Op::CrashAtWrite { .. }) {
@@ -308,6 +317,24 @@ impl Maker<'_> {
             985..990 => Op::LoseWrites(self.random.u32(1..3)),
             990..1_000 if self.setup.lease_seconds > 0 => Op::TakeOver,
             _ => Op::MendStore,
+        }
+    }
+
+    /// Messages between shards are late, so that whoever waits for them gives up, or says again what it had said.
+    fn stall(&mut self) -> Vec<Op> {
+        let wait = self.setup.load_wait_ms;
+        match self.below(3) {
+            // A load that is begun late ends after the coordinator has given up.
+            0 => {
+                let slow = Op::SlowStore(self.random.u64(wait / 4..wait));
+                vec![slow, Op::Stall(self.random.u64(wait / 2..wait * 2)), self.burst(), Op::SlowStore(0)]
+            }
+            1 => vec![Op::Stall(self.random.u64(1_000..3_000)), self.burst()],
+            _ => {
+                let crash =
+                    Op::Crash { after_micros: self.random.u64(..6_000_000), power: self.random.bool() };
+                vec![Op::Stall(self.random.u64(200..3_000)), crash, self.burst()]
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{OrderNo, RequestId};
 use hotstock_engine::outcome::{Outcome, Refusal};
 use hotstock_engine::status::Health;
-use hotstock_engine::testing::{MemoryIdentity, MemorySnapshot, MemoryStore, simulate};
+use hotstock_engine::testing::{MemoryIdentity, MemorySnapshot, MemoryStore, TURN, simulate};
 use hotstock_persistence::testing::{DiskFault, Mounted, SimulatedDisk};
 use tokio::time::{Instant, sleep};
 
@@ -60,13 +60,17 @@ pub struct Failure {
 pub fn run(plan: &Plan, show: bool) -> Result<Done, Failure> {
     fastrand::seed(plan.seed);
     let disk = SimulatedDisk::new(plan.seed ^ 0xD15C);
-    let slow_disk = Arc::new(AtomicU64::new(0));
+    let (slow_disk, stall) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let _simulated = {
-        let (slow, random) =
-            (Arc::clone(&slow_disk), Mutex::new(fastrand::Rng::with_seed(plan.seed ^ 0x510)));
+        let (slow, stall) = (Arc::clone(&slow_disk), Arc::clone(&stall));
+        let random = Mutex::new(fastrand::Rng::with_seed(plan.seed ^ 0x510));
         simulate(std::rc::Rc::new(move |what| {
             let longest = slow.load(Ordering::Relaxed).saturating_mul(1_000);
             let mut random = random.lock().expect("nobody panics with it");
+            if what == TURN {
+                let longest = stall.load(Ordering::Relaxed).saturating_mul(1_000);
+                return Duration::from_micros(if longest == 0 { 0 } else { random.u64(..longest) });
+            }
             let usual = if what == "journal writer" { 400 } else { 60 };
             let longest = if what == "journal writer" { longest.max(usual) } else { longest / 4 + usual };
             Duration::from_micros(random.u64(..longest))
@@ -86,6 +90,7 @@ pub fn run(plan: &Plan, show: bool) -> Result<Done, Failure> {
         disk,
         identity: MemoryIdentity::new(1),
         slow_disk,
+        stall,
         slow_store: Arc::default(),
         worlds: Worlds::new(plan.setup.shards, plan.setup.spanning),
         sent: Vec::new(),
@@ -153,6 +158,7 @@ struct Run<'a> {
     identity: MemoryIdentity,
     store: MemoryStore,
     slow_disk: Arc<AtomicU64>,
+    stall: Arc<AtomicU64>,
     slow_store: Arc<AtomicU64>,
     worlds: Worlds,
     /// Everything that was asked.
@@ -252,8 +258,14 @@ impl Run<'_> {
 
     async fn carry_out(&mut self, engine: &Engine, op: &Op) -> Result<Option<End>, Violation> {
         match op {
-            Op::Burst(calls) => self.burst(engine, calls, None).await?,
-            Op::Batch(actions) => self.batch(engine, actions).await?,
+            Op::Burst(calls) => {
+                self.burst(engine, calls, None).await?;
+                self.stall.store(0, Ordering::SeqCst);
+            }
+            Op::Batch(actions) => {
+                self.batch(engine, actions).await?;
+                self.stall.store(0, Ordering::SeqCst);
+            }
             Op::Pin(skus, true) => drop(self.bounded("promote", engine.promote(skus)).await?),
             Op::Pin(skus, false) => drop(self.bounded("demote", engine.demote(skus)).await?),
             Op::Checkpoint => engine.checkpoint_now(),
@@ -282,6 +294,7 @@ impl Run<'_> {
                 if let Some(Op::Burst(calls)) = next {
                     self.at += 1;
                     self.burst(engine, calls, Some(Duration::from_micros(*after_micros))).await?;
+                    self.stall.store(0, Ordering::SeqCst);
                 } else {
                     sleep(Duration::from_micros(*after_micros)).await;
                 }
@@ -311,6 +324,7 @@ impl Run<'_> {
             Op::MendStore => self.mend_store(),
             Op::SlowStore(millis) => self.slow_store.store(*millis, Ordering::SeqCst),
             Op::SlowDisk(millis) => self.slow_disk.store(*millis, Ordering::SeqCst),
+            Op::Stall(millis) => self.stall.store(*millis, Ordering::SeqCst),
             Op::BusyStore(calls) => self.session().be_busy(*calls),
             Op::LoseAnswers(calls) => self.session().lose_answers(*calls),
             Op::LoseWrites(calls) => self.session().lose_writes(*calls),

@@ -83,6 +83,9 @@ pub(crate) mod simulation {
     use std::rc::Rc;
     use std::time::Duration;
 
+    /// A turn of a shard, whose thread may get no time for a while.
+    pub const TURN: &str = "turn";
+
     /// How long a piece of work takes that would block: by its name, in simulated time.
     pub type Pauses = Rc<dyn Fn(&'static str) -> Duration>;
 

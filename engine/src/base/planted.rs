@@ -47,7 +47,7 @@ mod bugs {
             "a coordinator that is asked knows nothing of the attempt whose holds its order has",
         ),
         ("kept-hold-let-go", "after a start a participant lets go of what it is to keep"),
-        ("torn-tail-kept", "a start keeps what it finds of a commit that did not come through"),
+        ("damage-taken-for-a-tear", "a start drops what lies behind damage, as if it were a torn tail"),
     ];
 
     thread_local! {

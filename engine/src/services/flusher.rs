@@ -486,8 +486,14 @@ impl<'a> Task<'a> {
     fn pretend(&self) {
         for ShardEvents { shard, events, .. } in &self.waiting {
             let last = events.last().map_or(0, |(lsn, _)| lsn.0);
+            let follow = &self.all.follows[shard.index()];
             self.all.shards[shard.index()].flushed.store(last, Ordering::Release);
+            follow.flushed.store(last, Ordering::Release);
+            if self.all.options.keep_flushed.is_zero() {
+                follow.settled.store(last, Ordering::Release);
+            }
         }
+        (self.all.trim)(self.all.trim_marks());
     }
 
     /// Asks the store where it is.

@@ -6,6 +6,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::parts::ShardParts;
 use super::turn::Shard;
+#[cfg(feature = "testing")]
+use crate::base::blocking::simulation;
 use crate::machine::state::State;
 use crate::services::shared::{ShardMessage, ShardShared};
 
@@ -41,6 +43,8 @@ impl Actor for ShardActor {
         // (The runtime runs a task that was just woken before all others, which would make turns of one command.)
         // When nothing else is ready this returns at once, so nobody waits for a batch to fill.
         tokio::task::yield_now().await;
+        #[cfg(feature = "testing")]
+        simulation::pause(simulation::TURN).await;
         if shard.turn() {
             shard.wake();
         }

@@ -25,4 +25,4 @@ pub use pure_shards::{Fate, Letter, PureShards, Ticket, WAIT_MILLIS};
 pub use pure_store::{NoStore, PureStore};
 pub use recovered::recovered;
 
-pub use crate::base::blocking::simulation::{Pauses, Simulated, simulate};
+pub use crate::base::blocking::simulation::{Pauses, Simulated, TURN, simulate};

@@ -297,7 +297,7 @@ impl View {
         segment: &Path,
     ) -> Result<Option<Range>, JournalError> {
         let torn = self.incomplete();
-        if torn < last_trace {
+        if planted!("damage-taken-for-a-tear", false, torn < last_trace) {
             let what = self.broken.take().unwrap_or_else(|| "records are missing".to_owned());
             let what = format!("{what}, in batch {torn} of {}", last_trace + 1);
             return Err(self.damaged(segment, shards, &what));
@@ -310,7 +310,7 @@ impl View {
             return Err(self.damaged(segment, shards, "there is no base record"));
         };
         let mut end = base.clone();
-        planted!("torn-tail-kept", (), self.records.retain(|seen| seen.header.batch < torn));
+        self.records.retain(|seen| seen.header.batch < torn);
         let nexts: Vec<u64> = base.iter().map(|tip| tip.next).collect();
         for (shard, next) in contiguous(self.records.iter().map(|seen| &seen.header), &nexts) {
             match next {

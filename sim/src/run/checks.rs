@@ -159,6 +159,10 @@ impl Run<'_> {
             if !alive || !ready {
                 return Ok(false);
             }
+            let misfits = engine.stats().cross_shard.misfits;
+            if misfits > 0 {
+                return Err(format!("{misfits} decisions could not be carried out by who holds the units"));
+            }
             match self.look(engine).await {
                 Ok(Some(())) => break,
                 Ok(None) if looks > 30 => return Ok(false),
@@ -231,6 +235,7 @@ impl Run<'_> {
         self.disk.mend();
         self.mend_store();
         self.slow_disk.store(0, Ordering::SeqCst);
+        self.stall.store(0, Ordering::SeqCst);
         self.step.store(usize::MAX, Ordering::SeqCst);
         self.panic_next.store(0, Ordering::SeqCst);
         if engine.health() != Health::Ready && !self.mend(engine).await? {
