@@ -263,8 +263,9 @@ impl Shard {
 
     /// Those that waited long enough are decided as far as they can be; what has to be asked for again is.
     fn take_late(&mut self) {
-        if self.work.waiting.is_empty() {
-            self.again.clear();
+        // Also what nobody waits for any more is asked for again: it is noted as asked for, and whoever wants it next
+        // would wait for that answer.
+        if self.work.waiting.is_empty() && self.again.is_empty() {
             return;
         }
         let now = Instant::now();

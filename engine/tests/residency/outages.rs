@@ -191,3 +191,46 @@ async fn a_store_that_goes_back_in_time_is_not_believed() {
         assert_eq!(hotstock_engine::store::Store::anomalies(&world.store.session(), 9).await.unwrap().0, 0);
     }
 }
+
+/// Whoever waits for an order that the store can't tell of gives up while others keep the shard busy; afterwards it is
+/// asked for anew.
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_asked_for_again() {
+    let world = World::new();
+    let mut options = tight(1);
+    (options.store.keep_flushed_minutes, options.store.load_wait_ms) = (15, 10);
+    let engine = stored(&world, options).await;
+    let before = world.store.snapshot();
+    engine.submit(reserve("late", "s3", 4)).await.unwrap();
+    engine.submit(confirm("late")).await.unwrap();
+    until_gone(&world, &engine).await;
+    let after = world.store.snapshot();
+    let wait_in_vain = async {
+        loop {
+            // Where the flusher was faster it is put back once more.
+            world.store.restore(&before);
+            if engine.submit(get("late")).await == Err(Refusal::Overloaded) {
+                break;
+            }
+        }
+    };
+    let others = async {
+        loop {
+            drop(engine.submit(release("others")).await);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        () = wait_in_vain => {}
+        () = others => {}
+    }
+    drop(engine.submit(release("others")).await);
+    world.store.restore(&after);
+    loop {
+        match engine.submit(get("late")).await {
+            Err(Refusal::Overloaded) => {}
+            told => break assert_eq!(order(told).status, OrderStatus::Confirmed),
+        }
+    }
+    engine.stop().await;
+}
