@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use hotstock_engine::ids::{OrderNo, SkuId};
+use hotstock_engine::ids::{OrderNo, RequestId, SkuId};
 use hotstock_engine::store::Store;
 use hotstock_engine::testing::MemoryStore;
 use hotstock_engine::testing::store_suite::Subject;
@@ -26,6 +26,10 @@ impl Subject for InMemory {
 
     async fn delete_order(&self, order_no: &OrderNo) {
         self.0.delete_order(order_no);
+    }
+
+    async fn delete_request(&self, sku_id: &SkuId, request_id: &RequestId) {
+        self.0.delete_request(sku_id, request_id);
     }
 
     async fn edit_holds(&self, order_no: &OrderNo, units: Option<u32>) {

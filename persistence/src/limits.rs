@@ -75,7 +75,8 @@ pub const MAX_UNION: usize = 64;
 pub const MAX_MISFITS: usize = 100;
 
 /// The newest rows of a stock's journal among which a stock request is looked for that should have a row and has none:
-/// a millisecond. It is looked for when the filter takes a new id for a known one, so once in a thousand.
+/// a millisecond. It is looked for when the filter takes a new id for a known one, so once in a thousand, and for all
+/// stocks when the filter is made anew.
 pub const MAX_VERSIONS_LOOKED_AT: usize = 2_000;
 
 /// Bytes of the words of an anomaly; the column takes 1,024.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hotstock_engine::ids::{OrderNo, SkuId};
+use hotstock_engine::ids::{OrderNo, RequestId, SkuId};
 use hotstock_engine::store::Store;
 use hotstock_engine::testing::store_suite::Subject;
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
@@ -34,6 +34,11 @@ impl Subject for OnMariaDb {
         for table in ["order_lines", "orders"] {
             self.server.sql(&format!("DELETE FROM {name}.{table} WHERE order_no = '{order_no}'"));
         }
+    }
+
+    async fn delete_request(&self, sku_id: &SkuId, request_id: &RequestId) {
+        let rows = format!("sku_id = '{sku_id}' AND request_id = '{request_id}'");
+        self.server.sql(&format!("DELETE FROM {}.stock_requests WHERE {rows}", self.name));
     }
 
     async fn edit_holds(&self, order_no: &OrderNo, units: Option<u32>) {

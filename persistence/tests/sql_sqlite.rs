@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hotstock_engine::ids::{Lsn, OrderNo, SkuId};
+use hotstock_engine::ids::{Lsn, OrderNo, RequestId, SkuId};
 use hotstock_engine::store::{FlushBatch, FlushPart, Store, StoreError};
 use hotstock_engine::testing::store_suite::{
     Shards, Subject, TestShard, W1, confirm, create, hash_at, order, reserve, restock, sku,
@@ -50,6 +50,11 @@ impl Subject for OnSqlite {
     async fn delete_order(&self, order_no: &OrderNo) {
         self.by_hand("DELETE FROM order_lines WHERE order_no = ?", &[order_no.as_str()]).await;
         self.by_hand("DELETE FROM orders WHERE order_no = ?", &[order_no.as_str()]).await;
+    }
+
+    async fn delete_request(&self, sku_id: &SkuId, request_id: &RequestId) {
+        let values = [sku_id.as_str(), request_id.as_str()];
+        self.by_hand("DELETE FROM stock_requests WHERE sku_id = ? AND request_id = ?", &values).await;
     }
 
     async fn edit_holds(&self, order_no: &OrderNo, units: Option<u32>) {

@@ -11,7 +11,8 @@ use hotstock_engine::ids::{AttemptId, Epoch, OrderNo, RequestId, ShardId, SkuId,
 use hotstock_engine::outcome::{OrderView, StockView};
 use hotstock_engine::store::{
     Anomaly, Books, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned,
-    Repair, Repaired, Snapshot, Store, StoreError, StoredHold, StoredOrder, Sums, SumsCursor, Take, Wanted,
+    Repair, Repaired, RequestsWithoutRow, Snapshot, Store, StoreError, StoredHold, StoredOrder, Sums,
+    SumsCursor, Take, Wanted,
 };
 use hotstock_engine::testing::MemoryStore;
 
@@ -151,6 +152,14 @@ impl Store for SlowStore {
         max: usize,
     ) -> Result<Vec<(SkuId, RequestId, Timestamp)>, StoreError> {
         self.call(self.session.request_ids(after, max)).await
+    }
+
+    async fn requests_without_row(
+        &self,
+        after: Option<&(SkuId, WarehouseId)>,
+        stocks: usize,
+    ) -> Result<RequestsWithoutRow, StoreError> {
+        self.call(self.session.requests_without_row(after, stocks)).await
     }
 
     async fn open_orders(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<StoredOrder>, StoreError> {

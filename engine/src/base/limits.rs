@@ -161,6 +161,10 @@ pub const MAX_GENERATIONS: usize = 32;
 /// Numbers in one page of the scan that fills the filter.
 pub const KNOWN_PAGE: usize = 10_000;
 
+/// Stocks whose journals one call looks through for requests that have no row: usually few rows each, at the most some
+/// thousand, which is a fraction of a second.
+pub const KNOWN_STOCKS: usize = 256;
+
 /// SKUs that are pinned by one message to a shard: some milliseconds of work, and two calls of the store.
 pub const MAX_PINNED_PER_ENVELOPE: usize = 500;
 

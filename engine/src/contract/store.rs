@@ -151,7 +151,7 @@ pub trait Store: Send + Sync + 'static {
         max: usize,
     ) -> Result<Vec<(OrderNo, Timestamp)>, StoreError>;
 
-    /// Likewise the ids of all stock requests.
+    /// Likewise the ids of all stock requests that have a row.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -160,6 +160,19 @@ pub trait Store: Send + Sync + 'static {
         after: Option<&(SkuId, RequestId)>,
         max: usize,
     ) -> Result<Vec<(SkuId, RequestId, Timestamp)>, StoreError>;
+
+    /// Stock requests whose own rows somebody deleted, as the newest rows of the journals of up to `stocks` stocks
+    /// after `after` tell (by SKU and warehouse): those that name one which has no row and was not pruned. With the
+    /// last stock that was looked at; `None`: there are no more. Likewise for what is known: no request is carried out
+    /// once more.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn requests_without_row(
+        &self,
+        after: Option<&(SkuId, WarehouseId)>,
+        stocks: usize,
+    ) -> Result<RequestsWithoutRow, StoreError>;
 
     /// Orders that hold units or have something pending, up to `max` after `after`, by number: what a new data
     /// directory begins with.
@@ -428,6 +441,15 @@ pub struct Loaded {
     pub unreadable_orders: Vec<(OrderNo, String)>,
     /// Likewise stock requests.
     pub unreadable_requests: Vec<(SkuId, RequestId, String)>,
+}
+
+/// See [`Store::requests_without_row`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequestsWithoutRow {
+    /// What the journal says of each, and when it was. One may be named more than once.
+    pub ids: Vec<(SkuId, RequestId, Timestamp)>,
+    /// The last stock that was looked at.
+    pub last: Option<(SkuId, WarehouseId)>,
 }
 
 /// A SKU in the store.

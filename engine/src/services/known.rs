@@ -27,9 +27,10 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::base::backoff::Backoff;
 use crate::base::clock::Timestamp;
-use crate::base::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId};
+use crate::base::ids::{Lsn, OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use crate::base::limits::{
-    KNOWN_FALSE_POSITIVES, KNOWN_FIRST_CAPACITY, KNOWN_MAX_CAPACITY, KNOWN_PAGE, MAX_GENERATIONS,
+    KNOWN_FALSE_POSITIVES, KNOWN_FIRST_CAPACITY, KNOWN_MAX_CAPACITY, KNOWN_PAGE, KNOWN_STOCKS,
+    MAX_GENERATIONS,
 };
 use crate::base::sync::unpoisoned;
 use crate::contract::checkpoint::{FilterFile, FilterManifest, FilterStore};
@@ -374,6 +375,13 @@ async fn scan(known: &Known, link: &StoreLink, departed: &[(ShardId, Lsn)]) -> R
         page.iter().for_each(|(sku_id, request_id, at)| known.add_request(sku_id, request_id, *at));
         let Some((sku_id, request_id, _)) = page.into_iter().next_back() else { break };
         after = Some((sku_id, request_id));
+    }
+    let mut after: Option<(SkuId, WarehouseId)> = None;
+    loop {
+        let page = link.noted(store.requests_without_row(after.as_ref(), KNOWN_STOCKS).await)?;
+        page.ids.iter().for_each(|(sku_id, request_id, at)| known.add_request(sku_id, request_id, *at));
+        let Some(last) = page.last else { break };
+        after = Some(last);
     }
     let since: Vec<_> = before.iter().map(|mark| (mark.shard, mark.lsn)).collect();
     Ok(reaches(&link.noted(store.ownership().await)?.watermarks, &since))

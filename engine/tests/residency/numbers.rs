@@ -7,7 +7,7 @@ use std::time::Duration;
 use hotstock_engine::clock::Clock as _;
 use hotstock_engine::command::{Action, ChangeKind, ChangeStock, Command, Return};
 use hotstock_engine::engine::Engine;
-use hotstock_engine::ids::{RequestId, ShardId, WarehouseId, shard_of};
+use hotstock_engine::ids::{RequestId, ShardId, SkuId, WarehouseId, shard_of};
 use hotstock_engine::options::{EngineOptions, StoreOptions};
 use hotstock_engine::order::OrderStatus;
 use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal};
@@ -144,6 +144,41 @@ async fn second_uses(shards: u16) {
     assert!(is_replayed(&engine.submit(give_back("sold")).await));
     assert_eq!(levels(&engine, &a).await, (15, 0, 0));
     assert_eq!(levels(&engine, &b).await, (10, 0, 0));
+    engine.stop().await;
+}
+
+/// A request whose row somebody deleted is not carried out once more, also with a filter that is made from the store.
+#[tokio::test]
+async fn the_id_of_a_request_whose_row_is_deleted_stays_known() {
+    let world = World::new();
+    let engine = world.start(flushed_soon(2)).await;
+    let names = [sku_in(0, 2, 0), sku_in(1, 2, 0)];
+    for name in &names {
+        engine.submit(create(name, 10)).await.unwrap();
+        engine.submit(restock(name, "R1", 5)).await.unwrap();
+    }
+    until_flushed(&engine).await;
+    engine.stop().await;
+    let request_id = RequestId::new("R1").unwrap();
+    world.store.delete_request(&sku(&names[1]), &request_id);
+    world.filters.lose();
+    let engine = world.start(tight(2)).await;
+    for round in 0..2 {
+        until_gone(&world, &engine).await;
+        assert!(is_replayed(&engine.submit(restock(&names[0], "R1", 5)).await), "round {round}");
+        let refused = engine.submit(restock(&names[1], "R1", 5)).await;
+        let is_it = |sku_id: &SkuId, problem: &str| {
+            *sku_id == sku(&names[1]) && problem.starts_with("its request R1: its row was deleted by hand")
+        };
+        assert!(
+            matches!(&refused, Err(Refusal::StockInconsistent { sku_id, problem }) if is_it(sku_id, problem)),
+            "round {round}: {refused:?}"
+        );
+        until(|| engine.stats().store.known.is_ready).await;
+    }
+    engine.submit(restock(&names[1], "R2", 1)).await.unwrap();
+    assert_eq!(levels(&engine, &names[0]).await, (15, 0, 0));
+    assert_eq!(levels(&engine, &names[1]).await, (16, 0, 0));
     engine.stop().await;
 }
 

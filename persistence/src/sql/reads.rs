@@ -324,7 +324,7 @@ const UNREADABLE_TIME: Timestamp = Timestamp(i64::MAX.cast_unsigned());
 
 /// Up to `max` of what `sql` finds, none only when there are none. A row without an id is left out, and told in the
 /// log: nobody can ask for it.
-async fn page_of_numbers<T: Send>(
+pub(super) async fn page_of_numbers<T: Send>(
     tx: &mut dyn Tx,
     sql: &str,
     args: &[Arg],

@@ -92,7 +92,16 @@ pub(super) async fn firsts(
     body: &str,
     queries: Vec<Vec<Arg>>,
 ) -> Result<Vec<(usize, Row)>, SqlError> {
-    let part = |n: usize| format!("SELECT * FROM (SELECT {n} AS place, {body} LIMIT 1) p{n}");
+    each(tx, &format!("{body} LIMIT 1"), queries).await
+}
+
+/// Likewise all rows that each of them finds.
+pub(super) async fn each(
+    tx: &mut dyn Tx,
+    body: &str,
+    queries: Vec<Vec<Arg>>,
+) -> Result<Vec<(usize, Row)>, SqlError> {
+    let part = |n: usize| format!("SELECT * FROM (SELECT {n} AS place, {body}) p{n}");
     let mut found = Vec::new();
     for (chunk, some) in queries.chunks(MAX_UNION).enumerate() {
         let args = padded(some.to_vec());

@@ -7,10 +7,11 @@ use hotstock_engine::ids::{AttemptId, Epoch, OrderNo, RequestId, ShardId, SkuId,
 use hotstock_engine::outcome::{OrderView, StockView};
 use hotstock_engine::store::{
     Anomaly, Books, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned,
-    Repair, Repaired, Snapshot, Store, StoreError, StoredHold, StoredOrder, Sums, SumsCursor, Take, Wanted,
+    Repair, Repaired, RequestsWithoutRow, Snapshot, Store, StoreError, StoredHold, StoredOrder, Sums,
+    SumsCursor, Take, Wanted,
 };
 
-use super::{SqlStore, audit, flush, load, owner, prune, reads};
+use super::{SqlStore, audit, flush, load, owner, prune, reads, strays};
 
 #[async_trait]
 impl Store for SqlStore {
@@ -86,6 +87,14 @@ impl Store for SqlStore {
         max: usize,
     ) -> Result<Vec<(SkuId, RequestId, Timestamp)>, StoreError> {
         self.run(&reads::RequestIds { after, max }).await
+    }
+
+    async fn requests_without_row(
+        &self,
+        after: Option<&(SkuId, WarehouseId)>,
+        stocks: usize,
+    ) -> Result<RequestsWithoutRow, StoreError> {
+        self.run(&strays::DeletedRequests { after, stocks }).await
     }
 
     async fn open_orders(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<StoredOrder>, StoreError> {

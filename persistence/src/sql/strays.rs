@@ -13,14 +13,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{OrderNo, RequestId, ShardId, SkuId, WarehouseId};
 use hotstock_engine::image::Span;
-use hotstock_engine::store::{Misfit, StoreError, Units};
+use hotstock_engine::store::{Misfit, RequestsWithoutRow, StoreError, Units};
 
-use super::META;
-use super::dialect::{Arg, Existing, Fields, Row, Tx};
+use super::dialect::{Access, Arg, Existing, Fields, Row, Tx};
 use super::error::{SqlError, problem_of};
+use super::guards::{BEFORE_GUARDS, read_watermarks};
 use super::owner::shard_count;
+use super::reads::page_of_numbers;
 use super::rows::{StockKey, UNITS};
-use super::statements::{firsts, insert, rows_in};
+use super::statements::{each, firsts, insert, rows_in};
+use super::{META, Work};
 use crate::limits::{MAX_MISFITS, MAX_VERSIONS_LOOKED_AT};
 
 /// The name in `meta`.
@@ -298,6 +300,30 @@ pub(super) async fn deleted_orders(
     Ok(deleted)
 }
 
+/// A stock and the version of the newest row of its journal, which is looked up from the end of its range; 0: there is
+/// none.
+const NEWEST: &str = "SELECT s.sku_id, s.warehouse_id, COALESCE((SELECT n.version FROM stock_journal n WHERE \
+     n.sku_id = s.sku_id AND n.warehouse_id = s.warehouse_id ORDER BY n.sku_id DESC, n.warehouse_id DESC, n.version DESC \
+     LIMIT 1), 0) FROM stock s WHERE";
+
+/// A stock, and the newest version of its journal.
+type Newest = (SkuId, WarehouseId, u64);
+
+fn newest(row: &Row) -> Result<Newest, StoreError> {
+    let f = &mut row.fields();
+    Ok((f.id(SkuId::new)?, f.warehouse()?, f.count()?))
+}
+
+/// The rows among the newest ones of the journal of a stock in which a stock request that was not pruned may be. Its
+/// versions are given as numbers: MySQL would read a whole journal to compare them with another column.
+const NEWEST_ROWS: &str =
+    "j.sku_id = ? AND j.warehouse_id = ? AND j.version > ? AND j.order_no IS NULL AND j.at >= ?";
+
+fn newest_rows((sku_id, warehouse_id, newest): &Newest, pruned: Timestamp) -> Vec<Arg> {
+    let after = newest.saturating_sub(MAX_VERSIONS_LOOKED_AT as u64);
+    vec![sku_id.into(), (*warehouse_id).into(), after.into(), pruned.into()]
+}
+
 /// Of stock requests that are not in `stock_requests`: those that a journal names in its newest rows and that were not
 /// pruned, and what that means.
 pub(super) async fn deleted_requests(
@@ -308,16 +334,73 @@ pub(super) async fn deleted_requests(
         return Ok(Vec::new());
     }
     let pruned = pruned_before(tx).await?;
-    let sql = "j.version FROM stock s CROSS JOIN stock_journal j ON j.sku_id = s.sku_id AND j.warehouse_id = s.warehouse_id \
-         AND j.version > s.version - ? WHERE s.sku_id = ? AND j.request_id = ? AND j.order_no IS NULL AND j.at >= ?";
-    let of_one = |(sku_id, request_id): &(SkuId, RequestId)| {
-        vec![MAX_VERSIONS_LOOKED_AT.into(), sku_id.into(), request_id.into(), pruned.into()]
-    };
+    let skus: BTreeSet<_> = absent.iter().map(|(sku_id, _)| sku_id.clone()).collect();
+    let skus: Vec<_> = skus.into_iter().collect();
+    let mut stocks: BTreeMap<SkuId, Vec<Newest>> = BTreeMap::new();
+    for row in rows_in(tx, NEWEST, "s.sku_id", &skus, "").await? {
+        // The row of one warehouse that can't be read makes its SKU unsound.
+        if let Ok(stock) = newest(&row) {
+            stocks.entry(stock.0.clone()).or_default().push(stock);
+        }
+    }
+    let (mut keys, mut queries) = (Vec::new(), Vec::new());
+    for key in absent {
+        for stock in stocks.get(&key.0).into_iter().flatten() {
+            keys.push(key);
+            queries.push(newest_rows(stock, pruned).into_iter().chain([Arg::from(&key.1)]).collect());
+        }
+    }
+    let body = format!("j.version FROM stock_journal j WHERE {NEWEST_ROWS} AND j.request_id = ?");
     let mut deleted = Vec::new();
-    for (n, row) in firsts(tx, sql, absent.iter().map(of_one).collect()).await? {
-        let ((sku_id, request_id), version) = (&absent[n], fields_of(&row).count()?);
+    for (n, row) in firsts(tx, &body, queries).await? {
+        let ((sku_id, request_id), version) = (keys[n], fields_of(&row).count()?);
         let problem = format!("its row was deleted by hand; the stock journal has it as version {version}");
         deleted.push((sku_id.clone(), request_id.clone(), problem));
     }
     Ok(deleted)
+}
+
+/// See [`Store::requests_without_row`](hotstock_engine::store::Store::requests_without_row). They are found by going
+/// through the ends of all journals: an index by request would cost every flush, on MySQL an entry for each row of the
+/// journal, and this is read when a filter has to be made anew.
+pub(super) struct DeletedRequests<'a> {
+    pub after: Option<&'a StockKey>,
+    pub stocks: usize,
+}
+
+impl Work for DeletedRequests<'_> {
+    type Done = RequestsWithoutRow;
+
+    const ACCESS: Access = Access::Read;
+
+    async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
+        read_watermarks(tx).await?;
+        let pruned = pruned_before(tx).await?;
+        let (sku_id, warehouse_id) = match self.after {
+            Some((sku_id, warehouse_id)) => (sku_id.into(), i64::from(warehouse_id.0)),
+            None => (Arg::from(""), -1),
+        };
+        let page = format!(
+            "{NEWEST} s.sku_id >= ? AND (s.sku_id > ? OR s.warehouse_id > ?) AND s.sku_id {BEFORE_GUARDS} \
+             ORDER BY s.sku_id, s.warehouse_id"
+        );
+        let after = [sku_id.clone(), sku_id, warehouse_id.into()];
+        let stocks = page_of_numbers(tx, &page, &after, self.stocks, newest).await?;
+        let last = stocks.last().map(|(sku_id, warehouse_id, _)| (sku_id.clone(), *warehouse_id));
+        let body = format!(
+            "j.sku_id, j.request_id, j.at FROM stock_journal j LEFT JOIN stock_requests r \
+             ON r.sku_id = j.sku_id AND r.request_id = j.request_id \
+             WHERE {NEWEST_ROWS} AND j.request_id IS NOT NULL AND r.sku_id IS NULL"
+        );
+        let queries = stocks.iter().map(|stock| newest_rows(stock, pruned)).collect();
+        let mut ids = Vec::new();
+        for (_, row) in each(tx, &body, queries).await? {
+            let f = &mut fields_of(&row);
+            // What is no id nobody can ask for.
+            if let (Ok(sku_id), Ok(request_id)) = (f.id(SkuId::new), f.id(RequestId::new)) {
+                ids.push((sku_id, request_id, f.time()?));
+            }
+        }
+        Ok(RequestsWithoutRow { ids, last })
+    }
 }

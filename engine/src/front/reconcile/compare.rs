@@ -227,7 +227,7 @@ fn todo_of(misfit: &Misfit) -> String {
         }
         Misfit::NoRequest(request_id) => format!(
             "request {request_id} has no row, though it was not pruned: it has to be put back, from a backup of the store; until then \
-             it may be carried out again"
+             it is refused, or carried out again once its stock has changed some thousand times more"
         ),
         Misfit::OtherShard { order_no, right, found } => {
             format!(

@@ -23,8 +23,8 @@ use crate::contract::image::{OrderImage, StockImage};
 use crate::contract::outcome::{OrderView, StockView};
 use crate::contract::store::{
     Anomaly, Books, FlushBatch, Flushed, JournalRow, Loaded, OrderFilter, Ownership, Parked, Prune, Pruned,
-    Repair, Repaired, Snapshot, Store, StoreError, StoredHold, StoredOrder, Sums, SumsCursor, Take, Wanted,
-    Watermark,
+    Repair, Repaired, RequestsWithoutRow, Snapshot, Store, StoreError, StoredHold, StoredOrder, Sums,
+    SumsCursor, Take, Wanted, Watermark,
 };
 use tables::Tables;
 
@@ -205,6 +205,11 @@ impl MemoryStore {
     /// Deletes an order by hand.
     pub fn delete_order(&self, order_no: &OrderNo) {
         self.tables().orders.remove(order_no);
+    }
+
+    /// Deletes the row of a stock request by hand.
+    pub fn delete_request(&self, sku_id: &SkuId, request_id: &RequestId) {
+        self.tables().requests.remove(&(sku_id.clone(), request_id.clone()));
     }
 
     /// Changes by hand how much each row of what is held for an order holds; `None`: deletes those rows.
@@ -402,6 +407,25 @@ impl Store for MemoryStore {
         self.read(|tables| {
             let rest = tables.requests.iter().filter(|(key, _)| after.is_none_or(|after| *key > after));
             rest.take(max).map(|((sku_id, id), image)| (sku_id.clone(), id.clone(), image.at)).collect()
+        })
+        .await
+    }
+
+    async fn requests_without_row(
+        &self,
+        after: Option<&(SkuId, WarehouseId)>,
+        stocks: usize,
+    ) -> Result<RequestsWithoutRow, StoreError> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.read(|tables| {
+            let mut found = RequestsWithoutRow::default();
+            for (place, _) in tables.stocks.range((from, Bound::Unbounded)).take(stocks) {
+                found
+                    .ids
+                    .extend(tables.deleted_requests(place).map(|(id, row)| (place.0.clone(), id, row.at)));
+                found.last = Some(place.clone());
+            }
+            found
         })
         .await
     }

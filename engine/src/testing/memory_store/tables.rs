@@ -142,8 +142,34 @@ impl Tables {
             orders,
             requests,
             unreadable_orders,
-            unreadable_requests: Vec::new(),
+            unreadable_requests: self.unreadable_requests(wanted),
         }
+    }
+
+    /// Wanted requests whose own rows were deleted, as the journal tells.
+    fn unreadable_requests(&self, wanted: &Wanted) -> Vec<(SkuId, RequestId, String)> {
+        let problem_of = |key: &&(SkuId, RequestId)| {
+            let places = self.of_sku(&key.0).map(|row| (key.0.clone(), row.image.warehouse_id));
+            let rows = places.flat_map(|place| self.deleted_requests(&place).collect::<Vec<_>>());
+            let mut rows = rows.filter(|(id, _)| *id == key.1);
+            let version = rows.next().map(|(_, row)| row.change.after.version)?;
+            Some((
+                key.0.clone(),
+                key.1.clone(),
+                format!("its row was deleted by hand; the stock journal has it as version {version}"),
+            ))
+        };
+        wanted.requests.iter().filter_map(|key| problem_of(&key)).collect()
+    }
+
+    /// Requests that a journal names, that have no row and were not pruned.
+    pub fn deleted_requests(&self, place: &Place) -> impl Iterator<Item = (RequestId, &JournalRow)> {
+        let rows = self.journal.get(place).into_iter().flat_map(BTreeMap::values);
+        rows.filter(|row| row.at >= self.pruned_before && row.change.order_no.is_none()).filter_map(|row| {
+            let request_id = row.change.request_id.clone()?;
+            let is_there = self.requests.contains_key(&(row.change.sku_id.clone(), request_id.clone()));
+            (!is_there).then_some((request_id, row))
+        })
     }
 
     fn stored_sku(&self, sku_id: &SkuId) -> Option<StoredSku> {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::base::ids::{Epoch, OrderNo, ServerId, SkuId, TakeId};
+use crate::base::ids::{Epoch, OrderNo, RequestId, ServerId, SkuId, TakeId};
 use crate::contract::store::{Loaded, Store, Take, Wanted};
 
 pub use flushes::*;
@@ -40,6 +40,9 @@ pub trait Subject: Send + Sync {
 
     /// Deletes the rows of an order.
     async fn delete_order(&self, order_no: &OrderNo);
+
+    /// Deletes the row of a stock request.
+    async fn delete_request(&self, sku_id: &SkuId, request_id: &RequestId);
 
     /// Changes how much each row of what is held for an order holds; `None`: deletes those rows.
     async fn edit_holds(&self, order_no: &OrderNo, units: Option<u32>);
@@ -82,6 +85,7 @@ macro_rules! store_suite {
             stocks_are_read_page_by_page
             orders_are_listed_page_by_page
             numbers_are_told_page_by_page
+            requests_that_were_deleted_are_told_page_by_page
             a_new_directory_finds_what_is_open_and_hot
             the_journal_comes_in_pages
             what_is_old_goes_and_sums_stay

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::flushes::one_of_everything;
 use super::{
-    Shards, Subject, TestShard, W1, W2, confirm, create, load, order, release, reserve, restock, sku, taken,
-    taken_by,
+    Shards, Subject, TestShard, W1, W2, confirm, create, give_back, load, order, release, reserve, restock,
+    sku, taken, taken_by,
 };
 use crate::base::clock::Timestamp;
-use crate::base::ids::{Lsn, OrderNo, RequestId, SkuId};
+use crate::base::ids::{Epoch, Lsn, OrderNo, RequestId, SkuId};
 use crate::contract::order::OrderStatus;
-use crate::contract::store::{OrderFilter, Store, StoreError, StoredOrder, StoredSku, Wanted};
+use crate::contract::store::{OrderFilter, Prune, Store, StoreError, StoredOrder, StoredSku, Wanted};
 
 /// SKUs with all their warehouses, orders with the SKUs of their lines, requests; what is not there is left out.
 pub async fn what_is_wanted_is_loaded(subject: &dyn Subject) {
@@ -181,6 +181,60 @@ pub async fn numbers_are_told_page_by_page(subject: &dyn Subject) {
     let mut expected: Vec<_> = requests.map(|(key, request)| (key.clone(), request.at)).collect();
     expected.sort();
     assert_eq!(ids, expected);
+}
+
+/// A request whose own row somebody deleted is not one that never was, for a load and for a filter that is made anew;
+/// one that was pruned is.
+pub async fn requests_that_were_deleted_are_told_page_by_page(subject: &dyn Subject) {
+    let store = taken_by(subject, 2).await;
+    let (mut shards, names) = some_orders(&*store).await;
+    // An order's request is none of the SKU.
+    let [a, b] = names.each_ref().map(String::as_str);
+    shards.all[0].must(give_back("o-00", &[(a, 1)], "r-7"));
+    for n in 0..10 {
+        if n == 4 {
+            shards.all.iter_mut().for_each(|shard| shard.now = shard.now.plus_seconds(60));
+        }
+        shards.all[n % 2].must(restock(&names[n % 2], 1, &format!("r-{n}")));
+    }
+    shards.all[1].must(create(b, W2, 5));
+    shards.flush_all(&*store).await;
+    let key = |name: &str, id: &str| (sku(name), RequestId::new(id).expect("it is an id"));
+    let deleted = [key(a, "r-0"), key(a, "r-8"), key(b, "r-5")];
+    for (sku_id, request_id) in &deleted {
+        subject.delete_request(sku_id, request_id).await;
+    }
+    let at = |key: &(SkuId, RequestId)| {
+        shards.all.iter().find_map(|shard| shard.made.requests.get(key)).map(|r| r.at)
+    };
+    let told = async |keys: &[(SkuId, RequestId)]| {
+        let expected: BTreeSet<_> =
+            keys.iter().map(|key| (key.0.clone(), key.1.clone(), at(key).expect("it was made"))).collect();
+        for stocks in 1..5 {
+            let (mut ids, mut after) = (BTreeSet::new(), None);
+            loop {
+                let page = store.requests_without_row(after.as_ref(), stocks).await.expect("it reads");
+                assert!(page.last.is_some() || page.ids.is_empty());
+                ids.extend(page.ids);
+                let Some(last) = page.last else { break };
+                assert!(after.is_none_or(|after| after < last));
+                after = Some(last);
+            }
+            assert_eq!(ids, expected, "{stocks} stocks at once");
+        }
+        let requests = [&deleted[..], &[key(a, "r-7"), key(b, "new"), key("none", "r-0")]].concat();
+        let loaded = store.load(&Wanted { requests, ..Wanted::default() }).await.expect("it loads");
+        let unreadable = loaded.unreadable_requests.iter();
+        let unreadable: BTreeSet<_> =
+            unreadable.map(|(sku_id, id, _)| (sku_id.clone(), id.clone())).collect();
+        assert_eq!(unreadable, keys.iter().cloned().collect());
+        assert_eq!(loaded.requests, []);
+    };
+    told(&deleted).await;
+    let before = at(&deleted[1]).min(at(&deleted[2])).expect("they were made");
+    let prune = Prune { epoch: Epoch(1), orders_before: Some(before), journal_before: None, max: 100 };
+    assert!(store.prune(&prune).await.expect("it prunes").requests > 0);
+    told(&deleted[1..]).await;
 }
 
 /// What holds units or has something pending, and what is kept in memory.
