@@ -7,7 +7,7 @@ use hotstock_engine::options::EngineOptions;
 use hotstock_engine::outcome::{Answer, Effect, Outcome, Refusal};
 
 use crate::shop::sku_in;
-use crate::support::{World, order, order_no, sku};
+use crate::support::{World, order, order_no, sku, tight, until_gone};
 
 async fn create(engine: &Engine, name: &str, levels: [(u32, u64); 2]) {
     for (warehouse, quantity) in levels {
@@ -62,4 +62,29 @@ async fn one_warehouse_that_can_serve_all_shards_comes_first() {
         lines.iter().map(|line| (line.sku_id.as_str(), line.warehouse_id, line.available)).collect();
     assert_eq!(short, [(a.as_str(), WarehouseId::ANY, 0), (b.as_str(), WarehouseId::ANY, 0)]);
     engine.stop().await;
+}
+
+/// A line that gets nothing is said to lie where it could have been served, as one shard says it: in the first warehouse
+/// that is preferred and has the SKU, else in the first that has it, whether it is in memory or not.
+#[tokio::test]
+async fn a_line_that_gets_nothing_is_said_to_lie_where_its_sku_is() {
+    let (in_one, in_two) = (World::new(), World::new());
+    let one = in_one.start(EngineOptions::default()).await;
+    let two = in_two.start(tight(2)).await;
+    let (a, b, c) = (sku_in(0, 2, 0), sku_in(1, 2, 0), sku_in(1, 2, 1));
+    for engine in [&one, &two] {
+        create(engine, &a, [(1, 90), (2, 90)]).await;
+        create(engine, &b, [(2, 0), (7, 0)]).await;
+        create(engine, &c, [(4, 0), (5, 0)]).await;
+    }
+    until_gone(&in_two, &two).await;
+    for (n, prefer) in [&[][..], &[7], &[3, 7], &[4, 2], &[5, 7, 2], &[1]].into_iter().enumerate() {
+        let cart = [(b.as_str(), 1), (a.as_str(), 1), (c.as_str(), 2)];
+        let order = any(&format!("O{n}"), &cart, Mode::BestEffort, prefer);
+        let expected = places(one.submit(order.clone()).await);
+        assert!(expected[0].1 == 0 && expected[1].1 == 1 && expected[2].1 == 0, "{expected:?}");
+        assert_eq!(places(two.submit(order).await), expected, "{prefer:?}");
+    }
+    one.stop().await;
+    two.stop().await;
 }

@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use hotstock_engine::command::{
-    Action, ChangeKind, ChangeStock, Command, CreateStock, Extend, Line, Lines, Mode, Reserve,
+    Action, ChangeKind, ChangeStock, Choice, Command, CreateStock, Extend, Line, Lines, Mode, Reserve,
+    SetStatus, StockStatus,
 };
 use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{BuyerId, RequestId, WarehouseId};
 use hotstock_engine::options::EngineOptions;
 use hotstock_engine::outcome::{Answer, Outcome, Refusal};
 
-use crate::shop::{give_back, skus, until_asked};
+use crate::shop::{cart, give_back, skus, until_asked};
 use crate::support::{World, confirm, demote, get, order_no, promote, release, sku, tight};
 
 /// What is asked next.
@@ -56,21 +57,22 @@ impl Wishes {
         } else {
             self.random = random.fork();
         }
-        let lines = self.lines(5);
+        let mut lines = self.lines(5);
+        let mut choice = None;
+        if self.random.u8(..4) == 0 {
+            // All of them: where some lines name a warehouse, each shard keeps to those that its own lines name.
+            let open_line = |line: &Line| (line.sku_id.clone(), None, line.quantity);
+            let (some, open) = Lines::with_open(lines.as_slice().iter().map(open_line)).unwrap();
+            let prefer = (0..self.random.u32(..3)).map(|_| WarehouseId(self.random.u32(1..=3))).collect();
+            (lines, choice) = (some, Some(Box::new(Choice { open, prefer })));
+        }
         let mode = if self.random.bool() { Mode::AllOrNothing } else { Mode::BestEffort };
         let buyer_id = self.random.bool().then(|| BuyerId::new("b").unwrap());
         self.random = random;
         let mode = if self.random.u8(..8) == 0 { Mode::BestEffort } else { mode };
         let ttl_seconds = self.random.u32(1..=9);
-        Action::Reserve(Reserve {
-            order_no: order_no(&order),
-            lines,
-            ttl_seconds,
-            buyer_id,
-            mode,
-            choice: None,
-        })
-        .into()
+        Action::Reserve(Reserve { order_no: order_no(&order), lines, ttl_seconds, buyer_id, mode, choice })
+            .into()
     }
 
     fn part(&mut self) -> hotstock_engine::command::Part {
@@ -112,7 +114,14 @@ impl Wishes {
                 })
                 .into()
             }
-            16..=17 => get(&order),
+            16 => get(&order),
+            17 => {
+                let sku_id = sku(&self.skus[self.random.usize(..self.skus.len())]);
+                let warehouse_id = self.random.bool().then(|| WarehouseId(self.random.u32(1..=2)));
+                let is_suspended = self.random.u8(..3) == 0;
+                let status = if is_suspended { StockStatus::Suspended } else { StockStatus::OnSale };
+                Action::SetStatus(SetStatus { sku_id, warehouse_id, status }).into()
+            }
             _ => {
                 self.count += 1;
                 Action::ChangeStock(ChangeStock {
@@ -146,6 +155,9 @@ fn plain(outcome: Outcome) -> Outcome {
     };
     match outcome {
         Ok(Answer::Stock { stock, effect }) => Ok(Answer::Stock { stock: unversioned(stock), effect }),
+        Ok(Answer::Sku { stocks, effect }) => {
+            Ok(Answer::Sku { stocks: stocks.into_iter().map(unversioned).collect(), effect })
+        }
         Err(Refusal::StockExists { initial, stock }) => {
             Err(Refusal::StockExists { initial, stock: unversioned(stock) })
         }
@@ -285,6 +297,28 @@ fn seeds() -> std::ops::Range<u64> {
         Some(seed) => seed..seed + 1,
         None => 0..6,
     }
+}
+
+/// The payment comes when the order is due, or has just expired: the units that it gives back are on their way to
+/// their shards, and nobody else wants them.
+#[tokio::test]
+async fn a_late_payment_is_not_short_of_its_own_units() {
+    let world = World::new();
+    let engine = world.start(EngineOptions { shards: 3, ..EngineOptions::default() }).await;
+    let skus = skus(3, 3);
+    for name in &skus {
+        engine.submit(crate::support::create(name, 2)).await.unwrap();
+    }
+    let all: Vec<(&str, u32)> = skus.iter().map(|name| (name.as_str(), 2)).collect();
+    for n in 0..50 {
+        let order = format!("late-{n}");
+        engine.submit(cart(&order, &all, Mode::AllOrNothing, 5)).await.unwrap();
+        world.clock.advance(Duration::from_secs(6));
+        let paid = engine.submit(confirm(&order)).await;
+        assert!(paid.is_ok(), "{n}: {paid:?}");
+        engine.submit(give_back(&order, None, "r")).await.unwrap();
+    }
+    engine.stop().await;
 }
 
 #[tokio::test]
