@@ -500,6 +500,10 @@ impl Run<'_> {
                 return Ok(());
             }
             seen = self.orders_of(engine, &told).await?;
+            if !self.can_be_read(engine) {
+                self.doubt(told, in_order);
+                return Ok(());
+            }
         }
         let lenient = self.plan.setup.spanning && self.shaken;
         self.worlds.take(

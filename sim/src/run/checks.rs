@@ -43,6 +43,11 @@ impl Run<'_> {
         }
     }
 
+    /// Whether the process lives and can say what is so.
+    pub(super) fn can_be_read(&self, engine: &Engine) -> bool {
+        self.is_alive() && !matches!(engine.health(), Health::JournalPoisoned(_) | Health::ShardFailed(_))
+    }
+
     /// The orders of these commands, as they are now.
     pub(super) async fn orders_of(
         &self,
@@ -57,7 +62,7 @@ impl Run<'_> {
             let must_be_seen =
                 one.answer.is_none() && matches!(&one.action, Action::Reserve(c) if c.choice.is_some());
             let mut looks = 0;
-            while must_be_seen && order.is_none() && looks < LOOKS && self.is_alive() {
+            while must_be_seen && order.is_none() && looks < LOOKS && self.can_be_read(engine) {
                 self.mend_store();
                 sleep(PAUSE).await;
                 order = self.read(engine, order_no).await?;
@@ -79,7 +84,7 @@ impl Run<'_> {
         self.shaken = true;
         let told = std::mem::take(&mut self.doubtful);
         let seen = self.orders_of(engine, &told).await?;
-        if !self.is_alive() {
+        if !self.can_be_read(engine) {
             self.doubtful = told;
             return Ok(false);
         }
