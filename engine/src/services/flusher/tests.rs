@@ -1,7 +1,7 @@
 //! The flusher on a store and a journal in memory, driven by hand.
 
 use super::*;
-use crate::base::ids::{OrderNo, RequestId, WarehouseId};
+use crate::base::ids::{Epoch, OrderNo, RequestId, WarehouseId};
 use crate::contract::command::{
     Action, ChangeKind, ChangeStock, Confirm, CreateStock, Line, Lines, Mode, Reserve,
 };
