@@ -8,7 +8,10 @@ use hotstock_engine::ids::{BuyerId, OrderNo, RequestId, SkuId, WarehouseId, shar
 use hotstock_persistence::testing::DiskFault;
 
 /// In seeds from here on shards may stall. Those before were looked through, and some kept, when they could not.
-pub(crate) const STALLS_FROM: u64 = 5_000;
+const STALLS_FROM: u64 = 5_000;
+
+/// Likewise, there may be a mirror.
+const MIRROR_FROM: u64 = 9_000;
 
 /// A run: how the server is set up, and what happens then.
 #[derive(Debug, Clone)]
@@ -41,6 +44,10 @@ pub(crate) struct Setup {
     pub segment_bytes: u64,
     /// With a lease another server takes over now and then.
     pub lease_seconds: u32,
+    /// A Redis mirrors the levels.
+    pub mirror: bool,
+    /// Changed stocks that are kept for it.
+    pub dirty: usize,
 }
 
 /// One thing that happens.
@@ -92,6 +99,7 @@ pub(crate) enum Op {
     /// In the next burst or batch the turns of shards begin up to so many milliseconds late: their thread gets no time.
     Stall(u64),
     BusyStore(u32),
+    Redis(RedisFault),
     /// The store does so many writes whose answers are lost.
     LoseAnswers(u32),
     /// The store loses so many writes, and says that it does not know.
@@ -101,6 +109,20 @@ pub(crate) enum Op {
     /// Another server takes over, on a copy of the disk, while this one is cut off from the store; then the first is
     /// back.
     TakeOver,
+}
+
+/// What happens to the Redis that mirrors the levels.
+#[derive(Debug, Clone)]
+pub(crate) enum RedisFault {
+    Away,
+    Back,
+    Slow(u64),
+    /// It does what it is told so many times, and nobody gets the answer.
+    LoseAnswers(u32),
+    Empty,
+    Note,
+    /// It starts again with what it had at the last note.
+    GoBack,
 }
 
 /// A caller.
@@ -153,7 +175,10 @@ impl Plan {
     #[must_use]
     pub fn of(seed: u64, commands: usize) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let setup = Setup::random(&mut random);
+        let mut setup = Setup::random(&mut random);
+        if seed >= MIRROR_FROM {
+            (setup.mirror, setup.dirty) = (random.bool(), random.choice([1, 3, 1_000]).unwrap_or(3));
+        }
         let mut maker = Maker { random, setup: &setup, order_no: 0 };
         let mut ops = maker.first();
         let mut count = 0;
@@ -162,6 +187,9 @@ impl Plan {
         while count < commands {
             if stalls && maker.one_in(12) {
                 ops.extend(maker.stall());
+            }
+            if setup.mirror && !calm && maker.one_in(15) {
+                ops.push(Op::Redis(maker.redis_fault()));
             }
             let op = maker.op(calm);
             // What a crash does depends on what is under way.
@@ -227,6 +255,8 @@ impl Setup {
             // Of a journal that is never trimmed every segment is looked at now and then.
             segment_bytes: if goes_back { 30_000 } else { random.choice([2_000, 8_000]).unwrap_or(8_000) },
             lease_seconds,
+            mirror: false,
+            dirty: 0,
         }
     }
 }
@@ -335,6 +365,18 @@ impl Maker<'_> {
                     Op::Crash { after_micros: self.random.u64(..6_000_000), power: self.random.bool() };
                 vec![Op::Stall(self.random.u64(200..3_000)), crash, self.burst()]
             }
+        }
+    }
+
+    fn redis_fault(&mut self) -> RedisFault {
+        match self.below(12) {
+            0..2 => RedisFault::Away,
+            2..5 => RedisFault::Back,
+            5..6 => RedisFault::Slow(self.random.choice([0, 10, 400]).unwrap_or(0)),
+            6..8 => RedisFault::LoseAnswers(self.random.u32(1..4)),
+            8..9 => RedisFault::Empty,
+            9..11 => RedisFault::Note,
+            _ => RedisFault::GoBack,
         }
     }
 

@@ -16,11 +16,12 @@ use hotstock_engine::ids::{OrderNo, RequestId};
 use hotstock_engine::outcome::{Outcome, Refusal};
 use hotstock_engine::status::Health;
 use hotstock_engine::testing::{MemoryIdentity, MemorySnapshot, MemoryStore, TURN, simulate};
-use hotstock_persistence::testing::{DiskFault, Mounted, SimulatedDisk};
+use hotstock_persistence::mirror::RedisMirror;
+use hotstock_persistence::testing::{DiskFault, Mounted, SimulatedDisk, SimulatedRedis};
 use tokio::time::{Instant, sleep};
 
 use crate::outside::{Life, SimClock, StoreClock};
-use crate::plan::{Call, Op, PartKind, Plan, What};
+use crate::plan::{Call, Op, PartKind, Plan, RedisFault, What};
 use crate::trace::Trace;
 use crate::worlds::{How, Told, Violation, Worlds, order_of};
 
@@ -96,6 +97,8 @@ pub fn run(plan: &Plan, show: bool) -> Result<Done, Failure> {
         sent: Vec::new(),
         snapshot: None,
         session: None,
+        redis: SimulatedRedis::new(plan.seed ^ 0x4ED15),
+        mirror: None,
         life: Life::default(),
         step: Arc::new(AtomicUsize::new(usize::MAX)),
         panic_next: Arc::default(),
@@ -117,6 +120,7 @@ pub fn run(plan: &Plan, show: bool) -> Result<Done, Failure> {
         let ended = runtime.block_on(run.process());
         // What is left of the process goes without a trace: neither disk nor store hear of it any more.
         run.life.end();
+        run.mirror = None;
         if ended == Ok(End::Crash) {
             run.disk.power_off();
         }
@@ -165,6 +169,9 @@ struct Run<'a> {
     sent: Vec<Action>,
     snapshot: Option<MemorySnapshot>,
     session: Option<MemoryStore>,
+    redis: SimulatedRedis,
+    /// Of this process.
+    mirror: Option<RedisMirror>,
     life: Life,
     /// The process ends at this one of the next steps that are named.
     step: Arc<AtomicUsize>,
@@ -237,7 +244,11 @@ impl Run<'_> {
             self.steps += 1;
             let (at, millis) = (self.at - 1, self.store_clock.millis());
             self.trace.note(format_args!("#{at} at {millis}: {op:?}"));
-            if let Some(end) = self.carry_out(&engine, op).await? {
+            let end = self.carry_out(&engine, op).await?;
+            if let Some(wrong) = self.redis.wrong() {
+                return Err(format!("the mirror shows what never was: {wrong}"));
+            }
+            if let Some(end) = end {
                 return Ok(end);
             }
             if !self.is_alive() {
@@ -325,6 +336,7 @@ impl Run<'_> {
             Op::SlowStore(millis) => self.slow_store.store(*millis, Ordering::SeqCst),
             Op::SlowDisk(millis) => self.slow_disk.store(*millis, Ordering::SeqCst),
             Op::Stall(millis) => self.stall.store(*millis, Ordering::SeqCst),
+            Op::Redis(fault) => self.redis_fault(fault),
             Op::BusyStore(calls) => self.session().be_busy(*calls),
             Op::LoseAnswers(calls) => self.session().lose_answers(*calls),
             Op::LoseWrites(calls) => self.session().lose_writes(*calls),
@@ -342,6 +354,18 @@ impl Run<'_> {
 
     fn session(&self) -> &MemoryStore {
         self.session.as_ref().expect("an engine was started")
+    }
+
+    fn redis_fault(&self, fault: &RedisFault) {
+        match fault {
+            RedisFault::Away => self.redis.be_away(true),
+            RedisFault::Back => self.redis.mend(),
+            RedisFault::Slow(millis) => self.redis.be_slow(*millis),
+            RedisFault::LoseAnswers(count) => self.redis.lose_answers(*count),
+            RedisFault::Empty => self.redis.empty(),
+            RedisFault::Note => self.redis.note(),
+            RedisFault::GoBack => self.redis.go_back(),
+        }
     }
 
     pub(super) fn mend_store(&self) {

@@ -47,6 +47,7 @@ mod bugs {
             "a coordinator that is asked knows nothing of the attempt whose holds its order has",
         ),
         ("kept-hold-let-go", "after a start a participant lets go of what it is to keep"),
+        ("emptied-mirror-not-seen", "a mirror that lost everything is not filled again"),
         ("damage-taken-for-a-tear", "a start drops what lies behind damage, as if it were a torn tail"),
     ];
 

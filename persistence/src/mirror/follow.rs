@@ -8,19 +8,19 @@ use std::time::Duration;
 use hotstock_engine::dirty::Dirty;
 use hotstock_engine::mirror::MirrorSource;
 use hotstock_engine::outcome::StockView;
-use redis::{Client, RedisResult};
+use hotstock_engine::planted;
+use redis::RedisResult;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::keys::Keys;
-use super::link::Link;
+use super::link::{Connect, Link};
 use super::resync::Resync;
 use super::stats::Shared;
 use super::{MirrorOptions, pause};
 use crate::limits::MIRROR_CHECK_MILLIS;
 
 pub(super) struct Follower {
-    pub client: Client,
+    pub redis: Box<dyn Connect>,
     pub options: MirrorOptions,
     pub dirty: Arc<Dirty>,
     pub source: Arc<dyn MirrorSource>,
@@ -35,9 +35,8 @@ impl Follower {
     pub async fn run(mut self) {
         let mut failures = 0;
         loop {
-            let keys = Keys::new(&self.options.prefix);
-            let ended = match Link::open(&self.client, keys, self.options.timeout()).await {
-                Ok(link) => self.follow(link, &mut failures).await,
+            let ended = match self.redis.connect().await {
+                Ok(mut link) => self.follow(link.as_mut(), &mut failures).await,
                 Err(error) => Err(error),
             };
             self.shared.connected.store(false, Ordering::Relaxed);
@@ -56,7 +55,7 @@ impl Follower {
     }
 
     /// Until the connection fails or the mirror is stopped.
-    async fn follow(&mut self, mut link: Link, failures: &mut u32) -> RedisResult<()> {
+    async fn follow(&mut self, link: &mut dyn Link, failures: &mut u32) -> RedisResult<()> {
         // Planted before anything is read: what is lost from here on is seen.
         link.plant(&self.run).await?;
         self.shared.connected.store(true, Ordering::Relaxed);
@@ -70,7 +69,7 @@ impl Follower {
         while !*self.stop.borrow() {
             again |= self.dirty.take_overflow();
             if Instant::now() >= next_check {
-                if !link.is_planted(&self.run).await? {
+                if planted!("emptied-mirror-not-seen", false, !link.is_planted(&self.run).await?) {
                     tracing::info!("Redis was emptied: all stocks are mirrored again");
                     link.plant(&self.run).await?;
                     again = true;
@@ -85,9 +84,9 @@ impl Follower {
             }
             let changed = self.dirty.take(batch);
             let is_full = changed.len() == batch;
-            self.put_changed(&mut link, changed).await?;
+            self.put_changed(link, changed).await?;
             let some = page.split_off(page.len().saturating_sub(batch));
-            self.put(&mut link, &some).await?;
+            self.put(link, &some).await?;
             if is_full || !page.is_empty() {
                 continue;
             }
@@ -112,7 +111,7 @@ impl Follower {
             }
         }
         drop(resync);
-        self.end(&mut link).await;
+        self.end(link).await;
         Ok(())
     }
 
@@ -129,7 +128,7 @@ impl Follower {
     }
 
     /// Writes changed stocks; when that fails they are dirty again, so that the lag tells of them.
-    async fn put_changed(&self, link: &mut Link, changed: Vec<StockView>) -> RedisResult<()> {
+    async fn put_changed(&self, link: &mut dyn Link, changed: Vec<StockView>) -> RedisResult<()> {
         self.shared.in_flight.store(changed.len(), Ordering::Relaxed);
         let done = self.put(link, &changed).await;
         if done.is_err() {
@@ -139,7 +138,7 @@ impl Follower {
         done
     }
 
-    async fn put(&self, link: &mut Link, stocks: &[StockView]) -> RedisResult<()> {
+    async fn put(&self, link: &mut dyn Link, stocks: &[StockView]) -> RedisResult<()> {
         if stocks.is_empty() {
             return Ok(());
         }
@@ -151,7 +150,7 @@ impl Follower {
 
     /// Writes what is left, if that goes within the time of one answer. What stays behind is mirrored at the next
     /// start.
-    async fn end(&self, link: &mut Link) {
+    async fn end(&self, link: &mut dyn Link) {
         let last = async {
             loop {
                 let changed = self.dirty.take(self.options.batch);

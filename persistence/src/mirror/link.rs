@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use hotstock_engine::command::StockStatus;
 use hotstock_engine::ids::{SkuId, WarehouseId};
 use hotstock_engine::mirror::Mirrored;
@@ -21,15 +22,54 @@ const PUT: &str = include_str!("put.lua");
 /// The longest version that is one, in digits: 2^53 has 16.
 const MAX_VERSION_DIGITS: usize = 16;
 
+/// What the mirror says to a Redis, over one connection.
+#[async_trait]
+pub(super) trait Link: Send {
+    /// Writes stocks in one round trip, each with the version that it replaces though that is higher.
+    async fn put(&mut self, stocks: &[(&StockView, Option<u64>)]) -> RedisResult<()>;
+
+    /// Leaves the mark by which this run sees that Redis was emptied.
+    async fn plant(&mut self, run: &str) -> RedisResult<()>;
+
+    /// Whether the mark is still there; keeps it alive.
+    async fn is_planted(&mut self, run: &str) -> RedisResult<bool>;
+
+    /// Takes the mark away.
+    async fn uproot(&mut self, run: &str) -> RedisResult<()>;
+}
+
+/// A Redis that can be connected to: a real one, or in the simulator one that is not.
+#[async_trait]
+pub(super) trait Connect: Send + Sync {
+    /// A new connection.
+    async fn connect(&self) -> RedisResult<Box<dyn Link>>;
+}
+
+/// A real Redis.
+pub(super) struct Address {
+    pub client: Client,
+    pub keys: Keys,
+    /// Each answer may take as long.
+    pub timeout: Duration,
+}
+
+#[async_trait]
+impl Connect for Address {
+    async fn connect(&self) -> RedisResult<Box<dyn Link>> {
+        let Self { client, keys, timeout } = self;
+        Ok(Box::new(RedisLink::open(client, keys.clone(), *timeout).await?))
+    }
+}
+
 /// See the top of the file.
-pub(super) struct Link {
+pub(super) struct RedisLink {
     connection: MultiplexedConnection,
     keys: Keys,
     /// The name of the loaded script.
     put: String,
 }
 
-impl Link {
+impl RedisLink {
     /// Connects and loads the script. Each answer may take as long as `timeout`.
     pub async fn open(client: &Client, keys: Keys, timeout: Duration) -> RedisResult<Self> {
         let config = AsyncConnectionConfig::new()
@@ -38,21 +78,6 @@ impl Link {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         let put = load(&mut connection).await?;
         Ok(Self { connection, keys, put })
-    }
-
-    /// Writes stocks in one round trip, each with the version that it replaces though that is higher.
-    pub async fn put(&mut self, stocks: &[(&StockView, Option<u64>)]) -> RedisResult<()> {
-        if stocks.is_empty() {
-            return Ok(());
-        }
-        match self.put_once(stocks).await {
-            Err(error) if is_no_script(&error) => {
-                // SCRIPT FLUSH. What was written before it is written once more, which changes nothing.
-                self.put = load(&mut self.connection).await?;
-                self.put_once(stocks).await
-            }
-            done => done,
-        }
     }
 
     async fn put_once(&mut self, stocks: &[(&StockView, Option<u64>)]) -> RedisResult<()> {
@@ -92,23 +117,37 @@ impl Link {
         let answers: Vec<RedisResult<redis::Value>> = pipe.query_async(&mut self.connection).await?;
         Ok(answers.chunks(2).map(mirrored).collect())
     }
+}
 
-    /// Leaves the mark by which this run sees that Redis was emptied.
-    pub async fn plant(&mut self, run: &str) -> RedisResult<()> {
+#[async_trait]
+impl Link for RedisLink {
+    async fn put(&mut self, stocks: &[(&StockView, Option<u64>)]) -> RedisResult<()> {
+        if stocks.is_empty() {
+            return Ok(());
+        }
+        match self.put_once(stocks).await {
+            Err(error) if is_no_script(&error) => {
+                // SCRIPT FLUSH. What was written before it is written once more, which changes nothing.
+                self.put = load(&mut self.connection).await?;
+                self.put_once(stocks).await
+            }
+            done => done,
+        }
+    }
+
+    async fn plant(&mut self, run: &str) -> RedisResult<()> {
         let mut set = redis::cmd("SET");
         set.arg(self.keys.mark(run)).arg(1).arg("EX").arg(MIRROR_MARK_SECONDS);
         set.exec_async(&mut self.connection).await
     }
 
-    /// Whether the mark is still there; keeps it alive.
-    pub async fn is_planted(&mut self, run: &str) -> RedisResult<bool> {
+    async fn is_planted(&mut self, run: &str) -> RedisResult<bool> {
         let mut expire = redis::cmd("EXPIRE");
         expire.arg(self.keys.mark(run)).arg(MIRROR_MARK_SECONDS);
         expire.query_async(&mut self.connection).await
     }
 
-    /// Takes the mark away.
-    pub async fn uproot(&mut self, run: &str) -> RedisResult<()> {
+    async fn uproot(&mut self, run: &str) -> RedisResult<()> {
         redis::cmd("DEL").arg(self.keys.mark(run)).exec_async(&mut self.connection).await
     }
 }

@@ -20,6 +20,8 @@ mod follow;
 mod keys;
 mod link;
 mod resync;
+#[cfg(feature = "testing")]
+pub(crate) mod simulated;
 mod stats;
 
 use std::fmt;
@@ -37,7 +39,7 @@ use tokio::task::JoinHandle;
 
 use self::follow::Follower;
 use self::keys::Keys;
-use self::link::Link;
+use self::link::{Address, Connect, Link as _, RedisLink};
 use self::stats::Shared;
 use crate::limits::{
     MAX_MIRROR_BATCH, MAX_MIRROR_MILLIS, MAX_MIRROR_PREFIX_BYTES, MIRROR_FIRST_PAUSE_MILLIS,
@@ -143,11 +145,33 @@ impl RedisMirror {
         dirty: Arc<Dirty>,
         source: Arc<dyn MirrorSource>,
     ) -> Result<Self, MirrorError> {
-        let client = options.client()?;
+        let (client, keys) = (options.client()?, Keys::new(&options.prefix));
+        let redis = Box::new(Address { client, keys, timeout: options.timeout() });
+        Ok(Self::follow(redis, options, dirty, source))
+    }
+
+    /// Starts it on a Redis that is simulated.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn simulated(
+        redis: simulated::SimulatedRedis,
+        options: MirrorOptions,
+        dirty: Arc<Dirty>,
+        source: Arc<dyn MirrorSource>,
+    ) -> Self {
+        Self::follow(Box::new(redis), options, dirty, source)
+    }
+
+    fn follow(
+        redis: Box<dyn Connect>,
+        options: MirrorOptions,
+        dirty: Arc<Dirty>,
+        source: Arc<dyn MirrorSource>,
+    ) -> Self {
         let shared = Arc::new(Shared::new());
         let (stop, for_task) = watch::channel(false);
         let follower = Follower {
-            client,
+            redis,
             options,
             dirty: Arc::clone(&dirty),
             source,
@@ -156,7 +180,7 @@ impl RedisMirror {
             run: format!("{:032x}", fastrand::u128(..)),
         };
         let task = Mutex::new(Some(tokio::spawn(follower.run())));
-        Ok(Self { shared, dirty, stop, task })
+        Self { shared, dirty, stop, task }
     }
 
     /// Where it stands.
@@ -200,8 +224,8 @@ impl MirrorAccess {
         Ok(Self { client: options.client()?, options })
     }
 
-    async fn open(&self) -> RedisResult<Link> {
-        Link::open(&self.client, Keys::new(&self.options.prefix), self.options.timeout()).await
+    async fn open(&self) -> RedisResult<RedisLink> {
+        RedisLink::open(&self.client, Keys::new(&self.options.prefix), self.options.timeout()).await
     }
 }
 

@@ -11,4 +11,6 @@ mod redis;
 pub use mariadb::MariaDb;
 pub use redis::RedisServer;
 
+pub use crate::mirror::simulated::SimulatedRedis;
+
 pub use crate::disk::simulated::{DiskFault, Mounted, SimulatedDisk};

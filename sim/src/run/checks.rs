@@ -235,10 +235,30 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The mirror shows what there is, a moment later.
+    async fn compare_mirror(&self, engine: &Engine) -> Result<(), Violation> {
+        let mut looks = 0;
+        while self.mirror.is_some() {
+            let page = self.bounded("a page of stocks", engine.stock_page(None, 100)).await?;
+            let Some(Ok(page)) = page else { return Ok(()) };
+            let (there, seen) = (page.into_iter().flatten().collect::<Vec<_>>(), self.redis.stocks());
+            if there == seen {
+                break;
+            }
+            if looks == LOOKS {
+                return Err(format!("the mirror shows {seen:?}\n  and there are {there:?}"));
+            }
+            looks += 1;
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
     /// The faults are over: everything is answered, nothing is held past its time, the store has it all.
     pub(super) async fn finish(&mut self, engine: &Engine) -> Result<End, Violation> {
         self.disk.mend();
         self.mend_store();
+        self.redis.mend();
         self.slow_disk.store(0, Ordering::SeqCst);
         self.stall.store(0, Ordering::SeqCst);
         self.step.store(usize::MAX, Ordering::SeqCst);
@@ -294,6 +314,7 @@ impl Run<'_> {
                 ));
             }
         }
+        self.compare_mirror(engine).await?;
         let reconciled = engine.reconcile(Reconcile { limit: 1_000, ..Reconcile::default() });
         let Some(reconciled) = self.bounded("reconcile", reconciled).await? else { return Ok(End::Crash) };
         match reconciled {

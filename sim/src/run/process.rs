@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use hotstock_engine::checkpoint::Identity as _;
+use hotstock_engine::dirty::Dirty;
 use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::Epoch;
 use hotstock_engine::journal::JournalError;
@@ -13,6 +14,7 @@ use hotstock_engine::status::Health;
 use hotstock_persistence::checkpoint::FileCheckpoints;
 use hotstock_persistence::filters::FileFilters;
 use hotstock_persistence::journal::{JournalOptions, SledJournal};
+use hotstock_persistence::mirror::{MirrorOptions, RedisMirror};
 use tokio::time::sleep;
 
 use super::{End, Run, SETTLED};
@@ -93,6 +95,11 @@ impl Run<'_> {
             Arc::new(self.clock.clone()),
             Arc::new(store),
         );
+        let dirty = self.plan.setup.mirror.then(|| Arc::new(Dirty::new(self.plan.setup.dirty)));
+        let parts = match &dirty {
+            Some(dirty) => parts.with_dirty(Arc::clone(dirty)),
+            None => parts,
+        };
         let (step, life, disk) = (Arc::clone(&self.step), self.life.clone(), self.disk.clone());
         let parts = parts.failpoint(Arc::new(move |_| {
             if step.load(Ordering::SeqCst) == 0 {
@@ -109,7 +116,14 @@ impl Run<'_> {
         });
         match self.bounded("a start", Engine::start(options, parts)).await {
             Ok(None) => Err(NoStart::Power),
-            Ok(Some(started)) => started.map_err(|error| self.no_start(&error)),
+            Ok(Some(started)) => {
+                let engine = started.map_err(|error| self.no_start(&error))?;
+                self.mirror = dirty.map(|dirty| {
+                    let source = Arc::new(engine.clone());
+                    RedisMirror::simulated(self.redis.clone(), MirrorOptions::default(), dirty, source)
+                });
+                Ok(engine)
+            }
             Err(problem) => Err(NoStart::Other(problem)),
         }
     }
@@ -129,6 +143,9 @@ impl Run<'_> {
     /// Ends the server in order.
     pub(super) async fn stop(&mut self, engine: &Engine) -> Result<End, Violation> {
         self.bounded("stop", engine.stop()).await?;
+        if let Some(mirror) = self.mirror.take() {
+            self.bounded("the mirror's stop", mirror.stop()).await?;
+        }
         if !self.is_alive() {
             return Ok(End::Crash);
         }
@@ -192,6 +209,8 @@ impl Run<'_> {
         }
         let whole = self.disk.copy(self.plan.seed ^ self.starts);
         let (stored, epoch) = (self.store.snapshot(), self.identity.epoch());
+        let copy = self.redis.copy(self.plan.seed ^ self.starts);
+        let redis = std::mem::replace(&mut self.redis, copy);
         if !self.disk.flip_bit(path, place) {
             return Ok(());
         }
@@ -207,6 +226,7 @@ impl Run<'_> {
             Err(NoStart::Power) => {}
             Err(NoStart::Other(problem)) => return Err(problem),
         }
+        (self.mirror, self.redis) = (None, redis);
         drop(self.change_disk(whole));
         self.store.restore(&stored);
         self.identity.set_epoch(epoch);
@@ -233,6 +253,8 @@ impl Run<'_> {
         let _first = self.change_disk(copy);
         // A copy, which an operator says is the one to go on with.
         self.identity = self.identity.copy();
+        // What it still has to say comes beside what the second one says.
+        let _mirror_of_first = self.mirror.take();
         let second = match self.try_start(true).await {
             Ok(second) => second,
             Err(NoStart::Power) => return Ok(Some(End::Crash)),
