@@ -194,10 +194,15 @@ impl Owner {
         }
     }
 
-    /// Takes the store while serving; a refusal fences.
+    /// Takes the store while serving; a refusal fences. What a disk did not do is asked of it again at the next
+    /// heartbeat: until then nothing is flushed.
     async fn take_again(&self) {
-        if let Err(NotTaken::Refused(not_ours)) = self.take(false).await {
-            self.link.fence().fence(not_ours.to_string());
+        match self.take(false).await {
+            Err(NotTaken::Refused(NotOurs::Unavailable(problem))) => {
+                tracing::warn!(problem, "the store can't be taken again now");
+            }
+            Err(NotTaken::Refused(not_ours)) => self.link.fence().fence(not_ours.to_string()),
+            Ok(()) | Err(NotTaken::Later(_) | NotTaken::Unfit(_)) => {}
         }
     }
 

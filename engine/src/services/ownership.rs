@@ -71,7 +71,8 @@ pub enum NotOurs {
     /// The journal can't be read where it has to be compared.
     #[error("the journal can't be compared with the store: {0}")]
     Damaged(String),
-    /// The store has to be asked and does not answer, or the epoch can't be written to the data directory.
+    /// The store has to be asked and does not answer, or the disk does not do what it is asked to: the journal can't be
+    /// read, the epoch not be written to the data directory. Another time it may be otherwise.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -270,6 +271,10 @@ pub(crate) fn contains(
                 "Start on the directory that wrote last, or make one from the store with `hotstock recover --from-store`; {UNFLUSHED}"
             );
             Err(NotOurs::fenced(why, way_out))
+        }
+        // The medium may answer the next time.
+        Err(error @ JournalError::Io { .. }) => {
+            Err(NotOurs::Unavailable(format!("the journal can't be compared with the store: {error}")))
         }
         Err(error) => Err(NotOurs::Damaged(error.to_string())),
     }
@@ -563,5 +568,8 @@ mod tests {
         let damaged = |shard, lsn| Err(JournalError::Damaged { shard, lsn, what: "torn".into() });
         let verdict = judge(&mine, &store, |_| bounds, damaged);
         assert!(matches!(verdict, Verdict::Refused(NotOurs::Damaged(_))), "{verdict:?}");
+        let failed = |_, _| Err(JournalError::Io { path: "db".into(), problem: "a sync failed".into() });
+        let verdict = judge(&mine, &store, |_| bounds, failed);
+        assert!(matches!(verdict, Verdict::Refused(NotOurs::Unavailable(_))), "another time: {verdict:?}");
     }
 }

@@ -38,7 +38,7 @@ use crate::machine::coordinator::Coordinator;
 use crate::machine::inner::InnerCommand;
 use crate::machine::state::{Departed, Need, State};
 use crate::services::callers::Caller;
-use crate::services::shared::{Permits, ShardShared, give_back_claims};
+use crate::services::shared::{Envelope, Permits, ShardShared, give_back_claims};
 use crate::services::store_link::add;
 use crate::services::views::ViewUpdate;
 
@@ -61,6 +61,8 @@ pub(crate) struct Shard {
     /// Wanted from a store that had not taken in yet what left memory, or that went back in time: asked for again then.
     pub(super) again: Vec<Need>,
     pub(super) again_at: Instant,
+    /// The last turn found the server fenced.
+    was_fenced: bool,
     /// The epoch in which it logs; `None`: nothing is logged yet.
     epoch: Option<Epoch>,
     checkpoint: Checkpointing,
@@ -104,6 +106,7 @@ impl Shard {
             absent: Absent::default(),
             again: Vec::new(),
             again_at: Instant::now(),
+            was_fenced: false,
             epoch: None,
             checkpoint: Checkpointing::None,
             logged_bytes: 0,
@@ -128,7 +131,11 @@ impl Shard {
         }
         if let Err(refusal) = self.parts.fence.check() {
             self.answer_fenced(&refusal);
+            self.was_fenced = true;
             return false;
+        }
+        if std::mem::take(&mut self.was_fenced) {
+            self.begin_again();
         }
         if !self.shared.backlog.may_go_on(MAX_UNSYNCED_BYTES) {
             return false;
@@ -247,6 +254,14 @@ impl Shard {
             self.parts.failpoints.reach("evict.logged");
         }
         true
+    }
+
+    /// A lease that had ended was renewed. What was under way for orders over several shards, and what others said
+    /// meanwhile, was dropped: as after a rebuild, all of it is asked for and told again.
+    fn begin_again(&mut self) {
+        self.asking = Asking::of(&self.state, &self.shared, &self.parts);
+        let others = self.parts.shards.iter().filter(|other| other.id != self.shared.id);
+        others.for_each(|other| other.deliver(vec![Envelope::Rebuilt(self.shared.id)]));
     }
 
     fn take_mail(&mut self) {

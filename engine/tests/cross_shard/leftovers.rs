@@ -3,20 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use hotstock_engine::command::{Command, Mode};
+use hotstock_engine::command::{Action, Command, Mode, SetStatus, StockStatus};
 use hotstock_engine::engine::Engine;
 use hotstock_engine::event::Change;
 use hotstock_engine::ids::ShardId;
+use hotstock_engine::inner::InnerCommand;
 use hotstock_engine::journal::Journal as _;
 use hotstock_engine::options::EngineOptions;
 use hotstock_engine::order::OrderStatus;
 use hotstock_engine::outcome::Refusal;
+use hotstock_engine::status::Health;
 
 use crate::shop::{cart, check_rest, is_unknown, read, skus, until_asked};
-use crate::support::{World, confirm, create, flushed_soon, levels, order, release, until};
+use crate::support::{World, confirm, create, flushed_soon, levels, order, release, sku, until};
 
 fn supplied(names: &[String], units: u64) -> BTreeMap<String, u64> {
     names.iter().map(|name| (name.clone(), units)).collect()
@@ -170,5 +172,66 @@ async fn a_store_that_is_away_holds_up_no_decision() {
     let orders = ["sold", "left", "new", "other"].map(String::from);
     check_rest(&engine, &supplied(&names, 10), &orders, "the store is back").await;
     assert_eq!(levels(&engine, &names[2]).await, (8, 1, 1));
+    engine.stop().await;
+}
+
+/// A lease that ends for a moment: what was decided, and what is held, while its messages were dropped, is told and asked
+/// for when the server goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_lease_that_ended_cut_short_goes_on_when_it_is_renewed() {
+    let world = World::new();
+    let names = skus(2, 2);
+    let (held_up, goes_on) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let stands_still = {
+        let (held_up, goes_on) = (Arc::clone(&held_up), Arc::clone(&goes_on));
+        move |command: &InnerCommand| {
+            let InnerCommand::Public(Command { action: Action::SetStatus(_), .. }) = command else { return };
+            held_up.store(true, Ordering::SeqCst);
+            while !goes_on.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        }
+    };
+    let mut options = EngineOptions { shards: 2, ..EngineOptions::default() };
+    options.store.lease_seconds = 2;
+    let engine = Engine::start(options, world.parts().before_decide(stands_still)).await.unwrap();
+    for name in &names {
+        engine.submit(create(name, 10)).await.unwrap();
+    }
+    for order in ["given-back", "sold"] {
+        engine.submit(cart(order, &of(&names), Mode::AllOrNothing, 900)).await.unwrap();
+    }
+    // The shard of the second SKU stands still, and hears of nothing.
+    let stop = Action::SetStatus(SetStatus {
+        sku_id: sku(&names[1]),
+        warehouse_id: None,
+        status: StockStatus::OnSale,
+    });
+    let stopped = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.submit(stop.into()).await }
+    });
+    until(|| held_up.load(Ordering::SeqCst)).await;
+    let decided = [release("given-back"), confirm("sold")].map(|command| {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.submit(command).await })
+    });
+    until(|| engine.stats().cross_shard.under_way == 2).await;
+    world.session().cut();
+    until(|| matches!(engine.health(), Health::Fenced(_))).await;
+    for decided in decided {
+        let told = decided.await.unwrap();
+        assert!(matches!(told, Err(Refusal::ShardRestarted)), "{told:?}");
+    }
+    goes_on.store(true, Ordering::SeqCst);
+    drop(stopped.await.unwrap());
+    // Its mailbox is emptied while the lease is over.
+    until(|| engine.stats().shards.iter().all(|shard| shard.in_flight == 0)).await;
+    world.session().mend();
+    until(|| engine.health() == Health::Ready).await;
+    let orders = ["given-back".into(), "sold".into()];
+    check_rest(&engine, &supplied(&names, 10), &orders, "after the lease").await;
+    assert_eq!(read(&engine, "given-back").await.unwrap().status, OrderStatus::Released);
+    assert_eq!(read(&engine, "sold").await.unwrap().status, OrderStatus::Confirmed);
     engine.stop().await;
 }

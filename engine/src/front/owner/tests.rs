@@ -241,6 +241,28 @@ async fn a_store_that_went_back_before_our_start_is_taken_again() {
     assert_eq!((mark.lsn, mark.epoch), (Lsn(9), Epoch(3)));
 }
 
+/// A disk that does not do what it is asked to, once, closes nobody for good.
+#[tokio::test]
+async fn a_store_that_went_back_is_taken_again_when_the_disk_answers_again() {
+    let (mut fixture, owner) = started().await;
+    let before = fixture.store.snapshot();
+    fixture.some_events();
+    owner.let_go().await;
+    let next = again(&fixture);
+    let owner = owner_of(&next, false);
+    owner.take_at_start().await.unwrap();
+    next.flush().await.unwrap();
+    next.store.restore(&before);
+    next.identity.fail(true);
+    owner.beat(&next.flusher).await;
+    assert!(next.link.fence().fenced().is_none());
+    next.flush().await.unwrap_err();
+    next.identity.fail(false);
+    owner.beat(&next.flusher).await;
+    next.flush().await.unwrap();
+    assert_eq!(Epoch(epoch(&next)), next.identity.epoch());
+}
+
 #[tokio::test]
 async fn another_server_on_a_restored_store_fences_at_the_heartbeat() {
     let (fixture, _) = started().await;
