@@ -13,12 +13,13 @@ use hotstock_engine::ids::{SkuId, shard_of};
 use hotstock_engine::options::{EngineOptions, Parts, StoreOptions};
 use hotstock_engine::outcome::Refusal;
 use hotstock_engine::reconcile::{Check, Reconcile};
-use hotstock_engine::store::Store as _;
+use hotstock_engine::store::{Store as _, StoreError};
 use hotstock_engine::testing::store_suite::{W1, confirm, create, give_back, release, reserve};
 use hotstock_engine::testing::{
     ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal,
 };
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
+use hotstock_persistence::testing::MariaDb;
 use sqlx::Connection as _;
 
 const SHARDS: u16 = 4;
@@ -64,9 +65,87 @@ async fn shard_in_row(url: &str, number: &str) -> u16 {
 }
 
 async fn by_hand(url: &str, sql: String) {
-    let mut connection = sqlx::SqliteConnection::connect(url).await.unwrap();
-    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone())).execute(&mut connection).await.unwrap();
-    assert_eq!(done.rows_affected(), 1, "{sql}");
+    let query = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone()));
+    let changed = if url.starts_with("sqlite:") {
+        let mut connection = sqlx::SqliteConnection::connect(url).await.unwrap();
+        query.execute(&mut connection).await.unwrap().rows_affected()
+    } else {
+        let mut connection = sqlx::MySqlConnection::connect(url).await.unwrap();
+        query.execute(&mut connection).await.unwrap().rows_affected()
+    };
+    assert_eq!(changed, 1, "{sql}");
+}
+
+/// A row of `holds` that can't be read is named, column by column, and stops nothing else from being counted.
+async fn a_hold_that_cannot_be_read(url: &str) {
+    let (engine, skus) = (start(url).await, skus());
+    let [a, b] = skus.each_ref().map(String::as_str);
+    for action in [create(a, W1, 10), create(b, W1, 10), reserve("o-1", &[(a, 2), (b, 3)])] {
+        engine.submit(action.into()).await.unwrap();
+    }
+    let store = SqlStore::open(&SqlOptions::new(url)).unwrap();
+    let mut left = 1_000;
+    let hold = loop {
+        if let [hold] = &store.holds(None, 10).await.unwrap()[..] {
+            break hold.clone();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        left -= 1;
+        assert!(left > 0, "it is flushed");
+    };
+    assert_eq!(told(&engine).await, []);
+    let sku_id = hold.image.lines[0].sku_id.to_string();
+    let in_text = |text: &str| format!("'{text}'");
+    let (attempt, seq) = (in_text(&format!("{:016x}", hold.image.attempt.0)), hold.image.seq.to_string());
+    let (shard, coordinator) = (hold.shard.to_string(), hold.image.coordinator.to_string());
+    let (units, lsn) = (hold.image.lines[0].units.to_string(), hold.image.lsn.to_string());
+    for (column, broken, right) in [
+        ("serials", "X'FF'", "NULL"),
+        ("attempt", "'zz'", &*attempt),
+        ("shard", "70000", &shard),
+        ("shard", &coordinator, &shard),
+        ("coordinator", "-1", &coordinator),
+        ("purpose", "'x'", "'units'"),
+        ("seq", "-1", &seq),
+        ("units", "-1", &units),
+        ("lsn", "-1", &lsn),
+        ("order_no", "''", "'o-1'"),
+        ("order_no", "X'FE'", "'o-1'"),
+    ] {
+        let set = |value: &str| format!("UPDATE holds SET {column} = {value} WHERE sku_id = '{sku_id}'");
+        by_hand(url, set(broken)).await;
+        let found = told(&engine).await;
+        assert!(found.iter().all(|(of, ..)| *of == sku_id), "{column}: {found:?}");
+        let causes: Vec<&String> = found.iter().flat_map(|(_, _, causes)| causes).collect();
+        let is_it = |cause: &&&String| {
+            cause.starts_with("the row in `holds` of order ") && cause.contains(&format!("(`{column}`: "))
+        };
+        assert_eq!(causes.iter().filter(is_it).count(), 1, "{column} = {broken}: {found:?}");
+        // A recovery stops at it, and names it as well.
+        if broken != coordinator && column != "order_no" {
+            match store.holds(None, 10).await {
+                Err(StoreError::Inconsistent(problem)) => {
+                    assert!(problem.contains(&format!("`{column}`: ")), "{column}: {problem}");
+                }
+                other => panic!("{column}: {other:?}"),
+            }
+        }
+        by_hand(url, set(right)).await;
+        assert_eq!(told(&engine).await, [], "{column} was put back");
+    }
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_cannot_be_read_is_named_on_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    a_hold_that_cannot_be_read(&format!("sqlite:{}", dir.path().join("store").display())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_cannot_be_read_is_named_on_mariadb() {
+    let server = MariaDb::start();
+    a_hold_that_cannot_be_read(&server.url("hotstock")).await;
 }
 
 /// What reconcile says, for each SKU.

@@ -17,13 +17,13 @@ use super::error::{SqlError, broken, problem_of};
 use super::guards::read_watermarks;
 use super::load::{Whole, select_whole, whole_or_broken};
 use super::owner::{check_epoch, shard_count};
-use super::reads::{after_text, page_of_skus};
+use super::reads::{after_text, page_of_numbers, page_of_skus};
 use super::rows::{
     ANOMALIES, PRUNED_COLUMNS, STOCK_JOURNAL, UNITS, anomaly_row, journal_entry, pruned_sums, select,
     status_after, stock_row, words,
 };
 use super::statements::insert;
-use super::strays::{NamedOrder, Piece, SpanOf, misfits, other_holds, without_row};
+use super::strays::{NamedOrder, Piece, SpanOf, misfits, other_holds, unreadable_holds, without_row};
 use crate::codec::decode_span;
 
 /// See [`Store::books`](hotstock_engine::store::Store::books).
@@ -132,31 +132,25 @@ impl SumsOf<'_> {
             "SELECT l.order_no, CAST(SUM(l.held * {counts}) AS SIGNED), CAST(SUM((l.confirmed - l.returned) * {counts}) AS SIGNED), \
              1, -1, COUNT(o.order_no), MIN(o.shard) \
              FROM order_lines l LEFT JOIN orders o ON o.order_no = l.order_no WHERE l.sku_id = ? AND l.warehouse_id = ? \
-             AND l.order_no > ? AND (o.span IS NULL OR o.shard = ?) GROUP BY l.order_no ORDER BY l.order_no LIMIT ?"
+             AND l.order_no > ? AND (o.span IS NULL OR o.shard = ?) GROUP BY l.order_no ORDER BY l.order_no"
         );
         // What only is held may be for an order that is on its way, or that is never made.
         let of_holds = "SELECT h.order_no, CAST(SUM(CASE WHEN h.purpose = ? THEN h.units ELSE 0 END) AS SIGNED), \
              CAST(SUM(h.sold) AS SIGNED), 0, COALESCE(MIN(CASE WHEN h.sold = 0 THEN NULL ELSE h.coordinator END), -1), \
              COUNT(o.order_no), MIN(o.shard) \
              FROM holds h LEFT JOIN orders o ON o.order_no = h.order_no WHERE h.sku_id = ? AND h.warehouse_id = ? \
-             AND h.order_no > ? GROUP BY h.order_no ORDER BY h.order_no LIMIT ?";
+             AND h.order_no > ? GROUP BY h.order_no ORDER BY h.order_no";
         let stock = || [Arg::from(self.sku_id), self.warehouse_id.into()];
         let after = || after_text(self.cursor.order_no.as_ref(), OrderNo::as_str);
-        let args_of_orders = stock().into_iter().chain([after(), own.into(), self.lines.into()]).collect();
-        let args_of_holds =
-            [UNITS.into()].into_iter().chain(stock()).chain([after(), self.lines.into()]).collect();
+        let args_of_orders = stock().into_iter().chain([after(), own.into()]).collect();
+        let args_of_holds = [UNITS.into()].into_iter().chain(stock()).chain([after()]).collect();
         let spans = self.spans(tx, own).await?;
         let queries: [(&str, Vec<Arg>); 2] = [(&of_orders, args_of_orders), (of_holds, args_of_holds)];
         let mut counted: BTreeMap<OrderNo, (i64, i64, Vec<NamedOrder>)> = BTreeMap::new();
         for (sql, args) in queries {
-            for row in tx.rows(sql, &args).await? {
-                let f = &mut row.fields();
-                let order_no = f.order_no()?;
-                // What is no number was written by hand: the sum tells that it is wrong.
-                let [held, sold] = std::array::from_fn(|_| f.int().unwrap_or_default());
-                let is_of_order = f.flag()?;
-                let right = f.int()?;
-                let shard = (f.int()? > 0).then(|| f.shard());
+            for CountedOf { order_no, held, sold, is_of_order, right, shard } in
+                page_of_numbers(tx, sql, &args, self.lines, counted_of).await?
+            {
                 let entry = counted.entry(order_no.clone()).or_default();
                 (entry.0, entry.1) = (entry.0.saturating_add(held), entry.1.saturating_add(sold));
                 // An order in one shard lies where its SKUs do; of another the holds name the shard.
@@ -174,8 +168,12 @@ impl SumsOf<'_> {
         let mut orders = Vec::new();
         let counted: Vec<_> = counted.into_iter().take(self.lines).collect();
         let end = counted.last().map(|(order_no, _)| order_no.clone());
+        // Behind the last order there may be rows that name none.
+        let last = end.as_ref().filter(|_| counted.len() == self.lines);
+        let unreadable = unreadable_holds(tx, (self.sku_id, self.warehouse_id), own, after(), last).await?;
         let spans = spans.into_iter().filter(|(order_no, _)| Some(order_no) <= end.as_ref()).collect();
         sums.misfits = other_holds(tx, (self.sku_id, self.warehouse_id), spans).await?;
+        sums.misfits.extend(unreadable);
         for (order_no, (held, sold, named)) in counted {
             // Less than nothing is written by hand too.
             let [held, sold] = [held, sold].map(|units| u64::try_from(units).unwrap_or_default());
@@ -186,28 +184,50 @@ impl SumsOf<'_> {
     }
 }
 
+/// What lines, or holds, of one order count for a stock.
+struct CountedOf {
+    order_no: OrderNo,
+    held: i64,
+    sold: i64,
+    /// These are its lines.
+    is_of_order: bool,
+    /// The shard that decides it, as its holds say; below 0: they don't.
+    right: i64,
+    /// The shard that its own row names, if there is one.
+    shard: Option<Result<ShardId, StoreError>>,
+}
+
+fn counted_of(row: &Row) -> Result<CountedOf, StoreError> {
+    let f = &mut row.fields();
+    let order_no = f.order_no()?;
+    // What is no number was written by hand: the sum, or the row, tells that it is wrong.
+    let [held, sold] = std::array::from_fn(|_| f.int().unwrap_or_default());
+    let (is_of_order, right) = (f.flag()?, f.int().unwrap_or(-1));
+    let shard = (f.int()? > 0).then(|| f.shard());
+    Ok(CountedOf { order_no, held, sold, is_of_order, right, shard })
+}
+
 impl SumsOf<'_> {
     /// The orders after the cursor that other shards decide and that have lines of the stock, as far as they can be
     /// compared with what is held for them.
     async fn spans(&self, tx: &mut dyn Tx, own: ShardId) -> Result<BTreeMap<OrderNo, SpanOf>, SqlError> {
         let sql = "SELECT l.order_no, CAST(SUM(l.held) AS SIGNED), CAST(SUM(l.confirmed - l.returned) AS SIGNED), MIN(o.span) \
              FROM order_lines l JOIN orders o ON o.order_no = l.order_no WHERE l.sku_id = ? AND l.warehouse_id = ? \
-             AND l.order_no > ? AND o.span IS NOT NULL AND o.shard <> ? GROUP BY l.order_no ORDER BY l.order_no LIMIT ?";
+             AND l.order_no > ? AND o.span IS NOT NULL AND o.shard <> ? GROUP BY l.order_no ORDER BY l.order_no";
         let after = after_text(self.cursor.order_no.as_ref(), OrderNo::as_str);
-        let args = [self.sku_id.into(), self.warehouse_id.into(), after, own.into(), self.lines.into()];
-        let mut spans = BTreeMap::new();
-        for row in tx.rows(sql, &args).await? {
-            let f = &mut row.fields();
-            let order_no = f.order_no()?;
-            // What is no number was written by hand, and differs.
-            let [held, sold] = std::array::from_fn(|_| f.int().unwrap_or(i64::MIN));
-            let span =
-                f.bytes_or_null().and_then(|bytes| decode_span(bytes.unwrap_or_default()).map_err(broken));
-            let span = span.map_err(problem_of);
-            spans.insert(order_no, SpanOf { units: Units { held, sold }, span });
-        }
-        Ok(spans)
+        let args = [self.sku_id.into(), self.warehouse_id.into(), after, own.into()];
+        let spans = page_of_numbers(tx, sql, &args, self.lines, span_of).await?;
+        Ok(spans.into_iter().collect())
     }
+}
+
+fn span_of(row: &Row) -> Result<(OrderNo, SpanOf), StoreError> {
+    let f = &mut row.fields();
+    let order_no = f.order_no()?;
+    // What is no number was written by hand, and differs.
+    let [held, sold] = std::array::from_fn(|_| f.int().unwrap_or(i64::MIN));
+    let span = f.bytes_or_null().and_then(|bytes| decode_span(bytes.unwrap_or_default()).map_err(broken));
+    Ok((order_no, SpanOf { units: Units { held, sold }, span: span.map_err(problem_of) }))
 }
 
 /// `stock` with what pruning adds to.

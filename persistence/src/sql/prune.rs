@@ -81,7 +81,7 @@ impl OldOrders<'_> {
         let lock = tx.dialect().for_update();
         let sql = format!(
             "SELECT o.order_no FROM orders o WHERE o.created_at < ? AND o.changed_at < ? AND o.open = 0 AND (o.span IS NULL OR \
-             NOT EXISTS (SELECT 1 FROM holds h WHERE h.order_no = o.order_no AND (h.units > 0 OR h.serials IS NOT NULL)) \
+             NOT EXISTS (SELECT 1 FROM holds h WHERE h.order_no = o.order_no AND (h.units <> 0 OR h.serials IS NOT NULL)) \
              AND NOT EXISTS (SELECT 1 FROM order_lines l JOIN stock s ON s.sku_id = l.sku_id AND s.warehouse_id = l.warehouse_id \
              WHERE l.order_no = o.order_no AND s.shard <> o.shard AND l.confirmed - l.returned <> \
              (SELECT COALESCE(SUM(h.sold), 0) FROM holds h WHERE h.order_no = l.order_no AND h.sku_id = l.sku_id \

@@ -12,8 +12,8 @@ use super::dialect::{Access, Arg, Row, Tx};
 use super::error::{SqlError, broken};
 use super::guards::{BEFORE_GUARDS, read_watermarks};
 use super::rows::{
-    HoldKey, STATUSES, STOCK, STOCK_JOURNAL, columns_of, find_orders, journal_entry, order_status_name,
-    select, stock_image, stock_view, stored_holds,
+    HoldKey, STATUSES, STOCK, STOCK_JOURNAL, columns_of, find_orders, journal_entry, named,
+    order_status_name, select, stock_image, stock_view, stored_holds,
 };
 use super::statements::marks;
 use crate::limits::MAX_WAREHOUSES_PER_STATEMENT;
@@ -253,7 +253,7 @@ impl Work for Holds<'_> {
         read_watermarks(tx).await?;
         // The rest of the order, then the orders after it.
         let select =
-            "SELECT order_no, attempt, shard FROM holds WHERE (units > 0 OR serials IS NOT NULL) AND";
+            "SELECT order_no, attempt, shard FROM holds WHERE (units <> 0 OR serials IS NOT NULL) AND";
         let tail = "GROUP BY order_no, attempt, shard ORDER BY order_no, attempt, shard";
         let mut keys = Vec::new();
         if let Some((order_no, ..)) = self.after {
@@ -274,7 +274,8 @@ impl Work for Holds<'_> {
 
 fn hold_key(row: &Row) -> Result<HoldKey, StoreError> {
     let f = &mut row.fields();
-    Ok((f.order_no()?, f.attempt()?, f.shard()?))
+    let (order_no, attempt, shard) = (f.order_no(), f.attempt(), f.shard());
+    Ok((named("order_no", order_no)?, named("attempt", attempt)?, named("shard", shard)?))
 }
 
 /// See [`Store::stock_journal`](hotstock_engine::store::Store::stock_journal).
@@ -322,7 +323,7 @@ impl Work for StockJournal<'_> {
 /// What is told of a number whose time can't be read: that it is needed for as long as any.
 const UNREADABLE_TIME: Timestamp = Timestamp(i64::MAX.cast_unsigned());
 
-/// Up to `max` of what `sql` finds, none only when there are none. A row without an id is left out, and told in the
+/// Up to `max` of what `sql` finds, fewer only when there are no more. A row without an id is left out, and told in the
 /// log: nobody can ask for it.
 pub(super) async fn page_of_numbers<T: Send>(
     tx: &mut dyn Tx,
@@ -332,11 +333,11 @@ pub(super) async fn page_of_numbers<T: Send>(
     of: fn(&Row) -> Result<T, StoreError>,
 ) -> Result<Vec<T>, SqlError> {
     let sql = format!("{sql} LIMIT ? OFFSET ?");
-    let mut passed = 0_usize;
+    let (mut page, mut passed) = (Vec::new(), 0_usize);
     loop {
-        let args: Vec<_> = args.iter().cloned().chain([max.into(), passed.into()]).collect();
+        let wanted = max - page.len();
+        let args: Vec<_> = args.iter().cloned().chain([wanted.into(), passed.into()]).collect();
         let rows = tx.rows(&sql, &args).await?;
-        let mut page = Vec::with_capacity(rows.len());
         for row in &rows {
             match of(row) {
                 Ok(entry) => page.push(entry),
@@ -345,7 +346,7 @@ pub(super) async fn page_of_numbers<T: Send>(
                 }
             }
         }
-        if !page.is_empty() || rows.len() < max {
+        if page.len() == max || rows.len() < wanted {
             return Ok(page);
         }
         passed += rows.len();

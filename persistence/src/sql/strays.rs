@@ -20,7 +20,7 @@ use super::error::{SqlError, problem_of};
 use super::guards::{BEFORE_GUARDS, read_watermarks};
 use super::owner::shard_count;
 use super::reads::page_of_numbers;
-use super::rows::{StockKey, UNITS};
+use super::rows::{HOLDS, StockKey, UNITS, hold_image, hold_words, select};
 use super::statements::{each, firsts, insert, rows_in};
 use super::{META, Work};
 use crate::limits::{MAX_MISFITS, MAX_VERSIONS_LOOKED_AT};
@@ -216,13 +216,15 @@ pub(super) async fn other_holds(
     let head = "SELECT order_no, attempt, sku_id, warehouse_id, purpose, units, sold FROM holds WHERE";
     for row in rows_in(tx, head, "order_no", &names, "").await? {
         let f = &mut row.fields();
-        let (order_no, attempt) = (f.order_no()?, f.attempt()?);
-        let is_of_sku = f.text()? == sku_id.as_str();
-        if f.int()? != i64::from(warehouse_id.0) || !is_of_sku {
+        // What can't be read is told by `unreadable_holds`.
+        let (order_no, attempt) = (f.order_no()?, f.attempt());
+        let is_of_sku = f.text().is_ok_and(|text| text == sku_id.as_str());
+        if f.int().unwrap_or(-1) != i64::from(warehouse_id.0) || !is_of_sku {
             continue;
         }
         let Some((SpanOf { span, .. }, units)) = held.get_mut(&order_no) else { continue };
-        let counts = f.text()? == UNITS && span.as_ref().is_ok_and(|span| span.knows(attempt));
+        let is_known = |attempt| span.as_ref().is_ok_and(|span| span.knows(attempt));
+        let counts = f.text().is_ok_and(|purpose| purpose == UNITS) && attempt.is_ok_and(is_known);
         // What is no number was written by hand, and differs.
         let [of_row, sold] = std::array::from_fn(|_| f.int().unwrap_or(i64::MIN));
         units.held = units.held.saturating_add(if counts { of_row } else { 0 });
@@ -237,6 +239,36 @@ pub(super) async fn other_holds(
         found.insert(Misfit::OtherHold { order_no, order, held: held.to_string() });
     }
     Ok(found.into_iter().take(MAX_MISFITS).collect())
+}
+
+/// Rows of what is held of a stock for orders from one (as text: a row may name none) up to another (`None`: for all)
+/// that can't be read, or are of another shard than `own`, where the stock lies; at most [`MAX_MISFITS`].
+pub(super) async fn unreadable_holds(
+    tx: &mut dyn Tx,
+    (sku_id, warehouse_id): (&SkuId, WarehouseId),
+    own: ShardId,
+    after: Arg,
+    end: Option<&OrderNo>,
+) -> Result<BTreeSet<Misfit>, SqlError> {
+    let mut sql = format!("{} sku_id = ? AND warehouse_id = ? AND order_no >= ?", select(&HOLDS));
+    let mut args = vec![sku_id.into(), warehouse_id.into(), after];
+    if let Some(end) = end {
+        sql.push_str(" AND order_no <= ?");
+        args.push(end.into());
+    }
+    let mut found = BTreeSet::new();
+    for row in tx.rows(&sql, &args).await? {
+        let problem = match hold_image(&row) {
+            Ok((shard, _)) if shard == own => continue,
+            Ok((shard, _)) => format!("`shard`: it is {shard}, and its SKU lies in {own}"),
+            Err(error) => problem_of(error),
+        };
+        found.insert(Misfit::UnreadableHold { row: hold_words(&row), problem });
+        if found.len() == MAX_MISFITS {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// Orders and stock requests that a journal names, that have no row and were not pruned. Where there are several

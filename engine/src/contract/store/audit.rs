@@ -92,6 +92,13 @@ pub enum Misfit {
         /// What is held for it.
         held: String,
     },
+    /// A row of what is held for an order that another shard decides can't be read.
+    UnreadableHold {
+        /// What names it, as far as that can be read.
+        row: String,
+        /// Why: the column first.
+        problem: String,
+    },
 }
 
 /// Units of a stock that an order holds, and has sold less what came back.

@@ -68,8 +68,12 @@ pub(super) async fn sums(
         all.pruned = piece.pruned;
         all.lines.extend(piece.lines);
         // Here, SKUs lie in any shard, and shards are flushed at different moments: see `other_holds`.
-        let is_left_out =
-            |misfit: &Misfit| matches!(misfit, Misfit::OtherShard { .. } | Misfit::OtherHold { .. });
+        let is_left_out = |misfit: &Misfit| {
+            matches!(
+                misfit,
+                Misfit::OtherShard { .. } | Misfit::OtherHold { .. } | Misfit::UnreadableHold { .. }
+            )
+        };
         all.misfits.extend(piece.misfits.into_iter().filter(|misfit| !is_left_out(misfit)));
         all.journal.extend(piece.journal);
         cursor.order_no = all.lines.last().map(|(order_no, ..)| order_no.clone());

@@ -10,7 +10,7 @@ use hotstock_engine::units::Serials;
 use super::{HOLDS, purpose, purpose_name, select};
 use crate::codec::{decode_serials, encode_serials};
 use crate::sql::dialect::{Arg, Row, Tx};
-use crate::sql::error::{SqlError, broken};
+use crate::sql::error::{SqlError, broken, problem_of};
 use crate::sql::statements::rows_of_any;
 
 /// A hold: what the rows of one have in common.
@@ -28,7 +28,9 @@ pub(in crate::sql) async fn stored_holds(
     let rows = rows_of_any(tx, &select(&HOLDS), one, args.collect(), "").await?;
     let mut holds: BTreeMap<HoldKey, HoldImage> = BTreeMap::new();
     for row in &rows {
-        let (shard, image) = hold_image(row)?;
+        let (shard, image) = hold_image(row).map_err(|error| {
+            broken(format!("the row in `holds` of {}: {}", hold_words(row), problem_of(error)))
+        })?;
         let hold = holds
             .entry((image.order_no.clone(), image.attempt, shard))
             .or_insert_with(|| HoldImage { lines: Vec::new(), ..image.clone() });
@@ -44,16 +46,38 @@ pub(in crate::sql) async fn stored_holds(
     Ok(holds.into_iter().map(stored).collect())
 }
 
-/// Reads a row with the columns of [`HOLDS`], as a hold of one line.
-fn hold_image(row: &Row) -> Result<(ShardId, HoldImage), StoreError> {
+/// Reads a row with the columns of [`HOLDS`], as a hold of one line; the column that can't be read is named.
+pub(in crate::sql) fn hold_image(row: &Row) -> Result<(ShardId, HoldImage), StoreError> {
     let f = &mut row.fields();
-    let (order_no, attempt) = (f.order_no()?, f.attempt()?);
-    let (sku_id, warehouse_id) = (f.id(SkuId::new)?, f.warehouse()?);
-    let (shard, coordinator, purpose) = (f.shard()?, f.shard()?, purpose(f.text()?)?);
-    let (seq, units, sold) = (f.small()?, f.small()?, f.int()?);
-    let serials = f.bytes_or_null()?.map(decode_serials).transpose().map_err(broken)?.unwrap_or_default();
+    let order_no = named("order_no", f.order_no())?;
+    let attempt = named("attempt", f.attempt())?;
+    let sku_id = named("sku_id", f.id(SkuId::new))?;
+    let warehouse_id = named("warehouse_id", f.warehouse())?;
+    let shard = named("shard", f.shard())?;
+    let coordinator = named("coordinator", f.shard())?;
+    let purpose = named("purpose", f.text().and_then(purpose))?;
+    let seq = named("seq", f.small())?;
+    let units = named("units", f.small())?;
+    let sold = named("sold", f.int())?;
+    let serials = f.bytes_or_null().and_then(|bytes| bytes.map(decode_serials).transpose().map_err(broken));
+    let serials = named("serials", serials)?.unwrap_or_default();
+    let lsn = named("lsn", f.lsn())?;
     let lines = vec![HoldLineImage { sku_id, warehouse_id, units, sold, serials }];
-    Ok((shard, HoldImage { order_no, attempt, coordinator, purpose, seq, lsn: f.lsn()?, lines }))
+    Ok((shard, HoldImage { order_no, attempt, coordinator, purpose, seq, lsn, lines }))
+}
+
+/// A value of a row of `holds`; when it can't be read, the column is named.
+pub(in crate::sql) fn named<T>(column: &str, value: Result<T, StoreError>) -> Result<T, StoreError> {
+    value.map_err(|error| broken(format!("`{column}`: {}", problem_of(error))))
+}
+
+/// What names a row with the columns of [`HOLDS`], in words, as far as it can be read.
+pub(in crate::sql) fn hold_words(row: &Row) -> String {
+    let f = &mut row.fields();
+    let [order_no, attempt, sku_id] =
+        std::array::from_fn(|_| f.text().map_or_else(|_| "?".to_owned(), str::to_owned));
+    let warehouse_id = f.int().map_or_else(|_| "?".to_owned(), |id| id.to_string());
+    format!("order {order_no}, attempt {attempt}, SKU {sku_id}, warehouse {warehouse_id}")
 }
 
 /// The rows of a hold for [`HOLDS`].

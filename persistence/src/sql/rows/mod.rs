@@ -16,7 +16,9 @@ use hotstock_engine::units::{Delta, Levels, Serials};
 use super::dialect::{Arg, Fields, Row, Table};
 use super::error::{broken, problem_of};
 
-pub(in crate::sql) use holds::{HoldKey, hold_rows, serials_arg, stored_holds};
+pub(in crate::sql) use holds::{
+    HoldKey, hold_image, hold_rows, hold_words, named, serials_arg, stored_holds,
+};
 pub(in crate::sql) use names::{STATUSES, UNITS, order_status_name, phase_name, status_name};
 use names::{mode, mode_name, phase, purpose, purpose_name, status};
 pub(in crate::sql) use orders::{
