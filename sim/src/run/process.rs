@@ -223,6 +223,11 @@ impl Run<'_> {
                 self.bounded("stop", engine.stop()).await?;
             }
             Err(NoStart::Damaged(problem)) => self.trace.note(format_args!("refused: {problem}")),
+            // A full disk keeps a stop from sealing the journal: its last batch is then like a torn one, and the store
+            // knows that it was there.
+            Err(NoStart::Other(problem)) if problem.contains("its journal ends at") => {
+                self.trace.note(format_args!("refused: {problem}"));
+            }
             Err(NoStart::Power) => {}
             Err(NoStart::Other(problem)) => return Err(problem),
         }
