@@ -23,7 +23,8 @@ use hotstock_engine::outcome::{Answer, Effect, OrderView, Outcome, Refusal};
 use hotstock_engine::status::Health;
 
 use support::{
-    World, confirm, create, flushed_soon, get, lines, order_no, release, reserve, reserve_lines, sku, until,
+    World, confirm, create, flushed_soon, get, lines, order_no, release, reserve, reserve_lines, sku, tight,
+    until, until_gone,
 };
 
 fn order(outcome: Outcome) -> OrderView {
@@ -295,6 +296,40 @@ async fn what_another_shard_answers_is_not_overtaken_in_a_batch() {
             other => panic!("{other:?}"),
         };
         assert_eq!((sold(&outcomes[1]), sold(&outcomes[3])), (1, 0), "the order of the batch, {name}");
+    }
+    engine.stop().await;
+}
+
+/// Nor is an order overtaken of which nobody could say where it is when the batch came.
+#[tokio::test]
+async fn an_order_that_could_not_be_looked_for_is_not_overtaken_in_a_batch() {
+    let world = World::new();
+    let armed = Arc::new(AtomicBool::new(false));
+    let parts = world.parts().before_decide({
+        let armed = Arc::clone(&armed);
+        move |command| {
+            let is_asked =
+                matches!(command, InnerCommand::Public(asked) if matches!(asked.action, Action::GetOrder(_)));
+            assert!(!is_asked || !armed.swap(false, Ordering::SeqCst), "a fault on demand");
+        }
+    });
+    let engine = Engine::start(tight(4), parts).await.unwrap();
+    // Of all shards but one the number is looked for in another one.
+    let names: Vec<String> = (0..4).map(|shard| sku_in(shard, 4)).collect();
+    for name in &names {
+        engine.submit(create(name, 4)).await.unwrap();
+        engine.submit(reserve(&format!("late-{name}"), name, 4)).await.unwrap();
+    }
+    world.clock.advance(Duration::from_secs(901));
+    until(|| engine.stats().shards.iter().all(|shard| shard.expired == 1)).await;
+    until_gone(&world, &engine).await;
+    for name in &names {
+        armed.store(true, Ordering::SeqCst);
+        let batch = vec![confirm(&format!("late-{name}")), reserve(&format!("new-{name}"), name, 1)];
+        let outcomes = engine.submit_batch(batch).await;
+        assert!(!armed.load(Ordering::SeqCst), "nobody looked for it");
+        assert_eq!(order(outcomes[0].clone()).status, OrderStatus::Confirmed, "{name}");
+        assert!(matches!(outcomes[1], Err(Refusal::InsufficientStock { .. })), "{name}: {:?}", outcomes[1]);
     }
     engine.stop().await;
 }

@@ -52,6 +52,8 @@ struct Brought {
     cross_shard: HashSet<OrderNo>,
     /// As they were read, those that had left memory.
     read: Vec<OrderView>,
+    /// Those of which nobody could say where they are, or whether they are.
+    unsure: HashSet<OrderNo>,
 }
 
 /// Commands that are carried out one by one, behind the others, and what they are about.
@@ -123,6 +125,7 @@ impl Router {
                 }
             } else if self.known.may_have_order(order_no) {
                 let shard = shard_of_order(order_no, self.shard_count());
+                brought.unsure.insert(order_no.clone());
                 asked.entry(shard).or_default().push(Action::GetOrder(order_no.clone()).into());
             }
         }
@@ -134,7 +137,11 @@ impl Router {
                     ShardAnswer::Elsewhere { shard, command } => {
                         elsewhere.entry(shard).or_default().push(*command);
                     }
+                    ShardAnswer::Outcome(Err(Refusal::UnknownOrder { order_no })) => {
+                        brought.unsure.remove(&order_no);
+                    }
                     ShardAnswer::Outcome(Ok(Answer::Order { order, .. })) => {
+                        brought.unsure.remove(&order.order_no);
                         let shards: HashSet<ShardId> =
                             order.lines.iter().map(|line| self.shard_of(&line.sku_id)).collect();
                         if shards.len() > 1 || !shards.contains(&asked) {
@@ -250,7 +257,9 @@ impl Router {
             let subject = command.subject();
             let spans = matches!(subject, Subject::NewOrder { lines, .. } if self.is_over_shards(lines))
                 || known.is_kept && subject.order_no().is_some_and(|order_no| self.spans(order_no, brought));
-            if spans || careful.touches(&command, known) {
+            // It may be of any shard, and what it changes may be what comes after it is about.
+            let is_unsure = command.order_no().is_some_and(|order_no| brought.unsure.contains(order_no));
+            if spans || is_unsure || careful.touches(&command, known) {
                 careful.add(index, command, known);
                 continue;
             }
