@@ -68,7 +68,12 @@ impl Run<'_> {
                 order = self.read(engine, order_no).await?;
                 looks += 1;
             }
-            if let Some(order) = order {
+            // One that is due, and that no server has had the time to expire, says nothing of what came after that.
+            let is_due = self.unseen.contains(order_no)
+                && order
+                    .as_ref()
+                    .is_some_and(|order| order.as_ref().is_some_and(|order| order.expires_at.is_some()));
+            if let Some(order) = order.filter(|_| !is_due) {
                 seen.insert(order_no.clone(), order);
             }
         }
