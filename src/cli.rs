@@ -89,6 +89,10 @@ pub fn set_flags(set: &[(String, String)]) -> impl Iterator<Item = FlagValue> {
 /// `hotstock migrate`
 #[derive(Debug, Args)]
 pub struct Migrate {
+    /// Make the guards of tables again, rows that somebody deleted who took them for nothing. You say that nothing else
+    /// of these tables is gone; it is done only if no other table contradicts that
+    #[arg(long)]
+    pub make_guards: bool,
     /// Where the store is
     #[command(flatten)]
     pub settings: Settings,

@@ -23,8 +23,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use support::{
-    Client, Server, StopOnDrop, create, get, lag, levels, number, post, reconciled, recorded, until,
-    until_within,
+    Client, Server, StopOnDrop, create, get, lag, levels, metric, number, post, reconciled, recorded, run,
+    until, until_within,
 };
 
 const WORKERS: u64 = 6;
@@ -411,6 +411,50 @@ fn a_start_without_the_store_serves_what_is_in_memory() {
 }
 
 /// MariaDB keeps its connections and answers nothing, for seconds or a minute.
+/// Somebody deletes the guards of a table: what is wrong and what there is to do is said wherever an operator looks,
+/// for as long as it is so, and done by one command while the server runs.
+#[test]
+fn guards_that_somebody_deleted_are_told_of_and_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = MariaDb::start();
+    let store = store(&database);
+    let server = start(&dir.path().join("data"), &store, &["log.level=info", "store.flush_interval_ms=50"]);
+    let address = &server.address;
+    create(address, "hot-0", 100_000, true);
+    create(address, "stored-0", 10, false);
+    until("it is flushed", || lag(address) == 0);
+    let (code, right) = run(&["migrate", "--set", &store]);
+    assert!(code == 0 && right.contains("the tables are right"), "{right}");
+    database.sql("DELETE FROM hotstock.order_lines WHERE order_no >= X'FF'");
+    let told = "`order_lines` has no guard of shard";
+    let ready = || Client::default().text(address, "GET", "/readyz", "").unwrap().1;
+    until("the server has noticed", || ready().contains(told));
+    let failures = || server.log().matches("the store fails").count();
+    let begun = failures();
+    // Loads of SKUs alone read other tables, and heartbeats none: they are no sign that all is well.
+    let errors = || metric(address, "hotstock_store_errors_total").unwrap();
+    let (from, mut n) = (errors(), 0);
+    until("some flushes and heartbeats more", || {
+        some_hot_order(&Recorder::default(), address, n);
+        let _ = get(address, "/v1/stock/stored-0");
+        let said = ready();
+        assert!(said.contains(told) && said.contains("hotstock migrate --make-guards"), "{said}");
+        n += 1;
+        errors() >= from + 10.0
+    });
+    assert!(begun == 1 && failures() == 1 && server.log().contains(told), "told once: {}", server.log());
+    let (code, text) = run(&["migrate", "--set", &store]);
+    assert!(code == 1 && text.contains(told) && text.contains("--make-guards"), "{text}");
+    assert!(!text.contains("the tables are right"), "{text}");
+    let (code, text) = run(&["migrate", "--make-guards", "--set", &store]);
+    assert!(code == 0 && text.contains("guards were made of: order_lines"), "{text}");
+    assert!(text.contains("the tables are right"), "{text}");
+    until("the store is used again", || ready() == "ready\n" && lag(address) == 0);
+    assert_eq!(run(&["migrate", "--set", &store]), (0, right));
+    reconciled(address);
+    assert_eq!(server.end(Signal::TERM), Some(0));
+}
+
 #[test]
 fn a_store_that_stands_still_stops_nothing_that_is_in_memory() {
     let stall = Duration::from_secs(number("HOTSTOCK_STALL_SECONDS").unwrap_or(8));

@@ -9,7 +9,7 @@ use hotstock_engine::store::{
     FlushBatch, FlushPart, OrderFilter, Prune, Repair, Store, StoreError, StoredSku, SumsCursor, Take, Wanted,
 };
 use hotstock_engine::testing::store_suite::{
-    TestShard, W1, W2, confirm, create, hash_at, order, reserve, restock, sku,
+    TestShard, W1, W2, confirm, create, give_back, hash_at, order, release, reserve, restock, sku,
 };
 use hotstock_persistence::sql::{SqlOptions, SqlStore};
 use hotstock_persistence::testing::MariaDb;
@@ -51,7 +51,7 @@ impl ByHand for Arc<MariaDb> {
 
 fn is_away<T: std::fmt::Debug>(what: &str, answer: Result<T, StoreError>) {
     match answer {
-        Err(StoreError::Unavailable(why)) if why.contains("not of one moment") => {}
+        Err(StoreError::Torn(_)) => {}
         other => panic!("{what}: {other:?}"),
     }
 }
@@ -196,6 +196,108 @@ async fn tables_of_other_moments_on_mariadb() {
     let server = Arc::new(MariaDb::start());
     let url = server.url("hotstock");
     tables_of_other_moments(&url, &server).await;
+}
+
+/// Guards are made again where nothing but guards is gone, and not where a table was emptied, lost a row, or is of
+/// another moment without saying so.
+async fn guards_that_were_deleted(url: &str, hand: &impl ByHand) {
+    let (store, mut shard) = (taken(url).await, TestShard::new(1));
+    let sell = |shard: &mut TestShard, round: &str| {
+        for n in 0..5 {
+            shard.must(reserve(&format!("{round}-{n}"), &[("a", 1), ("b", 2)]));
+        }
+        shard.must(confirm(&format!("{round}-0"), None));
+        shard.must(release(&format!("{round}-1"), None));
+        shard.must(give_back(&format!("{round}-0"), &[("b", 1)], "back"));
+        shard.must(restock("a", 5, round));
+    };
+    shard.must(create("a", W1, 100));
+    shard.must(create("b", W1, 100));
+    sell(&mut shard, "old");
+    // Released before it was reserved: an order without lines.
+    shard.must(release("never", None));
+    shard.flush_all(&store).await;
+    for table in TABLES {
+        hand.run(&format!("CREATE TABLE old_{table} AS SELECT * FROM {table}")).await;
+    }
+    sell(&mut shard, "new");
+    shard.must(confirm("old-3", None));
+    shard.must(release("old-4", None));
+    shard.flush_all(&store).await;
+    for table in TABLES {
+        hand.run(&format!("CREATE TABLE new_{table} AS SELECT * FROM {table}")).await;
+    }
+    assert_eq!(store.make_guards(shard.now).await.unwrap(), [""; 0], "none is missing");
+    let new = all_pages(&store).await;
+    let key = |table: &str| if table.starts_with("stock") { "sku_id" } else { "order_no" };
+    let unguarded = |table: &str| format!("DELETE FROM {table} WHERE {} >= X'FF'", key(table));
+    for table in TABLES.into_iter().filter(|table| *table != "watermarks") {
+        hand.run(&unguarded(table)).await;
+        let Err(StoreError::Torn(why)) = store.ownership().await else { panic!("{table}") };
+        assert!(why.contains(&format!("`{table}` has no guard")) && why.contains("--make-guards"), "{why}");
+        assert_eq!(store.make_guards(shard.now).await.unwrap(), [table]);
+        assert_eq!(all_pages(&store).await, new, "{table}");
+    }
+    assert_eq!(store.anomalies(1).await.unwrap().0, 8, "it stands there who had them made");
+    shard.must(restock("b", 1, "r-9"));
+    shard.flush_all(&store).await;
+    for table in TABLES {
+        hand.run(&format!("DROP TABLE new_{table}; CREATE TABLE new_{table} AS SELECT * FROM {table}")).await;
+    }
+
+    // To be flushed.
+    shard.must(restock("b", 1, "r-10"));
+
+    // Of the first two no other table tells; nothing is in `holds`.
+    let silent = ["order_requests", "order_serials", "holds"];
+    for table in TABLES {
+        let back = format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM new_{table}");
+        let (of_key, guards) = (key(table), unguarded(table));
+        let some = match table {
+            "stock" | "stock_journal" => "sku_id = 'b'",
+            "stock_requests" => "request_id = 'old'",
+            _ => "order_no = 'new-2'",
+        };
+        for (what, then) in [
+            ("was emptied", format!("DELETE FROM {table}")),
+            ("lost a row", format!("DELETE FROM {table} WHERE {some}; {guards}")),
+            (
+                "is older",
+                format!(
+                    "DELETE FROM {table}; INSERT INTO {table} SELECT * FROM old_{table} WHERE {of_key} < X'FF'"
+                ),
+            ),
+            (
+                "is older and says so",
+                format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM old_{table}"),
+            ),
+        ] {
+            let says_so = what.ends_with("says so");
+            if silent.contains(&table) && !says_so
+                || table == "watermarks" && !says_so && what != "was emptied"
+            {
+                continue;
+            }
+            hand.run(&then).await;
+            is_away(&format!("{table} {what}"), store.make_guards(shard.now).await.map(|made| (what, made)));
+            nothing_is_decided_on(&store, &shard, &format!("{table} {what}, and no guard was made")).await;
+            hand.run(&back).await;
+            store.ownership().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guards_that_were_deleted_are_made_again_on_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("store.db").display());
+    guards_that_were_deleted(&url, &File(url.clone())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guards_that_were_deleted_are_made_again_on_mariadb() {
+    let server = Arc::new(MariaDb::start());
+    guards_that_were_deleted(&server.url("hotstock"), &server).await;
 }
 
 /// Somebody wrote another version into the row of a stock: nothing is decided on it, and others load beside it.

@@ -7,14 +7,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotstock_engine::command::{Action, Mode, Reserve};
+use hotstock_engine::clock::Timestamp;
+use hotstock_engine::command::{Action, CreateStock, Mode, Reserve};
 use hotstock_engine::engine::Engine;
 use hotstock_engine::ids::{SkuId, shard_of};
 use hotstock_engine::options::{EngineOptions, Parts, StoreOptions};
 use hotstock_engine::outcome::Refusal;
 use hotstock_engine::reconcile::{Check, Reconcile};
 use hotstock_engine::store::{Store as _, StoreError};
-use hotstock_engine::testing::store_suite::{W1, confirm, create, give_back, release, reserve};
+use hotstock_engine::testing::store_suite::{W1, confirm, create, give_back, release, reserve, restock};
 use hotstock_engine::testing::{
     ManualClock, MemoryCheckpoints, MemoryFilters, MemoryIdentity, MemoryJournal,
 };
@@ -65,15 +66,77 @@ async fn shard_in_row(url: &str, number: &str) -> u16 {
 }
 
 async fn by_hand(url: &str, sql: String) {
-    let query = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone()));
-    let changed = if url.starts_with("sqlite:") {
+    assert_eq!(by_hand_all(url, &sql).await, 1, "{sql}");
+}
+
+/// Any number of rows.
+async fn by_hand_all(url: &str, sql: &str) -> u64 {
+    let query = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()));
+    if url.starts_with("sqlite:") {
         let mut connection = sqlx::SqliteConnection::connect(url).await.unwrap();
         query.execute(&mut connection).await.unwrap().rows_affected()
     } else {
         let mut connection = sqlx::MySqlConnection::connect(url).await.unwrap();
         query.execute(&mut connection).await.unwrap().rows_affected()
-    };
-    assert_eq!(changed, 1, "{sql}");
+    }
+}
+
+/// Guards can be made again at any moment of orders over several shards: what is on its way contradicts nothing.
+async fn guards_beside_orders(url: &str) {
+    let (engine, skus) = (start(url).await, skus());
+    let [a, b] = skus.each_ref().map(String::as_str);
+    let Action::CreateStock(serialized) = create(b, W1, 1_000) else { panic!("it creates") };
+    let serialized = Action::CreateStock(CreateStock { serialized: true, ..serialized });
+    for action in [create(a, W1, 1_000), serialized] {
+        engine.submit(action.into()).await.unwrap();
+    }
+    let store = SqlStore::open(&SqlOptions::new(url)).unwrap();
+    let mut made = 0;
+    for round in 0..15 {
+        let both = [(a, 2), (b, 3)];
+        let number = |n: usize| format!("o-{round}-{n}");
+        for n in 0..6 {
+            engine.submit(all(&number(n), &both).into()).await.unwrap();
+        }
+        let refused = engine.submit(all(&number(9), &[(a, 1), (b, 5_000)]).into()).await;
+        assert!(refused.is_err());
+        for action in [
+            confirm(&number(0), None),
+            release(&number(1), None),
+            confirm(&number(2), None),
+            give_back(&number(2), &[(b, 1)], "back"),
+            restock(a, 1, &number(3)),
+            release(&number(8), None),
+        ] {
+            engine.submit(action.into()).await.unwrap();
+        }
+        // The store stays as it is now, while the engine goes on.
+        by_hand_all(url, "DELETE FROM order_serials WHERE order_no >= X'FF'").await;
+        let again = store.make_guards(Timestamp(1)).await.unwrap();
+        assert!(again.iter().all(|table| *table == "order_serials"), "{again:?}");
+        made += again.len();
+    }
+    assert!(made > 5, "{made}");
+    let mut left = 1_000;
+    while engine.stats().shards.iter().any(|shard| shard.flushed < shard.durable) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        left -= 1;
+        assert!(left > 0, "it is flushed");
+    }
+    assert_eq!(told(&engine).await, []);
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guards_are_made_again_beside_orders_on_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    guards_beside_orders(&format!("sqlite:{}", dir.path().join("store").display())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guards_are_made_again_beside_orders_on_mariadb() {
+    let server = MariaDb::start();
+    guards_beside_orders(&server.url("hotstock")).await;
 }
 
 /// A row of `holds` that can't be read is named, column by column, and stops nothing else from being counted.

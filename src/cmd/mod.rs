@@ -47,7 +47,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Verify(args) => log_to_stderr(QUIET).and_then(|()| verify::run(&args)),
         Command::Migrate(args) => {
             let config = config(&args.settings)?;
-            log_to_stderr(QUIET).and_then(|()| block_on(migrate::run(config)))
+            log_to_stderr(QUIET).and_then(|()| block_on(migrate::run(args.make_guards, config)))
         }
         Command::Import(args) => {
             let config = config(&args.settings)?;

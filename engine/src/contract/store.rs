@@ -19,7 +19,7 @@
 //! - **Snapshots.** What is read to be decided on comes with the watermarks of the same moment, so that the engine
 //!   can tell a store that went back in time, or that has not taken in yet what it is asked for.
 //! - **Of one moment.** A store that is restored or emptied in part (one table of another time than the others) is
-//!   [`StoreError::Unavailable`]: nothing is read of it, and nothing written to it, until its tables agree again.
+//!   [`StoreError::Torn`]: nothing is read of it, and nothing written to it, until its tables agree again.
 //! - **Durable.** What was flushed survives power loss of the store.
 //! - **Gapless.** Every version of every stock has one row in the stock journal, until it is pruned.
 //! - **Sound.** A stock row that is not what the newest row of its journal says, whose sum is not what was supplied,
@@ -541,6 +541,10 @@ pub enum StoreError {
     /// It can't be reached, or it is closed. Nothing happened.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// Its tables are not of one moment: it is being restored, or was restored or emptied in part. Nothing happened,
+    /// and nothing does until they agree again.
+    #[error("the store's tables are not of one moment: {0}")]
+    Torn(String),
     /// It was lost while it committed: whether this took effect is unknown.
     #[error("the store was lost while it committed: {0}")]
     OutcomeUnknown(String),

@@ -58,7 +58,7 @@ impl Lists {
         self.router.fence.check()?;
         let store = self.link.store();
         for _ in 0..MAX_HISTORY_TRIES {
-            let marks = self.link.noted(store.ownership().await).map_err(refusal_of)?.watermarks;
+            let marks = self.link.noted_whole(store.ownership().await).map_err(refusal_of)?.watermarks;
             // One more tells whether there is more.
             let wanted = limit.saturating_add(1);
             let listed = self.link.noted(store.list(filter, after, wanted).await).map_err(refusal_of)?;

@@ -50,6 +50,7 @@ impl From<StoreError> for NotTaken {
                 Self::Refused(NotOurs::fenced(problem, "Take the store of this directory"))
             }
             StoreError::Unavailable(_)
+            | StoreError::Torn(_)
             | StoreError::OutcomeUnknown(_)
             | StoreError::Busy(_)
             | StoreError::Fenced { .. } => Self::Later(error.to_string()),
@@ -164,7 +165,7 @@ impl Owner {
             return self.take_again().await;
         }
         let from = Instant::now();
-        match self.asked(self.link.store().renew(ours, self.lease_seconds)).await {
+        match self.link.noted(self.asked(self.link.store().renew(ours, self.lease_seconds)).await) {
             Ok(time) => {
                 self.renewed(from);
                 self.link.note_time(time, self.clock.now());
@@ -181,7 +182,9 @@ impl Owner {
         }
         // Those flushed before the store is asked: it can't be behind them unless it went back.
         let flushed = flusher.flushed();
-        let Ok(store) = self.asked(self.link.store().ownership()).await else { return };
+        let Ok(store) = self.link.noted_whole(self.asked(self.link.store().ownership()).await) else {
+            return;
+        };
         if fence.epoch() != ours {
             return;
         }
@@ -209,7 +212,8 @@ impl Owner {
     /// Asks the store, judges, takes, waits, records.
     async fn take(&self, take_over: bool) -> Result<(), NotTaken> {
         let fence = self.link.fence();
-        let store = self.asked(self.link.store().ownership()).await.map_err(NotTaken::from)?;
+        let store =
+            self.link.noted_whole(self.asked(self.link.store().ownership()).await).map_err(NotTaken::from)?;
         let (taken, judged) = (store.take, Some(store.watermarks.clone()));
         let (after, epoch, over, wait_millis) = match self.judged(store, take_over).await? {
             Verdict::Take { after, epoch, over, wait_millis } => (after, epoch, over, wait_millis),
@@ -267,9 +271,7 @@ impl Owner {
     /// What the store answers in time.
     async fn asked<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         let answer = timeout(Duration::from_millis(HEARTBEAT_TIMEOUT_MILLIS), call).await;
-        self.link.noted(
-            answer.unwrap_or_else(|_| Err(StoreError::Unavailable("it did not answer in time".into()))),
-        )
+        answer.unwrap_or_else(|_| Err(StoreError::Unavailable("it did not answer in time".into())))
     }
 
     /// Waits, and renews what was taken meanwhile.
@@ -278,7 +280,7 @@ impl Owner {
         while Instant::now() < until {
             sleep(Duration::from_millis(HEARTBEAT_MILLIS).min(until - Instant::now())).await;
             let from = Instant::now();
-            if self.asked(self.link.store().renew(epoch, self.lease_seconds)).await.is_ok() {
+            if self.link.noted(self.asked(self.link.store().renew(epoch, self.lease_seconds)).await).is_ok() {
                 self.renewed(from);
             }
         }

@@ -358,7 +358,7 @@ pub(crate) async fn rebuild(known: &Known, link: &StoreLink, departed: impl Fn()
 /// in time meanwhile.
 async fn scan(known: &Known, link: &StoreLink, departed: &[(ShardId, Lsn)]) -> Result<bool, StoreError> {
     let store = link.store();
-    let before = link.noted(store.ownership().await)?.watermarks;
+    let before = link.noted_whole(store.ownership().await)?.watermarks;
     if !reaches(&before, departed) {
         return Ok(false);
     }
@@ -384,7 +384,7 @@ async fn scan(known: &Known, link: &StoreLink, departed: &[(ShardId, Lsn)]) -> R
         after = Some(last);
     }
     let since: Vec<_> = before.iter().map(|mark| (mark.shard, mark.lsn)).collect();
-    Ok(reaches(&link.noted(store.ownership().await)?.watermarks, &since))
+    Ok(reaches(&link.noted_whole(store.ownership().await)?.watermarks, &since))
 }
 
 fn reaches(watermarks: &[Watermark], marks: &[(ShardId, Lsn)]) -> bool {

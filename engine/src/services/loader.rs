@@ -139,7 +139,7 @@ impl Batch {
                     add(&counters.load_micros, micros(began.elapsed()));
                     // Another server took the store, or somebody wrote into the row: the store says which.
                     if loaded.watermarks.iter().any(|mark| link.fence().is_beyond(mark.epoch)) {
-                        let store = link.noted(link.store().ownership().await).map_err(refusal_of)?;
+                        let store = link.noted_whole(link.store().ownership().await).map_err(refusal_of)?;
                         link.fence().found(&store);
                     }
                     let missing = wanted.orders.len() + wanted.requests.len();

@@ -20,6 +20,8 @@ pub(crate) struct StoreLink {
     /// Why the store could not do what it was last asked.
     problem: Mutex<Option<String>>,
     down: AtomicBool,
+    /// Its tables are not of one moment. A call that reads only some of them does not show that this is over.
+    torn: AtomicBool,
     /// The store's clock less ours, in milliseconds, when it was last asked.
     clock_offset: AtomicI64,
 }
@@ -37,6 +39,7 @@ impl StoreLink {
             counters: StoreCounters::default(),
             problem: Mutex::default(),
             down: AtomicBool::new(false),
+            torn: AtomicBool::new(false),
             clock_offset: AtomicI64::new(0),
         }
     }
@@ -57,7 +60,7 @@ impl StoreLink {
     /// The one that came.
     pub fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         match &result {
-            Ok(_) if !self.down.load(Ordering::Relaxed) => {}
+            Ok(_) if !self.down.load(Ordering::Relaxed) || self.torn.load(Ordering::Relaxed) => {}
             Ok(_) => {
                 self.down.store(false, Ordering::Relaxed);
                 *unpoisoned(self.problem.lock()) = None;
@@ -72,16 +75,32 @@ impl StoreLink {
                 add(&self.counters.store_errors, 1);
             }
             Err(
-                error @ (StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) | StoreError::Foreign(_)),
+                error @ (StoreError::Unavailable(_)
+                | StoreError::OutcomeUnknown(_)
+                | StoreError::Foreign(_)
+                | StoreError::Torn(_)),
             ) => {
                 add(&self.counters.store_errors, 1);
-                if !self.down.swap(true, Ordering::Relaxed) {
+                let is_torn = matches!(error, StoreError::Torn(_));
+                let was_torn = self.torn.swap(is_torn, Ordering::Relaxed);
+                if !self.down.swap(true, Ordering::Relaxed) || is_torn && !was_torn {
                     tracing::warn!(%error, "the store fails");
                 }
                 *unpoisoned(self.problem.lock()) = Some(error.to_string());
             }
         }
         result
+    }
+
+    /// Likewise, of a call that compares all tables: they are of one moment if it could do it.
+    ///
+    /// # Errors
+    /// The one that came.
+    pub fn noted_whole<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if result.is_ok() {
+            self.torn.store(false, Ordering::Relaxed);
+        }
+        self.noted(result)
     }
 
     /// Whether the last call of the store failed.
@@ -114,7 +133,9 @@ impl StoreLink {
 /// What a caller is told of an error of the store that a read or a load met.
 pub(crate) fn refusal_of(error: StoreError) -> Refusal {
     match error {
-        StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => Refusal::StoreUnavailable,
+        StoreError::Unavailable(_) | StoreError::Torn(_) | StoreError::OutcomeUnknown(_) => {
+            Refusal::StoreUnavailable
+        }
         StoreError::Busy(_) => Refusal::Overloaded,
         StoreError::Fenced { .. } | StoreError::OwnerAlive => Refusal::Fenced { why: error.to_string() },
         StoreError::Foreign(problem) | StoreError::Inconsistent(problem) => {

@@ -5,8 +5,8 @@
 //! So every table that something is decided on says by itself how far it goes: a row for each shard, behind all others
 //! by the primary key (no text begins with the byte FF), so that a table that is loaded half has none yet. Each flush
 //! moves them all with the watermark. Whoever reads to decide, and whoever writes, looks at them first in the same
-//! transaction: tables that disagree are a store that is not available. When all are of one moment again, and be it
-//! an older one, the watermark tells.
+//! transaction: tables that disagree are a store that is torn, and not available. When all are of one moment again,
+//! and be it an older one, the watermark tells.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ enum Key {
     Behind,
 }
 
-const GUARDS: [Guard; 8] = [
+static GUARDS: [Guard; 8] = [
     Guard {
         table: "stock",
         read: "SELECT warehouse_id, lsn FROM stock WHERE sku_id = X'FF'",
@@ -134,13 +134,17 @@ fn selects(is_read: fn(&str) -> bool) -> impl Iterator<Item = (String, &'static 
 
 /// The watermarks, by shard, if all tables are of that moment.
 pub(super) async fn read_watermarks(tx: &mut dyn Tx) -> Result<Vec<Watermark>, SqlError> {
+    read_marks(tx).await?.agreed(|_| true)
+}
+
+async fn read_marks(tx: &mut dyn Tx) -> Result<Marks, SqlError> {
     let selects = selects(|_| true).map(|(columns, from)| format!("SELECT {columns} FROM {from}"));
     let sql = selects.collect::<Vec<_>>().join(" UNION ALL ");
     let mut marks = Marks::default();
     for row in tx.rows(&sql, &[]).await? {
         marks.add(&mut row.fields())?;
     }
-    marks.agreed(|_| true)
+    Ok(marks)
 }
 
 /// The tables of stocks and their journals.
@@ -203,11 +207,15 @@ impl Marks {
         Ok(())
     }
 
+    /// The event that each watermark stands at.
+    fn flushed(&self) -> BTreeMap<ShardId, Lsn> {
+        self.watermarks.iter().map(|(shard, mark)| (*shard, mark.lsn)).collect()
+    }
+
     fn agreed(self, is_read: fn(&str) -> bool) -> Result<Vec<Watermark>, SqlError> {
-        let flushed: BTreeMap<ShardId, Lsn> =
-            self.watermarks.iter().map(|(shard, mark)| (*shard, mark.lsn)).collect();
+        let flushed = self.flushed();
         for (guard, found) in GUARDS.iter().zip(&self.guards).filter(|(guard, _)| is_read(guard.table)) {
-            agree(guard.table, found, &flushed).map_err(StoreError::Unavailable)?;
+            agree(guard.table, found, &flushed).map_err(StoreError::Torn)?;
         }
         Ok(self.watermarks.into_values().collect())
     }
@@ -221,14 +229,62 @@ fn agree(
 ) -> Result<(), String> {
     let differs = |shard: &&ShardId| found.get(shard) != flushed.get(shard);
     let Some(shard) = flushed.keys().chain(found.keys()).find(differs) else { return Ok(()) };
-    let words =
-        |lsn: Option<&Lsn>| lsn.map_or("has no mark".to_owned(), |lsn| format!("ends at event {lsn}"));
+    let ends =
+        |lsn: Option<&Lsn>, none: &str| lsn.map_or(none.to_owned(), |lsn| format!("ends at event {lsn}"));
+    // A guard that is not there may be all that is not there; one of another moment never is all.
+    let are_missing = flushed.iter().all(|(shard, lsn)| found.get(shard).is_none_or(|found| found == lsn))
+        && found.keys().all(|shard| flushed.contains_key(shard));
+    let way_out = if are_missing {
+        "; if nothing but its guards (rows whose key begins with the byte FF) was deleted, `hotstock migrate --make-guards`"
+    } else {
+        ""
+    };
     Err(format!(
-        "its tables are not of one moment: `{table}` {} of shard {shard}, `watermarks` {}. It is being restored, or was restored \
-         or emptied in part: restore all its tables from one backup",
-        words(found.get(shard)),
-        words(flushed.get(shard))
+        "`{table}` {} of shard {shard}, `watermarks` {}. It is being restored, or was restored or emptied in part: restore all its \
+         tables from one backup{way_out}",
+        ends(found.get(shard), "has no guard"),
+        ends(flushed.get(shard), "has nothing")
     ))
+}
+
+/// A guard that is not there, of a shard that has a watermark.
+pub(super) struct Missing {
+    guard: &'static Guard,
+    shard: ShardId,
+    /// What it has to be.
+    lsn: Lsn,
+}
+
+impl Missing {
+    pub fn table(&self) -> &'static str {
+        self.guard.table
+    }
+}
+
+/// The guards that are missing, table by table, if those that are there are of the moment of the watermarks.
+pub(super) async fn missing_guards(tx: &mut dyn Tx) -> Result<Vec<Missing>, SqlError> {
+    let marks = read_marks(tx).await?;
+    let flushed = marks.flushed();
+    let mut missing = Vec::new();
+    for (guard, found) in GUARDS.iter().zip(&marks.guards) {
+        let mut whole = found.clone();
+        for (shard, lsn) in &flushed {
+            if !found.contains_key(shard) {
+                whole.insert(*shard, *lsn);
+                missing.push(Missing { guard, shard: *shard, lsn: *lsn });
+            }
+        }
+        agree(guard.table, &whole, &flushed).map_err(StoreError::Torn)?;
+    }
+    Ok(missing)
+}
+
+/// Makes guards.
+pub(super) async fn make_guards(tx: &mut dyn Tx, missing: &[Missing]) -> Result<(), SqlError> {
+    for Missing { guard, shard, lsn } in missing {
+        tx.execute(guard.insert, &[guard.key.of(*shard), (*shard).into(), (*lsn).into()]).await?;
+    }
+    Ok(())
 }
 
 /// Moves the guards of a shard from `before` ([`Lsn::ZERO`]: there are none) to `after`.
@@ -239,10 +295,8 @@ pub(super) async fn move_guards(
     after: Lsn,
 ) -> Result<(), SqlError> {
     if before == Lsn::ZERO {
-        for guard in &GUARDS {
-            tx.execute(guard.insert, &[guard.key.of(shard), shard.into(), after.into()]).await?;
-        }
-        return Ok(());
+        let missing: Vec<_> = GUARDS.iter().map(|guard| Missing { guard, shard, lsn: after }).collect();
+        return make_guards(tx, &missing).await;
     }
     let moved = match tx.dialect() {
         Dialect::Sqlite => {
@@ -299,12 +353,15 @@ mod tests {
         agree("orders", &marks(&[]), &marks(&[])).unwrap();
         for (found, word) in [
             (marks(&[(0, 7), (3, 8)]), "`orders` ends at event 8 of shard 3, `watermarks` ends at event 9"),
-            (marks(&[(0, 7)]), "`orders` has no mark of shard 3"),
-            (marks(&[(0, 7), (3, 9), (4, 1)]), "ends at event 1 of shard 4, `watermarks` has no mark"),
-            (marks(&[]), "`orders` has no mark of shard 0"),
+            (marks(&[(0, 7)]), "`orders` has no guard of shard 3"),
+            (marks(&[(0, 7), (3, 9), (4, 1)]), "ends at event 1 of shard 4, `watermarks` has nothing"),
+            (marks(&[]), "`orders` has no guard of shard 0"),
+            (marks(&[(3, 8)]), "`orders` has no guard of shard 0"),
         ] {
             let told = agree("orders", &found, &flushed).unwrap_err();
             assert!(told.contains(word), "{told}");
+            let are_missing = found.iter().all(|(shard, lsn)| flushed.get(shard) == Some(lsn));
+            assert_eq!(told.contains("--make-guards"), are_missing, "{told}");
         }
     }
 }

@@ -9,7 +9,7 @@
 //! - [`owner`]: who may write. [`guards`]: whether the tables are of one moment. [`flush`]: events come in. [`load`]:
 //!   what is to be decided on goes out.
 //! - [`reads`]: lists and pages. [`prune`]: what is old goes. [`audit`]: counting and repair. [`strays`]: rows that
-//!   others tell of and that are not there.
+//!   others tell of and that are not there. [`vouch`]: guards that somebody deleted are made again.
 //! - `SqlStore` (here): connects when it is first needed, runs a piece of work in a transaction, again when others
 //!   were in the way.
 //!
@@ -36,12 +36,14 @@ mod sqlite;
 mod statements;
 mod store;
 mod strays;
+mod vouch;
 
 use std::fmt;
 use std::future::Future;
 use std::sync::{Mutex as StdMutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use hotstock_engine::clock::Timestamp;
 use hotstock_engine::store::StoreError;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
@@ -181,6 +183,16 @@ impl SqlStore {
                 Err(error)
             }
         }
+    }
+
+    /// Makes guards that somebody deleted again, and tells of which tables; none were missing: of none. Only at the
+    /// word of an operator that nothing else of these tables is gone, and only where no other table says otherwise. It
+    /// reads all tables.
+    ///
+    /// # Errors
+    /// [`StoreError::Torn`] when a table is of another moment, or contradicts another one: nothing was written.
+    pub async fn make_guards(&self, at: Timestamp) -> Result<Vec<&'static str>, StoreError> {
+        self.run(&vouch::Vouched { at }).await
     }
 
     /// The id of the store, made with its tables; `None` when it was not reached yet.

@@ -29,7 +29,7 @@ use crate::limits::{MAX_MISFITS, MAX_VERSIONS_LOOKED_AT};
 const PRUNED_BEFORE: &str = "pruned_before";
 
 /// The time before which orders and stock requests may have been pruned.
-async fn pruned_before(tx: &mut dyn Tx) -> Result<Timestamp, SqlError> {
+pub(super) async fn pruned_before(tx: &mut dyn Tx) -> Result<Timestamp, SqlError> {
     let rows = tx.rows("SELECT value FROM meta WHERE name = ?", &[PRUNED_BEFORE.into()]).await?;
     let Some(row) = rows.first() else { return Ok(Timestamp(0)) };
     // What can't be read is told of nobody.

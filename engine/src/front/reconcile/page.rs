@@ -261,7 +261,7 @@ impl Request<'_> {
         for _ in 0..RECONCILE_TRIES {
             // What it is now: orders have gone on since it was compared.
             let store = self.link.store();
-            let marks = self.link.noted(store.ownership().await).map_err(refusal_of)?.watermarks;
+            let marks = self.link.noted_whole(store.ownership().await).map_err(refusal_of)?.watermarks;
             let truth =
                 truths(self.live, std::slice::from_ref(sku_id), &marks).await?.remove(sku_id).flatten();
             let images = truth.map(|stocks| {

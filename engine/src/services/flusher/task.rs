@@ -103,7 +103,7 @@ impl<'a> Task<'a> {
         let began = Instant::now();
         planted!("watermark-before-rows", self.pretend(), ());
         let batch = FlushBatch { epoch, parts: self.parts(&marks) };
-        let flushed = link.noted(link.store().flush(batch).await).map_err(|error| error.to_string())?;
+        let flushed = link.noted_whole(link.store().flush(batch).await).map_err(|error| error.to_string())?;
         (all.step)("flush.after");
         let counters = &link.counters;
         add(&counters.flushes, 1);
@@ -156,7 +156,7 @@ impl<'a> Task<'a> {
     async fn ask(&mut self) -> Result<Vec<Watermark>, String> {
         let link = &self.all.link;
         self.all.read_parked().await?;
-        let asked = link.noted(link.store().ownership().await).map_err(|error| error.to_string())?;
+        let asked = link.noted_whole(link.store().ownership().await).map_err(|error| error.to_string())?;
         let of = |shard: ShardId| {
             let mark = asked.watermarks.iter().find(|mark| mark.shard == shard);
             mark.copied().unwrap_or(Watermark { shard, ..Watermark::default() })

@@ -48,7 +48,9 @@ pub(super) async fn flush(store: &SqlStore, batch: FlushBatch<'_>) -> Result<Flu
     if let Err(StoreError::OutcomeUnknown(problem)) = done {
         // The watermarks tell, if they can be read.
         done = match store.run(&flush).await {
-            Err(StoreError::Unavailable(_) | StoreError::Busy(_)) => Err(StoreError::OutcomeUnknown(problem)),
+            Err(StoreError::Unavailable(_) | StoreError::Torn(_) | StoreError::Busy(_)) => {
+                Err(StoreError::OutcomeUnknown(problem))
+            }
             done => done,
         };
     }
