@@ -1,13 +1,13 @@
-//! The simulator: the shipped engine, journal, checkpoints, filters and mirror on a simulated disk, a simulated store, a
-//! simulated Redis, a simulated clock and simulated callers, on one thread. A run follows from one number, the seed, and
-//! repeats bit for bit.
+//! The simulator: the shipped engine, journal, checkpoints, filters and mirror on a simulated disk, a simulated
+//! store, a simulated Redis, a simulated clock and simulated callers, on one thread. A run follows from one number,
+//! the seed, and repeats bit for bit.
 //!
 //! Read in this order:
 //!
 //! 1. [`plan`]: what happens, as data made from the seed.
 //! 2. [`run`]: carries a plan out and checks what callers are told, step by step and at the end.
 //! 3. `worlds`: what may have happened, as far as callers were told, in the words of the naive model.
-//! 4. `outside`: store and clock; disk and Redis are in `hotstock_persistence::testing`, next to what they stand in for.
+//! 4. `outside`: store and clock; disk and Redis are in `hotstock_persistence::testing`, beside what they stand in for.
 //! 5. [`shrink`]: of a plan that fails, the operations without which it does not.
 
 mod outside;
