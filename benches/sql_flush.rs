@@ -1,7 +1,7 @@
-//! Rows a second that the SQL store takes in from the shards of a server, on SQLite and on a MariaDB of its own (both on
-//! the real disk, a sync per commit). Orders that are reserved and confirmed, as a sale makes them. Flushed in two ways,
-//! as many events a round in both: `together`, as the flusher does, one transaction for all shards; `apart`, one
-//! transaction for each shard, all at the same time. The ratio is what the store's consistency over shards costs.
+//! Rows a second that the SQL store takes in from the shards of a server, on SQLite and on a MariaDB of its own (both
+//! on the real disk, a sync per commit). Orders that are reserved and confirmed, as a sale makes them. Flushed in two
+//! ways, as many events a round in both: `together`, as the flusher does, one transaction for all shards; `apart`,
+//! one transaction for each shard, all at the same time. The ratio is what the store's consistency over shards costs.
 //! `--orders N` changes how many, `--batch N` the events of a round, `--skus N` the SKUs that they are about,
 //! `--shards N` the shards; `--only sqlite` or `--only mariadb` runs one.
 

@@ -1,6 +1,7 @@
 //! What may have happened, as far as callers were told: naive models side by side, one for each way in which the
-//! answers can be explained. Commands that were under way at the same time may have come in any order, and those whose answer
-//! nobody got may have taken effect or not. When no way is left, the server told something that can't be true.
+//! answers can be explained. Commands that were under way at the same time may have come in any order, and those
+//! whose answer nobody got may have taken effect or not. When no way is left, the server told something that can't be
+//! true.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -287,8 +288,8 @@ fn numbered(mut order: OrderView, spans: bool) -> OrderView {
     order
 }
 
-/// What both say of a stock: with `spans`, units may be held for a moment, and a shard is told a moment later what became
-/// of those that it holds. Once all is quiet everything is compared.
+/// What both say of a stock: with `spans`, units may be held for a moment, and a shard is told a moment later what
+/// became of those that it holds. Once all is quiet everything is compared.
 fn visible(stock: StockView, spans: bool) -> StockView {
     let mut stock = unversioned(stock);
     if spans {
@@ -298,8 +299,8 @@ fn visible(stock: StockView, spans: bool) -> StockView {
     stock
 }
 
-/// What server and model say alike. Of an order of several lines that can't be had for more than one reason, any of them
-/// may be told.
+/// What server and model say alike. Of an order of several lines that can't be had for more than one reason, any of
+/// them may be told.
 fn plain(outcome: Outcome, action: &Action, spanning: bool, spans: bool) -> Outcome {
     let has_lines = matches!(action, Action::Reserve(c) if c.lines.as_slice().len() > 1);
     match naive::plain(outcome) {

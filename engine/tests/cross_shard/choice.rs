@@ -64,8 +64,8 @@ async fn one_warehouse_that_can_serve_all_shards_comes_first() {
     engine.stop().await;
 }
 
-/// A line that gets nothing is said to lie where it could have been served, as one shard says it: in the first warehouse
-/// that is preferred and has the SKU, else in the first that has it, whether it is in memory or not.
+/// A line that gets nothing is said to lie where it could have been served, as one shard says it: in the first
+/// warehouse that is preferred and has the SKU, else in the first that has it, whether it is in memory or not.
 #[tokio::test]
 async fn a_line_that_gets_nothing_is_said_to_lie_where_its_sku_is() {
     let (in_one, in_two) = (World::new(), World::new());

@@ -175,8 +175,8 @@ async fn a_store_that_is_away_holds_up_no_decision() {
     engine.stop().await;
 }
 
-/// A lease that ends for a moment: what was decided, and what is held, while its messages were dropped, is told and asked
-/// for when the server goes on.
+/// A lease that ends for a moment: what was decided, and what is held, while its messages were dropped, is told and
+/// asked for when the server goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_a_lease_that_ended_cut_short_goes_on_when_it_is_renewed() {
     let world = World::new();
