@@ -118,6 +118,75 @@ fn without_anything_to_recover_it_says_so() {
     assert_ne!(code, 0, "{said}");
 }
 
+/// Rows that somebody changed, so that an order that holds units looks like one that does not, or is not there: nobody
+/// else may get these units.
+#[test]
+fn units_whose_order_was_changed_by_hand_are_not_given_away() {
+    let database = MariaDb::start();
+    let store = format!("store.url={}", database.url("hotstock"));
+    let settings = ["log.level=error", "engine.shards=8", "store.flush_interval_ms=20", store.as_str()];
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("old"), &settings);
+    let skus = ["q0", "q1", "q2", "q3"];
+    skus.iter().for_each(|sku| create(&server.address, sku, 10, false));
+    let lines = skus.map(|sku| json!({ "sku_id": sku, "quantity": 9 }));
+    let body = json!({ "order_no": "wide", "lines": lines, "ttl_seconds": 3_600 });
+    assert_eq!(post(&server.address, "/v1/reservations", &body).0, 201);
+    assert_eq!(reserve(&server.address, "single", "q1").0, 201);
+    until("everything is flushed", || support::lag(&server.address) == 0);
+    reconciled(&server.address);
+
+    let tables = ["orders", "order_lines", "holds"];
+    let kept = |table: &str| format!("CREATE TABLE kept.{table} AS SELECT * FROM hotstock.{table};");
+    database.sql(&format!("CREATE DATABASE kept; {}", tables.map(kept).concat()));
+    let put_back = || {
+        let one = |table: &str| {
+            format!("DELETE FROM hotstock.{table}; INSERT INTO hotstock.{table} SELECT * FROM kept.{table};")
+        };
+        database.sql(&format!("START TRANSACTION; {} COMMIT;", tables.map(one).concat()));
+    };
+    let all_of = |order_no: &str| {
+        tables.map(|table| format!("DELETE FROM hotstock.{table} WHERE order_no = '{order_no}';")).concat()
+    };
+    let ended = "UPDATE hotstock.orders SET open = 0, status = 'released', phase = 'released' WHERE order_no = 'wide';\
+                 UPDATE hotstock.order_lines SET held = 0, released = 9 WHERE order_no = 'wide'";
+    let edits = [
+        ("wide", "UPDATE hotstock.orders SET open = 0 WHERE order_no = 'wide'".to_owned()),
+        (
+            "wide",
+            "UPDATE hotstock.orders SET open = 0, status = 'confirmed' WHERE order_no = 'wide'".to_owned(),
+        ),
+        ("wide", ended.to_owned()),
+        ("wide", "DELETE FROM hotstock.orders WHERE order_no = 'wide'".to_owned()),
+        ("single", "UPDATE hotstock.orders SET open = 0 WHERE order_no = 'single'".to_owned()),
+        ("q1", all_of("single")),
+    ];
+    for (named, edit) in &edits {
+        database.sql(edit);
+        let (status, answer) = post(&server.address, "/v1/admin/reconcile", &json!({}));
+        let differences = answer["differences"].to_string();
+        assert!(status == 200 && differences.contains(named), "{edit}: {answer}");
+        put_back();
+        reconciled(&server.address);
+    }
+    server.end(Signal::KILL);
+    for (n, (named, edit)) in edits.iter().enumerate() {
+        database.sql(edit);
+        let (code, said) = recover(&dir.path().join(format!("new-{n}")), &store);
+        let is_named = said.contains(&format!("order {named}")) || said.contains(named) && *named == "q1";
+        assert!(code != 0 && is_named, "{edit}: {code} {said}");
+        put_back();
+    }
+    let data = dir.path().join("new");
+    let (code, said) = recover(&data, &store);
+    assert_eq!(code, 0, "{said}");
+    support::verify(&data);
+    let server = Server::start(&data, &settings);
+    until("it has all units", || skus.iter().all(|sku| support::levels(&server.address, sku)[1] >= 9));
+    assert_eq!(post(&server.address, "/v1/reservations/wide/confirm", &json!({})).0, 200);
+    assert_eq!(server.end(Signal::TERM), Some(0));
+}
+
 /// Orders over several shards while the server is killed, each time at another moment: the store, which all of them are
 /// flushed to a few events at a time, has no order in part, and the new directory goes on with it.
 #[test]

@@ -65,6 +65,9 @@ pub const SQLITE_CHECKPOINT_PAGES: u32 = 8_192;
 /// Keys that one statement looks for.
 pub const MAX_KEYS_PER_STATEMENT: usize = 256;
 
+/// Rows of a table, of which only some are wanted, that one statement goes through: some ten milliseconds.
+pub const ROWS_OF_A_PIECE: usize = 10_000;
+
 /// Warehouses whose journals one statement reads. SQLite takes 500 parts of a union; few SKUs have more than these.
 pub const MAX_WAREHOUSES_PER_STATEMENT: usize = 32;
 

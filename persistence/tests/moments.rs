@@ -74,6 +74,7 @@ async fn nothing_is_decided_on(store: &SqlStore, shard: &TestShard, at: &str) {
     is_away(at, store.request_ids(None, 10).await);
     is_away(at, store.open_orders(None, 10).await);
     is_away(at, store.holds(None, 10).await);
+    is_away(at, store.reserved_skus(None, 10).await);
     is_away(at, store.hot_skus(None, 10).await);
     is_away(at, store.books(None, 10).await);
     is_away(at, store.sums(&sku("a"), W1, &SumsCursor::default(), 10, 10).await);

@@ -196,7 +196,106 @@ async fn a_hold_that_cannot_be_read(url: &str) {
         by_hand(url, set(right)).await;
         assert_eq!(told(&engine).await, [], "{column} was put back");
     }
+    // Likewise one of which everything was sold.
+    engine.submit(confirm("o-1", None).into()).await.unwrap();
+    eventually("it left memory", async || engine.stats().store.known.numbers > 0).await;
+    by_hand(url, format!("UPDATE holds SET attempt = 'zz' WHERE sku_id = '{sku_id}'")).await;
+    let found = told(&engine).await;
+    assert!(causes(&found).iter().any(|cause| cause.contains("(`attempt`: ")), "{found:?}");
     engine.stop().await;
+}
+
+async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
+    let mut left = 1_000;
+    while !is_so().await {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        left -= 1;
+        assert!(left > 0, "{what}");
+    }
+}
+
+fn causes(found: &[(String, Check, Vec<String>)]) -> Vec<&String> {
+    found.iter().flat_map(|(_, _, causes)| causes).collect()
+}
+
+/// An order whose own row says something else than its lines is named, and a recovery stops at it if it may hold
+/// something.
+async fn an_order_that_contradicts_itself(url: &str) {
+    let (engine, skus) = (start(url).await, skus());
+    let [a, b] = skus.each_ref().map(String::as_str);
+    for action in [
+        create(a, W1, 10),
+        create(b, W1, 10),
+        reserve("both", &[(a, 2), (b, 3)]),
+        reserve("one", &[(b, 1)]),
+        reserve("sold", &[(a, 1), (b, 1)]),
+        confirm("sold", None),
+    ] {
+        engine.submit(action.into()).await.unwrap();
+    }
+    let store = SqlStore::open(&SqlOptions::new(url)).unwrap();
+    let open = async || store.open_orders(None, 10).await.map(|(orders, _)| orders.len());
+    eventually("they are flushed", async || {
+        engine.stats().store.known.numbers > 0 && open().await == Ok(2) && told(&engine).await.is_empty()
+    })
+    .await;
+    for (order_no, change, right, stops) in [
+        ("both", "open = 0", "open = 1", true),
+        ("both", "open = 2", "open = 1", true),
+        ("both", "status = 'confirmed'", "status = 'reserved'", true),
+        ("both", "phase = 'x'", "phase = 'open'", true),
+        ("one", "open = 0", "open = 1", true),
+        ("one", "status = 'x', open = 0", "status = 'reserved', open = 1", true),
+        ("sold", "open = 1", "open = 0", true),
+        ("sold", "open = 1, status = 'x'", "open = 0, status = 'confirmed'", true),
+        ("sold", "status = 'reserved'", "status = 'confirmed'", false),
+    ] {
+        by_hand(url, format!("UPDATE orders SET {change} WHERE order_no = '{order_no}'")).await;
+        let found = told(&engine).await;
+        let words = format!("the rows of order {order_no} don't fit (");
+        assert!(!found.is_empty(), "{order_no}: {change}");
+        assert!(causes(&found).iter().all(|cause| cause.starts_with(&words)), "{change}: {found:?}");
+        match open().await {
+            Err(StoreError::Inconsistent(problem)) => {
+                assert!(stops && problem.starts_with(&format!("order {order_no} ")), "{change}: {problem}");
+            }
+            orders => assert!(!stops && orders == Ok(2), "{order_no}: {change}: {orders:?}"),
+        }
+        by_hand(url, format!("UPDATE orders SET {right} WHERE order_no = '{order_no}'")).await;
+        assert_eq!(told(&engine).await, [], "{change} was put back");
+    }
+    // Of what is held elsewhere the row is named that names another shard than the order does.
+    for order_no in ["both", "sold"] {
+        let set = |by: u16| format!("coordinator = (coordinator + {by}) % {SHARDS}");
+        by_hand(url, format!("UPDATE holds SET {} WHERE order_no = '{order_no}'", set(1))).await;
+        let found = told(&engine).await;
+        let words = format!("the row in `holds` of order {order_no}, ");
+        assert_eq!(causes(&found).len(), 1, "{found:?}");
+        let is_named =
+            |cause: &&String| cause.starts_with(&words) && cause.contains("(`coordinator`: it is ");
+        assert!(causes(&found).iter().all(is_named), "{found:?}");
+        by_hand(url, format!("UPDATE holds SET {} WHERE order_no = '{order_no}'", set(SHARDS - 1))).await;
+        assert_eq!(told(&engine).await, []);
+    }
+    by_hand(url, "DELETE FROM orders WHERE order_no = 'one'".to_owned()).await;
+    let told = open().await;
+    assert!(
+        matches!(&told, Err(StoreError::Inconsistent(problem)) if problem.starts_with("order one ")),
+        "{told:?}"
+    );
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_contradicts_itself_is_named_on_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    an_order_that_contradicts_itself(&format!("sqlite:{}", dir.path().join("store").display())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_contradicts_itself_is_named_on_mariadb() {
+    let server = MariaDb::start();
+    an_order_that_contradicts_itself(&server.url("hotstock")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -162,8 +162,20 @@ impl Store for SlowStore {
         self.call(self.session.requests_without_row(after, stocks)).await
     }
 
-    async fn open_orders(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<StoredOrder>, StoreError> {
+    async fn open_orders(
+        &self,
+        after: Option<&OrderNo>,
+        max: usize,
+    ) -> Result<(Vec<StoredOrder>, Option<OrderNo>), StoreError> {
         self.call(self.session.open_orders(after, max)).await
+    }
+
+    async fn reserved_skus(
+        &self,
+        after: Option<&SkuId>,
+        max: usize,
+    ) -> Result<(Vec<SkuId>, Option<SkuId>), StoreError> {
+        self.call(self.session.reserved_skus(after, max)).await
     }
 
     async fn hot_skus(&self, after: Option<&SkuId>, max: usize) -> Result<Vec<SkuId>, StoreError> {

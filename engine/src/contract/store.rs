@@ -174,12 +174,17 @@ pub trait Store: Send + Sync + 'static {
         stocks: usize,
     ) -> Result<RequestsWithoutRow, StoreError>;
 
-    /// Orders that hold units or have something pending, up to `max` after `after`, by number: what a new data
-    /// directory begins with.
+    /// Orders that hold units or have something pending, after `after`, by number: what a new data directory begins
+    /// with. Up to `max` of them, perhaps none, and the number after which to go on; `None`: those are the last. An
+    /// order that any row of it makes open and that can't be told whole is an error which names it.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn open_orders(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<StoredOrder>, StoreError>;
+    async fn open_orders(
+        &self,
+        after: Option<&OrderNo>,
+        max: usize,
+    ) -> Result<(Vec<StoredOrder>, Option<OrderNo>), StoreError>;
 
     /// Holds of participants, up to `max` after `after`, by order, attempt and shard: likewise.
     ///
@@ -190,6 +195,16 @@ pub trait Store: Send + Sync + 'static {
         after: Option<&(OrderNo, AttemptId, ShardId)>,
         max: usize,
     ) -> Result<Vec<StoredHold>, StoreError>;
+
+    /// SKUs with reserved units, after `after`, by name: likewise up to `max`, and after which to go on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn reserved_skus(
+        &self,
+        after: Option<&SkuId>,
+        max: usize,
+    ) -> Result<(Vec<SkuId>, Option<SkuId>), StoreError>;
 
     /// SKUs that are kept in memory, up to `max` after `after`, by name.
     ///

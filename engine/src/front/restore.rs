@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::clock::Timestamp;
-use crate::base::ids::{Epoch, ShardId, SkuId, WarehouseId, shard_of};
+use crate::base::ids::{Epoch, OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use crate::base::limits::MAX_LOADED_AT_ONCE;
 use crate::contract::checkpoint::CheckpointEnd;
 use crate::contract::image::{Image, LineImage, OrderImage, StockImage};
@@ -79,9 +79,13 @@ pub async fn restore(
     owned: &Ownership,
     now: Timestamp,
 ) -> Result<Restored, RestoreError> {
-    let orders = open_orders(store).await?;
+    let mut orders = open_orders(store).await?;
     let mut skus: BTreeSet<SkuId> = hot_skus(store).await?;
+    // What they reserve is counted against what orders hold, whether these are there or not.
+    skus.extend(reserved_skus(store).await?);
     let holds = holds(store).await?;
+    let ended = ended_orders(store, &orders, &holds).await?;
+    orders.extend(ended);
     for order in &orders {
         skus.extend(order.image.lines.iter().map(|line| line.sku_id.clone()));
     }
@@ -105,14 +109,50 @@ pub async fn restore(
 
 async fn open_orders(store: &dyn Store) -> Result<Vec<StoredOrder>, StoreError> {
     let mut orders: Vec<StoredOrder> = Vec::new();
+    let mut after = None;
     loop {
-        let after = orders.last().map(|order| &order.image.order_no);
-        let page = store.open_orders(after, MAX_LOADED_AT_ONCE).await?;
-        if page.is_empty() {
+        let (page, last) = store.open_orders(after.as_ref(), MAX_LOADED_AT_ONCE).await?;
+        orders.extend(page);
+        if last.is_none() {
             return Ok(orders);
         }
-        orders.extend(page);
+        after = last;
     }
+}
+
+async fn reserved_skus(store: &dyn Store) -> Result<Vec<SkuId>, StoreError> {
+    let (mut skus, mut after) = (Vec::new(), None);
+    loop {
+        let (page, last) = store.reserved_skus(after.as_ref(), MAX_LOADED_AT_ONCE).await?;
+        skus.extend(page);
+        if last.is_none() {
+            return Ok(skus);
+        }
+        after = last;
+    }
+}
+
+/// Orders that are not open and that something is held for. That is right for an attempt to take units for a late
+/// payment, or for a return, which came to nothing; whether it is one of these tells the order itself.
+async fn ended_orders(
+    store: &dyn Store,
+    open: &[StoredOrder],
+    holds: &[StoredHold],
+) -> Result<Vec<StoredOrder>, RestoreError> {
+    let open: BTreeSet<&OrderNo> = open.iter().map(|order| &order.image.order_no).collect();
+    let of_holds: BTreeSet<&OrderNo> = holds.iter().map(|hold| &hold.image.order_no).collect();
+    let others: Vec<OrderNo> = of_holds.difference(&open).copied().cloned().collect();
+    let mut ended = Vec::new();
+    for some in others.chunks(MAX_LOADED_AT_ONCE) {
+        let loaded = store.load(&Wanted { orders: some.to_vec(), ..Wanted::default() }).await?;
+        if let Some((order_no, problem)) = loaded.unreadable_orders.first() {
+            return Err(RestoreError::Changed(format!(
+                "order {order_no}: units are held for it, and it can't be read: {problem}"
+            )));
+        }
+        ended.extend(loaded.orders);
+    }
+    Ok(ended)
 }
 
 async fn holds(store: &dyn Store) -> Result<Vec<StoredHold>, StoreError> {
@@ -208,7 +248,8 @@ fn shard_from(
         }
         images.push(Image::Hold(hold.image.clone()));
     }
-    let (open_orders, holds) = (orders.len(), holds.len());
+    let open_orders = orders.iter().filter(|order| !order.image.is_done()).count();
+    let holds = holds.len();
     let skus: BTreeSet<&SkuId> = stocks.iter().map(|stock| &stock.sku_id).collect();
     let skus = skus.len();
     let mut all = Vec::with_capacity(stocks.len() + images.len());

@@ -7,8 +7,8 @@ use hotstock_engine::ids::{OrderNo, ShardId, SkuId, WarehouseId, shard_of};
 use hotstock_engine::image::StockImage;
 use hotstock_engine::moves::MoveKind;
 use hotstock_engine::store::{
-    Anomaly, Books, JournalRow, Parked, PrunedSums, Repair, Repaired, Snapshot, StockBooks, StoreError, Sums,
-    SumsCursor, Units,
+    Anomaly, Books, JournalRow, Misfit, Parked, PrunedSums, Repair, Repaired, Snapshot, StockBooks,
+    StoreError, Sums, SumsCursor, Units,
 };
 
 use super::Work;
@@ -19,12 +19,13 @@ use super::load::{Whole, select_whole, whole_or_broken};
 use super::owner::{check_epoch, shard_count};
 use super::reads::{after_text, page_of_numbers, page_of_skus};
 use super::rows::{
-    ANOMALIES, PRUNED_COLUMNS, STOCK_JOURNAL, UNITS, anomaly_row, journal_entry, pruned_sums, select,
-    status_after, stock_row, words,
+    ANOMALIES, PRUNED_COLUMNS, STOCK_JOURNAL, UNITS, anomaly_row, find_orders, journal_entry, order_fits,
+    pruned_sums, select, status_after, stock_row, words,
 };
 use super::statements::insert;
 use super::strays::{NamedOrder, Piece, SpanOf, misfits, other_holds, unreadable_holds, without_row};
 use crate::codec::decode_span;
+use crate::limits::MAX_MISFITS;
 
 /// See [`Store::books`](hotstock_engine::store::Store::books).
 pub(super) struct BooksOf<'a> {
@@ -124,19 +125,20 @@ impl SumsOf<'_> {
     /// Adds up the lines of orders of the stock's own shard, and what is held here for orders of others: of each the
     /// first after the cursor, so that together they are the first of all. What their orders must be like.
     async fn lines_of_orders(&self, tx: &mut dyn Tx, sums: &mut Sums) -> Result<Vec<NamedOrder>, SqlError> {
-        let own = shard_of(self.sku_id, shard_count(tx).await?);
+        let shards = shard_count(tx).await?;
+        let own = shard_of(self.sku_id, shards);
         // Of an order whose row somebody deleted, what is sold of a hold counts by that alone.
         let counts = "CASE WHEN o.order_no IS NULL AND EXISTS (SELECT 1 FROM holds h WHERE h.order_no = l.order_no \
              AND h.sku_id = l.sku_id AND h.warehouse_id = l.warehouse_id) THEN 0 ELSE 1 END";
         let of_orders = format!(
             "SELECT l.order_no, CAST(SUM(l.held * {counts}) AS SIGNED), CAST(SUM((l.confirmed - l.returned) * {counts}) AS SIGNED), \
-             1, -1, COUNT(o.order_no), MIN(o.shard) \
+             1, NULL, COUNT(o.order_no), MIN(o.shard) \
              FROM order_lines l LEFT JOIN orders o ON o.order_no = l.order_no WHERE l.sku_id = ? AND l.warehouse_id = ? \
              AND l.order_no > ? AND (o.span IS NULL OR o.shard = ?) GROUP BY l.order_no ORDER BY l.order_no"
         );
         // What only is held may be for an order that is on its way, or that is never made.
         let of_holds = "SELECT h.order_no, CAST(SUM(CASE WHEN h.purpose = ? THEN h.units ELSE 0 END) AS SIGNED), \
-             CAST(SUM(h.sold) AS SIGNED), 0, COALESCE(MIN(CASE WHEN h.sold = 0 THEN NULL ELSE h.coordinator END), -1), \
+             CAST(SUM(h.sold) AS SIGNED), 0, (SELECT f.sku_id FROM order_lines f WHERE f.order_no = h.order_no AND f.line = 0), \
              COUNT(o.order_no), MIN(o.shard) \
              FROM holds h LEFT JOIN orders o ON o.order_no = h.order_no WHERE h.sku_id = ? AND h.warehouse_id = ? \
              AND h.order_no > ? GROUP BY h.order_no ORDER BY h.order_no";
@@ -148,15 +150,15 @@ impl SumsOf<'_> {
         let queries: [(&str, Vec<Arg>); 2] = [(&of_orders, args_of_orders), (of_holds, args_of_holds)];
         let mut counted: BTreeMap<OrderNo, (i64, i64, Vec<NamedOrder>)> = BTreeMap::new();
         for (sql, args) in queries {
-            for CountedOf { order_no, held, sold, is_of_order, right, shard } in
+            for CountedOf { order_no, held, sold, is_of_order, first, shard } in
                 page_of_numbers(tx, sql, &args, self.lines, counted_of).await?
             {
                 let entry = counted.entry(order_no.clone()).or_default();
                 (entry.0, entry.1) = (entry.0.saturating_add(held), entry.1.saturating_add(sold));
-                // An order in one shard lies where its SKUs do; of another the holds name the shard.
-                let right = match (is_of_order, u16::try_from(right)) {
-                    (true, _) => Some(own),
-                    (false, right) => right.ok().map(ShardId).filter(|_| shard.is_some()),
+                // An order in one shard lies where its SKUs do, another where its first line does.
+                let right = match first {
+                    _ if is_of_order => Some(own),
+                    first => first.map(|first| shard_of(&first, shards)).filter(|_| shard.is_some()),
                 };
                 entry.2.extend(right.map(|right| NamedOrder { order_no, shard, right }));
             }
@@ -170,10 +172,12 @@ impl SumsOf<'_> {
         let end = counted.last().map(|(order_no, _)| order_no.clone());
         // Behind the last order there may be rows that name none.
         let last = end.as_ref().filter(|_| counted.len() == self.lines);
-        let unreadable = unreadable_holds(tx, (self.sku_id, self.warehouse_id), own, after(), last).await?;
+        let unreadable =
+            unreadable_holds(tx, (self.sku_id, self.warehouse_id), shards, after(), last).await?;
         let spans = spans.into_iter().filter(|(order_no, _)| Some(order_no) <= end.as_ref()).collect();
         sums.misfits = other_holds(tx, (self.sku_id, self.warehouse_id), spans).await?;
         sums.misfits.extend(unreadable);
+        sums.misfits.extend(self.contradictions(tx, own, last).await?);
         for (order_no, (held, sold, named)) in counted {
             // Less than nothing is written by hand too.
             let [held, sold] = [held, sold].map(|units| u64::try_from(units).unwrap_or_default());
@@ -191,8 +195,8 @@ struct CountedOf {
     sold: i64,
     /// These are its lines.
     is_of_order: bool,
-    /// The shard that decides it, as its holds say; below 0: they don't.
-    right: i64,
+    /// Of what is held for an order: the SKU of its first line, if there is one.
+    first: Option<SkuId>,
     /// The shard that its own row names, if there is one.
     shard: Option<Result<ShardId, StoreError>>,
 }
@@ -202,12 +206,41 @@ fn counted_of(row: &Row) -> Result<CountedOf, StoreError> {
     let order_no = f.order_no()?;
     // What is no number was written by hand: the sum, or the row, tells that it is wrong.
     let [held, sold] = std::array::from_fn(|_| f.int().unwrap_or_default());
-    let (is_of_order, right) = (f.flag()?, f.int().unwrap_or(-1));
+    let (is_of_order, first) = (f.flag()?, f.id_or_null(SkuId::new).unwrap_or_default());
     let shard = (f.int()? > 0).then(|| f.shard());
-    Ok(CountedOf { order_no, held, sold, is_of_order, right, shard })
+    Ok(CountedOf { order_no, held, sold, is_of_order, first, shard })
 }
 
 impl SumsOf<'_> {
+    /// Orders of the stock's own shard, after the cursor up to another (`None`: all), whose rows contradict each
+    /// other; at most [`MAX_MISFITS`].
+    async fn contradictions(
+        &self,
+        tx: &mut dyn Tx,
+        own: ShardId,
+        end: Option<&OrderNo>,
+    ) -> Result<Vec<Misfit>, SqlError> {
+        let up_to = if end.is_some() { "AND a.order_no <= ? " } else { "" };
+        let sql = format!(
+            "SELECT o.order_no, MIN(o.phase), MIN(o.status), MIN(o.open), MIN(o.span), CAST(SUM(l.held) AS SIGNED), \
+             CAST(SUM(l.confirmed) AS SIGNED), CAST(SUM(l.released) AS SIGNED), CAST(SUM(l.returned) AS SIGNED) FROM order_lines a \
+             JOIN orders o ON o.order_no = a.order_no JOIN order_lines l ON l.order_no = a.order_no \
+             WHERE a.sku_id = ? AND a.warehouse_id = ? AND a.order_no > ? {up_to}AND (o.span IS NULL OR o.shard = ?) \
+             GROUP BY o.order_no ORDER BY o.order_no"
+        );
+        let after = after_text(self.cursor.order_no.as_ref(), OrderNo::as_str);
+        let mut args = vec![self.sku_id.into(), self.warehouse_id.into(), after];
+        args.extend(end.map(Arg::from));
+        args.push(own.into());
+        let rows = tx.rows(&sql, &args).await?;
+        let suspects =
+            rows.iter().filter(|row| !order_fits(row)).filter_map(|row| row.fields().order_no().ok());
+        let suspects: Vec<OrderNo> = suspects.take(MAX_MISFITS).collect();
+        // They are looked at as closely as a load and a recovery do.
+        let found = find_orders(tx, &suspects, "").await?.unreadable.into_iter();
+        Ok(found.map(|(order_no, problem)| Misfit::Contradiction { order_no, problem }).collect())
+    }
+
     /// The orders after the cursor that other shards decide and that have lines of the stock, as far as they can be
     /// compared with what is held for them.
     async fn spans(&self, tx: &mut dyn Tx, own: ShardId) -> Result<BTreeMap<OrderNo, SpanOf>, SqlError> {

@@ -26,6 +26,7 @@ mod flush;
 mod guards;
 mod load;
 mod mysql;
+mod open;
 mod owner;
 mod prune;
 mod reads;

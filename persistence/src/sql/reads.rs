@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use hotstock_engine::clock::Timestamp;
 use hotstock_engine::ids::{OrderNo, RequestId, SkuId, WarehouseId};
 use hotstock_engine::outcome::{OrderView, StockView};
-use hotstock_engine::store::{JournalRow, OrderFilter, Snapshot, StoreError, StoredHold, StoredOrder};
+use hotstock_engine::store::{JournalRow, OrderFilter, Snapshot, StoreError, StoredHold};
 
 use super::Work;
 use super::dialect::{Access, Arg, Row, Tx};
-use super::error::{SqlError, broken};
+use super::error::SqlError;
 use super::guards::{BEFORE_GUARDS, read_watermarks};
 use super::rows::{
-    HoldKey, STATUSES, STOCK, STOCK_JOURNAL, columns_of, find_orders, journal_entry, named,
-    order_status_name, select, stock_image, stock_view, stored_holds,
+    HoldKey, STOCK, STOCK_JOURNAL, columns_of, find_orders, journal_entry, named, order_status_name, select,
+    stock_image, stock_view, stored_holds,
 };
 use super::statements::marks;
 use crate::limits::MAX_WAREHOUSES_PER_STATEMENT;
@@ -52,7 +52,7 @@ fn view(row: &Row) -> Result<StockView, StoreError> {
 }
 
 /// Asks and reads each row.
-async fn read<T: Send>(
+pub(super) async fn read<T: Send>(
     tx: &mut dyn Tx,
     sql: &str,
     args: &[Arg],
@@ -191,7 +191,7 @@ impl List<'_> {
     }
 }
 
-fn number(row: &Row) -> Result<OrderNo, StoreError> {
+pub(super) fn number(row: &Row) -> Result<OrderNo, StoreError> {
     row.fields().order_no()
 }
 
@@ -210,32 +210,6 @@ async fn numbers_in(
         numbers.extend(read(tx, sql, &args, number).await?);
     }
     Ok(numbers)
-}
-
-/// See [`Store::open_orders`](hotstock_engine::store::Store::open_orders).
-pub(super) struct OpenOrders<'a> {
-    pub after: Option<&'a OrderNo>,
-    pub max: usize,
-}
-
-impl Work for OpenOrders<'_> {
-    type Done = Vec<StoredOrder>;
-
-    const ACCESS: Access = Access::Read;
-
-    async fn run(&self, tx: &mut dyn Tx) -> Result<Vec<StoredOrder>, SqlError> {
-        read_watermarks(tx).await?;
-        let (after, limit) = (after_text(self.after, OrderNo::as_str), Arg::from(self.max));
-        let ranges = STATUSES.iter().map(|status| (true, Arg::from(order_status_name(*status)))).collect();
-        let mut order_nos: Vec<_> = numbers_in(tx, ranges, &after, &limit).await?.into_iter().collect();
-        order_nos.truncate(self.max);
-        let found = find_orders(tx, &order_nos, "").await?;
-        // What it holds can't be told: a directory without it would sell these units.
-        if let Some((order_no, problem)) = found.unreadable.first_key_value() {
-            return Err(broken(format!("order {order_no} can't be read: {problem}")).into());
-        }
-        Ok(found.orders)
-    }
 }
 
 /// See [`Store::holds`](hotstock_engine::store::Store::holds).

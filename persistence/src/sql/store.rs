@@ -11,7 +11,7 @@ use hotstock_engine::store::{
     SumsCursor, Take, Wanted,
 };
 
-use super::{SqlStore, audit, flush, load, owner, prune, reads, strays};
+use super::{SqlStore, audit, flush, load, open, owner, prune, reads, strays};
 
 #[async_trait]
 impl Store for SqlStore {
@@ -97,8 +97,20 @@ impl Store for SqlStore {
         self.run(&strays::DeletedRequests { after, stocks }).await
     }
 
-    async fn open_orders(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<StoredOrder>, StoreError> {
-        self.run(&reads::OpenOrders { after, max }).await
+    async fn open_orders(
+        &self,
+        after: Option<&OrderNo>,
+        max: usize,
+    ) -> Result<(Vec<StoredOrder>, Option<OrderNo>), StoreError> {
+        self.run(&open::OpenOrders { after, max }).await
+    }
+
+    async fn reserved_skus(
+        &self,
+        after: Option<&SkuId>,
+        max: usize,
+    ) -> Result<(Vec<SkuId>, Option<SkuId>), StoreError> {
+        self.run(&open::ReservedSkus { after, max }).await
     }
 
     async fn holds(

@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hotstock_engine::clock::Timestamp;
-use hotstock_engine::ids::{OrderNo, RequestId, ShardId, SkuId, WarehouseId};
-use hotstock_engine::image::Span;
+use hotstock_engine::ids::{OrderNo, RequestId, ShardId, SkuId, WarehouseId, shard_of};
+use hotstock_engine::image::{HoldImage, Span};
 use hotstock_engine::store::{Misfit, RequestsWithoutRow, StoreError, Units};
 
 use super::dialect::{Access, Arg, Existing, Fields, Row, Tx};
@@ -20,9 +20,10 @@ use super::error::{SqlError, problem_of};
 use super::guards::{BEFORE_GUARDS, read_watermarks};
 use super::owner::shard_count;
 use super::reads::page_of_numbers;
-use super::rows::{HOLDS, StockKey, UNITS, hold_image, hold_words, select};
+use super::rows::{HOLDS, StockKey, UNITS, columns_of, hold_image, hold_words};
 use super::statements::{each, firsts, insert, rows_in};
 use super::{META, Work};
+use crate::codec::decode_span;
 use crate::limits::{MAX_MISFITS, MAX_VERSIONS_LOOKED_AT};
 
 /// The name in `meta`.
@@ -242,25 +243,35 @@ pub(super) async fn other_holds(
 }
 
 /// Rows of what is held of a stock for orders from one (as text: a row may name none) up to another (`None`: for all)
-/// that can't be read, or are of another shard than `own`, where the stock lies; at most [`MAX_MISFITS`].
+/// that can't be read, or name another of the `shards` shards than the one where the stock, or the order, lies; at most
+/// [`MAX_MISFITS`].
 pub(super) async fn unreadable_holds(
     tx: &mut dyn Tx,
     (sku_id, warehouse_id): (&SkuId, WarehouseId),
-    own: ShardId,
+    shards: u16,
     after: Arg,
     end: Option<&OrderNo>,
 ) -> Result<BTreeSet<Misfit>, SqlError> {
-    let mut sql = format!("{} sku_id = ? AND warehouse_id = ? AND order_no >= ?", select(&HOLDS));
+    let own = shard_of(sku_id, shards);
+    let columns = columns_of(&HOLDS, "h");
+    let mut sql = format!(
+        "SELECT {columns}, f.sku_id, o.span FROM holds h LEFT JOIN orders o ON o.order_no = h.order_no \
+         LEFT JOIN order_lines f ON f.order_no = h.order_no AND f.line = 0 \
+         WHERE h.sku_id = ? AND h.warehouse_id = ? AND h.order_no >= ?"
+    );
     let mut args = vec![sku_id.into(), warehouse_id.into(), after];
     if let Some(end) = end {
-        sql.push_str(" AND order_no <= ?");
+        sql.push_str(" AND h.order_no <= ?");
         args.push(end.into());
     }
     let mut found = BTreeSet::new();
     for row in tx.rows(&sql, &args).await? {
         let problem = match hold_image(&row) {
-            Ok((shard, _)) if shard == own => continue,
-            Ok((shard, _)) => format!("`shard`: it is {shard}, and its SKU lies in {own}"),
+            Ok((shard, _)) if shard != own => format!("`shard`: it is {shard}, and its SKU lies in {own}"),
+            Ok((_, hold)) => match other_coordinator(&row, &hold, shards) {
+                Some(problem) => problem,
+                None => continue,
+            },
             Err(error) => problem_of(error),
         };
         found.insert(Misfit::UnreadableHold { row: hold_words(&row), problem });
@@ -269,6 +280,19 @@ pub(super) async fn unreadable_holds(
         }
     }
     Ok(found)
+}
+
+/// What is wrong with the shard that a row of [`unreadable_holds`] names as the one that decides: an order lies where
+/// its first line does. An attempt that the order knows nothing of may be one that another shard began.
+fn other_coordinator(row: &Row, hold: &HoldImage, shards: u16) -> Option<String> {
+    let f = &mut row.fields();
+    f.skip(HOLDS.columns.len());
+    let right = shard_of(&f.id_or_null(SkuId::new).ok()??, shards);
+    let span = f.bytes_or_null().ok()??;
+    let is_known = decode_span(span).is_ok_and(|span| span.knows(hold.attempt));
+    let is_its = is_known || hold.lines.iter().any(|line| line.sold != 0);
+    let found = hold.coordinator;
+    (is_its && found != right).then(|| format!("`coordinator`: it is {found}, and its order lies in {right}"))
 }
 
 /// Orders and stock requests that a journal names, that have no row and were not pruned. Where there are several

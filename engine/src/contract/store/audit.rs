@@ -82,6 +82,14 @@ pub enum Misfit {
         /// What its row says.
         found: String,
     },
+    /// An order whose rows contradict each other: its status, or whether it is open, is not what its phase and its
+    /// lines make of it; or that can't be read.
+    Contradiction {
+        /// Which.
+        order_no: OrderNo,
+        /// What is wrong.
+        problem: String,
+    },
     /// An order that another shard decides, and that has told its participants everything, says something else of the
     /// stock than the rows of what is held for it.
     OtherHold {

@@ -218,6 +218,10 @@ fn todo_of(misfit: &Misfit) -> String {
             "order {order_no}, which another shard decides: {order} by its rows in `orders` and `order_lines`; {held} by its rows in \
              `holds`: the rows that somebody changed have to be put back by hand"
         ),
+        Misfit::Contradiction { order_no, problem } => format!(
+            "the rows of order {order_no} don't fit ({problem}): what somebody changed has to be put back by hand; until then the \
+             order is refused once it left memory, and if it holds units the store can't be recovered from"
+        ),
         Misfit::UnreadableHold { row, problem } => format!(
             "the row in `holds` of {row} can't be read ({problem}): it has to be put back by hand, from a backup of the store; until \
              then the store can't be recovered from. (`serials` may be set to NULL once `order_serials` has a number for each unit \

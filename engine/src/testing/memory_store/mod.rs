@@ -430,10 +430,30 @@ impl Store for MemoryStore {
         .await
     }
 
-    async fn open_orders(&self, after: Option<&OrderNo>, max: usize) -> Result<Vec<StoredOrder>, StoreError> {
+    async fn open_orders(
+        &self,
+        after: Option<&OrderNo>,
+        max: usize,
+    ) -> Result<(Vec<StoredOrder>, Option<OrderNo>), StoreError> {
         self.read(|tables| {
             let open = tables.orders_after(after).filter(|(_, order)| !order.image.is_done());
-            open.take(max).map(|(_, order)| order.clone()).collect()
+            let open: Vec<StoredOrder> = open.take(max).map(|(_, order)| order.clone()).collect();
+            let last = open.last().map(|order| order.image.order_no.clone());
+            (open, last)
+        })
+        .await
+    }
+
+    async fn reserved_skus(
+        &self,
+        after: Option<&SkuId>,
+        max: usize,
+    ) -> Result<(Vec<SkuId>, Option<SkuId>), StoreError> {
+        self.read(|tables| {
+            let skus = tables.skus_after(after, usize::MAX).into_iter();
+            let skus: Vec<SkuId> = skus.filter(|sku_id| tables.is_reserved(sku_id)).take(max).collect();
+            let last = skus.last().cloned();
+            (skus, last)
         })
         .await
     }

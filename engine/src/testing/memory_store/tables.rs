@@ -204,6 +204,10 @@ impl Tables {
         self.of_sku(sku_id).any(|row| row.image.hot)
     }
 
+    pub fn is_reserved(&self, sku_id: &SkuId) -> bool {
+        self.of_sku(sku_id).any(|row| row.image.levels.reserved > 0)
+    }
+
     pub fn of_sku(&self, sku_id: &SkuId) -> impl Iterator<Item = &StockRow> {
         let (first, last) = ((sku_id.clone(), WarehouseId(0)), (sku_id.clone(), WarehouseId(u32::MAX)));
         self.stocks.range(first..=last).map(|(_, row)| row)

@@ -256,15 +256,32 @@ pub async fn a_new_directory_finds_what_is_open_and_hot(subject: &dyn Subject) {
     assert!(!expected.contains_key(&order("s-3")), "it knows");
     let mut after = None;
     loop {
-        let page = store.open_orders(after.as_ref(), 4).await.expect("it reads");
-        let Some(last) = page.last() else { break };
-        after = Some(last.image.order_no.clone());
+        let (page, last) = store.open_orders(after.as_ref(), 4).await.expect("it reads");
+        assert!(page.len() <= 4);
         for stored in page {
             let order_no = stored.image.order_no.clone();
             assert_eq!(Some(stored), expected.remove(&order_no), "{order_no}");
         }
+        after = last;
+        if after.is_none() {
+            break;
+        }
     }
     assert_eq!(expected, BTreeMap::new());
+    let (mut reserved, mut after) = (Vec::new(), None);
+    loop {
+        let (page, last) = store.reserved_skus(after.as_ref(), 1).await.expect("it reads");
+        reserved.extend(page);
+        after = last;
+        if after.is_none() {
+            break;
+        }
+    }
+    let books = store.books(None, 1_000).await.expect("it reads").rows.stocks;
+    let books = books.into_iter().filter(|stock| stock.row.levels.reserved > 0);
+    let expected: BTreeSet<_> = books.map(|stock| stock.row.sku_id).collect();
+    assert!(!expected.is_empty());
+    assert_eq!(reserved, Vec::from_iter(expected));
 }
 
 /// From any version of each warehouse.

@@ -19,10 +19,10 @@ use super::error::{broken, problem_of};
 pub(in crate::sql) use holds::{
     HoldKey, hold_image, hold_rows, hold_words, named, serials_arg, stored_holds,
 };
-pub(in crate::sql) use names::{STATUSES, UNITS, order_status_name, phase_name, status_name};
+pub(in crate::sql) use names::{UNITS, order_status_name, phase_name, status_name};
 use names::{mode, mode_name, phase, purpose, purpose_name, status};
 pub(in crate::sql) use orders::{
-    FoundOrders, find_orders, line_rows, order_row, request_row, request_rows, serial_row,
+    FoundOrders, find_orders, line_rows, order_fits, order_row, request_row, request_rows, serial_row,
 };
 
 /// The name of a stock.

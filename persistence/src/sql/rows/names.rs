@@ -61,15 +61,3 @@ pub(in crate::sql) fn order_status_name(status: OrderStatus) -> &'static str {
         OrderStatus::Returned => "returned",
     }
 }
-
-/// All states of orders.
-pub(in crate::sql) const STATUSES: [OrderStatus; 8] = [
-    OrderStatus::Reserved,
-    OrderStatus::PartiallyConfirmed,
-    OrderStatus::Confirmed,
-    OrderStatus::Released,
-    OrderStatus::Expired,
-    OrderStatus::Cancelled,
-    OrderStatus::PartiallyReturned,
-    OrderStatus::Returned,
-];

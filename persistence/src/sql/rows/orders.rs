@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use hotstock_engine::ids::{BuyerId, OrderNo, RequestId, ShardId, SkuId};
 use hotstock_engine::image::{LineImage, LineSerials, OrderImage};
-use hotstock_engine::order::OrderRequest;
+use hotstock_engine::order::{OrderRequest, OrderStatus};
 use hotstock_engine::store::{StoreError, StoredOrder};
 use hotstock_engine::units::Serials;
 
@@ -82,19 +82,38 @@ impl FoundOrders {
 /// What the row of an order says of its lines.
 struct Says {
     status: String,
-    open: bool,
+    /// 1 or 0, if nobody changed it.
+    open: i64,
 }
 
 impl Says {
     /// Why the lines can't be all that there were.
     fn differs_from(&self, image: &OrderImage) -> Option<String> {
-        let open = |open| if open { "open" } else { "not open" };
-        let said = (self.status.as_str(), open(self.open));
-        let right = (order_status_name(image.status()), open(!image.is_done()));
-        let words = |(status, open): (&str, &str)| format!("{status} and {open}");
+        let said = (self.status.as_str(), self.open);
+        let right = (order_status_name(image.status()), i64::from(!image.is_done()));
+        let words = |(status, open): (&str, i64)| match open {
+            0 => format!("{status} and not open"),
+            1 => format!("{status} and open"),
+            other => format!("{status}, and {other} in `open`"),
+        };
         (said != right)
             .then(|| format!("its row of orders says {}; its lines make it {}", words(said), words(right)))
     }
+}
+
+/// Whether what the row of an order says is what its phase, its span and the sums of its lines make of it, of a row
+/// with these: number, phase, status, open, span, and the sums of held, confirmed, released and returned.
+pub(in crate::sql) fn order_fits(row: &Row) -> bool {
+    let fits = || -> Result<bool, StoreError> {
+        let f = &mut row.fields();
+        let (_, phase) = (f.order_no()?, phase(f.text()?)?);
+        let (status, open) = (f.text()?.to_owned(), f.int()?);
+        let span = f.bytes_or_null()?.map(decode_span).transpose().map_err(broken)?;
+        let sums = [f.count()?, f.count()?, f.count()?, f.count()?];
+        let is_open = sums[0] > 0 || span.is_some_and(|span| !span.pending.is_empty());
+        Ok(status == order_status_name(OrderStatus::of(phase, sums)) && open == i64::from(is_open))
+    };
+    fits().unwrap_or(false)
 }
 
 /// Reads what orders have in other tables.
@@ -153,7 +172,7 @@ fn stored_order(row: &Row) -> Result<(StoredOrder, Says), StoreError> {
     let f = &mut row.fields();
     let (order_no, shard) = (f.order_no()?, f.shard()?);
     let (buyer_id, mode, phase) = (f.id_or_null(BuyerId::new)?, mode(f.text()?)?, phase(f.text()?)?);
-    let says = Says { status: f.text()?.to_owned(), open: f.flag()? };
+    let says = Says { status: f.text()?.to_owned(), open: f.int()? };
     let (created_at, expires_at, changed_at, lsn) = (f.time()?, f.time()?, f.time()?, f.lsn()?);
     let asked = f.int_or_null()?;
     let span = f.bytes_or_null()?.map(decode_span).transpose().map_err(broken)?.map(Box::new);
