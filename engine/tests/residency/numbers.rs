@@ -151,18 +151,21 @@ async fn second_uses(shards: u16) {
 #[tokio::test]
 async fn the_id_of_a_request_whose_row_is_deleted_stays_known() {
     let world = World::new();
-    let engine = world.start(flushed_soon(2)).await;
+    let engine = world.start(tight(2)).await;
     let names = [sku_in(0, 2, 0), sku_in(1, 2, 0)];
     for name in &names {
         engine.submit(create(name, 10)).await.unwrap();
         engine.submit(restock(name, "R1", 5)).await.unwrap();
     }
-    until_flushed(&engine).await;
+    // Nothing but the store tells of it any more.
+    until_gone(&world, &engine).await;
+    checkpointed(&engine).await;
     engine.stop().await;
     let request_id = RequestId::new("R1").unwrap();
     world.store.delete_request(&sku(&names[1]), &request_id);
     world.filters.lose();
     let engine = world.start(tight(2)).await;
+    until(|| engine.stats().store.known.is_ready).await;
     for round in 0..2 {
         until_gone(&world, &engine).await;
         assert!(is_replayed(&engine.submit(restock(&names[0], "R1", 5)).await), "round {round}");
@@ -174,7 +177,6 @@ async fn the_id_of_a_request_whose_row_is_deleted_stays_known() {
             matches!(&refused, Err(Refusal::StockInconsistent { sku_id, problem }) if is_it(sku_id, problem)),
             "round {round}: {refused:?}"
         );
-        until(|| engine.stats().store.known.is_ready).await;
     }
     engine.submit(restock(&names[1], "R2", 1)).await.unwrap();
     assert_eq!(levels(&engine, &names[0]).await, (15, 0, 0));
