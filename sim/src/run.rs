@@ -107,6 +107,7 @@ pub fn run(plan: &Plan, show: bool) -> Result<Done, Failure> {
         in_order: false,
         flip_next: None,
         process_alone: false,
+        disk_failed: false,
         unseen: BTreeSet::new(),
         units_on_their_way: false,
         shaken: true,
@@ -186,6 +187,8 @@ struct Run<'a> {
     flip_next: Option<(f64, f64, bool)>,
     /// The process ends, and the machine does not.
     process_alone: bool,
+    /// Something was to fail on the disk since the last start, and may have kept a stop from sealing the journal.
+    disk_failed: bool,
     /// Expired in the model; no server was seen to have expired them.
     unseen: BTreeSet<OrderNo>,
     /// An order over several shards expired since all was last compared.
@@ -312,7 +315,10 @@ impl Run<'_> {
                 self.process_alone = !power && self.is_alive();
                 return Ok(Some(End::Crash));
             }
-            Op::Disk(fault) => self.disk.fail(*fault),
+            Op::Disk(fault) => {
+                self.disk_failed = true;
+                self.disk.fail(*fault);
+            }
             Op::CrashAtWrite { operations, power } => {
                 self.process_alone = !power;
                 self.disk.fail(DiskFault::PowerOff(*operations));
@@ -328,7 +334,7 @@ impl Run<'_> {
             }
             Op::Flip { file, place, crash } => {
                 let end = if *crash { End::Crash } else { self.stop(engine).await? };
-                self.flip_next = Some((*file, *place, end == End::Crash));
+                self.flip_next = Some((*file, *place, end == End::Crash || self.disk_failed));
                 return Ok(Some(end));
             }
             Op::CutStore => self.session().cut(),

@@ -69,6 +69,7 @@ impl Run<'_> {
 
     async fn try_start(&mut self, take_over: bool) -> Result<Engine, NoStart> {
         self.starts += 1;
+        self.disk_failed = false;
         self.life = Life::default();
         self.panic_next.store(0, Ordering::SeqCst);
         if let Some(before) = self.session.take() {
@@ -203,7 +204,8 @@ impl Run<'_> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in the list")]
         let index = (files.len() as f64 * file) as usize;
         let Some(path) = files.get(index) else { return Ok(()) };
-        // Damage in the last batch of a segment that a crash left open can't be told from a torn tail.
+        // Damage in the last batch of a segment that a crash left open, or a stop whose disk failed, can't be told from a
+        // torn tail.
         if crash && path.ends_with("db") && (self.disk.length(path) < 4_096 || place > 0.4) {
             return Ok(());
         }
@@ -223,11 +225,6 @@ impl Run<'_> {
                 self.bounded("stop", engine.stop()).await?;
             }
             Err(NoStart::Damaged(problem)) => self.trace.note(format_args!("refused: {problem}")),
-            // A full disk keeps a stop from sealing the journal: its last batch is then like a torn one, and the store
-            // knows that it was there.
-            Err(NoStart::Other(problem)) if problem.contains("its journal ends at") => {
-                self.trace.note(format_args!("refused: {problem}"));
-            }
             Err(NoStart::Power) => {}
             Err(NoStart::Other(problem)) => return Err(problem),
         }
