@@ -80,7 +80,8 @@ async fn nothing_is_decided_on(store: &SqlStore, shard: &TestShard, at: &str) {
     is_away(at, store.sums(&sku("a"), W1, &SumsCursor::default(), 10, 10).await);
     is_away(at, store.flush(shard.batch(10)).await);
     let (epoch, now) = (Epoch(1), shard.now);
-    let prune = Prune { epoch, orders_before: Some(now), journal_before: Some(now), max: 10 };
+    let prune =
+        Prune { epoch, orders_before: Some(now), journal_before: Some(now), max: 10, ..Prune::default() };
     is_away(at, store.prune(&prune).await);
     let repair = Repair { epoch, sku_id: sku("a"), stocks: None, at: now };
     is_away(at, store.repair(&repair).await);

@@ -182,7 +182,7 @@ impl Store for SlowStore {
         self.call(self.session.hot_skus(after, max)).await
     }
 
-    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+    async fn prune(&self, prune: &Prune<'_>) -> Result<Pruned, StoreError> {
         self.call(self.session.prune(prune)).await
     }
 

@@ -13,6 +13,9 @@ const STALLS_FROM: u64 = 5_000;
 /// Likewise, there may be a mirror.
 const MIRROR_FROM: u64 = 9_000;
 
+/// Likewise, units of an order that was settled long ago may be held late.
+const LATE_HOLDS_FROM: u64 = 30_000;
+
 /// A run: how the server is set up, and what happens then.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -179,6 +182,12 @@ impl Plan {
         if seed >= MIRROR_FROM {
             (setup.mirror, setup.dirty) = (random.bool(), random.choice([1, 3, 1_000]).unwrap_or(3));
         }
+        let holds_late = seed >= LATE_HOLDS_FROM && setup.spanning && random.u8(..3) == 0;
+        if holds_late {
+            // What is not used leaves memory at once.
+            setup.skus = random.u32(2..=4) * u32::from(setup.shards);
+            (setup.max_resident_skus, setup.remember_seconds) = (1, random.u64(..2));
+        }
         let mut maker = Maker { random, setup: &setup, order_no: 0 };
         let mut ops = maker.first();
         let mut count = 0;
@@ -187,6 +196,9 @@ impl Plan {
         while count < commands {
             if stalls && maker.one_in(12) {
                 ops.extend(maker.stall());
+            }
+            if holds_late && maker.one_in(12) {
+                ops.extend(maker.late_hold());
             }
             if setup.mirror && !calm && maker.one_in(15) {
                 ops.push(Op::Redis(maker.redis_fault()));
@@ -366,6 +378,47 @@ impl Maker<'_> {
                 vec![Op::Stall(self.random.u64(200..3_000)), crash, self.burst()]
             }
         }
+    }
+
+    /// An order over several shards is settled and leaves memory. Then it is paid late, or given back: what that needs
+    /// of other shards has to be loaded there, so late that the coordinator has given up.
+    fn late_hold(&mut self) -> Vec<Op> {
+        let alone = |what| Op::Burst(vec![Call { what, delay: 0, patience: None }]);
+        let number = self.some_order();
+        let mut reserve = self.reserve(true);
+        if let Action::Reserve(reserve) = &mut reserve {
+            reserve.order_no = number.clone();
+        }
+        let confirm = || What::Do(Action::Confirm(Confirm { order_no: number.clone(), part: None }));
+        let give_back = Action::Return(Return {
+            order_no: number.clone(),
+            request_id: request_id(self.below(3)),
+            lines: None,
+        });
+        let release = Action::Release(Release { order_no: number.clone(), part: None, reason: None });
+        let (settled, late) = match self.random.bool() {
+            true => (confirm(), What::Do(give_back)),
+            false => (What::Do(release), confirm()),
+        };
+        let wait = self.setup.load_wait_ms;
+        let on_sale = |s| {
+            let set = SetStatus { sku_id: sku(s), warehouse_id: None, status: StockStatus::OnSale };
+            Call { what: What::Do(Action::SetStatus(set)), delay: u64::from(s) * 1_000, patience: None }
+        };
+        let mut skus: Vec<u32> = (0..self.setup.skus).collect();
+        self.random.shuffle(&mut skus);
+        vec![
+            alone(What::Do(reserve)),
+            alone(settled),
+            // Flushed and forgotten; and others are used.
+            Op::Pass(self.random.u64(1_000..8_000)),
+            Op::Burst(skus.into_iter().map(on_sale).collect()),
+            Op::Pass(self.random.u64(100..2_000)),
+            Op::SlowStore(self.random.u64(wait / 2..wait)),
+            Op::Stall(self.random.u64(wait / 2..wait * 2)),
+            alone(late),
+            Op::SlowStore(0),
+        ]
     }
 
     fn redis_fault(&mut self) -> RedisFault {

@@ -18,7 +18,7 @@ fn number(name: &str, usual: u64) -> u64 {
 
 /// The first seed, of those that are tried, that shows the bug: the seed, what it says, the steps until then.
 fn hunt(bug: &str, until: Instant) -> Result<(u64, String, u64), u64> {
-    let first = number("HOTSTOCK_SIM_FIRST", 10_000);
+    let first = number("HOTSTOCK_SIM_FIRST", 30_000);
     let (next, steps, is_found) = (AtomicU64::new(first), AtomicU64::new(0), AtomicBool::new(false));
     let found: Mutex<Option<(u64, String)>> = Mutex::default();
     let seek = || {

@@ -83,7 +83,7 @@ fn a_seed_repeats_bit_for_bit() {
 fn many_seeds() {
     keep_quiet();
     let (first, seeds) =
-        (number("HOTSTOCK_SIM_FIRST").unwrap_or(10_000), number("HOTSTOCK_SIM_SEEDS").unwrap_or(60));
+        (number("HOTSTOCK_SIM_FIRST").unwrap_or(30_000), number("HOTSTOCK_SIM_SEEDS").unwrap_or(60));
     let (began, next, steps) = (Instant::now(), AtomicU64::new(first), AtomicU64::new(0));
     let work = || {
         loop {

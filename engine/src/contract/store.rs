@@ -214,11 +214,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes a small batch of what is older than it is kept. Units sold by orders that go, and deltas of journal
     /// rows that go, stay as sums in their stock rows, in the same transaction. The newest journal row of a stock
-    /// never goes, nor does an order that holds units.
+    /// never goes, nor does an order that holds units. Nothing does while the store is behind [`Prune::flushed`].
     ///
     /// # Errors
     /// [`StoreError::Fenced`]; the others as usual.
-    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError>;
+    async fn prune(&self, prune: &Prune<'_>) -> Result<Pruned, StoreError>;
 
     /// Up to `limit` SKUs after `after`, by name, that have a row of a stock or a journal: their rows, with everything
     /// that can be compared with them cheaply.
@@ -527,16 +527,29 @@ pub struct JournalRow {
 }
 
 /// See [`Store::prune`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Prune {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Prune<'a> {
     /// The epoch of the server.
     pub epoch: Epoch,
+    /// By shard: while the store has not taken in these events (it went back in time), nothing goes. What it says of an
+    /// order may be older than the order.
+    pub flushed: &'a [Lsn],
     /// Ended orders, their lines and requests, and stock requests, that last changed before this; `None`: none.
     pub orders_before: Option<Timestamp>,
     /// Rows of the stock journal before this; `None`: none.
     pub journal_before: Option<Timestamp>,
     /// Of each at most so many.
     pub max: usize,
+}
+
+impl Prune<'_> {
+    /// Whether a store with these watermarks has not taken in what it must have for this.
+    #[must_use]
+    pub fn is_ahead_of(&self, watermarks: &[Watermark]) -> bool {
+        let has =
+            |shard: usize| watermarks.iter().find(|mark| mark.shard.index() == shard).map(|mark| mark.lsn);
+        self.flushed.iter().enumerate().any(|(shard, lsn)| has(shard).unwrap_or_default() < *lsn)
+    }
 }
 
 /// See [`Store::prune`].

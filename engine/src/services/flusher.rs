@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::base::backoff::Backoff;
-use crate::base::clock::Clock;
+use crate::base::clock::{Clock, Timestamp};
 use crate::base::ids::{Lsn, ShardId, SkuId};
 use crate::base::limits::{FINAL_FLUSH_MILLIS, FULL_CHECKPOINT_MILLIS, MAX_PARKED_KNOWN};
 use crate::base::sync::unpoisoned;
@@ -55,6 +55,7 @@ pub(crate) struct Flusher {
     step: Step,
     /// One per shard.
     follows: Vec<Follow>,
+    until: Mutex<FlushedUntil>,
     /// There is a reason not to wait for the interval.
     wake: Notify,
     /// The store may not be where it was left: it is to be asked.
@@ -87,6 +88,13 @@ impl Follow {
     }
 }
 
+/// Everything that happened before `time` is in a store that has these events, by shard.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FlushedUntil {
+    pub time: Timestamp,
+    pub lsns: Vec<Lsn>,
+}
+
 /// SKUs whose stock rows are left alone.
 #[derive(Default)]
 struct ParkedSkus {
@@ -114,6 +122,7 @@ impl Flusher {
             options,
             trim,
             step,
+            until: Mutex::default(),
             wake: Notify::new(),
             recheck: AtomicBool::new(false),
             error: Mutex::default(),
@@ -188,7 +197,7 @@ impl Flusher {
             parked.count = parked.count.saturating_sub(1);
             // It may leave memory now.
             self.unparked.fetch_add(1, Ordering::Release);
-            self.shards.iter().for_each(|shard| shard.wake());
+            self.wake_shards();
         }
     }
 
@@ -260,6 +269,16 @@ impl Flusher {
             (shard.id, checkpoint.min(settled).min(shard.flushed_lsn()).next())
         };
         self.shards.iter().zip(&self.follows).map(mark).collect()
+    }
+
+    pub fn wake_shards(&self) {
+        self.shards.iter().for_each(|shard| shard.wake());
+    }
+
+    /// Up to when everything is flushed. It lags by a flush, and by the pause of a shard that has nothing to do and
+    /// that nobody wakes.
+    pub fn flushed_until(&self) -> FlushedUntil {
+        unpoisoned(self.until.lock()).clone()
     }
 
     /// How far each shard is flushed, by shard.

@@ -12,7 +12,7 @@ use crate::base::limits::{
     FIRST_PRUNE_MILLIS, PRUNE_BATCH, PRUNE_MARGIN_SECONDS, PRUNE_PAUSE_MILLIS, RETENTION_INTERVAL_MILLIS,
 };
 use crate::contract::store::Prune;
-use crate::services::flusher::Flusher;
+use crate::services::flusher::{FlushedUntil, Flusher};
 use crate::services::known::Known;
 use crate::services::store_link::{StoreLink, add};
 
@@ -34,9 +34,11 @@ impl Retention {
         before(self.keep_days, now).is_none_or(|before| changed_at >= before)
     }
 
-    /// Orders and requests that last changed before this go: a while after the last moment at which they could change.
-    fn orders_before(self, now: Timestamp) -> Option<Timestamp> {
-        before(self.keep_days, now).map(|before| before.minus_millis(PRUNE_MARGIN_SECONDS * 1_000))
+    /// Orders and requests that last changed before this go, when everything is flushed that happened until then: what
+    /// an order could still take is. A while later, so that a clock that is set back by less between two runs lets
+    /// nothing change any more whose rows went.
+    fn orders_before(self, until: Timestamp) -> Option<Timestamp> {
+        before(self.keep_days, until).map(|before| before.minus_millis(PRUNE_MARGIN_SECONDS * 1_000))
     }
 
     /// The loop; ends when `stopping` says so.
@@ -54,6 +56,8 @@ impl Retention {
         }
         let mut pause = FIRST_PRUNE_MILLIS;
         loop {
+            // Those that have nothing to do say what time it is, too.
+            flusher.wake_shards();
             tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stopping| *stopping) => return,
@@ -72,11 +76,12 @@ impl Retention {
         if epoch == Epoch::ZERO || link.fence().fenced().is_some() || !flusher.is_keeping_up() {
             return false;
         }
+        let FlushedUntil { time, lsns } = flusher.flushed_until();
         let (orders_before, journal_before) = (
-            planted!("retention-too-early", Some(now), self.orders_before(now)),
+            planted!("retention-too-early", Some(now), self.orders_before(time)),
             before(self.keep_journal_days, now),
         );
-        let prune = Prune { epoch, orders_before, journal_before, max: PRUNE_BATCH };
+        let prune = Prune { epoch, orders_before, journal_before, flushed: &lsns, max: PRUNE_BATCH };
         let Ok(pruned) = link.noted(link.store().prune(&prune).await) else { return false };
         let counters = &link.counters;
         add(&counters.pruned_orders, pruned.orders);

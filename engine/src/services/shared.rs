@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use ractor::ActorRef;
 use tokio::sync::{Notify, oneshot};
 
+use crate::base::clock::Timestamp;
 use crate::base::ids::{Lsn, OrderNo, ShardId, SkuId};
 use crate::contract::counters::ShardCounters;
 use crate::contract::image::StockImage;
@@ -222,6 +223,27 @@ pub(crate) enum ShardMessage {
     Wake,
 }
 
+/// How far a shard has decided: an event behind [`Decided::get`]'s is not before its time.
+#[derive(Debug, Default)]
+pub(crate) struct Decided {
+    lsn: AtomicU64,
+    time: AtomicU64,
+}
+
+impl Decided {
+    /// At the end of each turn: the last event and the time of the turn, which never goes back.
+    pub fn publish(&self, lsn: Lsn, time: Timestamp) {
+        self.lsn.store(lsn.0, Ordering::Release);
+        self.time.store(time.0, Ordering::Release);
+    }
+
+    pub fn get(&self) -> (Lsn, Timestamp) {
+        // The time first: of a turn that ends between the two it is told less, never more.
+        let time = Timestamp(self.time.load(Ordering::Acquire));
+        (Lsn(self.lsn.load(Ordering::Acquire)), time)
+    }
+}
+
 /// See the top of the file.
 #[derive(Debug)]
 pub(crate) struct ShardShared {
@@ -230,6 +252,7 @@ pub(crate) struct ShardShared {
     pub mailbox: Mailbox<Envelope>,
     pub durable: Durable,
     pub backlog: Backlog,
+    pub decided: Decided,
     /// The last event that the store has taken in: what changed later does not leave memory.
     pub flushed: AtomicU64,
     /// The last change of anything that left memory: what the store says of what is not here counts only when it has
@@ -259,6 +282,7 @@ impl ShardShared {
             mailbox: Mailbox::default(),
             durable: Durable::default(),
             backlog: Backlog::default(),
+            decided: Decided::default(),
             flushed: AtomicU64::new(0),
             departed: AtomicU64::new(0),
             counters: ShardCounters::default(),

@@ -53,6 +53,8 @@ pub(crate) struct Shard {
     asking: Asking,
     /// When it began: what is under way is timed from here.
     since: Instant,
+    /// Its time never goes back, whatever the clock does.
+    now: Timestamp,
     /// The view of each stock, by the stock's number; `bool`: the views know it.
     cells: Vec<(Arc<StockCell>, bool)>,
     pub(super) work: Work,
@@ -94,6 +96,7 @@ impl Shard {
         let work = Work::new(&parts, &shared);
         let coordinator = Coordinator::new(shared.id, parts.options.load_wait_ms);
         let asking = Asking::of(&state, &shared, &parts);
+        let now = state.time().max(shared.decided.get().1);
         let shard = Self {
             parts,
             shared,
@@ -101,6 +104,7 @@ impl Shard {
             coordinator,
             asking,
             since: Instant::now(),
+            now,
             cells,
             work,
             absent: Absent::default(),
@@ -141,7 +145,8 @@ impl Shard {
             return false;
         }
         let first = self.state.applied().next();
-        let now = self.parts.clock.now();
+        let now = self.parts.clock.now().max(self.now);
+        self.now = now;
         self.log_epoch(now);
         let more_expire = self.expire(now);
         let more_told = self.look_after_cross_shard(now);
@@ -153,6 +158,7 @@ impl Shard {
         let more_evict = self.evict(now);
         let more_checkpoint = self.checkpoint();
         self.hand_over(first);
+        self.shared.decided.publish(self.state.applied(), now);
         let more_mail = !self.work.pending.is_empty() || !self.work.ready.is_empty();
         more_expire || more_told || more_forgotten || more_evict || more_checkpoint || more_mail
     }

@@ -372,6 +372,7 @@ async fn no_unit_is_lost_when_an_order_in_memory_is_pruned() {
         orders_before: Some(world.clock.now()),
         journal_before: None,
         max: 10,
+        ..Prune::default()
     };
     assert_eq!(world.session().prune(&prune).await.unwrap().orders, 1);
     let back = engine.submit(give_back("sold")).await;

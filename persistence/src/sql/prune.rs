@@ -17,7 +17,7 @@ use super::strays::note_pruned;
 use super::{SqlStore, Work};
 
 /// See [`Store::prune`](hotstock_engine::store::Store::prune).
-pub(super) async fn prune(store: &SqlStore, prune: &Prune) -> Result<Pruned, StoreError> {
+pub(super) async fn prune(store: &SqlStore, prune: &Prune<'_>) -> Result<Pruned, StoreError> {
     let mut pruned = Pruned::default();
     if let Some(before) = prune.orders_before {
         (pruned.orders, pruned.requests) = store.run(&OldOrders { prune, before }).await?;
@@ -41,7 +41,7 @@ pub(super) async fn prune(store: &SqlStore, prune: &Prune) -> Result<Pruned, Sto
 }
 
 struct OldOrders<'a> {
-    prune: &'a Prune,
+    prune: &'a Prune<'a>,
     before: Timestamp,
 }
 
@@ -52,7 +52,9 @@ impl Work for OldOrders<'_> {
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
         check_epoch(tx, self.prune.epoch).await?;
-        read_watermarks(tx).await?;
+        if self.prune.is_ahead_of(&read_watermarks(tx).await?) {
+            return Ok((0, 0));
+        }
         let order_nos = self.find(tx).await?;
         self.keep_sums(tx, &order_nos).await?;
         for part in ["order_lines", "order_requests", "order_serials", "holds"] {
@@ -126,7 +128,7 @@ impl OldOrders<'_> {
 }
 
 struct OldJournal<'a> {
-    prune: &'a Prune,
+    prune: &'a Prune<'a>,
     before: Timestamp,
     /// Stocks after this one.
     from: Option<StockKey>,
@@ -140,7 +142,9 @@ impl Work for OldJournal<'_> {
 
     async fn run(&self, tx: &mut dyn Tx) -> Result<Self::Done, SqlError> {
         check_epoch(tx, self.prune.epoch).await?;
-        read_watermarks(tx).await?;
+        if self.prune.is_ahead_of(&read_watermarks(tx).await?) {
+            return Ok((0, None));
+        }
         // The journal has no index by time, which every flush would pay for: what is old stands at the front of each
         // stock's rows. Those that have nothing to prune are passed over in one statement.
         let (sku_id, warehouse_id) = match &self.from {

@@ -125,7 +125,7 @@ impl Store for SqlStore {
         self.run(&reads::HotSkus { after, max }).await
     }
 
-    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+    async fn prune(&self, prune: &Prune<'_>) -> Result<Pruned, StoreError> {
         prune::prune(self, prune).await
     }
 

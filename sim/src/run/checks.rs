@@ -240,6 +240,23 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// No order is open any more: nothing is held for one, nor kept ready for what is given back.
+    async fn see_no_holds(&self) -> Result<(), Violation> {
+        let store = self.store.session();
+        let mut looks = 0;
+        loop {
+            let holds = store.holds(None, 9).await.map_err(|error| error.to_string())?;
+            if holds.is_empty() {
+                return Ok(());
+            }
+            if looks == LOOKS {
+                return Err(format!("with all orders over, these are left: {holds:?}"));
+            }
+            looks += 1;
+            sleep(PAUSE).await;
+        }
+    }
+
     /// The mirror shows what there is, a moment later.
     async fn compare_mirror(&self, engine: &Engine) -> Result<(), Violation> {
         let mut looks = 0;
@@ -301,6 +318,7 @@ impl Run<'_> {
             looks += 1;
             sleep(PAUSE).await;
         }
+        self.see_no_holds().await?;
         // Of what the disk did to checkpoints nothing is left by now.
         let failures = |engine: &Engine| {
             engine.stats().shards.iter().map(|shard| shard.checkpoint_failures).sum::<u64>()

@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Flusher;
+use super::{FlushedUntil, Flusher};
 use crate::base::blocking;
+use crate::base::clock::Timestamp;
 use crate::base::ids::{ChainHash, Epoch, Lsn, ShardId};
 use crate::base::limits::{MAX_FLUSH_BYTES, TRIM_STEPS};
 use crate::base::sync::unpoisoned;
@@ -37,22 +38,32 @@ pub(super) struct Task<'a> {
     waiting: Vec<ShardEvents>,
     /// When what was flushed, oldest first; a few of each span of [`FlushOptions::keep_flushed`].
     samples: VecDeque<(Instant, Vec<Lsn>)>,
+    /// How far the shards had decided; it is told when all of that is flushed. Looked at anew only then: under load they
+    /// are always further than the store.
+    decided: Option<FlushedUntil>,
 }
 
 impl<'a> Task<'a> {
     pub fn new(all: &'a Flusher) -> Self {
-        Self { all, marks: None, waiting: Vec::new(), samples: VecDeque::new() }
+        Self { all, marks: None, waiting: Vec::new(), samples: VecDeque::new(), decided: None }
     }
 
     /// Flushes until everything is in the store that was durable when it began. What comes meanwhile waits for its
     /// interval: to run after it would be many small transactions, each with a sync, and each writing the same pages.
     pub async fn flush_all(&mut self) -> Result<(), ()> {
         let durable = self.durable();
+        if self.decided.is_none() {
+            let (lsns, times): (Vec<Lsn>, Vec<Timestamp>) =
+                self.all.shards.iter().map(|shard| shard.decided.get()).unzip();
+            let time = times.into_iter().min().unwrap_or_default();
+            self.decided = Some(FlushedUntil { time, lsns });
+        }
         loop {
             match self.flush_one().await {
                 Ok(true) if self.all.is_stopping() && self.is_behind(&self.durable()) => {}
                 Ok(true) if self.is_behind(&durable) => {}
                 Ok(_) => {
+                    self.tell_until();
                     self.settle();
                     self.note(None);
                     return Ok(());
@@ -61,6 +72,16 @@ impl<'a> Task<'a> {
                     self.note(Some(problem));
                     return Err(());
                 }
+            }
+        }
+    }
+
+    fn tell_until(&mut self) {
+        if let Some(until) = self.decided.take() {
+            if self.is_behind(&until.lsns) {
+                self.decided = Some(until);
+            } else {
+                *unpoisoned(self.all.until.lock()) = until;
             }
         }
     }
@@ -187,6 +208,7 @@ impl<'a> Task<'a> {
             .map(|(mark, follow)| format!("{}: {} to {}", mark.shard, follow.flushed(), mark.lsn))
             .collect();
         if !back.is_empty() {
+            *unpoisoned(self.all.until.lock()) = FlushedUntil::default();
             add(&self.all.link.counters.went_back, 1);
             let shards = back.join(", ");
             tracing::warn!(%shards, "the store went back in time: what it lost is flushed again");

@@ -3,7 +3,7 @@
 use super::*;
 use crate::base::ids::{Epoch, OrderNo, RequestId, WarehouseId};
 use crate::contract::command::{
-    Action, ChangeKind, ChangeStock, Confirm, CreateStock, Line, Lines, Mode, Reserve,
+    Action, ChangeKind, ChangeStock, Confirm, CreateStock, Line, Lines, Mode, Release, Reserve,
 };
 use crate::contract::journal::{Group, Journal};
 use crate::contract::outcome::Outcome;
@@ -137,6 +137,11 @@ impl Fixture {
     pub fn confirm(&mut self, number: &str) {
         let order_no = OrderNo::new(number).unwrap();
         self.run(Action::Confirm(Confirm { order_no, part: None })).unwrap();
+    }
+
+    fn release(&mut self, number: &str) {
+        let order_no = OrderNo::new(number).unwrap();
+        self.run(Action::Release(Release { order_no, part: None, reason: None })).unwrap();
     }
 
     fn restock(&mut self, name: &str, id: &str) {
@@ -404,17 +409,20 @@ async fn the_loop_ends_when_all_is_flushed() {
     assert_eq!(fixture.mark().await, 8);
 }
 
+fn prune(fixture: &Fixture, retention: Retention, now: Timestamp) -> impl Future<Output = bool> + use<> {
+    let (link, flusher) = (Arc::clone(&fixture.link), Arc::clone(&fixture.flusher));
+    let known = Known::load(Arc::new(MemoryFilters::default()), []);
+    async move { retention.prune(&link, &flusher, &known, now).await }
+}
+
 #[tokio::test]
 async fn old_orders_are_pruned_while_flushes_keep_up() {
     let mut fixture = Fixture::new().await;
     fixture.some_events();
     let retention = Retention { keep_days: 1, keep_journal_days: 1 };
     let later = fixture.clock.now().plus_seconds(3 * 86_400);
-    let prune = |fixture: &Fixture| {
-        let (link, flusher) = (Arc::clone(&fixture.link), Arc::clone(&fixture.flusher));
-        let known = Known::load(Arc::new(MemoryFilters::default()), []);
-        async move { retention.prune(&link, &flusher, &known, later).await }
-    };
+    let prune = |fixture: &Fixture| prune(fixture, retention, later);
+    fixture.shard.decided.publish(Lsn(7), later);
     fixture.shard.durable.publish(20);
     assert!(!prune(&fixture).await, "behind");
     fixture.shard.durable.publish(7);
@@ -425,4 +433,30 @@ async fn old_orders_are_pruned_while_flushes_keep_up() {
     assert_eq!((pruned, fixture.count(|c| &c.pruned_journal)), ([1, 1], 5), "o-2 and o-3 hold units");
     let books = fixture.store.books(None, 9).await.unwrap().rows.stocks;
     assert_eq!((books[0].pruned.sold, books[0].pruned.version), (2, 4));
+}
+
+/// It ended long ago, was paid on the last day and, before that was flushed, the clock went on by days.
+#[tokio::test]
+async fn an_order_is_not_pruned_before_its_last_change_is_flushed() {
+    let mut fixture = Fixture::new().await;
+    let retention = Retention { keep_days: 1, keep_journal_days: 0 };
+    fixture.create("a", 5);
+    fixture.reserve("late", "a", 2);
+    fixture.release("late");
+    fixture.flush().await.unwrap();
+    fixture.clock.advance(Duration::from_secs(80_000));
+    fixture.shard.decided.publish(Lsn(3), fixture.clock.now());
+    fixture.flush().await.unwrap();
+
+    fixture.confirm("late");
+    fixture.clock.advance(Duration::from_secs(3 * 86_400));
+    assert!(!prune(&fixture, retention, fixture.clock.now()).await, "it is not in the store yet");
+    fixture.flush().await.unwrap();
+    assert_eq!(fixture.count(|c| &c.anomalies), 0);
+    assert!(!prune(&fixture, retention, fixture.clock.now()).await, "of that time it is not known");
+    fixture.shard.decided.publish(Lsn(4), fixture.clock.now());
+    fixture.flush().await.unwrap();
+    assert!(prune(&fixture, retention, fixture.clock.now()).await, "it is old enough");
+    let books = fixture.store.books(None, 9).await.unwrap().rows.stocks;
+    assert_eq!((books[0].pruned.sold, fixture.count(|c| &c.pruned_orders)), (2, 1));
 }

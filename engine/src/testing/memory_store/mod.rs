@@ -479,7 +479,7 @@ impl Store for MemoryStore {
         .await
     }
 
-    async fn prune(&self, prune: &Prune) -> Result<Pruned, StoreError> {
+    async fn prune(&self, prune: &Prune<'_>) -> Result<Pruned, StoreError> {
         self.write(|tables| tables.prune(prune)).await
     }
 

@@ -10,13 +10,17 @@ use crate::contract::image::{LineImage, StockImage};
 use crate::contract::moves::MoveKind;
 use crate::contract::store::{
     Books, JournalRow, Misfit, Prune, Pruned, PrunedSums, Repair, Repaired, StockBooks, StoreError,
-    StoredOrder, Sums, SumsCursor, Units,
+    StoredOrder, Sums, SumsCursor, Units, Watermark,
 };
 
 impl Tables {
-    pub fn prune(&mut self, prune: &Prune) -> Result<Pruned, StoreError> {
+    pub fn prune(&mut self, prune: &Prune<'_>) -> Result<Pruned, StoreError> {
         self.check_epoch(prune.epoch)?;
         let mut pruned = Pruned::default();
+        let watermarks: Vec<Watermark> = self.watermarks.values().copied().collect();
+        if prune.is_ahead_of(&watermarks) {
+            return Ok(pruned);
+        }
         if let Some(before) = prune.orders_before {
             self.pruned_before = self.pruned_before.max(before);
             let goes = |(_, order): &(&OrderNo, &StoredOrder)| {

@@ -89,6 +89,7 @@ macro_rules! store_suite {
             a_new_directory_finds_what_is_open_and_hot
             the_journal_comes_in_pages
             what_is_old_goes_and_sums_stay
+            nothing_goes_from_a_store_that_is_behind
             a_parked_sku_is_repaired
             a_closed_store_says_so
         );

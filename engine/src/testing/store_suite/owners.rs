@@ -37,8 +37,13 @@ pub async fn only_the_newest_epoch_writes(subject: &dyn Subject) {
     assert!(is_fenced(&store.flush(shard.batch(10)).await, 1, 2));
     assert!(is_fenced(&store.renew(Epoch(1), 0).await, 1, 2));
     assert!(is_fenced(&store.renew(Epoch(1), 60).await, 1, 2));
-    let prune =
-        Prune { epoch: Epoch(1), orders_before: Some(shard.now), journal_before: Some(shard.now), max: 10 };
+    let prune = Prune {
+        epoch: Epoch(1),
+        orders_before: Some(shard.now),
+        journal_before: Some(shard.now),
+        max: 10,
+        ..Prune::default()
+    };
     assert!(is_fenced(&store.prune(&prune).await, 1, 2));
     let repair = Repair { epoch: Epoch(1), sku_id: sku("a"), stocks: None, at: shard.now };
     assert!(is_fenced(&store.repair(&repair).await, 1, 2));

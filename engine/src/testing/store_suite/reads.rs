@@ -232,7 +232,7 @@ pub async fn requests_that_were_deleted_are_told_page_by_page(subject: &dyn Subj
     };
     told(&deleted).await;
     let before = at(&deleted[1]).min(at(&deleted[2])).expect("they were made");
-    let prune = Prune { epoch: Epoch(1), orders_before: Some(before), journal_before: None, max: 100 };
+    let prune = Prune { epoch: Epoch(1), orders_before: Some(before), max: 100, ..Prune::default() };
     assert!(store.prune(&prune).await.expect("it prunes").requests > 0);
     told(&deleted[1..]).await;
 }

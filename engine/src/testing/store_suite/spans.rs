@@ -538,7 +538,7 @@ pub async fn an_order_over_several_shards_goes_with_its_holds(subject: &dyn Subj
         matches!(&event.change, crate::contract::event::Change::HoldChanged { order_no, .. } if *order_no == order("x-whole"))
     });
     shards.all[1].flush(store, held.expect("it sold some")).await.expect("it flushes");
-    let prune = Prune { epoch: Epoch(1), orders_before: Some(old), journal_before: None, max: 2 };
+    let prune = Prune { epoch: Epoch(1), orders_before: Some(old), max: 2, ..Prune::default() };
     prune_all(store, &prune).await;
     balance(store).await;
     let there = |store| async move {

@@ -9,7 +9,7 @@ use crate::base::ids::Epoch;
 use crate::contract::command::StockStatus;
 use crate::contract::store::{Prune, Pruned, Repair, Store, StoredSku};
 
-pub(super) async fn prune_all(store: &dyn Store, prune: &Prune) -> Pruned {
+pub(super) async fn prune_all(store: &dyn Store, prune: &Prune<'_>) -> Pruned {
     let mut all = Pruned::default();
     loop {
         let pruned = store.prune(prune).await.expect("it prunes");
@@ -53,7 +53,7 @@ pub async fn what_is_old_goes_and_sums_stay(subject: &dyn Subject) {
     let all_lines = sums(store, &sku("a"), W1).await.lines.len();
     assert_eq!(all_lines, 41);
 
-    let prune = Prune { epoch: Epoch(1), orders_before: Some(old), journal_before: None, max: 3 };
+    let prune = Prune { epoch: Epoch(1), orders_before: Some(old), max: 3, ..Prune::default() };
     let pruned = prune_all(store, &prune).await;
     // Nine that were confirmed and ten that were released.
     assert_eq!((pruned.orders, pruned.requests, pruned.journal), (19, 1, 0));
@@ -63,7 +63,7 @@ pub async fn what_is_old_goes_and_sums_stay(subject: &dyn Subject) {
     let loaded = load(store, &[], &[order("o-00"), order("o-02"), order("o-08"), order("young")]).await;
     assert_eq!(loaded.orders.len(), 3, "open ones and young ones stay");
 
-    let prune = Prune { epoch: Epoch(1), orders_before: None, journal_before: Some(old), max: 7 };
+    let prune = Prune { epoch: Epoch(1), journal_before: Some(old), max: 7, ..Prune::default() };
     let pruned = prune_all(store, &prune).await;
     let rows: usize = [sums(store, &sku("a"), W1).await, sums(store, &sku("b"), W1).await]
         .iter()
@@ -80,6 +80,31 @@ pub async fn what_is_old_goes_and_sums_stay(subject: &dyn Subject) {
     shard.flush_all(store).await;
     balance(store).await;
     assert!(prune_all(store, &prune).await.journal > 0, "what was the newest is not any more");
+    balance(store).await;
+}
+
+/// A store that went back in time says of an order what it was: it may have changed since.
+pub async fn nothing_goes_from_a_store_that_is_behind(subject: &dyn Subject) {
+    let store = taken(subject).await;
+    let store = &*store;
+    let mut shard = TestShard::new(1);
+    shard.must(create("a", W1, 10));
+    shard.must(reserve("o-1", &[("a", 2)]));
+    shard.must(release("o-1", None));
+    shard.flush_all(store).await;
+    let last = shard.state.applied();
+    let before = shard.now.plus_seconds(60);
+    let all = Prune {
+        epoch: Epoch(1),
+        orders_before: Some(before),
+        journal_before: Some(before),
+        max: 10,
+        ..Prune::default()
+    };
+    let ahead = Prune { flushed: &[last.next()], ..all };
+    assert_eq!(store.prune(&ahead).await.expect("it answers"), Pruned::default());
+    let there = Prune { flushed: &[last], ..all };
+    assert_eq!(prune_all(store, &there).await.orders, 1);
     balance(store).await;
 }
 
