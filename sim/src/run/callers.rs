@@ -121,8 +121,10 @@ impl Run<'_> {
             self.trace.note(format_args!("{action:?} -> {answer:?}"));
             self.sent.push(action.clone());
             match answer {
-                // Nothing happened.
-                Some(Err(refusal)) if is_for_now(&refusal) => {}
+                // Nothing happened. What a shard held meanwhile that did not answer in time comes back a moment later.
+                Some(Err(refusal)) if is_for_now(&refusal) => {
+                    self.shaken |= self.worlds.is_spanning(&action);
+                }
                 Some(Err(Refusal::JournalUnavailable | Refusal::ShardRestarted)) => {
                     told.push(Told { place: told.len(), action, answer: None });
                 }
