@@ -378,6 +378,58 @@ async fn an_order_over_several_shards_is_named_as_well() {
     engine.stop().await;
 }
 
+/// Two requests for one number, whose first lines lie in different shards, meet in the shard of the first; when that is
+/// refused, it decides the second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_another_shard_decides_is_as_it_should_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("store").display());
+    let (engine, skus) = (start(&url).await, skus());
+    let [a, b] = skus.each_ref().map(String::as_str);
+    let shards = [a, b].map(|name| shard_of(&SkuId::new(name).unwrap(), SHARDS).0);
+    for action in [create(a, W1, 1_000), create(b, W1, 1_000)] {
+        engine.submit(action.into()).await.unwrap();
+    }
+    let mut tries = 0..1_000;
+    let number = loop {
+        let number = format!("o-{}", tries.next().expect("two requests meet"));
+        let refused = engine.submit(all(&number, &[(b, 5_000), (a, 1)]).into());
+        let made = engine.submit(all(&number, &[(a, 1), (b, 1)]).into());
+        let (refused, made) = tokio::join!(refused, made);
+        assert!(refused.is_err() && made.is_ok(), "{refused:?}, {made:?}");
+        let store = SqlStore::open(&SqlOptions::new(&url)).unwrap();
+        eventually("it is flushed", async || {
+            store.order_numbers(None, 1_000).await.unwrap().iter().any(|(of, _)| of.as_str() == number)
+        })
+        .await;
+        if shard_in_row(&url, &number).await == shards[1] {
+            break number;
+        }
+    };
+    let names = async || {
+        let found = told(&engine).await.into_iter();
+        found.flat_map(|(_, _, causes)| causes).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(names().await, "");
+    engine.submit(confirm(&number, None).into()).await.unwrap();
+    eventually("it left memory", async || engine.stats().store.known.numbers > 0).await;
+    assert_eq!(names().await, "");
+
+    // What is wrong is named all the same.
+    let other = (0..SHARDS).find(|shard| !shards.contains(shard)).unwrap();
+    for (table, column) in [("orders", "shard"), ("holds", "coordinator")] {
+        let set = |to: u16| format!("UPDATE {table} SET {column} = {to} WHERE order_no = '{number}'");
+        by_hand(&url, set(other)).await;
+        let told = names().await;
+        // Of two that contradict each other nothing tells which is wrong; the order lies elsewhere than usual.
+        let todo = format!("of order {number} names shard");
+        assert!(told.contains(&todo), "{told}");
+        by_hand(&url, set(shards[1])).await;
+        assert_eq!(names().await, "");
+    }
+    engine.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_held_for_an_order_and_is_deleted_is_named_and_its_return_is_answered() {
     let dir = tempfile::tempdir().unwrap();

@@ -23,7 +23,7 @@ use super::rows::{
     pruned_sums, select, status_after, stock_row, words,
 };
 use super::statements::insert;
-use super::strays::{NamedOrder, Piece, SpanOf, misfits, other_holds, unreadable_holds, without_row};
+use super::strays::{AGREED, NamedOrder, Piece, SpanOf, misfits, other_holds, unreadable_holds, without_row};
 use crate::codec::decode_span;
 use crate::limits::MAX_MISFITS;
 
@@ -132,34 +132,31 @@ impl SumsOf<'_> {
              AND h.sku_id = l.sku_id AND h.warehouse_id = l.warehouse_id) THEN 0 ELSE 1 END";
         let of_orders = format!(
             "SELECT l.order_no, CAST(SUM(l.held * {counts}) AS SIGNED), CAST(SUM((l.confirmed - l.returned) * {counts}) AS SIGNED), \
-             1, NULL, COUNT(o.order_no), MIN(o.shard) \
+             1, NULL, 0, NULL, COUNT(o.order_no), MIN(o.shard) \
              FROM order_lines l LEFT JOIN orders o ON o.order_no = l.order_no WHERE l.sku_id = ? AND l.warehouse_id = ? \
              AND l.order_no > ? AND (o.span IS NULL OR o.shard = ?) GROUP BY l.order_no ORDER BY l.order_no"
         );
         // What only is held may be for an order that is on its way, or that is never made.
-        let of_holds = "SELECT h.order_no, CAST(SUM(CASE WHEN h.purpose = ? THEN h.units ELSE 0 END) AS SIGNED), \
+        let of_holds = format!(
+            "SELECT h.order_no, CAST(SUM(CASE WHEN h.purpose = ? THEN h.units ELSE 0 END) AS SIGNED), \
              CAST(SUM(h.sold) AS SIGNED), 0, (SELECT f.sku_id FROM order_lines f WHERE f.order_no = h.order_no AND f.line = 0), \
-             COUNT(o.order_no), MIN(o.shard) \
+             MAX(CASE WHEN {AGREED} THEN 1 ELSE 0 END), MIN(h.coordinator), COUNT(o.order_no), MIN(o.shard) \
              FROM holds h LEFT JOIN orders o ON o.order_no = h.order_no WHERE h.sku_id = ? AND h.warehouse_id = ? \
-             AND h.order_no > ? GROUP BY h.order_no ORDER BY h.order_no";
+             AND h.order_no > ? GROUP BY h.order_no ORDER BY h.order_no"
+        );
         let stock = || [Arg::from(self.sku_id), self.warehouse_id.into()];
         let after = || after_text(self.cursor.order_no.as_ref(), OrderNo::as_str);
         let args_of_orders = stock().into_iter().chain([after(), own.into()]).collect();
         let args_of_holds = [UNITS.into()].into_iter().chain(stock()).chain([after()]).collect();
         let spans = self.spans(tx, own).await?;
-        let queries: [(&str, Vec<Arg>); 2] = [(&of_orders, args_of_orders), (of_holds, args_of_holds)];
+        let queries: [(&str, Vec<Arg>); 2] = [(&of_orders, args_of_orders), (&of_holds, args_of_holds)];
         let mut counted: BTreeMap<OrderNo, (i64, i64, Vec<NamedOrder>)> = BTreeMap::new();
         for (sql, args) in queries {
-            for CountedOf { order_no, held, sold, is_of_order, first, shard } in
-                page_of_numbers(tx, sql, &args, self.lines, counted_of).await?
-            {
-                let entry = counted.entry(order_no.clone()).or_default();
-                (entry.0, entry.1) = (entry.0.saturating_add(held), entry.1.saturating_add(sold));
-                // An order in one shard lies where its SKUs do, another where its first line does.
-                let right = match first {
-                    _ if is_of_order => Some(own),
-                    first => first.map(|first| shard_of(&first, shards)).filter(|_| shard.is_some()),
-                };
+            for of in page_of_numbers(tx, sql, &args, self.lines, counted_of).await? {
+                let entry = counted.entry(of.order_no.clone()).or_default();
+                (entry.0, entry.1) = (entry.0.saturating_add(of.held), entry.1.saturating_add(of.sold));
+                let right = if of.is_of_order { Some(own) } else { of.coordinator(shards) };
+                let (order_no, shard) = (of.order_no, of.shard);
                 entry.2.extend(right.map(|right| NamedOrder { order_no, shard, right }));
             }
         }
@@ -197,8 +194,25 @@ struct CountedOf {
     is_of_order: bool,
     /// Of what is held for an order: the SKU of its first line, if there is one.
     first: Option<SkuId>,
+    /// Likewise: whether it is held for the shard that the order's row names, and for which it is.
+    is_agreed: bool,
+    held_for: Option<ShardId>,
     /// The shard that its own row names, if there is one.
     shard: Option<Result<ShardId, StoreError>>,
+}
+
+impl CountedOf {
+    /// Which of the `shards` shards decides an order for which something is held: that of its first line, or the one at
+    /// which an earlier request for its number had arrived. So where the row and what is held agree it is that one;
+    /// where they do not, and it isn't that of the first line, the row is wrong. `None`: there is no row.
+    fn coordinator(&self, shards: u16) -> Option<ShardId> {
+        let named = self.shard.as_ref()?;
+        let first = self.first.as_ref().map(|first| shard_of(first, shards));
+        match named {
+            Ok(shard) if self.is_agreed || first == Some(*shard) => Some(*shard),
+            _ => self.held_for.or(first),
+        }
+    }
 }
 
 fn counted_of(row: &Row) -> Result<CountedOf, StoreError> {
@@ -207,8 +221,9 @@ fn counted_of(row: &Row) -> Result<CountedOf, StoreError> {
     // What is no number was written by hand: the sum, or the row, tells that it is wrong.
     let [held, sold] = std::array::from_fn(|_| f.int().unwrap_or_default());
     let (is_of_order, first) = (f.flag()?, f.id_or_null(SkuId::new).unwrap_or_default());
+    let (is_agreed, held_for) = (f.flag()?, f.shard_or_null().unwrap_or_default());
     let shard = (f.int()? > 0).then(|| f.shard());
-    Ok(CountedOf { order_no, held, sold, is_of_order, first, shard })
+    Ok(CountedOf { order_no, held, sold, is_of_order, first, is_agreed, held_for, shard })
 }
 
 impl SumsOf<'_> {

@@ -255,7 +255,7 @@ pub(super) async fn unreadable_holds(
     let own = shard_of(sku_id, shards);
     let columns = columns_of(&HOLDS, "h");
     let mut sql = format!(
-        "SELECT {columns}, f.sku_id, o.span FROM holds h LEFT JOIN orders o ON o.order_no = h.order_no \
+        "SELECT {columns}, o.shard, f.sku_id, CASE WHEN {AGREED} THEN 1 ELSE 0 END, o.span FROM holds h LEFT JOIN orders o ON o.order_no = h.order_no \
          LEFT JOIN order_lines f ON f.order_no = h.order_no AND f.line = 0 \
          WHERE h.sku_id = ? AND h.warehouse_id = ? AND h.order_no >= ?"
     );
@@ -282,17 +282,24 @@ pub(super) async fn unreadable_holds(
     Ok(found)
 }
 
-/// What is wrong with the shard that a row of [`unreadable_holds`] names as the one that decides: an order lies where
-/// its first line does. An attempt that the order knows nothing of may be one that another shard began.
+/// Something is held for the shard that the row of an order names.
+pub(super) const AGREED: &str =
+    "EXISTS (SELECT 1 FROM holds x WHERE x.order_no = o.order_no AND x.coordinator = o.shard)";
+
+/// What is wrong with the shard that a row of [`unreadable_holds`] names as the one that decides: it is not the one that
+/// the order's row names, for which the order's first line speaks, or what else is held for it. An attempt that the
+/// order knows nothing of may be one that another shard began.
 fn other_coordinator(row: &Row, hold: &HoldImage, shards: u16) -> Option<String> {
     let f = &mut row.fields();
     f.skip(HOLDS.columns.len());
-    let right = shard_of(&f.id_or_null(SkuId::new).ok()??, shards);
-    let span = f.bytes_or_null().ok()??;
+    let (right, first) = (f.shard_or_null(), f.id_or_null(SkuId::new));
+    let (is_agreed, span) = (f.flag().ok()?, f.bytes_or_null().ok()??);
     let is_known = decode_span(span).is_ok_and(|span| span.knows(hold.attempt));
     let is_its = is_known || hold.lines.iter().any(|line| line.sold != 0);
-    let found = hold.coordinator;
-    (is_its && found != right).then(|| format!("`coordinator`: it is {found}, and its order lies in {right}"))
+    let (found, right) = (hold.coordinator, right.ok()??);
+    let speaks_for_it = is_agreed || first.ok()?.is_some_and(|first| shard_of(&first, shards) == right);
+    (is_its && speaks_for_it && found != right)
+        .then(|| format!("`coordinator`: it is {found}, and its order lies in {right}"))
 }
 
 /// Orders and stock requests that a journal names, that have no row and were not pruned. Where there are several
