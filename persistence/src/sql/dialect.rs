@@ -380,11 +380,14 @@ impl Dialect {
     /// The words before, between and after the values of an update of many rows, and the words around the values of
     /// one row.
     pub fn update(self, update: &Update) -> UpdateWords {
-        let Update { table, keys, sets, values } = *update;
+        let Update { table, keys, sets, values, bytes } = *update;
         let on = |key: &&str| format!("{table}.{key} = v.n_{key}");
         let fits = keys.iter().map(on).collect::<Vec<_>>().join(" AND ");
         let sets = sets.join(", ");
         let names = || values.iter().map(|value| format!("n_{value}"));
+        // MySQL 8.0 takes a value in a list of columns for text, and refuses bytes that are none.
+        let cast = |value: &&str| if bytes.contains(value) { "CAST(? AS BINARY)" } else { "?" };
+        let casts = || values.iter().map(cast);
         match self {
             Self::Sqlite => UpdateWords {
                 head: format!("WITH v({}) AS (VALUES ", names().collect::<Vec<_>>().join(", ")),
@@ -396,9 +399,13 @@ impl Dialect {
                 head: format!("UPDATE {table} JOIN ("),
                 first: format!(
                     "SELECT {}",
-                    names().map(|name| format!("? AS {name}")).collect::<Vec<_>>().join(", ")
+                    casts()
+                        .zip(names())
+                        .map(|(cast, name)| format!("{cast} AS {name}"))
+                        .collect::<Vec<_>>()
+                        .join(", ")
                 ),
-                row: format!(" UNION ALL SELECT {}", vec!["?"; values.len()].join(", ")),
+                row: format!(" UNION ALL SELECT {}", casts().collect::<Vec<_>>().join(", ")),
                 tail: format!(") v ON {fits} SET {sets}"),
             },
         }
@@ -461,6 +468,8 @@ pub(super) struct Update {
     pub sets: &'static [&'static str],
     /// The names of the values, in their order.
     pub values: &'static [&'static str],
+    /// Those of them that are bytes.
+    pub bytes: &'static [&'static str],
 }
 
 /// See [`Dialect::update`].

@@ -133,14 +133,18 @@ impl MySql {
     }
 }
 
-/// The name of the lock that the owner of a store holds, as an expression: locks are the server's, not the database's.
-const OWNER_LOCK: &str = "CONCAT('hotstock-owner/', MD5(DATABASE()))";
+/// The name of the lock that the owner of a store holds, as an expression: locks are the server's, not the database's, and
+/// their names are short. (`MD5` is gone since MySQL 9.6.)
+const OWNER_LOCK: &str = "CONCAT('hotstock-owner/', LEFT(SHA2(DATABASE(), 256), 40))";
+
+/// Likewise of the lock under which tables are made.
+const MIGRATE_LOCK: &str = "CONCAT('hotstock/', LEFT(SHA2(DATABASE(), 256), 40))";
 
 /// Under a lock of our own: sqlx waits for its lock without end, which MariaDB refuses and then nobody waits. The
 /// lock goes with the connection.
 async fn migrate(conn: &mut MySqlConnection) -> Result<(), StoreError> {
     let wait = MIGRATE_TIMEOUT.as_secs().cast_signed();
-    let lock = sqlx::query_scalar("SELECT GET_LOCK(CONCAT('hotstock/', MD5(DATABASE())), ?)").bind(wait);
+    let lock = sqlx::query_scalar(AssertSqlSafe(format!("SELECT GET_LOCK({MIGRATE_LOCK}, ?)"))).bind(wait);
     let got: Option<i64> = lock.fetch_one(&mut *conn).await.map_err(schema::failed)?;
     if got != Some(1) {
         return Err(schema::too_long());

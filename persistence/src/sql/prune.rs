@@ -118,6 +118,7 @@ impl OldOrders<'_> {
             keys: &["sku_id", "warehouse_id"],
             sets: &["pruned_sold = pruned_sold + v.n_units"],
             values: &["sku_id", "warehouse_id", "units"],
+            bytes: &[],
         };
         let rows = sold.iter().filter(|(_, units)| **units != 0);
         let rows = rows.map(|((sku_id, warehouse_id), units)| {

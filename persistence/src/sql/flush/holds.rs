@@ -30,6 +30,7 @@ const CHANGE_HOLDS: Update = Update {
         "lsn = v.n_lsn",
     ],
     values: &["order_no", "attempt", "sku_id", "warehouse_id", "seq", "units", "sold", "serials", "lsn"],
+    bytes: &["serials"],
 };
 
 /// What names a row.

@@ -37,6 +37,7 @@ const CHANGE_ORDERS: Update = Update {
         "span = COALESCE(v.n_span, span)",
     ],
     values: &["order_no", "phase", "status", "open", "expires_at", "changed_at", "lsn", "span"],
+    bytes: &["span"],
 };
 
 const CHANGE_LINES: Update = Update {
@@ -50,6 +51,7 @@ const CHANGE_LINES: Update = Update {
         "lapsed = v.n_lapsed",
     ],
     values: &["order_no", "line", "held", "confirmed", "released", "returned", "lapsed"],
+    bytes: &[],
 };
 
 impl Writing<'_> {

@@ -57,6 +57,7 @@ const CHANGE_STOCKS: Update = Update {
         "lsn",
         "changed_at",
     ],
+    bytes: &[],
 };
 
 const PIN: Update = Update {
@@ -64,6 +65,7 @@ const PIN: Update = Update {
     keys: &["sku_id"],
     sets: &["hot = v.n_hot", "lsn = v.n_lsn"],
     values: &["sku_id", "hot", "lsn"],
+    bytes: &[],
 };
 
 impl Writing<'_> {
