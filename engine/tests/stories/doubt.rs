@@ -299,6 +299,40 @@ fn a_return_is_held_first() {
     );
 }
 
+/// A participant is told one decision after the other. While it has not heard of them all, it can't say what there is to
+/// be given back, nor what it gets back for a late payment.
+#[test]
+fn what_needs_units_waits_until_what_was_decided_is_told() {
+    with_stock(
+        "reserve O1 A:3 N:2             -> created reserved A:3[held 3] N:2[held 2]
+         start confirm O1 N:1           ->
+         deliver command                ->
+         start confirm O1               ->
+         deliver command                ->
+         start return O1 R1             ->
+         deliver command                ->
+         start get O1                   ->
+         settle                         ->
+         answers                        -> changed partially_confirmed A:3[held 3] N:2[held 1 confirmed 1] \
+         | changed confirmed A:3[confirmed 3] N:2[confirmed 2] \
+         | changed returned A:3[confirmed 3 returned 3] N:2[confirmed 2 returned 2] \
+         | replayed confirmed A:3[confirmed 3] N:2[confirmed 2]",
+    );
+    with_stock(
+        "reserve O1 A:3 N:10            -> created reserved A:3[held 3] N:10[held 10]
+         start confirm O1 N:1           ->
+         deliver command                ->
+         start release O1               ->
+         deliver command                ->
+         start confirm O1               ->
+         deliver command                ->
+         settle                         ->
+         answers                        -> changed partially_confirmed A:3[held 3] N:10[held 9 confirmed 1] \
+         | changed partially_confirmed A:3[released 3] N:10[confirmed 1 released 9] \
+         | changed confirmed A:3[confirmed 3] N:10[confirmed 10]",
+    );
+}
+
 /// Commands about one order wait for the attempt before them, in their order; reads don't.
 #[test]
 fn commands_queue_behind_an_attempt() {
@@ -349,7 +383,7 @@ fn an_expiry_and_a_late_payment_while_a_participant_is_away() {
          expire                         -> O1
          start confirm O1               ->
          deliver command                ->
-         on its way                     -> instruct look
+         on its way                     -> instruct
          hears 1                        ->
          settle                         ->
          answers                        -> changed confirmed A:3[confirmed 3] N:2[confirmed 2]

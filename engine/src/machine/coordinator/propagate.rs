@@ -236,6 +236,7 @@ impl<C> Coordinator<C> {
             if let Some(propagation) = self.propagations.remove(order_no) {
                 self.timers.remove(&(propagation.timer, order_no.clone(), Timer::Propagation));
             }
+            self.go_on(order_no);
             return;
         }
         self.instruct(state, order_no);

@@ -94,7 +94,11 @@ impl<C> Coordinator<C> {
         let Some(order_no) = command.order_no().cloned() else {
             return self.out.answers.push((caller, Err(Refusal::Overloaded)));
         };
-        let stage = Stage::Looking { waiting: BTreeSet::new(), looked: BTreeMap::new(), is_asked: false };
+        let is_told = state.span_of(&order_no).is_none_or(|span| span.pending.is_empty());
+        let stage = match is_told {
+            true => Stage::Looking { waiting: BTreeSet::new(), looked: BTreeMap::new(), is_asked: false },
+            false => Stage::Telling,
+        };
         let attempt = Attempt {
             caller,
             command,
@@ -111,7 +115,21 @@ impl<C> Coordinator<C> {
             *self.pinned.entry(line.sku_id).or_default() += 1;
         }
         self.attempts.insert(order_no.clone(), attempt);
-        self.look(state, around, &order_no);
+        match is_told {
+            true => self.look(state, around, &order_no),
+            false => self.propagate(state, &order_no, None, now),
+        }
+    }
+
+    /// Everything that was decided of an order is told: what waited for that is decided.
+    pub(super) fn go_on(&mut self, order_no: &OrderNo) {
+        let waits = |attempt: &Attempt<C>| matches!(attempt.stage, Stage::Telling);
+        if self.attempts.get(order_no).is_some_and(waits)
+            && let Some(attempt) = self.remove(order_no)
+        {
+            self.out.ready.push_back((attempt.caller, attempt.command));
+            self.out.ready.extend(attempt.queue);
+        }
     }
 
     /// Refuses what can be refused at sight, and else has the units held. What can't be seen from here, and may be why
@@ -165,7 +183,7 @@ impl<C> Coordinator<C> {
         self.tally.attempts += 1;
         let looked = match &mut attempt.stage {
             Stage::Looking { looked, .. } => std::mem::take(looked),
-            Stage::Holding { .. } | Stage::Abandoning { .. } => BTreeMap::new(),
+            Stage::Telling | Stage::Holding { .. } | Stage::Abandoning { .. } => BTreeMap::new(),
         };
         let stocks = |sku_id: &SkuId| see(state, around, &looked, sku_id).stocks();
         let request = match attempt.reserve() {
@@ -450,7 +468,7 @@ impl<C> Coordinator<C> {
     fn give_up(&mut self, state: &mut State, order_no: &OrderNo, time: Timestamp, now: Moment) {
         let Some(attempt) = self.attempts.get_mut(order_no) else { return };
         match &mut attempt.stage {
-            Stage::Looking { .. } => self.finish(order_no, Err(Refusal::Overloaded)),
+            Stage::Telling | Stage::Looking { .. } => self.finish(order_no, Err(Refusal::Overloaded)),
             Stage::Holding { waiting, answers } => {
                 // Each of them may hold.
                 for shard in std::mem::take(waiting) {
@@ -465,6 +483,7 @@ impl<C> Coordinator<C> {
     /// A shard was rebuilt: what it was about to say is lost.
     pub fn on_rebuilt(&mut self, state: &mut State, shard: ShardId, time: Timestamp, now: Moment) {
         let waits = |attempt: &Attempt<C>| match &attempt.stage {
+            Stage::Telling => false,
             Stage::Looking { waiting, .. }
             | Stage::Holding { waiting, .. }
             | Stage::Abandoning { waiting, .. } => waiting.contains(&shard),
