@@ -18,7 +18,8 @@
 //! ```
 //!
 //! Units that a command needs beside those that the order holds (a late payment, a return) are held in the same way
-//! first: so whatever is decided can be carried out, however long that takes.
+//! first: so whatever is decided can be carried out, however long that takes. They are asked for only when everything
+//! that was decided of the order before is told, since a participant is told one decision after the other.
 //!
 //! - [`Message`](crate::machine::message::Message): what is said. [`judge`]: what the answers mean together.
 //!   [`attempt`]: an order whose units are being held. [`effects`]: what is asked of the shard around.
