@@ -172,6 +172,13 @@ impl Server {
         let failed = |error| Failure::other(&format!("listening on {listen}"), error);
         // First, because it fails at once where recovery takes its time.
         let listener = listener(listen).map_err(failed)?;
+        if !listen.ip().to_canonical().is_loopback() && config.admin.token_sha256.0.is_none() {
+            tracing::warn!(
+                %listen,
+                "whoever reaches this address can order, and change stock: it is not this machine's own, and there is no token \
+                 (admin.token_sha256; operators' calls are taken from this machine alone)"
+            );
+        }
         let system = start(config, take_over).await?;
         let options = hotstock_api::Options { mirror: system.mirror_link(), ..http_options(config) };
         let http = hotstock_api::Server::start(listener, system.engine.clone(), options).map_err(failed)?;

@@ -1,7 +1,7 @@
 //! What every request has at hand: the engine, the bounds, the counters; and one request after its reading.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::body::{Body, Bytes};
@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use crate::auth::{self, Peer};
 use crate::body::{self, ReadBody};
 use crate::codes::Code;
-use crate::limits::Options;
+use crate::limits::{MAX_STRANGERS_TOLD, Options};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::routes::{RouteInfo, Takes};
@@ -41,6 +41,8 @@ pub struct App {
     /// Set when the server begins to stop.
     pub stopping: AtomicBool,
     body_room: Arc<Semaphore>,
+    /// Those who asked what only operators may.
+    strangers: Told,
 }
 
 impl App {
@@ -59,6 +61,7 @@ impl App {
             },
             stopping: AtomicBool::new(false),
             body_room: Arc::new(Semaphore::new(room)),
+            strangers: Told::new(),
             engine,
             options,
         })
@@ -84,7 +87,7 @@ impl App {
             Err(problem) => {
                 let trace = trace.unwrap_or_else(trace::fresh);
                 self.metrics.problem(problem.code);
-                log(route, &problem, trace);
+                self.log(route, &problem, trace);
                 problem.response(trace)
             }
         };
@@ -93,13 +96,42 @@ impl App {
     }
 }
 
-/// Refusals are the ordinary business of a flash sale, so only an unknown outcome is worth a line by default.
-fn log(route: &RouteInfo, problem: &Problem, trace: TraceId) {
-    let (code, path, detail) = (problem.code.info().name, route.path, &*problem.detail);
-    if problem.code.info().outcome_unknown {
-        tracing::warn!(code, path, %trace, detail, "outcome unknown to the caller");
-    } else {
-        tracing::debug!(code, path, %trace, detail, "refused");
+impl App {
+    /// Refusals are the ordinary business of a flash sale, so only an unknown outcome is worth a line by default, and
+    /// who asks what only operators may; of those, who may be many, a few a second.
+    fn log(&self, route: &RouteInfo, problem: &Problem, trace: TraceId) {
+        let (code, path, detail) = (problem.code.info().name, route.path, &*problem.detail);
+        if problem.code.info().outcome_unknown {
+            tracing::warn!(code, path, %trace, detail, "outcome unknown to the caller");
+        } else if matches!(problem.code, Code::Unauthorized | Code::Forbidden) && self.strangers.may_be_told()
+        {
+            tracing::warn!(code, path, %trace, detail, "an operator's call was refused");
+        } else {
+            tracing::debug!(code, path, %trace, detail, "refused");
+        }
+    }
+}
+
+/// Lines of which there may be very many: [`MAX_STRANGERS_TOLD`] a second are told. (What is counted a moment late as one
+/// second ends makes it a few more.)
+#[derive(Debug)]
+struct Told {
+    begun: Instant,
+    second: AtomicU64,
+    lines: AtomicU64,
+}
+
+impl Told {
+    fn new() -> Self {
+        Self { begun: Instant::now(), second: AtomicU64::new(0), lines: AtomicU64::new(0) }
+    }
+
+    fn may_be_told(&self) -> bool {
+        let second = self.begun.elapsed().as_secs();
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.lines.store(0, Ordering::Relaxed);
+        }
+        self.lines.fetch_add(1, Ordering::Relaxed) < MAX_STRANGERS_TOLD
     }
 }
 

@@ -1,9 +1,11 @@
-//! Who may ask what operators ask: whoever has the token, or, while none is set, whoever is on this machine.
+//! Who may ask what operators ask: whoever has the token, or, while none is set, whoever is on this machine. A web page
+//! in a browser on this machine is not: whoever wrote it is elsewhere.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -34,7 +36,8 @@ pub fn hash(token: &str) -> [u8; 32] {
 }
 
 /// Checks a request of an operator. With a token set only the token counts, wherever the request comes from; without
-/// one only the peer's address does, if at all. A peer that is not known is not on this machine.
+/// one only the peer's address does, if at all, and nothing may look like a web page's request. A peer that is not known
+/// is not on this machine.
 ///
 /// # Errors
 /// `unauthorized` and `forbidden`.
@@ -43,7 +46,16 @@ pub fn check(options: &Options, headers: &HeaderMap, peer: Option<Peer>) -> Resu
         // An IPv4 caller of an IPv6 socket has a mapped address.
         let local = peer.is_some_and(|Peer(address)| address.ip().to_canonical().is_loopback());
         return match (local, options.admin_from_loopback) {
-            (true, true) => Ok(()),
+            (true, true) => match of_a_web_page(headers) {
+                None => Ok(()),
+                Some(problem) => Err(Problem::new(
+                    Code::Forbidden,
+                    format!(
+                        "a web page may have sent this: {problem}; without a token (admin.token_sha256) this is taken from \
+                         programs on the server's own machine only"
+                    ),
+                )),
+            },
             (false, true) => Err(Problem::new(
                 Code::Forbidden,
                 "no token is set (admin.token_sha256), so this is taken from the server's own machine only",
@@ -64,6 +76,48 @@ pub fn check(options: &Options, headers: &HeaderMap, peer: Option<Peer>) -> Resu
     }
 }
 
+/// Why a browser may have sent this for a page of somebody else: by another name of this machine (DNS rebinding), from
+/// another origin, or as a form, which needs no leave of ours. See the Fetch standard on "simple" requests.
+fn of_a_web_page(headers: &HeaderMap) -> Option<&'static str> {
+    let one = |name: HeaderName| {
+        let mut all = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("?"));
+        (all.next(), all.next().is_some())
+    };
+    let (host, twice) = one(HOST);
+    if twice || !host.is_some_and(is_here) {
+        return Some("its `Host` is not localhost or a loopback address");
+    }
+    let is_own = |origin: &str| origin.strip_prefix("http://") == host;
+    if let (Some(origin), twice) = one(ORIGIN)
+        && (twice || !is_own(origin))
+    {
+        return Some("its `Origin` is another");
+    }
+    if let (Some(site), twice) = one(SEC_FETCH_SITE)
+        && (twice || !matches!(site, "none" | "same-origin"))
+    {
+        return Some("its `Sec-Fetch-Site` is another");
+    }
+    let is_json = |text: &str| {
+        text.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+    };
+    match one(CONTENT_TYPE) {
+        (Some(kind), twice) if twice || !is_json(kind) => Some("its `Content-Type` is not application/json"),
+        _ => None,
+    }
+}
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Whether a `Host` names this machine in a way that nobody else can point elsewhere.
+fn is_here(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let name = authority.host();
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
 /// The one token of the headers. The scheme's case does not matter (RFC 9110).
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut all = headers.get_all(AUTHORIZATION).iter();
@@ -81,8 +135,8 @@ mod tests {
 
     fn code(token: Option<&str>, headers: &[&str], peer: Option<&str>) -> Option<Code> {
         let options = Options { admin_token_sha256: token.map(hash), ..Options::default() };
-        let headers =
-            headers.iter().map(|value| (AUTHORIZATION, HeaderValue::from_str(value).unwrap())).collect();
+        let headers = headers.iter().map(|value| (AUTHORIZATION, HeaderValue::from_str(value).unwrap()));
+        let headers = headers.chain([(HOST, HeaderValue::from_static("localhost:8080"))]).collect();
         let peer = peer.map(|peer| Peer(peer.parse().unwrap()));
         check(&options, &headers, peer).err().map(|problem| problem.code)
     }
@@ -109,6 +163,49 @@ mod tests {
             assert_eq!(code(None, &["Bearer x"], Some(far)), Some(Code::Forbidden), "{far}");
         }
         assert_eq!(code(None, &[], None), Some(Code::Forbidden));
+    }
+
+    #[test]
+    fn without_a_token_no_web_page_is_heard() {
+        let ask = |headers: &[(&'static str, &str)]| {
+            let of = |(name, value): &(&'static str, &str)| {
+                (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+            };
+            let headers = headers.iter().map(of).collect();
+            let peer = Peer("127.0.0.1:5".parse().unwrap());
+            check(&Options::default(), &headers, Some(peer)).err().map(|problem| problem.code)
+        };
+        let here = ("host", "127.0.0.1:8080");
+        for good in [
+            &[here][..],
+            &[("host", "localhost")],
+            &[("host", "LOCALHOST:1")],
+            &[("host", "[::1]:8080")],
+            &[here, ("content-type", "Application/JSON; charset=utf-8")],
+            &[here, ("origin", "http://127.0.0.1:8080"), ("sec-fetch-site", "same-origin")],
+            &[here, ("sec-fetch-site", "none")],
+        ] {
+            assert_eq!(ask(good), None, "{good:?}");
+        }
+        for bad in [
+            &[][..],
+            &[("host", "shop.example:8080")],
+            &[("host", "localhost.shop.example")],
+            &[("host", "10.0.0.1")],
+            &[("host", "a b")],
+            &[here, here],
+            &[here, ("origin", "http://shop.example")],
+            &[here, ("origin", "https://127.0.0.1:8080")],
+            &[here, ("origin", "http://127.0.0.1:8081")],
+            &[here, ("origin", "null")],
+            &[here, ("sec-fetch-site", "cross-site")],
+            &[here, ("sec-fetch-site", "same-site")],
+            &[here, ("content-type", "text/plain")],
+            &[here, ("content-type", "application/x-www-form-urlencoded")],
+            &[here, ("content-type", "application/json"), ("content-type", "text/plain")],
+        ] {
+            assert_eq!(ask(bad), Some(Code::Forbidden), "{bad:?}");
+        }
     }
 
     /// The value that `printf abc | sha256sum` prints: what an operator may compute by other means.

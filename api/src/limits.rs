@@ -27,6 +27,9 @@ pub const MAX_ANOMALIES: usize = 1_000;
 /// SKUs that are promoted, demoted or made the hot list by one request. From the HTTP contract: the preheat of a sale.
 pub const MAX_PINNED_SKUS: usize = 10_000;
 
+/// Lines of the log a second about operators' calls that were refused: enough to be seen, too few to fill a disk.
+pub const MAX_STRANGERS_TOLD: u64 = 5;
+
 /// A body up to this size is read without asking for room in [`Options::max_body_kib_in_flight`]: ordinary requests
 /// are far smaller, and should not touch a counter that all cores share.
 pub const SMALL_BODY_BYTES: usize = 16 * 1024;

@@ -89,6 +89,8 @@ fn http(options: &Options) -> http1::Builder {
     // hyper itself refuses what is far too large, without a problem body; what is somewhat too large gets one from us.
     http.max_header_size(options.max_header_bytes.saturating_mul(4))
         .header_read_timeout(options.header_read_timeout)
+        // Who has sent its request and closes its half waits for the answer, and what was decided is told.
+        .half_close(true)
         .timer(TokioTimer::new());
     http
 }

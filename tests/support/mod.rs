@@ -188,7 +188,7 @@ impl Client {
         };
         let length = body.len();
         let mut head =
-            format!("{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n");
+            format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n");
         if let Some(token) = &self.token {
             head += &format!("authorization: Bearer {token}\r\n");
         }

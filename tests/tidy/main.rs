@@ -47,6 +47,15 @@ fn lines_with(folder: &str, words: &[&str]) -> Vec<String> {
     found
 }
 
+/// What callers choose stands in quotes in the log, so that nobody writes what looks like a field of ours.
+#[test]
+fn names_of_callers_are_quoted_in_the_log() {
+    for folder in ["engine/src", "persistence/src", "api/src", "src", "tools/src"] {
+        let found = lines_with(folder, &["%sku_id", "%order_no", "%request_id", "%buyer_id"]);
+        assert!(found.is_empty(), "{found:#?}");
+    }
+}
+
 #[test]
 fn the_engine_knows_no_wall_clock_files_or_network() {
     let found = lines_with("engine/src", &["SystemTime", "std::fs", "std::net", "tokio::net", "tokio::fs"]);

@@ -183,6 +183,26 @@ async fn odd_requests_are_answered() {
 }
 
 #[tokio::test]
+async fn who_closes_its_half_behind_its_request_is_answered() {
+    let fixture = Fixture::start().await;
+    let mut client = fixture.client().await;
+    client.create_stock("a", 1).await;
+    fixture.journal.hold();
+    let mut raw = RawClient::connect(&fixture).await;
+    let body = r#"{"order_no":"O","lines":[{"sku_id":"a","quantity":1}]}"#;
+    let length = body.len();
+    raw.write(&format!(
+        "POST /v1/reservations HTTP/1.1\r\nhost: t\r\ncontent-length: {length}\r\n\r\n{body}"
+    ))
+    .await;
+    raw.stream.shutdown().await.unwrap();
+    until(|| fixture.journal.is_waiting()).await;
+    fixture.journal.let_go();
+    raw.answer().await.expect(201);
+    assert_eq!(raw.rest().await, "", "and then the connection ends");
+}
+
+#[tokio::test]
 async fn a_caller_that_goes_away_does_not_undo_its_request() {
     let fixture = Fixture::start().await;
     let mut client = fixture.client().await;

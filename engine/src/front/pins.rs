@@ -180,7 +180,11 @@ impl Pins {
             let missing: Vec<SkuId> = missing.cloned().collect();
             for (sku_id, result) in self.pin(&missing, true).await {
                 if let Err(refusal) = result {
-                    tracing::warn!(%sku_id, %refusal, "a SKU that is to be kept in memory can't be loaded");
+                    tracing::warn!(
+                        ?sku_id,
+                        refusal = refusal.to_string(),
+                        "a SKU that is to be kept in memory can't be loaded"
+                    );
                 }
             }
             if page.len() < MAX_PAGE_ROWS {

@@ -355,7 +355,10 @@ impl Flusher {
         let mut parked = unpoisoned(self.parked.lock());
         let ParkedSkus { known: Some(known), count } = &mut *parked else { return };
         for sku_id in skus {
-            tracing::error!(%sku_id, "the rows of a SKU are not what its shard wrote: they are left alone until they are reconciled");
+            tracing::error!(
+                ?sku_id,
+                "the rows of a SKU are not what its shard wrote: they are left alone until they are reconciled"
+            );
             *count += u64::from(known.insert(sku_id));
         }
     }

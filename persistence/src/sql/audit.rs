@@ -108,7 +108,7 @@ impl Work for SumsOf<'_> {
                     Ok(entry) => sums.journal.push(entry),
                     Err(error) => {
                         let (sku_id, warehouse_id) = (self.sku_id, self.warehouse_id);
-                        tracing::warn!(%sku_id, %warehouse_id, %error, "a row of the stock journal can't be read");
+                        tracing::warn!(?sku_id, %warehouse_id, %error, "a row of the stock journal can't be read");
                     }
                 }
             }

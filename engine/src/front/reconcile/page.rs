@@ -326,9 +326,9 @@ fn log(done: &Reconciled) {
     for difference in &done.differences {
         let Difference { sku_id, warehouse_id, check, expected, found, causes, .. } = difference;
         let (expected, found) = ((expected.0.name(), &expected.1), (found.0.name(), &found.1));
-        tracing::warn!(%sku_id, %warehouse_id, check = check.name(), ?expected, ?found, ?causes, "reconcile: a difference");
+        tracing::warn!(?sku_id, %warehouse_id, check = check.name(), ?expected, ?found, ?causes, "reconcile: a difference");
     }
     for Repair { sku_id, warehouse_id, side, before, after } in &done.repaired {
-        tracing::warn!(%sku_id, %warehouse_id, side = side.name(), before, after, "reconcile: put right");
+        tracing::warn!(?sku_id, %warehouse_id, side = side.name(), before, after, "reconcile: put right");
     }
 }

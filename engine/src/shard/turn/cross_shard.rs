@@ -262,7 +262,7 @@ impl Shard {
         self.apply(self.state.event(change, now));
         if self.asking.holds.contains_key(&(order_no.clone(), attempt)) {
             add(&self.parts.cross_shard.released, 1);
-            tracing::info!(%order_no, "units that were held for an order that was not made are released");
+            tracing::info!(?order_no, "units that were held for an order that was not made are released");
         }
     }
 
@@ -355,7 +355,7 @@ impl Shard {
                 // done.
                 add(&self.parts.cross_shard.misfits, 1);
                 let order_no = &instruction.order_no;
-                tracing::error!(%order_no, problem, "what was decided of an order can't be carried out");
+                tracing::error!(?order_no, problem, "what was decided of an order can't be carried out");
             }
         }
         let Instruction { order_no, attempt, seq, .. } = instruction;

@@ -33,7 +33,7 @@ impl FoundOrders {
     /// Those that can be read; the others are left out, and named in the log.
     pub fn readable(self) -> Vec<StoredOrder> {
         for (order_no, problem) in &self.unreadable {
-            tracing::warn!(%order_no, problem, "the stored rows of an order can't be read; it is left out");
+            tracing::warn!(?order_no, problem, "the stored rows of an order can't be read; it is left out");
         }
         self.orders
     }
