@@ -112,8 +112,8 @@ impl App {
     }
 }
 
-/// Lines of which there may be very many: [`MAX_STRANGERS_TOLD`] a second are told. (What is counted a moment late as one
-/// second ends makes it a few more.)
+/// Lines of which there may be very many: [`MAX_STRANGERS_TOLD`] a second are told. (What is counted a moment late as
+/// one second ends makes it a few more.)
 #[derive(Debug)]
 struct Told {
     begun: Instant,

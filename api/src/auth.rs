@@ -36,8 +36,8 @@ pub fn hash(token: &str) -> [u8; 32] {
 }
 
 /// Checks a request of an operator. With a token set only the token counts, wherever the request comes from; without
-/// one only the peer's address does, if at all, and nothing may look like a web page's request. A peer that is not known
-/// is not on this machine.
+/// one only the peer's address does, if at all, and nothing may look like a web page's request. A peer that is not
+/// known is not on this machine.
 ///
 /// # Errors
 /// `unauthorized` and `forbidden`.

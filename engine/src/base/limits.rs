@@ -274,8 +274,8 @@ pub const PRUNE_BATCH: usize = 500;
 /// The pause between two of them, so that flushes and loads come through.
 pub const PRUNE_PAUSE_MILLIS: u64 = 100;
 
-/// Rows of orders go this long after the time for which they are kept, in seconds: a clock that is set back by less than
-/// this between two runs lets no order change whose rows went.
+/// Rows of orders go this long after the time for which they are kept, in seconds: a clock that is set back by less
+/// than this between two runs lets no order change whose rows went.
 pub const PRUNE_MARGIN_SECONDS: u64 = 3_600;
 
 /// How long the last flush may take before the engine stops without it; the journal has everything.

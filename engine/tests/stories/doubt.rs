@@ -299,8 +299,8 @@ fn a_return_is_held_first() {
     );
 }
 
-/// A participant is told one decision after the other. While it has not heard of them all, it can't say what there is to
-/// be given back, nor what it gets back for a late payment.
+/// A participant is told one decision after the other. While it has not heard of them all, it can't say what there is
+/// to be given back, nor what it gets back for a late payment.
 #[test]
 fn what_needs_units_waits_until_what_was_decided_is_told() {
     with_stock(

@@ -133,8 +133,8 @@ impl MySql {
     }
 }
 
-/// The name of the lock that the owner of a store holds, as an expression: locks are the server's, not the database's, and
-/// their names are short. (`MD5` is gone since MySQL 9.6.)
+/// The name of the lock that the owner of a store holds, as an expression: locks are the server's, not the database's,
+/// and their names are short. (`MD5` is gone since MySQL 9.6.)
 const OWNER_LOCK: &str = "CONCAT('hotstock-owner/', LEFT(SHA2(DATABASE(), 256), 40))";
 
 /// Likewise of the lock under which tables are made.

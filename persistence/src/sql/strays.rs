@@ -286,9 +286,9 @@ pub(super) async fn unreadable_holds(
 pub(super) const AGREED: &str =
     "EXISTS (SELECT 1 FROM holds x WHERE x.order_no = o.order_no AND x.coordinator = o.shard)";
 
-/// What is wrong with the shard that a row of [`unreadable_holds`] names as the one that decides: it is not the one that
-/// the order's row names, for which the order's first line speaks, or what else is held for it. An attempt that the
-/// order knows nothing of may be one that another shard began.
+/// What is wrong with the shard that a row of [`unreadable_holds`] names as the one that decides: it is not the one
+/// that the order's row names, for which the order's first line speaks, or what else is held for it. An attempt that
+/// the order knows nothing of may be one that another shard began.
 fn other_coordinator(row: &Row, hold: &HoldImage, shards: u16) -> Option<String> {
     let f = &mut row.fields();
     f.skip(HOLDS.columns.len());

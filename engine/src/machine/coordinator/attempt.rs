@@ -28,8 +28,8 @@ pub(super) struct Attempt<C> {
 
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// What was decided of the order before is being told: its participants would not know yet of units that they are to
-    /// give back, or to sell again. Then the command is decided anew.
+    /// What was decided of the order before is being told: its participants would not know yet of units that they are
+    /// to give back, or to sell again. Then the command is decided anew.
     Telling,
     /// These participants are asked what there is of SKUs; what was said so far.
     Looking { waiting: BTreeSet<ShardId>, looked: BTreeMap<SkuId, Vec<StockView>>, is_asked: bool },

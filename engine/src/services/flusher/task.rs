@@ -38,8 +38,8 @@ pub(super) struct Task<'a> {
     waiting: Vec<ShardEvents>,
     /// When what was flushed, oldest first; a few of each span of [`FlushOptions::keep_flushed`].
     samples: VecDeque<(Instant, Vec<Lsn>)>,
-    /// How far the shards had decided; it is told when all of that is flushed. Looked at anew only then: under load they
-    /// are always further than the store.
+    /// How far the shards had decided; it is told when all of that is flushed. Looked at anew only then: under load
+    /// they are always further than the store.
     decided: Option<FlushedUntil>,
 }
 
